@@ -1,0 +1,232 @@
+//! One client's connection: requests in time, answers out. It knows deadlines and framing, and nothing of channels.
+//!
+//! What can go wrong with the framing ends the connection, for nobody can tell where the next request begins; it is
+//! answered first ([`Stop::Refuse`]). Everything else is an ordinary answer, after which the next request is read.
+//!
+//! Limits: the constants below; `http.rs` has those of a head, and the caller gives that of a body.
+
+use crate::http::{self, Chunked, Framing, Request};
+use crate::reject::{Reject, TIMEOUT, TOO_LARGE};
+use std::borrow::Cow;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Limit: a request, from its first byte (on a new connection: from the accept) to its last.
+const REQUEST_TIME: Duration = Duration::from_secs(10);
+/// Limit: an idle connection that has had an answer. Above the 60 s after which nginx gives up an idle upstream.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// Limit: a response, and each write of it.
+const RESPONSE_TIME: Duration = Duration::from_secs(10);
+/// Limit: how long the rest of a refused request is read and dropped, so that its sender can read the refusal.
+const LINGER: Duration = Duration::from_secs(2);
+/// Bytes for which a first read makes room; each further read of a request makes room for as much as is there.
+const READ: usize = 1 << 10;
+
+/// Why a connection takes no further request.
+#[derive(Debug)]
+pub enum Stop {
+    /// The peer is gone, or everything is said.
+    Close,
+    /// The framing can no longer be trusted: answer, then close.
+    Refuse(Reject),
+}
+
+impl From<io::Error> for Stop {
+    fn from(_: io::Error) -> Stop {
+        Stop::Close
+    }
+}
+
+impl From<Reject> for Stop {
+    fn from(reject: Reject) -> Stop {
+        Stop::Refuse(reject)
+    }
+}
+
+/// An answer with a length.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// Whole field lines, each with its CRLF.
+    pub fields: String,
+    /// Empty where it has none, and for the HEAD of what has no length.
+    pub body: Cow<'static, [u8]>,
+}
+
+impl Answer {
+    /// A 200 of a media type.
+    pub fn new(kind: &str, body: impl Into<Cow<'static, [u8]>>) -> Answer {
+        Answer { status: 200, fields: format!("Content-Type: {kind}\r\n"), body: body.into() }
+    }
+
+    /// A 200 of plain text.
+    pub fn text(body: String) -> Answer {
+        Answer::new("text/plain; charset=utf-8", body.into_bytes())
+    }
+}
+
+impl From<Reject> for Answer {
+    fn from(reject: Reject) -> Answer {
+        let mut answer = Answer { status: reject.status, ..Answer::text(reject.line()) };
+        answer.fields.push_str(reject.field());
+        answer
+    }
+}
+
+/// A connection with what it has received and not yet used.
+#[derive(Debug)]
+pub struct Connection {
+    /// The socket; it blocks, within limits.
+    pub stream: TcpStream,
+    buf: Vec<u8>,
+    timeout: Duration, // the socket's, for reading
+    fresh: bool,       // no request was read yet
+    quiet: bool,
+    peer: SocketAddr,
+    /// Method and target of the request that is being answered, for the request log.
+    pub line: String,
+}
+
+impl Connection {
+    /// Takes a socket that was just accepted.
+    ///
+    /// # Errors
+    /// Where the socket fails.
+    pub fn new(stream: TcpStream, peer: SocketAddr, quiet: bool) -> io::Result<Connection> {
+        stream.set_read_timeout(Some(REQUEST_TIME))?;
+        stream.set_write_timeout(Some(RESPONSE_TIME))?;
+        let (buf, line, timeout) = (Vec::new(), String::new(), REQUEST_TIME);
+        Ok(Connection { stream, buf, timeout, fresh: true, quiet, peer, line })
+    }
+
+    /// Reads the next head; returns it with the time by which its body must be there.
+    ///
+    /// # Errors
+    /// Where there is none, or it cannot be told where it ends.
+    pub fn head(&mut self) -> Result<(Vec<u8>, Instant), Stop> {
+        self.line = "-".into();
+        if !std::mem::take(&mut self.fresh) && self.buf.is_empty() && !self.read(KEEP_ALIVE)? {
+            return Err(Stop::Close);
+        }
+        let deadline = Instant::now() + REQUEST_TIME;
+        loop {
+            self.take(http::blank_start(&self.buf));
+            if let Some(end) = http::head_end(&self.buf)? {
+                return Ok((self.take(end), deadline));
+            }
+            self.fill(deadline)?;
+        }
+    }
+
+    /// Reads the body of a request, of at most `max` bytes, and says first that it is wanted where that is asked.
+    ///
+    /// # Errors
+    /// Where it is too large, malformed or late.
+    pub fn body(&mut self, req: &Request, max: usize, deadline: Instant) -> Result<Vec<u8>, Stop> {
+        let mut chunked = Chunked::default();
+        let mut expects = req.expects;
+        loop {
+            match req.framing {
+                Framing::Length(n) => {
+                    let n = usize::try_from(n).ok().filter(|n| *n <= max).ok_or(TOO_LARGE)?;
+                    if self.buf.len() >= n {
+                        return Ok(self.take(n));
+                    }
+                }
+                Framing::Chunked => {
+                    let (used, complete) = chunked.feed(&self.buf, max)?;
+                    self.take(used);
+                    if complete {
+                        return Ok(chunked.body);
+                    }
+                }
+            }
+            if std::mem::take(&mut expects) {
+                self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+            }
+            self.fill(deadline)?;
+        }
+    }
+
+    /// Takes `n` bytes, which are there, from the front of the buffer.
+    fn take(&mut self, n: usize) -> Vec<u8> {
+        let rest = self.buf.split_off(n.min(self.buf.len()));
+        std::mem::replace(&mut self.buf, rest)
+    }
+
+    fn fill(&mut self, deadline: Instant) -> Result<(), Stop> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || !self.read(left)? { Err(TIMEOUT.into()) } else { Ok(()) }
+    }
+
+    /// Reads what has come; false where nothing came in time.
+    fn read(&mut self, within: Duration) -> Result<bool, Stop> {
+        // A system call saved for the usual request, which comes in one piece.
+        if within.abs_diff(self.timeout) > Duration::from_millis(100) {
+            self.stream.set_read_timeout(Some(within))?;
+            self.timeout = within;
+        }
+        let before = self.buf.len();
+        self.buf.resize(before + READ.max(before), 0);
+        let read = self.stream.read(self.buf.get_mut(before..).unwrap_or_default());
+        self.buf.truncate(before + read.as_ref().map_or(0, |n| *n));
+        match read {
+            Ok(0) => Err(Stop::Close),
+            Ok(_) => Ok(true),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(false),
+            Err(e) if e.kind() == ErrorKind::Interrupted => Ok(true), // stopped and continued (signal(7))
+            Err(_) => Err(Stop::Close),
+        }
+    }
+
+    /// Writes an answer, with further field `lines`.
+    ///
+    /// # Errors
+    /// Where the socket fails, or the peer does not take the answer in time.
+    pub fn send(&mut self, answer: &Answer, lines: &str, head_only: bool) -> io::Result<()> {
+        self.note(answer.status);
+        let mut head = http::head(answer.status, &[&answer.fields, lines]);
+        // 204 has no length (RFC 9110 §8.6), and of a stream no HEAD can tell it.
+        if answer.status != 204 && !(head_only && answer.body.is_empty()) {
+            head.push_str(&format!("Content-Length: {}\r\n", answer.body.len()));
+        }
+        head.push_str("\r\n");
+        let body: &[u8] = if head_only { &[] } else { &answer.body };
+        let bytes = [head.as_bytes(), body].concat();
+        let deadline = Instant::now() + RESPONSE_TIME;
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            match self.stream.write(rest) {
+                Ok(n) if n > 0 && Instant::now() < deadline => rest = rest.get(n..).unwrap_or_default(),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Ok(_) => return Err(ErrorKind::TimedOut.into()),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a request whose end is not known. What still comes is read and dropped for a while: a socket that is
+    /// closed with bytes unread is reset, and a reset can take the refusal away before it is read (RFC 9112 §9.6).
+    pub fn refuse(mut self, reject: Reject) {
+        let sent = self.send(&reject.into(), "Connection: close\r\n", false);
+        let deadline = Instant::now() + LINGER;
+        if sent.and_then(|()| self.stream.shutdown(Shutdown::Write)).is_ok() {
+            while self.fill(deadline).is_ok() {
+                self.buf.clear();
+            }
+        }
+    }
+
+    /// One line per request on standard error. Method and target are printable ASCII (`Request::parse`), so nothing of
+    /// a request reaches a terminal as a control character.
+    /// Shortcut: a standard error that nobody reads holds up the connections that log to it, never the pump.
+    pub fn note(&self, status: u16) {
+        if !self.quiet {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+            let _ = writeln!(io::stderr(), "{} {} {} {status}", http::date(now), self.peer, self.line);
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! An event and its bytes on the wire: both directions, pure.
+//!
+//! The wire, one event (WHATWG HTML, "Server-sent events"):
+//!
+//! ```text
+//! event: NAME            only where the publisher named it
+//! retry: 2000            only where the publisher gave one
+//! data: first line
+//! data: second line
+//! id: 1763654400123-57
+//!                        the blank line that makes the client fire it
+//! ```
+//!
+//! Wire facts:
+//! - A line ends with LF, CR or CRLF (WHATWG HTML, "Parsing an event stream"). We write LF alone, and split data at
+//!   all three, so no byte of a body can end the line that it stands in: a body is never more than data.
+//! - A parser takes one space off behind the colon. We always write one, so a value that begins with a space is safe.
+//! - `id` comes last: several clients take over the id of an event that was cut off before its blank line.
+//! - An event without a `data` line is never fired, so an empty body is one empty `data` line.
+//!
+//! Limits: the name has [`MAX_NAME`] bytes; the data is limited by whoever reads the body.
+//! Deliberately absent: comments and ids of the publisher's. Ids are the log's alone.
+
+use crate::reject::{BLOCK_ID, BLOCK_RETRY, EVENT_NAME, NO_DATA, Reject, UNFINISHED};
+use std::fmt::Display;
+use std::io::Write as _;
+
+/// Limit: bytes in an event's name.
+pub const MAX_NAME: usize = 256;
+
+/// What a publisher says: data, and perhaps a name and a reconnection time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Event {
+    name: String,
+    retry: Option<u64>,
+    data: String,
+}
+
+impl Event {
+    /// An event that `onmessage` hears.
+    pub fn new(data: impl Into<String>) -> Event {
+        Event { data: data.into(), ..Event::default() }
+    }
+
+    /// The same event under a name; an empty name is none (the standard's own rule: its type is then `message`).
+    ///
+    /// # Errors
+    /// [`EVENT_NAME`] where the name has CR, LF or NUL, or more than [`MAX_NAME`] bytes.
+    pub fn named(self, name: impl Into<String>) -> Result<Event, Reject> {
+        let name = name.into();
+        if name.len() > MAX_NAME || name.contains(['\r', '\n', '\0']) {
+            return Err(EVENT_NAME);
+        }
+        Ok(Event { name, ..self })
+    }
+
+    /// The same event with other data.
+    pub fn with_data(self, data: impl Into<String>) -> Event {
+        Event { data: data.into(), ..self }
+    }
+
+    /// Writes the block, with its blank line. The gap event alone has no id.
+    pub fn write(&self, id: Option<impl Display>, out: &mut Vec<u8>) {
+        // Writing to a Vec cannot fail.
+        if !self.name.is_empty() {
+            let _ = writeln!(out, "event: {}", self.name);
+        }
+        if let Some(ms) = self.retry {
+            let _ = writeln!(out, "retry: {ms}");
+        }
+        for line in lines(&self.data) {
+            out.extend_from_slice(b"data: ");
+            out.extend_from_slice(line.as_bytes());
+            out.push(b'\n');
+        }
+        if let Some(id) = id {
+            let _ = writeln!(out, "id: {id}");
+        }
+        out.push(b'\n');
+    }
+}
+
+/// The lines of a text, split at CRLF, LF and lone CR; an ending line end is followed by one more, empty line.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let Some((line, behind)) = text.split_once(['\r', '\n']) else {
+            rest = None;
+            return Some(text);
+        };
+        let cr = text.as_bytes().get(line.len()) == Some(&b'\r');
+        rest = Some(if cr { behind.strip_prefix('\n').unwrap_or(behind) } else { behind });
+        Some(line)
+    })
+}
+
+/// Parses a published event stream: each block that has data becomes one event.
+///
+/// Source: WHATWG HTML, "Interpreting an event stream". Deviation: where a client would silently drop something (an
+/// unfinished block, a stream without any data), a publisher is told, for it would believe that it had been heard.
+///
+/// # Errors
+/// The first rule that the body breaks.
+pub fn parse(body: &str) -> Result<Vec<Event>, Reject> {
+    let mut events = Vec::new();
+    let (mut name, mut retry, mut data) = ("", None, None::<String>);
+    let mut open = false; // a field line stands since the last blank line
+    let body = body.strip_prefix('\u{feff}').unwrap_or(body);
+    for line in lines(body) {
+        if line.is_empty() {
+            if let Some(mut data) = data.take() {
+                data.pop(); // the line feed behind the last line
+                events.push(Event { retry, ..Event::new(data).named(name)? });
+            }
+            (name, retry, open) = ("", None, false);
+            continue;
+        }
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        open |= !field.is_empty();
+        match field {
+            "data" => {
+                let data = data.get_or_insert_default();
+                data.push_str(value);
+                data.push('\n');
+            }
+            "event" => name = value,
+            "retry" if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) => {
+                retry = Some(value.parse().map_err(|_| BLOCK_RETRY)?);
+            }
+            "id" => return Err(BLOCK_ID),
+            _ => {} // comments and unknown fields, and a retry that is no number: ignored
+        }
+    }
+    match events.is_empty() {
+        _ if open => Err(UNFINISHED),
+        true => Err(NO_DATA),
+        false => Ok(events),
+    }
+}
+
+/// A text as a JSON string, quotes included (RFC 8259 §7).
+pub fn json(text: &str) -> String {
+    let mut out = String::from('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c.is_control() => out.push_str(&format!("\\u{:04x}", c as u32)),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}

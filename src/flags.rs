@@ -1,0 +1,198 @@
+//! The command line and the environment: words to a [`Config`]. Pure: it is given the words, it prints nothing.
+//!
+//! One table, [`OPTIONS`], holds every option: the help, the environment's names and the parser all come from it.
+//! A flag wins over `TINCAN_…`, which wins over `PORT`; the options that may be repeated
+//! add up within one source, and stand in one variable with commas between them.
+//!
+//! Limits: numbers have the ranges that their messages name.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// Limit: the largest SIZE, so that sums of sizes cannot overflow.
+const MAX_SIZE: u64 = 1 << 30;
+
+/// What the server was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Address and port to listen on, or `-` for a listening socket on standard input.
+    pub listen: String,
+    /// Bytes kept per channel.
+    pub history: usize,
+    /// How long a reader is left without a byte.
+    pub heartbeat: Duration,
+    /// Milliseconds, the middle of the reconnection times that readers are given.
+    pub retry: u64,
+    /// When to end a stream, so that its client reconnects.
+    pub max_age: Option<Duration>,
+    /// Bytes in a request's body.
+    pub max_body: usize,
+    /// Open connections, readers included.
+    pub max_connections: usize,
+    /// Channels in use.
+    pub max_channels: usize,
+    /// Further names that this server answers to, in lower case.
+    pub hosts: Vec<String>,
+    /// Further web origins that may read and publish, or `*`.
+    pub origins: Vec<String>,
+    /// No line per request.
+    pub quiet: bool,
+    /// How long a channel without a reader and without a new event is remembered.
+    pub forget: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            listen: "127.0.0.1:8000".into(),
+            history: 1 << 20,
+            heartbeat: Duration::from_secs(15),
+            retry: 2000,
+            max_age: None,
+            max_body: 64 << 10,
+            max_connections: 10_000,
+            max_channels: 1000,
+            hosts: Vec::new(),
+            origins: Vec::new(),
+            quiet: false,
+            forget: Duration::from_secs(3600),
+        }
+    }
+}
+
+type Set = fn(&mut Config, &str) -> Result<(), &'static str>;
+
+/// Name, what stands for its value (empty for a switch), help, and how it is set; an error says what would be right.
+const OPTIONS: &[(&str, &str, &str, Set)] = &[
+    ("listen", "ADDR:PORT", "where to listen [127.0.0.1:8000]; - takes the listening socket from stdin", |c, v| {
+        let port = v.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        c.listen = v.into();
+        if port || v == "-" { Ok(()) } else { Err("an address and a port, such as 127.0.0.1:8000, or -") }
+    }),
+    ("history", "SIZE", "bytes kept per channel [1M]", |c, v| size(v).map(|n| c.history = n)),
+    ("heartbeat", "SECS", "an idle reader gets a comment this often [15]", |c, v| {
+        number(v, 1, 86_400, "seconds from 1 to 86400").map(|n| c.heartbeat = Duration::from_secs(n))
+    }),
+    ("retry", "MS", "how long clients wait before they reconnect, give or take half [2000]", |c, v| {
+        number(v, 0, 86_400_000, "milliseconds up to 86400000 (a day)").map(|n| c.retry = n)
+    }),
+    ("max-age", "SECS", "end each stream after this time, give or take a tenth [never]", |c, v| {
+        number(v, 1, 31_536_000, "seconds from 1 to 31536000 (a year)")
+            .map(|n| c.max_age = Some(Duration::from_secs(n)))
+    }),
+    ("max-body", "SIZE", "largest body of a POST [64K]", |c, v| size(v).map(|n| c.max_body = n)),
+    ("max-connections", "N", "connections at a time, readers included [10000]", |c, v| {
+        count(v).map(|n| c.max_connections = n)
+    }),
+    ("max-channels", "N", "channels at a time [1000]", |c, v| count(v).map(|n| c.max_channels = n)),
+    ("host", "NAME", "a further name that this server answers to; may be repeated", |c, v| {
+        let ok = !v.is_empty() && v.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+        c.hosts.push(v.to_ascii_lowercase());
+        if ok { Ok(()) } else { Err("a host name without scheme and port, such as chat.example.org") }
+    }),
+    ("allow-origin", "ORIGIN", "a further web origin that may read and publish, or *; may be repeated", |c, v| {
+        let host = v.strip_prefix("https://").or_else(|| v.strip_prefix("http://"));
+        let ok =
+            v == "*" || host.is_some_and(|h| !h.is_empty() && h.bytes().all(|b| b.is_ascii_graphic() && b != b'/'));
+        c.origins.push(v.to_ascii_lowercase());
+        if ok { Ok(()) } else { Err("an origin without a path, such as https://example.org, or *") }
+    }),
+    ("quiet", "", "no line per request", |c, v| {
+        c.quiet = ["", "1", "true"].contains(&v);
+        if c.quiet || ["0", "false"].contains(&v) { Ok(()) } else { Err("nothing, or in the environment 1 or 0") }
+    }),
+];
+
+fn number(text: &str, least: u64, most: u64, right: &'static str) -> Result<u64, &'static str> {
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|n| digits && (least..=most).contains(n)).ok_or(right)
+}
+
+fn count(text: &str) -> Result<usize, &'static str> {
+    number(text, 1, 10_000_000, "a number from 1 to 10000000").map(|n| n as usize)
+}
+
+fn size(text: &str) -> Result<usize, &'static str> {
+    let right = "a size from 1 to 1G: bytes, or a number with K, M or G";
+    let shift = match text.bytes().last().map(|b| b.to_ascii_uppercase()) {
+        Some(b'K') => 10,
+        Some(b'M') => 20,
+        Some(b'G') => 30,
+        _ => 0,
+    };
+    let digits = text.get(..text.len() - usize::from(shift > 0)).unwrap_or_default();
+    let bytes = number(digits, 1, MAX_SIZE, right)? << shift;
+    usize::try_from(bytes).ok().filter(|_| bytes <= MAX_SIZE).ok_or(right)
+}
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Run a server.
+    Run(Box<Config>),
+    /// Print this on standard output and stop.
+    Print(String),
+}
+
+/// Reads the arguments (without the program's name), with `env` for the environment.
+///
+/// # Errors
+/// One line for a person: what is wrong and what to do.
+pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<Command, String> {
+    let mut flags: Vec<(&str, &str)> = Vec::new(); // an option's name, its value
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "-h" | "--help" => return Ok(Command::Print(help())),
+            "-V" | "--version" => return Ok(Command::Print(format!("tincan {}\n", env!("CARGO_PKG_VERSION")))),
+            _ => {}
+        }
+        let (word, value) = arg.split_once('=').map_or((arg.as_str(), None), |(w, v)| (w, Some(v)));
+        let option = word.strip_prefix("--").and_then(|n| OPTIONS.iter().find(|o| o.0 == n));
+        let Some((name, kind, ..)) = option else {
+            return Err(format!("{arg:?} is no option; `tincan --help` lists them"));
+        };
+        let value = match (kind.is_empty(), value) {
+            (true, None) => "",
+            (true, Some(_)) => return Err(format!("{word} takes no value; write {word} alone")),
+            (false, Some(v)) => v,
+            (false, None) => args.next().ok_or_else(|| format!("{word} needs a value: {word} {kind}"))?,
+        };
+        flags.push((name, value));
+    }
+    let mut config = Config::default();
+    for (name, _, _, set) in OPTIONS {
+        let mut source = format!("--{name}");
+        let mut values: Vec<String> = flags.iter().filter(|f| f.0 == *name).map(|f| f.1.to_string()).collect();
+        if values.is_empty() {
+            source = format!("TINCAN_{}", name.replace('-', "_").to_ascii_uppercase());
+            let several = ["host", "allow-origin"].contains(name);
+            let split = |v: String| v.split(|c| several && c == ',').map(|v| v.trim().to_string()).collect();
+            values = env(&source).filter(|v| !v.is_empty()).map(split).unwrap_or_default();
+        }
+        if values.is_empty() && *name == "listen" {
+            source = "PORT".into();
+            values.extend(env("PORT").map(|port| format!("0.0.0.0:{port}")));
+        }
+        for value in values {
+            set(&mut config, &value).map_err(|right| format!("{source}: {value:?} will not do; give {right}"))?;
+        }
+    }
+    Ok(Command::Run(Box::new(config)))
+}
+
+fn help() -> String {
+    let mut out = String::from(
+        "A channel is a URL; what you POST to it, everyone who GETs it hears.\n\nusage: tincan [OPTIONS]\n\n",
+    );
+    let version = [("-h, --help".to_string(), "this text"), ("-V, --version".to_string(), "the version")];
+    let options = OPTIONS.iter().map(|(name, kind, text, _)| (format!("--{name} {kind}"), *text));
+    for (name, text) in options.chain(version) {
+        let _ = writeln!(out, "  {name:<22} {text}");
+    }
+    out.push_str(
+        "\nSIZE: bytes, or with K, M or G. --opt VALUE and --opt=VALUE are the same.\n\
+         Environment: TINCAN_LISTEN, TINCAN_HISTORY and so on, below flags; PORT alone means 0.0.0.0:$PORT.\n",
+    );
+    out
+}

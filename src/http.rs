@@ -1,0 +1,447 @@
+//! HTTP/1.1: bytes to [`Request`], and the heads of responses. Pure: no sockets, no clock but for `Date`.
+//!
+//! The grammar (RFC 9112 §2.1, §3, §5; RFC 9110 §5.6.2 for `token`):
+//!
+//! ```text
+//! request      = request-line CRLF *( field-line CRLF ) CRLF [ body ]
+//! request-line = token SP request-target SP "HTTP/" DIGIT "." DIGIT
+//! field-line   = token ":" OWS field-value OWS
+//! ```
+//!
+//! Reading is in three steps, so that a refusal comes as soon as it is certain: [`head_end`] sees whole lines and the
+//! limits while the head arrives, [`Request::parse`] takes the complete head, [`Chunked`] or a length the body.
+//!
+//! Deviation: §2.2 lets a server accept a lone LF as a line end. We refuse it, for two parsers that disagree about
+//! where a line ends are what request smuggling is made of.
+//! Deviation: chunk extensions and trailer fields are read, limited and ignored (§7.1.1, §7.1.2 allow it).
+//!
+//! Limits: [`MAX_TARGET`], [`MAX_FIELDS`], [`MAX_SECTION`], [`MAX_CHUNK_LINE`]; the body's is the caller's.
+//! Deliberately absent: HTTP/2, compression, ranges, conditional requests.
+
+use crate::reject::*;
+use std::net::Ipv6Addr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Limit: bytes in a request target.
+pub const MAX_TARGET: usize = 4 << 10;
+/// Limit: bytes in a header section or a trailer section.
+pub const MAX_SECTION: usize = 8 << 10;
+/// Limit: field lines in a header section.
+pub const MAX_FIELDS: usize = 64;
+/// Limit: bytes in the line before a chunk, with its extensions.
+pub const MAX_CHUNK_LINE: usize = 256;
+/// Limit: bytes before the request target. The longest registered method has 17.
+const MAX_METHOD: usize = 32;
+
+/// How long the body is (RFC 9112 §6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// This many bytes; none where nothing is said.
+    Length(u64),
+    /// Until the last chunk.
+    Chunked,
+}
+
+/// The head of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Request<'a> {
+    /// As sent; methods are case-sensitive (RFC 9110 §9.1).
+    pub method: &'a str,
+    /// The path with its percent-encoding undone.
+    pub path: String,
+    query: &'a str,
+    /// As sent, for the log: free of control characters.
+    pub target: &'a str,
+    /// Host and port, from the target's absolute form, else from `Host` (RFC 9112 §3.2.2); HTTP/1.0 may have none.
+    pub authority: Option<&'a str>,
+    /// 1 for HTTP/1.1, 0 for HTTP/1.0.
+    pub minor: u8,
+    /// How long the body is.
+    pub framing: Framing,
+    /// The client waits for `100 Continue` before it sends the body (RFC 9110 §10.1.1).
+    pub expects: bool,
+    fields: Vec<(&'a str, &'a [u8])>,
+}
+
+/// Finds the end of a head that is still arriving: how many bytes it has, or `None` where the blank line is not there
+/// yet. Empty lines before the request line are not its business ([`blank_start`]).
+///
+/// # Errors
+/// A line end that is no CR LF, a target or a section over its limit.
+pub fn head_end(buf: &[u8]) -> Result<Option<usize>, Reject> {
+    let (mut at, mut count, mut first_end) = (0, 0, None);
+    while let Some(rest) = buf.get(at..) {
+        let line = match rest.iter().position(|&b| b == b'\n') {
+            Some(n) => rest.get(..n).unwrap_or_default(),
+            None => rest,
+        };
+        if let Some(start) = first_end {
+            count += 1;
+            // The blank line is one of the lines, but no field.
+            if at + line.len() - start > MAX_SECTION || count > MAX_FIELDS + 1 {
+                return Err(LARGE_SECTION);
+            }
+        } else {
+            let target = line.iter().position(|&b| b == b' ').map_or(0, |n| n + 1);
+            let until = line.iter().skip(target).position(|&b| b == b' ').unwrap_or(line.len() - target);
+            if target > MAX_METHOD || (target == 0 && line.len() > MAX_METHOD) {
+                return Err(REQUEST_LINE);
+            }
+            if until > MAX_TARGET {
+                return Err(LONG_TARGET);
+            }
+        }
+        if line.len() == rest.len() {
+            return Ok(None);
+        }
+        let text = line.strip_suffix(b"\r").ok_or(LONE_LF)?;
+        if text.contains(&b'\r') {
+            return Err(LONE_CR);
+        }
+        at += line.len() + 1;
+        first_end = first_end.or(Some(at));
+        if text.is_empty() {
+            return Ok(Some(at));
+        }
+    }
+    Ok(None)
+}
+
+/// The empty line that a server should ignore before a request line (RFC 9112 §2.2): 2 bytes, or 0.
+pub fn blank_start(buf: &[u8]) -> usize {
+    if buf.starts_with(b"\r\n") { 2 } else { 0 }
+}
+
+fn is_token(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b))
+}
+
+fn trim(value: &[u8]) -> &[u8] {
+    let Some(from) = value.iter().position(|b| !b" \t".contains(b)) else { return b"" };
+    let to = value.iter().rposition(|b| !b" \t".contains(b)).map_or(0, |n| n + 1);
+    value.get(from..to).unwrap_or_default()
+}
+
+impl<'a> Request<'a> {
+    /// Parses a complete head: request line to blank line.
+    ///
+    /// # Errors
+    /// The first rule that the head breaks.
+    pub fn parse(head: &'a [u8]) -> Result<Request<'a>, Reject> {
+        let mut lines = head.split(|&b| b == b'\n').map(|l| l.strip_suffix(b"\r").unwrap_or(l));
+        let line = std::str::from_utf8(lines.next().unwrap_or_default()).map_err(|_| REQUEST_LINE)?;
+        let [method, target, version] = line.split(' ').collect::<Vec<_>>()[..] else { return Err(REQUEST_LINE) };
+        let minor = match version.strip_prefix("HTTP/").ok_or(REQUEST_LINE)?.as_bytes() {
+            b"1.1" => 1,
+            b"1.0" => 0,
+            [a, b'.', b] if a.is_ascii_digit() && b.is_ascii_digit() => return Err(VERSION),
+            _ => return Err(REQUEST_LINE),
+        };
+        if !is_token(method.as_bytes()) {
+            return Err(REQUEST_LINE);
+        }
+        let mut fields = Vec::new();
+        for line in lines.take_while(|l| !l.is_empty()) {
+            fields.push(field_line(line)?);
+        }
+        let (authority, target_path) = match target {
+            "*" if method == "OPTIONS" => (None, "*"),
+            _ => split_target(target).ok_or(TARGET)?,
+        };
+        let (path, query) = target_path.split_once('?').unwrap_or((target_path, ""));
+        let path = decode(path, false).ok_or(TARGET)?;
+        decode(query, true).ok_or(TARGET)?;
+        let framing = Framing::Length(0);
+        let mut req = Request { method, path, query, target, authority, minor, framing, expects: false, fields };
+        req.authority = match (&req.all("host").collect::<Vec<_>>()[..], authority, minor) {
+            ([], None, 0) => None,
+            ([], _, 1) => return Err(NO_HOST),
+            ([], given, _) => given,
+            // The target's own authority replaces the field (RFC 9112 §3.2.2), which must be valid all the same.
+            ([host], given, _) => given.or(Some(host_of(host).ok_or(BAD_HOST)?)),
+            _ => return Err(TWO_HOSTS),
+        };
+        req.framing = req.frame()?;
+        req.expects = match req.field("expect") {
+            Some(e) if e.eq_ignore_ascii_case("100-continue") => minor == 1,
+            Some(_) => return Err(EXPECT),
+            None => false,
+        };
+        Ok(req)
+    }
+
+    /// RFC 9112 §6.3, in its order. A length that does not parse is an error, never "no body".
+    fn frame(&self) -> Result<Framing, Reject> {
+        let codings: Vec<_> = self.list("transfer-encoding").collect();
+        let lengths: Vec<_> = self.list("content-length").collect();
+        if self.bytes("transfer-encoding").is_some() {
+            if self.bytes("content-length").is_some() {
+                return Err(BOTH_LENGTHS);
+            }
+            let chunked = |c: &&[u8]| c.eq_ignore_ascii_case(b"chunked");
+            return match (self.minor, &codings[..]) {
+                (0, _) => Err(CODING_1_0),
+                (_, [one]) if chunked(one) => Ok(Framing::Chunked),
+                (_, [before @ .., last]) if !chunked(last) || before.iter().all(chunked) => {
+                    Err(if codings.iter().any(chunked) { NOT_LAST } else { CODING })
+                }
+                _ => Err(CODING),
+            };
+        }
+        let Some(first) = lengths.first() else {
+            return if self.bytes("content-length").is_some() { Err(LENGTH) } else { Ok(Framing::Length(0)) };
+        };
+        if lengths.iter().any(|l| l != first || l.is_empty() || !l.iter().all(u8::is_ascii_digit)) {
+            return Err(LENGTH);
+        }
+        // Digits that are no u64 are a number all the same, and too large for any limit.
+        Ok(Framing::Length(std::str::from_utf8(first).ok().and_then(|l| l.parse().ok()).unwrap_or(u64::MAX)))
+    }
+
+    fn all(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.fields.iter().filter(move |f| f.0.eq_ignore_ascii_case(name)).map(|f| f.1)
+    }
+
+    /// The first value of a field. `name` in any case.
+    pub fn bytes(&self, name: &str) -> Option<&'a [u8]> {
+        self.all(name).next()
+    }
+
+    /// The first value of a field, where it is UTF-8. `name` in any case.
+    pub fn field(&self, name: &str) -> Option<&'a str> {
+        self.bytes(name).and_then(|v| std::str::from_utf8(v).ok())
+    }
+
+    /// The members of a field that is a comma-separated list (RFC 9110 §5.6.1), over all its field lines.
+    pub fn list(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.all(name).flat_map(|v| v.split(|&b| b == b',')).map(trim)
+    }
+
+    /// The value of a query parameter, decoded as an HTML form encodes it. [`Request::parse`] has checked that it can be.
+    pub fn param(&self, name: &str) -> Option<String> {
+        let mut pairs = self.query.split('&').map(|p| p.split_once('=').unwrap_or((p, "")));
+        pairs.find(|(n, _)| *n == name).and_then(|(_, v)| decode(v, true))
+    }
+
+    /// Whether the connection can carry another request (RFC 9112 §9.3).
+    pub fn keep_alive(&self) -> bool {
+        let has = |option: &[u8]| self.list("connection").any(|o| o.eq_ignore_ascii_case(option));
+        !has(b"close") && (self.minor == 1 || has(b"keep-alive"))
+    }
+
+    /// How much the client wants this media type, in thousandths (RFC 9110 §12.5.1): the most specific range decides;
+    /// without an `Accept` field everything is as good as anything.
+    pub fn quality(&self, kind: &str, subtype: &str) -> u16 {
+        let mut best = (0, 0); // how specific the range is, its weight
+        for range in self.list("accept") {
+            let text = String::from_utf8_lossy(range).to_ascii_lowercase();
+            let mut params = text.split(';').map(str::trim);
+            let specific = match params.next().and_then(|r| r.split_once('/')) {
+                Some((k, s)) if k == kind && s == subtype => 3,
+                Some((k, "*")) if k == kind => 2,
+                Some(("*", "*")) => 1,
+                _ => continue,
+            };
+            let weight = params.find_map(|p| p.strip_prefix("q=")).and_then(|q| q.parse::<f32>().ok()).unwrap_or(1.0);
+            if specific > best.0 {
+                best = (specific, (weight.clamp(0.0, 1.0) * 1000.0) as u16);
+            }
+        }
+        if self.bytes("accept").is_none() { 1000 } else { best.1 }
+    }
+
+    /// Whether `Accept` names `text/event-stream` itself, as EventSource does.
+    pub fn is_event_source(&self) -> bool {
+        self.list("accept").any(|r| r.to_ascii_lowercase().starts_with(b"text/event-stream"))
+    }
+}
+
+fn field_line(line: &[u8]) -> Result<(&str, &[u8]), Reject> {
+    if line.starts_with(b" ") || line.starts_with(b"\t") {
+        return Err(FOLDED);
+    }
+    let colon = line.iter().position(|&b| b == b':').ok_or(FIELD_NAME)?;
+    let (name, value) = (line.get(..colon).unwrap_or_default(), line.get(colon + 1..).unwrap_or_default());
+    if name.ends_with(b" ") || name.ends_with(b"\t") {
+        return Err(SPACE_BEFORE_COLON);
+    }
+    if !is_token(name) {
+        return Err(FIELD_NAME);
+    }
+    if value.iter().any(|&b| b.is_ascii_control() && b != b'\t') {
+        return Err(FIELD_VALUE);
+    }
+    Ok((std::str::from_utf8(name).map_err(|_| FIELD_NAME)?, trim(value)))
+}
+
+/// Origin form or absolute form (RFC 9112 §3.2.1, §3.2.2): the authority, if any, and path with query.
+fn split_target(target: &str) -> Option<(Option<&str>, &str)> {
+    // RFC 3986 §2: no character outside ASCII, no control, no white space, and `#` never reaches a server.
+    if !target.bytes().all(|b| b.is_ascii_graphic() && !b"#\"<>\\^`{|}".contains(&b)) {
+        return None;
+    }
+    if target.starts_with('/') {
+        return Some((None, target));
+    }
+    let scheme = target.get(..7).filter(|s| s.eq_ignore_ascii_case("http://"))?;
+    let rest = target.get(scheme.len()..)?;
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    // An empty path is `/` (RFC 9110 §4.2.3).
+    Some((Some(host_of(authority.as_bytes())?), if path.is_empty() { "/" } else { path }))
+}
+
+/// `uri-host [ ":" port ]` (RFC 9110 §7.2), as text where it is one.
+fn host_of(value: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(value).ok()?;
+    let (host, port) = split_port(text);
+    let name = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%".contains(&b);
+    let literal =
+        host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).is_some_and(|h| h.parse::<Ipv6Addr>().is_ok());
+    (port.bytes().all(|b| b.is_ascii_digit()) && !host.is_empty() && (literal || host.bytes().all(name)))
+        .then_some(text)
+}
+
+/// Host and port of an authority; the port is empty where there is none.
+pub fn split_port(authority: &str) -> (&str, &str) {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port),
+        _ => (authority, ""),
+    }
+}
+
+/// Undoes percent-encoding (RFC 3986 §2.1), and with `form` also `+` for a space (WHATWG URL,
+/// "application/x-www-form-urlencoded"). `None` where it is broken or the result is no UTF-8.
+fn decode(text: &str, form: bool) -> Option<String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(b) = bytes.next() {
+        out.push(match b {
+            b'%' => {
+                let mut digit = || char::from(bytes.next()?).to_digit(16);
+                u8::try_from(digit()? * 16 + digit()?).ok()?
+            }
+            b'+' if form => b' ',
+            b => b,
+        });
+    }
+    String::from_utf8(out).ok()
+}
+
+/// Reads a chunked body (RFC 9112 §7.1) as it arrives.
+#[derive(Debug, Default)]
+pub struct Chunked {
+    /// The bytes of the chunks so far.
+    pub body: Vec<u8>,
+    state: Chunk,
+    trailer: usize,
+}
+
+#[derive(Debug, Default)]
+enum Chunk {
+    #[default]
+    Size,
+    Data(usize),
+    DataEnd,
+    Trailer,
+}
+
+impl Chunked {
+    /// Takes what it can from the front of `buf`: how many bytes, and whether the body is complete.
+    ///
+    /// # Errors
+    /// A malformed chunk, a section over its limit, or a body of more than `max` bytes.
+    pub fn feed(&mut self, buf: &[u8], max: usize) -> Result<(usize, bool), Reject> {
+        let mut at = 0;
+        loop {
+            let rest = buf.get(at..).unwrap_or_default();
+            if let Chunk::Data(left) = self.state {
+                let data = rest.get(..left).unwrap_or(rest);
+                self.body.extend_from_slice(data);
+                at += data.len();
+                if data.len() < left {
+                    self.state = Chunk::Data(left - data.len());
+                    return Ok((at, false));
+                }
+                self.state = Chunk::DataEnd;
+                continue;
+            }
+            if let Chunk::DataEnd = self.state {
+                match rest {
+                    [b'\r', b'\n', ..] => (at, self.state) = (at + 2, Chunk::Size),
+                    [] | [b'\r'] => return Ok((at, false)),
+                    _ => return Err(CHUNK),
+                }
+                continue;
+            }
+            let Some(end) = rest.iter().position(|&b| b == b'\n') else {
+                return if rest.len() > MAX_CHUNK_LINE { Err(self.long_line()) } else { Ok((at, false)) };
+            };
+            let line = rest.get(..end).unwrap_or_default().strip_suffix(b"\r").ok_or(LONE_LF)?;
+            if line.len() > MAX_CHUNK_LINE {
+                return Err(self.long_line());
+            }
+            at += end + 1;
+            if let Chunk::Size = self.state {
+                self.state = match self.size(line, max)? {
+                    0 => Chunk::Trailer,
+                    size => Chunk::Data(size),
+                };
+            } else if line.is_empty() {
+                return Ok((at, true));
+            } else {
+                field_line(line)?;
+                self.trailer += line.len() + 2;
+                if self.trailer > MAX_SECTION {
+                    return Err(LARGE_SECTION);
+                }
+            }
+        }
+    }
+
+    fn long_line(&self) -> Reject {
+        if matches!(self.state, Chunk::Trailer) { LARGE_SECTION } else { CHUNK }
+    }
+
+    /// `chunk-size [ chunk-ext ]`; the size is in hex, without sign or prefix.
+    fn size(&self, line: &[u8], max: usize) -> Result<usize, Reject> {
+        let digits = line.split(|b| b" \t;".contains(b)).next().unwrap_or_default();
+        let rest = trim(line.get(digits.len()..).unwrap_or_default());
+        let control = line.iter().any(|&b| b.is_ascii_control() && b != b'\t');
+        if digits.is_empty()
+            || !digits.iter().all(u8::is_ascii_hexdigit)
+            || control
+            || !(rest.is_empty() || rest.starts_with(b";"))
+        {
+            return Err(CHUNK);
+        }
+        let size =
+            std::str::from_utf8(digits).ok().and_then(|d| usize::from_str_radix(d, 16).ok()).unwrap_or(usize::MAX);
+        if size > max.saturating_sub(self.body.len()) { Err(TOO_LARGE) } else { Ok(size) }
+    }
+}
+
+/// The head of a response up to, but without, its blank line: status line, `Date`, `nosniff`, and `fields`, which are
+/// whole field lines with their CRLF.
+pub fn head(status: u16, fields: &[&str]) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let mut out = format!("HTTP/1.1 {status} {}\r\nDate: {}\r\n", reason(status), date(now));
+    out.push_str("X-Content-Type-Options: nosniff\r\n");
+    out.extend(fields.iter().copied());
+    out
+}
+
+/// An IMF-fixdate (RFC 9110 §5.6.7) of a second since 1970, by the Gregorian calendar.
+pub fn date(secs: u64) -> String {
+    let (days, time) = (secs / 86_400, secs % 86_400);
+    // Years that begin with March end with their leap day, so that months have a fixed place in them. Counted from
+    // 1 March of the year 0, and in eras of 400 years, which all have 146,097 days.
+    let (era, day) = ((days + 719_468) / 146_097, (days + 719_468) % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153; // 0 is March
+    let (day, year) = (day - (153 * month + 2) / 5 + 1, era * 400 + year + u64::from(month >= 10));
+    let name = |names: &'static str, n: u64| names.split(' ').nth(n as usize).unwrap_or_default();
+    let month = name("Mar Apr May Jun Jul Aug Sep Oct Nov Dec Jan Feb", month);
+    let weekday = name("Thu Fri Sat Sun Mon Tue Wed", days % 7); // 1970 began with a Thursday
+    format!("{weekday}, {day:02} {month} {year} {:02}:{:02}:{:02} GMT", time / 3600, time / 60 % 60, time % 60)
+}

@@ -1,0 +1,55 @@
+//! **tincan**: a channel is a URL; what you POST to it, everyone who GETs it hears.
+//!
+//! # The one idea
+//!
+//! A channel is an append-only log of bytes, exactly as they go on the wire. A subscriber is a socket and a position in
+//! that log. Everything else is copying log bytes to a socket.
+//!
+//! # The rooms, in reading order
+//!
+//! A file imports only from files of a lower rank.
+//!
+//! | rank | file | its one job |
+//! |---|---|---|
+//! | 0 | `flags.rs` | arguments and environment to `Config`; the help text |
+//! | 0 | `http.rs` | bytes to `Request`, response heads; pure, no sockets |
+//! | 0 | `event.rs` | `Event` to and from event-stream bytes; pure |
+//! | 0 | `log.rs` | the append-only bytes: ids, positions, trimming |
+//! | 0 | `pages.rs` | what `static/` holds, embedded |
+//! | 2 | `channel.rs` | log and subscribers: publish, pump, heartbeat |
+//! | 3 | `server.rs` | accept, deadlines, who may, which handler |
+//! | 4 | `lib.rs`, `main.rs` | this guide; flags, bind, run |
+//!
+//! Words to search for in an audit: `Limit:` (what bounds a peer), `Deviation:` (from a standard), `Shortcut:` (what
+//! was left simple on purpose).
+//!
+//! # A server in a program of yours
+//!
+//! ```no_run
+//! use tincan::{Config, Event, Server};
+//!
+//! let server = Server::bind(Config { listen: "127.0.0.1:0".into(), ..Config::default() })?;
+//! println!("http://{}/kitchen", server.local_addr()?);
+//! let hub = server.hub().clone();
+//! std::thread::spawn(move || server.run());
+//! let ids = hub.publish("kitchen", &[Event::new("soup is ready")]);
+//! # Ok::<(), std::io::Error>(())
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod channel;
+pub mod connection;
+pub mod event;
+pub mod flags;
+pub mod gate;
+pub mod http;
+pub mod log;
+pub mod pages;
+pub mod reject;
+pub mod server;
+pub mod subscriber;
+
+pub use channel::Hub;
+pub use event::Event;
+pub use flags::Config;
+pub use server::Server;

@@ -1,0 +1,32 @@
+//! What `static/` holds, embedded in the binary; and the policy that pages are sent with.
+
+/// A file of a page.
+#[derive(Debug)]
+pub struct File {
+    /// Its name below `/assets/`.
+    pub name: &'static str,
+    /// Its media type.
+    pub kind: &'static str,
+    /// Its content.
+    pub bytes: &'static [u8],
+}
+
+macro_rules! file {
+    ($name:literal, $kind:literal) => {
+        File { name: $name, kind: $kind, bytes: include_bytes!(concat!("../static/", $name)) }
+    };
+}
+
+/// The chat page.
+pub const CHAT: File = file!("chat.html", "text/html; charset=utf-8");
+
+/// What the pages load.
+pub const ASSETS: &[File] = &[
+    file!("chat.css", "text/css; charset=utf-8"),
+    file!("chat.js", "text/javascript; charset=utf-8"),
+    file!("icon.svg", "image/svg+xml"),
+];
+
+/// Pages load nothing but their own files, run nothing inline, and stand in no frame (W3C Content Security Policy 3).
+pub const POLICY: &str = "Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+                          img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n";

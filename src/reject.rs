@@ -1,0 +1,114 @@
+//! The refusal table: every way in which a request can be refused, one constant a rule.
+//!
+//! A refusal is one line of plain text: what is wrong, what to do, and in brackets by which rule. The same constant
+//! feeds the answer and the tests, which assert it; so each refusal can be told from every other.
+
+/// A refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reject {
+    /// The status code to answer with.
+    pub status: u16,
+    /// Where the rule stands.
+    pub rule: &'static str,
+    /// What is wrong, and what to do.
+    pub why: &'static str,
+}
+
+macro_rules! table {
+    ($($name:ident $status:literal $rule:literal $why:literal)*) => {
+        $(#[doc = concat!($status, ": ", $why)] pub const $name: Reject = Reject { status: $status, rule: $rule, why: $why };)*
+        /// The whole table.
+        pub const TABLE: &[Reject] = &[$($name),*];
+    };
+}
+
+table! {
+    // The request line and the field lines.
+    LONE_LF 400 "RFC 9112 §2.2" "a line ends with LF alone; end it with CR LF (with nc: `nc -C`)"
+    LONE_CR 400 "RFC 9112 §2.2" "a CR stands without its LF; end lines with CR LF and put CR nowhere else"
+    REQUEST_LINE 400 "RFC 9112 §3" "the request line is malformed; send METHOD SP TARGET SP HTTP/1.1 with single spaces"
+    TARGET 400 "RFC 9112 §3.2" "the request target is malformed; send a path that begins with `/`, in ASCII, UTF-8 percent-encoded"
+    FOLDED 400 "RFC 9112 §5.2" "a field line begins with white space (a folded line); write each field on one line"
+    SPACE_BEFORE_COLON 400 "RFC 9112 §5.1" "white space stands before the colon of a field line; take it out"
+    FIELD_NAME 400 "RFC 9110 §5.6.2" "a field line has no colon, or a name that is no token; send `Name: value`"
+    FIELD_VALUE 400 "RFC 9110 §5.5" "a field value has a control character; take it out"
+    NO_HOST 400 "RFC 9112 §3.2" "there is no Host field; send one (HTTP/1.0 may leave it out)"
+    TWO_HOSTS 400 "RFC 9112 §3.2" "there is more than one Host field; send one"
+    BAD_HOST 400 "RFC 9110 §7.2" "the Host field is no host with an optional port; send a name or an address"
+    // The framing of the body.
+    BOTH_LENGTHS 400 "RFC 9112 §6.3" "both Content-Length and Transfer-Encoding are given; send one of them"
+    LENGTH 400 "RFC 9110 §8.6" "Content-Length is no number, or two of them differ; send one decimal number"
+    CODING_1_0 400 "RFC 9112 §6.1" "HTTP/1.0 has no Transfer-Encoding; send Content-Length, or HTTP/1.1"
+    NOT_LAST 400 "RFC 9112 §6.1" "chunked is not the last transfer coding, or stands there twice; send `chunked` alone"
+    CHUNK 400 "RFC 9112 §7.1" "a chunk is malformed; send its size in hex, CR LF, that many bytes, CR LF"
+    // What is published, and from where it is heard.
+    BODY_UTF8 400 "WHATWG HTML, Server-sent events" "the body is not UTF-8, as every event stream is; convert it"
+    EVENT_NAME 400 "WHATWG HTML, Parsing an event stream" "an event's name has at most 256 bytes, and no CR, LF or NUL; mend it"
+    TWO_NAMES 400 "tincan, ?event=" "the query and the event stream in the body both name events; leave ?event= out"
+    BLOCK_ID 400 "tincan, ids" "a block has an id field, but ids are the server's; leave it out, the answer tells the id"
+    BLOCK_RETRY 400 "WHATWG HTML, Parsing an event stream" "a retry field is too large; it counts milliseconds, below 2^64"
+    UNFINISHED 400 "WHATWG HTML, Parsing an event stream" "the last block has no blank line behind it, so no client would fire it; add one"
+    NO_DATA 400 "WHATWG HTML, Parsing an event stream" "no block has a data field, so no client would fire it; add a line such as `data: hello`"
+    SINCE 400 "tincan, ?since=" "since is no id; give EPOCH-SEQ as an id field shows it, or all"
+    WAIT 400 "tincan, ?wait=" "wait is no number of seconds from 0 to 300; give one"
+    // Who may, and what there is.
+    CROSS_SITE 403 "WHATWG Fetch, Origin header" "a page of another site may not publish here; allow its origin with --allow-origin"
+    NOT_FOUND 404 "tincan, URLs" "nothing is here; a channel's name is 1 to 64 of A-Z a-z 0-9 _ -, and not lab, lessons, assets, metrics or health"
+    PAGE_METHOD 405 "RFC 9110 §15.5.6" "this can only be read; GET it"
+    CHANNEL_METHOD 405 "RFC 9110 §15.5.6" "a channel knows no such method; GET listens, POST publishes"
+    MISDIRECTED 421 "RFC 9110 §15.5.20" "this server does not answer to that Host (DNS rebinding); name it with --host"
+    // Limits.
+    TIMEOUT 408 "tincan, 10 s a request" "the request did not arrive in time; send it in one go"
+    TOO_LARGE 413 "tincan, --max-body" "the body is too large; send less, or raise --max-body"
+    LONG_TARGET 414 "tincan, 4 KiB" "the request target is too long; put the data into the body"
+    EXPECT 417 "RFC 9110 §10.1.1" "only `Expect: 100-continue` is known; leave the field out"
+    LARGE_SECTION 431 "tincan, 8 KiB and 64 fields" "the header section is too large; send fewer or shorter fields"
+    CODING 501 "RFC 9112 §6.1" "only the transfer coding chunked is known; send `chunked`, or Content-Length"
+    CHANNELS 503 "tincan, --max-channels" "there are too many channels; use one that exists, or come back later"
+    CONNECTIONS 503 "tincan, --max-connections" "there are too many connections; come back later"
+    VERSION 505 "RFC 9110 §15.6.6" "only HTTP/1.1 and HTTP/1.0 are spoken here; use one of them"
+}
+
+impl Reject {
+    /// The line that the client reads.
+    pub fn line(&self) -> String {
+        format!("{} {}: {} ({})\n", self.status, reason(self.status), self.why, self.rule)
+    }
+
+    /// The field line that the status asks for (RFC 9110 §10.2), with its CRLF; or nothing.
+    pub fn field(&self) -> &'static str {
+        match *self {
+            PAGE_METHOD => ALLOW_PAGE,
+            CHANNEL_METHOD => ALLOW_CHANNEL,
+            Reject { status: 503, .. } => "Retry-After: 5\r\n",
+            _ => "",
+        }
+    }
+}
+
+/// What can be done to a page.
+pub const ALLOW_PAGE: &str = "Allow: GET, HEAD, OPTIONS\r\n";
+/// What can be done to a channel.
+pub const ALLOW_CHANNEL: &str = "Allow: GET, HEAD, POST, OPTIONS\r\n";
+
+/// The reason phrase of a status code that this server sends (RFC 9110 §15; RFC 6585 §5 for 431).
+pub fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        204 => "No Content",
+        400 => "Bad Request",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        417 => "Expectation Failed",
+        421 => "Misdirected Request",
+        431 => "Request Header Fields Too Large",
+        501 => "Not Implemented",
+        503 => "Service Unavailable",
+        505 => "HTTP Version Not Supported",
+        _ => "",
+    }
+}

@@ -1,0 +1,288 @@
+//! The server: accepting, and which handler.
+//!
+//! Threads: each idle one waits in `accept()` itself. The one that gets a connection leaves another behind before it
+//! serves (leader and followers), so a burst of joins never waits for a thread to start, and a slow client holds up
+//! only its own. A request for a stream hands its socket over to the channel, and its thread is free again.
+//!
+//! Limits: the constants below; `--max-body`, `--max-connections`; `connection.rs` has the deadlines.
+//! Deliberately absent: TLS, compression, a shutdown. The process can be killed at any time.
+
+use crate::channel::{Channel, Full, Hub, jitter};
+use crate::connection::{Answer, Connection, Stop};
+use crate::event::{self, Event};
+use crate::flags::Config;
+use crate::gate;
+use crate::http::{self, Request};
+use crate::log::{From, Id};
+use crate::pages::{self, File};
+use crate::reject::*;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
+/// Limit: connections over `--max-connections` that are at least told so; a further one is closed.
+const SPILL: usize = 64;
+/// Limit: threads that wait in `accept()`.
+const SPARE: usize = 4;
+/// Limit: stack of a connection's thread.
+const STACK: usize = 64 << 10;
+/// Limit: `?wait=`, in seconds.
+const MAX_WAIT: u64 = 300;
+/// Pause after an accept error, such as too many open files: the loop goes on, and does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// The middle of the reconnection times given out by a full server, in milliseconds.
+const FULL_RETRY: u64 = 5000;
+
+const VARY: &str = "Vary: Accept\r\n";
+const STREAM_FIELDS: &str =
+    "Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\nVary: Accept\r\n";
+
+/// A bound server.
+#[derive(Debug)]
+pub struct Server(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    listener: TcpListener,
+    hub: Arc<Hub>,
+    idle: AtomicUsize, // threads in accept(), or on their way there
+}
+
+impl Server {
+    /// Binds the listening socket and starts the hub's threads. Nothing is answered before [`Server::run`].
+    ///
+    /// # Errors
+    /// Where the address cannot be had; where `-` is given and standard input is no listening socket.
+    pub fn bind(config: Config) -> io::Result<Server> {
+        let listener = match config.listen.as_str() {
+            "-" => TcpListener::from(io::stdin().as_fd().try_clone_to_owned()?),
+            address => TcpListener::bind(address)?,
+        };
+        listener.local_addr()?;
+        listener.set_nonblocking(false)?; // a supervisor may have handed it over otherwise
+        Ok(Server(Arc::new(Shared { listener, hub: Hub::new(config)?, idle: AtomicUsize::new(0) })))
+    }
+
+    /// The address, with the port that was chosen where it was given as 0.
+    ///
+    /// # Errors
+    /// Where the system does not tell.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.listener.local_addr()
+    }
+
+    /// The channels, to publish from within the process.
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.0.hub
+    }
+
+    /// Serves for ever.
+    pub fn run(self) -> ! {
+        loop {
+            self.0.idle.fetch_add(1, SeqCst);
+            self.0.work(true);
+        }
+    }
+}
+
+/// What a request asks for.
+enum Route {
+    /// A file, and the `Vary` field line that its path asks for.
+    File(&'static File, &'static str),
+    Health,
+    Metrics(Option<String>),
+    Options(&'static str),
+    Listen(String, From, Option<Duration>),
+    Publish(String, Event),
+}
+
+/// What a request gets.
+enum Reply {
+    Answer(Answer),
+    /// The channel gives it.
+    Stream(Opening),
+}
+
+/// A stream's channel, its response head, its start, and its end if it has one.
+struct Opening(Arc<Channel>, String, From, Option<Duration>);
+
+impl Shared {
+    /// The life of a thread: wait in `accept()`, leave another behind, serve; until enough others wait. It is counted
+    /// in `idle` when it comes here, so that nobody starts another for the time until it runs.
+    fn work(self: &Arc<Self>, forever: bool) {
+        loop {
+            let accepted = self.listener.accept();
+            if self.idle.fetch_sub(1, SeqCst) == 1 && accepted.is_ok() {
+                self.idle.fetch_add(1, SeqCst);
+                let shared = self.clone();
+                if thread::Builder::new().stack_size(STACK).spawn(move || shared.work(false)).is_err() {
+                    // Where no thread can be had, the next connection waits in the backlog until this one is served.
+                    self.idle.fetch_sub(1, SeqCst);
+                }
+            }
+            match accepted {
+                // A panic is a bug, and the end of this connection alone; its slot is given back as the stack unwinds.
+                Ok((stream, peer)) => drop(catch_unwind(AssertUnwindSafe(|| self.serve(stream, peer)))),
+                Err(_) => thread::sleep(ACCEPT_PAUSE),
+            }
+            if self.idle.fetch_add(1, SeqCst) >= SPARE && !forever {
+                self.idle.fetch_sub(1, SeqCst);
+                return;
+            }
+        }
+    }
+
+    fn serve(&self, stream: TcpStream, peer: SocketAddr) {
+        let (slot, number) = self.hub.connect();
+        let most = self.hub.config().max_connections;
+        if number > most.saturating_add(SPILL) {
+            return;
+        }
+        let Ok(mut connection) = Connection::new(stream, peer, self.hub.config().quiet) else { return };
+        loop {
+            match self.request(&mut connection, number > most) {
+                Ok(None) => {}
+                Ok(Some(Opening(channel, head, from, wait))) => {
+                    // Where this fails the reader is gone.
+                    let _ = self.hub.subscribe(&channel, connection.stream, slot, head, &from, wait);
+                    return;
+                }
+                Err(Stop::Refuse(reject)) => return connection.refuse(reject),
+                Err(Stop::Close) => return,
+            }
+        }
+    }
+
+    /// Reads one request and answers it, or returns the stream that is the answer.
+    fn request(&self, connection: &mut Connection, full: bool) -> Result<Option<Opening>, Stop> {
+        let (head, deadline) = connection.head()?;
+        let req = Request::parse(&head)?;
+        connection.line = format!("{} {}", req.method, req.target);
+        let route = if full { Err(CONNECTIONS) } else { self.route(&req) };
+        // Who waits for 100 Continue keeps its body to itself where it is not wanted.
+        let route = if req.expects { Ok(route?) } else { route };
+        let body = connection.body(&req, self.hub.config().max_body, deadline)?;
+        let answer = match route.and_then(|route| self.answer(&req, route, body)) {
+            Ok(Reply::Answer(answer)) => answer,
+            Ok(Reply::Stream(opening)) => {
+                connection.note(200);
+                return Ok(Some(opening));
+            }
+            // A status other than 200 makes EventSource give up for ever (WHATWG HTML, "Processing model").
+            Err(r) if r.status == 503 && req.method == "GET" && req.is_event_source() => {
+                let body = format!(": {}\nretry: {}\n\n", r.why, jitter(FULL_RETRY, 50));
+                Answer { fields: STREAM_FIELDS.into(), ..Answer::text(body) }
+            }
+            Err(r) => r.into(),
+        };
+        let keep = req.keep_alive() && !full;
+        let option = match (keep, req.minor) {
+            (false, _) => "Connection: close\r\n",
+            (true, 0) => "Connection: keep-alive\r\n",
+            (true, _) => "",
+        };
+        connection.send(&answer, &(gate::cors(self.hub.config(), &req) + option), req.method == "HEAD")?;
+        if keep { Ok(None) } else { Err(Stop::Close) }
+    }
+
+    /// Who may, and what is asked for. Needs the head alone, so that a refusal comes before the body.
+    fn route(&self, req: &Request) -> Result<Route, Reject> {
+        if req.authority.is_some_and(|a| gate::misdirected(self.hub.config(), a)) {
+            return Err(MISDIRECTED);
+        }
+        if req.method == "POST" && gate::cross_site(self.hub.config(), req) {
+            return Err(CROSS_SITE);
+        }
+        let asset = |name: &str| pages::ASSETS.iter().find(|f| f.name == name);
+        let page = match req.path.as_str() {
+            "/" => Some(Route::File(&pages::CHAT, "")),
+            "/health" => Some(Route::Health),
+            "/metrics" => Some(Route::Metrics(req.param("channel"))),
+            path => path.strip_prefix("/assets/").and_then(asset).map(|file| Route::File(file, "")),
+        };
+        let channel = req.path.strip_prefix('/').filter(|name| is_channel(name));
+        match (req.method, page, channel) {
+            ("OPTIONS", Some(_), _) => Ok(Route::Options(ALLOW_PAGE)),
+            ("OPTIONS", _, Some(_)) => Ok(Route::Options(ALLOW_CHANNEL)),
+            ("OPTIONS", ..) if req.path == "*" => Ok(Route::Options(ALLOW_CHANNEL)),
+            ("GET" | "HEAD", Some(page), _) => Ok(page),
+            ("GET" | "HEAD", _, Some(name)) => listen(req, name),
+            ("POST", _, Some(name)) => {
+                let template = Event::default().named(req.param("event").unwrap_or_default())?;
+                Ok(Route::Publish(name.into(), template))
+            }
+            (_, Some(_), _) => Err(PAGE_METHOD),
+            (_, _, Some(_)) => Err(CHANNEL_METHOD),
+            _ => Err(NOT_FOUND),
+        }
+    }
+
+    fn answer(&self, req: &Request, route: Route, body: Vec<u8>) -> Result<Reply, Reject> {
+        Ok(Reply::Answer(match route {
+            Route::File(file, vary) => {
+                let mut answer = Answer::new(file.kind, file.bytes);
+                answer.fields.extend(["Cache-Control: no-cache\r\n", pages::POLICY, vary]);
+                answer
+            }
+            Route::Health => Answer::text("ok\n".into()),
+            Route::Metrics(only) => {
+                Answer::new("text/plain; version=0.0.4; charset=utf-8", self.hub.metrics(only.as_deref()).into_bytes())
+            }
+            Route::Options(allow) => Answer { status: 204, fields: allow.into(), body: Vec::new().into() },
+            Route::Listen(..) if req.method == "HEAD" => {
+                Answer { status: 200, fields: STREAM_FIELDS.into(), body: Vec::new().into() }
+            }
+            Route::Listen(name, from, wait) => {
+                let channel = self.hub.channel(&name).map_err(|Full| CHANNELS)?;
+                let cors = gate::cors(self.hub.config(), req);
+                let head = http::head(200, &[STREAM_FIELDS, &cors, "Connection: close\r\n"]);
+                return Ok(Reply::Stream(Opening(channel, head, from, wait)));
+            }
+            Route::Publish(name, template) => {
+                let ids = self.hub.publish(&name, &events(req, template, body)?).map_err(|Full| CHANNELS)?;
+                Answer::text(ids.iter().fold(String::new(), |out, id| out + &id.to_string() + "\n"))
+            }
+        }))
+    }
+}
+
+fn is_channel(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+        && !["lab", "lessons", "assets", "metrics", "health"].contains(&name)
+}
+
+/// `GET /NAME`: the page for who prefers HTML, else the stream.
+fn listen(req: &Request, name: &str) -> Result<Route, Reject> {
+    if req.quality("text", "html") > req.quality("text", "event-stream") {
+        return Ok(Route::File(&pages::CHAT, VARY));
+    }
+    let since = match req.param("since") {
+        None => From::Now,
+        Some(all) if all == "all" => From::All,
+        Some(id) if Id::parse(&id).is_some() => From::After(id),
+        Some(_) => return Err(SINCE),
+    };
+    // The field wins, for it is newer than the URL; a malformed one is told as a gap, for no client could mend it.
+    let last = req.bytes("last-event-id").filter(|id| !id.is_empty());
+    let from = last.map_or(since, |id| From::After(String::from_utf8_lossy(id).into()));
+    let seconds = |s: String| s.parse().ok().filter(|n| *n <= MAX_WAIT && !s.starts_with('+')).ok_or(WAIT);
+    let wait = req.param("wait").map(seconds).transpose()?.map(Duration::from_secs);
+    Ok(Route::Listen(name.into(), from, wait))
+}
+
+/// The events that a POST publishes: the body as one, whatever its media type, unless it is an event stream itself.
+fn events(req: &Request, template: Event, body: Vec<u8>) -> Result<Vec<Event>, Reject> {
+    let text = String::from_utf8(body).map_err(|_| BODY_UTF8)?;
+    let kind = req.field("content-type").unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    match kind.eq_ignore_ascii_case("text/event-stream") {
+        false => Ok(vec![template.with_data(text)]),
+        true if template != Event::default() => Err(TWO_NAMES),
+        true => event::parse(&text),
+    }
+}

@@ -1,0 +1,168 @@
+//! A subscriber: a socket and a position in a log. No thread, no queue, no buffer.
+//!
+//! It is handed bytes of the log and takes what its socket takes; the rest is asked for again from its new position,
+//! in the middle of an event if need be. Times are milliseconds on its caller's clock.
+//!
+//! Limits: [`LONGEST_STALL`]; 48 bytes each. Deliberately absent: where the bytes come from.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+/// Limit: the pause before a full socket is tried again, as a power of two: 2 ms, doubled up to 512 ms.
+const LONGEST_STALL: u8 = 9;
+/// In milliseconds: how often the heartbeat looks for closed sockets. A closed one is gone after two looks.
+pub const LOOK: u64 = 500;
+const PING: &[u8] = b":ping\n\n";
+
+/// One open connection, counted until it is dropped; a subscriber keeps the one it came with.
+#[derive(Debug)]
+pub struct Slot(Arc<AtomicUsize>);
+
+impl Slot {
+    /// Counts one more; returns how many there are with it.
+    pub fn take(count: &Arc<AtomicUsize>) -> (Slot, usize) {
+        (Slot(count.clone()), count.fetch_add(1, Relaxed) + 1)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A subscriber that wants an end.
+#[derive(Debug)]
+pub enum Poll {
+    /// Nothing was sent yet: at the first event, or when it is due, comes this head with a length, and this prelude.
+    Wait(String, Vec<u8>),
+    /// It gets the log up to this position.
+    Until(u64),
+}
+
+/// Why a subscriber is to be dropped.
+#[derive(Debug)]
+pub enum Gone {
+    /// It closed, failed, or has all that it asked for.
+    Done,
+    /// Its place is no longer kept.
+    CutOff,
+}
+
+/// A socket and a position.
+#[derive(Debug)]
+pub struct Subscriber {
+    /// Does not block.
+    pub stream: TcpStream,
+    /// The first byte of the log that it was not given.
+    pub pos: u64,
+    /// None: a stream without an end.
+    pub poll: Option<Box<Poll>>,
+    /// A stalled one's next try; else a waiting poll's end; else the next ping.
+    pub due: u64,
+    /// When to end it (`--max-age`).
+    pub expires: u64,
+    /// Tries in a row for which the socket was full.
+    pub stalls: u8,
+    /// The peer sends no more: it closed, or it only shut down that direction.
+    pub shut: bool,
+    /// Its connection, counted.
+    pub slot: Slot,
+}
+
+impl Subscriber {
+    /// Whether nothing was sent yet.
+    pub fn waits(&self) -> bool {
+        matches!(self.poll.as_deref(), Some(Poll::Wait(..)))
+    }
+
+    /// Where this is a waiting poll, its answer begins: its body reaches up to `end`.
+    ///
+    /// # Errors
+    /// Where the socket does not take it: a few hundred bytes, the first on it, so that peer does not read at all.
+    pub fn begin(&mut self, end: u64) -> Result<(), Gone> {
+        if let Some(Poll::Wait(head, prelude)) = self.poll.as_deref() {
+            let length = prelude.len() as u64 + end - self.pos;
+            let opening = [format!("{head}Content-Length: {length}\r\n\r\n").as_bytes(), prelude].concat();
+            self.poll = Some(Box::new(Poll::Until(end)));
+            if !matches!(self.stream.write(&opening), Ok(n) if n == opening.len()) {
+                return Err(Gone::Done);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what the log has from its position on, at least one byte. Returns how many bytes it took.
+    ///
+    /// # Errors
+    /// Where it is to be dropped.
+    pub fn give(&mut self, bytes: &[u8], now: u64, heartbeat: u64) -> Result<u64, Gone> {
+        let stop = if let Some(&Poll::Until(stop)) = self.poll.as_deref() { stop } else { u64::MAX };
+        let bytes = bytes.get(..usize::try_from(stop - self.pos).unwrap_or(usize::MAX)).unwrap_or(bytes);
+        let taken = match self.stream.write(bytes) {
+            Ok(n) => n,
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
+            Err(_) => return Err(Gone::Done),
+        };
+        self.pos += taken as u64;
+        if self.pos == stop {
+            return Err(Gone::Done);
+        }
+        if taken == bytes.len() {
+            (self.stalls, self.due) = (0, now + heartbeat);
+        } else {
+            self.stalls = if taken > 0 { 1 } else { (self.stalls + 1).min(LONGEST_STALL) };
+            self.due = now + (1 << self.stalls);
+        }
+        Ok(taken as u64)
+    }
+
+    /// What the heartbeat does: ends what is over, asks with a `:ping` who is idle, and with `look` drops who closed.
+    ///
+    /// # Errors
+    /// Where it is to be dropped.
+    pub fn check(&mut self, end: u64, now: u64, heartbeat: u64, look: bool) -> Result<(), Gone> {
+        // A write tells more than a look, so who was written to since the last look is not looked at.
+        let quiet = self.shut || self.stalls > 0 || self.waits() || now + heartbeat >= self.due + LOOK;
+        let ended = if look && quiet { self.look()? } else { false };
+        if now >= self.expires {
+            return Err(Gone::Done);
+        }
+        if self.stalls > 0 || self.pos < end || !(ended || now >= self.due) {
+            return Ok(()); // there are bytes on their way to it, or it is not yet time
+        }
+        if self.waits() {
+            self.begin(end)?;
+            return Err(Gone::Done);
+        }
+        self.due = now + heartbeat;
+        match self.stream.write(PING) {
+            Ok(n) if n == PING.len() => Ok(()),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(()), // it has bytes to read before a ping would matter
+            // Shortcut: a socket with room for 1 to 6 bytes is dropped, rather than the rest of a ping remembered.
+            _ => Err(Gone::Done),
+        }
+    }
+
+    /// Looks whether the peer is there: drops what it sends, and says whether it has just stopped sending.
+    ///
+    /// That may be a close, or `shutdown` by a client that still reads (`nc -N`). The next byte that is sent to a
+    /// closed socket is answered with a reset, and so the ping that follows tells which (RFC 9293 §3.5.2, §3.6).
+    fn look(&mut self) -> Result<bool, Gone> {
+        match self.stream.read(&mut [0; 1024]) {
+            Ok(0) if self.shut => match self.stream.take_error() {
+                Ok(None) => Ok(false),
+                _ => Err(Gone::Done),
+            },
+            Ok(0) => {
+                self.shut = true;
+                Ok(true)
+            }
+            Ok(_) => Ok(false),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(false),
+            Err(_) => Err(Gone::Done),
+        }
+    }
+}
