@@ -1,0 +1,254 @@
+//! A real tincan on a free port, and raw sockets to talk to it. Everything waits with a deadline.
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// How long anything may take that should happen at once. Generous, for machines are shared.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// A running server, ended with the test; it must not have panicked.
+pub struct Tincan {
+    child: Child,
+    pub port: u16,
+    stderr: Arc<Mutex<String>>,
+}
+
+impl Tincan {
+    pub fn start(args: &[&str]) -> Tincan {
+        Tincan::spawn("127.0.0.1:0", args)
+    }
+
+    /// Starts on an address; with port 0 on a free one.
+    pub fn spawn(listen: &str, args: &[&str]) -> Tincan {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tincan"));
+        command.args(["--listen", listen]).args(args).env_remove("PORT");
+        Tincan::run(command)
+    }
+
+    /// Runs a command that is tincan; returns once it says that it listens.
+    pub fn run(mut command: Command) -> Tincan {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap());
+        let mut first = String::new();
+        lines.read_line(&mut first).unwrap();
+        let port = first.trim_end().trim_end_matches('/').rsplit(':').next().unwrap().parse();
+        let port = port.unwrap_or_else(|_| panic!("no port in {first:?}"));
+        let stderr = Arc::new(Mutex::new(first));
+        let copy = stderr.clone();
+        std::thread::spawn(move || {
+            let mut line = Vec::new();
+            while matches!(lines.read_until(b'\n', &mut line), Ok(1..)) {
+                copy.lock().unwrap().push_str(&String::from_utf8_lossy(&line));
+                line.clear();
+            }
+        });
+        Tincan { child, port, stderr }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// What it has written to standard error so far.
+    pub fn stderr(&self) -> String {
+        self.stderr.lock().unwrap().clone()
+    }
+
+    /// kill -9, and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub fn connect(&self) -> Wire {
+        Wire::to(self.port)
+    }
+
+    /// Sends bytes on a connection of their own and returns the answer.
+    pub fn ask(&self, request: impl AsRef<[u8]>) -> Response {
+        let mut wire = self.connect();
+        wire.send(request);
+        wire.response()
+    }
+
+    pub fn get(&self, path: &str) -> Response {
+        self.ask(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+    }
+
+    /// Publishes with the given field lines; returns the answer.
+    pub fn post_with(&self, path: &str, fields: &str, body: impl AsRef<[u8]>) -> Response {
+        let body = body.as_ref();
+        let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{fields}Content-Length: {}\r\n\r\n", body.len());
+        self.ask([head.as_bytes(), body].concat())
+    }
+
+    /// Publishes; returns the ids.
+    pub fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Vec<String> {
+        let answer = self.post_with(path, "", body);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.text().lines().map(String::from).collect()
+    }
+
+    /// Opens a stream; returns it behind its head and its prelude, with the prelude's id.
+    pub fn listen(&self, path: &str, fields: &str) -> (Wire, String) {
+        let mut wire = self.connect();
+        wire.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"));
+        let head = wire.until(b"\r\n\r\n");
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+        let prelude = wire.until(b"\n\n");
+        (wire, id_of(&prelude))
+    }
+
+    /// The value of a line of /metrics.
+    pub fn metric(&self, name: &str) -> Option<u64> {
+        let text = self.get("/metrics").text();
+        text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+    }
+
+    pub fn readers(&self, channel: &str) -> u64 {
+        self.metric(&format!("tincan_subscribers{{channel=\"{channel}\"}}")).unwrap_or(0)
+    }
+}
+
+impl Drop for Tincan {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let stderr = self.stderr();
+        if !std::thread::panicking() {
+            assert!(!stderr.contains("panicked"), "{stderr}");
+        }
+    }
+}
+
+/// The id in a block.
+pub fn id_of(block: &str) -> String {
+    let id = block.lines().find_map(|l| l.strip_prefix("id: "));
+    id.unwrap_or_else(|| panic!("no id in {block:?}")).to_string()
+}
+
+/// Waits until a condition holds.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within {SOON:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A raw connection.
+pub struct Wire {
+    pub stream: TcpStream,
+    buf: Vec<u8>,
+}
+
+impl Wire {
+    pub fn to(port: u16) -> Wire {
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream.set_write_timeout(Some(SOON)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Wire { stream, buf: Vec::new() }
+    }
+
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).unwrap();
+    }
+
+    pub fn shut(&mut self) {
+        self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// Reads more; false at the end of the stream or where the peer has reset it.
+    fn more(&mut self) -> bool {
+        let mut chunk = [0; 64 << 10];
+        match self.stream.read(&mut chunk) {
+            Ok(0) => false,
+            Ok(n) => {
+                self.buf.extend_from_slice(&chunk[..n]);
+                true
+            }
+            Err(e) if e.kind() == ErrorKind::ConnectionReset => false,
+            Err(e) => panic!("{e}, after {:?}", String::from_utf8_lossy(&self.buf)),
+        }
+    }
+
+    /// Takes everything up to and with `end`.
+    pub fn until(&mut self, end: &[u8]) -> String {
+        let mut from = 0;
+        loop {
+            if let Some(n) = self.buf[from..].windows(end.len()).position(|w| w == end) {
+                return self.take(from + n + end.len());
+            }
+            from = self.buf.len().saturating_sub(end.len() - 1);
+            assert!(self.more(), "ended before {end:?}: {:?}", String::from_utf8_lossy(&self.buf));
+        }
+    }
+
+    fn take(&mut self, n: usize) -> String {
+        String::from_utf8(self.buf.drain(..n).collect()).unwrap()
+    }
+
+    /// Takes exactly these bytes.
+    pub fn expect(&mut self, bytes: impl AsRef<[u8]>) {
+        let bytes = bytes.as_ref();
+        while self.buf.len() < bytes.len() && bytes.starts_with(&self.buf) && self.more() {}
+        let got = &self.buf[..bytes.len().min(self.buf.len())];
+        assert_eq!(String::from_utf8_lossy(got), String::from_utf8_lossy(bytes));
+        self.buf.drain(..bytes.len());
+    }
+
+    /// Takes one block of an event stream, with its blank line.
+    pub fn block(&mut self) -> String {
+        self.until(b"\n\n")
+    }
+
+    /// Takes everything up to the end of the connection.
+    pub fn rest(&mut self) -> String {
+        while self.more() {}
+        let n = self.buf.len();
+        self.take(n)
+    }
+
+    /// Takes one response with a length, or without a body.
+    pub fn response(&mut self) -> Response {
+        let head = self.until(b"\r\n\r\n");
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let mut response = Response { status, head, body: Vec::new() };
+        let length = response.field("content-length").map_or(0, |l| l.parse().unwrap());
+        while self.buf.len() < length {
+            assert!(self.more(), "the body is cut off: {:?}", String::from_utf8_lossy(&self.buf));
+        }
+        response.body = self.buf.drain(..length).collect();
+        response
+    }
+}
+
+pub struct Response {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    pub fn field(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().filter_map(|l| l.split_once(": "));
+        lines.find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v)
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8(self.body.clone()).unwrap()
+    }
+
+    /// Asserts that this is exactly this refusal.
+    pub fn refused(&self, reject: tincan::reject::Reject) {
+        assert_eq!((self.status, self.text()), (reject.status, reject.line()));
+    }
+}

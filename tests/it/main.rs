@@ -1,0 +1,5 @@
+//! All integration tests, as one binary: the real program, real sockets, exact bytes.
+#![forbid(unsafe_code)]
+
+mod harness;
+mod listen;
