@@ -107,8 +107,10 @@ pub fn parse(body: &str) -> Result<Vec<Event>, Reject> {
     let (mut name, mut retry, mut data) = ("", None, None::<String>);
     let mut open = false; // a field line stands since the last blank line
     let body = body.strip_prefix('\u{feff}').unwrap_or(body);
-    for line in lines(body) {
-        if line.is_empty() {
+    let mut lines = lines(body).peekable();
+    while let Some(line) = lines.next() {
+        // Behind the last line end there is no further line.
+        if line.is_empty() && lines.peek().is_some() {
             if let Some(mut data) = data.take() {
                 data.pop(); // the line feed behind the last line
                 events.push(Event { retry, ..Event::new(data).named(name)? });
@@ -118,7 +120,7 @@ pub fn parse(body: &str) -> Result<Vec<Event>, Reject> {
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
-        open |= !field.is_empty();
+        open |= !field.is_empty(); // a comment has an empty one
         match field {
             "data" => {
                 let data = data.get_or_insert_default();

@@ -1,0 +1,118 @@
+//! Who may: `Host`, `Origin`, `Sec-Fetch-Site` and CORS.
+
+use crate::harness::*;
+use tincan::reject;
+
+fn ask(server: &Tincan, method: &str, fields: &str) -> Response {
+    server.ask(format!("{method} HTTP/1.1\r\n{fields}\r\n"))
+}
+
+#[test]
+fn only_names_that_cannot_be_rebound_are_answered() {
+    let server = Tincan::start(&["--host", "chat.example.org", "--host=other.example"]);
+    for host in [
+        "localhost",
+        "LOCALHOST:8000",
+        "127.0.0.1",
+        "127.0.0.1:8000",
+        "192.168.1.7",
+        "[::1]",
+        "[2001:db8::1]:8000",
+        "router",
+        "router.local",
+        "nas.lan:80",
+        "box.home.arpa",
+        "svc.internal",
+        "localhost.",
+        "router.local.",
+        "chat.example.org",
+        "Chat.Example.ORG:443",
+        "chat.example.org.",
+        "other.example",
+    ] {
+        let answer = ask(&server, "GET /health", &format!("Host: {host}\r\n"));
+        assert_eq!(answer.status, 200, "{host}");
+    }
+    for host in [
+        "evil.example",
+        "chat.example.org.evil.example",
+        "evilchat.example.org",
+        "127.0.0.1.evil.example",
+        "notlocal.example",
+        "x.localhost.example",
+        "1.2.3.4.5",
+        "evil.locals",
+        "internal.",
+        "a.b",
+    ] {
+        let answer = ask(&server, "GET /health", &format!("Host: {host}\r\n"));
+        match host {
+            "internal." => assert_eq!(answer.status, 200, "one label"),
+            _ => answer.refused(reject::MISDIRECTED),
+        }
+        ask(&server, "POST /a", &format!("Host: {host}\r\n")).status.eq(&answer.status).then_some(()).unwrap();
+    }
+    // The target's own authority counts, not the field (RFC 9112 §3.2.2).
+    ask(&server, "GET http://evil.example/health", "Host: localhost\r\n").refused(reject::MISDIRECTED);
+    assert_eq!(ask(&server, "GET http://localhost/health", "Host: evil.example\r\n").status, 200);
+}
+
+#[test]
+fn pages_of_other_sites_may_not_publish() {
+    let server = Tincan::start(&[]);
+    let post = |fields: &str| ask(&server, "POST /a", fields);
+    for fields in [
+        "Host: localhost:8000\r\n",
+        "Host: localhost:8000\r\nOrigin: http://localhost:8000\r\n",
+        "Host: localhost:8000\r\nOrigin: https://LOCALHOST:8000\r\nSec-Fetch-Site: same-origin\r\n",
+        "Host: localhost:8000\r\nSec-Fetch-Site: none\r\n",
+    ] {
+        assert_eq!(post(fields).status, 200, "{fields}");
+    }
+    for fields in [
+        "Host: localhost:8000\r\nOrigin: http://localhost:8001\r\n",
+        "Host: localhost:8000\r\nOrigin: http://localhost\r\n",
+        "Host: localhost:8000\r\nOrigin: http://evil.example\r\n",
+        "Host: localhost:8000\r\nOrigin: null\r\n",
+        "Host: localhost:8000\r\nOrigin: localhost:8000\r\n",
+        "Host: localhost:8000\r\nOrigin: http://evil.example/localhost:8000\r\n",
+        "Host: localhost:8000\r\nSec-Fetch-Site: cross-site\r\n",
+        "Host: localhost:8000\r\nOrigin:\r\n",
+    ] {
+        post(fields).refused(reject::CROSS_SITE);
+    }
+    // Without --allow-origin no page of another site can read, either.
+    let answer = ask(&server, "GET /a?wait=0", "Host: localhost\r\nOrigin: http://evil.example\r\n");
+    assert_eq!((answer.status, answer.field("access-control-allow-origin")), (200, None));
+}
+
+#[test]
+fn allowed_origins_may_publish_and_read() {
+    let server = Tincan::start(&["--allow-origin", "https://app.example", "--allow-origin=http://b.example:8080"]);
+    let fields = |origin: &str| format!("Host: localhost\r\nOrigin: {origin}\r\nSec-Fetch-Site: cross-site\r\n");
+    for origin in ["https://app.example", "http://b.example:8080"] {
+        for method in ["POST /a", "GET /a?wait=0", "GET /nothing/here"] {
+            let answer = ask(&server, method, &fields(origin));
+            assert_ne!(answer.status, 403);
+            assert_eq!(answer.field("access-control-allow-origin"), Some(origin));
+            assert_eq!(answer.field("access-control-allow-credentials"), Some("true"));
+            assert!(answer.head.contains("\r\nVary: Origin\r\n"), "{}", answer.head);
+        }
+        let answer = ask(&server, "OPTIONS /a", &fields(origin));
+        assert_eq!((answer.status, answer.field("access-control-allow-origin")), (204, Some(origin)));
+        assert_eq!(answer.field("access-control-allow-methods"), Some("GET, HEAD, POST, OPTIONS"));
+        let headers = answer.field("access-control-allow-headers").unwrap();
+        assert!(headers.contains("Last-Event-ID") && headers.contains("Content-Type"), "{headers}");
+    }
+    for origin in ["http://app.example", "https://app.example.evil", "null"] {
+        ask(&server, "POST /a", &fields(origin)).refused(reject::CROSS_SITE);
+        let answer = ask(&server, "OPTIONS /a", &fields(origin));
+        assert_eq!(answer.field("access-control-allow-origin"), None);
+        assert!(answer.head.contains("\r\nVary: Origin\r\n"), "a cache must not mix up the two");
+    }
+    let any = Tincan::start(&["--allow-origin", "*"]);
+    let answer = ask(&any, "POST /a", &fields("https://anyone.example"));
+    assert_eq!((answer.status, answer.field("access-control-allow-origin")), (200, Some("*")));
+    assert_eq!(answer.field("access-control-allow-credentials"), None);
+    assert_eq!(ask(&any, "POST /a", "Host: localhost\r\nSec-Fetch-Site: cross-site\r\n").status, 200);
+}

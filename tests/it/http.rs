@@ -1,0 +1,495 @@
+//! HTTP/1.1: the refusal table of CONTRACT section 10, and what RFC 9110 and RFC 9112 ask for.
+
+use crate::harness::*;
+use std::time::{Duration, Instant};
+use tincan::reject::{self, Reject};
+
+const HOST: &str = "Host: localhost\r\n";
+
+fn get(fields: &str) -> String {
+    format!("GET /health HTTP/1.1\r\n{HOST}{fields}\r\n")
+}
+
+fn post(fields: &str, body: &str) -> String {
+    format!("POST /a HTTP/1.1\r\n{HOST}{fields}\r\n{body}")
+}
+
+fn chunks(body: &str) -> String {
+    post("Transfer-Encoding: chunked\r\n", body)
+}
+
+/// Refusals after which nobody can tell where the next request begins: answered, and the connection ends.
+fn unframed() -> Vec<(String, Reject)> {
+    use reject::*;
+    let long = |n: usize| "x".repeat(n);
+    let line = |line: &str| format!("{line}\r\n{HOST}\r\n");
+    vec![
+        ("GET /health HTTP/1.1\nHost: localhost\n\n".into(), LONE_LF),
+        ("\n".into(), LONE_LF),
+        (get("A: b\nC: d\r\n"), LONE_LF),
+        (line("GET /health\r HTTP/1.1"), LONE_CR),
+        (get("A: b\rc\r\n"), LONE_CR),
+        (get("A: b\r\r\n"), LONE_CR),
+        (line("GET"), REQUEST_LINE),
+        (line("GET /health"), REQUEST_LINE),
+        (line("GET  /health HTTP/1.1"), REQUEST_LINE),
+        (line("GET /health  HTTP/1.1"), REQUEST_LINE),
+        (line("GET /health HTTP/1.1 "), REQUEST_LINE),
+        (line(" GET /health HTTP/1.1"), REQUEST_LINE),
+        (line("GET\t/health\tHTTP/1.1"), REQUEST_LINE),
+        (line("GET /health HTTP/1"), REQUEST_LINE),
+        (line("GET /health HTTP/1.10"), REQUEST_LINE),
+        (line("GET /health http/1.1"), REQUEST_LINE),
+        (line("G(T /health HTTP/1.1"), REQUEST_LINE),
+        (line("G\u{e9}T /health HTTP/1.1"), REQUEST_LINE),
+        (line(&format!("{} /health HTTP/1.1", long(40))), REQUEST_LINE),
+        (line("GET health HTTP/1.1"), TARGET),
+        (line("GET * HTTP/1.1"), TARGET),
+        (line("GET localhost:80 HTTP/1.1"), TARGET),
+        (line("GET ftp://localhost/health HTTP/1.1"), TARGET),
+        (line("GET http:///health HTTP/1.1"), TARGET),
+        (line("GET http://user@localhost/health HTTP/1.1"), TARGET),
+        (line("GET /a#b HTTP/1.1"), TARGET),
+        (line("GET /\u{e9} HTTP/1.1"), TARGET),
+        (line("GET /a\0 HTTP/1.1"), TARGET),
+        (line("GET /a%zz HTTP/1.1"), TARGET),
+        (line("GET /a% HTTP/1.1"), TARGET),
+        (line("GET /a%ff HTTP/1.1"), TARGET),
+        (line("POST /a?event=%ff HTTP/1.1"), TARGET),
+        (get(" folded: x\r\n"), FOLDED),
+        (get("A: b\r\n\tc\r\n"), FOLDED),
+        (get("A : b\r\n"), SPACE_BEFORE_COLON),
+        (get("A\t: b\r\n"), SPACE_BEFORE_COLON),
+        (get("no colon\r\n"), FIELD_NAME),
+        (get(": b\r\n"), FIELD_NAME),
+        (get("a b: c\r\n"), FIELD_NAME),
+        (get("a\u{e9}: c\r\n"), FIELD_NAME),
+        (get("a(b): c\r\n"), FIELD_NAME),
+        (get("A: b\0c\r\n"), FIELD_VALUE),
+        (get("A: b\u{1b}c\r\n"), FIELD_VALUE),
+        (get("A: b\u{7f}c\r\n"), FIELD_VALUE),
+        ("GET /health HTTP/1.1\r\n\r\n".into(), NO_HOST),
+        (get("Host: localhost\r\n"), TWO_HOSTS),
+        ("GET /health HTTP/1.1\r\nHost:\r\n\r\n".into(), BAD_HOST),
+        ("GET /health HTTP/1.1\r\nHost: a b\r\n\r\n".into(), BAD_HOST),
+        ("GET /health HTTP/1.1\r\nHost: a/b\r\n\r\n".into(), BAD_HOST),
+        ("GET /health HTTP/1.1\r\nHost: a@b\r\n\r\n".into(), BAD_HOST),
+        ("GET /health HTTP/1.1\r\nHost: a:b\r\n\r\n".into(), BAD_HOST),
+        ("GET /health HTTP/1.1\r\nHost: [::1\r\n\r\n".into(), BAD_HOST),
+        ("GET /health HTTP/1.1\r\nHost: [nonsense]\r\n\r\n".into(), BAD_HOST),
+        ("GET http://localhost/health HTTP/1.1\r\nHost: a b\r\n\r\n".into(), BAD_HOST),
+        (post("Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", "x"), BOTH_LENGTHS),
+        (post("Transfer-Encoding: chunked\r\nContent-Length: 1\r\n", "x"), BOTH_LENGTHS),
+        (post("Content-Length: 1\r\nContent-Length: 2\r\n", "xx"), LENGTH),
+        (post("Content-Length: 1, 2\r\n", "xx"), LENGTH),
+        (post("Content-Length: +1\r\n", "x"), LENGTH),
+        (post("Content-Length: -1\r\n", "x"), LENGTH),
+        (post("Content-Length: 0x1\r\n", "x"), LENGTH),
+        (post("Content-Length: 1 1\r\n", "x"), LENGTH),
+        (post("Content-Length: 1_0\r\n", "x"), LENGTH),
+        (post("Content-Length: ten\r\n", "x"), LENGTH),
+        (post("Content-Length:\r\n", "x"), LENGTH),
+        (post("Content-Length: 1,\r\n", "x"), LENGTH),
+        ("POST /a HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".into(), CODING_1_0),
+        (post("Transfer-Encoding: chunked, chunked\r\n", "0\r\n\r\n"), NOT_LAST),
+        (post("Transfer-Encoding: chunked, gzip\r\n", "0\r\n\r\n"), NOT_LAST),
+        (post("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", "0\r\n\r\n"), NOT_LAST),
+        (chunks("x\r\n"), CHUNK),
+        (chunks("\r\n"), CHUNK),
+        (chunks("-1\r\n"), CHUNK),
+        (chunks("+1\r\na\r\n"), CHUNK),
+        (chunks("0x1\r\na\r\n"), CHUNK),
+        (chunks("1_0\r\n"), CHUNK),
+        (chunks(" 1\r\na\r\n"), CHUNK),
+        (chunks("1 1\r\na\r\n"), CHUNK),
+        (chunks("1;a\0b\r\na\r\n"), CHUNK),
+        (chunks("1\r\nab"), CHUNK),
+        (chunks("1\r\na\n"), CHUNK),
+        (chunks(&format!("1;{}\r\n", long(300))), CHUNK),
+        (chunks("1\na\r\n"), LONE_LF),
+        (chunks("0\r\nbad trailer\r\n\r\n"), FIELD_NAME),
+        (post("Content-Length: 65537\r\n", ""), TOO_LARGE),
+        (post("Content-Length: 99999999999999999999999\r\n", ""), TOO_LARGE),
+        (chunks("10001\r\n"), TOO_LARGE),
+        (chunks("fffffffffffffffffffffff\r\n"), TOO_LARGE),
+        (chunks(&format!("8000\r\n{}\r\n8001\r\n", long(0x8000))), TOO_LARGE),
+        (line(&format!("GET /{} HTTP/1.1", long(4096))), LONG_TARGET),
+        (format!("GET /{}", long(4097)), LONG_TARGET),
+        (get(&format!("A: {}\r\n", long(8192))), LARGE_SECTION),
+        (format!("GET / HTTP/1.1\r\n{HOST}A: {}", long(8192)), LARGE_SECTION),
+        (get(&"A: b\r\n".repeat(64)), LARGE_SECTION),
+        (chunks(&format!("0\r\n{}", "A: b\r\n".repeat(2000))), LARGE_SECTION),
+        (post("Expect: tea\r\nContent-Length: 1\r\n", "x"), EXPECT),
+        (post("Transfer-Encoding: gzip\r\n", ""), CODING),
+        (post("Transfer-Encoding: gzip, chunked\r\n", ""), CODING),
+        (post("Transfer-Encoding: identity\r\n", ""), CODING),
+        (post("Transfer-Encoding:\r\n", ""), CODING),
+        (post("Transfer-Encoding: xchunked\r\n", ""), CODING),
+        (line("GET /health HTTP/2.0"), VERSION),
+        (line("GET /health HTTP/1.2"), VERSION),
+        (line("GET /health HTTP/0.9"), VERSION),
+    ]
+}
+
+/// Refusals after which the connection goes on.
+fn framed() -> Vec<(String, Reject)> {
+    use reject::*;
+    let to = |line: &str| format!("{line} HTTP/1.1\r\n{HOST}\r\n");
+    let stream = |body: &str| {
+        format!(
+            "POST /a HTTP/1.1\r\n{HOST}Content-Type: text/event-stream\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    vec![
+        (to("POST /a?event=a%0Ab"), EVENT_NAME),
+        (to("POST /a?event=a%0Db"), EVENT_NAME),
+        (to("POST /a?event=a%00b"), EVENT_NAME),
+        (to(&format!("POST /a?event={}", "x".repeat(257))), EVENT_NAME),
+        (stream("event: a\0b\ndata: x\n\n"), EVENT_NAME),
+        (stream(&format!("event: {}\ndata: x\n\n", "x".repeat(257))), EVENT_NAME),
+        (stream("data: x\n\n").replace("/a", "/a?event=b"), TWO_NAMES),
+        (stream("id: 1\ndata: x\n\n"), BLOCK_ID),
+        (stream("data: x\n\nid\n\n"), BLOCK_ID),
+        (stream("retry: 99999999999999999999\ndata: x\n\n"), BLOCK_RETRY),
+        (stream("data: x\n\ndata: y\n"), UNFINISHED),
+        (stream("data: x"), UNFINISHED),
+        (stream(""), NO_DATA),
+        (stream(": only a comment\n\nevent: a\n\nretry: 1\n\n"), NO_DATA),
+        (to("GET /a?since=nonsense"), SINCE),
+        (to("GET /a?since="), SINCE),
+        (to("GET /a?since=1"), SINCE),
+        (to("GET /a?wait=301"), WAIT),
+        (to("GET /a?wait=-1"), WAIT),
+        (to("GET /a?wait=%2B1"), WAIT),
+        (to("GET /a?wait=1.5"), WAIT),
+        (to("GET /a?wait="), WAIT),
+        (to("GET /a?wait=ten"), WAIT),
+        (to("GET /nothing/here"), NOT_FOUND),
+        (to("GET /a/"), NOT_FOUND),
+        (to("GET /lab"), NOT_FOUND),
+        (to("POST /lessons"), NOT_FOUND),
+        (to("GET /assets"), NOT_FOUND),
+        (to("GET /assets/../src/main.rs"), NOT_FOUND),
+        (to("GET /caf%C3%A9"), NOT_FOUND),
+        (to(&format!("GET /{}", "a".repeat(65))), NOT_FOUND),
+        (to("OPTIONS /nothing/here"), NOT_FOUND),
+        (to("POST /"), PAGE_METHOD),
+        (to("DELETE /metrics"), PAGE_METHOD),
+        (to("POST /health"), PAGE_METHOD),
+        (to("PUT /assets/chat.js"), PAGE_METHOD),
+        (to("PUT /a"), CHANNEL_METHOD),
+        (to("DELETE /a"), CHANNEL_METHOD),
+        (to("get /a"), CHANNEL_METHOD),
+        (to("BREW /a"), CHANNEL_METHOD),
+        (to("GET /health").replace("localhost", "evil.example"), MISDIRECTED),
+        (post("Origin: http://evil.example\r\n", ""), CROSS_SITE),
+    ]
+}
+
+#[test]
+fn a_refusal_that_breaks_the_framing_is_answered_and_ends_the_connection() {
+    let server = Tincan::start(&[]);
+    for (request, reject) in unframed() {
+        let mut wire = server.connect();
+        wire.send(&request);
+        let answer = wire.response();
+        assert_eq!(answer.text(), reject.line(), "{request:?}");
+        answer.refused(reject);
+        assert_eq!(answer.field("connection"), Some("close"), "{request:?}");
+        assert_eq!(answer.field("content-type"), Some("text/plain; charset=utf-8"));
+        assert_eq!(answer.field("x-content-type-options"), Some("nosniff"));
+        wire.shut();
+        assert_eq!(wire.rest(), "", "{request:?}");
+    }
+    assert_eq!(server.metric("tincan_events_total"), Some(0), "nothing of a refused request is published");
+}
+
+#[test]
+fn a_refusal_with_sound_framing_leaves_the_connection_open() {
+    let server = Tincan::start(&[]);
+    let mut wire = server.connect();
+    for (request, reject) in framed() {
+        wire.send(&request);
+        let answer = wire.response();
+        assert_eq!(answer.text(), reject.line(), "{request:?}");
+        answer.refused(reject);
+        assert_eq!(answer.field("connection"), None, "{request:?}");
+        let allow = match reject {
+            reject::PAGE_METHOD => Some("GET, HEAD, OPTIONS"),
+            reject::CHANNEL_METHOD => Some("GET, HEAD, POST, OPTIONS"),
+            _ => None,
+        };
+        assert_eq!(answer.field("allow"), allow, "{request:?}");
+    }
+    wire.send(get(""));
+    assert_eq!(wire.response().text(), "ok\n");
+    assert_eq!(server.metric("tincan_events_total"), Some(0), "nothing of a refused request is published");
+}
+
+/// The rest of the table has tests of its own, for it needs more than one request: each must be named here.
+#[test]
+fn every_line_of_the_table_is_tested() {
+    let elsewhere = [reject::BODY_UTF8, reject::TIMEOUT, reject::CHANNELS, reject::CONNECTIONS];
+    let here: Vec<Reject> = unframed().into_iter().chain(framed()).map(|(_, reject)| reject).chain(elsewhere).collect();
+    for reject in reject::TABLE {
+        assert!(here.contains(reject), "no test refuses with {reject:?}");
+    }
+}
+
+#[test]
+fn a_body_that_is_not_utf8_is_refused() {
+    let server = Tincan::start(&[]);
+    server.post_with("/a", "", b"caf\xe9").refused(reject::BODY_UTF8);
+    server.post_with("/a", "Content-Type: text/event-stream\r\n", b"data: \xff\n\n").refused(reject::BODY_UTF8);
+}
+
+#[test]
+fn a_request_that_is_not_finished_in_ten_seconds_is_refused() {
+    let server = Tincan::start(&[]);
+    let began = Instant::now();
+    // Whole and silent, in the head, in the body; and one that sends all the time, but too slowly.
+    let mut silent: Vec<Wire> = ["", "GET / HTT", &post("Content-Length: 5\r\n", "he"), &chunks("5\r\nhe")]
+        .map(|start| {
+            let mut wire = server.connect();
+            wire.send(start);
+            wire
+        })
+        .into();
+    let mut slow = server.connect();
+    let mut bytes = get("").into_bytes().into_iter();
+    while began.elapsed() < Duration::from_millis(9500) {
+        slow.send([bytes.next().unwrap()]);
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    for wire in silent.iter_mut().chain([&mut slow]) {
+        wire.response().refused(reject::TIMEOUT);
+        let took = began.elapsed();
+        assert!(took >= Duration::from_secs(10) && took < Duration::from_secs(13), "{took:?}");
+    }
+}
+
+#[test]
+fn a_refusal_arrives_though_the_body_is_still_being_sent() {
+    let server = Tincan::start(&[]);
+    let mut wire = server.connect();
+    wire.send(post("Content-Length: 10000000\r\n", ""));
+    let body = vec![b'x'; 10_000_000];
+    let sender = {
+        let mut stream = wire.stream.try_clone().unwrap();
+        std::thread::spawn(move || std::io::Write::write_all(&mut stream, &body).is_ok())
+    };
+    wire.response().refused(reject::TOO_LARGE);
+    sender.join().unwrap();
+}
+
+#[test]
+fn requests_may_arrive_one_byte_at_a_time() {
+    let server = Tincan::start(&[]);
+    let requests = [
+        get(""),
+        post("Content-Length: 5\r\n", "hello"),
+        chunks("3\r\nhel\r\n2;ext=1\r\nlo\r\n0\r\nTrailer: x\r\n\r\n"),
+        "\r\nGET http://localhost/health HTTP/1.1\r\nHost: ignored\r\n\r\n".into(),
+    ];
+    let mut wire = server.connect();
+    for request in requests {
+        for byte in request.bytes() {
+            wire.send([byte]);
+        }
+        assert_eq!(wire.response().status, 200, "{request:?}");
+    }
+    let kept = server.get("/a?wait=0&since=all").text();
+    assert_eq!(kept.matches("data: hello\n").count(), 2, "{kept}");
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let server = Tincan::start(&[]);
+    let mut wire = server.connect();
+    let mut all = String::new();
+    for n in 0..50 {
+        all += &post(&format!("Content-Length: {}\r\n", n.to_string().len()), &n.to_string());
+        all += "GET /nothing/here HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    }
+    wire.send(all + "GET /a?since=all&wait=0 HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let mut ids = Vec::new();
+    for _ in 0..50 {
+        ids.push(wire.response().text());
+        wire.response().refused(reject::NOT_FOUND);
+    }
+    let kept = wire.response().text();
+    for (n, id) in ids.iter().enumerate() {
+        assert!(kept.contains(&format!("\ndata: {n}\nid: {id}\n")), "{n}: {kept}");
+    }
+}
+
+#[test]
+fn a_body_may_come_in_chunks_or_behind_100_continue() {
+    let server = Tincan::start(&[]);
+    let (mut reader, _) = server.listen("/a", "");
+    let mut wire = server.connect();
+    wire.send(post("Transfer-Encoding: Chunked\r\n", "5\r\nhello\r\n00000006;a=\"b\"\r\n world\r\n0\r\nA: b\r\n\r\n"));
+    let id = wire.response().text();
+    reader.expect(format!("data: hello world\nid: {id}\n"));
+    wire.send(post("Content-Length: 3\r\nExpect: 100-Continue\r\n", ""));
+    wire.expect("HTTP/1.1 100 Continue\r\n\r\n");
+    wire.send("abc");
+    let id = wire.response().text();
+    reader.expect(format!("data: abc\nid: {id}\n"));
+    // Where the body is not wanted, it is not asked for.
+    wire.send("POST /nothing/here HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n");
+    wire.response().refused(reject::NOT_FOUND);
+    let mut wire = server.connect();
+    wire.send(post("Content-Length: 65537\r\nExpect: 100-continue\r\n", ""));
+    wire.response().refused(reject::TOO_LARGE);
+    // A body of exactly the limit, and a length given twice, are fine.
+    assert_eq!(server.post("/b", "x".repeat(65536)).len(), 1);
+    assert_eq!(server.ask(post("Content-Length: 1, 1\r\nContent-Length: 1\r\n", "x")).status, 200);
+}
+
+#[test]
+fn connections_persist_as_asked() {
+    let server = Tincan::start(&[]);
+    let ask = |version: &str, fields: &str| {
+        let mut wire = server.connect();
+        wire.send(format!("GET /health HTTP/{version}\r\n{fields}\r\n"));
+        let answer = wire.response();
+        assert_eq!(answer.text(), "ok\n");
+        let option = answer.field("connection").map(String::from);
+        if option.as_deref() == Some("close") {
+            assert_eq!(wire.rest(), "");
+        } else {
+            wire.send(get(""));
+            assert_eq!(wire.response().text(), "ok\n");
+        }
+        option
+    };
+    assert_eq!(ask("1.1", HOST), None);
+    assert_eq!(ask("1.1", &format!("{HOST}Connection: foo, Close\r\n")).as_deref(), Some("close"));
+    assert_eq!(ask("1.0", "").as_deref(), Some("close"));
+    assert_eq!(ask("1.0", "Connection: Keep-Alive\r\n").as_deref(), Some("keep-alive"));
+    let mut wire = server.connect();
+    wire.send("GET /a HTTP/1.0\r\n\r\n");
+    assert!(wire.until(b"\r\n\r\n").starts_with("HTTP/1.1 200 OK\r\n"));
+    let id = server.post("/a", "x");
+    wire.block();
+    wire.expect(format!("data: x\nid: {}\n\n", id[0]));
+}
+
+#[test]
+fn head_is_get_without_the_body() {
+    let server = Tincan::start(&[]);
+    let fields = |head: &str| -> Vec<String> {
+        head.lines().filter(|l| !l.starts_with("Date") && !l.starts_with("Connection")).map(String::from).collect()
+    };
+    for path in ["/", "/health", "/assets/chat.js", "/nothing/here"] {
+        let mut wire = server.connect();
+        wire.send(format!("HEAD {path} HTTP/1.1\r\n{HOST}\r\n"));
+        let head = wire.until(b"\r\n\r\n");
+        assert_eq!(fields(&head), fields(&server.get(path).head), "{path}");
+        wire.send(get(""));
+        assert_eq!(wire.response().text(), "ok\n", "nothing came behind the head of {path}");
+    }
+    let mut wire = server.connect();
+    wire.send(format!("HEAD /a HTTP/1.1\r\n{HOST}\r\n"));
+    let head = wire.until(b"\r\n\r\n");
+    let (stream, _) = server.listen("/a", "");
+    drop(stream);
+    assert!(head.contains("Content-Type: text/event-stream\r\n") && !head.contains("Content-Length"), "{head}");
+    wire.send(get(""));
+    assert_eq!(wire.response().text(), "ok\n");
+}
+
+#[test]
+fn options_tell_what_is_allowed() {
+    let server = Tincan::start(&[]);
+    for (path, allow) in [
+        ("/", "GET, HEAD, OPTIONS"),
+        ("/metrics", "GET, HEAD, OPTIONS"),
+        ("/a", "GET, HEAD, POST, OPTIONS"),
+        ("*", "GET, HEAD, POST, OPTIONS"),
+    ] {
+        let answer = server.ask(format!("OPTIONS {path} HTTP/1.1\r\n{HOST}\r\n"));
+        assert_eq!((answer.status, answer.field("allow")), (204, Some(allow)), "{path}");
+        assert_eq!(answer.field("content-length"), None, "204 has none (RFC 9110 §8.6)");
+    }
+}
+
+#[test]
+fn the_page_goes_to_who_prefers_html() {
+    let server = Tincan::start(&[]);
+    let kind = |accept: &str| {
+        let mut wire = server.connect();
+        wire.send(format!("GET /a HTTP/1.1\r\n{HOST}{accept}\r\n"));
+        let head = wire.until(b"\r\n\r\n");
+        assert!(head.contains("\r\nVary: Accept\r\n"), "{head}");
+        let line = head.lines().find(|l| l.starts_with("Content-Type: ")).unwrap();
+        line["Content-Type: ".len()..].to_string()
+    };
+    let (page, stream) = ("text/html; charset=utf-8", "text/event-stream");
+    assert_eq!(kind("Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8\r\n"), page);
+    assert_eq!(kind("Accept: text/HTML\r\n"), page);
+    assert_eq!(kind("Accept: text/event-stream;q=0.1\r\nAccept: text/html; q=0.2\r\n"), page);
+    assert_eq!(kind("Accept: text/*;q=0.9, text/event-stream;q=0.1\r\n"), page);
+    assert_eq!(kind(""), stream);
+    assert_eq!(kind("Accept: */*\r\n"), stream);
+    assert_eq!(kind("Accept: text/event-stream\r\n"), stream);
+    assert_eq!(kind("Accept: text/*\r\n"), stream);
+    assert_eq!(kind("Accept: text/html;q=0.5, text/event-stream\r\n"), stream);
+    assert_eq!(kind("Accept: text/html;q=0, */*\r\n"), stream);
+}
+
+#[test]
+fn pages_come_with_their_policy_and_types() {
+    let server = Tincan::start(&[]);
+    for (path, kind) in [
+        ("/", "text/html; charset=utf-8"),
+        ("/assets/chat.css", "text/css; charset=utf-8"),
+        ("/assets/chat.js", "text/javascript; charset=utf-8"),
+        ("/assets/icon.svg", "image/svg+xml"),
+    ] {
+        let answer = server.get(path);
+        assert_eq!((answer.status, answer.field("content-type")), (200, Some(kind)));
+        assert_eq!(answer.field("x-content-type-options"), Some("nosniff"));
+        let policy = answer.field("content-security-policy").unwrap();
+        assert!(policy.starts_with("default-src 'none'; ") && policy.ends_with("frame-ancestors 'none'"), "{policy}");
+        assert!(!policy.contains("unsafe") && !policy.contains("http"), "{policy}");
+    }
+}
+
+#[test]
+fn health_and_metrics() {
+    let server = Tincan::start(&[]);
+    assert_eq!(server.get("/health").text(), "ok\n");
+    let (mut reader, _) = server.listen("/b", "");
+    server.post("/a", "x");
+    let bytes = format!("data: hello\nid: {}\n\n", server.post("/b", "hello")[0]);
+    reader.expect(&bytes);
+    eventually("delivered bytes are counted", || {
+        server.metric("tincan_delivered_bytes_total") == Some(bytes.len() as u64)
+    });
+    let answer = server.get("/metrics");
+    assert_eq!(answer.field("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    let text = answer.text();
+    let values: Vec<&str> = text.lines().filter(|l| !l.starts_with('#')).collect();
+    let published = bytes.len() * 2 - 4; // the other event's data is four bytes shorter
+    assert_eq!(
+        values,
+        [
+            "tincan_connections 2",
+            "tincan_channels 2",
+            "tincan_events_total 2",
+            &format!("tincan_published_bytes_total {published}"),
+            &format!("tincan_delivered_bytes_total {}", bytes.len()),
+            "tincan_dropped_subscribers_total 0",
+            "tincan_subscribers{channel=\"a\"} 0",
+            "tincan_subscribers{channel=\"b\"} 1",
+        ]
+    );
+    for line in text.lines().filter(|l| !l.starts_with('#')) {
+        let name = line.split([' ', '{']).next().unwrap();
+        assert!(text.contains(&format!("# HELP {name} ")) && text.contains(&format!("# TYPE {name} ")), "{name}");
+    }
+    assert!(server.get("/metrics?channel=b").text().ends_with("gauge\ntincan_subscribers{channel=\"b\"} 1\n"));
+}
