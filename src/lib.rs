@@ -11,13 +11,17 @@
 //!
 //! | rank | file | its one job |
 //! |---|---|---|
+//! | 0 | `reject.rs` | the refusal table: status, rule, and a line for the person |
 //! | 0 | `flags.rs` | arguments and environment to `Config`; the help text |
-//! | 0 | `http.rs` | bytes to `Request`, response heads; pure, no sockets |
-//! | 0 | `event.rs` | `Event` to and from event-stream bytes; pure |
 //! | 0 | `log.rs` | the append-only bytes: ids, positions, trimming |
+//! | 0 | `subscriber.rs` | a socket and a position: what it takes, when it is gone |
 //! | 0 | `pages.rs` | what `static/` holds, embedded |
-//! | 2 | `channel.rs` | log and subscribers: publish, pump, heartbeat |
-//! | 3 | `server.rs` | accept, deadlines, who may, which handler |
+//! | 1 | `http.rs` | bytes to `Request`, response heads; pure, no sockets |
+//! | 1 | `event.rs` | `Event` to and from event-stream bytes; pure |
+//! | 2 | `gate.rs` | who may: `Host`, `Origin`, CORS; pure |
+//! | 2 | `connection.rs` | one client: requests in time, answers out |
+//! | 2 | `channel.rs` | log and subscribers: publish, pump, heartbeat, metrics |
+//! | 3 | `server.rs` | accept, and which handler |
 //! | 4 | `lib.rs`, `main.rs` | this guide; flags, bind, run |
 //!
 //! Words to search for in an audit: `Limit:` (what bounds a peer), `Deviation:` (from a standard), `Shortcut:` (what

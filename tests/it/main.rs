@@ -1,8 +1,12 @@
 //! All integration tests, as one binary: the real program, real sockets, exact bytes.
 #![forbid(unsafe_code)]
 
+mod cli;
 mod gate;
 mod harness;
 mod http;
 mod listen;
+mod props;
 mod publish;
+mod readme;
+mod tidy;

@@ -1,0 +1,240 @@
+//! The command line: CONTRACT section 8.
+
+use crate::harness::*;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::process::{Command, Output};
+use std::time::Duration;
+use tincan::Config;
+use tincan::flags::{Command as Asked, parse};
+
+fn tincan(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tincan")).args(args).env_remove("PORT").output().unwrap()
+}
+
+/// What arguments and environment ask for.
+fn ask(args: &[&str], env: &[(&str, &str)]) -> Result<Config, String> {
+    let args: Vec<String> = args.iter().map(|a| a.to_string()).collect();
+    let asked = parse(&args, |name| env.iter().find(|(n, _)| *n == name).map(|(_, v)| v.to_string()));
+    asked.map(|asked| match asked {
+        Asked::Run(config) => *config,
+        Asked::Print(text) => panic!("{text}"),
+    })
+}
+
+#[test]
+fn help_and_version_are_printed_on_stdout() {
+    for flag in ["-h", "--help"] {
+        let out = tincan(&["--quiet", flag, "--nonsense"]);
+        assert!(out.status.success() && out.stderr.is_empty());
+        let text = String::from_utf8(out.stdout).unwrap();
+        for option in [
+            "listen ADDR:PORT",
+            "history SIZE",
+            "heartbeat SECS",
+            "retry MS",
+            "max-age SECS",
+            "max-body SIZE",
+            "max-connections N",
+            "max-channels N",
+            "host NAME",
+            "allow-origin ORIGIN",
+            "quiet",
+        ] {
+            assert!(text.contains(&format!("--{option}")), "{option}: {text}");
+        }
+        assert!(text.lines().all(|l| l.len() <= 100), "fits a terminal");
+    }
+    for flag in ["-V", "--version"] {
+        let out = tincan(&[flag]);
+        assert!(out.status.success() && out.stderr.is_empty());
+        assert_eq!(String::from_utf8(out.stdout).unwrap(), format!("tincan {}\n", env!("CARGO_PKG_VERSION")));
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_one_line_and_exit_2() {
+    for (args, says) in [
+        (&["--nonsense"][..], "--nonsense"),
+        (&["kitchen"], "kitchen"),
+        (&["-q"], "-q"),
+        (&["--listen"], "--listen needs a value"),
+        (&["--listen", "8000"], "127.0.0.1:8000"),
+        (&["--listen", "localhost:99999"], "127.0.0.1:8000"),
+        (&["--listen=:8000"], "127.0.0.1:8000"),
+        (&["--history", "lots"], "a size"),
+        (&["--history", "0"], "a size"),
+        (&["--history", "2G"], "a size"),
+        (&["--history", "1T"], "a size"),
+        (&["--max-body", "-1"], "a size"),
+        (&["--max-body", "K"], "a size"),
+        (&["--heartbeat", "0"], "seconds from 1"),
+        (&["--heartbeat", "1.5"], "seconds from 1"),
+        (&["--retry", "soon"], "milliseconds"),
+        (&["--max-age", "0"], "seconds from 1"),
+        (&["--max-connections", "0"], "a number from 1"),
+        (&["--max-channels", "+1"], "a number from 1"),
+        (&["--host", "http://example.org"], "a host name"),
+        (&["--host", "example.org:80"], "a host name"),
+        (&["--allow-origin", "example.org"], "an origin"),
+        (&["--allow-origin", "https://example.org/"], "an origin"),
+        (&["--quiet=1"], "takes no value"),
+    ] {
+        let out = tincan(args);
+        let text = String::from_utf8(out.stderr).unwrap();
+        assert_eq!((out.status.code(), text.lines().count()), (Some(2), 1), "{args:?}: {text}");
+        assert!(text.starts_with("tincan: ") && text.contains(says), "{args:?}: {text}");
+        assert!(out.stdout.is_empty());
+    }
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_port() {
+    assert_eq!(ask(&[], &[]).unwrap(), Config::default());
+    let port = ("PORT", "9000");
+    let listen = ("TINCAN_LISTEN", "127.0.0.1:9001");
+    assert_eq!(ask(&[], &[port]).unwrap().listen, "0.0.0.0:9000");
+    assert_eq!(ask(&[], &[port, listen]).unwrap().listen, "127.0.0.1:9001");
+    assert_eq!(ask(&["--listen=[::1]:9002"], &[port, listen]).unwrap().listen, "[::1]:9002");
+    assert!(ask(&[], &[("PORT", "http")]).unwrap_err().starts_with("PORT: "));
+    assert!(ask(&[], &[("TINCAN_RETRY", "x")]).unwrap_err().starts_with("TINCAN_RETRY: "));
+    let config = ask(
+        &["--history", "2k", "--retry=0", "--retry", "7", "--host", "B.example"],
+        &[
+            ("TINCAN_HISTORY", "1"),
+            ("TINCAN_HEARTBEAT", "20"),
+            ("TINCAN_MAX_AGE", "60"),
+            ("TINCAN_MAX_BODY", "1M"),
+            ("TINCAN_MAX_CONNECTIONS", "5"),
+            ("TINCAN_MAX_CHANNELS", "6"),
+            ("TINCAN_HOST", "a.example"),
+            ("TINCAN_QUIET", "1"),
+            ("TINCAN_ALLOW_ORIGIN", "https://a.example, https://b.example"),
+            ("TINCAN_RETRY", "3"),
+        ],
+    );
+    let expected = Config {
+        history: 2048,
+        retry: 7,
+        heartbeat: Duration::from_secs(20),
+        max_age: Some(Duration::from_secs(60)),
+        max_body: 1 << 20,
+        max_connections: 5,
+        max_channels: 6,
+        hosts: vec!["b.example".into()],
+        origins: vec!["https://a.example".into(), "https://b.example".into()],
+        quiet: true,
+        ..Config::default()
+    };
+    assert_eq!(config.unwrap(), expected);
+    assert!(!ask(&[], &[("TINCAN_QUIET", "0")]).unwrap().quiet);
+}
+
+#[test]
+fn the_help_tells_the_true_defaults() {
+    let help = String::from_utf8(tincan(&["--help"]).stdout).unwrap();
+    let mut args = Vec::new();
+    for line in help.lines().filter_map(|l| l.trim().strip_prefix("--")) {
+        let default = line.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map(|(d, _)| d);
+        if let Some(default) = default.filter(|d| *d != "never") {
+            args.extend([format!("--{}", line.split(' ').next().unwrap()), default.to_string()]);
+        }
+    }
+    assert!(args.len() >= 14, "{args:?}");
+    assert_eq!(ask(&args.iter().map(String::as_str).collect::<Vec<_>>(), &[]).unwrap(), Config::default());
+}
+
+#[test]
+fn the_start_shows_the_page_and_both_curl_lines() {
+    let server = Tincan::start(&[]);
+    let port = server.port;
+    server.get("/health");
+    eventually("the request is logged", || server.stderr().contains(" GET /health 200\n"));
+    let greeting = format!(
+        "tincan: http://localhost:{port}/\n  curl -N localhost:{port}/kitchen\n  curl -d 'soup is ready' localhost:{port}/kitchen\n"
+    );
+    assert!(server.stderr().starts_with(&greeting), "{}", server.stderr());
+}
+
+#[test]
+fn the_request_log_has_one_clean_line_a_request_unless_quiet() {
+    let (loud, quiet) = (Tincan::start(&[]), Tincan::start(&["--quiet"]));
+    for server in [&loud, &quiet] {
+        server.post("/a?event=%1b%5b31m", "\u{1b}[31m");
+        server.ask("GET /\u{1b}[31m HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        server.listen("/a", "Last-Event-ID: \u{9b}31m\r\n");
+        server.get("/health");
+    }
+    eventually("the last request is logged", || loud.stderr().contains(" GET /health 200\n"));
+    let stderr = loud.stderr();
+    let lines: Vec<&str> = stderr.lines().skip(3).collect();
+    let ends = [" POST /a?event=%1b%5b31m 200", " - 400", " GET /a 200", " GET /health 200"];
+    assert_eq!(lines.len(), ends.len(), "{lines:?}");
+    for (line, end) in lines.iter().zip(ends) {
+        assert!(line.ends_with(end) && line.contains(" GMT 127.0.0.1:"), "{line:?}");
+        assert!(line.chars().all(|c| (' '..='~').contains(&c)), "{line:?}");
+    }
+    assert_eq!(quiet.stderr().lines().count(), 3, "{}", quiet.stderr());
+}
+
+#[test]
+fn a_busy_port_is_named_with_a_remedy_and_exit_1() {
+    let server = Tincan::start(&[]);
+    let out = tincan(&["--listen", &format!("127.0.0.1:{}", server.port)]);
+    let text = String::from_utf8(out.stderr).unwrap();
+    assert_eq!((out.status.code(), text.lines().count()), (Some(1), 1), "{text}");
+    assert!(text.contains(&format!("port {} is taken", server.port)) && text.contains("--listen"), "{text}");
+}
+
+#[test]
+fn the_listening_socket_can_come_on_stdin() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap(); // as some supervisors leave it
+    let start = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tincan"));
+        command.args(["--listen", "-"]).stdin(OwnedFd::from(listener.try_clone().unwrap()));
+        Tincan::run(command)
+    };
+    let mut server = start();
+    assert_eq!(server.port, listener.local_addr().unwrap().port());
+    assert_eq!(server.get("/health").text(), "ok\n");
+    server.kill();
+    // The socket outlives the server: who connects in between is not refused, but served by the next.
+    let mut wire = Wire::to(server.port);
+    wire.send("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let _next = start();
+    assert_eq!(wire.response().text(), "ok\n");
+    let out =
+        Command::new(env!("CARGO_BIN_EXE_tincan")).args(["--listen=-"]).stdin(std::process::Stdio::null()).output();
+    let text = String::from_utf8(out.unwrap().stderr).unwrap();
+    assert!(text.contains("standard input must be a listening TCP socket"), "{text}");
+}
+
+#[test]
+fn a_channel_is_forgotten_after_its_time_and_its_ids_never_come_back() {
+    // An hour on the command line; a program that embeds the server can choose.
+    let config = Config {
+        listen: "127.0.0.1:0".into(),
+        forget: Duration::from_millis(600),
+        quiet: true,
+        max_channels: 3,
+        ..Config::default()
+    };
+    let server = tincan::Server::bind(config).unwrap();
+    let (hub, port) = (server.hub().clone(), server.local_addr().unwrap().port());
+    std::thread::spawn(move || server.run());
+    let mut reader = Wire::to(port);
+    reader.send("GET /read HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    reader.block();
+    let publish = |name: &str| hub.publish(name, &[tincan::Event::new("x")]).unwrap().remove(0);
+    let (first, second) = (publish("left"), publish("used"));
+    eventually("the channel that nobody uses is forgotten", || {
+        publish("used");
+        !hub.metrics(None).contains("left")
+    });
+    let again = publish("left");
+    assert!(again > first && again.epoch != first.epoch && again.seq == 1, "{first} {again}");
+    let used = publish("used");
+    assert!(used.epoch == second.epoch && used.seq > 2, "one in use is kept: {second} {used}");
+    assert!(hub.metrics(None).contains("tincan_subscribers{channel=\"read\"} 1\n"), "one with a reader is kept");
+}

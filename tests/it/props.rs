@@ -1,0 +1,224 @@
+//! Properties, with a seeded generator: what holds for all bodies and all requests.
+
+use crate::harness::*;
+use tincan::event::{Event, parse};
+use tincan::http::{Chunked, Request, date, head_end};
+use tincan::log::{From, Id, Log};
+
+/// SplitMix64: small, and the same on every machine.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    fn pick<'a>(&mut self, of: &[&'a str]) -> &'a str {
+        of[self.below(of.len())]
+    }
+
+    /// A text made of what an attacker would use.
+    fn text(&mut self) -> String {
+        let parts = [
+            "\n", "\r", "\r\n", "\n\n", "data: ", "id: 9-9", "event: x", ":", "retry: 1", " ", "a", "\0", "\u{feff}",
+            "é", "\u{2028}",
+        ];
+        let count = self.below(12);
+        (0..count).map(|_| self.pick(&parts)).collect()
+    }
+}
+
+/// The algorithm of WHATWG HTML, "Interpreting an event stream", written again by the letter: (type, data, id) of each
+/// event that a client fires.
+fn interpret(stream: &str) -> Vec<(String, String, String)> {
+    let (mut data, mut kind, mut id, mut fired) = (String::new(), String::new(), String::new(), Vec::new());
+    let mut last_id = String::new();
+    for line in stream.replace("\r\n", "\n").replace('\r', "\n").split_terminator('\n') {
+        if line.is_empty() {
+            last_id.clone_from(&id);
+            if !data.is_empty() {
+                data.pop();
+                fired.push((kind.clone(), data.clone(), last_id.clone()));
+            }
+            data.clear();
+            kind.clear();
+            continue;
+        }
+        if line.starts_with(':') {
+            continue;
+        }
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match field {
+            "event" => kind = value.into(),
+            "data" => data += &format!("{value}\n"),
+            "id" if !value.contains('\0') => id = value.into(),
+            _ => {}
+        }
+    }
+    fired
+}
+
+#[test]
+fn no_body_can_make_a_second_event_an_id_or_a_field() {
+    let server = Tincan::start(&["--quiet", "--history", "16M"]);
+    let (mut reader, _) = server.listen("/a", "");
+    let mut publisher = server.connect();
+    let mut random = Random(1);
+    for _ in 0..2000 {
+        let body = random.text();
+        let length = body.len();
+        publisher
+            .send(format!("POST /a?event=named HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}"));
+        let id = publisher.response().text();
+        let block = reader.until(format!("id: {id}\n").as_bytes());
+        let data = body.replace("\r\n", "\n").replace('\r', "\n");
+        assert_eq!(interpret(&block), [("named".into(), data, id.trim_end().into())], "{body:?} became {block:?}");
+    }
+}
+
+#[test]
+fn what_is_published_as_a_stream_is_what_a_client_would_fire() {
+    let mut random = Random(2);
+    let mut accepted = 0;
+    for _ in 0..20_000 {
+        let body = random.text() + &random.text() + "\n\n";
+        let without_mark = body.strip_prefix('\u{feff}').unwrap_or(&body);
+        let expected = interpret(without_mark);
+        if let Ok(events) = parse(&body) {
+            let mut out = Vec::new();
+            events.iter().for_each(|e| e.write(Some("1-1"), &mut out));
+            let fired = interpret(&String::from_utf8(out).unwrap());
+            let without_id =
+                |all: Vec<(String, String, String)>| all.into_iter().map(|e| (e.0, e.1)).collect::<Vec<_>>();
+            assert_eq!(without_id(fired), without_id(expected), "{body:?}");
+            accepted += 1;
+        }
+    }
+    assert!(accepted > 1000, "{accepted}");
+}
+
+#[test]
+fn a_request_cut_at_any_byte_parses_the_same() {
+    let whole = "POST /a?event=b%20c HTTP/1.1\r\nHost: localhost:80\r\nX-Empty:\r\nAccept: a/b,\r\n\tc\r\n\r\n"
+        .replace(",\r\n\tc", "");
+    let bytes = whole.as_bytes();
+    for cut in 0..bytes.len() {
+        assert_eq!(head_end(&bytes[..cut]), Ok(None), "{cut}");
+    }
+    assert_eq!(head_end(bytes), Ok(Some(bytes.len())));
+    assert_eq!(head_end(&[bytes, b"body"].concat()), Ok(Some(bytes.len())));
+    assert!(Request::parse(bytes).is_ok());
+
+    let body = "4\r\nWiki\r\n6;x=y\r\npedia \r\n0E\r\nin \r\n\r\nchunks.\r\n0\r\nA: b\r\n\r\nGET".as_bytes();
+    for first in 0..body.len() {
+        for second in first..body.len() {
+            let (mut chunked, mut at, mut complete) = (Chunked::default(), 0, false);
+            for end in [first, second, body.len()] {
+                if !complete {
+                    let (used, done) = chunked.feed(&body[at..end], 100).unwrap();
+                    (at, complete) = (at + used, done);
+                }
+            }
+            assert!(complete && &body[at..] == b"GET", "{first} {second}");
+            assert_eq!(chunked.body, b"Wikipedia in \r\n\r\nchunks.");
+        }
+    }
+    // And over a socket, with a pause at every byte.
+    let server = Tincan::start(&["--quiet"]);
+    let request = "POST /a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n";
+    let mut wire = server.connect();
+    for cut in 1..request.len() {
+        wire.send(&request[..cut]);
+        std::thread::yield_now();
+        wire.send(&request[cut..]);
+        assert_eq!(wire.response().status, 200, "{cut}");
+    }
+    let kept = server.get("/a?wait=0&since=all").text();
+    assert_eq!(kept.matches("data: ab\n").count(), request.len() - 1);
+}
+
+/// Random damage to good requests: whatever it is, the parser neither panics nor says yes to what it must refuse, and
+/// says the same of the same bytes however they arrive.
+#[test]
+fn damaged_requests_are_answered_or_refused_and_never_more() {
+    let good = "POST /a?event=x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n";
+    let mut random = Random(3);
+    for _ in 0..50_000 {
+        let mut bytes = good.as_bytes().to_vec();
+        for _ in 0..=random.below(3) {
+            let (at, byte) = (random.below(bytes.len()), b"\r\n \t:;,\0\x7f\xffa0/%?"[random.below(15)]);
+            match random.below(3) {
+                0 => bytes[at] = byte,
+                1 => bytes.insert(at, byte),
+                _ => drop(bytes.remove(at)),
+            }
+        }
+        let whole = head_end(&bytes);
+        let found = (0..=bytes.len()).map(|n| head_end(&bytes[..n])).find(|r| *r != Ok(None)).unwrap_or(Ok(None));
+        assert_eq!(found, whole, "{:?}", String::from_utf8_lossy(&bytes));
+        if let Ok(Some(end)) = whole
+            && let Ok(req) = Request::parse(&bytes[..end])
+        {
+            assert!(req.target.bytes().all(|b| b.is_ascii_graphic()), "the log stays clean");
+            let _ = (req.param("event"), req.keep_alive(), req.quality("text", "html"));
+        }
+    }
+}
+
+#[test]
+fn a_log_finds_every_place_in_any_part() {
+    let mut random = Random(4);
+    let mut log = Log::new(7, 4096);
+    let mut all: Vec<(Id, Vec<u8>)> = Vec::new();
+    for n in 0..2000 {
+        let event = Event::new("x".repeat(random.below(if n % 100 == 0 { 6000 } else { 90 })));
+        let id = log.append(|id, out| event.write(Some(id), out));
+        let mut bytes = Vec::new();
+        event.write(Some(id), &mut bytes);
+        all.push((id, bytes));
+        let place = log.find(&From::All);
+        let kept = all.len() - place.id.seq as usize;
+        assert!(log.end() - place.pos <= 4096 || kept == 1, "{} bytes kept", log.end() - place.pos);
+        // From each place that is kept, exactly the events behind it follow.
+        let seq = place.id.seq + random.below(kept + 1) as u64;
+        let found = log.find(&From::After(Id { epoch: 7, seq }.to_string()));
+        assert_eq!((found.id.seq, found.gap.is_none()), (seq, true));
+        let (mut pos, mut heard, mut piece) = (found.pos, Vec::new(), Vec::new());
+        while pos < log.end() {
+            log.read(pos, &mut piece).unwrap();
+            pos += piece.len() as u64;
+            heard.extend_from_slice(&piece);
+        }
+        let expected: Vec<u8> = all[seq as usize..].iter().flat_map(|(_, bytes)| bytes.clone()).collect();
+        assert!(heard == expected, "after {seq} of {}", all.len());
+        if place.pos > 0 {
+            assert!(log.read(place.pos - 1, &mut piece).is_err(), "what is trimmed cannot be read");
+        }
+    }
+}
+
+#[test]
+fn dates_are_those_of_the_calendar() {
+    // From RFC 9110 §5.6.7, and computed with `date -u`.
+    for (secs, text) in [
+        (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),
+        (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
+        (951_782_400, "Tue, 29 Feb 2000 00:00:00 GMT"),
+        (951_868_799, "Tue, 29 Feb 2000 23:59:59 GMT"),
+        (951_868_800, "Wed, 01 Mar 2000 00:00:00 GMT"),
+        (1_735_689_599, "Tue, 31 Dec 2024 23:59:59 GMT"),
+        (4_107_542_400, "Mon, 01 Mar 2100 00:00:00 GMT"),
+        (4_107_456_000, "Sun, 28 Feb 2100 00:00:00 GMT"),
+    ] {
+        assert_eq!(date(secs), text);
+    }
+}

@@ -1,0 +1,109 @@
+//! What the README shows is true: its commands run, its transcript is what the wire carries, its claims have tests.
+
+use crate::harness::*;
+use std::fs::{read_dir, read_to_string};
+use std::process::Command;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+fn readme() -> String {
+    read_to_string(format!("{ROOT}/README.md")).unwrap()
+}
+
+/// The code blocks of a language.
+fn blocks(language: &str) -> Vec<String> {
+    let text = readme();
+    let start = format!("```{language}\n");
+    text.split(&start).skip(1).map(|b| b.split("```").next().unwrap().to_string()).collect()
+}
+
+/// Replaces what differs each time: dates, epochs and reconnection times.
+fn mask(text: &str) -> String {
+    let mut out = String::new();
+    for line in text.lines() {
+        let epoch = line.find("-").filter(|n| *n >= 13 && line[n - 13..*n].bytes().all(|b| b.is_ascii_digit()));
+        out += &match (line.split_once(": "), epoch) {
+            (Some((name @ ("Date" | "retry"), _)), _) => format!("{name}: …"),
+            (_, Some(n)) => format!("{}EPOCH{}", &line[..n - 13], &line[n..]),
+            _ => line.trim_end().to_string(),
+        };
+        out.push('\n');
+    }
+    out
+}
+
+#[test]
+fn every_command_runs() {
+    let server = Tincan::start(&[]);
+    let here = format!("localhost:{}", server.port);
+    let ci = read_to_string(format!("{ROOT}/.ci/run")).unwrap();
+    let commands: Vec<String> = blocks("sh").iter().flat_map(|b| b.lines()).map(String::from).collect();
+    assert!(commands.len() >= 5, "{commands:?}");
+    for line in commands {
+        let command = line.split("  #").next().unwrap().trim();
+        if command.starts_with("cargo ") {
+            assert!(ci.contains(command), "CI does not run `{command}`");
+            continue;
+        }
+        // What listens is given a second, and has to hear something in it: at least the prelude.
+        let out = Command::new("sh")
+            .arg("-c")
+            .arg(format!("timeout 1 {}", command.replace("localhost:8000", &here)))
+            .output()
+            .unwrap();
+        let ends = if command.contains("-N") { Some(124) } else { Some(0) };
+        assert_eq!(out.status.code(), ends, "{command}: {}", String::from_utf8_lossy(&out.stderr));
+        assert!(!out.stdout.is_empty(), "{command}");
+        assert!(!String::from_utf8_lossy(&out.stdout).contains("400 Bad"), "{command}");
+    }
+}
+
+#[test]
+fn the_transcript_is_what_the_wire_carries() {
+    let transcript = blocks("http").concat();
+    let server = Tincan::start(&[]);
+    let mut wire = server.connect();
+    let request: String = transcript
+        .lines()
+        .take_while(|l| !l.is_empty())
+        .map(|l| format!("{}\r\n", l.replace("8000", &server.port.to_string())))
+        .collect();
+    wire.send(request + "\r\n");
+    wire.until(b"HTTP/1.1");
+    let mut heard = "HTTP/1.1".to_string() + &wire.until(b"\r\n\r\n") + &wire.block();
+    server.post("/kitchen", "soup is ready");
+    server.post("/kitchen?event=order", "two\nlines");
+    heard += &(wire.block() + &wire.block());
+    assert_eq!(mask(&heard), mask(transcript.split_once("\n\n").unwrap().1));
+}
+
+#[test]
+fn the_options_are_those_of_the_program() {
+    let out = Command::new(env!("CARGO_BIN_EXE_tincan")).arg("--help").output().unwrap();
+    let help = String::from_utf8(out.stdout).unwrap();
+    assert!(readme().contains(&help), "the README does not show the help as it is:\n{help}");
+}
+
+#[test]
+fn every_claim_names_a_test_and_a_file_that_exist() {
+    let mut tests = String::new();
+    for entry in read_dir(format!("{ROOT}/tests/it")).unwrap() {
+        tests += &read_to_string(entry.unwrap().path()).unwrap();
+    }
+    let text = readme();
+    let mut named = 0;
+    for word in text.split('`').skip(1).step_by(2) {
+        if word.ends_with(".rs") || word.starts_with("static/") {
+            let found = ["", "src/", "tests/it/"]
+                .iter()
+                .any(|dir| std::path::Path::new(&format!("{ROOT}/{dir}{word}")).exists());
+            assert!(found, "there is no {word}");
+        } else if word.matches('_').count() >= 2
+            && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit())
+        {
+            assert!(tests.contains(&format!("fn {word}()")), "there is no test {word}");
+            named += 1;
+        }
+    }
+    assert!(named >= 10, "{named} claims name a test");
+}
