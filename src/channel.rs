@@ -308,7 +308,9 @@ impl Hub {
                     sub.poll = Some(Box::new(Poll::Until(end)));
                 }
                 head.push_str("\r\n");
-                sub.stream.write_all(&[head.as_bytes(), &prelude].concat())?;
+                let mut opening = head.into_bytes();
+                opening.append(&mut prelude);
+                sub.stream.write_all(&opening)?;
                 sub.due = now + millis(self.config.heartbeat);
             }
         }

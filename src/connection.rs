@@ -21,7 +21,7 @@ const RESPONSE_TIME: Duration = Duration::from_secs(10);
 /// Limit: how long the rest of a refused request is read and dropped, so that its sender can read the refusal.
 const LINGER: Duration = Duration::from_secs(2);
 /// Bytes for which a first read makes room; each further read of a request makes room for as much as is there.
-const READ: usize = 1 << 10;
+const READ: usize = 512;
 
 /// Why a connection takes no further request.
 #[derive(Debug)]
@@ -193,8 +193,10 @@ impl Connection {
             head.push_str(&format!("Content-Length: {}\r\n", answer.body.len()));
         }
         head.push_str("\r\n");
-        let body: &[u8] = if head_only { &[] } else { &answer.body };
-        let bytes = [head.as_bytes(), body].concat();
+        let mut bytes = head.into_bytes();
+        if !head_only {
+            bytes.extend_from_slice(&answer.body);
+        }
         let deadline = Instant::now() + RESPONSE_TIME;
         let mut rest = &bytes[..];
         while !rest.is_empty() {

@@ -242,9 +242,9 @@ impl<'a> Request<'a> {
                 Some(("*", "*")) => 1,
                 _ => continue,
             };
-            let weight = params.find_map(|p| p.strip_prefix("q=")).and_then(|q| q.parse::<f32>().ok()).unwrap_or(1.0);
+            let weight = params.find_map(|p| p.strip_prefix("q=")).map_or(1000, thousandths);
             if specific > best.0 {
-                best = (specific, (weight.clamp(0.0, 1.0) * 1000.0) as u16);
+                best = (specific, weight);
             }
         }
         if self.bytes("accept").is_none() { 1000 } else { best.1 }
@@ -253,6 +253,15 @@ impl<'a> Request<'a> {
     /// Whether `Accept` names `text/event-stream` itself, as EventSource does.
     pub fn is_event_source(&self) -> bool {
         self.list("accept").any(|r| r.to_ascii_lowercase().starts_with(b"text/event-stream"))
+    }
+}
+
+/// A weight such as `0.8` (RFC 9110 §12.4.2: at most 1, and at most three decimals); 1000 where it is none.
+fn thousandths(weight: &str) -> u16 {
+    let (whole, decimals) = weight.split_once('.').unwrap_or((weight, ""));
+    match (whole, format!("{decimals:0<3}").parse()) {
+        ("0", Ok(n @ 0..=999)) => n,
+        _ => 1000,
     }
 }
 
@@ -424,8 +433,9 @@ impl Chunked {
 /// whole field lines with their CRLF.
 pub fn head(status: u16, fields: &[&str]) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let mut out = format!("HTTP/1.1 {status} {}\r\nDate: {}\r\n", reason(status), date(now));
-    out.push_str("X-Content-Type-Options: nosniff\r\n");
+    let mut out = String::with_capacity(512); // one allocation, the usual head with room for a length and a prelude
+    out.extend(["HTTP/1.1 ", &status.to_string(), " ", reason(status), "\r\nDate: ", &date(now)]);
+    out.push_str("\r\nX-Content-Type-Options: nosniff\r\n");
     out.extend(fields.iter().copied());
     out
 }
