@@ -4,15 +4,15 @@
 //!
 //! - the *pump* takes a channel that has news and gives every subscriber what lies between its position and the log's
 //!   end, a piece at a time. Broadcast, replay, the rest of a slow reader's event and the answer to a long poll are
-//!   all this one loop, [`Hub::turn`];
+//!   all this one loop, `Hub::turn`;
 //! - the *heartbeat* looks twice a second for sockets that were closed, for polls whose time is over and for readers
-//!   that have heard nothing for `--heartbeat`, in [`Hub::sweep`]. Without a reader it does not wake up at all.
+//!   that have heard nothing for `--heartbeat`, in `Hub::sweep`. Without a reader it does not wake up at all.
 //!
 //! Nobody waits for a reader: sockets do not block, and one that is full is tried again after a growing pause. A
 //! publisher waits, for a bounded time, for the *pump*: else a flood could drop events from the log before the pump
 //! had offered them to readers that keep up.
 //!
-//! Limits: `--max-channels`, `--max-connections`, `--history` for each log, [`PUBLISH_PATIENCE`].
+//! Limits: `--max-channels`, `--max-connections`, `--history` for each log, `PUBLISH_PATIENCE`.
 //! Deliberately absent: HTTP. Heads come from `server.rs`, ready to be sent.
 
 use crate::event::{self, Event};

@@ -1,6 +1,6 @@
 //! The command line and the environment: words to a [`Config`]. Pure: it is given the words, it prints nothing.
 //!
-//! One table, [`OPTIONS`], holds every option: the help, the environment's names and the parser all come from it.
+//! One table, `OPTIONS`, holds every option: the help, the environment's names and the parser all come from it.
 //! A flag wins over `TINCAN_…`, which wins over `PORT`; the options that may be repeated
 //! add up within one source, and stand in one variable with commas between them.
 //!

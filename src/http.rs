@@ -71,10 +71,7 @@ pub struct Request<'a> {
 pub fn head_end(buf: &[u8]) -> Result<Option<usize>, Reject> {
     let (mut at, mut count, mut first_end) = (0, 0, None);
     while let Some(rest) = buf.get(at..) {
-        let line = match rest.iter().position(|&b| b == b'\n') {
-            Some(n) => rest.get(..n).unwrap_or_default(),
-            None => rest,
-        };
+        let line = rest.split(|&b| b == b'\n').next().unwrap_or_default();
         if let Some(start) = first_end {
             count += 1;
             // The blank line is one of the lines, but no field.
@@ -116,10 +113,12 @@ fn is_token(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b))
 }
 
-fn trim(value: &[u8]) -> &[u8] {
-    let Some(from) = value.iter().position(|b| !b" \t".contains(b)) else { return b"" };
-    let to = value.iter().rposition(|b| !b" \t".contains(b)).map_or(0, |n| n + 1);
-    value.get(from..to).unwrap_or_default()
+/// Takes optional white space off (RFC 9110 §5.6.3: only space and tab).
+fn trim(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
 }
 
 impl<'a> Request<'a> {
@@ -170,32 +169,25 @@ impl<'a> Request<'a> {
         Ok(req)
     }
 
-    /// RFC 9112 §6.3, in its order. A length that does not parse is an error, never "no body".
+    /// RFC 9112 §6.3. A length that does not parse is an error, never "no body".
     fn frame(&self) -> Result<Framing, Reject> {
-        let codings: Vec<_> = self.list("transfer-encoding").collect();
-        let lengths: Vec<_> = self.list("content-length").collect();
-        if self.bytes("transfer-encoding").is_some() {
-            if self.bytes("content-length").is_some() {
-                return Err(BOTH_LENGTHS);
+        let chunked = |coding: &&[u8]| coding.eq_ignore_ascii_case(b"chunked");
+        let digits = |length: &&[u8]| !length.is_empty() && length.iter().all(u8::is_ascii_digit);
+        let (codings, lengths): (Vec<_>, Vec<_>) =
+            (self.list("transfer-encoding").collect(), self.list("content-length").collect());
+        match (&codings[..], &lengths[..]) {
+            ([], []) => Ok(Framing::Length(0)),
+            ([], [one, others @ ..]) if digits(one) && others.iter().all(|l| l == one) => {
+                // Digits that are no u64 are a number all the same, and too large for any limit.
+                Ok(Framing::Length(std::str::from_utf8(one).ok().and_then(|l| l.parse().ok()).unwrap_or(u64::MAX)))
             }
-            let chunked = |c: &&[u8]| c.eq_ignore_ascii_case(b"chunked");
-            return match (self.minor, &codings[..]) {
-                (0, _) => Err(CODING_1_0),
-                (_, [one]) if chunked(one) => Ok(Framing::Chunked),
-                (_, [before @ .., last]) if !chunked(last) || before.iter().all(chunked) => {
-                    Err(if codings.iter().any(chunked) { NOT_LAST } else { CODING })
-                }
-                _ => Err(CODING),
-            };
+            ([], _) => Err(LENGTH),
+            (_, [_, ..]) => Err(BOTH_LENGTHS),
+            _ if self.minor == 0 => Err(CODING_1_0),
+            ([one], _) if chunked(one) => Ok(Framing::Chunked),
+            ([before @ .., _], _) if before.iter().any(chunked) => Err(NOT_LAST),
+            _ => Err(CODING),
         }
-        let Some(first) = lengths.first() else {
-            return if self.bytes("content-length").is_some() { Err(LENGTH) } else { Ok(Framing::Length(0)) };
-        };
-        if lengths.iter().any(|l| l != first || l.is_empty() || !l.iter().all(u8::is_ascii_digit)) {
-            return Err(LENGTH);
-        }
-        // Digits that are no u64 are a number all the same, and too large for any limit.
-        Ok(Framing::Length(std::str::from_utf8(first).ok().and_then(|l| l.parse().ok()).unwrap_or(u64::MAX)))
     }
 
     fn all(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
@@ -207,9 +199,9 @@ impl<'a> Request<'a> {
         self.all(name).next()
     }
 
-    /// The first value of a field, where it is UTF-8. `name` in any case.
+    /// The first value of a field, empty where it is not UTF-8. `name` in any case.
     pub fn field(&self, name: &str) -> Option<&'a str> {
-        self.bytes(name).and_then(|v| std::str::from_utf8(v).ok())
+        self.bytes(name).map(|v| std::str::from_utf8(v).unwrap_or_default())
     }
 
     /// The members of a field that is a comma-separated list (RFC 9110 §5.6.1), over all its field lines.

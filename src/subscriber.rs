@@ -3,7 +3,7 @@
 //! It is handed bytes of the log and takes what its socket takes; the rest is asked for again from its new position,
 //! in the middle of an event if need be. Times are milliseconds on its caller's clock.
 //!
-//! Limits: [`LONGEST_STALL`]; 48 bytes each. Deliberately absent: where the bytes come from.
+//! Limits: `LONGEST_STALL`; 48 bytes each. Deliberately absent: where the bytes come from.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;

@@ -88,3 +88,8 @@ fn prose_uses_plain_characters() {
         }
     }
 }
+
+#[test]
+fn a_subscriber_is_small() {
+    assert!(size_of::<tincan::subscriber::Subscriber>() <= 48);
+}
