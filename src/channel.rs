@@ -172,19 +172,20 @@ impl Hub {
     pub fn channel(&self, name: &str) -> Result<Arc<Channel>, Full> {
         let now = Instant::now();
         let mut channels = lock(&self.channels);
+        // Only the map holds a channel that nobody is in the middle of using.
+        let unused = |c: &Arc<Channel>| Arc::strong_count(c) == 1 && c.readers.load(SeqCst) == 0;
         if now >= channels.next_purge {
             channels.next_purge = now + self.config.forget / 60;
-            // Only the map holds a channel that nobody is in the middle of using.
-            let forget = |c: &Arc<Channel>| {
-                Arc::strong_count(c) == 1
-                    && c.readers.load(SeqCst) == 0
-                    && now.saturating_duration_since(lock(&c.state).used) >= self.config.forget
-            };
-            channels.by_name.retain(|_, c| !forget(c));
+            let old = |c: &Channel| now.saturating_duration_since(lock(&c.state).used) >= self.config.forget;
+            channels.by_name.retain(|_, c| !(unused(c) && old(c)));
         }
         if let Some(channel) = channels.by_name.get(name) {
             lock(&channel.state).used = now;
             return Ok(channel.clone());
+        }
+        if channels.by_name.len() >= self.config.max_channels {
+            // Those in which nothing was ever said: else whoever only asks for names could use them all up.
+            channels.by_name.retain(|_, c| !(unused(c) && lock(&c.state).log.end() == 0));
         }
         if channels.by_name.len() >= self.config.max_channels {
             return Err(Full);
@@ -221,13 +222,19 @@ impl Hub {
             let readers = channel.readers.load(SeqCst) > 0;
             readers && state.log.end().saturating_sub(state.pumped) > self.config.history as u64 / 2
         };
-        if behind(&mut state) {
-            let waited = channel.pumped.wait_timeout_while(state, PUBLISH_PATIENCE, behind);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let patience = Instant::now() + PUBLISH_PATIENCE;
+        let (mut ids, mut bytes) = (Vec::new(), 0);
+        for event in events {
+            if behind(&mut state) {
+                self.wake(&channel);
+                let left = patience.saturating_duration_since(Instant::now());
+                let waited = channel.pumped.wait_timeout_while(state, left, behind);
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
+            let start = state.log.end();
+            ids.push(state.log.append(|id, out| event.write(Some(id), out)));
+            bytes += state.log.end() - start;
         }
-        let start = state.log.end();
-        let ids = events.iter().map(|e| state.log.append(|id, out| e.write(Some(id), out))).collect();
-        let bytes = state.log.end() - start;
         if channel.readers.load(SeqCst) == 0 {
             state.pumped = state.log.end();
         }
@@ -256,10 +263,9 @@ impl Hub {
         // The count comes first: whoever publishes from here on wakes the pump, and whoever did before is seen below.
         channel.readers.fetch_add(1, SeqCst);
         let opened = self.open(channel, stream, slot, head, from, wait);
-        let Ok(Some(subscriber)) = opened else {
+        let subscriber = opened.inspect_err(|_| {
             channel.readers.fetch_sub(1, SeqCst);
-            return opened.map(drop);
-        };
+        })?;
         let pos = subscriber.pos;
         channel.join(subscriber);
         let news = {
@@ -277,10 +283,10 @@ impl Hub {
         Ok(())
     }
 
-    /// Sends head and prelude, unless they have to wait. Returns the subscriber, or nothing where that was all.
+    /// Sends head and prelude, unless they have to wait.
     fn open(
         &self, channel: &Channel, stream: TcpStream, slot: Slot, mut head: String, from: &From, wait: Option<Duration>,
-    ) -> io::Result<Option<Subscriber>> {
+    ) -> io::Result<Subscriber> {
         let (Place { pos, id, gap }, end) = {
             let state = lock(&channel.state);
             (state.log.find(from), state.log.end())
@@ -314,12 +320,9 @@ impl Hub {
                 sub.due = now + millis(self.config.heartbeat);
             }
         }
-        if matches!(sub.poll.as_deref(), Some(Poll::Until(end)) if pos == *end) {
-            return Ok(None);
-        }
-        sub.stream.set_nodelay(true)?;
+        sub.finish(now);
         sub.stream.set_nonblocking(true)?;
-        Ok(Some(sub))
+        Ok(sub)
     }
 
     fn pump(&self, queue: &Receiver<Arc<Channel>>) {
@@ -354,13 +357,14 @@ impl Hub {
         let end = lock(&channel.state).log.end();
         let (mut lowest, mut retry, mut delivered) = (end, u64::MAX, 0);
         self.keep(channel, &mut subscribers, |sub| {
-            if sub.pos < end && (sub.stalls == 0 || now >= sub.due) {
+            if sub.wants(end, now) {
                 sub.begin(end)?;
                 let bytes = piece.at(channel, sub.pos).map_err(|Trimmed| Gone::CutOff)?;
                 delivered += sub.give(bytes, now, heartbeat)?;
             }
             match sub.stalls {
-                0 => lowest = lowest.min(sub.pos),
+                0 if sub.wants(end, now) => lowest = lowest.min(sub.pos),
+                0 => {}
                 _ => retry = retry.min(sub.due),
             }
             Ok(())
@@ -427,7 +431,7 @@ impl Hub {
         let (mut next, heartbeat) = (u64::MAX, millis(self.config.heartbeat));
         self.keep(channel, &mut subscribers, |sub| {
             sub.check(end, now, heartbeat, look)?;
-            if sub.waits() {
+            if sub.waits() && sub.pos >= end {
                 next = next.min(sub.due);
             }
             Ok(())

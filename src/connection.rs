@@ -18,7 +18,7 @@ const REQUEST_TIME: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// Limit: a response, and each write of it.
 const RESPONSE_TIME: Duration = Duration::from_secs(10);
-/// Limit: how long the rest of a refused request is read and dropped, so that its sender can read the refusal.
+/// Limit: how long what comes behind the last answer is read and dropped.
 const LINGER: Duration = Duration::from_secs(2);
 /// Bytes for which a first read makes room; each further read of a request makes room for as much as is there.
 const READ: usize = 512;
@@ -83,10 +83,13 @@ pub struct Connection {
     buf: Vec<u8>,
     timeout: Duration, // the socket's, for reading
     fresh: bool,       // no request was read yet
+    head_only: bool,   // the request is a HEAD, whose answer has no body, not even a refusal (RFC 9110 §9.3.2)
     quiet: bool,
     peer: SocketAddr,
     /// Method and target of the request that is being answered, for the request log.
     pub line: String,
+    /// Field lines that go with every answer to it.
+    pub cors: String,
 }
 
 impl Connection {
@@ -95,10 +98,11 @@ impl Connection {
     /// # Errors
     /// Where the socket fails.
     pub fn new(stream: TcpStream, peer: SocketAddr, quiet: bool) -> io::Result<Connection> {
+        stream.set_nodelay(true)?; // an answer, or an event, must not wait for the acknowledgement of the one before
         stream.set_read_timeout(Some(REQUEST_TIME))?;
         stream.set_write_timeout(Some(RESPONSE_TIME))?;
-        let (buf, line, timeout) = (Vec::new(), String::new(), REQUEST_TIME);
-        Ok(Connection { stream, buf, timeout, fresh: true, quiet, peer, line })
+        let (buf, line, cors, timeout) = (Vec::new(), String::new(), String::new(), REQUEST_TIME);
+        Ok(Connection { stream, buf, timeout, fresh: true, head_only: false, quiet, peer, line, cors })
     }
 
     /// Reads the next head; returns it with the time by which its body must be there.
@@ -106,13 +110,16 @@ impl Connection {
     /// # Errors
     /// Where there is none, or it cannot be told where it ends.
     pub fn head(&mut self) -> Result<(Vec<u8>, Instant), Stop> {
-        self.line = "-".into();
+        (self.line, self.cors) = ("-".into(), String::new());
         if !std::mem::take(&mut self.fresh) && self.buf.is_empty() && !self.read(KEEP_ALIVE)? {
             return Err(Stop::Close);
         }
         let deadline = Instant::now() + REQUEST_TIME;
         loop {
-            self.take(http::blank_start(&self.buf));
+            while self.buf.starts_with(b"\r\n") {
+                self.take(2); // empty lines before the request line (RFC 9112 §2.2)
+            }
+            self.head_only = self.buf.starts_with(b"HEAD ");
             if let Some(end) = http::head_end(&self.buf)? {
                 return Ok((self.take(end), deadline));
             }
@@ -181,20 +188,20 @@ impl Connection {
         }
     }
 
-    /// Writes an answer, with further field `lines`.
+    /// Writes an answer, with a `Connection` field line or none.
     ///
     /// # Errors
     /// Where the socket fails, or the peer does not take the answer in time.
-    pub fn send(&mut self, answer: &Answer, lines: &str, head_only: bool) -> io::Result<()> {
+    pub fn send(&mut self, answer: &Answer, option: &str) -> io::Result<()> {
         self.note(answer.status);
-        let mut head = http::head(answer.status, &[&answer.fields, lines]);
+        let mut head = http::head(answer.status, &[&answer.fields, &self.cors, option]);
         // 204 has no length (RFC 9110 §8.6), and of a stream no HEAD can tell it.
-        if answer.status != 204 && !(head_only && answer.body.is_empty()) {
+        if answer.status != 204 && !(self.head_only && answer.body.is_empty()) {
             head.push_str(&format!("Content-Length: {}\r\n", answer.body.len()));
         }
         head.push_str("\r\n");
         let mut bytes = head.into_bytes();
-        if !head_only {
+        if !self.head_only {
             bytes.extend_from_slice(&answer.body);
         }
         let deadline = Instant::now() + RESPONSE_TIME;
@@ -210,12 +217,16 @@ impl Connection {
         Ok(())
     }
 
-    /// Refuses a request whose end is not known. What still comes is read and dropped for a while: a socket that is
-    /// closed with bytes unread is reset, and a reset can take the refusal away before it is read (RFC 9112 §9.6).
-    pub fn refuse(mut self, reject: Reject) {
-        let sent = self.send(&reject.into(), "Connection: close\r\n", false);
+    /// Ends the connection, with a refusal where one is due. What still comes is read and dropped for a while: a socket
+    /// that is closed with bytes unread is reset, and a reset can take the answer away before it is read (RFC 9112 §9.6).
+    pub fn end(mut self, stop: Stop) {
+        if let Stop::Refuse(reject) = stop
+            && self.send(&reject.into(), "Connection: close\r\n").is_err()
+        {
+            return;
+        }
         let deadline = Instant::now() + LINGER;
-        if sent.and_then(|()| self.stream.shutdown(Shutdown::Write)).is_ok() {
+        if self.stream.shutdown(Shutdown::Write).is_ok() {
             while self.fill(deadline).is_ok() {
                 self.buf.clear();
             }

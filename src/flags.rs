@@ -65,7 +65,8 @@ type Set = fn(&mut Config, &str) -> Result<(), &'static str>;
 /// Name, what stands for its value (empty for a switch), help, and how it is set; an error says what would be right.
 const OPTIONS: &[(&str, &str, &str, Set)] = &[
     ("listen", "ADDR:PORT", "where to listen [127.0.0.1:8000]; - takes the listening socket from stdin", |c, v| {
-        let port = v.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        let (host, port) = v.rsplit_once(':').unwrap_or_default();
+        let port = !host.is_empty() && number(port, 0, 65_535, "").is_ok();
         c.listen = v.into();
         if port || v == "-" { Ok(()) } else { Err("an address and a port, such as 127.0.0.1:8000, or -") }
     }),
@@ -87,13 +88,13 @@ const OPTIONS: &[(&str, &str, &str, Set)] = &[
     ("max-channels", "N", "channels at a time [1000]", |c, v| count(v).map(|n| c.max_channels = n)),
     ("host", "NAME", "a further name that this server answers to; may be repeated", |c, v| {
         let ok = !v.is_empty() && v.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
-        c.hosts.push(v.to_ascii_lowercase());
+        c.hosts.push(v.trim_end_matches('.').to_ascii_lowercase());
         if ok { Ok(()) } else { Err("a host name without scheme and port, such as chat.example.org") }
     }),
     ("allow-origin", "ORIGIN", "a further web origin that may read and publish, or *; may be repeated", |c, v| {
-        let host = v.strip_prefix("https://").or_else(|| v.strip_prefix("http://"));
+        let host = v.strip_prefix("https://").or_else(|| v.strip_prefix("http://")).unwrap_or_default();
         let ok =
-            v == "*" || host.is_some_and(|h| !h.is_empty() && h.bytes().all(|b| b.is_ascii_graphic() && b != b'/'));
+            v == "*" || (!host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b)));
         c.origins.push(v.to_ascii_lowercase());
         if ok { Ok(()) } else { Err("an origin without a path, such as https://example.org, or *") }
     }),
@@ -167,12 +168,13 @@ pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<Co
         if values.is_empty() {
             source = format!("TINCAN_{}", name.replace('-', "_").to_ascii_uppercase());
             let several = ["host", "allow-origin"].contains(name);
-            let split = |v: String| v.split(|c| several && c == ',').map(|v| v.trim().to_string()).collect();
-            values = env(&source).filter(|v| !v.is_empty()).map(split).unwrap_or_default();
+            let value = env(&source).unwrap_or_default();
+            let split = value.split(|c| several && c == ',').map(str::trim).filter(|v| !v.is_empty());
+            values = split.map(String::from).collect();
         }
         if values.is_empty() && *name == "listen" {
             source = "PORT".into();
-            values.extend(env("PORT").map(|port| format!("0.0.0.0:{port}")));
+            values.extend(env("PORT").filter(|port| !port.is_empty()).map(|port| format!("0.0.0.0:{port}")));
         }
         for value in values {
             set(&mut config, &value).map_err(|right| format!("{source}: {value:?} will not do; give {right}"))?;

@@ -20,7 +20,7 @@ pub fn misdirected(config: &Config, authority: &str) -> bool {
     let literal = name.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
     let address = name.parse::<IpAddr>().is_ok() || literal.is_some_and(|h| h.parse::<Ipv6Addr>().is_ok());
     let local = [".local", ".lan", ".home.arpa", ".internal"].iter().any(|suffix| name.ends_with(suffix));
-    !(address || local || !name.contains('.') || config.hosts.iter().any(|h| h == name))
+    !(address || local || (!name.is_empty() && !name.contains('.')) || config.hosts.iter().any(|h| h == name))
 }
 
 /// Whether a request comes from a page of another site (WHATWG Fetch, "Origin header"; W3C Fetch Metadata).
@@ -28,12 +28,13 @@ pub fn cross_site(config: &Config, req: &Request) -> bool {
     if allowed(config, req).is_some() {
         return false;
     }
-    match (req.field("origin"), req.authority) {
-        // Compared without the scheme: behind a proxy that ends TLS, ours is http and the page's is https.
-        (Some(origin), Some(host)) => !origin.split_once("://").is_some_and(|(_, o)| o.eq_ignore_ascii_case(host)),
-        (Some(_), None) => true,
-        (None, _) => req.field("sec-fetch-site") == Some("cross-site"),
-    }
+    let says_so = req.all("sec-fetch-site").any(|site| site.eq_ignore_ascii_case(b"cross-site"));
+    // Compared without the scheme: behind a proxy that ends TLS, ours is http and the page's is https.
+    let same = |origin: &[u8], host: &str| {
+        let origin = std::str::from_utf8(origin).ok().and_then(|o| o.split_once("://"));
+        origin.is_some_and(|(_, origin)| origin.eq_ignore_ascii_case(host))
+    };
+    says_so || !req.all("origin").all(|origin| req.authority.is_some_and(|host| same(origin, host)))
 }
 
 /// The value of `Access-Control-Allow-Origin` for this request, where `--allow-origin` covers it.

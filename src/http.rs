@@ -64,7 +64,7 @@ pub struct Request<'a> {
 }
 
 /// Finds the end of a head that is still arriving: how many bytes it has, or `None` where the blank line is not there
-/// yet. Empty lines before the request line are not its business ([`blank_start`]).
+/// yet. Empty lines before the request line are not its business.
 ///
 /// # Errors
 /// A line end that is no CR LF, a target or a section over its limit.
@@ -102,11 +102,6 @@ pub fn head_end(buf: &[u8]) -> Result<Option<usize>, Reject> {
         }
     }
     Ok(None)
-}
-
-/// The empty line that a server should ignore before a request line (RFC 9112 §2.2): 2 bytes, or 0.
-pub fn blank_start(buf: &[u8]) -> usize {
-    if buf.starts_with(b"\r\n") { 2 } else { 0 }
 }
 
 fn is_token(text: &[u8]) -> bool {
@@ -148,8 +143,8 @@ impl<'a> Request<'a> {
             _ => split_target(target).ok_or(TARGET)?,
         };
         let (path, query) = target_path.split_once('?').unwrap_or((target_path, ""));
-        let path = decode(path, false).ok_or(TARGET)?;
-        decode(query, true).ok_or(TARGET)?;
+        // An empty path is `/` (RFC 9110 §4.2.3).
+        let path = decode(if path.is_empty() { "/" } else { path }, false).ok_or(TARGET)?;
         let framing = Framing::Length(0);
         let mut req = Request { method, path, query, target, authority, minor, framing, expects: false, fields };
         req.authority = match (&req.all("host").collect::<Vec<_>>()[..], authority, minor) {
@@ -190,7 +185,8 @@ impl<'a> Request<'a> {
         }
     }
 
-    fn all(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    /// The values of all field lines of a name, in any case.
+    pub fn all(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         self.fields.iter().filter(move |f| f.0.eq_ignore_ascii_case(name)).map(|f| f.1)
     }
 
@@ -209,10 +205,13 @@ impl<'a> Request<'a> {
         self.all(name).flat_map(|v| v.split(|&b| b == b',')).map(trim)
     }
 
-    /// The value of a query parameter, decoded as an HTML form encodes it. [`Request::parse`] has checked that it can be.
-    pub fn param(&self, name: &str) -> Option<String> {
+    /// The value of a query parameter, decoded as an HTML form encodes it.
+    ///
+    /// # Errors
+    /// Where its encoding is broken, or not UTF-8.
+    pub fn param(&self, name: &str) -> Result<Option<String>, Reject> {
         let mut pairs = self.query.split('&').map(|p| p.split_once('=').unwrap_or((p, "")));
-        pairs.find(|(n, _)| *n == name).and_then(|(_, v)| decode(v, true))
+        pairs.find(|(n, _)| *n == name).map(|(_, v)| decode(v, true).ok_or(TARGET)).transpose()
     }
 
     /// Whether the connection can carry another request (RFC 9112 §9.3).
@@ -277,25 +276,26 @@ fn field_line(line: &[u8]) -> Result<(&str, &[u8]), Reject> {
 
 /// Origin form or absolute form (RFC 9112 §3.2.1, §3.2.2): the authority, if any, and path with query.
 fn split_target(target: &str) -> Option<(Option<&str>, &str)> {
-    // RFC 3986 §2: no character outside ASCII, no control, no white space, and `#` never reaches a server.
-    if !target.bytes().all(|b| b.is_ascii_graphic() && !b"#\"<>\\^`{|}".contains(&b)) {
+    // Deviation: RFC 3986 §2 has no `|`, `\`, `^`, braces or grave accents, but browsers leave them in a query as they
+    // are (WHATWG URL, "query percent-encode set").
+    if !target.bytes().all(|b| b.is_ascii_graphic() && !b"#\"<>".contains(&b)) {
         return None;
     }
     if target.starts_with('/') {
         return Some((None, target));
     }
-    let scheme = target.get(..7).filter(|s| s.eq_ignore_ascii_case("http://"))?;
-    let rest = target.get(scheme.len()..)?;
+    let (scheme, rest) = target.split_once("://")?;
     let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    // An empty path is `/` (RFC 9110 §4.2.3).
-    Some((Some(host_of(authority.as_bytes())?), if path.is_empty() { "/" } else { path }))
+    let known = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
+    Some((Some(host_of(authority.as_bytes()).filter(|_| known)?), path))
 }
 
 /// `uri-host [ ":" port ]` (RFC 9110 §7.2), as text where it is one.
 fn host_of(value: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(value).ok()?;
     let (host, port) = split_port(text);
-    let name = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%".contains(&b);
+    // Deviation: a registered name may be percent-encoded and have other characters; no name in the DNS has them.
+    let name = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     let literal =
         host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).is_some_and(|h| h.parse::<Ipv6Addr>().is_ok());
     (port.bytes().all(|b| b.is_ascii_digit()) && !host.is_empty() && (literal || host.bytes().all(name)))
@@ -375,7 +375,7 @@ impl Chunked {
                 continue;
             }
             let Some(end) = rest.iter().position(|&b| b == b'\n') else {
-                return if rest.len() > MAX_CHUNK_LINE { Err(self.long_line()) } else { Ok((at, false)) };
+                return if rest.len() > MAX_CHUNK_LINE + 1 { Err(self.long_line()) } else { Ok((at, false)) };
             };
             let line = rest.get(..end).unwrap_or_default().strip_suffix(b"\r").ok_or(LONE_LF)?;
             if line.len() > MAX_CHUNK_LINE {
@@ -405,14 +405,13 @@ impl Chunked {
 
     /// `chunk-size [ chunk-ext ]`; the size is in hex, without sign or prefix.
     fn size(&self, line: &[u8], max: usize) -> Result<usize, Reject> {
-        let digits = line.split(|b| b" \t;".contains(b)).next().unwrap_or_default();
-        let rest = trim(line.get(digits.len()..).unwrap_or_default());
-        let control = line.iter().any(|&b| b.is_ascii_control() && b != b'\t');
-        if digits.is_empty()
-            || !digits.iter().all(u8::is_ascii_hexdigit)
-            || control
-            || !(rest.is_empty() || rest.starts_with(b";"))
-        {
+        let digits = line.split(|b| !b.is_ascii_hexdigit()).next().unwrap_or_default();
+        // Each extension has a name; what else it says is ignored.
+        let extension = match trim(line.get(digits.len()..).unwrap_or_default()) {
+            [b';', name @ ..] => trim(name).first().is_some_and(|b| is_token(&[*b])),
+            _ => line.len() == digits.len(),
+        };
+        if digits.is_empty() || !extension || line.iter().any(|&b| b.is_ascii_control() && b != b'\t') {
             return Err(CHUNK);
         }
         let size =

@@ -3,7 +3,7 @@
 //! Everything a reader is given is a copy of a range of this log. A *position* counts bytes since the log was opened;
 //! positions only grow and are never used twice, so a reader's place stays true when older events are dropped.
 //!
-//! The bytes lie in parts of about a sixteenth of the limit. An event never spans two parts, and the oldest part is
+//! The bytes lie in parts of a sixteenth of the limit, or [`PIECE`] where that is less. An event never spans two parts, and the oldest part is
 //! dropped whole. There is no index beside them: the only blank line of an event is its end (`event.rs`), so counting
 //! blank lines from a part's first id finds any event.
 //!
@@ -116,9 +116,8 @@ impl Log {
     /// Gives the next id to `write`, which appends one event with its blank line. Drops what is over the limit.
     pub fn append(&mut self, write: impl FnOnce(Id, &mut Vec<u8>)) -> Id {
         let id = self.id(self.seq.saturating_add(1));
-        self.block.clear();
         write(id, &mut self.block);
-        let part_limit = self.limit / 16;
+        let part_limit = (self.limit / 16).min(PIECE);
         let fits = |p: &Part| p.bytes.len() + self.block.len() <= part_limit;
         if !self.parts.back().is_some_and(fits) {
             let mut bytes = Vec::new();
@@ -134,8 +133,9 @@ impl Log {
         if let Some(part) = self.parts.back_mut() {
             part.bytes.extend_from_slice(&self.block);
         }
-        self.block.shrink_to(part_limit);
         self.end += self.block.len() as u64;
+        self.block.clear();
+        self.block.shrink_to(part_limit);
         self.seq = id.seq;
         id
     }

@@ -8,7 +8,7 @@ use tincan::flags::{Command, parse};
 
 fn main() {
     let args: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
-    let config = match parse(&args, |name| std::env::var(name).ok()) {
+    let config = match parse(&args, |name| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned())) {
         Ok(Command::Run(config)) => *config,
         Ok(Command::Print(text)) => exit(i32::from(stdout().write_all(text.as_bytes()).is_err())),
         Err(why) => fail(2, &why),

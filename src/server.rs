@@ -42,9 +42,9 @@ const VARY: &str = "Vary: Accept\r\n";
 const STREAM_FIELDS: &str =
     "Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\nVary: Accept\r\n";
 
-/// A bound server.
+/// A bound server, and who was there before it.
 #[derive(Debug)]
-pub struct Server(Arc<Shared>);
+pub struct Server(Arc<Shared>, Option<(TcpStream, SocketAddr)>);
 
 #[derive(Debug)]
 struct Shared {
@@ -63,9 +63,14 @@ impl Server {
             "-" => TcpListener::from(io::stdin().as_fd().try_clone_to_owned()?),
             address => TcpListener::bind(address)?,
         };
-        listener.local_addr()?;
-        listener.set_nonblocking(false)?; // a supervisor may have handed it over otherwise
-        Ok(Server(Arc::new(Shared { listener, hub: Hub::new(config)?, idle: AtomicUsize::new(0) })))
+        listener.set_nonblocking(true)?;
+        let early = listener.accept(); // only a listening socket says that nobody is there
+        listener.set_nonblocking(false)?;
+        let early = match early {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => None,
+            early => Some(early?),
+        };
+        Ok(Server(Arc::new(Shared { listener, hub: Hub::new(config)?, idle: AtomicUsize::new(0) }), early))
     }
 
     /// The address, with the port that was chosen where it was given as 0.
@@ -83,9 +88,14 @@ impl Server {
 
     /// Serves for ever.
     pub fn run(self) -> ! {
+        let Server(shared, early) = self;
+        if let Some((stream, peer)) = early {
+            let shared = shared.clone();
+            drop(thread::Builder::new().stack_size(STACK).spawn(move || shared.serve(stream, peer)));
+        }
         loop {
-            self.0.idle.fetch_add(1, SeqCst);
-            self.0.work(true);
+            shared.idle.fetch_add(1, SeqCst);
+            shared.work(true);
         }
     }
 }
@@ -130,8 +140,9 @@ impl Shared {
                 Ok((stream, peer)) => drop(catch_unwind(AssertUnwindSafe(|| self.serve(stream, peer)))),
                 Err(_) => thread::sleep(ACCEPT_PAUSE),
             }
-            if self.idle.fetch_add(1, SeqCst) >= SPARE && !forever {
-                self.idle.fetch_sub(1, SeqCst);
+            // In one step: a thread that leaves must never have been counted as one that stays.
+            let stay = |idle| (idle < SPARE || forever).then_some(idle + 1);
+            if self.idle.fetch_update(SeqCst, SeqCst, stay).is_err() {
                 return;
             }
         }
@@ -152,8 +163,7 @@ impl Shared {
                     let _ = self.hub.subscribe(&channel, connection.stream, slot, head, &from, wait);
                     return;
                 }
-                Err(Stop::Refuse(reject)) => return connection.refuse(reject),
-                Err(Stop::Close) => return,
+                Err(stop) => return connection.end(stop),
             }
         }
     }
@@ -163,11 +173,12 @@ impl Shared {
         let (head, deadline) = connection.head()?;
         let req = Request::parse(&head)?;
         connection.line = format!("{} {}", req.method, req.target);
+        connection.cors = gate::cors(self.hub.config(), &req);
         let route = if full { Err(CONNECTIONS) } else { self.route(&req) };
         // Who waits for 100 Continue keeps its body to itself where it is not wanted.
         let route = if req.expects { Ok(route?) } else { route };
         let body = connection.body(&req, self.hub.config().max_body, deadline)?;
-        let answer = match route.and_then(|route| self.answer(&req, route, body)) {
+        let answer = match route.and_then(|route| self.answer(&req, route, body, &connection.cors)) {
             Ok(Reply::Answer(answer)) => answer,
             Ok(Reply::Stream(opening)) => {
                 connection.note(200);
@@ -186,7 +197,7 @@ impl Shared {
             (true, 0) => "Connection: keep-alive\r\n",
             (true, _) => "",
         };
-        connection.send(&answer, &(gate::cors(self.hub.config(), &req) + option), req.method == "HEAD")?;
+        connection.send(&answer, option)?;
         if keep { Ok(None) } else { Err(Stop::Close) }
     }
 
@@ -202,7 +213,7 @@ impl Shared {
         let page = match req.path.as_str() {
             "/" => Some(Route::File(&pages::CHAT, "")),
             "/health" => Some(Route::Health),
-            "/metrics" => Some(Route::Metrics(req.param("channel"))),
+            "/metrics" => Some(Route::Metrics(req.param("channel")?)),
             path => path.strip_prefix("/assets/").and_then(asset).map(|file| Route::File(file, "")),
         };
         let channel = req.path.strip_prefix('/').filter(|name| is_channel(name));
@@ -213,7 +224,7 @@ impl Shared {
             ("GET" | "HEAD", Some(page), _) => Ok(page),
             ("GET" | "HEAD", _, Some(name)) => listen(req, name),
             ("POST", _, Some(name)) => {
-                let template = Event::default().named(req.param("event").unwrap_or_default())?;
+                let template = Event::default().named(req.param("event")?.unwrap_or_default())?;
                 Ok(Route::Publish(name.into(), template))
             }
             (_, Some(_), _) => Err(PAGE_METHOD),
@@ -222,7 +233,7 @@ impl Shared {
         }
     }
 
-    fn answer(&self, req: &Request, route: Route, body: Vec<u8>) -> Result<Reply, Reject> {
+    fn answer(&self, req: &Request, route: Route, body: Vec<u8>, cors: &str) -> Result<Reply, Reject> {
         Ok(Reply::Answer(match route {
             Route::File(file, vary) => {
                 let mut answer = Answer::new(file.kind, file.bytes);
@@ -239,8 +250,7 @@ impl Shared {
             }
             Route::Listen(name, from, wait) => {
                 let channel = self.hub.channel(&name).map_err(|Full| CHANNELS)?;
-                let cors = gate::cors(self.hub.config(), req);
-                let head = http::head(200, &[STREAM_FIELDS, &cors, "Connection: close\r\n"]);
+                let head = http::head(200, &[STREAM_FIELDS, cors, "Connection: close\r\n"]);
                 return Ok(Reply::Stream(Opening(channel, head, from, wait)));
             }
             Route::Publish(name, template) => {
@@ -262,7 +272,7 @@ fn listen(req: &Request, name: &str) -> Result<Route, Reject> {
     if req.quality("text", "html") > req.quality("text", "event-stream") {
         return Ok(Route::File(&pages::CHAT, VARY));
     }
-    let since = match req.param("since") {
+    let since = match req.param("since")? {
         None => From::Now,
         Some(all) if all == "all" => From::All,
         Some(id) if Id::parse(&id).is_some() => From::After(id),
@@ -272,7 +282,7 @@ fn listen(req: &Request, name: &str) -> Result<Route, Reject> {
     let last = req.bytes("last-event-id").filter(|id| !id.is_empty());
     let from = last.map_or(since, |id| From::After(String::from_utf8_lossy(id).into()));
     let seconds = |s: String| s.parse().ok().filter(|n| *n <= MAX_WAIT && !s.starts_with('+')).ok_or(WAIT);
-    let wait = req.param("wait").map(seconds).transpose()?.map(Duration::from_secs);
+    let wait = req.param("wait")?.map(seconds).transpose()?.map(Duration::from_secs);
     Ok(Route::Listen(name.into(), from, wait))
 }
 

@@ -6,12 +6,14 @@
 //! Limits: `LONGEST_STALL`; 48 bytes each. Deliberately absent: where the bytes come from.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Limit: the pause before a full socket is tried again, as a power of two: 2 ms, doubled up to 512 ms.
 const LONGEST_STALL: u8 = 9;
+/// Limit, in milliseconds: how long a finished poll may take to close, so that nothing is lost (RFC 9112 §9.6).
+const LINGER: u64 = 2000;
 /// In milliseconds: how often the heartbeat looks for closed sockets. A closed one is gone after two looks.
 pub const LOOK: u64 = 500;
 const PING: &[u8] = b":ping\n\n";
@@ -78,6 +80,23 @@ impl Subscriber {
         matches!(self.poll.as_deref(), Some(Poll::Wait(..)))
     }
 
+    /// Where it ends.
+    fn stop(&self) -> u64 {
+        if let Some(&Poll::Until(stop)) = self.poll.as_deref() { stop } else { u64::MAX }
+    }
+
+    /// Whether it wants bytes of a log that ends here, now.
+    pub fn wants(&self, end: u64, now: u64) -> bool {
+        self.pos < end.min(self.stop()) && (self.stalls == 0 || now >= self.due)
+    }
+
+    /// A poll that has everything is closed in steps: we say that no more comes, and the peer closes.
+    pub fn finish(&mut self, now: u64) {
+        if self.pos == self.stop() && self.stream.shutdown(Shutdown::Write).is_ok() {
+            self.expires = now + LINGER;
+        }
+    }
+
     /// Where this is a waiting poll, its answer begins: its body reaches up to `end`.
     ///
     /// # Errors
@@ -99,7 +118,7 @@ impl Subscriber {
     /// # Errors
     /// Where it is to be dropped.
     pub fn give(&mut self, bytes: &[u8], now: u64, heartbeat: u64) -> Result<u64, Gone> {
-        let stop = if let Some(&Poll::Until(stop)) = self.poll.as_deref() { stop } else { u64::MAX };
+        let stop = self.stop();
         let bytes = bytes.get(..usize::try_from(stop - self.pos).unwrap_or(usize::MAX)).unwrap_or(bytes);
         let taken = match self.stream.write(bytes) {
             Ok(n) => n,
@@ -107,9 +126,7 @@ impl Subscriber {
             Err(_) => return Err(Gone::Done),
         };
         self.pos += taken as u64;
-        if self.pos == stop {
-            return Err(Gone::Done);
-        }
+        self.finish(now);
         if taken == bytes.len() {
             (self.stalls, self.due) = (0, now + heartbeat);
         } else {
@@ -125,17 +142,27 @@ impl Subscriber {
     /// Where it is to be dropped.
     pub fn check(&mut self, end: u64, now: u64, heartbeat: u64, look: bool) -> Result<(), Gone> {
         // A write tells more than a look, so who was written to since the last look is not looked at.
-        let quiet = self.shut || self.stalls > 0 || self.waits() || now + heartbeat >= self.due + LOOK;
+        let quiet = self.shut || self.stalls > 0 || self.poll.is_some() || now + heartbeat >= self.due + LOOK;
         let ended = if look && quiet { self.look()? } else { false };
-        if now >= self.expires {
+        let finished = self.pos == self.stop();
+        if now >= self.expires || (finished && self.shut) {
             return Err(Gone::Done);
         }
-        if self.stalls > 0 || self.pos < end || !(ended || now >= self.due) {
+        if let (true, false, Some(Poll::Wait(head, _))) = (ended, now >= self.due, self.poll.as_deref_mut()) {
+            // A ping would be out of place; the first part of its head asks as well, and is what comes next anyway.
+            let head = std::mem::take(head);
+            return match self.stream.write(head.as_bytes()) {
+                Ok(n) if n == head.len() => Ok(()),
+                _ => Err(Gone::Done),
+            };
+        }
+        if finished || self.stalls > 0 || self.pos < end || !(ended || now >= self.due) {
             return Ok(()); // there are bytes on their way to it, or it is not yet time
         }
         if self.waits() {
             self.begin(end)?;
-            return Err(Gone::Done);
+            self.finish(now);
+            return Ok(());
         }
         self.due = now + heartbeat;
         match self.stream.write(PING) {

@@ -3,7 +3,7 @@
 use crate::harness::*;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 use tincan::Config;
 use tincan::flags::{Command as Asked, parse};
@@ -62,6 +62,7 @@ fn a_wrong_command_line_is_one_line_and_exit_2() {
         (&["--listen", "8000"], "127.0.0.1:8000"),
         (&["--listen", "localhost:99999"], "127.0.0.1:8000"),
         (&["--listen=:8000"], "127.0.0.1:8000"),
+        (&["--listen", "127.0.0.1:+8000"], "127.0.0.1:8000"),
         (&["--history", "lots"], "a size"),
         (&["--history", "0"], "a size"),
         (&["--history", "2G"], "a size"),
@@ -78,6 +79,7 @@ fn a_wrong_command_line_is_one_line_and_exit_2() {
         (&["--host", "example.org:80"], "a host name"),
         (&["--allow-origin", "example.org"], "an origin"),
         (&["--allow-origin", "https://example.org/"], "an origin"),
+        (&["--allow-origin", "https://user@example.org"], "an origin"),
         (&["--quiet=1"], "takes no value"),
     ] {
         let out = tincan(args);
@@ -96,6 +98,9 @@ fn flags_win_over_the_environment_and_that_over_port() {
     assert_eq!(ask(&[], &[port]).unwrap().listen, "0.0.0.0:9000");
     assert_eq!(ask(&[], &[port, listen]).unwrap().listen, "127.0.0.1:9001");
     assert_eq!(ask(&["--listen=[::1]:9002"], &[port, listen]).unwrap().listen, "[::1]:9002");
+    assert_eq!(ask(&[], &[("PORT", ""), ("TINCAN_LISTEN", "")]).unwrap(), Config::default(), "empty is unset");
+    assert_eq!(ask(&["--host=Example.org."], &[]).unwrap().hosts, ["example.org"]);
+    assert_eq!(ask(&[], &[("TINCAN_HOST", "a.b, c.d,")]).unwrap().hosts, ["a.b", "c.d"]);
     assert!(ask(&[], &[("PORT", "http")]).unwrap_err().starts_with("PORT: "));
     assert!(ask(&[], &[("TINCAN_RETRY", "x")]).unwrap_err().starts_with("TINCAN_RETRY: "));
     let config = ask(
@@ -204,10 +209,14 @@ fn the_listening_socket_can_come_on_stdin() {
     wire.send("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let _next = start();
     assert_eq!(wire.response().text(), "ok\n");
-    let out =
-        Command::new(env!("CARGO_BIN_EXE_tincan")).args(["--listen=-"]).stdin(std::process::Stdio::null()).output();
-    let text = String::from_utf8(out.unwrap().stderr).unwrap();
-    assert!(text.contains("standard input must be a listening TCP socket"), "{text}");
+    let connected = std::net::TcpStream::connect(("127.0.0.1", listener.local_addr().unwrap().port())).unwrap();
+    let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    for stdin in [Stdio::null(), OwnedFd::from(connected).into(), OwnedFd::from(datagrams).into()] {
+        let out = Command::new(env!("CARGO_BIN_EXE_tincan")).arg("--listen=-").stdin(stdin).output().unwrap();
+        let text = String::from_utf8(out.stderr).unwrap();
+        assert_eq!((out.status.code(), text.lines().count()), (Some(1), 1), "{text}");
+        assert!(text.contains("standard input must be a listening TCP socket"), "{text}");
+    }
 }
 
 #[test]

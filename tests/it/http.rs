@@ -47,6 +47,7 @@ fn unframed() -> Vec<(String, Reject)> {
         (line("GET * HTTP/1.1"), TARGET),
         (line("GET localhost:80 HTTP/1.1"), TARGET),
         (line("GET ftp://localhost/health HTTP/1.1"), TARGET),
+        (line("GET /a?<b> HTTP/1.1"), TARGET),
         (line("GET http:///health HTTP/1.1"), TARGET),
         (line("GET http://user@localhost/health HTTP/1.1"), TARGET),
         (line("GET /a#b HTTP/1.1"), TARGET),
@@ -55,7 +56,6 @@ fn unframed() -> Vec<(String, Reject)> {
         (line("GET /a%zz HTTP/1.1"), TARGET),
         (line("GET /a% HTTP/1.1"), TARGET),
         (line("GET /a%ff HTTP/1.1"), TARGET),
-        (line("POST /a?event=%ff HTTP/1.1"), TARGET),
         (get(" folded: x\r\n"), FOLDED),
         (get("A: b\r\n\tc\r\n"), FOLDED),
         (get("A : b\r\n"), SPACE_BEFORE_COLON),
@@ -74,6 +74,7 @@ fn unframed() -> Vec<(String, Reject)> {
         ("GET /health HTTP/1.1\r\nHost: a b\r\n\r\n".into(), BAD_HOST),
         ("GET /health HTTP/1.1\r\nHost: a/b\r\n\r\n".into(), BAD_HOST),
         ("GET /health HTTP/1.1\r\nHost: a@b\r\n\r\n".into(), BAD_HOST),
+        ("GET /health HTTP/1.1\r\nHost: evil%2eexample\r\n\r\n".into(), BAD_HOST),
         ("GET /health HTTP/1.1\r\nHost: a:b\r\n\r\n".into(), BAD_HOST),
         ("GET /health HTTP/1.1\r\nHost: [::1\r\n\r\n".into(), BAD_HOST),
         ("GET /health HTTP/1.1\r\nHost: [nonsense]\r\n\r\n".into(), BAD_HOST),
@@ -103,6 +104,9 @@ fn unframed() -> Vec<(String, Reject)> {
         (chunks(" 1\r\na\r\n"), CHUNK),
         (chunks("1 1\r\na\r\n"), CHUNK),
         (chunks("1;a\0b\r\na\r\n"), CHUNK),
+        (chunks("1 \r\na\r\n"), CHUNK),
+        (chunks("1;\r\na\r\n"), CHUNK),
+        (chunks("1;=b\r\na\r\n"), CHUNK),
         (chunks("1\r\nab"), CHUNK),
         (chunks("1\r\na\n"), CHUNK),
         (chunks(&format!("1;{}\r\n", long(300))), CHUNK),
@@ -156,6 +160,8 @@ fn framed() -> Vec<(String, Reject)> {
         (stream("data: x"), UNFINISHED),
         (stream(""), NO_DATA),
         (stream(": only a comment\n\nevent: a\n\nretry: 1\n\n"), NO_DATA),
+        (to("POST /a?event=%ff"), TARGET),
+        (to("GET /a?since=%zz"), TARGET),
         (to("GET /a?since=nonsense"), SINCE),
         (to("GET /a?since="), SINCE),
         (to("GET /a?since=1"), SINCE),
@@ -290,8 +296,10 @@ fn requests_may_arrive_one_byte_at_a_time() {
         get(""),
         post("Content-Length: 5\r\n", "hello"),
         chunks("3\r\nhel\r\n2;ext=1\r\nlo\r\n0\r\nTrailer: x\r\n\r\n"),
-        "\r\nGET http://localhost/health HTTP/1.1\r\nHost: ignored\r\n\r\n".into(),
+        "\r\n\r\nGET http://localhost/health HTTP/1.1\r\nHost: ignored\r\n\r\n".into(),
     ];
+    let together = server.ask("\r\n\r\n".to_string() + &get(""));
+    assert_eq!(together.text(), "ok\n", "empty lines before a request, in one piece with it");
     let mut wire = server.connect();
     for request in requests {
         for byte in request.bytes() {
@@ -399,6 +407,52 @@ fn head_is_get_without_the_body() {
     assert!(head.contains("Content-Type: text/event-stream\r\n") && !head.contains("Content-Length"), "{head}");
     wire.send(get(""));
     assert_eq!(wire.response().text(), "ok\n");
+}
+
+#[test]
+fn a_head_that_is_refused_has_no_body_either() {
+    let server = Tincan::start(&[]);
+    for (request, status) in [
+        ("HEAD /health HTTP/1.1\r\n\r\n", 400),
+        ("HEAD /health\n", 400),
+        ("HEAD /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n", 413),
+        ("HEAD /nothing/here HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 404),
+    ] {
+        let mut wire = server.connect();
+        wire.send(request);
+        wire.shut();
+        let all = wire.rest();
+        assert!(all.starts_with(&format!("HTTP/1.1 {status} ")) && all.ends_with("\r\n\r\n"), "{request:?}: {all}");
+    }
+}
+
+#[test]
+fn answers_do_not_wait_for_each_other() {
+    let server = Tincan::start(&["--quiet"]);
+    let mut wire = server.connect();
+    let began = Instant::now();
+    for _ in 0..20 {
+        wire.send(get("").repeat(3));
+        for _ in 0..3 {
+            assert_eq!(wire.response().text(), "ok\n");
+        }
+    }
+    // Held back until the one before is acknowledged, each round would take 40 ms.
+    assert!(began.elapsed() < Duration::from_millis(600), "{:?}", began.elapsed());
+}
+
+#[test]
+fn targets_are_taken_as_browsers_and_proxies_send_them() {
+    let server = Tincan::start(&[]);
+    let (mut reader, _) = server.listen("/a", "");
+    let id = server.post("/%61?x=%ff&event=a|b{c}^`\\", "x");
+    reader.expect(format!("event: a|b{{c}}^`\\\ndata: x\nid: {}\n\n", id[0]));
+    for target in ["HTTP://localhost:1/health", "https://localhost/health"] {
+        assert_eq!(server.get(target).text(), "ok\n", "{target}");
+    }
+    for target in ["http://localhost", "http://localhost?x"] {
+        assert_eq!(server.get(target).field("content-type"), Some("text/html; charset=utf-8"), "{target}");
+    }
 }
 
 #[test]

@@ -292,6 +292,16 @@ fn too_many_channels_are_refused() {
     assert!(answer.text().starts_with(": there are too many channels"), "{}", answer.text());
     server.get("/c").refused(tincan::reject::CHANNELS);
     server.post("/a", "those that exist work");
+    // Who only asks for names cannot use them up: a channel in which nothing was said gives way.
+    let server = Tincan::start(&["--max-channels", "2"]);
+    let (_reader, _) = server.listen("/read", "");
+    for n in 0..10 {
+        assert_eq!(server.get(&format!("/asked{n}?wait=0")).status, 200);
+        eventually("the poll has ended", || server.readers(&format!("asked{n}")) == 0);
+    }
+    server.post("/said", "x");
+    server.get("/one-more").refused(tincan::reject::CHANNELS);
+    assert_eq!((server.readers("read"), server.metric("tincan_channels")), (1, Some(2)));
 }
 
 #[test]

@@ -132,6 +132,11 @@ fn a_request_cut_at_any_byte_parses_the_same() {
             assert_eq!(chunked.body, b"Wikipedia in \r\n\r\nchunks.");
         }
     }
+    // The longest line before a chunk, with its CR and its LF in two pieces.
+    let line = format!("1;{}\r\na\r\n0\r\n\r\n", "x".repeat(254));
+    let mut chunked = Chunked::default();
+    assert_eq!(chunked.feed(&line.as_bytes()[..257], 100), Ok((0, false)));
+    assert_eq!(chunked.feed(line.as_bytes(), 100), Ok((line.len(), true)));
     // And over a socket, with a pause at every byte.
     let server = Tincan::start(&["--quiet"]);
     let request = "POST /a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n";

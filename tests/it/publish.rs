@@ -129,6 +129,61 @@ fn a_long_poll_ends_with_the_first_events_or_its_time() {
 }
 
 #[test]
+fn a_client_that_only_stops_sending_still_gets_its_long_poll() {
+    let server = Tincan::start(&[]);
+    let (mut early, mut late) = (server.connect(), server.connect());
+    let began = Instant::now();
+    early.send("GET /a?wait=300 HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    late.send("GET /b?wait=2 HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    early.shut();
+    late.shut();
+    let answer = late.response();
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(1900) && took < Duration::from_millis(3500), "{took:?}");
+    assert_eq!(answer.text().matches('\n').count(), 4, "the prelude alone: {}", answer.text());
+    let id = server.post("/a", "x");
+    let answer = early.response().text();
+    assert!(answer.ends_with(&format!("\n\ndata: x\nid: {}\n\n", id[0])), "{answer}");
+}
+
+#[test]
+fn a_poll_is_whole_whatever_its_client_sends_meanwhile() {
+    let server = Tincan::start(&["--history", "16M"]);
+    let blocks: String = (0..200)
+        .map(|_| format!("data: {}\nid: {}\n\n", "x".repeat(60_000), server.post("/a", "x".repeat(60_000))[0]))
+        .collect();
+    let mut wire = server.connect();
+    wire.send("GET /a?wait=0&since=all HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    wire.until(b"\r\n\r\n");
+    wire.block();
+    let read = 10_000_000;
+    wire.expect(&blocks[..read]);
+    eventually("the rest is in the kernel's hands", || {
+        server.metric("tincan_delivered_bytes_total") == Some(blocks.len() as u64)
+    });
+    wire.send("\r\n"); // to a socket that is closed already, this would be answered with a reset
+    wire.expect(&blocks[read..]);
+    assert_eq!(wire.rest(), "");
+}
+
+#[test]
+fn one_post_larger_than_the_log_reaches_who_keeps_up() {
+    let server = Tincan::start(&["--history", "64K"]);
+    let (mut reader, place) = server.listen("/a", "");
+    let mut poll = server.connect();
+    poll.send("GET /a?wait=300 HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    eventually("the poll waits", || server.readers("a") == 2);
+    let answer = server.post_with("/a", "Content-Type: text/event-stream\r\n", "data\n\n".repeat(10_900));
+    let epoch = place.split_once('-').unwrap().0;
+    for n in 1..=10_900 {
+        reader.expect(format!("data: \nid: {epoch}-{n}\n\n"));
+    }
+    assert_eq!(answer.text().lines().count(), 10_900);
+    assert!(poll.response().text().ends_with("\n\n"), "as long as its Content-Length says");
+    assert_eq!(server.metric("tincan_dropped_subscribers_total"), Some(0));
+}
+
+#[test]
 fn polls_after_each_other_hear_everything_once() {
     let server = Tincan::start(&[]);
     let mut place = id_of(&server.get("/a?wait=0").text());
