@@ -100,17 +100,23 @@ impl Subscriber {
     /// Where this is a waiting poll, its answer begins: its body reaches up to `end`.
     ///
     /// # Errors
-    /// Where the socket does not take it: a few hundred bytes, the first on it, so that peer does not read at all.
+    /// Where the socket does not take it.
     pub fn begin(&mut self, end: u64) -> Result<(), Gone> {
         if let Some(Poll::Wait(head, prelude)) = self.poll.as_deref() {
             let length = prelude.len() as u64 + end - self.pos;
             let opening = [format!("{head}Content-Length: {length}\r\n\r\n").as_bytes(), prelude].concat();
             self.poll = Some(Box::new(Poll::Until(end)));
-            if !matches!(self.stream.write(&opening), Ok(n) if n == opening.len()) {
-                return Err(Gone::Done);
-            }
+            self.say(&opening)?;
         }
         Ok(())
+    }
+
+    /// Writes what begins an answer, a few hundred bytes: a socket without room for them is not being read at all.
+    fn say(&mut self, bytes: &[u8]) -> Result<(), Gone> {
+        match self.stream.write(bytes) {
+            Ok(n) if n == bytes.len() => Ok(()),
+            _ => Err(Gone::Done),
+        }
     }
 
     /// Writes what the log has from its position on, at least one byte. Returns how many bytes it took.
@@ -151,10 +157,7 @@ impl Subscriber {
         if let (true, false, Some(Poll::Wait(head, _))) = (ended, now >= self.due, self.poll.as_deref_mut()) {
             // A ping would be out of place; the first part of its head asks as well, and is what comes next anyway.
             let head = std::mem::take(head);
-            return match self.stream.write(head.as_bytes()) {
-                Ok(n) if n == head.len() => Ok(()),
-                _ => Err(Gone::Done),
-            };
+            return self.say(head.as_bytes());
         }
         if finished || self.stalls > 0 || self.pos < end || !(ended || now >= self.due) {
             return Ok(()); // there are bytes on their way to it, or it is not yet time
