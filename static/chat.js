@@ -135,6 +135,7 @@ function element(tag, className, text = '') {
   const made = document.createElement(tag);
   made.className = className;
   made.textContent = text;
+  if (tag === 'b') made.title = text;   // a long name is cut
   if (tag !== 'li') made.dir = 'auto';
   return made;
 }
@@ -174,15 +175,16 @@ async function send(event) {
   if (msg.trim() === '' || $('send').disabled) return;
   $('send').disabled = true;
   $('error').textContent = '';
+  $('msg').value = '';             // so that what is typed meanwhile stands alone
   try {
     const body = JSON.stringify({ name: $('name').value.trim() || $('name').placeholder, msg });
     const headers = { 'Content-Type': 'text/plain;charset=utf-8' };
     const answer = await fetch(url, { method: 'POST', headers, body, signal: AbortSignal.timeout(30000) });
     if (answer.status !== 200) $('error').textContent = await refusal(answer);
-    else if ($('msg').value === msg) $('msg').value = '';          // unless something else was typed meanwhile
   } catch (e) {
     $('error').textContent = e.name === 'TimeoutError' ? 'the server did not answer' : 'could not reach the server';
   }
+  if ($('error').textContent) $('msg').value = msg + $('msg').value;   // nothing that was typed is lost
   $('send').disabled = false;
   $('msg').focus();
 }

@@ -1,0 +1,586 @@
+//! The chat page in a real Chromium, through WebDriver (W3C, with ChromeDriver's additions under `goog/`): real key
+//! presses and clicks on one side, the real server and raw sockets on the other.
+//!
+//! Where Chromium is missing these tests are left out, unless `TINCAN_BROWSER=1` says that it must be there.
+//! `TINCAN_SHOTS=DIR` has pictures of the page written there.
+
+use crate::harness::*;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+use tincan::event::json;
+
+/// Loopback only: the last rule lets no other name or address resolve.
+const FLAGS: &str = r#""--headless=new","--no-sandbox","--disable-gpu","--disable-quic","--no-first-run",
+    "--disable-background-networking","--disable-component-update","--disable-sync","--disable-dev-shm-usage",
+    "--no-proxy-server","--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1""#;
+/// What stands before every expression.
+const SHORT: &str = "const q = css => document.querySelector(css), all = css => [...document.querySelectorAll(css)];
+    const log = () => all('#messages li').map(li => [li.className, ...(li.children.length ?
+    [...li.children].map(c => c.textContent) : [li.textContent])].join('|')).join('\\n');";
+const STATE: &str = "q('#state').dataset.state";
+const MISSED: &str = "gap|Some messages may have been missed here";
+const ENTER: &str = "\u{e007}"; // WebDriver, "Keyboard actions"
+const TAB: &str = "\u{e004}";
+
+/// A running ChromeDriver. One at a time: a browser is a heavy guest beside the other tests.
+struct Driver {
+    child: Child,
+    agent: ureq::Agent,
+    base: String,
+    chromium: PathBuf,
+    dir: PathBuf, // what Chromium writes
+    _one: MutexGuard<'static, ()>,
+}
+
+/// Starts ChromeDriver; none where it or Chromium is missing.
+fn driver() -> Option<Driver> {
+    static ONE: Mutex<()> = Mutex::new(());
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let find = |name: &str| std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file());
+    let (Some(chromium), Some(chromedriver)) = (find("chromium"), find("chromedriver")) else {
+        let why = "left out: chromium and chromium-driver are not installed";
+        assert!(std::env::var("TINCAN_BROWSER").as_deref() != Ok("1"), "{why}");
+        eprintln!("{why}");
+        return None;
+    };
+    let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let number = NUMBER.fetch_add(1, SeqCst);
+    let dir = std::env::temp_dir().join(format!("tincan-browser-{}-{number}", std::process::id()));
+    std::fs::create_dir(&dir).unwrap();
+    let mut command = Command::new(chromedriver);
+    command.arg("--port=0").env("HOME", &dir).env("TMPDIR", &dir).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).timeout_global(Some(3 * SOON));
+    let agent = config.build().new_agent();
+    let mut driver = Driver { child, agent, base: String::new(), chromium, dir, _one: one };
+    let (found, port) = mpsc::channel();
+    thread::spawn(move || {
+        for line in stdout.lines().map_while(Result::ok) {
+            if let Some((_, port)) = line.split_once("started successfully on port ") {
+                let _ = found.send(port.trim_end_matches('.').to_string());
+            }
+        }
+    });
+    driver.base = format!("http://127.0.0.1:{}", port.recv_timeout(SOON).expect("ChromeDriver does not start"));
+    Some(driver)
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        // A Chromium that is just ending may still write a file.
+        let deadline = Instant::now() + SOON;
+        while std::fs::remove_dir_all(&self.dir).is_err() && self.dir.exists() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Driver {
+    /// Opens a URL in a Chromium of its own, with its own storage.
+    fn page(&self, url: &str) -> Page<'_> {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let profile = self.dir.join(format!("profile-{}", NUMBER.fetch_add(1, SeqCst)));
+        let profile = json(&format!("--user-data-dir={}", profile.display()));
+        let options = format!("{{\"binary\":{},\"args\":[{FLAGS},{profile}]}}", json(&self.chromium.to_string_lossy()));
+        let wanted = format!("\"goog:loggingPrefs\":{{\"browser\":\"ALL\"}},\"goog:chromeOptions\":{options}");
+        let answer = self.post("/session", &format!("{{\"capabilities\":{{\"alwaysMatch\":{{{wanted}}}}}}}"));
+        let page = Page { driver: self, session: format!("/session/{}", string(&answer, "\"sessionId\":")) };
+        page.open(url);
+        page
+    }
+
+    fn post(&self, path: &str, body: &str) -> String {
+        let request = self.agent.post(format!("{}{path}", self.base)).content_type("application/json");
+        let mut answer = request.send(body).unwrap();
+        let text = answer.body_mut().read_to_string().unwrap();
+        assert_eq!(answer.status(), 200, "{path} {body}: {text}");
+        text
+    }
+}
+
+/// The JSON string that stands behind the first `key`, unescaped (RFC 8259 §7).
+fn string(text: &str, key: &str) -> String {
+    let at = text.find(key).unwrap_or_else(|| panic!("no {key} in {text}")) + key.len();
+    let mut chars = text[at..].strip_prefix('"').unwrap_or_else(|| panic!("no string: {text}")).chars();
+    let mut out = Vec::new(); // UTF-16, for an escape may be half of a pair
+    loop {
+        match chars.next().expect("an unfinished string") {
+            '"' => return String::from_utf16(&out).unwrap(),
+            '\\' => out.push(match chars.next().unwrap() {
+                'n' => 10,
+                'r' => 13,
+                't' => 9,
+                'b' => 8,
+                'f' => 12,
+                'u' => u16::from_str_radix(&chars.by_ref().take(4).collect::<String>(), 16).unwrap(),
+                c => c as u16,
+            }),
+            c => out.extend_from_slice(c.encode_utf16(&mut [0; 2])),
+        }
+    }
+}
+
+/// A window of a Chromium that has no other.
+struct Page<'a> {
+    driver: &'a Driver,
+    session: String,
+}
+
+impl Drop for Page<'_> {
+    fn drop(&mut self) {
+        let _ = self.driver.agent.delete(format!("{}{}", self.driver.base, self.session)).call();
+    }
+}
+
+impl Page<'_> {
+    fn post(&self, path: &str, body: &str) -> String {
+        self.driver.post(&format!("{}{path}", self.session), body)
+    }
+
+    /// Opens a URL, and is back when the page and its script are loaded.
+    fn open(&self, url: &str) {
+        self.post("/url", &format!("{{\"url\":{}}}", json(url)));
+    }
+
+    fn reload(&self) {
+        self.post("/refresh", "{}");
+    }
+
+    /// The value of an expression, as a string.
+    fn js(&self, expression: &str) -> String {
+        let script = json(&format!("{SHORT} return String({expression})"));
+        string(&self.post("/execute/sync", &format!("{{\"script\":{script},\"args\":[]}}")), "\"value\":")
+    }
+
+    fn text(&self, css: &str) -> String {
+        self.js(&format!("q({}).textContent", json(css)))
+    }
+
+    /// Waits until an expression has exactly this value.
+    fn becomes(&self, expression: &str, expected: &str) {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let value = self.js(expression);
+            if value == expected {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{expression}\nis      {value:?}\nand not {expected:?}");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn is_open(&self) {
+        self.becomes(STATE, "open");
+    }
+
+    /// Waits until the log has exactly these messages, each `class|name|text` or `class|text`.
+    fn shows(&self, log: &[impl AsRef<str>]) {
+        self.becomes("log()", &log.iter().map(AsRef::as_ref).collect::<Vec<_>>().join("\n"));
+    }
+
+    /// The path of an element.
+    fn element(&self, css: &str) -> String {
+        let body = format!("{{\"using\":\"css selector\",\"value\":{}}}", json(css));
+        // The key is WebDriver's "web element identifier".
+        format!("/element/{}", string(&self.post("/element", &body), "\"element-6066-11e4-a52e-4f735466cecf\":"))
+    }
+
+    /// Real key presses into an element, which gets the focus.
+    fn keys(&self, css: &str, keys: &str) {
+        self.post(&(self.element(css) + "/value"), &format!("{{\"text\":{}}}", json(keys)));
+    }
+
+    /// Sends a message; the page is then ready for the next.
+    fn say(&self, text: &str) {
+        self.keys("#msg", &format!("{text}{ENTER}"));
+        self.becomes("q('#msg').value", "");
+    }
+
+    /// What is new in the browser's console: `{"value":[]}` where nothing is.
+    fn console(&self) -> String {
+        self.post("/se/log", "{\"type\":\"browser\"}")
+    }
+
+    fn cdp(&self, command: &str, params: &str) -> String {
+        self.post("/goog/cdp/execute", &format!("{{\"cmd\":\"{command}\",\"params\":{params}}}"))
+    }
+
+    fn size(&self, width: u32, height: u32, phone: bool) {
+        let params = format!("{{\"width\":{width},\"height\":{height},\"deviceScaleFactor\":1,\"mobile\":{phone}}}");
+        self.cdp("Emulation.setDeviceMetricsOverride", &params);
+    }
+
+    fn shot(&self, file: &Path) {
+        const DIGITS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"; // RFC 4648 §4
+        let png = string(&self.cdp("Page.captureScreenshot", "{}"), "\"data\":");
+        let digits: Vec<u32> = png.trim_end_matches('=').chars().map(|c| DIGITS.find(c).unwrap() as u32).collect();
+        let mut bytes = Vec::new();
+        for four in digits.chunks(4) {
+            let bits = four.iter().fold(0, |bits, digit| bits << 6 | digit) << (6 * (4 - four.len()));
+            bytes.extend_from_slice(&bits.to_be_bytes()[1..four.len()]);
+        }
+        std::fs::write(file, bytes).unwrap();
+    }
+}
+
+/// Answers every request with 502 on a port, as a proxy does whose server is gone; returns what ends that.
+fn bad_gateway(port: u16) -> impl FnOnce() {
+    let mut listener = None;
+    eventually("the port is free", || {
+        listener = TcpListener::bind(("127.0.0.1", port)).ok();
+        listener.is_some()
+    });
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let thread = thread::spawn(move || {
+        for mut stream in listener.unwrap().incoming().map_while(|s| s.ok().filter(|_| !stopped.load(SeqCst))) {
+            // Chromium opens connections that it does not use yet: they must not hold up the others.
+            stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+            if matches!(stream.read(&mut [0; 16 << 10]), Ok(1..)) {
+                let answer = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                let _ = stream.write_all(answer);
+            }
+        }
+    });
+    move || {
+        stop.store(true, SeqCst);
+        let _ = TcpStream::connect(("127.0.0.1", port));
+        thread.join().unwrap();
+    }
+}
+
+fn url(server: &Tincan, path: &str) -> String {
+    format!("http://127.0.0.1:{}{path}", server.port)
+}
+
+/// Starts another server on the port of one that is gone.
+fn again(port: u16) -> Tincan {
+    Tincan::spawn(&format!("127.0.0.1:{port}"), &["--retry", "200"])
+}
+
+/// What the page sends.
+fn message(name: &str, msg: &str) -> String {
+    format!("{{\"name\":{},\"msg\":{}}}", json(name), json(msg))
+}
+
+#[test]
+fn two_people_and_curl_hear_the_same() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let (kitchen, listeners) = (url(&server, "/kitchen"), "q('#listeners').textContent");
+    let ada = driver.page(&kitchen);
+    ada.is_open();
+    ada.becomes(listeners, "1 listener");
+    // An empty channel teaches.
+    assert_eq!((ada.text("#channel"), ada.js("document.title")), ("kitchen".into(), "kitchen · tincan".into()));
+    assert_eq!(ada.js("q('#empty').checkVisibility()"), "true");
+    assert_eq!(ada.text("#curl-listen"), format!("curl -N {kitchen}"));
+    assert_eq!(ada.text("#curl-say"), format!("curl -d 'soup is ready' {kitchen}"));
+    let bob = driver.page(&kitchen);
+    bob.becomes(listeners, "2 listeners");
+    let (mut curl, place) = server.listen("/kitchen", "");
+    let epoch = place.strip_suffix("-0").unwrap();
+
+    ada.keys("#name", "Ada");
+    ada.say("who cooks?");
+    curl.expect(format!("data: {{\"name\":\"Ada\",\"msg\":\"who cooks?\"}}\nid: {epoch}-1\n\n"));
+    for page in [&ada, &bob] {
+        page.shows(&["said|Ada|who cooks?"]);
+        page.becomes("q('#terminal').open", "false");
+        page.becomes(listeners, "3 listeners");
+    }
+    server.post("/kitchen", "soup is ready");
+    curl.expect(format!("data: soup is ready\nid: {epoch}-2\n\n"));
+    bob.keys("#name", "Bob");
+    bob.say("\"thanks\" \\ été 🍲");
+    curl.expect(format!("data: {}\nid: {epoch}-3\n\n", message("Bob", "\"thanks\" \\ été 🍲")));
+    let log = ["said|Ada|who cooks?", "plain|soup is ready", "said|Bob|\"thanks\" \\ été 🍲"];
+    ada.shows(&log);
+    bob.shows(&log);
+
+    // The name is remembered, and whoever comes later hears what was said.
+    ada.reload();
+    ada.shows(&log);
+    assert_eq!(ada.js("q('#name').value"), "Ada");
+    bob.open(&url(&server, "/"));
+    assert_eq!((bob.text("#channel"), bob.js("q('#name').value")), ("chat".into(), "Bob".into()));
+    assert_eq!(bob.text("#curl-listen"), format!("curl -N {}", url(&server, "/chat")));
+    bob.say("at /");
+    bob.shows(&["said|Bob|at /"]);
+    assert!(
+        server.get("/chat?since=all&wait=0").text().contains(&format!("\n\ndata: {}\nid: ", message("Bob", "at /")))
+    );
+    assert_eq!((ada.console(), bob.console()), ("{\"value\":[]}".into(), "{\"value\":[]}".into()));
+}
+
+#[test]
+fn a_restart_heals_by_itself_and_is_told() {
+    let Some(driver) = driver() else { return };
+    let mut server = Tincan::start(&["--retry", "200"]);
+    let pages = [driver.page(&url(&server, "/kitchen")), driver.page(&url(&server, "/kitchen"))];
+    server.post("/kitchen", "before");
+    pages.iter().for_each(|page| page.shows(&["plain|before"]));
+    server.kill();
+    for page in &pages {
+        page.becomes(STATE, "connecting");
+        assert_eq!((page.text("#word"), page.text("#listeners")), ("connecting…".into(), String::new()));
+    }
+    // Whoever sends now is told, and keeps what was typed.
+    pages[0].keys("#msg", &format!("after{ENTER}"));
+    pages[0].becomes("q('#error').textContent", "could not reach the server");
+    server = again(server.port);
+    for page in &pages {
+        page.is_open();
+        assert_eq!(page.text("#word"), "open");
+        page.shows(&["plain|before", MISSED]);
+    }
+    let (mut curl, _) = server.listen("/kitchen", "");
+    pages[0].say("");
+    assert_eq!(pages[0].text("#error"), "");
+    server.post("/kitchen", "end");
+    for page in &pages {
+        page.shows(&["plain|before", MISSED, "said|anonymous|after", "plain|end"]);
+    }
+    assert!(curl.block().starts_with("data: {\"name\":\"anonymous\",\"msg\":\"after\"}\n"));
+    assert!(curl.block().starts_with("data: end\n"), "each is heard once");
+}
+
+#[test]
+fn a_bad_gateway_does_not_end_it() {
+    let Some(driver) = driver() else { return };
+    let mut server = Tincan::start(&["--retry", "200"]);
+    let (clicks, waits) = (driver.page(&url(&server, "/kitchen")), driver.page(&url(&server, "/kitchen")));
+    server.post("/kitchen", "one");
+    server.post("/kitchen", "two");
+    let seen = "[q('#state').dataset.state, q('#word').textContent, q('#now').checkVisibility(), \
+                q('#seconds').textContent.replace(/^[1-9]\\d* s$/, 'N s')]";
+    for page in [&clicks, &waits] {
+        page.shows(&["plain|one", "plain|two"]);
+    }
+    server.kill();
+    let end_gateway = bad_gateway(server.port);
+    for page in [&clicks, &waits] {
+        page.becomes(seen, "waiting,waiting,true,N s");
+    }
+    // One page now draws a pause of hours, so that nothing but the click can end it.
+    clicks.js("Math.random = () => -100000");
+    clicks.becomes("parseInt(q('#seconds').textContent) > 10000", "true");
+    end_gateway();
+    server = again(server.port);
+    assert_eq!(clicks.js(STATE), "waiting");
+    clicks.post(&(clicks.element("#now") + "/click"), "{}");
+    for page in [&clicks, &waits] {
+        page.becomes(seen, "open,open,false,");
+        page.shows(&["plain|one", "plain|two", MISSED]);
+    }
+    clicks.say("three");
+    server.post("/kitchen", "four");
+    for page in [&clicks, &waits] {
+        page.shows(&["plain|one", "plain|two", MISSED, "said|anonymous|three", "plain|four"]);
+    }
+    eventually("no page holds a second stream", || server.readers("kitchen") == 2);
+}
+
+#[test]
+fn markup_stays_text() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let page = driver.page(&url(&server, "/kitchen"));
+    let mut log = Vec::new();
+    for text in ["<img src=x onerror=pwned=1>", "<script>pwned=1</script>", "<b onclick='pwned=1'>&lt;b&gt;"] {
+        page.js("q('#name').value = ''");
+        page.keys("#name", text);
+        page.say(text);
+        let (string, number) = (json(text), format!("{{\"name\":7,\"msg\":{}}}", json(text)));
+        for body in [&message(text, text), text, &string, &number] {
+            server.post("/kitchen", body);
+        }
+        let said = format!("said|{text}|{text}");
+        log.extend([said.clone(), said, format!("plain|{text}")]);
+        log.extend([format!("plain|{string}"), format!("plain|{number}")]);
+        page.shows(&log);
+    }
+    for (body, text) in [("null", "null"), ("{\"name\":1}", "{\"name\":1}"), ("", ""), ("a\r\nb\rc\n", "a\nb\nc\n")] {
+        server.post("/kitchen", body);
+        log.push(format!("plain|{text}"));
+    }
+    page.shows(&log);
+    page.reload();
+    page.shows(&log);
+    assert_eq!(page.js("[...new Set(all('#log *').map(e => e.localName))].sort()"), "b,li,ol,p");
+    assert_eq!(page.js("all('#log img, #log script, #log [onclick]').length"), "0");
+    assert_eq!(page.js("typeof pwned"), "undefined");
+    assert_eq!(page.console(), "{\"value\":[]}", "no violation of the policy, and no error");
+    // The second line of defence, and proof that the console would have told: markup that does get in runs nothing.
+    page.js("q('#log').insertAdjacentHTML('beforeend', '<img src=x onerror=pwned=1>')");
+    let mut console = String::new();
+    eventually("the policy's complaint", || {
+        console += &page.console();
+        console.contains("Content Security Policy")
+    });
+    assert_eq!(page.js("typeof pwned"), "undefined");
+}
+
+#[test]
+fn a_refusal_is_shown_in_the_servers_words() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&["--max-body", "100"]);
+    let page = driver.page(&url(&server, "/kitchen"));
+    let long = "x".repeat(200);
+    page.keys("#msg", &format!("{long}{ENTER}"));
+    page.becomes("q('#error').textContent", tincan::reject::TOO_LARGE.line().trim_end());
+    assert_eq!((page.js("q('#msg').value"), page.js("document.activeElement.id")), (long, "msg".into()));
+    page.js("q('#msg').value = ''");
+    page.say("short");
+    page.shows(&["said|anonymous|short"]);
+    assert_eq!(page.text("#error"), "");
+}
+
+#[test]
+fn a_phone_that_slept_gets_a_new_connection() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let page = driver.page(&url(&server, "/kitchen"));
+    server.post("/kitchen", "message 1");
+    page.shows(&["plain|message 1"]);
+    let streams = || server.stderr().matches(" GET /kitchen?since=").count();
+    eventually("its request is in the server's log", || streams() == 1);
+    page.js("(real => Date.now = () => real() + 60000)(Date.now)");
+    // Somebody goes on talking while the page changes over.
+    let mut last = 1;
+    eventually("a new stream", || {
+        last += 1;
+        server.post("/kitchen", format!("message {last}"));
+        streams() == 2
+    });
+    last += 1;
+    server.post("/kitchen", format!("message {last}"));
+    page.shows(&(1..=last).map(|n| format!("plain|message {n}")).collect::<Vec<_>>());
+    let asked = server.stderr().rsplit_once("?since=").unwrap().1.lines().next().unwrap().to_string();
+    assert!(asked.contains('-') && asked.ends_with(" 200"), "it goes on from an id: {asked}");
+    eventually("the old stream is gone", || server.readers("kitchen") == 1);
+    assert_eq!((page.js(STATE).as_str(), streams()), ("open", 2));
+}
+
+#[test]
+fn three_hundred_messages_are_kept() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&["--quiet"]);
+    let page = driver.page(&url(&server, "/kitchen"));
+    page.is_open();
+    (1..=400).for_each(|n| drop(server.post("/kitchen", format!("message {n}"))));
+    let log: Vec<String> = (101..=400).map(|n| format!("plain|message {n}")).collect();
+    let at_the_end = "(l => l.scrollTop > 0 && l.scrollHeight - l.scrollTop - l.clientHeight < 2)(q('#log'))";
+    page.shows(&log);
+    page.becomes(at_the_end, "true");
+    page.reload();
+    page.shows(&log);
+    page.becomes(at_the_end, "true");
+    // Whoever reads further up is left there.
+    page.js("q('#log').addEventListener('scroll', () => scrolled = true), q('#log').scrollTop = 1000");
+    page.becomes("typeof scrolled", "boolean");
+    server.post("/kitchen", "the end");
+    page.becomes("[q('#messages').lastElementChild.textContent, all('li').length]", "the end,300");
+    assert_eq!(page.js(at_the_end), "false");
+}
+
+#[test]
+fn it_works_with_the_keyboard_and_tells_what_things_are() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let page = driver.page(&url(&server, "/kitchen"));
+    page.is_open();
+    let things = [
+        ("#log", "log", "Messages"),
+        ("#state", "status", ""),
+        ("#name", "textbox", "Name"),
+        ("#msg", "textbox", "Message"),
+        ("#send", "button", "Send"),
+        ("h1", "heading", "/kitchen"),
+    ];
+    for (css, role, label) in things {
+        let computed = |what: &str| {
+            let url = format!("{}{}{}/computed{what}", driver.base, page.session, page.element(css));
+            string(&driver.agent.get(url).call().unwrap().body_mut().read_to_string().unwrap(), "\"value\":")
+        };
+        assert_eq!((computed("role").as_str(), computed("label").as_str()), (role, label), "{css}");
+    }
+    let labels = "['#name', '#msg'].map(css => q(css).labels[0].textContent)";
+    assert_eq!((page.js(labels), page.js("q('#error').role")), ("Name,Message".into(), "alert".into()));
+    assert_eq!(page.js("document.activeElement.id"), "msg", "ready to type");
+    page.js("q('summary').focus()");
+    let mut order = Vec::new();
+    while order.len() < 7 {
+        order.push(page.js("document.activeElement.id || document.activeElement.textContent"));
+        let keys = match order.last().unwrap().as_str() {
+            "name" => &format!("Ada{TAB}"),
+            "msg" => &format!("typed{TAB}"),
+            "send" => " ",
+            _ => TAB,
+        };
+        page.keys(":focus", keys);
+    }
+    assert_eq!(order, ["From a terminal", "Copy", "Copy", "log", "name", "msg", "send"]);
+    page.shows(&["said|Ada|typed"]);
+    page.becomes("document.activeElement.id", "msg");
+    page.keys(":focus", &format!("entered{ENTER}"));
+    page.shows(&["said|Ada|typed", "said|Ada|entered"]);
+}
+
+#[test]
+fn pictures() {
+    let Some(dir) = std::env::var_os("TINCAN_SHOTS").map(PathBuf::from) else { return };
+    let Some(driver) = driver() else { return };
+    std::fs::create_dir_all(&dir).unwrap();
+    let mut server = Tincan::start(&["--retry", "200"]);
+    let (page, other) = (driver.page(&url(&server, "/kitchen")), driver.page(&url(&server, "/kitchen")));
+    let shot = |name: &str| page.shot(&dir.join(name));
+    page.size(1280, 800, false);
+    other.is_open();
+    page.becomes("q('#listeners').textContent", "2 listeners");
+    shot("empty.png");
+    let recipe = "For whoever asks: sweat the leeks in butter, add the potatoes and the stock, wait for twenty minutes, \
+                  blend, and be generous with the pepper. https://example.org/recipes/leek-and-potato-soup";
+    for (name, msg) in [
+        ("Ada", "Who is cooking tonight?"),
+        ("Bob", "Me. Leek and potato soup, and there is bread left from yesterday."),
+        ("Maximiliane von Hohenstein", "I bring cheese, and a long name."),
+    ] {
+        server.post("/kitchen", message(name, msg));
+    }
+    page.becomes("all('li').length", "3");
+    server.kill();
+    page.becomes(STATE, "connecting");
+    server = again(server.port);
+    page.becomes("all('li').pop().className", "gap");
+    server.post("/kitchen", "soup is ready");
+    for (name, msg) in [("Bob", recipe), ("Ada", "Coming!"), ("Zoë", "Two minutes, I am still on the stairs")] {
+        server.post("/kitchen", message(name, msg));
+    }
+    page.keys("#name", "Ada");
+    page.keys("#msg", "Save me a bowl");
+    page.becomes("[all('li').length, q('#listeners').textContent]", "8,2 listeners");
+    shot("wide.png");
+    page.cdp("Emulation.setEmulatedMedia", "{\"features\":[{\"name\":\"prefers-color-scheme\",\"value\":\"dark\"}]}");
+    shot("dark.png");
+    page.cdp("Emulation.setEmulatedMedia", "{\"features\":[]}");
+    page.size(375, 667, true);
+    shot("phone.png");
+    page.size(1280, 800, false);
+    server.kill();
+    let _gateway = bad_gateway(server.port);
+    page.becomes("parseInt(q('#seconds').textContent) > 2", "true");
+    page.keys("#msg", ENTER);
+    page.becomes("q('#error').textContent", "the server answered 502 Bad Gateway");
+    shot("waiting.png");
+}
