@@ -111,6 +111,7 @@ fn a_long_poll_ends_with_the_first_events_or_its_time() {
     let took = began.elapsed();
     assert!(took >= Duration::from_millis(950) && took < Duration::from_millis(1900), "{took:?}");
     assert_eq!(answer.text().matches('\n').count(), 4, "the prelude alone: {}", answer.text());
+    eventually("it is gone", || server.readers("a") == 0);
     let mut waiting = [poll(300), poll(300)];
     eventually("both polls wait", || server.readers("a") == 2);
     let id = server.post("/a", "news");
