@@ -12,7 +12,7 @@
 //! publisher waits, for a bounded time, for the *pump*: else a flood could drop events from the log before the pump
 //! had offered them to readers that keep up.
 //!
-//! Limits: `--max-channels`, `--max-connections`, `--history` for each log, `PUBLISH_PATIENCE`.
+//! Limits: `--max-channels`, `--history` for each log, `PUBLISH_PATIENCE`.
 //! Deliberately absent: HTTP. Heads come from `server.rs`, ready to be sent.
 
 use crate::event::{self, Event};
@@ -72,7 +72,7 @@ pub struct Channel {
     name: String,
     state: Mutex<State>,
     pumped: Condvar,
-    subscribers: Arc<Mutex<Vec<Subscriber>>>,
+    subscribers: Mutex<Vec<Subscriber>>,
     joining: Mutex<Vec<Subscriber>>, // so that nobody who joins waits for a turn to end
     readers: AtomicUsize,            // in both lists
     queued: AtomicBool,              // for the pump
@@ -195,7 +195,7 @@ impl Hub {
             name: name.into(),
             state: Mutex::new(State { log, pumped: 0, used: now }),
             pumped: Condvar::new(),
-            subscribers: Arc::default(),
+            subscribers: Mutex::default(),
             joining: Mutex::default(),
             readers: AtomicUsize::new(0),
             queued: AtomicBool::new(false),
@@ -303,24 +303,20 @@ impl Hub {
         let age = self.config.max_age.filter(|_| wait.is_none());
         let expires = age.map_or(u64::MAX, |age| now + jitter(millis(age), 10));
         let mut sub = Subscriber { stream, pos, poll: None, due: 0, expires, stalls: 0, shut: false, slot };
-        match wait {
-            Some(wait) if pos == end && gap.is_none() && !wait.is_zero() => {
-                sub.poll = Some(Box::new(Poll::Wait(head, prelude)));
-                sub.due = now + millis(wait);
+        if let Some(wait) = wait {
+            sub.poll = Some(Box::new(Poll::Wait(head, prelude)));
+            sub.due = now + millis(wait);
+            if pos < end || gap.is_some() || wait.is_zero() {
+                sub.begin(end).map_err(|_| io::ErrorKind::BrokenPipe)?;
+                sub.finish(now);
             }
-            _ => {
-                if wait.is_some() {
-                    let _ = write!(head, "Content-Length: {}\r\n", prelude.len() as u64 + end - pos);
-                    sub.poll = Some(Box::new(Poll::Until(end)));
-                }
-                head.push_str("\r\n");
-                let mut opening = head.into_bytes();
-                opening.append(&mut prelude);
-                sub.stream.write_all(&opening)?;
-                sub.due = now + millis(self.config.heartbeat);
-            }
+        } else {
+            head.push_str("\r\n");
+            let mut opening = head.into_bytes();
+            opening.append(&mut prelude);
+            sub.stream.write_all(&opening)?;
+            sub.due = now + millis(self.config.heartbeat);
         }
-        sub.finish(now);
         sub.stream.set_nonblocking(true)?;
         Ok(sub)
     }

@@ -10,7 +10,7 @@ use crate::reject::{Reject, TIMEOUT, TOO_LARGE};
 use std::borrow::Cow;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// Limit: a request, from its first byte (on a new connection: from the accept) to its last.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
@@ -238,8 +238,7 @@ impl Connection {
     /// Shortcut: a standard error that nobody reads holds up the connections that log to it, never the pump.
     pub fn note(&self, status: u16) {
         if !self.quiet {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-            let _ = writeln!(io::stderr(), "{} {} {} {status}", http::date(now), self.peer, self.line);
+            let _ = writeln!(io::stderr(), "{} {} {} {status}", http::now(), self.peer, self.line);
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::reject::{BLOCK_ID, BLOCK_RETRY, EVENT_NAME, NO_DATA, Reject, UNFINISH
 use std::fmt::Display;
 use std::io::Write as _;
 
-/// Limit: bytes in an event's name.
+/// Limit: bytes in an event's name (the standard's "event type").
 pub const MAX_NAME: usize = 256;
 
 /// What a publisher says: data, and perhaps a name and a reconnection time.

@@ -49,11 +49,10 @@ fn allowed<'a>(config: &Config, req: &Request<'a>) -> Option<&'a str> {
 pub fn cors(config: &Config, req: &Request) -> String {
     let vary = if config.origins.is_empty() { "" } else { "Vary: Origin\r\n" };
     let Some(origin) = allowed(config, req) else { return vary.into() };
-    let credentials = if origin == "*" { "" } else { "Access-Control-Allow-Credentials: true\r\n" };
     let preflight = if req.method == "OPTIONS" { PREFLIGHT } else { "" };
-    format!("{vary}Access-Control-Allow-Origin: {origin}\r\n{credentials}{preflight}")
+    format!("{vary}Access-Control-Allow-Origin: {origin}\r\n{preflight}")
 }
 
 const PREFLIGHT: &str = "Access-Control-Allow-Methods: GET, HEAD, POST, OPTIONS\r\n\
-    Access-Control-Allow-Headers: Authorization, Cache-Control, Content-Type, Last-Event-ID\r\n\
+    Access-Control-Allow-Headers: Cache-Control, Content-Type, Last-Event-ID\r\n\
     Access-Control-Max-Age: 86400\r\n";

@@ -13,7 +13,7 @@
 //!
 //! Deviation: §2.2 lets a server accept a lone LF as a line end. We refuse it, for two parsers that disagree about
 //! where a line ends are what request smuggling is made of.
-//! Deviation: chunk extensions and trailer fields are read, limited and ignored (§7.1.1, §7.1.2 allow it).
+//! Chunk extensions and trailer fields are read, limited and ignored, as §7.1.1 and §7.1.2 allow.
 //!
 //! Limits: [`MAX_TARGET`], [`MAX_FIELDS`], [`MAX_SECTION`], [`MAX_CHUNK_LINE`]; the body's is the caller's.
 //! Deliberately absent: HTTP/2, compression, ranges, conditional requests.
@@ -423,12 +423,16 @@ impl Chunked {
 /// The head of a response up to, but without, its blank line: status line, `Date`, `nosniff`, and `fields`, which are
 /// whole field lines with their CRLF.
 pub fn head(status: u16, fields: &[&str]) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let mut out = String::with_capacity(512); // one allocation, the usual head with room for a length and a prelude
-    out.extend(["HTTP/1.1 ", &status.to_string(), " ", reason(status), "\r\nDate: ", &date(now)]);
+    out.extend(["HTTP/1.1 ", &status.to_string(), " ", reason(status), "\r\nDate: ", &now()]);
     out.push_str("\r\nX-Content-Type-Options: nosniff\r\n");
     out.extend(fields.iter().copied());
     out
+}
+
+/// The time, as [`date`] writes it.
+pub fn now() -> String {
+    date(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()))
 }
 
 /// An IMF-fixdate (RFC 9110 §5.6.7) of a second since 1970, by the Gregorian calendar.

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::io::{ErrorKind, Write, stderr, stdout};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::exit;
 use tincan::Server;
 use tincan::flags::{Command, parse};
@@ -42,9 +43,8 @@ fn cannot_listen(listen: &str, error: &std::io::Error) -> String {
 fn greet(server: &Server) {
     let Ok(address) = server.local_addr() else { return };
     let ip = address.ip();
-    let host = if ip.is_loopback() || ip.is_unspecified() { "localhost".into() } else { ip.to_string() };
-    let host = if host.contains(':') { format!("[{host}]") } else { host };
-    let url = format!("{host}:{}", address.port());
+    let local = ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST;
+    let url = if local { format!("localhost:{}", address.port()) } else { address.to_string() };
     let _ =
         writeln!(stderr(), "tincan: http://{url}/\n  curl -N {url}/kitchen\n  curl -d 'soup is ready' {url}/kitchen");
 }

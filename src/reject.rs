@@ -80,7 +80,8 @@ impl Reject {
         match *self {
             PAGE_METHOD => ALLOW_PAGE,
             CHANNEL_METHOD => ALLOW_CHANNEL,
-            Reject { status: 503, .. } => "Retry-After: 5\r\n",
+            // Who asks for an event stream is answered otherwise (`server.rs`), so the answer depends on `Accept`.
+            Reject { status: 503, .. } => "Retry-After: 5\r\nVary: Accept\r\n",
             _ => "",
         }
     }

@@ -16,6 +16,7 @@ const url = '/' + channel;
 
 let source = null;                 // the EventSource
 let lastEventId = '';              // the id from which a new EventSource goes on
+let asked = '';                    // the id from which this one was asked to go on
 let failures = 0;                  // failed connections since the last one that opened
 let pauseTimer = 0;
 
@@ -23,7 +24,8 @@ function connect() {
   clearTimeout(pauseTimer);
   source?.close();                 // a closed EventSource fires no further event, not even a queued one
   showState('connecting');
-  source = new EventSource(`${url}?since=${encodeURIComponent(lastEventId || 'all')}`);
+  asked = lastEventId;
+  source = new EventSource(`${url}?since=${encodeURIComponent(asked || 'all')}`);
   source.onopen = () => { failures = 0; showState('open'); askListeners(); };
   source.onmessage = hearMessage;
   source.addEventListener('gap', hearGap);
@@ -72,8 +74,9 @@ const pending = [];                // list items on their way to the page
 let following = true;              // the reader is at the bottom
 let heard = false;                 // a message was shown
 
-// Ids are compared for being the same, not for being greater: after a clock or a Redis replica was set back, a lower id
-// is new. The server says so with a gap, and then sends everything that it keeps, some of which is already here.
+// Ids are compared for being the same, not for being greater: after a clock was set back, a lower id is new. The server
+// says so with a gap, and then sends everything that it keeps, some of which is already here.
+// Shortcut: an EventSource only fires types that somebody listens for, so events with a name of their own are not here.
 function isNew(id) {
   if (id === '') return true;
   if (shown.has(id)) return false;
@@ -107,7 +110,11 @@ function parseMessage(data) {
 function hearGap(event) {
   lastEventId = event.lastEventId || lastEventId;
   let lost = null;
-  try { lost = JSON.parse(event.data).lost; } catch { /* then it is not known how many */ }
+  try {
+    const gap = JSON.parse(event.data);
+    // Where we named the place, it is the last event that was heard here; what was lost may have been for others.
+    if (gap.asked !== asked) lost = gap.lost;
+  } catch { /* then it is not known how many */ }
   const text = !Number.isSafeInteger(lost) || lost < 1 ? 'Some messages may have been missed here'
     : lost === 1 ? '1 message was missed here' : `${lost} messages were missed here`;
   const previous = pending.at(-1) || $('messages').lastElementChild;

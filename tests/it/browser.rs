@@ -538,6 +538,46 @@ fn it_works_with_the_keyboard_and_tells_what_things_are() {
 }
 
 #[test]
+fn it_fits_a_phone_and_the_dark_and_its_lines_can_be_copied() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let page = driver.page(&url(&server, "/kitchen"));
+    page.is_open();
+    page.keys(".copy", " ");
+    page.becomes("['Copied', 'Selected'].includes(q('.copy').textContent)", "true");
+    server.post("/kitchen", message("A name of forty characters, all of them.", &"wide".repeat(200)));
+    server.post("/kitchen", "W".repeat(300));
+    page.becomes("all('#messages li').length", "2");
+    for width in [1280, 375, 320] {
+        page.size(width, 667, true);
+        page.becomes("innerWidth", &width.to_string());
+        assert_eq!(page.js("document.documentElement.scrollWidth"), width.to_string(), "nothing sticks out");
+        assert_eq!(page.js("q('#send').getBoundingClientRect().bottom <= innerHeight"), "true");
+    }
+    const LIGHTNESS: &str = "getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0] > 127";
+    for (scheme, light) in [("light", "true"), ("dark", "false")] {
+        let params = format!("{{\"features\":[{{\"name\":\"prefers-color-scheme\",\"value\":\"{scheme}\"}}]}}");
+        page.cdp("Emulation.setEmulatedMedia", &params);
+        page.becomes(LIGHTNESS, light);
+    }
+}
+
+#[test]
+fn a_page_does_not_claim_to_have_missed_what_it_could_not_hear() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&["--history", "4K"]);
+    let page = driver.page(&url(&server, "/kitchen"));
+    page.is_open();
+    server.post("/kitchen", "heard");
+    page.shows(&["plain|heard"]);
+    for _ in 0..100 {
+        server.post("/kitchen?event=tick", "a type that nobody listens for");
+    }
+    page.js("connect()"); // what the page does when it wakes up
+    page.shows(&["plain|heard", MISSED]);
+}
+
+#[test]
 fn pictures() {
     let Some(dir) = std::env::var_os("TINCAN_SHOTS").map(PathBuf::from) else { return };
     let Some(driver) = driver() else { return };

@@ -159,6 +159,8 @@ fn the_start_shows_the_page_and_both_curl_lines() {
         "tincan: http://localhost:{port}/\n  curl -N localhost:{port}/kitchen\n  curl -d 'soup is ready' localhost:{port}/kitchen\n"
     );
     assert!(server.stderr().starts_with(&greeting), "{}", server.stderr());
+    let server = Tincan::spawn("127.0.0.2:0", &[]);
+    assert!(server.stderr().starts_with("tincan: http://127.0.0.2:"), "an address at which it can be reached");
 }
 
 #[test]

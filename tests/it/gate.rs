@@ -98,7 +98,6 @@ fn allowed_origins_may_publish_and_read() {
             let answer = ask(&server, method, &fields(origin));
             assert_ne!(answer.status, 403);
             assert_eq!(answer.field("access-control-allow-origin"), Some(origin));
-            assert_eq!(answer.field("access-control-allow-credentials"), Some("true"));
             assert!(answer.head.contains("\r\nVary: Origin\r\n"), "{}", answer.head);
         }
         let answer = ask(&server, "OPTIONS /a", &fields(origin));
@@ -116,6 +115,5 @@ fn allowed_origins_may_publish_and_read() {
     let any = Tincan::start(&["--allow-origin", "*"]);
     let answer = ask(&any, "POST /a", &fields("https://anyone.example"));
     assert_eq!((answer.status, answer.field("access-control-allow-origin")), (200, Some("*")));
-    assert_eq!(answer.field("access-control-allow-credentials"), None);
     assert_eq!(ask(&any, "POST /a", "Host: localhost\r\nSec-Fetch-Site: cross-site\r\n").status, 200);
 }

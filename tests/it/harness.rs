@@ -24,12 +24,17 @@ impl Tincan {
     /// Starts on an address; with port 0 on a free one.
     pub fn spawn(listen: &str, args: &[&str]) -> Tincan {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tincan"));
-        command.args(["--listen", listen]).args(args).env_remove("PORT");
+        command.args(["--listen", listen]).args(args);
         Tincan::run(command)
     }
 
     /// Runs a command that is tincan; returns once it says that it listens.
     pub fn run(mut command: Command) -> Tincan {
+        for (name, _) in std::env::vars_os() {
+            if name == "PORT" || name.to_string_lossy().starts_with("TINCAN_") {
+                command.env_remove(name);
+            }
+        }
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         let mut first = String::new();
@@ -46,6 +51,10 @@ impl Tincan {
             }
         });
         Tincan { child, port, stderr }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// What it has written to standard error so far.
@@ -180,7 +189,7 @@ impl Wire {
                 return self.take(from + n + end.len());
             }
             from = self.buf.len().saturating_sub(end.len() - 1);
-            assert!(self.more(), "ended before {end:?}: {:?}", String::from_utf8_lossy(&self.buf));
+            assert!(self.more(), "ended before {end:?}: {:.500?}", String::from_utf8_lossy(&self.buf));
         }
     }
 

@@ -212,6 +212,38 @@ fn max_age_ends_a_stream_and_the_client_resumes() {
 }
 
 #[test]
+fn what_is_drawn_lies_within_its_share() {
+    let drawn: Vec<u64> = (0..200).map(|_| tincan::channel::jitter(10_000, 10)).collect();
+    assert!(drawn.iter().all(|n| (9_000..=11_000).contains(n)), "{drawn:?}");
+    assert!(drawn.iter().any(|n| *n < 9_700) && drawn.iter().any(|n| *n > 10_300), "{drawn:?}");
+}
+
+#[test]
+fn stalled_readers_cost_no_memory() {
+    let server = Tincan::start(&["--quiet"]);
+    let resident = || -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
+        line.trim_end_matches("kB").trim().parse().unwrap()
+    };
+    let body = "s".repeat(60_000);
+    let (mut reader, _) = server.listen("/a", "");
+    let mut fill = || {
+        for _ in 0..100 {
+            let id = server.post("/a", &body);
+            assert!(reader.block().ends_with(&format!("id: {}\n\n", id[0])), "who reads hears everything");
+        }
+    };
+    fill();
+    let before = resident();
+    let stalled: Vec<Wire> = (0..100).map(|_| server.listen("/a", "").0).collect();
+    fill();
+    let grown = resident().saturating_sub(before);
+    // What the 100 did not read is 600 MB.
+    assert!(grown < 4096, "{grown} KiB more, with {} stalled readers", stalled.len());
+}
+
+#[test]
 fn a_stalled_reader_keeps_its_place_and_delays_nobody() {
     let server = Tincan::start(&["--history", "64M"]);
     let (mut stalled, _) = server.listen("/a", "");

@@ -56,7 +56,7 @@ fn the_source_can_be_read_in_one_evening() {
         assert!(*code <= 400, "{name} has {code} lines of code");
     }
     let total: usize = files.values().map(|f| f.1).sum();
-    assert!(total < 2500, "{total} lines of code");
+    assert!(total < 1900, "{total} lines of code; so far all of it is the core");
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn nothing_in_the_source_can_be_made_to_panic_in_passing() {
             for word in
                 [".unwrap()", ".expect(", "panic!", "unreachable!", "todo!", "assert!", "unsafe {", "dbg!", "println!"]
             {
-                assert!(!line.contains(word) || name == "lib.rs", "{name}:{} has {word}", n + 1);
+                assert!(!line.contains(word), "{name}:{} has {word}", n + 1);
             }
         }
     }
