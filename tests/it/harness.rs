@@ -39,9 +39,7 @@ impl Tincan {
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         let mut first = String::new();
         lines.read_line(&mut first).unwrap();
-        let port = first.trim_end().trim_end_matches('/').rsplit(':').next().unwrap().parse();
-        let port = port.unwrap_or_else(|_| panic!("no port in {first:?}"));
-        let stderr = Arc::new(Mutex::new(first));
+        let stderr = Arc::new(Mutex::new(first.clone()));
         let copy = stderr.clone();
         std::thread::spawn(move || {
             let mut line = Vec::new();
@@ -50,7 +48,10 @@ impl Tincan {
                 line.clear();
             }
         });
-        Tincan { child, port, stderr }
+        let mut server = Tincan { child, port: 0, stderr }; // from here on it is ended, whatever happens
+        let port = first.trim_end().trim_end_matches('/').rsplit(':').next().unwrap().parse();
+        server.port = port.unwrap_or_else(|_| panic!("no port in {first:?}"));
+        server
     }
 
     pub fn pid(&self) -> u32 {
