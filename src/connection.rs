@@ -86,7 +86,7 @@ pub struct Connection {
     head_only: bool,   // the request is a HEAD, whose answer has no body, not even a refusal (RFC 9110 §9.3.2)
     quiet: bool,
     peer: SocketAddr,
-    /// Method and target of the request that is being answered, for the request log.
+    /// Method and target of the request that is being answered, for the request log; empty where it was not understood.
     pub line: String,
     /// Field lines that go with every answer to it.
     pub cors: String,
@@ -110,7 +110,8 @@ impl Connection {
     /// # Errors
     /// Where there is none, or it cannot be told where it ends.
     pub fn head(&mut self) -> Result<(Vec<u8>, Instant), Stop> {
-        (self.line, self.cors) = ("-".into(), String::new());
+        self.line.clear();
+        self.cors.clear();
         if !std::mem::take(&mut self.fresh) && self.buf.is_empty() && !self.read(KEEP_ALIVE)? {
             return Err(Stop::Close);
         }
@@ -238,7 +239,8 @@ impl Connection {
     /// Shortcut: a standard error that nobody reads holds up the connections that log to it, never the pump.
     pub fn note(&self, status: u16) {
         if !self.quiet {
-            let _ = writeln!(io::stderr(), "{} {} {} {status}", http::now(), self.peer, self.line);
+            let line = if self.line.is_empty() { "-" } else { &self.line };
+            let _ = writeln!(io::stderr(), "{} {} {line} {status}", http::now(), self.peer);
         }
     }
 }

@@ -212,6 +212,37 @@ fn max_age_ends_a_stream_and_the_client_resumes() {
 }
 
 #[test]
+fn a_server_without_readers_sleeps_and_idle_readers_wake_it_twice_a_second() {
+    let server = Tincan::start(&["--quiet"]);
+    // How often its threads were given the processor, over a time in which nothing is asked of it.
+    let wakes = |span: Duration| -> u64 {
+        let count = || -> u64 {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
+            let statuses = tasks.filter_map(|t| std::fs::read_to_string(t.unwrap().path().join("status")).ok());
+            statuses.map(|s| number_of(&s, "voluntary_ctxt_switches:")).sum()
+        };
+        let before = count();
+        std::thread::sleep(span);
+        count().saturating_sub(before)
+    };
+    eventually("it sleeps before anybody came", || wakes(Duration::from_millis(1200)) == 0);
+    let readers: Vec<Wire> = (0..50).map(|_| server.listen("/a", "").0).collect();
+    eventually("50 readers cost two looks a second", || {
+        let wakes = wakes(Duration::from_secs(2));
+        assert!(wakes > 0, "nobody would find out who has closed");
+        wakes <= 5
+    });
+    drop(readers);
+    eventually("it sleeps again when they have left", || wakes(Duration::from_millis(1200)) == 0);
+}
+
+/// The number behind a name in a file of /proc.
+fn number_of(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|l| l.strip_prefix(name)).unwrap();
+    line.trim().split(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
 fn what_is_drawn_lies_within_its_share() {
     let drawn: Vec<u64> = (0..200).map(|_| tincan::channel::jitter(10_000, 10)).collect();
     assert!(drawn.iter().all(|n| (9_000..=11_000).contains(n)), "{drawn:?}");
@@ -223,8 +254,7 @@ fn stalled_readers_cost_no_memory() {
     let server = Tincan::start(&["--quiet"]);
     let resident = || -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
-        line.trim_end_matches("kB").trim().parse().unwrap()
+        number_of(&status, "VmRSS:")
     };
     let body = "s".repeat(60_000);
     let (mut reader, _) = server.listen("/a", "");
