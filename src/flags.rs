@@ -7,6 +7,7 @@
 //! Limits: numbers have the ranges that their messages name.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Limit: the largest SIZE, so that sums of sizes cannot overflow.
@@ -17,6 +18,10 @@ const MAX_SIZE: u64 = 1 << 30;
 pub struct Config {
     /// Address and port to listen on, or `-` for a listening socket on standard input.
     pub listen: String,
+    /// A directory for the channels' logs; none: in memory.
+    pub data: Option<PathBuf>,
+    /// With `data`: an event is heard, and its POST answered, only once it is on the disk.
+    pub sync: bool,
     /// Bytes kept per channel.
     pub history: usize,
     /// How long a reader is left without a byte.
@@ -35,6 +40,8 @@ pub struct Config {
     pub hosts: Vec<String>,
     /// Further web origins that may read and publish, or `*`.
     pub origins: Vec<String>,
+    /// The file that says who publishes and reads; none: everybody.
+    pub token_file: Option<PathBuf>,
     /// No line per request.
     pub quiet: bool,
     /// How long a channel without a reader and without a new event is remembered.
@@ -45,6 +52,8 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             listen: "127.0.0.1:8000".into(),
+            data: None,
+            sync: false,
             history: 1 << 20,
             heartbeat: Duration::from_secs(15),
             retry: 2000,
@@ -54,6 +63,7 @@ impl Default for Config {
             max_channels: 1000,
             hosts: Vec::new(),
             origins: Vec::new(),
+            token_file: None,
             quiet: false,
             forget: Duration::from_secs(3600),
         }
@@ -69,6 +79,13 @@ const OPTIONS: &[(&str, &str, &str, Set)] = &[
         let port = !host.is_empty() && number(port, 0, 65_535, "").is_ok();
         c.listen = v.into();
         if port || v == "-" { Ok(()) } else { Err("an address and a port, such as 127.0.0.1:8000, or -") }
+    }),
+    ("data", "DIR", "keep each channel's log in this directory; without it, in memory", |c, v| {
+        c.data = Some(v.into());
+        Ok(())
+    }),
+    ("sync", "", "with --data: an event is heard, its POST answered, once it is on the disk", |c, v| {
+        switch(v).map(|on| c.sync = on)
     }),
     ("history", "SIZE", "bytes kept per channel [1M]", |c, v| size(v).map(|n| c.history = n)),
     ("heartbeat", "SECS", "an idle reader gets a comment this often [15]", |c, v| {
@@ -98,11 +115,20 @@ const OPTIONS: &[(&str, &str, &str, Set)] = &[
         c.origins.push(v.to_ascii_lowercase());
         if ok { Ok(()) } else { Err("an origin without a path, such as https://example.org, or *") }
     }),
-    ("quiet", "", "no line per request", |c, v| {
-        c.quiet = ["", "1", "true"].contains(&v);
-        if c.quiet || ["0", "false"].contains(&v) { Ok(()) } else { Err("nothing, or in the environment 1 or 0") }
+    ("token-file", "FILE", "lines `publish TOKEN` and `read TOKEN`: who may", |c, v| {
+        c.token_file = Some(v.into());
+        Ok(())
     }),
+    ("quiet", "", "no line per request", |c, v| switch(v).map(|on| c.quiet = on)),
 ];
+
+fn switch(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "" | "1" | "true" => Ok(true),
+        "0" | "false" => Ok(false),
+        _ => Err("nothing, or in the environment 1 or 0"),
+    }
+}
 
 fn number(text: &str, least: u64, most: u64, right: &'static str) -> Result<u64, &'static str> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
@@ -179,6 +205,9 @@ pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<Co
         for value in values {
             set(&mut config, &value).map_err(|right| format!("{source}: {value:?} will not do; give {right}"))?;
         }
+    }
+    if config.sync && config.data.is_none() {
+        return Err("--sync needs a disk to wait for; give --data DIR as well".into());
     }
     Ok(Command::Run(Box::new(config)))
 }

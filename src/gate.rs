@@ -1,4 +1,4 @@
-//! Who may: which names this server answers to, and which web pages may publish and read.
+//! Who may: which names this server answers to, which web pages may publish and read, and who holds a token.
 //!
 //! A browser sends its requests from inside the user's network, for whatever page happens to be open. Two attacks
 //! follow, and each has its check here:
@@ -7,10 +7,26 @@
 //! - *Cross-site posting*: a form or `fetch` of another site posts here; the browser sends it and only hides the answer.
 //!   [`cross_site`] refuses it, by `Origin` and `Sec-Fetch-Site`, which a page cannot set. A program that is no browser
 //!   sends neither. Reading across sites is the browser's to refuse, unless [`cors`] allows it.
+//!
+//! Tokens (`--token-file`) come as the password of Basic credentials (RFC 7617), which every browser can ask for and its
+//! EventSource then sends, or as a Bearer token (RFC 6750 §2.1). Never in the URL, for URLs are logged, shared and kept.
+//!
+//! Limits: `MAX_TOKEN_FILE`. Deliberately absent: users, sessions, rights to single channels.
 
+use crate::base64;
 use crate::flags::Config;
 use crate::http::{Request, split_port};
+use crate::reject::{PUBLISH_TOKEN, READ_TOKEN, Reject};
+use std::fmt;
+use std::fs::File;
+use std::hint::black_box;
+use std::io::{self, Read};
 use std::net::{IpAddr, Ipv6Addr};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// Limit: bytes in the token file.
+const MAX_TOKEN_FILE: u64 = 64 << 10;
 
 /// Whether a Host is a public name that this server was not told of. Addresses cannot be rebound, and nobody outside
 /// can own a name of one label or of a domain that is reserved for home networks (RFC 6762, RFC 8375).
@@ -50,9 +66,105 @@ pub fn cors(config: &Config, req: &Request) -> String {
     let vary = if config.origins.is_empty() { "" } else { "Vary: Origin\r\n" };
     let Some(origin) = allowed(config, req) else { return vary.into() };
     let preflight = if req.method == "OPTIONS" { PREFLIGHT } else { "" };
-    format!("{vary}Access-Control-Allow-Origin: {origin}\r\n{preflight}")
+    // With tokens a page may send what its user gave the browser; a browser does not allow that together with `*`.
+    let credentials = match config.token_file.is_some() && origin != "*" {
+        true => "Access-Control-Allow-Credentials: true\r\n",
+        false => "",
+    };
+    format!("{vary}Access-Control-Allow-Origin: {origin}\r\n{credentials}{preflight}")
 }
 
 const PREFLIGHT: &str = "Access-Control-Allow-Methods: GET, HEAD, POST, OPTIONS\r\n\
-    Access-Control-Allow-Headers: Cache-Control, Content-Type, Last-Event-ID\r\n\
+    Access-Control-Allow-Headers: Authorization, Cache-Control, Content-Type, Last-Event-ID\r\n\
     Access-Control-Max-Age: 86400\r\n";
+
+/// The tokens of `--token-file`. A right for which there is none is everybody's.
+#[derive(Default)]
+pub struct Tokens {
+    publish: Vec<String>,
+    read: Vec<String>,
+}
+
+/// Tells how many there are, and nothing more.
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tokens {{ publish: {}, read: {} }}", self.publish.len(), self.read.len())
+    }
+}
+
+impl Tokens {
+    /// Reads the file: lines `publish TOKEN` and `read TOKEN`, empty lines, and comments that begin with `#`.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or others than its owner can; where a line is none of these. No token is ever shown.
+    pub fn load(path: &Path) -> io::Result<Tokens> {
+        let at = format!("--token-file {}", path.display());
+        let told = |e: io::Error| io::Error::new(e.kind(), format!("{at}: {e}"));
+        let wrong = |why: String| io::Error::new(io::ErrorKind::InvalidData, format!("{at}{why}"));
+        let file = File::open(path).map_err(told)?;
+        let mode = file.metadata().map_err(told)?.mode() & 0o777;
+        if mode & 0o077 != 0 {
+            let why = format!(" has mode {mode:03o}, so others than its owner can read or change it; chmod 600 it");
+            return Err(wrong(why));
+        }
+        let mut text = String::new();
+        file.take(MAX_TOKEN_FILE + 1).read_to_string(&mut text).map_err(told)?;
+        if text.len() as u64 > MAX_TOKEN_FILE {
+            return Err(wrong(format!(" has more than {MAX_TOKEN_FILE} bytes")));
+        }
+        let mut tokens = Tokens::default();
+        for (line, n) in text.lines().zip(1..) {
+            match line.split_whitespace().collect::<Vec<_>>()[..] {
+                [] => {}
+                [word, ..] if word.starts_with('#') => {}
+                ["publish", token] if token.bytes().all(|b| b.is_ascii_graphic()) => tokens.publish.push(token.into()),
+                ["read", token] if token.bytes().all(|b| b.is_ascii_graphic()) => tokens.read.push(token.into()),
+                _ => return Err(wrong(format!(", line {n}: write `publish TOKEN` or `read TOKEN`, in ASCII"))),
+            }
+        }
+        match tokens.publish.is_empty() && tokens.read.is_empty() {
+            true => Err(wrong(" has no token; write `publish TOKEN` or `read TOKEN`, one a line".into())),
+            false => Ok(tokens),
+        }
+    }
+
+    /// Whether the request may do what it asks for. Preflights carry no credentials (WHATWG Fetch, "CORS protocol and
+    /// credentials"), and `/health` tells nothing.
+    ///
+    /// # Errors
+    /// [`PUBLISH_TOKEN`] or [`READ_TOKEN`].
+    pub fn check(&self, req: &Request) -> Result<(), Reject> {
+        let (tokens, refusal) = match req.method {
+            "POST" => (&self.publish, PUBLISH_TOKEN),
+            _ => (&self.read, READ_TOKEN),
+        };
+        if tokens.is_empty() || req.method == "OPTIONS" || req.path == "/health" {
+            return Ok(());
+        }
+        let given = given(req).unwrap_or_default();
+        // All of them are compared, so the time does not tell which one it was.
+        let known = tokens.iter().fold(false, |known, token| known | same(&given, token));
+        if known { Ok(()) } else { Err(refusal) }
+    }
+}
+
+/// The token that a request brings.
+fn given(req: &Request) -> Option<Vec<u8>> {
+    let (scheme, value) = req.field("authorization")?.split_once(' ')?;
+    let value = value.trim_start_matches(' ');
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(value.into());
+    }
+    let credentials = base64::decode(value).filter(|_| scheme.eq_ignore_ascii_case("basic"))?;
+    let colon = credentials.iter().position(|&b| b == b':')?; // a user name has none (RFC 7617 §2)
+    Some(credentials.get(colon + 1..)?.into())
+}
+
+/// Compares in a time that depends on `given` alone, which is the guesser's own.
+fn same(given: &[u8], token: &str) -> bool {
+    let unlike = given
+        .iter()
+        .zip(token.bytes().cycle())
+        .fold(given.len() ^ token.len(), |unlike, (a, b)| black_box(unlike | usize::from(a ^ b)));
+    unlike == 0
+}

@@ -13,16 +13,22 @@
 //! |---|---|---|
 //! | 0 | `reject.rs` | the refusal table: status, rule, and a line for the person |
 //! | 0 | `flags.rs` | arguments and environment to `Config`; the help text |
-//! | 0 | `log.rs` | the append-only bytes: ids, positions, trimming |
+//! | 0 | `limits.rs` | what the system lets this process have |
+//! | 0 | `id.rs` | an event's id; pure |
+//! | 0 | `base64.rs` | base64, for Basic credentials; pure |
 //! | 0 | `subscriber.rs` | a socket and a position: what it takes, when it is gone |
 //! | 0 | `pages.rs` | what `static/` holds, embedded |
 //! | 1 | `http.rs` | bytes to `Request`, response heads; pure, no sockets |
 //! | 1 | `event.rs` | `Event` to and from event-stream bytes; pure |
-//! | 2 | `gate.rs` | who may: `Host`, `Origin`, CORS; pure |
+//! | 1 | `disk.rs` | a directory of logs: its lock, its files, all or nothing |
+//! | 2 | `recovery.rs` | what stands in a file after a crash: whole, torn or damaged |
+//! | 2 | `gate.rs` | who may: `Host`, `Origin`, CORS, tokens |
 //! | 2 | `connection.rs` | one client: requests in time, answers out |
-//! | 2 | `channel.rs` | log and subscribers: publish, pump, heartbeat, metrics |
-//! | 3 | `server.rs` | accept, and which handler |
-//! | 4 | `lib.rs`, `main.rs` | this guide; flags, bind, run |
+//! | 3 | `log.rs` | the append-only bytes: positions, memory, files, trimming |
+//! | 4 | `channel.rs` | one log and its subscribers: publish, give, check |
+//! | 5 | `hub.rs` | all channels: pump, heartbeat, metrics |
+//! | 6 | `server.rs` | accept, and which handler |
+//! | 7 | `lib.rs`, `main.rs` | this guide; flags, bind, run |
 //!
 //! Words to search for in an audit: `Limit:` (what bounds a peer), `Deviation:` (from a standard), `Shortcut:` (what
 //! was left simple on purpose).
@@ -41,19 +47,25 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod base64;
 pub mod channel;
 pub mod connection;
+pub mod disk;
 pub mod event;
 pub mod flags;
 pub mod gate;
 pub mod http;
+pub mod hub;
+pub mod id;
+pub mod limits;
 pub mod log;
 pub mod pages;
+pub mod recovery;
 pub mod reject;
 pub mod server;
 pub mod subscriber;
 
-pub use channel::Hub;
 pub use event::Event;
 pub use flags::Config;
+pub use hub::Hub;
 pub use server::Server;

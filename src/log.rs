@@ -3,43 +3,29 @@
 //! Everything a reader is given is a copy of a range of this log. A *position* counts bytes since the log was opened;
 //! positions only grow and are never used twice, so a reader's place stays true when older events are dropped.
 //!
-//! The bytes lie in parts of a sixteenth of the limit, or [`PIECE`] where that is less. An event never spans two parts, and the oldest part is
-//! dropped whole. There is no index beside them: the only blank line of an event is its end (`event.rs`), so counting
-//! blank lines from a part's first id finds any event.
+//! The bytes lie in parts, in memory or in files (`--data`). What one POST publishes never spans two parts, and the
+//! oldest part is dropped whole. In memory a part has a sixteenth of the limit, or [`PIECE`] where that is less. On disk
+//! there are two: `NAME.sse`, and `NAME.old.sse`, which it becomes at half of the limit. There is no index beside them:
+//! ids only grow, so [`Log::find`] searches in the bytes themselves, by halves.
 //!
-//! Limits: the bytes kept are at most the limit given (the newest event is kept even where it alone is larger).
-//! Deliberately absent: who reads, and when.
+//! *Written* and *heard*: with `--sync` readers are given only what is on the disk. Without it a file's first event
+//! alone waits for the disk, and so does an epoch's: then no id can be given out twice, whatever a power cut takes.
+//!
+//! Limits: the bytes kept are at most the limit given (the newest POST is kept even where it alone is larger).
+//! Deliberately absent: who reads, and when. Shortcut: a byte that changed within the data of an event is not noticed.
 
+use crate::disk::{Dir, LogFile};
+use crate::id::Id;
+use crate::recovery::{self, MAX_HEAD};
 use std::collections::VecDeque;
-use std::fmt;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
 
 /// Limit: the bytes that one [`Log::read`] copies.
 pub const PIECE: usize = 64 << 10;
-
-/// An event's id, `EPOCH-SEQ`: the millisecond in which the log was opened, and a number that grows by one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Id {
-    /// Milliseconds since 1970, made unique by whoever opens the log.
-    pub epoch: u64,
-    /// Starts at 1; 0 is the place before the first event.
-    pub seq: u64,
-}
-
-impl fmt::Display for Id {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.epoch, self.seq)
-    }
-}
-
-impl Id {
-    /// Reads an id in exactly the form in which it is written: two decimal numbers, no sign, no leading zero.
-    pub fn parse(text: &str) -> Option<Id> {
-        let (epoch, seq) = text.split_once('-')?;
-        let id = Id { epoch: epoch.parse().ok()?, seq: seq.parse().ok()? };
-        (id.to_string() == text).then_some(id)
-    }
-}
-
+/// An id line has at most 45 bytes; this many before a blank line always hold it.
+const ID_LINE: usize = 64;
 /// Where a reader wants to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum From {
@@ -71,111 +57,364 @@ pub struct Gap {
     pub lost: Option<u64>,
 }
 
-/// The log was asked for bytes that it no longer keeps.
+/// The log was asked for bytes that are no longer there.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Trimmed;
 
+/// A place between two events.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Mark {
+    /// The position behind the one.
+    pub pos: u64,
+    /// Its id.
+    pub id: Id,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    Memory(Vec<u8>),
+    File(LogFile),
+}
+
 #[derive(Debug)]
 struct Part {
-    start: u64,  // position of its first byte
-    before: u64, // SEQ of the event before its first
-    bytes: Vec<u8>,
+    start: u64, // position of its first byte
+    before: Id, // of the event before its first
+    bytes: Bytes,
+}
+
+impl Part {
+    fn len(&self) -> u64 {
+        match &self.bytes {
+            Bytes::Memory(bytes) => bytes.len() as u64,
+            Bytes::File(file) => file.len - file.head,
+        }
+    }
+
+    /// Copies bytes from a position in this part on; how many. Fewer than there is room for only at its end.
+    fn copy(&self, pos: u64, out: &mut [u8]) -> io::Result<usize> {
+        let from = pos.saturating_sub(self.start);
+        match &self.bytes {
+            Bytes::File(file) => file.read(file.head + from, out),
+            Bytes::Memory(bytes) => {
+                let bytes = usize::try_from(from).ok().and_then(|n| bytes.get(n..)).unwrap_or_default();
+                let taken = bytes.iter().zip(out).map(|(from, to)| *to = *from).count();
+                Ok(taken)
+            }
+        }
+    }
+
+    /// The end of the first block that ends behind `pos`, and its id.
+    fn block(&self, pos: u64) -> io::Result<Option<Mark>> {
+        let mut window = [0; 1024];
+        let mut at = pos.saturating_sub(ID_LINE as u64).max(self.start);
+        loop {
+            let len = self.copy(at, &mut window)?;
+            let bytes = window.get(..len).unwrap_or_default();
+            let skip = usize::try_from((pos + 1).saturating_sub(at + 2)).unwrap_or(len);
+            if let Some(n) = bytes.windows(2).skip(skip).position(|pair| pair == b"\n\n") {
+                let line = bytes.get(..skip + n).unwrap_or_default().rsplit(|&b| b == b'\n').next();
+                let id = line.and_then(Id::from_line).ok_or_else(|| io::Error::other("a block without an id"))?;
+                return Ok(Some(Mark { pos: at + (skip + n + 2) as u64, id }));
+            }
+            if len < window.len() {
+                return Ok(None);
+            }
+            at += (len - ID_LINE) as u64;
+        }
+    }
+}
+
+/// What a log with files has beside them.
+#[derive(Debug)]
+struct Disk {
+    dir: Arc<Dir>,
+    name: String,
+    sync: bool,    // --sync
+    fresh: bool,   // an epoch's or a file's first event is not yet on the disk
+    renamed: bool, // nor are the names of the files
+    retired: bool, // the newest part is NAME.old.sse
+}
+
+/// What has to be put on the disk before readers hear it.
+#[derive(Debug)]
+pub struct Unsynced {
+    mark: Mark,
+    files: Vec<Arc<File>>,
+    dir: Option<Arc<Dir>>,
+}
+
+impl Unsynced {
+    /// Waits until it is on the disk.
+    ///
+    /// # Errors
+    /// Where the disk fails.
+    pub fn sync(&self) -> io::Result<()> {
+        self.files.iter().try_for_each(|file| file.sync_data())?;
+        self.dir.iter().try_for_each(|dir| dir.sync())
+    }
 }
 
 /// The events of one channel, newest last.
 #[derive(Debug)]
 pub struct Log {
     epoch: u64,
-    seq: u64, // of the newest event
-    end: u64, // position behind the newest event
     limit: usize,
+    kept: Id, // all events after this one are kept
+    written: Mark,
+    heard: Mark,
+    failures: u64,
     parts: VecDeque<Part>,
-    block: Vec<u8>, // the event being written
+    block: Vec<u8>, // what is being written
+    disk: Option<Disk>,
 }
 
 impl Log {
-    /// An empty log that keeps `limit` bytes. No two logs of a channel may have the same epoch.
+    /// An empty log in memory that keeps `limit` bytes. No two logs of a channel may have the same epoch.
     pub fn new(epoch: u64, limit: usize) -> Log {
-        Log { epoch, seq: 0, end: 0, limit, parts: VecDeque::new(), block: Vec::new() }
+        let start = Mark { pos: 0, id: Id { epoch, seq: 0 } };
+        let (written, heard, parts, block) = (start, start, VecDeque::new(), Vec::new());
+        Log { epoch, limit, kept: start.id, written, heard, failures: 0, parts, block, disk: None }
     }
 
-    /// The position behind the newest event.
-    pub fn end(&self) -> u64 {
-        self.end
-    }
-
-    /// The id of the newest event, `EPOCH-0` where there was none.
-    pub fn last(&self) -> Id {
-        self.id(self.seq)
-    }
-
-    fn id(&self, seq: u64) -> Id {
-        Id { epoch: self.epoch, seq }
-    }
-
-    /// Gives the next id to `write`, which appends one event with its blank line. Drops what is over the limit.
-    pub fn append(&mut self, write: impl FnOnce(Id, &mut Vec<u8>)) -> Id {
-        let id = self.id(self.seq.saturating_add(1));
-        write(id, &mut self.block);
-        let part_limit = (self.limit / 16).min(PIECE);
-        let fits = |p: &Part| p.bytes.len() + self.block.len() <= part_limit;
-        if !self.parts.back().is_some_and(fits) {
-            let mut bytes = Vec::new();
-            let room = part_limit.max(self.block.len()) as u64;
-            while self.parts.front().is_some_and(|p| self.end - p.start + room > self.limit as u64) {
-                // Its memory serves the next part, so a flood does not make the process grow.
-                bytes = self.parts.pop_front().map(|p| p.bytes).unwrap_or_default();
-                bytes.clear();
-                bytes.shrink_to(part_limit);
-            }
-            self.parts.push_back(Part { start: self.end, before: self.seq, bytes });
-        }
-        if let Some(part) = self.parts.back_mut() {
-            part.bytes.extend_from_slice(&self.block);
-        }
-        self.end += self.block.len() as u64;
-        self.block.clear();
-        self.block.shrink_to(part_limit);
-        self.seq = id.seq;
-        id
-    }
-
-    /// Copies bytes from `pos` on into `out`: at most [`PIECE`], and none where `pos` is the end.
+    /// The log of a channel in files, with what they hold. Its epoch is greater than any in them.
     ///
     /// # Errors
-    /// [`Trimmed`] where the byte at `pos` is no longer kept.
-    pub fn read(&self, pos: u64, out: &mut Vec<u8>) -> Result<(), Trimmed> {
-        out.clear();
-        if pos >= self.end {
-            return Ok(());
+    /// Where a file cannot be read, or is not as this server writes it.
+    pub fn open(dir: &Arc<Dir>, name: &str, epoch: u64, limit: usize, sync: bool) -> io::Result<Log> {
+        let mut log = Log::new(epoch, limit.saturating_sub(2 * MAX_HEAD)); // the heads count as well
+        let (mut last, mut first, mut dropped) = (Id::default(), None, None);
+        let (mut retired, mut pos) = (false, 0);
+        for old in [true, false] {
+            let Some(mut file) = dir.get(name, old)? else { continue };
+            let before = last;
+            let (head, ids) = recovery::recover(&mut file, &mut last).map_err(|e| file.told(&e))?;
+            if sync {
+                file.file.sync_data()?; // what was heard from a file must be on the disk
+            }
+            first = first.or(ids);
+            dropped = head.filter(|_| !old);
+            retired = old;
+            let part = Part { start: pos, before, bytes: Bytes::File(file) };
+            pos += part.len();
+            log.parts.push_back(part);
         }
-        let part = self.part(|p| p.start <= pos).ok_or(Trimmed)?;
-        let from = usize::try_from(pos - part.start).unwrap_or(usize::MAX);
-        let bytes = part.bytes.get(from..).unwrap_or_default();
-        out.extend_from_slice(bytes.get(..PIECE).unwrap_or(bytes));
+        // What the newest file says was dropped, where that fits what is there; files may have been taken away.
+        log.kept = match first {
+            Some(first) => {
+                dropped.filter(|d| d.precedes(first)).unwrap_or(Id { seq: first.seq.saturating_sub(1), ..first })
+            }
+            None => dropped.unwrap_or_default(),
+        };
+        if let Some(front) = log.parts.front_mut() {
+            front.before = log.kept;
+        }
+        log.epoch = epoch.max(last.max(log.kept).epoch.saturating_add(1));
+        log.written = Mark { pos, id: Id { epoch: log.epoch, seq: 0 } };
+        log.heard = log.written;
+        if sync {
+            dir.sync()?;
+        }
+        log.disk = Some(Disk { dir: dir.clone(), name: name.into(), sync, fresh: true, renamed: false, retired });
+        Ok(log)
+    }
+
+    /// The end of what readers may hear.
+    pub fn heard(&self) -> Mark {
+        self.heard
+    }
+
+    /// The end of what was appended.
+    pub fn written(&self) -> Mark {
+        self.written
+    }
+
+    /// How often what was appended and not yet heard had to be taken back.
+    pub fn failures(&self) -> u64 {
+        self.failures
+    }
+
+    /// How many bytes certainly stay when the next ones come, unless these are more than this themselves.
+    pub fn slack(&self) -> u64 {
+        self.limit as u64 / 4
+    }
+
+    fn part_limit(&self) -> usize {
+        if self.disk.is_some() { self.limit / 2 } else { (self.limit / 16).min(PIECE) }
+    }
+
+    /// Appends `count` events in one step: all or none. `write` is given the id of the first, and writes all blocks.
+    /// Drops what is over the limit. Returns the first id.
+    ///
+    /// # Errors
+    /// Where the disk does not take them; see [`LogFile::append`].
+    pub fn append(&mut self, count: u64, write: impl FnOnce(Id, &mut Vec<u8>)) -> io::Result<Id> {
+        let first = self.written.id.plus(1);
+        let mut block = std::mem::take(&mut self.block);
+        write(first, &mut block);
+        let kept = self.keep(&block);
+        let len = block.len() as u64;
+        block.clear();
+        block.shrink_to(PIECE);
+        self.block = block;
+        kept?;
+        self.written = Mark { pos: self.written.pos + len, id: self.written.id.plus(count) };
+        if self.disk.as_ref().is_none_or(|disk| !disk.sync && !disk.fresh) {
+            self.heard = self.written;
+        }
+        Ok(first)
+    }
+
+    fn keep(&mut self, block: &[u8]) -> io::Result<()> {
+        let part_limit = self.part_limit() as u64;
+        let retired = self.disk.as_ref().is_some_and(|disk| disk.retired);
+        let fits = |part: &Part| !retired && (part.len() == 0 || part.len() + block.len() as u64 <= part_limit);
+        if !self.parts.back().is_some_and(fits) {
+            self.roll(part_limit.max(block.len() as u64))?;
+        }
+        let Some(part) = self.parts.back_mut() else { return Ok(()) };
+        match (&mut part.bytes, &self.disk) {
+            (Bytes::File(file), Some(disk)) if file.len == 0 => {
+                let head = recovery::head(self.kept);
+                file.append(&[head.as_bytes(), block].concat(), &disk.dir)?;
+                file.head = head.len() as u64;
+            }
+            (Bytes::File(file), Some(disk)) => file.append(block, &disk.dir)?,
+            (Bytes::Memory(bytes), _) => bytes.extend_from_slice(block),
+            (Bytes::File(_), None) => {}
+        }
         Ok(())
     }
 
-    /// The place for a reader, with what it may have missed. "After" an id is the first event with a greater one.
-    pub fn find(&self, from: &From) -> Place {
-        let now = Place { pos: self.end, id: self.last(), gap: None };
-        let front = self.parts.front();
-        let kept = self.id(front.map_or(self.seq, |p| p.before)); // all events after this one are kept
-        let all = Place { pos: front.map_or(self.end, |p| p.start), id: kept, gap: None };
-        let asked = match from {
-            From::Now => return now,
-            From::All => return all,
-            From::After(text) => Id::parse(text),
-        };
-        match asked {
-            Some(id) if kept <= id && id <= self.last() => Place { pos: self.after(id.seq), id, gap: None },
-            _ => {
-                let from = front.map(|_| self.id(kept.seq.saturating_add(1)));
-                // Ids of one epoch are contiguous, so within it the loss can be counted.
-                let lost = asked.filter(|a| a.epoch == self.epoch).and_then(|a| kept.seq.checked_sub(a.seq));
-                Place { gap: Some(Gap { from, lost }), ..all }
+    /// Begins a new part; drops the oldest ones, until there is room for this much.
+    fn roll(&mut self, room: u64) -> io::Result<()> {
+        let mut memory = Vec::new();
+        if let Some(disk) = &mut self.disk
+            && !self.parts.is_empty()
+            && !disk.retired
+        {
+            disk.dir.retire(&disk.name)?;
+            (disk.retired, disk.renamed) = (true, true);
+            if self.parts.len() > 1 {
+                self.parts.pop_front(); // its file has given way to the newer one
             }
         }
+        while self.parts.front().is_some_and(|p| self.written.pos - p.start + room > self.limit as u64) {
+            if let Some(disk) = &self.disk {
+                disk.dir.remove_old(&disk.name)?;
+            }
+            if let Some(Part { bytes: Bytes::Memory(bytes), .. }) = self.parts.pop_front() {
+                // Its memory serves the next part, so a flood does not make the process grow.
+                memory = bytes;
+                memory.clear();
+                memory.shrink_to(self.part_limit());
+            }
+        }
+        let before = if self.parts.is_empty() && self.written.pos == 0 { self.kept } else { self.written.id };
+        self.kept = self.parts.front().map_or(before, |p| p.before);
+        let bytes = match &mut self.disk {
+            None => Bytes::Memory(memory),
+            Some(disk) => {
+                let file = disk.dir.create(&disk.name)?;
+                (disk.retired, disk.renamed, disk.fresh) = (false, true, true);
+                Bytes::File(file)
+            }
+        };
+        self.parts.push_back(Part { start: self.written.pos, before, bytes });
+        Ok(())
+    }
+
+    /// What has to be put on the disk until everything written may be heard.
+    pub fn unsynced(&self) -> Unsynced {
+        // With a new file the one before it has to be whole as well.
+        let renamed = self.disk.as_ref().is_some_and(|disk| disk.renamed);
+        let behind = |p: &&Part| renamed || p.start + p.len() > self.heard.pos;
+        let file = |p: &Part| if let Bytes::File(f) = &p.bytes { Some(f.file.clone()) } else { None };
+        let files = self.parts.iter().filter(behind).filter_map(file).collect();
+        let dir = self.disk.as_ref().filter(|_| renamed).map(|disk| disk.dir.clone());
+        Unsynced { mark: self.written, files, dir }
+    }
+
+    /// What came of [`Unsynced::sync`]. Where it failed, everything that nobody has heard is taken back: the kernel has
+    /// forgotten what it could not write, so a second try would succeed without it.
+    ///
+    /// # Errors
+    /// That it failed.
+    pub fn synced(&mut self, unsynced: &Unsynced, done: io::Result<()>) -> io::Result<()> {
+        let Some(disk) = &mut self.disk else { return Ok(()) };
+        if done.is_ok() {
+            // Others may have written meanwhile, and even begun a new file.
+            let rolled = self.parts.back().is_some_and(|part| part.start >= unsynced.mark.pos);
+            if !rolled {
+                (disk.fresh, disk.renamed) = (false, false);
+            }
+            if unsynced.mark.pos > self.heard.pos {
+                self.heard = if disk.sync || rolled { unsynced.mark } else { self.written };
+            }
+            return Ok(());
+        }
+        for part in &mut self.parts {
+            let keep = self.heard.pos.saturating_sub(part.start).min(part.len());
+            if let Bytes::File(file) = &mut part.bytes
+                && file.head + keep < file.len
+            {
+                let _ = file.cut(file.head + keep); // else before the next append
+            }
+            if part.start > self.heard.pos {
+                (part.start, part.before) = (self.heard.pos, self.heard.id);
+            }
+        }
+        self.written = self.heard;
+        self.failures += 1;
+        done
+    }
+
+    /// Copies bytes from `pos` on into `out`: at most [`PIECE`], and none where `pos` is the end of what may be heard.
+    ///
+    /// # Errors
+    /// [`Trimmed`] where the byte at `pos` is no longer there.
+    pub fn read(&self, pos: u64, out: &mut Vec<u8>) -> Result<(), Trimmed> {
+        out.clear();
+        if pos >= self.heard.pos {
+            return Ok(());
+        }
+        let part = self.part(|p| p.start <= pos).ok_or(Trimmed)?;
+        let end = self.heard.pos.min(part.start + part.len());
+        out.resize(end.saturating_sub(pos).min(PIECE as u64) as usize, 0);
+        match part.copy(pos, out) {
+            Ok(n) if n == out.len() && n > 0 => Ok(()),
+            _ => Err(Trimmed),
+        }
+    }
+
+    /// The place for a reader, with what it may have missed. "After" an id is the first event with a greater one.
+    ///
+    /// # Errors
+    /// Where the disk fails.
+    pub fn find(&self, from: &From) -> io::Result<Place> {
+        let asked = match from {
+            From::Now => return Ok(Place { pos: self.heard.pos, id: self.heard.id, gap: None }),
+            From::All => None,
+            From::After(text) => Id::parse(text),
+        };
+        if let Some(asked) = asked.filter(|id| self.kept <= *id && *id <= self.heard.id) {
+            let Mark { pos, id } = self.after(asked)?;
+            let next = self.next(pos)?;
+            // Between ids that are there, some can be missing that a power cut took.
+            let seen = id == asked || asked.seq == 0;
+            let whole = seen && next.is_none_or(|next| id.precedes(next));
+            let lost =
+                next.filter(|n| n.epoch == asked.epoch).map(|n| n.seq.saturating_sub(asked.seq.saturating_add(1)));
+            let gap = if whole { None } else { Some(Gap { from: next, lost }) };
+            return Ok(Place { pos, id: asked, gap });
+        }
+        let pos = self.parts.front().map_or(self.heard.pos, |p| p.start);
+        let next = self.next(pos)?;
+        let id = next.map_or(self.heard.id, |id| Id { seq: id.seq.saturating_sub(1), ..id });
+        // Ids of one epoch are contiguous, so within it the loss can be counted.
+        let lost = asked.filter(|a| a.epoch == self.kept.epoch).and_then(|a| self.kept.seq.checked_sub(a.seq));
+        let gap = if *from == From::All { None } else { Some(Gap { from: next, lost }) };
+        Ok(Place { pos, id, gap })
     }
 
     /// The last part for which `test` holds; it holds for the parts up to some one.
@@ -183,11 +422,26 @@ impl Log {
         self.parts.get(self.parts.partition_point(test).checked_sub(1)?)
     }
 
-    /// The position behind the event with this SEQ, which is kept or just before the kept ones.
-    fn after(&self, seq: u64) -> u64 {
-        let Some(part) = self.part(|p| p.before <= seq) else { return self.end };
-        let mut ends = part.bytes.windows(2).enumerate().filter(|(_, w)| w == b"\n\n").map(|(i, _)| i as u64 + 2);
-        let skip = seq - part.before;
-        part.start + if skip == 0 { 0 } else { ends.nth(skip as usize - 1).unwrap_or(part.bytes.len() as u64) }
+    /// The id of the event at this position, which is between two events; none at the end.
+    fn next(&self, pos: u64) -> io::Result<Option<Id>> {
+        match self.part(|p| p.start <= pos).filter(|_| pos < self.heard.pos) {
+            Some(part) => Ok(part.block(pos)?.map(|mark| mark.id)),
+            None => Ok(None),
+        }
+    }
+
+    /// The end of the last event whose id is not greater than this one, which is among the kept.
+    fn after(&self, asked: Id) -> io::Result<Mark> {
+        let Some(part) = self.part(|p| p.before <= asked) else { return Ok(self.heard) };
+        let mut found = Mark { pos: part.start, id: part.before };
+        let mut end = self.heard.pos.min(part.start + part.len());
+        while found.pos < end {
+            let middle = found.pos + (end - found.pos) / 2;
+            match part.block(middle)? {
+                Some(mark) if mark.id <= asked => found = mark,
+                _ => end = middle, // the block in the middle begins there or before
+            }
+        }
+        Ok(found)
     }
 }

@@ -52,6 +52,8 @@ table! {
     SINCE 400 "tincan, ?since=" "since is no id; give EPOCH-SEQ as an id field shows it, or all"
     WAIT 400 "tincan, ?wait=" "wait is no number of seconds from 0 to 300; give one"
     // Who may, and what there is.
+    PUBLISH_TOKEN 401 "RFC 9110 §15.5.2" "whoever publishes here needs a token; give it as the password, with any user name, or as a Bearer token"
+    READ_TOKEN 401 "RFC 9110 §15.5.2" "whoever reads here needs a token; give it as the password, with any user name, or as a Bearer token"
     CROSS_SITE 403 "WHATWG Fetch, Origin header" "a page of another site may not publish here; allow its origin with --allow-origin"
     NOT_FOUND 404 "tincan, URLs" "nothing is here; a channel's name is 1 to 64 of A-Z a-z 0-9 _ -, and not lab, lessons, assets, metrics or health"
     PAGE_METHOD 405 "RFC 9110 §15.5.6" "this can only be read; GET it"
@@ -63,10 +65,13 @@ table! {
     LONG_TARGET 414 "tincan, 4 KiB" "the request target is too long; put the data into the body"
     EXPECT 417 "RFC 9110 §10.1.1" "only `Expect: 100-continue` is known; leave the field out"
     LARGE_SECTION 431 "tincan, 8 KiB and 64 fields" "the header section is too large; send fewer or shorter fields"
+    LOG_FAILED 500 "tincan, --data" "the log could not be written, and nothing of this was kept; the server's standard error says why"
     CODING 501 "RFC 9112 §6.1" "only the transfer coding chunked is known; send `chunked`, or Content-Length"
     CHANNELS 503 "tincan, --max-channels" "there are too many channels; use one that exists, or come back later"
     CONNECTIONS 503 "tincan, --max-connections" "there are too many connections; come back later"
+    LOG_CLOSED 503 "tincan, --data" "the channel's log cannot be opened; the server's standard error says why"
     VERSION 505 "RFC 9110 §15.6.6" "only HTTP/1.1 and HTTP/1.0 are spoken here; use one of them"
+    DISK_FULL 507 "RFC 4918 §11.5" "the disk is full, and nothing of this was kept; make room, then send it again"
 }
 
 impl Reject {
@@ -80,6 +85,8 @@ impl Reject {
         match *self {
             PAGE_METHOD => ALLOW_PAGE,
             CHANNEL_METHOD => ALLOW_CHANNEL,
+            // RFC 7617 §2. A browser asks its user, and from then on sends what it was told.
+            PUBLISH_TOKEN | READ_TOKEN => "WWW-Authenticate: Basic realm=\"tincan\", charset=\"UTF-8\"\r\n",
             // Who asks for an event stream is answered otherwise (`server.rs`), so the answer depends on `Accept`.
             Reject { status: 503, .. } => "Retry-After: 5\r\nVary: Accept\r\n",
             _ => "",
@@ -98,6 +105,7 @@ pub fn reason(status: u16) -> &'static str {
         200 => "OK",
         204 => "No Content",
         400 => "Bad Request",
+        401 => "Unauthorized",
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
@@ -107,9 +115,11 @@ pub fn reason(status: u16) -> &'static str {
         417 => "Expectation Failed",
         421 => "Misdirected Request",
         431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
         501 => "Not Implemented",
         503 => "Service Unavailable",
         505 => "HTTP Version Not Supported",
+        507 => "Insufficient Storage",
         _ => "",
     }
 }

@@ -4,16 +4,20 @@
 //! serves (leader and followers), so a burst of joins never waits for a thread to start, and a slow client holds up
 //! only its own. A request for a stream hands its socket over to the channel, and its thread is free again.
 //!
-//! Limits: the constants below; `--max-body`, `--max-connections`; `connection.rs` has the deadlines.
+//! Limits: the constants below; `--max-body`, `--max-connections`; `connection.rs` has the deadlines, `limits.rs` the
+//! descriptors.
 //! Deliberately absent: TLS, compression, a shutdown. The process can be killed at any time.
 
-use crate::channel::{Channel, Full, Hub, jitter};
+use crate::channel::{Channel, Opening, jitter};
 use crate::connection::{Answer, Connection, Stop};
 use crate::event::{self, Event};
 use crate::flags::Config;
-use crate::gate;
+use crate::gate::{self, Tokens};
 use crate::http::{self, Request};
-use crate::log::{From, Id};
+use crate::hub::{Hub, is_channel};
+use crate::id::Id;
+use crate::limits::{Shares, shares};
+use crate::log::From;
 use crate::pages::{self, File};
 use crate::reject::*;
 use std::io;
@@ -25,8 +29,6 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
-/// Limit: connections over `--max-connections` that are at least told so; a further one is closed.
-const SPILL: usize = 64;
 /// Limit: threads that wait in `accept()`.
 const SPARE: usize = 4;
 /// Limit: stack of a connection's thread.
@@ -50,27 +52,41 @@ pub struct Server(Arc<Shared>, Option<(TcpStream, SocketAddr)>);
 struct Shared {
     listener: TcpListener,
     hub: Arc<Hub>,
+    tokens: Tokens,
+    shares: Shares,
     idle: AtomicUsize, // threads in accept(), or on their way there
 }
 
 impl Server {
-    /// Binds the listening socket and starts the hub's threads. Nothing is answered before [`Server::run`].
+    /// Binds the listening socket, opens the logs and starts the hub's threads. Nothing is answered before
+    /// [`Server::run`].
     ///
     /// # Errors
-    /// Where the address cannot be had; where `-` is given and standard input is no listening socket.
+    /// Where the address cannot be had; where `-` is given and standard input is no listening socket; where `--data` or
+    /// `--token-file` cannot be used. Each in words for a person.
     pub fn bind(config: Config) -> io::Result<Server> {
-        let listener = match config.listen.as_str() {
-            "-" => TcpListener::from(io::stdin().as_fd().try_clone_to_owned()?),
-            address => TcpListener::bind(address)?,
-        };
-        listener.set_nonblocking(true)?;
-        let early = listener.accept(); // only a listening socket says that nobody is there
-        listener.set_nonblocking(false)?;
-        let early = match early {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => None,
-            early => Some(early?),
-        };
-        Ok(Server(Arc::new(Shared { listener, hub: Hub::new(config)?, idle: AtomicUsize::new(0) }), early))
+        let tokens = config.token_file.as_deref().map_or(Ok(Tokens::default()), Tokens::load)?;
+        let (listener, early) =
+            listen_on(&config).map_err(|e| io::Error::new(e.kind(), cannot_listen(&config.listen, &e)))?;
+        let shares = shares(config.max_connections, if config.data.is_some() { config.max_channels } else { 0 });
+        let hub = Hub::new(config, shares.logs)?;
+        Ok(Server(Arc::new(Shared { listener, hub, tokens, shares, idle: AtomicUsize::new(0) }), early))
+    }
+
+    /// What this process can hold, on one line; and, a line each, what its owner may not expect.
+    pub fn notes(&self) -> Vec<String> {
+        let (config, Shares { connections, descriptors, .. }) = (self.hub().config(), self.0.shares);
+        let of = descriptors.map_or(String::new(), |n| format!(" ({n} descriptors)"));
+        let logs = config.max_channels.saturating_mul(config.history) >> 20;
+        let place = if config.data.is_some() { "on the disk" } else { "in memory" };
+        let mut line =
+            format!("at most {connections} connections{of}, {} channels, {logs} MiB {place}", config.max_channels);
+        if connections < config.max_connections {
+            let wish = config.max_connections;
+            line += &format!("; warning: --max-connections {wish} needs more descriptors, see `ulimit -n`");
+        }
+        let left = |file| format!("--data: {file:?} is no channel's log; it is left alone");
+        [line].into_iter().chain(self.hub().strangers().iter().map(left)).collect()
     }
 
     /// The address, with the port that was chosen where it was given as 0.
@@ -100,6 +116,38 @@ impl Server {
     }
 }
 
+/// The listening socket, and who was there before it.
+fn listen_on(config: &Config) -> io::Result<(TcpListener, Option<(TcpStream, SocketAddr)>)> {
+    let listener = match config.listen.as_str() {
+        "-" => TcpListener::from(io::stdin().as_fd().try_clone_to_owned()?),
+        address => TcpListener::bind(address)?,
+    };
+    listener.set_nonblocking(true)?;
+    let early = listener.accept(); // only a listening socket says that nobody is there
+    listener.set_nonblocking(false)?;
+    match early {
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok((listener, None)),
+        early => Ok((listener, Some(early?))),
+    }
+}
+
+/// What is wrong, and what to do.
+fn cannot_listen(listen: &str, error: &io::Error) -> String {
+    let port = listen.rsplit(':').next().unwrap_or_default();
+    let remedy = match error.kind() {
+        _ if listen == "-" => "standard input must be a listening TCP socket; see --listen in the README".into(),
+        io::ErrorKind::AddrInUse => {
+            format!("port {port} is taken; end the program that holds it, or give another with --listen")
+        }
+        io::ErrorKind::PermissionDenied => format!("port {port} is reserved; give one above 1023 with --listen"),
+        io::ErrorKind::AddrNotAvailable => {
+            "no interface of this machine has that address; 0.0.0.0 stands for all".into()
+        }
+        _ => "give an address and a port such as 127.0.0.1:8000 with --listen".into(),
+    };
+    format!("cannot listen on {listen}: {error}; {remedy}")
+}
+
 /// What a request asks for.
 enum Route {
     /// A file, and the `Vary` field line that its path asks for.
@@ -115,11 +163,8 @@ enum Route {
 enum Reply {
     Answer(Answer),
     /// The channel gives it.
-    Stream(Opening),
+    Stream(Arc<Channel>, Opening),
 }
-
-/// A stream's channel, its response head, its start, and its end if it has one.
-struct Opening(Arc<Channel>, String, From, Option<Duration>);
 
 impl Shared {
     /// The life of a thread: wait in `accept()`, leave another behind, serve; until enough others wait. It is counted
@@ -150,17 +195,17 @@ impl Shared {
 
     fn serve(&self, stream: TcpStream, peer: SocketAddr) {
         let (slot, number) = self.hub.connect();
-        let most = self.hub.config().max_connections;
-        if number > most.saturating_add(SPILL) {
+        let most = self.shares.connections;
+        if number > most.saturating_add(self.shares.spill) {
             return;
         }
         let Ok(mut connection) = Connection::new(stream, peer, self.hub.config().quiet) else { return };
         loop {
             match self.request(&mut connection, number > most) {
                 Ok(None) => {}
-                Ok(Some(Opening(channel, head, from, wait))) => {
+                Ok(Some((channel, opening))) => {
                     // Where this fails the reader is gone.
-                    let _ = self.hub.subscribe(&channel, connection.stream, slot, head, &from, wait);
+                    let _ = self.hub.subscribe(&channel, connection.stream, slot, opening);
                     return;
                 }
                 Err(stop) => return connection.end(stop),
@@ -169,7 +214,7 @@ impl Shared {
     }
 
     /// Reads one request and answers it, or returns the stream that is the answer.
-    fn request(&self, connection: &mut Connection, full: bool) -> Result<Option<Opening>, Stop> {
+    fn request(&self, connection: &mut Connection, full: bool) -> Result<Option<(Arc<Channel>, Opening)>, Stop> {
         let (head, deadline) = connection.head()?;
         let req = Request::parse(&head)?;
         connection.line = format!("{} {}", req.method, req.target);
@@ -180,9 +225,9 @@ impl Shared {
         let body = connection.body(&req, self.hub.config().max_body, deadline)?;
         let answer = match route.and_then(|route| self.answer(&req, route, body, &connection.cors)) {
             Ok(Reply::Answer(answer)) => answer,
-            Ok(Reply::Stream(opening)) => {
+            Ok(Reply::Stream(channel, opening)) => {
                 connection.note(200);
-                return Ok(Some(opening));
+                return Ok(Some((channel, opening)));
             }
             // A status other than 200 makes EventSource give up for ever (WHATWG HTML, "Processing model").
             Err(r) if r.status == 503 && req.method == "GET" && req.is_event_source() => {
@@ -209,6 +254,7 @@ impl Shared {
         if req.method == "POST" && gate::cross_site(self.hub.config(), req) {
             return Err(CROSS_SITE);
         }
+        self.tokens.check(req)?;
         let asset = |name: &str| pages::ASSETS.iter().find(|f| f.name == name);
         let page = match req.path.as_str() {
             "/" => Some(Route::File(&pages::CHAT, "")),
@@ -249,22 +295,16 @@ impl Shared {
                 Answer { status: 200, fields: STREAM_FIELDS.into(), body: Vec::new().into() }
             }
             Route::Listen(name, from, wait) => {
-                let channel = self.hub.channel(&name).map_err(|Full| CHANNELS)?;
+                let channel = self.hub.channel(&name)?;
                 let head = http::head(200, &[STREAM_FIELDS, cors, "Connection: close\r\n"]);
-                return Ok(Reply::Stream(Opening(channel, head, from, wait)));
+                return Ok(Reply::Stream(channel, Opening { head, from, wait }));
             }
             Route::Publish(name, template) => {
-                let ids = self.hub.publish(&name, &events(req, template, body)?).map_err(|Full| CHANNELS)?;
+                let ids = self.hub.publish(&name, &events(req, template, body)?)?;
                 Answer::text(ids.iter().fold(String::new(), |out, id| out + &id.to_string() + "\n"))
             }
         }))
     }
-}
-
-fn is_channel(name: &str) -> bool {
-    (1..=64).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
-        && !["lab", "lessons", "assets", "metrics", "health"].contains(&name)
 }
 
 /// `GET /NAME`: the page for who prefers HTML, else the stream.

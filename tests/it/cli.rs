@@ -30,6 +30,8 @@ fn help_and_version_are_printed_on_stdout() {
         let text = String::from_utf8(out.stdout).unwrap();
         for option in [
             "listen ADDR:PORT",
+            "data DIR",
+            "sync",
             "history SIZE",
             "heartbeat SECS",
             "retry MS",
@@ -39,6 +41,7 @@ fn help_and_version_are_printed_on_stdout() {
             "max-channels N",
             "host NAME",
             "allow-origin ORIGIN",
+            "token-file FILE",
             "quiet",
         ] {
             assert!(text.contains(&format!("--{option}")), "{option}: {text}");
@@ -174,14 +177,14 @@ fn the_request_log_has_one_clean_line_a_request_unless_quiet() {
     }
     eventually("the last request is logged", || loud.stderr().contains(" GET /health 200\n"));
     let stderr = loud.stderr();
-    let lines: Vec<&str> = stderr.lines().skip(3).collect();
+    let lines: Vec<&str> = stderr.lines().skip(4).collect();
     let ends = [" POST /a?event=%1b%5b31m 200", " - 400", " GET /a 200", " GET /health 200"];
     assert_eq!(lines.len(), ends.len(), "{lines:?}");
     for (line, end) in lines.iter().zip(ends) {
         assert!(line.ends_with(end) && line.contains(" GMT 127.0.0.1:"), "{line:?}");
         assert!(line.chars().all(|c| (' '..='~').contains(&c)), "{line:?}");
     }
-    assert_eq!(quiet.stderr().lines().count(), 3, "{}", quiet.stderr());
+    assert_eq!(quiet.stderr().lines().count(), 4, "{}", quiet.stderr());
 }
 
 #[test]

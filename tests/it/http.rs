@@ -236,7 +236,17 @@ fn a_refusal_with_sound_framing_leaves_the_connection_open() {
 /// The rest of the table has tests of its own, for it needs more than one request: each must be named here.
 #[test]
 fn every_line_of_the_table_is_tested() {
-    let elsewhere = [reject::BODY_UTF8, reject::TIMEOUT, reject::CHANNELS, reject::CONNECTIONS];
+    let elsewhere = [
+        reject::BODY_UTF8,
+        reject::TIMEOUT,
+        reject::CHANNELS,
+        reject::CONNECTIONS,
+        reject::PUBLISH_TOKEN,
+        reject::READ_TOKEN,
+        reject::LOG_FAILED,
+        reject::LOG_CLOSED,
+        reject::DISK_FULL,
+    ];
     let here: Vec<Reject> = unframed().into_iter().chain(framed()).map(|(_, reject)| reject).chain(elsewhere).collect();
     for reject in reject::TABLE {
         assert!(here.contains(reject), "no test refuses with {reject:?}");

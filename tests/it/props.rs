@@ -1,9 +1,12 @@
 //! Properties, with a seeded generator: what holds for all bodies and all requests.
 
 use crate::harness::*;
+use std::sync::Arc;
+use tincan::disk::Dir;
 use tincan::event::{Event, parse};
 use tincan::http::{Chunked, Framing, Request, date, head_end};
-use tincan::log::{From, Id, Log};
+use tincan::id::Id;
+use tincan::log::{From, Log};
 
 /// SplitMix64: small, and the same on every machine.
 struct Random(u64);
@@ -210,32 +213,59 @@ fn damaged_requests_are_answered_or_refused_and_never_more() {
 
 #[test]
 fn a_log_finds_every_place_in_any_part() {
-    let mut random = Random(4);
-    let mut log = Log::new(7, 4096);
+    finds_every_place(4, Log::new(7, 4096), &mut |_| None);
+}
+
+#[test]
+fn a_log_in_files_finds_every_place_in_any_part_and_epoch() {
+    let place = Scratch::new();
+    let dir = Arc::new(Dir::open(&place.0).unwrap());
+    let open = |epoch| Log::open(&dir, "a", epoch, 4096, false).unwrap();
+    let mut epochs = 7..;
+    finds_every_place(5, open(6), &mut |random| (random.below(30) == 0).then(|| open(epochs.next().unwrap())));
+    let bytes: u64 = ["a.sse", "a.old.sse"].iter().map(|f| place.0.join(f).metadata().unwrap().len()).sum();
+    assert!(bytes <= 4096, "{bytes} bytes in files");
+}
+
+/// Appends events of all sizes, and from time to time opens the log anew.
+fn finds_every_place(seed: u64, mut log: Log, reopen: &mut dyn FnMut(&mut Random) -> Option<Log>) {
+    let mut random = Random(seed);
     let mut all: Vec<(Id, Vec<u8>)> = Vec::new();
     for n in 0..2000 {
+        log = reopen(&mut random).unwrap_or(log);
         let event = Event::new("x".repeat(random.below(if n % 100 == 0 { 6000 } else { 90 })));
-        let id = log.append(|id, out| event.write(Some(id), out));
+        let id = log.append(1, |id, out| event.write(Some(id), out)).unwrap();
+        let unsynced = log.unsynced();
+        log.synced(&unsynced, unsynced.sync()).unwrap();
         let mut bytes = Vec::new();
         event.write(Some(id), &mut bytes);
         all.push((id, bytes));
-        let place = log.find(&From::All);
-        let kept = all.len() - place.id.seq as usize;
-        assert!(log.end() - place.pos <= 4096 || kept == 1, "{} bytes kept", log.end() - place.pos);
+        let place = log.find(&From::All).unwrap();
+        let kept = all.iter().filter(|(id, _)| *id > place.id).count();
+        let (end, pos) = (log.heard().pos, place.pos);
+        assert!(end - pos <= 4096 || kept == 1, "{} bytes kept", end - pos);
         // From each place that is kept, exactly the events behind it follow.
-        let seq = place.id.seq + random.below(kept + 1) as u64;
-        let found = log.find(&From::After(Id { epoch: 7, seq }.to_string()));
-        assert_eq!((found.id.seq, found.gap.is_none()), (seq, true));
+        let behind = all.len() - random.below(kept + 1);
+        let asked = if behind == all.len() - kept { place.id } else { all[behind - 1].0 };
+        let found = log.find(&From::After(asked.to_string())).unwrap();
+        assert_eq!((found.id, found.gap), (asked, None));
         let (mut pos, mut heard, mut piece) = (found.pos, Vec::new(), Vec::new());
-        while pos < log.end() {
+        while pos < end {
             log.read(pos, &mut piece).unwrap();
             pos += piece.len() as u64;
             heard.extend_from_slice(&piece);
         }
-        let expected: Vec<u8> = all[seq as usize..].iter().flat_map(|(_, bytes)| bytes.clone()).collect();
-        assert!(heard == expected, "after {seq} of {}", all.len());
+        let expected: Vec<u8> = all[behind..].iter().flat_map(|(_, bytes)| bytes.clone()).collect();
+        assert!(heard == expected, "after {asked}");
         if place.pos > 0 {
             assert!(log.read(place.pos - 1, &mut piece).is_err(), "what is trimmed cannot be read");
+            // Whoever asks for what is gone is told how much that is.
+            if let Some(lost) = all.len().checked_sub(kept + 2) {
+                let asked = all[lost].0;
+                let gap = log.find(&From::After(asked.to_string())).unwrap().gap.unwrap();
+                assert_eq!(gap.from, Some(all[lost + 2].0));
+                assert_eq!(gap.lost, (asked.epoch == all[lost + 1].0.epoch).then_some(1));
+            }
         }
     }
 }

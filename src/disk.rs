@@ -1,0 +1,222 @@
+//! A directory of logs, one process's alone: for each channel `NAME.sse`, and an older part of it, `NAME.old.sse`.
+//!
+//! It knows files and the disk, and nothing of what stands in them: `log.rs` does. A file only ever grows at its end,
+//! by one write an append; what such a write leaves behind when it fails is cut off again. The lock is on the directory
+//! itself (flock(2)), so a process that is killed leaves none behind.
+//!
+//! Deliberately absent: links, further directories, and every file that is not named like a channel's.
+
+use crate::limits;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// The directory, locked for as long as this lives.
+#[derive(Debug)]
+pub struct Dir {
+    path: PathBuf,
+    handle: File,
+    largest: AtomicU64, // bytes in a file, by this process's own limit
+}
+
+/// The same error with words before it.
+fn told(error: &io::Error, what: impl std::fmt::Display) -> io::Error {
+    io::Error::new(error.kind(), format!("{what}: {error}"))
+}
+
+/// Whether there is no room for a write: on the device (ENOSPC), in a quota (EDQUOT) or under `ulimit -f` (EFBIG).
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
+}
+
+impl Dir {
+    /// Makes the directory where it is missing, locks it and makes sure that files can be made in it.
+    ///
+    /// # Errors
+    /// Where one of these fails, in words for a person.
+    pub fn open(path: &Path) -> io::Result<Dir> {
+        let at = format!("--data {}", path.display());
+        let usable = fs::create_dir_all(path).and_then(|()| File::open(path));
+        let handle = usable.map_err(|e| told(&e, format!("{at} is no directory that can be used")))?;
+        match handle.try_lock() {
+            Err(fs::TryLockError::WouldBlock) => {
+                let why = format!("{at} is in use by another server; give each a directory of its own");
+                return Err(io::Error::new(ErrorKind::ResourceBusy, why));
+            }
+            Err(fs::TryLockError::Error(e)) => return Err(told(&e, format!("{at} cannot be locked"))),
+            Ok(()) => {}
+        }
+        let probe = path.join(".tincan-can-write");
+        match File::create(&probe).and_then(|_| fs::remove_file(&probe)) {
+            Err(e) if !is_full(&e) => {
+                return Err(told(&e, format!("{at} cannot be written to; give another, or its owner's rights")));
+            }
+            _ => {} // a full disk is told to whoever publishes; what is there can be read
+        }
+        Ok(Dir { path: path.into(), handle, largest: AtomicU64::new(0) })
+    }
+
+    /// The names of files in it, before `.sse` or `.old.sse`, and the names of all other files that are not hidden.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn list(&self) -> io::Result<(Vec<String>, Vec<String>)> {
+        let (mut stems, mut others) = (Vec::new(), Vec::new());
+        for entry in fs::read_dir(&self.path)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            match name.strip_suffix(".sse") {
+                _ if name.starts_with('.') => {}
+                Some(stem) => stems.push(stem.strip_suffix(".old").unwrap_or(stem).into()),
+                None => others.push(name),
+            }
+        }
+        stems.sort();
+        stems.dedup();
+        others.sort();
+        Ok((stems, others))
+    }
+
+    fn path(&self, name: &str, old: bool) -> PathBuf {
+        self.path.join(format!("{name}{}.sse", if old { ".old" } else { "" }))
+    }
+
+    /// Opens a channel's file, or its older part, where it is there.
+    ///
+    /// # Errors
+    /// Where it cannot be read and written, or is no file.
+    pub fn get(&self, name: &str, old: bool) -> io::Result<Option<LogFile>> {
+        let path = self.path(name, old);
+        let open = || -> io::Result<(File, u64)> {
+            let meta = fs::metadata(&path)?;
+            if !meta.is_file() {
+                return Err(io::Error::new(ErrorKind::InvalidInput, "it is no file")); // a pipe would wait for its other end
+            }
+            Ok((File::options().read(true).write(true).open(&path)?, meta.len()))
+        };
+        match open() {
+            Ok((file, len)) => Ok(Some(LogFile { path, file: Arc::new(file), head: 0, len, torn: false })),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(told(&e, path.display())),
+        }
+    }
+
+    /// Makes a channel's file, which must not be there.
+    ///
+    /// # Errors
+    /// Where that fails.
+    pub fn create(&self, name: &str) -> io::Result<LogFile> {
+        let path = self.path(name, false);
+        let file = File::options().read(true).write(true).create_new(true).open(&path);
+        let file = Arc::new(file.map_err(|e| told(&e, path.display()))?);
+        Ok(LogFile { path, file, head: 0, len: 0, torn: false })
+    }
+
+    /// Makes a channel's file its older part, in place of the one that it had.
+    ///
+    /// # Errors
+    /// Where that fails; nothing has changed then.
+    pub fn retire(&self, name: &str) -> io::Result<()> {
+        let path = self.path(name, false);
+        fs::rename(&path, self.path(name, true)).map_err(|e| told(&e, path.display()))
+    }
+
+    /// Drops a channel's older part.
+    ///
+    /// # Errors
+    /// Where that fails.
+    pub fn remove_old(&self, name: &str) -> io::Result<()> {
+        let path = self.path(name, true);
+        fs::remove_file(&path).map_err(|e| told(&e, path.display()))
+    }
+
+    /// Puts the names of the files on the disk.
+    ///
+    /// # Errors
+    /// Where that fails.
+    pub fn sync(&self) -> io::Result<()> {
+        self.handle.sync_all().map_err(|e| told(&e, self.path.display()))
+    }
+
+    /// Whether this process may make a file so large. To grow up to the limit itself would be one byte too many: the
+    /// next write would be answered not with an error but with SIGXFSZ, which ends the process (setrlimit(2)).
+    fn may_reach(&self, len: u64) -> bool {
+        if len >= self.largest.load(Relaxed) {
+            self.largest.store(limits::soft("Max file size").unwrap_or(u64::MAX), Relaxed);
+        }
+        len < self.largest.load(Relaxed)
+    }
+}
+
+/// A channel's file.
+#[derive(Debug)]
+pub struct LogFile {
+    path: PathBuf,
+    /// Shared with who puts it on the disk.
+    pub file: Arc<File>,
+    /// Bytes before the first event.
+    pub head: u64,
+    /// Bytes in all.
+    pub len: u64,
+    torn: bool, // there may be more bytes, which have to go
+}
+
+impl LogFile {
+    /// An error with the file's name.
+    pub fn told(&self, error: &io::Error) -> io::Error {
+        told(error, self.path.display())
+    }
+
+    /// Appends all of these bytes, or none.
+    ///
+    /// # Errors
+    /// Where there is no room (see [`is_full`]), where the write fails, where another program has changed the file.
+    pub fn append(&mut self, bytes: &[u8], dir: &Dir) -> io::Result<()> {
+        if self.torn {
+            self.cut(self.len)?;
+        }
+        let meta = self.file.metadata().map_err(|e| self.told(&e))?;
+        if meta.len() != self.len || meta.nlink() == 0 {
+            let why = "another program has changed or removed it; start the server again".to_string();
+            return Err(self.told(&io::Error::other(why)));
+        }
+        let end = self.len.saturating_add(bytes.len() as u64);
+        let written = match dir.may_reach(end) {
+            true => self.file.write_at(bytes, self.len),
+            false => Err(ErrorKind::FileTooLarge.into()),
+        };
+        match written {
+            Ok(n) if n == bytes.len() => {
+                self.len = end;
+                Ok(())
+            }
+            failed => {
+                // Less than everything means that there is no room for the rest.
+                let error = failed.err().unwrap_or_else(|| ErrorKind::StorageFull.into());
+                let _ = self.cut(self.len); // else before the next append
+                Err(self.told(&error))
+            }
+        }
+    }
+
+    /// Cuts off what is behind these bytes.
+    ///
+    /// # Errors
+    /// Where that fails; it is tried again before the next append.
+    pub fn cut(&mut self, len: u64) -> io::Result<()> {
+        (self.len, self.torn) = (len, true);
+        self.file.set_len(len).map_err(|e| self.told(&e))?;
+        self.torn = false;
+        Ok(())
+    }
+
+    /// Copies bytes from an offset on; how many. Fewer than there is room for only at the end of the file.
+    ///
+    /// # Errors
+    /// Where the disk fails.
+    pub fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<usize> {
+        self.file.read_at(out, offset).map_err(|e| self.told(&e))
+    }
+}

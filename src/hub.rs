@@ -1,0 +1,323 @@
+//! The hub: all channels of a server, the pump and the heartbeat, the metrics.
+//!
+//! Two threads write to subscribers:
+//!
+//! - the *pump* takes a channel that has news and gives every subscriber what lies between its position and the log's
+//!   end, a piece at a time (`Channel::turn`). Broadcast, replay, the rest of a slow reader's event and the answer to a
+//!   long poll are all this one loop;
+//! - the *heartbeat* looks twice a second for sockets that were closed, for polls whose time is over and for readers
+//!   that have heard nothing for `--heartbeat` (`Channel::sweep`). Without a reader it does not wake up at all.
+//!
+//! Limits: `--max-channels`. Deliberately absent: HTTP.
+
+use crate::channel::{Channel, Opening, Piece, lock, millis};
+use crate::disk::Dir;
+use crate::event::Event;
+use crate::flags::Config;
+use crate::id::Id;
+use crate::log::Log;
+use crate::reject::{CHANNELS, LOG_CLOSED, Reject};
+use crate::subscriber::{LOOK, Slot};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::net::TcpStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Limit: stack of the pump and the heartbeat.
+const STACK: usize = 64 << 10;
+
+#[derive(Debug)]
+struct Channels {
+    by_name: BTreeMap<String, Arc<Channel>>,
+    closed: BTreeSet<String>, // those that only their files remember
+    next_purge: Instant,
+}
+
+/// All channels of one server.
+#[derive(Debug)]
+pub struct Hub {
+    config: Config,
+    began: Instant,
+    dir: Option<Arc<Dir>>,
+    strangers: Vec<String>,
+    open_logs: usize,
+    channels: Mutex<Channels>,
+    opening: Mutex<()>,
+    news: Sender<Arc<Channel>>,
+    heart: OnceLock<Thread>,
+    heart_sleeps: AtomicBool,
+    epoch: AtomicU64,
+    connections: Arc<AtomicUsize>,
+    events: AtomicU64,
+    published: AtomicU64,
+    delivered: AtomicU64,
+    dropped: AtomicU64,
+}
+
+/// Whether this can be a channel's name: 1 to 64 of `A-Z a-z 0-9 _ -`, but none that is taken.
+pub fn is_channel(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+        && !["lab", "lessons", "assets", "metrics", "health"].contains(&name)
+}
+
+impl Hub {
+    /// A hub with the channels that `--data` holds, each of which is checked; starts the pump and the heartbeat. With
+    /// files at most `open_logs` of them stay open while nobody uses them.
+    ///
+    /// # Errors
+    /// Where the directory cannot be had, where a log in it is damaged, where the two threads cannot be started.
+    pub fn new(config: Config, open_logs: usize) -> io::Result<Arc<Hub>> {
+        let dir = config.data.as_deref().map(Dir::open).transpose()?.map(Arc::new);
+        let (mut closed, mut strangers) = (BTreeSet::new(), Vec::new());
+        if let Some(dir) = &dir {
+            let (stems, mut others) = dir.list()?;
+            for name in stems {
+                if !is_channel(&name) {
+                    others.push(name + ".sse");
+                    continue;
+                }
+                Log::open(dir, &name, 0, config.history, false)?;
+                closed.insert(name);
+            }
+            strangers = others;
+        }
+        let (news, queue) = channel();
+        let hub = Arc::new(Hub {
+            config,
+            began: Instant::now(),
+            dir,
+            strangers,
+            open_logs,
+            channels: Mutex::new(Channels { by_name: BTreeMap::new(), closed, next_purge: Instant::now() }),
+            opening: Mutex::default(),
+            news,
+            heart: OnceLock::new(),
+            heart_sleeps: AtomicBool::new(false),
+            epoch: AtomicU64::new(0),
+            connections: Arc::default(),
+            events: AtomicU64::new(0),
+            published: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+        });
+        let (pump, heart) = (hub.clone(), hub.clone());
+        thread::Builder::new().name("pump".into()).stack_size(STACK).spawn(move || pump.pump(&queue))?;
+        let thread = thread::Builder::new().name("heartbeat".into()).stack_size(STACK).spawn(move || heart.beat())?;
+        let _ = hub.heart.set(thread.thread().clone());
+        Ok(hub)
+    }
+
+    /// What this hub was told.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Files in `--data` that are no channel's log, and are left alone.
+    pub fn strangers(&self) -> &[String] {
+        &self.strangers
+    }
+
+    /// Milliseconds since the hub began.
+    fn now(&self) -> u64 {
+        millis(self.began.elapsed())
+    }
+
+    /// Counts a connection for as long as the slot lives; returns how many there are with it.
+    pub fn connect(&self) -> (Slot, usize) {
+        Slot::take(&self.connections)
+    }
+
+    /// The channel of this name, which exists from now on.
+    ///
+    /// # Errors
+    /// [`CHANNELS`] where it would be one more than `--max-channels`, [`LOG_CLOSED`] where its files cannot be used.
+    pub fn channel(&self, name: &str) -> Result<Arc<Channel>, Reject> {
+        if let Some(channel) = self.known(name)? {
+            channel.touch();
+            return Ok(channel);
+        }
+        // One at a time, and without the lock on the channels: to open a large log takes a moment.
+        let _alone = lock(&self.opening);
+        if let Some(channel) = self.known(name)? {
+            return Ok(channel);
+        }
+        let epoch = self.new_epoch();
+        let log = match &self.dir {
+            None => Ok(Log::new(epoch, self.config.history)),
+            Some(dir) => Log::open(dir, name, epoch, self.config.history, self.config.sync),
+        };
+        let log = log.map_err(|e| {
+            let _ = writeln!(io::stderr(), "tincan: /{name} cannot be opened: {e}");
+            LOG_CLOSED
+        })?;
+        let channel = Arc::new(Channel::new(name, log));
+        let mut channels = lock(&self.channels);
+        channels.closed.remove(name);
+        channels.by_name.insert(name.into(), channel.clone());
+        Ok(channel)
+    }
+
+    /// The channel of this name where it is open; else makes sure that there is room to open it.
+    fn known(&self, name: &str) -> Result<Option<Arc<Channel>>, Reject> {
+        let now = Instant::now();
+        let mut channels = lock(&self.channels);
+        let Channels { by_name, closed, next_purge } = &mut *channels;
+        // Only the map holds a channel that nobody is in the middle of using.
+        let unused = |c: &Arc<Channel>| Arc::strong_count(c) == 1 && c.readers() == 0;
+        let many = self.dir.is_some() && by_name.len() >= self.open_logs && !by_name.contains_key(name);
+        if many || now >= *next_purge {
+            *next_purge = now + self.config.forget / 60;
+            let old = |c: &Channel| many || c.idle(now) >= self.config.forget;
+            for (name, channel) in by_name.extract_if(.., |_, c| unused(c) && old(c)) {
+                if self.dir.is_some() && !channel.is_empty() {
+                    closed.insert(name);
+                }
+            }
+        }
+        if let Some(channel) = by_name.get(name) {
+            return Ok(Some(channel.clone()));
+        }
+        let full = |open: usize, closed: &BTreeSet<String>| {
+            open + closed.len() >= self.config.max_channels && !closed.contains(name)
+        };
+        if full(by_name.len(), closed) {
+            // Those in which nothing was ever said: else whoever only asks for names could use them all up.
+            by_name.retain(|_, c| !(unused(c) && c.is_empty()));
+        }
+        if full(by_name.len(), closed) { Err(CHANNELS) } else { Ok(None) }
+    }
+
+    /// The clock in milliseconds, but greater than every epoch of this process, also where the clock was set back.
+    fn new_epoch(&self) -> u64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
+        let last = self.epoch.fetch_update(SeqCst, SeqCst, |last| Some(now.max(last + 1)));
+        now.max(last.unwrap_or(0) + 1)
+    }
+
+    /// Appends events to a channel's log and wakes the pump. Returns their ids; they are in the log then, all or none.
+    ///
+    /// # Errors
+    /// As [`Hub::channel`] and [`Channel::publish`].
+    pub fn publish(&self, name: &str, events: &[Event]) -> Result<Vec<Id>, Reject> {
+        let channel = self.channel(name)?;
+        let (ids, bytes) = channel.publish(events, || self.wake(&channel))?;
+        self.events.fetch_add(events.len() as u64, Relaxed);
+        self.published.fetch_add(bytes, Relaxed);
+        self.wake(&channel);
+        Ok(ids)
+    }
+
+    /// Tells the pump that a channel has news, once for any number of them.
+    fn wake(&self, channel: &Arc<Channel>) {
+        if channel.readers() > 0 && !channel.queued.swap(true, SeqCst) {
+            let _ = self.news.send(channel.clone()); // the pump lives as long as the process
+        }
+    }
+
+    /// Makes a connection a subscriber.
+    ///
+    /// # Errors
+    /// Where the socket fails, or the disk.
+    pub fn subscribe(&self, channel: &Arc<Channel>, stream: TcpStream, slot: Slot, opening: Opening) -> io::Result<()> {
+        let waits = opening.wait.is_some();
+        if channel.open(&self.config, self.now(), stream, slot, opening)? {
+            self.wake(channel);
+        }
+        // Without a reader the heartbeat sleeps for good, and it knows no poll's end but those it has seen.
+        if let Some(heart) = self.heart.get().filter(|_| self.heart_sleeps.swap(false, SeqCst) || waits) {
+            heart.unpark();
+        }
+        Ok(())
+    }
+
+    fn pump(&self, queue: &Receiver<Arc<Channel>>) {
+        let mut piece = Piece::default();
+        let mut later: Vec<(u64, Arc<Channel>)> = Vec::new(); // channels with stalled readers, each once
+        loop {
+            let pause = later.iter().map(|l| l.0).min().map(|at| Duration::from_millis(at.saturating_sub(self.now())));
+            let channel = match pause {
+                None => queue.recv().ok(),
+                Some(pause) => queue.recv_timeout(pause).ok(),
+            };
+            // A panic is a bug; it must not end the pump for everybody.
+            if let Some(channel) = channel
+                && let Ok(Some(retry)) = catch_unwind(AssertUnwindSafe(|| self.turn(&channel, &mut piece)))
+            {
+                later.retain(|l| !Arc::ptr_eq(&l.1, &channel));
+                later.push((retry, channel));
+            }
+            let now = self.now();
+            for (_, channel) in later.extract_if(.., |l| l.0 <= now) {
+                self.wake(&channel);
+            }
+        }
+    }
+
+    /// One turn of a channel. Returns when the first stalled subscriber is to be tried again.
+    fn turn(&self, channel: &Arc<Channel>, piece: &mut Piece) -> Option<u64> {
+        let turn = channel.turn(piece, self.now(), self.config.heartbeat);
+        self.delivered.fetch_add(turn.delivered, Relaxed);
+        self.dropped.fetch_add(turn.cut_off, Relaxed);
+        if turn.more {
+            self.wake(channel); // behind the other channels that have news
+        }
+        turn.retry
+    }
+
+    fn beat(&self) {
+        let mut next_look = 0;
+        loop {
+            let now = self.now();
+            let look = now >= next_look;
+            if look {
+                next_look = now + LOOK;
+            }
+            let read = |c: &&Arc<Channel>| c.readers() > 0;
+            let channels: Vec<_> = lock(&self.channels).by_name.values().filter(read).cloned().collect();
+            if channels.is_empty() {
+                // Once this is set, whoever joins wakes us up; so look once more, then sleep for as long as it takes.
+                if self.heart_sleeps.swap(true, SeqCst) {
+                    thread::park();
+                }
+                continue;
+            }
+            self.heart_sleeps.store(false, SeqCst);
+            let sweep = |c: &Arc<Channel>| {
+                let swept = || c.sweep(now, self.config.heartbeat, look);
+                catch_unwind(AssertUnwindSafe(swept)).unwrap_or(u64::MAX)
+            };
+            let next = channels.iter().map(sweep).min().unwrap_or(u64::MAX).min(next_look);
+            drop(channels);
+            thread::park_timeout(Duration::from_millis(next.saturating_sub(self.now())));
+        }
+    }
+
+    /// The metrics, in Prometheus's text format; of the channels, only one where `only` names it.
+    pub fn metrics(&self, only: Option<&str>) -> String {
+        let channels = lock(&self.channels);
+        let numbers = [
+            ("connections", "gauge", "Open connections, readers included.", self.connections.load(Relaxed) as u64),
+            ("channels", "gauge", "Channels in use.", channels.by_name.len() as u64),
+            ("events_total", "counter", "Events published.", self.events.load(Relaxed)),
+            ("published_bytes_total", "counter", "Bytes of events published.", self.published.load(Relaxed)),
+            ("delivered_bytes_total", "counter", "Bytes of events given to readers.", self.delivered.load(Relaxed)),
+            ("dropped_subscribers_total", "counter", "Readers that fell off the log.", self.dropped.load(Relaxed)),
+        ];
+        let mut out = String::new();
+        for (name, kind, help, value) in numbers {
+            let _ = writeln!(out, "# HELP tincan_{name} {help}\n# TYPE tincan_{name} {kind}\ntincan_{name} {value}");
+        }
+        out.push_str("# HELP tincan_subscribers Readers of a channel.\n# TYPE tincan_subscribers gauge\n");
+        for (name, channel) in channels.by_name.iter().filter(|(name, _)| only.is_none_or(|only| only == *name)) {
+            let _ = writeln!(out, "tincan_subscribers{{channel=\"{name}\"}} {}", channel.readers());
+        }
+        out
+    }
+}

@@ -1,0 +1,40 @@
+//! What the system lets this process have (setrlimit(2)), and who gets which share of it.
+//!
+//! Read from `/proc/self/limits`, for std has no call. Where that is missing nothing is known, and nothing is limited.
+
+use std::fs::read_to_string;
+
+/// Connections over the limit that are at least told so; a further one is closed.
+const SPILL: usize = 64;
+/// Descriptors that the process holds anyway: standard streams, listening socket, directory, and a few in passing.
+const OWN: usize = 8;
+
+/// A soft limit by its name in `/proc/self/limits`; none where there is no such limit, or it is not known.
+pub fn soft(name: &str) -> Option<u64> {
+    let table = read_to_string("/proc/self/limits").unwrap_or_default();
+    let row = table.lines().find_map(|line| line.strip_prefix(name));
+    row?.split_whitespace().next()?.parse().ok()
+}
+
+/// How the descriptors are shared out, so that they are never used up.
+#[derive(Debug, Clone, Copy)]
+pub struct Shares {
+    /// All that the process may have; none where that is not limited.
+    pub descriptors: Option<usize>,
+    /// Connections that are served.
+    pub connections: usize,
+    /// Further ones that are told that the server is full.
+    pub spill: usize,
+    /// Logs that are kept open; each has up to two files.
+    pub logs: usize,
+}
+
+/// Shares out the descriptors, where so many connections and logs are wished for.
+pub fn shares(connections: usize, logs: usize) -> Shares {
+    let descriptors = soft("Max open files").map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+    let all = descriptors.unwrap_or(usize::MAX);
+    let spill = SPILL.min(all / 8);
+    let logs = logs.min(all / 8);
+    let left = all.saturating_sub(OWN + spill + 2 * logs).max(1);
+    Shares { descriptors, connections: connections.min(left), spill, logs }
+}

@@ -1,0 +1,112 @@
+//! What stands in a file of a log, and what to do with it after a crash.
+//!
+//! A file is an event stream, such as a client could be sent as it is:
+//!
+//! ```text
+//! : tincan log; no longer kept: everything up to 1763654400123-40
+//!
+//! data: soup is ready
+//! id: 1763654400123-41
+//!
+//! ```
+//!
+//! Its first block is a comment, its *head*; the rest are events (`event.rs`), each with its id. What follows the last
+//! blank line was not finished when the process ended: it is cut, by the rule by which a client discards it (WHATWG HTML,
+//! "Interpreting an event stream"). Everything else that this server would not have written is damage, or not a log at
+//! all: it is told, and nothing is touched.
+//!
+//! Limits: `LINE`. Deliberately absent: checksums. A byte that changed within the data of an event is not noticed.
+
+use crate::disk::LogFile;
+use crate::id::Id;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read};
+
+/// Limit: the bytes of a line that are looked at: enough for a head and for an id.
+const LINE: u64 = MAX_HEAD as u64;
+/// A head has at most so many bytes.
+pub const MAX_HEAD: usize = 128;
+/// Bytes read from a file at a time.
+const READ: usize = 64 << 10;
+const HEAD: &str = ": tincan log";
+const DROPPED: &str = "; no longer kept: everything up to ";
+/// How the lines of an event begin, but for its id.
+const FIELDS: [&[u8]; 3] = [b"event: ", b"retry: ", b"data: "];
+
+/// The head of a file, where events up to this id were dropped.
+pub fn head(dropped: Id) -> String {
+    let dropped = if dropped > Id::default() { format!("{DROPPED}{dropped}") } else { String::new() };
+    format!("{HEAD}{dropped}\n\n")
+}
+
+/// Where a line may stand in a file.
+enum At {
+    Start,
+    Head,
+    Fields,
+    Id,
+    Bad,
+}
+
+/// Reads a file through, cuts an unfinished block off its end, and takes `last` to its last id. Returns the id up to
+/// which its head says that events were dropped, if it does, and the id of its first event, if it has one.
+pub fn recover(file: &mut LogFile, last: &mut Id) -> io::Result<(Option<Id>, Option<Id>)> {
+    let stream = file.file.clone();
+    let mut reader = BufReader::with_capacity(READ, &*stream);
+    let (mut line, mut pos, mut good, mut at) = (Vec::new(), 0, 0, At::Start);
+    let (mut dropped, mut first) = (None, None);
+    loop {
+        line.clear();
+        let mut len = reader.by_ref().take(LINE).read_until(b'\n', &mut line)?;
+        if len == 0 {
+            break;
+        }
+        if !line.ends_with(b"\n") {
+            len += reader.skip_until(b'\n')?;
+        }
+        pos += len as u64;
+        let text = line.strip_suffix(b"\n").unwrap_or(&line);
+        at = match at {
+            At::Head | At::Id if text.is_empty() => {
+                if let At::Head = at {
+                    file.head = pos;
+                }
+                good = pos;
+                At::Start
+            }
+            _ if text.is_empty() => return Err(damaged(good)),
+            At::Start if pos == len as u64 && text.starts_with(HEAD.as_bytes()) => {
+                let text = String::from_utf8_lossy(text);
+                dropped = text.split_once(DROPPED).and_then(|(_, id)| Id::parse(id));
+                At::Head
+            }
+            At::Start | At::Fields if FIELDS.iter().any(|name| text.starts_with(name)) => At::Fields,
+            At::Fields => match Id::from_line(text) {
+                // The first one of a file has none before it to follow, or it has lost it in a power cut.
+                Some(id) if if first.is_none() { *last < id } else { last.precedes(id) } => {
+                    first = first.or(Some(id));
+                    *last = id;
+                    At::Id
+                }
+                _ => At::Bad,
+            },
+            _ => At::Bad,
+        };
+    }
+    let mut start = [0; HEAD.len()];
+    let len = file.read(0, &mut start)?;
+    if good == 0 && !HEAD.as_bytes().starts_with(start.get(..len).unwrap_or_default()) {
+        return Err(damaged(0));
+    }
+    if good < file.len {
+        file.cut(good)?;
+    }
+    Ok((dropped, first))
+}
+
+fn damaged(byte: u64) -> io::Error {
+    let why = format!(
+        "from byte {byte} on it is no log as this server writes it; nothing was changed. \
+         Move it away, or put back what stood there"
+    );
+    io::Error::new(ErrorKind::InvalidData, why)
+}
