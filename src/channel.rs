@@ -167,43 +167,49 @@ impl Channel {
                 event.write(Some(first.plus(n)), out);
             }
         });
-        let (end, failures) = (state.log.written().pos, state.log.failures());
-        let mut done = appended.map(|first| (0..events.len() as u64).map(|n| first.plus(n)).collect());
-        while done.is_ok() && state.log.heard().pos < end {
+        let end = state.log.written().pos;
+        let (mut state, settled) = self.settle(state, end);
+        if self.readers() == 0 {
+            state.pumped = state.log.heard().pos;
+        }
+        let done = appended.and_then(|first| settled.map(|()| first));
+        let news = std::mem::replace(&mut state.failing, done.is_err()) != done.is_err();
+        drop(state);
+        if news {
+            let what = done.as_ref().err().map_or("takes events again".into(), |e| format!("takes no event: {e}"));
+            let _ = writeln!(io::stderr(), "tincan: /{} {what}", self.name);
+        }
+        match done {
+            Ok(first) => Ok(((0..events.len() as u64).map(|n| first.plus(n)).collect(), end - start)),
+            Err(e) if disk::is_full(&e) => Err(DISK_FULL),
+            Err(_) => Err(LOG_FAILED),
+        }
+    }
+
+    /// Waits until what was appended up to `end` may be heard. Where that takes the disk, one of those who wait has it
+    /// write for all of them.
+    fn settle<'a>(&'a self, mut state: MutexGuard<'a, State>, end: u64) -> (MutexGuard<'a, State>, io::Result<()>) {
+        let failures = state.log.failures();
+        while state.log.heard().pos < end {
             if state.syncing {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             } else {
                 state.syncing = true;
                 let unsynced = state.log.unsynced();
                 drop(state);
-                let synced = unsynced.sync();
+                let done = unsynced.sync();
                 state = lock(&self.state);
                 state.syncing = false;
-                if let Err(e) = state.log.synced(&unsynced, synced) {
-                    done = Err(e);
-                }
                 self.changed.notify_all();
+                if let Err(e) = state.log.synced(&unsynced, done) {
+                    return (state, Err(e));
+                }
             }
-            if done.is_ok() && state.log.failures() != failures {
-                done = Err(io::Error::other("the disk did not take it"));
+            if state.log.failures() != failures {
+                return (state, Err(io::Error::other("the disk has failed")));
             }
         }
-        if self.readers() == 0 {
-            state.pumped = state.log.heard().pos;
-        }
-        if done.is_err() != state.failing {
-            state.failing = done.is_err();
-            let news = done
-                .as_ref()
-                .err()
-                .map_or("can be published to again".into(), |e| format!("cannot be published to: {e}"));
-            let _ = writeln!(io::stderr(), "tincan: /{} {news}", self.name);
-        }
-        match done {
-            Ok(ids) => Ok((ids, end - start)),
-            Err(e) if disk::is_full(&e) => Err(DISK_FULL),
-            Err(_) => Err(LOG_FAILED),
-        }
+        (state, Ok(()))
     }
 
     /// Makes a connection a subscriber, see `Hub::subscribe`. Returns whether there is something for it already.

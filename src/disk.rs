@@ -39,7 +39,12 @@ impl Dir {
     /// Where one of these fails, in words for a person.
     pub fn open(path: &Path) -> io::Result<Dir> {
         let at = format!("--data {}", path.display());
+        let missing = !path.exists();
         let usable = fs::create_dir_all(path).and_then(|()| File::open(path));
+        if missing {
+            // Its name has to be on the disk as well, and so on; where its parents may not be opened, that is not ours.
+            path.ancestors().skip(1).filter_map(|p| File::open(p).ok()).for_each(|p| drop(p.sync_all()));
+        }
         let handle = usable.map_err(|e| told(&e, format!("{at} is no directory that can be used")))?;
         match handle.try_lock() {
             Err(fs::TryLockError::WouldBlock) => {

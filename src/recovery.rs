@@ -76,19 +76,22 @@ pub fn recover(file: &mut LogFile, last: &mut Id) -> io::Result<(Option<Id>, Opt
             _ if text.is_empty() => return Err(damaged(good)),
             At::Start if pos == len as u64 && text.starts_with(HEAD.as_bytes()) => {
                 let text = String::from_utf8_lossy(text);
-                dropped = text.split_once(DROPPED).and_then(|(_, id)| Id::parse(id));
+                dropped = text.split_once(DROPPED).and_then(|(_, id)| Id::parse(id)).filter(can_grow);
                 At::Head
             }
             At::Start | At::Fields if FIELDS.iter().any(|name| text.starts_with(name)) => At::Fields,
-            At::Fields => match Id::from_line(text) {
+            At::Fields => {
                 // The first one of a file has none before it to follow, or it has lost it in a power cut.
-                Some(id) if if first.is_none() { *last < id } else { last.precedes(id) } => {
-                    first = first.or(Some(id));
-                    *last = id;
-                    At::Id
+                let follows = |id: &Id| if first.is_none() { *last < *id } else { last.precedes(*id) };
+                match Id::from_line(text).filter(|id| can_grow(id) && follows(id)) {
+                    Some(id) => {
+                        first = first.or(Some(id));
+                        *last = id;
+                        At::Id
+                    }
+                    None => At::Bad,
                 }
-                _ => At::Bad,
-            },
+            }
             _ => At::Bad,
         };
     }
@@ -101,6 +104,11 @@ pub fn recover(file: &mut LogFile, last: &mut Id) -> io::Result<(Option<Id>, Opt
         file.cut(good)?;
     }
     Ok((dropped, first))
+}
+
+/// Whether there can be an id after this one, and a later epoch.
+fn can_grow(id: &Id) -> bool {
+    id.epoch.max(id.seq) < u64::MAX
 }
 
 fn damaged(byte: u64) -> io::Error {

@@ -76,6 +76,39 @@ fn the_transcript_is_what_the_wire_carries() {
     assert_eq!(mask(&heard), mask(transcript.split_once("\n\n").unwrap().1));
 }
 
+/// The text block that begins like this.
+fn text_block(begin: &str) -> String {
+    blocks("text").into_iter().find(|b| b.starts_with(begin)).unwrap()
+}
+
+#[test]
+fn the_file_is_what_the_readme_shows() {
+    let dir = Scratch::new();
+    let server = Tincan::start(&["--data", dir.arg()]);
+    server.post("/kitchen", "soup is ready");
+    server.post("/kitchen", "two\nlines");
+    assert_eq!(mask(&dir.read("kitchen.sse")), mask(&text_block(": tincan log")));
+}
+
+#[test]
+fn the_token_file_can_be_used_as_the_readme_shows_it() {
+    let dir = Scratch::new();
+    let path = dir.0.join("tokens");
+    let lines = text_block("# head");
+    std::fs::write(&path, &lines).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let server = Tincan::start(&["--token-file", path.to_str().unwrap()]);
+    for line in lines.lines().skip(1) {
+        let (right, token) = line.split_once(' ').unwrap();
+        let request = if right == "publish" { "POST /a" } else { "GET /a?wait=0" };
+        let ask = |token: &str| {
+            let fields = format!("Host: localhost\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\n");
+            server.ask(format!("{request} HTTP/1.1\r\n{fields}\r\n")).status
+        };
+        assert_eq!((ask(token), ask("another")), (200, 401), "{line}");
+    }
+}
+
 #[test]
 fn the_options_are_those_of_the_program() {
     let out = Command::new(env!("CARGO_BIN_EXE_tincan")).arg("--help").output().unwrap();
