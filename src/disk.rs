@@ -12,14 +12,12 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// The directory, locked for as long as this lives.
 #[derive(Debug)]
 pub struct Dir {
     path: PathBuf,
     handle: File,
-    largest: AtomicU64, // bytes in a file, by this process's own limit
 }
 
 /// The same error with words before it.
@@ -61,7 +59,7 @@ impl Dir {
             }
             _ => {} // a full disk is told to whoever publishes; what is there can be read
         }
-        Ok(Dir { path: path.into(), handle, largest: AtomicU64::new(0) })
+        Ok(Dir { path: path.into(), handle })
     }
 
     /// The names of files in it, before `.sse` or `.old.sse`, and the names of all other files that are not hidden.
@@ -102,21 +100,24 @@ impl Dir {
             Ok((File::options().read(true).write(true).open(&path)?, meta.len()))
         };
         match open() {
-            Ok((file, len)) => Ok(Some(LogFile { path, file: Arc::new(file), head: 0, len, torn: false })),
+            Ok((file, len)) => Ok(Some(LogFile::new(path, file, len))),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(e) => Err(told(&e, path.display())),
         }
     }
 
-    /// Makes a channel's file, which must not be there.
+    /// Makes a channel's file, which must not be there, with a head and its first events.
     ///
     /// # Errors
-    /// Where that fails.
-    pub fn create(&self, name: &str) -> io::Result<LogFile> {
+    /// Where that fails; there is no file then.
+    pub fn create(&self, name: &str, head: &[u8], events: &[u8]) -> io::Result<LogFile> {
         let path = self.path(name, false);
         let file = File::options().read(true).write(true).create_new(true).open(&path);
-        let file = Arc::new(file.map_err(|e| told(&e, path.display()))?);
-        Ok(LogFile { path, file, head: 0, len: 0, torn: false })
+        let file = file.map_err(|e| told(&e, path.display()))?;
+        let mut file = LogFile::new(path, file, 0);
+        file.append(&[head, events].concat()).inspect_err(|_| drop(self.remove(name, false)))?;
+        file.head = head.len() as u64;
+        Ok(file)
     }
 
     /// Makes a channel's file its older part, in place of the one that it had.
@@ -128,12 +129,12 @@ impl Dir {
         fs::rename(&path, self.path(name, true)).map_err(|e| told(&e, path.display()))
     }
 
-    /// Drops a channel's older part.
+    /// Drops a channel's file, or its older part.
     ///
     /// # Errors
     /// Where that fails.
-    pub fn remove_old(&self, name: &str) -> io::Result<()> {
-        let path = self.path(name, true);
+    pub fn remove(&self, name: &str, old: bool) -> io::Result<()> {
+        let path = self.path(name, old);
         fs::remove_file(&path).map_err(|e| told(&e, path.display()))
     }
 
@@ -143,15 +144,6 @@ impl Dir {
     /// Where that fails.
     pub fn sync(&self) -> io::Result<()> {
         self.handle.sync_all().map_err(|e| told(&e, self.path.display()))
-    }
-
-    /// Whether this process may make a file so large. To grow up to the limit itself would be one byte too many: the
-    /// next write would be answered not with an error but with SIGXFSZ, which ends the process (setrlimit(2)).
-    fn may_reach(&self, len: u64) -> bool {
-        if len >= self.largest.load(Relaxed) {
-            self.largest.store(limits::soft("Max file size").unwrap_or(u64::MAX), Relaxed);
-        }
-        len < self.largest.load(Relaxed)
     }
 }
 
@@ -165,10 +157,15 @@ pub struct LogFile {
     pub head: u64,
     /// Bytes in all.
     pub len: u64,
-    torn: bool, // there may be more bytes, which have to go
+    torn: bool,   // there may be more bytes, which have to go
+    largest: u64, // what the process may make it, as far as that is known
 }
 
 impl LogFile {
+    fn new(path: PathBuf, file: File, len: u64) -> LogFile {
+        LogFile { path, file: Arc::new(file), head: 0, len, torn: false, largest: 0 }
+    }
+
     /// An error with the file's name.
     pub fn told(&self, error: &io::Error) -> io::Error {
         told(error, self.path.display())
@@ -178,7 +175,7 @@ impl LogFile {
     ///
     /// # Errors
     /// Where there is no room (see [`is_full`]), where the write fails, where another program has changed the file.
-    pub fn append(&mut self, bytes: &[u8], dir: &Dir) -> io::Result<()> {
+    pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.torn {
             self.cut(self.len)?;
         }
@@ -188,7 +185,7 @@ impl LogFile {
             return Err(self.told(&io::Error::other(why)));
         }
         let end = self.len.saturating_add(bytes.len() as u64);
-        let written = match dir.may_reach(end) {
+        let written = match self.may_reach(end) {
             true => self.file.write_at(bytes, self.len),
             false => Err(ErrorKind::FileTooLarge.into()),
         };
@@ -204,6 +201,15 @@ impl LogFile {
                 Err(self.told(&error))
             }
         }
+    }
+
+    /// Whether this process may make it so large. To grow up to the limit itself would be one byte too many: the next
+    /// write would be answered not with an error but with SIGXFSZ, which ends the process (setrlimit(2)).
+    fn may_reach(&mut self, len: u64) -> bool {
+        if len >= self.largest {
+            self.largest = limits::soft("Max file size").unwrap_or(u64::MAX);
+        }
+        len < self.largest
     }
 
     /// Cuts off what is behind these bytes.

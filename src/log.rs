@@ -189,6 +189,10 @@ impl Log {
             let Some(mut file) = dir.get(name, old)? else { continue };
             let before = last;
             let (head, ids) = recovery::recover(&mut file, &mut last).map_err(|e| file.told(&e))?;
+            if file.len == 0 {
+                dir.remove(name, old)?; // the process, or the power, went before its first bytes were there
+                continue;
+            }
             if sync {
                 file.file.sync_data()?; // what was heard from a file must be on the disk
             }
@@ -215,7 +219,7 @@ impl Log {
         if sync {
             dir.sync()?;
         }
-        log.disk = Some(Disk { dir: dir.clone(), name: name.into(), sync, fresh: true, renamed: false, retired });
+        log.disk = Some(Disk { dir: dir.clone(), name: name.into(), sync, fresh: true, renamed: true, retired });
         Ok(log)
     }
 
@@ -266,29 +270,21 @@ impl Log {
     }
 
     fn keep(&mut self, block: &[u8]) -> io::Result<()> {
-        let part_limit = self.part_limit() as u64;
+        let (part_limit, len) = (self.part_limit() as u64, block.len() as u64);
         let retired = self.disk.as_ref().is_some_and(|disk| disk.retired);
-        let fits = |part: &Part| !retired && (part.len() == 0 || part.len() + block.len() as u64 <= part_limit);
-        if !self.parts.back().is_some_and(fits) {
-            self.roll(part_limit.max(block.len() as u64))?;
-        }
-        let Some(part) = self.parts.back_mut() else { return Ok(()) };
-        match (&mut part.bytes, &self.disk) {
-            (Bytes::File(file), Some(disk)) if file.len == 0 => {
-                let head = recovery::head(self.kept);
-                file.append(&[head.as_bytes(), block].concat(), &disk.dir)?;
-                file.head = head.len() as u64;
+        let fits = |part: &&mut Part| !retired && (part.len() == 0 || part.len() + len <= part_limit);
+        match self.parts.back_mut().filter(fits).map(|part| &mut part.bytes) {
+            Some(Bytes::File(file)) => file.append(block),
+            Some(Bytes::Memory(bytes)) => {
+                bytes.extend_from_slice(block);
+                Ok(())
             }
-            (Bytes::File(file), Some(disk)) => file.append(block, &disk.dir)?,
-            (Bytes::Memory(bytes), _) => bytes.extend_from_slice(block),
-            (Bytes::File(_), None) => {}
+            None => self.roll(block, part_limit.max(len)),
         }
-        Ok(())
     }
 
     /// Begins a new part; drops the oldest ones, until there is room for this much.
-    fn roll(&mut self, room: u64) -> io::Result<()> {
-        let mut memory = Vec::new();
+    fn roll(&mut self, block: &[u8], room: u64) -> io::Result<()> {
         if let Some(disk) = &mut self.disk
             && !self.parts.is_empty()
             && !disk.retired
@@ -299,9 +295,10 @@ impl Log {
                 self.parts.pop_front(); // its file has given way to the newer one
             }
         }
+        let mut memory = Vec::new();
         while self.parts.front().is_some_and(|p| self.written.pos - p.start + room > self.limit as u64) {
             if let Some(disk) = &self.disk {
-                disk.dir.remove_old(&disk.name)?;
+                disk.dir.remove(&disk.name, true)?;
             }
             if let Some(Part { bytes: Bytes::Memory(bytes), .. }) = self.parts.pop_front() {
                 // Its memory serves the next part, so a flood does not make the process grow.
@@ -310,12 +307,15 @@ impl Log {
                 memory.shrink_to(self.part_limit());
             }
         }
-        let before = if self.parts.is_empty() && self.written.pos == 0 { self.kept } else { self.written.id };
+        let before = if self.written.pos == 0 { self.kept } else { self.written.id };
         self.kept = self.parts.front().map_or(before, |p| p.before);
         let bytes = match &mut self.disk {
-            None => Bytes::Memory(memory),
+            None => {
+                memory.extend_from_slice(block);
+                Bytes::Memory(memory)
+            }
             Some(disk) => {
-                let file = disk.dir.create(&disk.name)?;
+                let file = disk.dir.create(&disk.name, recovery::head(self.kept).as_bytes(), block)?;
                 (disk.retired, disk.renamed, disk.fresh) = (false, true, true);
                 Bytes::File(file)
             }
@@ -365,6 +365,7 @@ impl Log {
             }
         }
         self.written = self.heard;
+        self.kept = self.kept.min(self.heard.id);
         self.failures += 1;
         done
     }
