@@ -143,7 +143,7 @@ impl Channel {
 
     /// Whether nothing was ever said in it.
     pub fn is_empty(&self) -> bool {
-        lock(&self.state).log.written().pos == 0
+        lock(&self.state).log.is_empty()
     }
 
     /// Appends events to the log, all or none. Returns their ids and their bytes, once they may be heard; `pump` wakes
@@ -154,7 +154,7 @@ impl Channel {
     pub fn publish(&self, events: &[Event], pump: impl Fn()) -> Result<(Vec<Id>, u64), Reject> {
         let mut state = lock(&self.state);
         let behind = |state: &mut State| {
-            self.readers() > 0 && state.log.heard().pos.saturating_sub(state.pumped) > state.log.slack()
+            self.readers() > 0 && state.log.written().pos.saturating_sub(state.pumped) > state.log.slack()
         };
         if behind(&mut state) {
             pump();
@@ -189,7 +189,7 @@ impl Channel {
     /// Waits until what was appended up to `end` may be heard. Where that takes the disk, one of those who wait has it
     /// write for all of them.
     fn settle<'a>(&'a self, mut state: MutexGuard<'a, State>, end: u64) -> (MutexGuard<'a, State>, io::Result<()>) {
-        let failures = state.log.failures();
+        let failed = state.log.failed();
         while state.log.heard().pos < end {
             if state.syncing {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -205,8 +205,9 @@ impl Channel {
                     return (state, Err(e));
                 }
             }
-            if state.log.failures() != failures {
-                return (state, Err(io::Error::other("the disk has failed")));
+            if state.log.failed() != failed {
+                let kind = state.log.failed().1;
+                return (state, Err(kind.into()));
             }
         }
         (state, Ok(()))

@@ -39,8 +39,8 @@ impl Dir {
         let at = format!("--data {}", path.display());
         let missing = !path.exists();
         let usable = fs::create_dir_all(path).and_then(|()| File::open(path));
-        if missing {
-            // Its name has to be on the disk as well, and so on; where its parents may not be opened, that is not ours.
+        if let (true, Ok(path)) = (missing, path.canonicalize()) {
+            // Its name has to be on the disk as well, and so on; a parent that may not be opened was there before.
             path.ancestors().skip(1).filter_map(|p| File::open(p).ok()).for_each(|p| drop(p.sync_all()));
         }
         let handle = usable.map_err(|e| told(&e, format!("{at} is no directory that can be used")))?;
@@ -86,6 +86,11 @@ impl Dir {
         self.path.join(format!("{name}{}.sse", if old { ".old" } else { "" }))
     }
 
+    /// Where a file is until it is complete.
+    fn next(&self, name: &str) -> PathBuf {
+        self.path.join(format!(".{name}.new"))
+    }
+
     /// Opens a channel's file, or its older part, where it is there.
     ///
     /// # Errors
@@ -106,16 +111,15 @@ impl Dir {
         }
     }
 
-    /// Makes a channel's file, which must not be there, with a head and its first events.
+    /// Makes a channel's next file, with a head and its first events, beside the one that there is.
     ///
     /// # Errors
-    /// Where that fails; there is no file then.
+    /// Where that fails; nothing has changed then.
     pub fn create(&self, name: &str, head: &[u8], events: &[u8]) -> io::Result<LogFile> {
-        let path = self.path(name, false);
-        let file = File::options().read(true).write(true).create_new(true).open(&path);
-        let file = file.map_err(|e| told(&e, path.display()))?;
-        let mut file = LogFile::new(path, file, 0);
-        file.append(&[head, events].concat()).inspect_err(|_| drop(self.remove(name, false)))?;
+        let path = self.next(name);
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path);
+        let mut file = LogFile::new(self.path(name, false), file.map_err(|e| told(&e, path.display()))?, 0);
+        file.append(&[head, events].concat()).inspect_err(|_| drop(fs::remove_file(&path)))?;
         file.head = head.len() as u64;
         Ok(file)
     }
@@ -125,17 +129,27 @@ impl Dir {
     /// # Errors
     /// Where that fails; nothing has changed then.
     pub fn retire(&self, name: &str) -> io::Result<()> {
-        let path = self.path(name, false);
-        fs::rename(&path, self.path(name, true)).map_err(|e| told(&e, path.display()))
+        self.rename(&self.path(name, false), &self.path(name, true))
     }
 
-    /// Drops a channel's file, or its older part.
+    /// Puts a channel's next file into its place.
+    ///
+    /// # Errors
+    /// Where that fails; nothing has changed then.
+    pub fn place(&self, name: &str) -> io::Result<()> {
+        self.rename(&self.next(name), &self.path(name, false))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to).map_err(|e| told(&e, from.display()))
+    }
+
+    /// Drops a channel's older part.
     ///
     /// # Errors
     /// Where that fails.
-    pub fn remove(&self, name: &str, old: bool) -> io::Result<()> {
-        let path = self.path(name, old);
-        fs::remove_file(&path).map_err(|e| told(&e, path.display()))
+    pub fn remove_old(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path(name, true))
     }
 
     /// Puts the names of the files on the disk.

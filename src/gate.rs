@@ -117,8 +117,10 @@ impl Tokens {
             match line.split_whitespace().collect::<Vec<_>>()[..] {
                 [] => {}
                 [word, ..] if word.starts_with('#') => {}
-                ["publish", token] if token.bytes().all(|b| b.is_ascii_graphic()) => tokens.publish.push(token.into()),
-                ["read", token] if token.bytes().all(|b| b.is_ascii_graphic()) => tokens.read.push(token.into()),
+                [right @ ("publish" | "read"), token] if token.bytes().all(|b| b.is_ascii_graphic()) => {
+                    let of = if right == "read" { &mut tokens.read } else { &mut tokens.publish };
+                    of.push(token.into());
+                }
                 _ => return Err(wrong(format!(", line {n}: write `publish TOKEN` or `read TOKEN`, in ASCII"))),
             }
         }

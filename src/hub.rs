@@ -54,6 +54,11 @@ pub struct Hub {
     heart_sleeps: AtomicBool,
     epoch: AtomicU64,
     connections: Arc<AtomicUsize>,
+    counted: Counters,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
     events: AtomicU64,
     published: AtomicU64,
     delivered: AtomicU64,
@@ -68,8 +73,8 @@ pub fn is_channel(name: &str) -> bool {
 }
 
 impl Hub {
-    /// A hub with the channels that `--data` holds, each of which is checked; starts the pump and the heartbeat. With
-    /// files at most `open_logs` of them stay open while nobody uses them.
+    /// A hub with the channels that `--data` holds, each of which is checked; starts the pump and the heartbeat. At
+    /// most `open_logs` of them are open at a time.
     ///
     /// # Errors
     /// Where the directory cannot be had, where a log in it is damaged, where the two threads cannot be started.
@@ -102,10 +107,7 @@ impl Hub {
             heart_sleeps: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
             connections: Arc::default(),
-            events: AtomicU64::new(0),
-            published: AtomicU64::new(0),
-            delivered: AtomicU64::new(0),
-            dropped: AtomicU64::new(0),
+            counted: Counters::default(),
         });
         let (pump, heart) = (hub.clone(), hub.clone());
         thread::Builder::new().name("pump".into()).stack_size(STACK).spawn(move || pump.pump(&queue))?;
@@ -185,7 +187,8 @@ impl Hub {
             return Ok(Some(channel.clone()));
         }
         let full = |open: usize, closed: &BTreeSet<String>| {
-            open + closed.len() >= self.config.max_channels && !closed.contains(name)
+            let used_up = self.dir.is_some() && open >= self.open_logs;
+            used_up || (open + closed.len() >= self.config.max_channels && !closed.contains(name))
         };
         if full(by_name.len(), closed) {
             // Those in which nothing was ever said: else whoever only asks for names could use them all up.
@@ -208,8 +211,8 @@ impl Hub {
     pub fn publish(&self, name: &str, events: &[Event]) -> Result<Vec<Id>, Reject> {
         let channel = self.channel(name)?;
         let (ids, bytes) = channel.publish(events, || self.wake(&channel))?;
-        self.events.fetch_add(events.len() as u64, Relaxed);
-        self.published.fetch_add(bytes, Relaxed);
+        self.counted.events.fetch_add(events.len() as u64, Relaxed);
+        self.counted.published.fetch_add(bytes, Relaxed);
         self.wake(&channel);
         Ok(ids)
     }
@@ -263,8 +266,8 @@ impl Hub {
     /// One turn of a channel. Returns when the first stalled subscriber is to be tried again.
     fn turn(&self, channel: &Arc<Channel>, piece: &mut Piece) -> Option<u64> {
         let turn = channel.turn(piece, self.now(), self.config.heartbeat);
-        self.delivered.fetch_add(turn.delivered, Relaxed);
-        self.dropped.fetch_add(turn.cut_off, Relaxed);
+        self.counted.delivered.fetch_add(turn.delivered, Relaxed);
+        self.counted.dropped.fetch_add(turn.cut_off, Relaxed);
         if turn.more {
             self.wake(channel); // behind the other channels that have news
         }
@@ -305,10 +308,20 @@ impl Hub {
         let numbers = [
             ("connections", "gauge", "Open connections, readers included.", self.connections.load(Relaxed) as u64),
             ("channels", "gauge", "Channels in use.", channels.by_name.len() as u64),
-            ("events_total", "counter", "Events published.", self.events.load(Relaxed)),
-            ("published_bytes_total", "counter", "Bytes of events published.", self.published.load(Relaxed)),
-            ("delivered_bytes_total", "counter", "Bytes of events given to readers.", self.delivered.load(Relaxed)),
-            ("dropped_subscribers_total", "counter", "Readers that fell off the log.", self.dropped.load(Relaxed)),
+            ("events_total", "counter", "Events published.", self.counted.events.load(Relaxed)),
+            ("published_bytes_total", "counter", "Bytes of events published.", self.counted.published.load(Relaxed)),
+            (
+                "delivered_bytes_total",
+                "counter",
+                "Bytes of events given to readers.",
+                self.counted.delivered.load(Relaxed),
+            ),
+            (
+                "dropped_subscribers_total",
+                "counter",
+                "Readers that fell off the log.",
+                self.counted.dropped.load(Relaxed),
+            ),
         ];
         let mut out = String::new();
         for (name, kind, help, value) in numbers {

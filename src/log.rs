@@ -19,7 +19,7 @@ use crate::id::Id;
 use crate::recovery::{self, MAX_HEAD};
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
 /// Limit: the bytes that one [`Log::read`] copies.
@@ -131,8 +131,7 @@ struct Disk {
     dir: Arc<Dir>,
     name: String,
     sync: bool,    // --sync
-    fresh: bool,   // an epoch's or a file's first event is not yet on the disk
-    renamed: bool, // nor are the names of the files
+    fresh: bool,   // the first event of an epoch, or of a file, or the file's name, is not yet on the disk
     retired: bool, // the newest part is NAME.old.sse
 }
 
@@ -160,10 +159,10 @@ impl Unsynced {
 pub struct Log {
     epoch: u64,
     limit: usize,
-    kept: Id, // all events after this one are kept
+    kept: Id, // all events after this one are kept, before there is a part
     written: Mark,
     heard: Mark,
-    failures: u64,
+    failed: (u64, ErrorKind),
     parts: VecDeque<Part>,
     block: Vec<u8>, // what is being written
     disk: Option<Disk>,
@@ -174,7 +173,7 @@ impl Log {
     pub fn new(epoch: u64, limit: usize) -> Log {
         let start = Mark { pos: 0, id: Id { epoch, seq: 0 } };
         let (written, heard, parts, block) = (start, start, VecDeque::new(), Vec::new());
-        Log { epoch, limit, kept: start.id, written, heard, failures: 0, parts, block, disk: None }
+        Log { epoch, limit, kept: start.id, written, heard, failed: (0, ErrorKind::Other), parts, block, disk: None }
     }
 
     /// The log of a channel in files, with what they hold. Its epoch is greater than any in them.
@@ -189,15 +188,14 @@ impl Log {
             let Some(mut file) = dir.get(name, old)? else { continue };
             let before = last;
             let (head, ids) = recovery::recover(&mut file, &mut last).map_err(|e| file.told(&e))?;
-            if file.len == 0 {
-                dir.remove(name, old)?; // the process, or the power, went before its first bytes were there
-                continue;
-            }
             if sync {
                 file.file.sync_data()?; // what was heard from a file must be on the disk
             }
-            first = first.or(ids);
             dropped = head.filter(|_| !old);
+            if ids.is_none() {
+                continue; // it gives way to the next file
+            }
+            first = first.or(ids);
             retired = old;
             let part = Part { start: pos, before, bytes: Bytes::File(file) };
             pos += part.len();
@@ -219,7 +217,7 @@ impl Log {
         if sync {
             dir.sync()?;
         }
-        log.disk = Some(Disk { dir: dir.clone(), name: name.into(), sync, fresh: true, renamed: true, retired });
+        log.disk = Some(Disk { dir: dir.clone(), name: name.into(), sync, fresh: true, retired });
         Ok(log)
     }
 
@@ -233,9 +231,19 @@ impl Log {
         self.written
     }
 
-    /// How often what was appended and not yet heard had to be taken back.
-    pub fn failures(&self) -> u64 {
-        self.failures
+    /// How often what was appended and not yet heard had to be taken back, and why the last time.
+    pub fn failed(&self) -> (u64, ErrorKind) {
+        self.failed
+    }
+
+    /// Whether there is no event in it.
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// All events after this one are kept.
+    fn kept(&self) -> Id {
+        self.parts.front().map_or(self.kept, |part| part.before)
     }
 
     /// How many bytes certainly stay when the next ones come, unless these are more than this themselves.
@@ -270,69 +278,59 @@ impl Log {
     }
 
     fn keep(&mut self, block: &[u8]) -> io::Result<()> {
-        let (part_limit, len) = (self.part_limit() as u64, block.len() as u64);
+        let (part_limit, len, start) = (self.part_limit() as u64, block.len() as u64, self.written.pos);
         let retired = self.disk.as_ref().is_some_and(|disk| disk.retired);
         let fits = |part: &&mut Part| !retired && (part.len() == 0 || part.len() + len <= part_limit);
         match self.parts.back_mut().filter(fits).map(|part| &mut part.bytes) {
-            Some(Bytes::File(file)) => file.append(block),
+            Some(Bytes::File(file)) => return file.append(block),
             Some(Bytes::Memory(bytes)) => {
                 bytes.extend_from_slice(block);
-                Ok(())
+                return Ok(());
             }
-            None => self.roll(block, part_limit.max(len)),
+            None => {}
         }
-    }
-
-    /// Begins a new part; drops the oldest ones, until there is room for this much.
-    fn roll(&mut self, block: &[u8], room: u64) -> io::Result<()> {
-        if let Some(disk) = &mut self.disk
-            && !self.parts.is_empty()
-            && !disk.retired
-        {
-            disk.dir.retire(&disk.name)?;
-            (disk.retired, disk.renamed) = (true, true);
-            if self.parts.len() > 1 {
-                self.parts.pop_front(); // its file has given way to the newer one
-            }
-        }
-        let mut memory = Vec::new();
-        while self.parts.front().is_some_and(|p| self.written.pos - p.start + room > self.limit as u64) {
-            if let Some(disk) = &self.disk {
-                disk.dir.remove(&disk.name, true)?;
-            }
-            if let Some(Part { bytes: Bytes::Memory(bytes), .. }) = self.parts.pop_front() {
-                // Its memory serves the next part, so a flood does not make the process grow.
-                memory = bytes;
-                memory.clear();
-                memory.shrink_to(self.part_limit());
-            }
-        }
-        let before = if self.written.pos == 0 { self.kept } else { self.written.id };
-        self.kept = self.parts.front().map_or(before, |p| p.before);
+        let before = if self.parts.is_empty() { self.kept } else { self.written.id };
+        let room = (self.limit as u64).saturating_sub(part_limit.max(len)); // for what stays
         let bytes = match &mut self.disk {
             None => {
+                let mut memory = Vec::new();
+                while self.parts.front().is_some_and(|p| start - p.start > room) {
+                    // Its memory serves the next part, so a flood does not make the process grow.
+                    if let Some(Part { bytes: Bytes::Memory(bytes), .. }) = self.parts.pop_front() {
+                        memory = bytes;
+                    }
+                }
+                memory.clear();
+                memory.shrink_to(part_limit as usize);
                 memory.extend_from_slice(block);
                 Bytes::Memory(memory)
             }
             Some(disk) => {
-                let file = disk.dir.create(&disk.name, recovery::head(self.kept).as_bytes(), block)?;
-                (disk.retired, disk.renamed, disk.fresh) = (false, true, true);
+                // The new file is complete before an older one gives way to it.
+                let stays = self.parts.back().filter(|part| part.len() <= room);
+                let head = recovery::head(stays.map_or(before, |part| part.before));
+                let file = disk.dir.create(&disk.name, head.as_bytes(), block)?;
+                if !retired && !self.parts.is_empty() {
+                    disk.dir.retire(&disk.name)?;
+                    (disk.retired, disk.fresh) = (true, true);
+                    self.parts.drain(..self.parts.len() - 1);
+                }
+                disk.dir.place(&disk.name)?;
+                (disk.retired, disk.fresh) = (false, true);
                 Bytes::File(file)
             }
         };
-        self.parts.push_back(Part { start: self.written.pos, before, bytes });
+        self.parts.push_back(Part { start, before, bytes });
         Ok(())
     }
 
-    /// What has to be put on the disk until everything written may be heard.
+    /// What has to be put on the disk until everything written may be heard: with a new file also the one before it.
     pub fn unsynced(&self) -> Unsynced {
-        // With a new file the one before it has to be whole as well.
-        let renamed = self.disk.as_ref().is_some_and(|disk| disk.renamed);
-        let behind = |p: &&Part| renamed || p.start + p.len() > self.heard.pos;
+        let fresh = self.disk.as_ref().filter(|disk| disk.fresh);
+        let behind = |p: &&Part| fresh.is_some() || p.start + p.len() > self.heard.pos;
         let file = |p: &Part| if let Bytes::File(f) = &p.bytes { Some(f.file.clone()) } else { None };
         let files = self.parts.iter().filter(behind).filter_map(file).collect();
-        let dir = self.disk.as_ref().filter(|_| renamed).map(|disk| disk.dir.clone());
-        Unsynced { mark: self.written, files, dir }
+        Unsynced { mark: self.written, files, dir: fresh.map(|disk| disk.dir.clone()) }
     }
 
     /// What came of [`Unsynced::sync`]. Where it failed, everything that nobody has heard is taken back: the kernel has
@@ -342,32 +340,36 @@ impl Log {
     /// That it failed.
     pub fn synced(&mut self, unsynced: &Unsynced, done: io::Result<()>) -> io::Result<()> {
         let Some(disk) = &mut self.disk else { return Ok(()) };
-        if done.is_ok() {
-            // Others may have written meanwhile, and even begun a new file.
-            let rolled = self.parts.back().is_some_and(|part| part.start >= unsynced.mark.pos);
-            if !rolled {
-                (disk.fresh, disk.renamed) = (false, false);
+        if let Err(e) = done {
+            for part in &mut self.parts {
+                let keep = self.heard.pos.saturating_sub(part.start).min(part.len());
+                if let Bytes::File(file) = &mut part.bytes
+                    && file.head + keep < file.len
+                {
+                    let _ = file.cut(file.head + keep); // else before the next append
+                }
+                if part.start > self.heard.pos {
+                    (part.start, part.before) = (self.heard.pos, self.heard.id);
+                }
             }
-            if unsynced.mark.pos > self.heard.pos {
-                self.heard = if disk.sync || rolled { unsynced.mark } else { self.written };
-            }
-            return Ok(());
+            self.written = self.heard;
+            self.failed = (self.failed.0 + 1, e.kind());
+            return Err(e);
         }
-        for part in &mut self.parts {
-            let keep = self.heard.pos.saturating_sub(part.start).min(part.len());
-            if let Bytes::File(file) = &mut part.bytes
-                && file.head + keep < file.len
+        // Others may have written meanwhile, and even begun a new file.
+        let rolled = self.parts.back().is_some_and(|part| part.start >= unsynced.mark.pos);
+        self.heard = if disk.sync || rolled { unsynced.mark } else { self.written };
+        if !rolled {
+            disk.fresh = false;
+            // An older part that leaves no room for the newest goes now that the newest is on the disk.
+            if let [old, new] = &*self.parts.make_contiguous()
+                && old.len() + new.len().max(self.limit as u64 / 2) > self.limit as u64
+                && disk.dir.remove_old(&disk.name).is_ok()
             {
-                let _ = file.cut(file.head + keep); // else before the next append
-            }
-            if part.start > self.heard.pos {
-                (part.start, part.before) = (self.heard.pos, self.heard.id);
+                self.parts.pop_front();
             }
         }
-        self.written = self.heard;
-        self.kept = self.kept.min(self.heard.id);
-        self.failures += 1;
-        done
+        Ok(())
     }
 
     /// Copies bytes from `pos` on into `out`: at most [`PIECE`], and none where `pos` is the end of what may be heard.
@@ -384,7 +386,10 @@ impl Log {
         out.resize(end.saturating_sub(pos).min(PIECE as u64) as usize, 0);
         match part.copy(pos, out) {
             Ok(n) if n == out.len() && n > 0 => Ok(()),
-            _ => Err(Trimmed),
+            _ => {
+                out.clear();
+                Err(Trimmed)
+            }
         }
     }
 
@@ -398,7 +403,7 @@ impl Log {
             From::All => None,
             From::After(text) => Id::parse(text),
         };
-        if let Some(asked) = asked.filter(|id| self.kept <= *id && *id <= self.heard.id) {
+        if let Some(asked) = asked.filter(|id| self.kept() <= *id && *id <= self.heard.id) {
             let Mark { pos, id } = self.after(asked)?;
             let next = self.next(pos)?;
             // Between ids that are there, some can be missing that a power cut took.
@@ -413,7 +418,8 @@ impl Log {
         let next = self.next(pos)?;
         let id = next.map_or(self.heard.id, |id| Id { seq: id.seq.saturating_sub(1), ..id });
         // Ids of one epoch are contiguous, so within it the loss can be counted.
-        let lost = asked.filter(|a| a.epoch == self.kept.epoch).and_then(|a| self.kept.seq.checked_sub(a.seq));
+        let kept = self.kept();
+        let lost = asked.filter(|a| a.epoch == kept.epoch).and_then(|a| kept.seq.checked_sub(a.seq));
         let gap = if *from == From::All { None } else { Some(Gap { from: next, lost }) };
         Ok(Place { pos, id, gap })
     }

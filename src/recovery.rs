@@ -53,7 +53,7 @@ pub fn recover(file: &mut LogFile, last: &mut Id) -> io::Result<(Option<Id>, Opt
     let stream = file.file.clone();
     let mut reader = BufReader::with_capacity(READ, &*stream);
     let (mut line, mut pos, mut good, mut at) = (Vec::new(), 0, 0, At::Start);
-    let (mut dropped, mut first) = (None, None);
+    let (mut dropped, mut first, mut foreign) = (None, None, false);
     loop {
         line.clear();
         let mut len = reader.by_ref().take(LINE).read_until(b'\n', &mut line)?;
@@ -65,6 +65,9 @@ pub fn recover(file: &mut LogFile, last: &mut Id) -> io::Result<(Option<Id>, Opt
         }
         pos += len as u64;
         let text = line.strip_suffix(b"\n").unwrap_or(&line);
+        if pos == len as u64 {
+            foreign = !text.starts_with(HEAD.as_bytes()) && !HEAD.as_bytes().starts_with(text);
+        }
         at = match at {
             At::Head | At::Id if text.is_empty() => {
                 if let At::Head = at {
@@ -95,9 +98,7 @@ pub fn recover(file: &mut LogFile, last: &mut Id) -> io::Result<(Option<Id>, Opt
             _ => At::Bad,
         };
     }
-    let mut start = [0; HEAD.len()];
-    let len = file.read(0, &mut start)?;
-    if good == 0 && !HEAD.as_bytes().starts_with(start.get(..len).unwrap_or_default()) {
+    if good == 0 && foreign {
         return Err(damaged(0));
     }
     if good < file.len {

@@ -75,12 +75,14 @@ impl Server {
 
     /// What this process can hold, on one line; and, a line each, what its owner may not expect.
     pub fn notes(&self) -> Vec<String> {
-        let (config, Shares { connections, descriptors, .. }) = (self.hub().config(), self.0.shares);
+        let (config, Shares { connections, descriptors, logs, .. }) = (self.hub().config(), self.0.shares);
         let of = descriptors.map_or(String::new(), |n| format!(" ({n} descriptors)"));
-        let logs = config.max_channels.saturating_mul(config.history) >> 20;
-        let place = if config.data.is_some() { "on the disk" } else { "in memory" };
-        let mut line =
-            format!("at most {connections} connections{of}, {} channels, {logs} MiB {place}", config.max_channels);
+        let mib = config.max_channels.saturating_mul(config.history) >> 20;
+        let kept = match config.data.is_some() {
+            true => format!("{mib} MiB on the disk, {logs} of them in use at a time"),
+            false => format!("{mib} MiB in memory"),
+        };
+        let mut line = format!("at most {connections} connections{of}; {} channels with {kept}", config.max_channels);
         if connections < config.max_connections {
             let wish = config.max_connections;
             line += &format!("; warning: --max-connections {wish} needs more descriptors, see `ulimit -n`");
