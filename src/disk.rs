@@ -62,17 +62,18 @@ impl Dir {
         Ok(Dir { path: path.into(), handle })
     }
 
-    /// The names of files in it, before `.sse` or `.old.sse`, and the names of all other files that are not hidden.
+    /// The names of the channels that have files in it, and of all other files that are not hidden.
     ///
     /// # Errors
     /// Where it cannot be read.
-    pub fn list(&self) -> io::Result<(Vec<String>, Vec<String>)> {
+    pub fn list(&self, is_channel: impl Fn(&str) -> bool) -> io::Result<(Vec<String>, Vec<String>)> {
         let (mut stems, mut others) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(&self.path)? {
             let name = entry?.file_name().to_string_lossy().into_owned();
-            match name.strip_suffix(".sse") {
+            let stem = name.strip_suffix(".sse").map(|stem| stem.strip_suffix(".old").unwrap_or(stem));
+            match stem.filter(|stem| is_channel(stem)) {
                 _ if name.starts_with('.') => {}
-                Some(stem) => stems.push(stem.strip_suffix(".old").unwrap_or(stem).into()),
+                Some(stem) => stems.push(stem.into()),
                 None => others.push(name),
             }
         }
@@ -100,7 +101,8 @@ impl Dir {
         let open = || -> io::Result<(File, u64)> {
             let meta = fs::metadata(&path)?;
             if !meta.is_file() {
-                return Err(io::Error::new(ErrorKind::InvalidInput, "it is no file")); // a pipe would wait for its other end
+                // To open a pipe would be to wait for its other end.
+                return Err(io::Error::new(ErrorKind::InvalidInput, "it is no file; move it away"));
             }
             Ok((File::options().read(true).write(true).open(&path)?, meta.len()))
         };

@@ -16,7 +16,7 @@ use crate::event::Event;
 use crate::flags::Config;
 use crate::id::Id;
 use crate::log::Log;
-use crate::reject::{CHANNELS, LOG_CLOSED, Reject};
+use crate::reject::{CHANNELS, LOG_CLOSED, OPEN_LOGS, Reject};
 use crate::subscriber::{LOOK, Slot};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -82,12 +82,8 @@ impl Hub {
         let dir = config.data.as_deref().map(Dir::open).transpose()?.map(Arc::new);
         let (mut closed, mut strangers) = (BTreeSet::new(), Vec::new());
         if let Some(dir) = &dir {
-            let (stems, mut others) = dir.list()?;
-            for name in stems {
-                if !is_channel(&name) {
-                    others.push(name + ".sse");
-                    continue;
-                }
+            let (names, others) = dir.list(is_channel)?;
+            for name in names {
                 Log::open(dir, &name, 0, config.history, false)?;
                 closed.insert(name);
             }
@@ -139,7 +135,8 @@ impl Hub {
     /// The channel of this name, which exists from now on.
     ///
     /// # Errors
-    /// [`CHANNELS`] where it would be one more than `--max-channels`, [`LOG_CLOSED`] where its files cannot be used.
+    /// [`CHANNELS`] where it would be one more than `--max-channels`, [`OPEN_LOGS`] where its files would be too many,
+    /// [`LOG_CLOSED`] where they cannot be used.
     pub fn channel(&self, name: &str) -> Result<Arc<Channel>, Reject> {
         if let Some(channel) = self.known(name)? {
             channel.touch();
@@ -186,15 +183,16 @@ impl Hub {
         if let Some(channel) = by_name.get(name) {
             return Ok(Some(channel.clone()));
         }
-        let full = |open: usize, closed: &BTreeSet<String>| {
-            let used_up = self.dir.is_some() && open >= self.open_logs;
-            used_up || (open + closed.len() >= self.config.max_channels && !closed.contains(name))
-        };
-        if full(by_name.len(), closed) {
+        let full = |open: usize| open + closed.len() >= self.config.max_channels && !closed.contains(name);
+        if full(by_name.len()) {
             // Those in which nothing was ever said: else whoever only asks for names could use them all up.
             by_name.retain(|_, c| !(unused(c) && c.is_empty()));
         }
-        if full(by_name.len(), closed) { Err(CHANNELS) } else { Ok(None) }
+        match by_name.len() {
+            open if full(open) => Err(CHANNELS),
+            open if self.dir.is_some() && open >= self.open_logs => Err(OPEN_LOGS),
+            _ => Ok(None),
+        }
     }
 
     /// The clock in milliseconds, but greater than every epoch of this process, also where the clock was set back.

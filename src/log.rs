@@ -159,7 +159,7 @@ impl Unsynced {
 pub struct Log {
     epoch: u64,
     limit: usize,
-    kept: Id, // all events after this one are kept, before there is a part
+    found: Id, // the last event before this epoch; none after it that is not kept
     written: Mark,
     heard: Mark,
     failed: (u64, ErrorKind),
@@ -173,7 +173,7 @@ impl Log {
     pub fn new(epoch: u64, limit: usize) -> Log {
         let start = Mark { pos: 0, id: Id { epoch, seq: 0 } };
         let (written, heard, parts, block) = (start, start, VecDeque::new(), Vec::new());
-        Log { epoch, limit, kept: start.id, written, heard, failed: (0, ErrorKind::Other), parts, block, disk: None }
+        Log { epoch, limit, found: start.id, written, heard, failed: (0, ErrorKind::Other), parts, block, disk: None }
     }
 
     /// The log of a channel in files, with what they hold. Its epoch is greater than any in them.
@@ -202,16 +202,17 @@ impl Log {
             log.parts.push_back(part);
         }
         // What the newest file says was dropped, where that fits what is there; files may have been taken away.
-        log.kept = match first {
+        let kept = match first {
             Some(first) => {
                 dropped.filter(|d| d.precedes(first)).unwrap_or(Id { seq: first.seq.saturating_sub(1), ..first })
             }
             None => dropped.unwrap_or_default(),
         };
         if let Some(front) = log.parts.front_mut() {
-            front.before = log.kept;
+            front.before = kept;
         }
-        log.epoch = epoch.max(last.max(log.kept).epoch.saturating_add(1));
+        log.found = last.max(kept);
+        log.epoch = epoch.max(log.found.epoch.saturating_add(1));
         log.written = Mark { pos, id: Id { epoch: log.epoch, seq: 0 } };
         log.heard = log.written;
         if sync {
@@ -243,7 +244,7 @@ impl Log {
 
     /// All events after this one are kept.
     fn kept(&self) -> Id {
-        self.parts.front().map_or(self.kept, |part| part.before)
+        self.parts.front().map_or(self.found, |part| part.before)
     }
 
     /// How many bytes certainly stay when the next ones come, unless these are more than this themselves.
@@ -289,7 +290,7 @@ impl Log {
             }
             None => {}
         }
-        let before = if self.parts.is_empty() { self.kept } else { self.written.id };
+        let before = if self.written.id.seq == 0 { self.found } else { self.written.id };
         let room = (self.limit as u64).saturating_sub(part_limit.max(len)); // for what stays
         let bytes = match &mut self.disk {
             None => {

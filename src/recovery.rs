@@ -48,7 +48,7 @@ enum At {
 }
 
 /// Reads a file through, cuts an unfinished block off its end, and takes `last` to its last id. Returns the id up to
-/// which its head says that events were dropped, if it does, and the id of its first event, if it has one.
+/// which its head says that events were dropped, if it has a head, and the id of its first event, if it has one.
 pub fn recover(file: &mut LogFile, last: &mut Id) -> io::Result<(Option<Id>, Option<Id>)> {
     let stream = file.file.clone();
     let mut reader = BufReader::with_capacity(READ, &*stream);
@@ -76,10 +76,12 @@ pub fn recover(file: &mut LogFile, last: &mut Id) -> io::Result<(Option<Id>, Opt
                 good = pos;
                 At::Start
             }
-            _ if text.is_empty() => return Err(damaged(good)),
+            // An empty line to a client, but not one of ours: other hands have changed the ends of lines.
+            _ if text.is_empty() || text == b"\r" => return Err(damaged(good)),
             At::Start if pos == len as u64 && text.starts_with(HEAD.as_bytes()) => {
                 let text = String::from_utf8_lossy(text);
-                dropped = text.split_once(DROPPED).and_then(|(_, id)| Id::parse(id)).filter(can_grow);
+                let id = text.split_once(DROPPED).map_or(Some(Id::default()), |(_, id)| Id::parse(id));
+                dropped = id.filter(can_grow);
                 At::Head
             }
             At::Start | At::Fields if FIELDS.iter().any(|name| text.starts_with(name)) => At::Fields,

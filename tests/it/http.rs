@@ -245,6 +245,7 @@ fn every_line_of_the_table_is_tested() {
         reject::READ_TOKEN,
         reject::LOG_FAILED,
         reject::LOG_CLOSED,
+        reject::OPEN_LOGS,
         reject::DISK_FULL,
     ];
     let here: Vec<Reject> = unframed().into_iter().chain(framed()).map(|(_, reject)| reject).chain(elsewhere).collect();

@@ -3,6 +3,7 @@
 
 mod browser;
 mod cli;
+mod data;
 mod gate;
 mod harness;
 mod http;

@@ -1,0 +1,462 @@
+//! Logs in files, `--data` and `--sync`: CONTRACT section 9.
+
+use crate::harness::*;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+use tincan::reject::{CHANNELS, LOG_CLOSED, LOG_FAILED};
+
+const HEAD: &str = ": tincan log\n\n";
+/// The epoch of logs that a test writes itself; long ago.
+const EPOCH: u64 = 1_700_000_000_000;
+
+/// A server on this directory, whose preludes are always the same.
+fn serve(dir: &Scratch, more: &[&str]) -> Tincan {
+    Tincan::start(&[&["--quiet", "--retry", "0", "--data", dir.arg()], more].concat())
+}
+
+/// The one line with which it does not start; a server that starts in spite of all is ended (exit code 124).
+fn refusal(dir: &Path) -> String {
+    let mut command = Command::new("timeout");
+    command.args(["10", env!("CARGO_BIN_EXE_tincan"), "--listen", "127.0.0.1:0", "--data"]).arg(dir);
+    let out = command.env_remove("PORT").output().unwrap();
+    let text = String::from_utf8(out.stderr).unwrap();
+    assert_eq!((out.status.code(), text.lines().count()), (Some(1), 1), "{text}");
+    assert!(text.starts_with("tincan: "), "{text}");
+    text
+}
+
+fn block(id: impl std::fmt::Display, data: &str) -> String {
+    format!("data: {data}\nid: {id}\n\n")
+}
+
+/// Three events with ids of `EPOCH`.
+fn three() -> [String; 3] {
+    [1, 2, 3].map(|n| block(format!("{EPOCH}-{n}"), "soup"))
+}
+
+fn put(dir: &Scratch, file: &str, bytes: impl AsRef<[u8]>) {
+    fs::write(dir.0.join(file), bytes).unwrap();
+}
+
+fn gap(asked: &str, from: &str, lost: &str) -> String {
+    format!("event: gap\ndata: {{\"asked\":\"{asked}\",\"from\":{from},\"lost\":{lost}}}\n\n")
+}
+
+/// What a poll from this place gives behind its prelude.
+fn from(server: &Tincan, name: &str, since: &str) -> String {
+    let answer = server.get(&format!("/{name}?wait=0&since={since}"));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let text = answer.text();
+    let (prelude, events) = text.split_once("\n\n").unwrap();
+    assert!(prelude.starts_with(&format!(": connected to /{name}\nretry: 0\nid: ")), "{prelude}");
+    events.into()
+}
+
+fn epoch(id: &str) -> u64 {
+    id.split_once('-').unwrap().0.parse().unwrap()
+}
+
+#[test]
+fn a_file_is_the_event_stream_byte_for_byte() {
+    for sync in [&[][..], &["--sync"]] {
+        let dir = Scratch::new();
+        let server = serve(&dir, sync);
+        let (mut reader, place) = server.listen("/a", "");
+        server.post("/a", "one");
+        server.post("/a", "\u{e9}\r\n\nid: 7");
+        server.post("/a?event=order", "");
+        let body = "retry: 5\ndata: x\n\n: no event\n\ndata: y\n\nevent: z\ndata: z\n\n";
+        server.post_with("/a", "Content-Type: text/event-stream\r\n", body);
+        let e = epoch(&place);
+        let events = format!(
+            "data: one\nid: {e}-1\n\ndata: \u{e9}\ndata: \ndata: id: 7\nid: {e}-2\n\n\
+             event: order\ndata: \nid: {e}-3\n\nretry: 5\ndata: x\nid: {e}-4\n\n\
+             data: y\nid: {e}-5\n\nevent: z\ndata: z\nid: {e}-6\n\n"
+        );
+        assert_eq!(dir.read("a.sse"), format!("{HEAD}{events}"));
+        assert_eq!(from(&server, "a", "all"), events);
+        reader.expect(&events);
+        assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 1, "one file a channel, and no other");
+    }
+}
+
+#[test]
+fn after_kill_9_everything_is_there_once_and_ids_go_on_in_a_greater_epoch() {
+    // Also where the clock was set back: then the last epoch lies in the year 2100.
+    for last in [EPOCH, 4_102_444_800_000] {
+        let dir = Scratch::new();
+        let mut ids = vec![format!("{}-1", EPOCH - 1), format!("{last}-1")];
+        let mut file = HEAD.to_string() + &block(&ids[0], "old") + &block(&ids[1], "old");
+        put(&dir, "a.sse", &file);
+        for round in 1..5 {
+            let mut server = serve(&dir, if round % 2 == 0 { &[] } else { &["--sync"] });
+            let before = epoch(&ids[ids.len() - 1]);
+            let new: Vec<String> = (0..3).flat_map(|n| server.post("/a", format!("{n}"))).collect();
+            let e = epoch(&new[0]);
+            assert!(if last > EPOCH { e == before + 1 } else { e > before }, "{e} behind {before}");
+            assert_eq!(new, [1, 2, 3].map(|n| format!("{e}-{n}")));
+            file += &[0, 1, 2].map(|n| block(&new[n], &n.to_string())).concat();
+            ids.extend(new);
+            assert_eq!(dir.read("a.sse"), file);
+            server.kill();
+        }
+        let server = serve(&dir, &[]);
+        assert_eq!(from(&server, "a", "all"), file[HEAD.len()..]);
+        for id in &ids {
+            let behind = file.split_once(&format!("id: {id}\n\n")).unwrap().1;
+            assert_eq!(from(&server, "a", id), behind, "no gap behind {id}");
+        }
+        assert_eq!(dir.read("a.sse"), file, "reading changes nothing");
+    }
+}
+
+#[test]
+fn a_log_of_64_mb_costs_no_memory() {
+    let dir = Scratch::new();
+    let (data, mut file, mut starts) = ("m".repeat(1000), HEAD.to_string(), vec![0]);
+    while file.len() < 64 << 20 {
+        starts.push(file.len());
+        file += &block(format!("{EPOCH}-{}", starts.len() - 1), &data);
+    }
+    put(&dir, "a.sse", &file);
+    let server = serve(&dir, &["--history", "256M"]);
+    for seq in [0, 3, starts.len() / 2, starts.len() - 2] {
+        let (mut reader, place) = server.listen(&format!("/a?since={EPOCH}-{seq}"), "");
+        assert_eq!(place, format!("{EPOCH}-{seq}"));
+        for piece in file.as_bytes()[starts[seq + 1]..].chunks(1 << 20) {
+            reader.expect(piece);
+        }
+        let id = server.post("/a", "and on");
+        reader.expect(block(&id[0], "and on"));
+        file += &block(&id[0], "and on");
+    }
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse::<u64>().ok());
+    assert!(peak.unwrap() < 8 << 10, "{peak:?} KiB");
+}
+
+#[test]
+fn what_a_crash_left_unfinished_is_cut_off_wherever_it_ends() {
+    let dir = Scratch::new();
+    let [one, two, _] = three();
+    let (one, two) = ([HEAD, &one].concat(), [HEAD, &one, &two].concat());
+    let last = format!("event: order\nretry: 5\ndata: a\ndata: \nid: {EPOCH}-3\n\n");
+    let (end, next) = ([&two, &*last].concat(), [HEAD, &last].concat());
+    let head = |n| if n < HEAD.len() { "" } else { HEAD };
+    // A name, the older part, what was on the disk, and what of it stays.
+    let mut cuts = Vec::new();
+    cuts.extend((two.len()..end.len()).map(|n| (format!("last-{n}"), "", &end[..n], &*two)));
+    cuts.extend((0..one.len()).map(|n| (format!("first-{n}"), "", &one[..n], head(n))));
+    cuts.extend([0, 5, HEAD.len(), HEAD.len() + 9].map(|n| (format!("rolled-{n}"), &*two, &next[..n], head(n))));
+    for (name, old, torn, _) in &cuts {
+        put(&dir, &format!("{name}.sse"), torn);
+        if !old.is_empty() {
+            put(&dir, &format!("{name}.old.sse"), old);
+        }
+    }
+    let server = serve(&dir, &[]);
+    for (name, old, torn, kept) in &cuts {
+        let file = format!("{name}.sse");
+        let left = fs::read_to_string(dir.0.join(&file)).unwrap_or_default(); // nothing, or no file
+        assert_eq!(left, *kept, "{torn:?}");
+        let events = [old, *kept].map(|part| part.strip_prefix(HEAD).unwrap_or_default()).concat();
+        assert_eq!(from(&server, name, "all"), events);
+        let id = server.post(&format!("/{name}"), "next").remove(0);
+        assert!(epoch(&id) > EPOCH && id.ends_with("-1"), "{id}");
+        let next = block(&id, "next");
+        assert_eq!(from(&server, name, "all"), events + &next);
+        let head = if kept.is_empty() || !old.is_empty() { "\n\n" } else { *kept };
+        assert!(dir.read(&file).starts_with(HEAD.trim_end()) && dir.read(&file).ends_with(&[head, &next].concat()));
+    }
+}
+
+#[test]
+fn a_damaged_log_is_told_and_left_as_it_was() {
+    let dir = Scratch::new();
+    let [one, two, three] = three();
+    let file = [HEAD, &one, &two, &three].concat();
+    let (b2, b3) = (HEAD.len() + one.len(), HEAD.len() + one.len() + two.len());
+    let with = |second: &str, third: &str| [HEAD, &one, second, third].concat();
+    let path = dir.0.join("kitchen.sse");
+    for (what, bytes, byte) in [
+        ("another number", file.replace(&format!("{EPOCH}-2"), &format!("{EPOCH}-7")), b2),
+        ("no number", file.replace(&format!("{EPOCH}-2"), &format!("{EPOCH}-x")), b2),
+        ("a field that is none", file.replacen("data: ", "dat\0: ", 1), HEAD.len()),
+        ("a block of NULs", with(&"\0".repeat(two.len()), &three), b2),
+        ("a missing blank line", with(two.trim_end_matches('\n'), &format!("\n{three}")), b2),
+        ("a further blank line", with(&format!("\n{two}"), &three), b2),
+        ("a block without an id", with("data: x\n\n", &two), b2),
+        ("a head in the middle", with(HEAD, &two), b2),
+        ("an id that repeats", with(&two, &two), b3),
+        ("an id that goes back", with(&two, &one), b3),
+        ("an epoch that goes back", with(&two, &block(format!("{}-1", EPOCH - 1), "x")), b3),
+        ("lines that end with CR LF", file.replace('\n', "\r\n"), 0),
+        ("lines that end with CR LF from the second event on", with(&two.replace('\n', "\r\n"), ""), b2),
+        ("a text", "Dear diary,\n\ntoday\n".into(), 0),
+        ("a word", "diary".into(), 0),
+        ("another event stream", "data: x\n\n".into(), 0),
+    ] {
+        fs::write(&path, &bytes).unwrap();
+        let text = refusal(&dir.0);
+        assert!(text.contains(path.to_str().unwrap()), "{what}: {text}");
+        assert!(text.contains(&format!("from byte {byte} on")) && text.contains("ove it away"), "{what}: {text}");
+        assert_eq!(dir.read("kitchen.sse"), bytes, "{what}");
+    }
+    // Ids that go back from one file to the next.
+    fs::write(&path, &file).unwrap();
+    put(&dir, "kitchen.old.sse", &file);
+    assert!(refusal(&dir.0).contains(path.to_str().unwrap()));
+    assert_eq!((dir.read("kitchen.sse"), dir.read("kitchen.old.sse")), (file.clone(), file));
+    // What has the name but is no file. (To open a pipe would wait for its other end.)
+    fs::remove_file(&path).unwrap();
+    for command in ["mkdir", "mkfifo"] {
+        assert!(Command::new(command).arg(&path).status().unwrap().success());
+        let text = refusal(&dir.0);
+        assert!(text.contains(path.to_str().unwrap()) && text.contains("ove it away"), "{command}: {text}");
+        fs::rename(&path, dir.0.join(command)).unwrap(); // it is still there
+    }
+}
+
+#[test]
+fn files_of_other_names_are_told_and_left_alone() {
+    let dir = Scratch::new();
+    let told = ["a b.sse", "lab.old.sse", "lab.sse", "notes.txt"];
+    let all = [&told[..], &[".hidden", ".hidden.sse"]].concat();
+    all.iter().for_each(|name| put(&dir, name, name));
+    let mut server = serve(&dir, &[]);
+    server.post("/a", "x");
+    eventually("all are told", || server.stderr().lines().filter(|l| l.contains("left alone")).count() == told.len());
+    let text = server.stderr();
+    let greeting = text.find("/kitchen\n").unwrap();
+    for name in told {
+        assert!(text.find(&format!("{name:?}")).is_some_and(|at| at > greeting), "{name}: {text}");
+    }
+    assert!(!text.contains("hidden"), "{text}");
+    server.kill();
+    all.iter().for_each(|name| assert_eq!(dir.read(name), *name));
+}
+
+#[test]
+fn a_directory_is_made_has_one_server_and_is_told_where_it_will_not_do() {
+    let root = Scratch::new();
+    let dir = Scratch(root.0.join("x/y")); // not even its parent is there
+    let mut first = serve(&dir, &[]);
+    first.post("/a", "x");
+    assert!(refusal(&dir.0).contains(&format!("--data {} is in use", dir.arg())));
+    first.kill();
+    assert!(from(&serve(&dir, &[]), "a", "all").starts_with("data: x\n"));
+    // In a process's own directory in /proc not even root can make a file.
+    for path in [dir.0.join("a.sse").as_path(), Path::new("/proc/x/y"), Path::new("/proc/self")] {
+        assert!(refusal(path).contains(&format!("--data {} ", path.display())));
+    }
+    let out = Command::new("timeout").args(["10", env!("CARGO_BIN_EXE_tincan"), "--sync"]).output().unwrap();
+    let text = String::from_utf8(out.stderr).unwrap();
+    assert_eq!((out.status.code(), text.lines().count()), (Some(2), 1), "{text}");
+    assert!(text.contains("--data"), "{text}");
+}
+
+#[test]
+fn the_history_bounds_the_files_and_what_it_takes_is_told() {
+    for sync in [&["--history", "8K"][..], &["--history", "8K", "--sync"]] {
+        let dir = Scratch::new();
+        let mut server = serve(&dir, sync);
+        let (mut reader, _) = server.listen("/a", "");
+        let size = |file| fs::metadata(dir.0.join(file)).map_or(0, |meta| meta.len());
+        let total = || size("a.sse") + size("a.old.sse");
+        let (mut ids, mut most) = (Vec::new(), 0);
+        for n in 0..400 {
+            let data = format!("{n} {}", "h".repeat(n % 500));
+            ids.extend(server.post("/a", &data));
+            let bytes = total();
+            assert!(bytes <= 8192, "{bytes} after {n}");
+            most = most.max(bytes);
+            reader.expect(block(&ids[n], &data)); // a reader who keeps up hears everything once and in order
+        }
+        assert!(most > 7000, "{most}: the history is used");
+        for _ in 0..2 {
+            let kept = from(&server, "a", "all");
+            let first = ids.iter().position(|id| *id == id_of(&kept)).unwrap();
+            let events = |file| dir.read(file).split_once("\n\n").unwrap().1.to_string();
+            assert_eq!(kept, events("a.old.sse") + &events("a.sse"));
+            let head = format!("{}; no longer kept: everything up to {}\n\n", HEAD.trim_end(), ids[first - 1]);
+            assert!(dir.read("a.sse").starts_with(&head), "{}", dir.read("a.sse"));
+            for asked in [0, 1, first - 2] {
+                let told = gap(&ids[asked], &format!("\"{}\"", ids[first]), &(first - 1 - asked).to_string());
+                assert_eq!(from(&server, "a", &ids[asked]), told + &kept);
+            }
+            assert_eq!(from(&server, "a", &ids[first - 1]), kept, "nothing is lost");
+            server.kill();
+            server = serve(&dir, sync);
+        }
+        // What is larger than the history is kept, alone.
+        let huge = "H".repeat(20_000);
+        let id = server.post("/a", &huge);
+        assert_eq!(from(&server, "a", "all"), block(&id[0], &huge));
+        assert_eq!(size("a.old.sse"), 0);
+        server.post("/a", "small");
+        assert!(total() <= 8192);
+    }
+}
+
+#[test]
+fn who_has_heard_all_that_was_dropped_hears_no_gap() {
+    let dir = Scratch::new();
+    let large = "l".repeat(1500);
+    let events = [1, 2, 3].map(|n| block(format!("{EPOCH}-{n}"), &large));
+    put(&dir, "a.sse", HEAD.to_string() + &events.concat());
+    let mut server = serve(&dir, &["--history", "8K"]);
+    let kept = block(&server.post("/a", &large)[0], &large); // for this one the three have to go
+    for _ in 0..2 {
+        assert_eq!(from(&server, "a", "all"), kept);
+        assert!(from(&server, "a", &format!("{EPOCH}-2")).starts_with("event: gap\n"));
+        assert_eq!(from(&server, "a", &format!("{EPOCH}-3")), kept);
+        server.kill();
+        server = serve(&dir, &["--history", "8K"]);
+    }
+}
+
+#[test]
+fn what_a_power_cut_took_is_told_as_a_gap() {
+    let dir = Scratch::new();
+    put(&dir, "a.sse", [HEAD, &three().concat()].concat()); // -4 and -5 were heard, and are not there
+    let server = serve(&dir, &[]);
+    let [last, lost, end] = [3, 4, 5].map(|n| format!("{EPOCH}-{n}"));
+    assert_eq!(from(&server, "a", &end), gap(&end, "null", "null"));
+    assert_eq!(from(&server, "a", &last), "");
+    let next = server.post("/a", "next").remove(0);
+    let more = block(&next, "next");
+    for id in [&lost, &end] {
+        assert_eq!(from(&server, "a", id), gap(id, &format!("\"{next}\""), "null") + &more);
+    }
+    assert_eq!(from(&server, "a", &last), more, "no gap");
+    let (mut reader, _) = server.listen("/a", &format!("Last-Event-ID: {end}\r\n"));
+    reader.expect(gap(&end, &format!("\"{next}\""), "null") + &more);
+    reader.expect(block(&server.post("/a", "live")[0], "live"));
+}
+
+#[test]
+fn an_epoch_that_left_no_event_leaves_no_gap() {
+    let dir = Scratch::new();
+    let (mut places, mut events) = (Vec::new(), String::new());
+    for round in 0..6 {
+        let mut server = serve(&dir, &[]);
+        let (_reader, place) = server.listen("/a", "");
+        places.push((place, events.len())); // what is said from here on
+        if round % 2 == 1 {
+            events += &block(&server.post("/a", "x")[0], "x");
+        }
+        for (place, behind) in &places {
+            assert_eq!(from(&server, "a", place), events[*behind..], "round {round}, {place}");
+        }
+        server.kill();
+    }
+}
+
+#[test]
+fn channels_count_with_their_files_and_without_an_event_there_is_none() {
+    let dir = Scratch::new();
+    let file = [HEAD, &three().concat()].concat();
+    ["a.sse", "b.sse", "c.sse"].iter().for_each(|name| put(&dir, name, &file));
+    let server = serve(&dir, &["--max-channels", "3"]);
+    for _ in 0..2 {
+        server.post_with("/d", "", "x").refused(CHANNELS);
+        server.get("/d").refused(CHANNELS);
+        for name in ["a", "b", "c"] {
+            server.post(&format!("/{name}"), "x");
+            assert!(from(&server, name, "all").starts_with(&three().concat()));
+        }
+    }
+    let dir = Scratch::new();
+    let server = serve(&dir, &[]);
+    let readers: Vec<_> = (0..20).map(|n| server.listen(&format!("/e{}", n % 5), "")).collect();
+    for n in 0..20 {
+        assert_eq!(from(&server, &format!("e{n}"), "all"), "");
+    }
+    drop(readers);
+    assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 0);
+}
+
+#[test]
+fn with_few_descriptors_logs_are_closed_and_opened_again() {
+    let dir = Scratch::new();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_tincan"), "--listen", "127.0.0.1:0"]);
+    command.args(["--quiet", "--retry", "0", "--data", dir.arg()]);
+    let server = Tincan::run(command);
+    let (mut reader, _) = server.listen("/a0", "");
+    let mut ids = vec![Vec::new(); 20];
+    for n in (0..20).cycle().take(60) {
+        ids[n].extend(server.post(&format!("/a{n}"), "x"));
+        let open = fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
+        let open = open.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok()).filter(|path| path.starts_with(&dir.0));
+        assert!(open.count() <= 1 + 16, "the directory, and two files for an eighth of the descriptors");
+    }
+    for (n, ids) in ids.iter().enumerate() {
+        let events: String = ids.iter().map(|id| block(id, "x")).collect();
+        assert_eq!(dir.read(&format!("a{n}.sse")), HEAD.to_string() + &events);
+        if n < 4 {
+            assert_eq!(from(&server, &format!("a{n}"), "all"), events); // not all: who has just polled counts as a user
+        }
+        // The one that has a reader stays open; the others come back with a greater epoch.
+        assert_eq!(epoch(&ids[0]) == epoch(&ids[1]), n == 0, "{ids:?}");
+    }
+    reader.expect(from(&server, "a0", "all"));
+}
+
+#[test]
+fn a_file_that_others_change_takes_no_event_and_is_read_on() {
+    let dir = Scratch::new();
+    let server = serve(&dir, &["--heartbeat", "1"]);
+    for name in ["changed", "removed"] {
+        let (channel, path) = (format!("/{name}"), dir.0.join(format!("{name}.sse")));
+        let (mut reader, _) = server.listen(&channel, "");
+        let mut hears = |block: &str| eventually("the reader hears it", || reader.block() == block);
+        let one = block(&server.post(&channel, "one")[0], "one");
+        let mut file = File::options().append(true).open(&path).unwrap();
+        match name {
+            "changed" => file.write_all(b"data: mine\n\n").unwrap(),
+            _ => fs::remove_file(&path).unwrap(),
+        }
+        for _ in 0..3 {
+            server.post_with(&channel, "", "two").refused(LOG_FAILED);
+        }
+        let told = || server.stderr().matches(&format!("tincan: {channel} ")).count();
+        eventually("it is told", || told() > 0);
+        assert_eq!(from(&server, name, "all"), one);
+        hears(&one);
+        hears(":ping\n\n");
+        assert_eq!(told(), 1, "once: {}", server.stderr());
+        assert!(server.stderr().contains(path.to_str().unwrap()), "{}", server.stderr());
+        if name == "changed" {
+            file.set_len((HEAD.len() + one.len()) as u64).unwrap();
+            let id = server.post(&channel, "three").remove(0);
+            assert!(id.ends_with("-2"), "nothing was kept of those refused: {id}");
+            hears(&block(&id, "three"));
+        }
+    }
+}
+
+#[test]
+fn a_log_that_cannot_be_opened_refuses_until_it_can() {
+    let dir = Scratch::new();
+    let file = [HEAD, &three().concat()].concat();
+    let damaged = file.replacen("data", "dada", 1);
+    put(&dir, "a.sse", &file);
+    let server = serve(&dir, &[]);
+    put(&dir, "a.sse", &damaged);
+    let answer = server.post_with("/a", "", "x");
+    answer.refused(LOG_CLOSED);
+    assert!(answer.field("retry-after").is_some(), "{}", answer.head);
+    let answer = server.ask("GET /a HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
+    assert_eq!((answer.status, answer.field("content-type")), (200, Some("text/event-stream")));
+    let text = answer.text();
+    let retry = text.strip_prefix(&format!(": {}\nretry: ", LOG_CLOSED.why)).and_then(|t| t.strip_suffix("\n\n"));
+    assert!(retry.is_some_and(|ms| (2500..=7500).contains(&ms.parse().unwrap())), "{text}");
+    eventually("it is told", || server.stderr().contains(dir.0.join("a.sse").to_str().unwrap()));
+    assert_eq!(dir.read("a.sse"), damaged);
+    put(&dir, "a.sse", &file);
+    let id = server.post("/a", "x").remove(0);
+    assert_eq!(dir.read("a.sse"), file + &block(&id, "x"));
+}
