@@ -5,8 +5,10 @@
 //! `TINCAN_SHOTS=DIR` has pictures of the page written there.
 
 use crate::harness::*;
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -266,6 +268,21 @@ fn url(server: &Tincan, path: &str) -> String {
 /// Starts another server on the port of one that is gone.
 fn again(port: u16) -> Tincan {
     Tincan::spawn(&format!("127.0.0.1:{port}"), &["--retry", "200"])
+}
+
+/// Starts a server with these tokens; on a port, or with 0 on a free one.
+fn guarded(dir: &Scratch, port: u16, tokens: &str) -> Tincan {
+    let path = dir.0.join("tokens");
+    std::fs::write(&path, tokens).unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    let args = ["--retry", "200", "--token-file", path.to_str().unwrap()];
+    Tincan::spawn(&format!("127.0.0.1:{port}"), &args)
+}
+
+/// The URL with a token in it. No driver can type into the browser's own dialog, but the browser answers the challenge
+/// with what stands in the URL, and keeps it for the URL without.
+fn signed_url(server: &Tincan, token: &str) -> String {
+    format!("http://any:{token}@127.0.0.1:{}/kitchen", server.port)
 }
 
 /// What the page sends.
@@ -575,6 +592,83 @@ fn a_page_does_not_claim_to_have_missed_what_it_could_not_hear() {
     }
     page.js("connect()"); // what the page does when it wakes up
     page.shows(&["plain|heard", MISSED]);
+}
+
+#[test]
+fn a_browser_asks_for_the_token_and_the_page_then_comes_back_by_itself() {
+    let Some(driver) = driver() else { return };
+    let (scratch, tokens) = (Scratch::new(), "publish s3same\nread s3same\n");
+    let mut server = guarded(&scratch, 0, tokens);
+    let kitchen = url(&server, "/kitchen");
+    let page = driver.page(&kitchen);
+    eventually("the page is refused", || server.stderr().contains(" GET /kitchen 401\n"));
+    // Its dialog is open: as long as that is so, a browser does not even show the refusal's line.
+    assert_eq!(page.js("document.documentElement.textContent.trim()"), "");
+    page.open(&signed_url(&server, "s3same"));
+    page.open(&kitchen);
+    page.is_open();
+    page.becomes("/^\\d listener/.test(q('#listeners').textContent)", "true");
+    page.say("open");
+    page.shows(&["said|anonymous|open"]);
+    if let Some(dir) = std::env::var_os("TINCAN_SHOTS").map(PathBuf::from) {
+        std::fs::create_dir_all(&dir).unwrap();
+        page.shot(&dir.join("token.png"));
+    }
+    server.kill();
+    page.becomes(STATE, "connecting");
+    server = guarded(&scratch, server.port, tokens);
+    page.is_open();
+    page.say("again");
+    page.shows(&["said|anonymous|open", MISSED, "said|anonymous|again"]);
+    assert!(!server.stderr().contains(" 401\n"), "it brings its token unasked: {}", server.stderr());
+}
+
+#[test]
+fn who_may_only_read_hears_and_is_told_when_sending() {
+    let Some(driver) = driver() else { return };
+    for (tokens, read) in [("publish s3same\nread r3ad\n", Some("r3ad")), ("publish s3same\n", None)] {
+        let server = guarded(&Scratch::new(), 0, tokens);
+        let kitchen = url(&server, "/kitchen");
+        let page = driver.page(&read.map_or(kitchen.clone(), |token| signed_url(&server, token)));
+        page.open(&kitchen);
+        page.is_open();
+        assert_eq!(server.stderr().contains(" 401\n"), read.is_some(), "only who must is asked: {}", server.stderr());
+        server.post_with("/kitchen", "Authorization: Bearer s3same\r\n", "soup is ready");
+        page.shows(&["plain|soup is ready"]);
+        // The browser asks for a token. Where its user cancels that, the page gets the 401, as without credentials.
+        page.js("window.fetch = (real => (url, o) => real(url, { ...o, credentials: 'omit' }))(fetch)");
+        page.keys("#msg", &format!("thanks{ENTER}"));
+        page.becomes("q('#error').textContent", tincan::reject::PUBLISH_TOKEN.line().trim_end());
+        assert_eq!(page.js("[q('#msg').value, q('#send').disabled, q('#state').dataset.state]"), "thanks,false,open");
+        page.shows(&["plain|soup is ready"]);
+    }
+}
+
+#[test]
+fn a_token_for_publishing_does_not_push_out_the_one_for_reading() {
+    let Some(driver) = driver() else { return };
+    let server = guarded(&Scratch::new(), 0, "publish s3same\nread r3ad\n");
+    let page = driver.page(&signed_url(&server, "r3ad"));
+    page.open(&url(&server, "/kitchen"));
+    page.is_open();
+    // What the browser's dialog does when somebody gives the other token there.
+    page.js("(window.posted = new XMLHttpRequest()).open('POST', '/kitchen', true, 'any', 's3same')");
+    page.js("posted.send('said')");
+    page.becomes("posted.status", "200");
+    page.shows(&["plain|said"]);
+    page.js("connect()"); // what the page does when it wakes up
+    page.is_open();
+}
+
+#[test]
+fn a_page_that_was_opened_with_its_token_in_the_url_can_say_something() {
+    let Some(driver) = driver() else { return };
+    let server = guarded(&Scratch::new(), 0, "publish s3same\nread s3same\n");
+    let page = driver.page(&signed_url(&server, "s3same"));
+    page.is_open();
+    page.keys("#msg", &format!("soup{ENTER}"));
+    page.shows(&["said|anonymous|soup"]);
+    assert_eq!(page.text("#curl-listen"), format!("curl -N {}", url(&server, "/kitchen")), "it shows no token");
 }
 
 #[test]

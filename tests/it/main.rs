@@ -11,4 +11,5 @@ mod listen;
 mod props;
 mod publish;
 mod readme;
+mod soak;
 mod tidy;

@@ -101,7 +101,7 @@ type Step = (usize, Id, Id, Option<Option<u64>>);
 struct Soak {
     port: u16,
     run: AtomicU64,                                   // odd while there is no server
-    said: [Mutex<BTreeMap<u64, Vec<u32>>>; CHANNELS], // each epoch's numbers in the order of their ids; 0: not yet known
+    said: [Mutex<BTreeMap<u64, Vec<u32>>>; CHANNELS], // per epoch, the numbers by id; 0: not yet known
     end: OnceLock<[Id; CHANNELS]>,                    // the last ids, when nobody publishes any more
     steps: Mutex<Vec<Step>>,
     wrong: Mutex<Vec<String>>,
