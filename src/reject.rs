@@ -86,8 +86,10 @@ impl Reject {
         match *self {
             PAGE_METHOD => ALLOW_PAGE,
             CHANNEL_METHOD => ALLOW_CHANNEL,
-            // RFC 7617 §2. A browser asks its user, and from then on sends what it was told.
-            PUBLISH_TOKEN | READ_TOKEN => "WWW-Authenticate: Basic realm=\"tincan\", charset=\"UTF-8\"\r\n",
+            // RFC 7617 §2. A browser asks its user, and from then on sends what it was told; it keeps one token for each
+            // realm (RFC 9110 §11.5), so there are two.
+            PUBLISH_TOKEN => "WWW-Authenticate: Basic realm=\"tincan: publish\", charset=\"UTF-8\"\r\n",
+            READ_TOKEN => "WWW-Authenticate: Basic realm=\"tincan: read\", charset=\"UTF-8\"\r\n",
             // Who asks for an event stream is answered otherwise (`server.rs`), so the answer depends on `Accept`.
             Reject { status: 503, .. } => "Retry-After: 5\r\nVary: Accept\r\n",
             _ => "",

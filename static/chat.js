@@ -10,7 +10,7 @@ const ASK_EVERY = 10000;           // ms between two questions for the number of
 
 const $ = id => document.getElementById(id);
 const channel = location.pathname.slice(1) || 'chat';
-const url = '/' + channel;
+const url = `${location.origin}/${channel}`;   // a relative one takes over a token in the page's URL; fetch refuses that
 
 // ---- The connection ---------------------------------------------------------------------------------------------
 
@@ -163,7 +163,7 @@ async function askListeners() {
   let text = '';
   try {
     const options = { cache: 'no-store', signal: AbortSignal.timeout(ASK_EVERY / 2) };
-    const answer = await fetch('/metrics?channel=' + channel, options);
+    const answer = await fetch(`${location.origin}/metrics?channel=${channel}`, options);
     if (answer.ok) {
       const line = (await answer.text()).match(new RegExp(`^tincan_subscribers\\{channel="${channel}"\\} (\\d+)`, 'm'));
       const listeners = line ? Number(line[1]) : 0;
@@ -186,7 +186,7 @@ async function send(event) {
   try {
     const body = JSON.stringify({ name: $('name').value.trim() || $('name').placeholder, msg });
     const headers = { 'Content-Type': 'text/plain;charset=utf-8' };
-    const answer = await fetch(url, { method: 'POST', headers, body, signal: AbortSignal.timeout(30000) });
+    const answer = await fetch(url, { method: 'POST', headers, body, signal: AbortSignal.timeout(120000) });
     if (answer.status !== 200) $('error').textContent = await refusal(answer);
   } catch (e) {
     $('error').textContent = e.name === 'TimeoutError' ? 'the server did not answer' : 'could not reach the server';
@@ -223,8 +223,8 @@ async function copy(button) {
 
 document.title = `${channel} · tincan`;
 $('channel').textContent = channel;
-$('curl-listen').textContent = `curl -N ${location.origin}${url}`;
-$('curl-say').textContent = `curl -d 'soup is ready' ${location.origin}${url}`;
+$('curl-listen').textContent = `curl -N ${url}`;
+$('curl-say').textContent = `curl -d 'soup is ready' ${url}`;
 for (const button of document.querySelectorAll('.copy')) button.onclick = () => copy(button);
 
 try { $('name').value = localStorage.getItem('tincan-name') || ''; } catch { /* storage is blocked */ }

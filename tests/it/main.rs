@@ -13,3 +13,4 @@ mod publish;
 mod readme;
 mod soak;
 mod tidy;
+mod tokens;

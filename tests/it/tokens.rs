@@ -15,7 +15,6 @@ const READ: &str = "read-Vb3nM8";
 const READ_2: &str = "#read-2/Hs4=";
 const BOTH: &str = "both-Yc6dR1";
 const TOKENS: [&str; 5] = [PUBLISH, PUBLISH_2, READ, READ_2, BOTH];
-const CHALLENGE: &str = "WWW-Authenticate: Basic realm=\"tincan\", charset=\"UTF-8\"\r\n";
 
 /// Writes a token file.
 fn file(scratch: &Scratch, name: &str, text: impl AsRef<[u8]>, mode: u32) -> PathBuf {
@@ -73,8 +72,10 @@ fn ask(server: &Tincan, line: &str, fields: impl AsRef<[u8]>) -> Response {
 fn challenged(answer: &Response, reject: Reject, what: &str) {
     let body = if what.starts_with("HEAD ") { String::new() } else { reject.line() };
     assert_eq!((answer.status, answer.text()), (401, body), "{what}");
+    let right = if reject == reject::READ_TOKEN { "read" } else { "publish" };
+    let challenge = format!("WWW-Authenticate: Basic realm=\"tincan: {right}\", charset=\"UTF-8\"\r\n");
     let challenges = answer.head.to_ascii_lowercase().matches("www-authenticate").count();
-    assert!(answer.head.contains(CHALLENGE) && challenges == 1, "{what}: {}", answer.head);
+    assert!(answer.head.contains(&challenge) && challenges == 1, "{what}: {}", answer.head);
 }
 
 /// Asserts that no token is in a text: not itself, not in base64 alone or behind a user name of any length.
