@@ -32,6 +32,8 @@ pub const MAX_FIELDS: usize = 64;
 pub const MAX_CHUNK_LINE: usize = 256;
 /// Limit: bytes before the request target. The longest registered method has 17.
 const MAX_METHOD: usize = 32;
+/// Limit: bytes behind the request target. A version has 8, with its space and CR 10.
+const MAX_VERSION: usize = 32;
 
 /// How long the body is (RFC 9112 §6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +88,9 @@ pub fn head_end(buf: &[u8]) -> Result<Option<usize>, Reject> {
             }
             if until > MAX_TARGET {
                 return Err(LONG_TARGET);
+            }
+            if line.len() - target - until > MAX_VERSION {
+                return Err(REQUEST_LINE);
             }
         }
         if line.len() == rest.len() {
