@@ -161,11 +161,13 @@ impl Channel {
             let waited = self.changed.wait_timeout_while(state, PUBLISH_PATIENCE, behind);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+        while state.log.is_unsettled() {
+            let end = state.log.written().pos;
+            state = self.settle(state, end).0;
+        }
         let start = state.log.written().pos;
         let appended = state.log.append(events.len() as u64, |first, out| {
-            for (event, n) in events.iter().zip(0..) {
-                event.write(Some(first.plus(n)), out);
-            }
+            events.iter().zip(0..).for_each(|(event, n)| event.write(Some(first.plus(n)), out));
         });
         let end = state.log.written().pos;
         let (mut state, settled) = self.settle(state, end);

@@ -159,7 +159,8 @@ impl Unsynced {
 pub struct Log {
     epoch: u64,
     limit: usize,
-    found: Id, // the last event before this epoch; none after it that is not kept
+    found: Id, // the last event before this epoch
+    hole: Id,  // behind this one some are missing that a power cut took
     written: Mark,
     heard: Mark,
     failed: (u64, ErrorKind),
@@ -173,7 +174,18 @@ impl Log {
     pub fn new(epoch: u64, limit: usize) -> Log {
         let start = Mark { pos: 0, id: Id { epoch, seq: 0 } };
         let (written, heard, parts, block) = (start, start, VecDeque::new(), Vec::new());
-        Log { epoch, limit, found: start.id, written, heard, failed: (0, ErrorKind::Other), parts, block, disk: None }
+        Log {
+            epoch,
+            limit,
+            found: start.id,
+            hole: Id::default(),
+            written,
+            heard,
+            failed: (0, ErrorKind::Other),
+            parts,
+            block,
+            disk: None,
+        }
     }
 
     /// The log of a channel in files, with what they hold. Its epoch is greater than any in them.
@@ -187,15 +199,16 @@ impl Log {
         for old in [true, false] {
             let Some(mut file) = dir.get(name, old)? else { continue };
             let before = last;
-            let (head, ids) = recovery::recover(&mut file, &mut last).map_err(|e| file.told(&e))?;
+            let (head, start) = recovery::recover(&mut file, &mut last).map_err(|e| file.told(&e))?;
             if sync {
                 file.file.sync_data()?; // what was heard from a file must be on the disk
             }
             dropped = head.filter(|_| !old);
-            if ids.is_none() {
-                continue; // it gives way to the next file
+            let Some(start) = start else { continue }; // it gives way to the next file
+            if first.is_some() && !before.precedes(start) {
+                log.hole = before;
             }
-            first = first.or(ids);
+            first = first.or(Some(start));
             retired = old;
             let part = Part { start: pos, before, bytes: Bytes::File(file) };
             pos += part.len();
@@ -235,6 +248,12 @@ impl Log {
     /// How often what was appended and not yet heard had to be taken back, and why the last time.
     pub fn failed(&self) -> (u64, ErrorKind) {
         self.failed
+    }
+
+    /// Whether a file was begun that is not yet on the disk. Nothing should be appended before it is: with two such files
+    /// no older one would be left, and a power cut could take everything.
+    pub fn is_unsettled(&self) -> bool {
+        self.disk.as_ref().is_some_and(|disk| disk.fresh) && self.heard.pos < self.written.pos
     }
 
     /// Whether there is no event in it.
@@ -409,9 +428,9 @@ impl Log {
             let next = self.next(pos)?;
             // Between ids that are there, some can be missing that a power cut took.
             let seen = id == asked || asked.seq == 0;
-            let whole = seen && next.is_none_or(|next| id.precedes(next));
-            let lost =
-                next.filter(|n| n.epoch == asked.epoch).map(|n| n.seq.saturating_sub(asked.seq.saturating_add(1)));
+            let whole = seen && self.hole <= asked && next.is_none_or(|next| id.precedes(next));
+            let lost = next.filter(|n| n.epoch == asked.epoch && self.hole <= asked);
+            let lost = lost.map(|n| n.seq.saturating_sub(asked.seq.saturating_add(1)));
             let gap = if whole { None } else { Some(Gap { from: next, lost }) };
             return Ok(Place { pos, id: asked, gap });
         }

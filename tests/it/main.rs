@@ -4,6 +4,7 @@
 mod browser;
 mod cli;
 mod data;
+mod faults;
 mod gate;
 mod harness;
 mod http;
