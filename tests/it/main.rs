@@ -7,6 +7,7 @@ mod data;
 mod faults;
 mod gate;
 mod harness;
+mod hostile;
 mod http;
 mod listen;
 mod props;
