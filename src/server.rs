@@ -1,8 +1,8 @@
 //! The server: accepting, and which handler.
 //!
 //! Threads: each idle one waits in `accept()` itself. The one that gets a connection leaves another behind before it
-//! serves (leader and followers), so a burst of joins never waits for a thread to start, and a slow client holds up
-//! only its own. A request for a stream hands its socket over to the channel, and its thread is free again.
+//! serves (leader and followers), so no client waits for a thread to start, and a slow one holds up only its own. In a
+//! burst the kernel keeps 128 connections waiting (std's backlog), and has further ones try again after a second. A request for a stream hands its socket over to the channel, and its thread is free again.
 //!
 //! Limits: the constants below; `--max-body`, `--max-connections`; `connection.rs` has the deadlines, `limits.rs` the
 //! descriptors.

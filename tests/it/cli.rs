@@ -184,6 +184,7 @@ fn the_request_log_has_one_clean_line_a_request_unless_quiet() {
         assert!(line.ends_with(end) && line.contains(" GMT 127.0.0.1:"), "{line:?}");
         assert!(line.chars().all(|c| (' '..='~').contains(&c)), "{line:?}");
     }
+    eventually("the greeting is there", || quiet.stderr().lines().count() >= 4);
     assert_eq!(quiet.stderr().lines().count(), 4, "{}", quiet.stderr());
 }
 
