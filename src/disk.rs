@@ -55,7 +55,7 @@ impl Dir {
         let probe = path.join(".tincan-can-write");
         match File::create(&probe).and_then(|_| fs::remove_file(&probe)) {
             Err(e) if !is_full(&e) => {
-                return Err(told(&e, format!("{at} cannot be written to; give another, or its owner's rights")));
+                return Err(told(&e, format!("{at} cannot be written to; give another")));
             }
             _ => {} // a full disk is told to whoever publishes; what is there can be read
         }

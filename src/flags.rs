@@ -82,7 +82,7 @@ const OPTIONS: &[(&str, &str, &str, Set)] = &[
     }),
     ("data", "DIR", "keep each channel's log in this directory; without it, in memory", |c, v| {
         c.data = Some(v.into());
-        Ok(())
+        if v.is_empty() { Err("a directory") } else { Ok(()) }
     }),
     ("sync", "", "with --data: an event is heard, its POST answered, once it is on the disk", |c, v| {
         switch(v).map(|on| c.sync = on)
@@ -115,9 +115,9 @@ const OPTIONS: &[(&str, &str, &str, Set)] = &[
         c.origins.push(v.to_ascii_lowercase());
         if ok { Ok(()) } else { Err("an origin without a path, such as https://example.org, or *") }
     }),
-    ("token-file", "FILE", "lines `publish TOKEN` and `read TOKEN`: who may", |c, v| {
+    ("token-file", "FILE", "lines `publish TOKEN`, `read TOKEN`: who may publish, who may read", |c, v| {
         c.token_file = Some(v.into());
-        Ok(())
+        if v.is_empty() { Err("a file") } else { Ok(()) }
     }),
     ("quiet", "", "no line per request", |c, v| switch(v).map(|on| c.quiet = on)),
 ];

@@ -102,7 +102,11 @@ impl Tokens {
         let told = |e: io::Error| io::Error::new(e.kind(), format!("{at}: {e}"));
         let wrong = |why: String| io::Error::new(io::ErrorKind::InvalidData, format!("{at}{why}"));
         let file = File::open(path).map_err(told)?;
-        let mode = file.metadata().map_err(told)?.mode() & 0o777;
+        let meta = file.metadata().map_err(told)?;
+        let mode = meta.mode() & 0o777;
+        if !meta.is_file() {
+            return Err(wrong(" is no file; write lines `publish TOKEN` and `read TOKEN` into one".into()));
+        }
         if mode & 0o077 != 0 {
             let why = format!(" has mode {mode:03o}, so others than its owner can read or change it; chmod 600 it");
             return Err(wrong(why));

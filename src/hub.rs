@@ -45,7 +45,7 @@ pub struct Hub {
     config: Config,
     began: Instant,
     dir: Option<Arc<Dir>>,
-    strangers: Vec<String>,
+    notes: Vec<String>,
     open_logs: usize,
     channels: Mutex<Channels>,
     opening: Mutex<()>,
@@ -80,21 +80,24 @@ impl Hub {
     /// Where the directory cannot be had, where a log in it is damaged, where the two threads cannot be started.
     pub fn new(config: Config, open_logs: usize) -> io::Result<Arc<Hub>> {
         let dir = config.data.as_deref().map(Dir::open).transpose()?.map(Arc::new);
-        let (mut closed, mut strangers) = (BTreeSet::new(), Vec::new());
+        let (mut closed, mut notes) = (BTreeSet::new(), Vec::new());
         if let Some(dir) = &dir {
             let (names, others) = dir.list(is_channel)?;
             for name in names {
-                Log::open(dir, &name, 0, config.history, false)?;
+                match Log::open(dir, &name, 0, config.history, false)?.cut() {
+                    0 => {}
+                    cut => notes.push(format!("--data: /{name}: an unfinished event was cut off, {cut} bytes")),
+                }
                 closed.insert(name);
             }
-            strangers = others;
+            notes.extend(others.iter().map(|file| format!("--data: {file:?} is no channel's log; it is left alone")));
         }
         let (news, queue) = channel();
         let hub = Arc::new(Hub {
             config,
             began: Instant::now(),
             dir,
-            strangers,
+            notes,
             open_logs,
             channels: Mutex::new(Channels { by_name: BTreeMap::new(), closed, next_purge: Instant::now() }),
             opening: Mutex::default(),
@@ -117,9 +120,9 @@ impl Hub {
         &self.config
     }
 
-    /// Files in `--data` that are no channel's log, and are left alone.
-    pub fn strangers(&self) -> &[String] {
-        &self.strangers
+    /// What was found in `--data` that its owner may not expect.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Milliseconds since the hub began.

@@ -164,6 +164,7 @@ pub struct Log {
     written: Mark,
     heard: Mark,
     failed: (u64, ErrorKind),
+    cut: u64, // bytes, when it was opened
     parts: VecDeque<Part>,
     block: Vec<u8>, // what is being written
     disk: Option<Disk>,
@@ -182,6 +183,7 @@ impl Log {
             written,
             heard,
             failed: (0, ErrorKind::Other),
+            cut: 0,
             parts,
             block,
             disk: None,
@@ -198,11 +200,12 @@ impl Log {
         let (mut retired, mut pos) = (false, 0);
         for old in [true, false] {
             let Some(mut file) = dir.get(name, old)? else { continue };
-            let before = last;
+            let (before, len) = (last, file.len);
             let (head, start) = recovery::recover(&mut file, &mut last).map_err(|e| file.told(&e))?;
             if sync {
                 file.file.sync_data()?; // what was heard from a file must be on the disk
             }
+            log.cut += len - file.len;
             dropped = head.filter(|_| !old);
             let Some(start) = start else { continue }; // it gives way to the next file
             if first.is_some() && !before.precedes(start) {
@@ -248,6 +251,11 @@ impl Log {
     /// How often what was appended and not yet heard had to be taken back, and why the last time.
     pub fn failed(&self) -> (u64, ErrorKind) {
         self.failed
+    }
+
+    /// Bytes of an unfinished event that were cut off when it was opened.
+    pub fn cut(&self) -> u64 {
+        self.cut
     }
 
     /// Whether a file was begun that is not yet on the disk. Nothing should be appended before it is: with two such files

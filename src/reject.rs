@@ -72,7 +72,7 @@ table! {
     OPEN_LOGS 503 "tincan, --data" "as many channels are in use as there are descriptors for (`ulimit -n`); come back later"
     LOG_CLOSED 503 "tincan, --data" "the channel's log cannot be opened; the server's standard error says why"
     VERSION 505 "RFC 9110 §15.6.6" "only HTTP/1.1 and HTTP/1.0 are spoken here; use one of them"
-    DISK_FULL 507 "RFC 4918 §11.5" "the disk is full, and nothing of this was kept; make room, then send it again"
+    DISK_FULL 507 "RFC 4918 §11.5" "there is no room, on the disk or in a file, and nothing of this was kept; make room, then send it again"
 }
 
 impl Reject {

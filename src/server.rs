@@ -16,7 +16,7 @@ use crate::gate::{self, Tokens};
 use crate::http::{self, Request};
 use crate::hub::{Hub, is_channel};
 use crate::id::Id;
-use crate::limits::{Shares, shares};
+use crate::limits::{self, Shares};
 use crate::log::From;
 use crate::pages::{self, File};
 use crate::reject::*;
@@ -68,7 +68,8 @@ impl Server {
         let tokens = config.token_file.as_deref().map_or(Ok(Tokens::default()), Tokens::load)?;
         let (listener, early) =
             listen_on(&config).map_err(|e| io::Error::new(e.kind(), cannot_listen(&config.listen, &e)))?;
-        let shares = shares(config.max_connections, if config.data.is_some() { config.max_channels } else { 0 });
+        let shares =
+            limits::shares(config.max_connections, if config.data.is_some() { config.max_channels } else { 0 });
         let hub = Hub::new(config, shares.logs)?;
         Ok(Server(Arc::new(Shared { listener, hub, tokens, shares, idle: AtomicUsize::new(0) }), early))
     }
@@ -77,18 +78,31 @@ impl Server {
     pub fn notes(&self) -> Vec<String> {
         let (config, Shares { connections, descriptors, logs, .. }) = (self.hub().config(), self.0.shares);
         let of = descriptors.map_or(String::new(), |n| format!(" ({n} descriptors)"));
-        let mib = config.max_channels.saturating_mul(config.history) >> 20;
-        let kept = match config.data.is_some() {
-            true => format!("{mib} MiB on the disk, {logs} of them in use at a time"),
-            false => format!("{mib} MiB in memory"),
-        };
-        let mut line = format!("at most {connections} connections{of}; {} channels with {kept}", config.max_channels);
-        if connections < config.max_connections {
-            let wish = config.max_connections;
-            line += &format!("; warning: --max-connections {wish} needs more descriptors, see `ulimit -n`");
+        let (wish, channels, data) = (config.max_connections, config.max_channels, config.data.is_some());
+        let (each, place) = (bytes(config.history as u64), if data { "on the disk" } else { "in memory" });
+        let mut notes =
+            vec![format!("limits: {connections} connections{of}; {channels} channels of up to {each}, {place}")];
+        if connections < wish {
+            let remedy = format!("raise `ulimit -n`, or give --max-connections {connections}");
+            notes.push(format!("warning: --max-connections {wish} needs more descriptors; {remedy}"));
         }
-        let left = |file| format!("--data: {file:?} is no channel's log; it is left alone");
-        [line].into_iter().chain(self.hub().strangers().iter().map(left)).collect()
+        if data && logs < channels {
+            notes.push(format!(
+                "warning: there are descriptors for {logs} channels in use at a time; raise `ulimit -n`"
+            ));
+        }
+        let need = if data { 0 } else { channels.saturating_mul(config.history) as u64 };
+        for (name, option, need) in [
+            ("Max address space", "-v", need),
+            ("Max file size", "-f", if data { config.history as u64 / 2 } else { 0 }),
+        ] {
+            if let Some(limit) = limits::soft(name).filter(|limit| *limit <= need) {
+                let (need, limit) = (bytes(need), bytes(limit));
+                notes.push(format!("warning: --history may come to need {need}, and `ulimit {option}` allows {limit}"));
+            }
+        }
+        notes.extend_from_slice(self.hub().notes());
+        notes
     }
 
     /// The address, with the port that was chosen where it was given as 0.
@@ -116,6 +130,11 @@ impl Server {
             shared.work(true);
         }
     }
+}
+
+/// A number of bytes, for a person.
+fn bytes(n: u64) -> String {
+    if n.is_multiple_of(1 << 20) { format!("{} MiB", n >> 20) } else { format!("{} KiB", n.div_ceil(1 << 10)) }
 }
 
 /// The listening socket, and who was there before it.
@@ -201,9 +220,10 @@ impl Shared {
         if number > most.saturating_add(self.shares.spill) {
             return;
         }
-        let Ok(mut connection) = Connection::new(stream, peer, self.hub.config().quiet) else { return };
+        let full = number > most;
+        let Ok(mut connection) = Connection::new(stream, peer, self.hub.config().quiet, full) else { return };
         loop {
-            match self.request(&mut connection, number > most) {
+            match self.request(&mut connection, full) {
                 Ok(None) => {}
                 Ok(Some((channel, opening))) => {
                     // Where this fails the reader is gone.

@@ -418,12 +418,14 @@ fn markup_stays_text() {
         page.js("q('#name').value = ''");
         page.keys("#name", text);
         page.say(text);
+        let said = format!("said|{text}|{text}");
+        log.push(said.clone());
+        page.shows(&log); // before others speak
         let (string, number) = (json(text), format!("{{\"name\":7,\"msg\":{}}}", json(text)));
         for body in [&message(text, text), text, &string, &number] {
             server.post("/kitchen", body);
         }
-        let said = format!("said|{text}|{text}");
-        log.extend([said.clone(), said, format!("plain|{text}")]);
+        log.extend([said, format!("plain|{text}")]);
         log.extend([format!("plain|{string}"), format!("plain|{number}")]);
         page.shows(&log);
     }

@@ -167,6 +167,41 @@ fn the_start_shows_the_page_and_both_curl_lines() {
 }
 
 #[test]
+fn the_start_says_what_the_process_can_hold_and_warns() {
+    let dir = Scratch::new();
+    let data = format!("--data {}", dir.arg());
+    std::fs::write(dir.0.join("a.sse"), ": tincan log\n\ndata: torn").unwrap();
+    let many =
+        "  warning: --max-connections 10000 needs more descriptors; raise `ulimit -n`, or give --max-connections";
+    for (limit, args, says) in [
+        (
+            "-n 64",
+            "",
+            format!("  limits: 48 connections (64 descriptors); 1000 channels of up to 1 MiB, in memory\n{many} 48\n"),
+        ),
+        (
+            "-n 64",
+            &data,
+            format!("{many} 32\n  warning: there are descriptors for 8 channels in use at a time; raise `ulimit -n`\n"),
+        ),
+        ("-v 500000", "", "  warning: --history may come to need 1000 MiB, and `ulimit -v` allows 500000 KiB\n".into()),
+        ("-f 100", &data, "  warning: --history may come to need 512 KiB, and `ulimit -f` allows ".into()),
+    ] {
+        let mut command = Command::new("sh");
+        let line = format!("ulimit {limit}; exec {} --listen 127.0.0.1:0 {args}", env!("CARGO_BIN_EXE_tincan"));
+        let server = Tincan::run({
+            command.args(["-c", &line]);
+            command
+        });
+        eventually("it says so", || server.stderr().contains(&says));
+    }
+    assert_eq!(dir.read("a.sse"), ": tincan log\n\n");
+    std::fs::write(dir.0.join("a.sse"), ": tincan log\n\ndata: torn").unwrap();
+    let server = Tincan::start(&["--data", dir.arg()]);
+    eventually("it tells", || server.stderr().ends_with("  --data: /a: an unfinished event was cut off, 10 bytes\n"));
+}
+
+#[test]
 fn the_request_log_has_one_clean_line_a_request_unless_quiet() {
     let (loud, quiet) = (Tincan::start(&[]), Tincan::start(&["--quiet"]));
     for server in [&loud, &quiet] {

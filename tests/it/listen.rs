@@ -342,6 +342,17 @@ fn a_full_server_keeps_an_eventsource_alive() {
 }
 
 #[test]
+fn silent_connections_do_not_keep_a_full_server_from_saying_so() {
+    let server = Tincan::start(&["--max-connections", "1"]);
+    let (_reader, _) = server.listen("/a", "");
+    let mut silent: Vec<Wire> = (0..60).map(|_| server.connect()).collect();
+    let began = Instant::now();
+    silent.iter_mut().for_each(|wire| wire.response().refused(tincan::reject::TIMEOUT));
+    server.get("/a").refused(tincan::reject::CONNECTIONS);
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+}
+
+#[test]
 fn too_many_channels_are_refused() {
     let server = Tincan::start(&["--max-channels", "2"]);
     server.post("/a", "x");

@@ -239,9 +239,9 @@ fn concurrent_publishers_share_one_order() {
 #[test]
 fn a_flood_to_readers_that_keep_up_loses_nothing() {
     // Far more than the log keeps at once: publishers wait for the pump, never for a reader.
-    let server = Tincan::start(&["--quiet", "--history", "256K"]);
+    let server = Tincan::start(&["--quiet", "--history", "64K"]);
     let (mut reader, _) = server.listen("/a", "");
-    let body = "f".repeat(30_000);
+    let body = "f".repeat(6000); // 400 of them fit into the kernel's buffers: a busy machine is no slow reader
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
