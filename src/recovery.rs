@@ -43,7 +43,7 @@ enum At {
     Start,
     Head,
     Fields,
-    Id,
+    Id(Id),
     Bad,
 }
 
@@ -69,11 +69,14 @@ pub fn recover(file: &mut LogFile, last: &mut Id) -> io::Result<(Option<Id>, Opt
             foreign = !text.starts_with(HEAD.as_bytes()) && !HEAD.as_bytes().starts_with(text);
         }
         at = match at {
-            At::Head | At::Id if text.is_empty() => {
-                if let At::Head = at {
-                    file.head = pos;
-                }
+            At::Head if text.is_empty() => {
+                (file.head, good) = (pos, pos);
+                At::Start
+            }
+            At::Id(id) if text.is_empty() => {
                 good = pos;
+                first = first.or(Some(id));
+                *last = id;
                 At::Start
             }
             // An empty line to a client, but not one of ours: other hands have changed the ends of lines.
@@ -88,14 +91,7 @@ pub fn recover(file: &mut LogFile, last: &mut Id) -> io::Result<(Option<Id>, Opt
             At::Fields => {
                 // The first one of a file has none before it to follow, or it has lost it in a power cut.
                 let follows = |id: &Id| if first.is_none() { *last < *id } else { last.precedes(*id) };
-                match Id::from_line(text).filter(|id| can_grow(id) && follows(id)) {
-                    Some(id) => {
-                        first = first.or(Some(id));
-                        *last = id;
-                        At::Id
-                    }
-                    None => At::Bad,
-                }
+                Id::from_line(text).filter(|id| can_grow(id) && follows(id)).map_or(At::Bad, At::Id)
             }
             _ => At::Bad,
         };

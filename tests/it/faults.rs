@@ -16,18 +16,6 @@ use tincan::reject::{CONNECTIONS, DISK_FULL, LOG_FAILED};
 
 const CHANNELS: [&str; 3] = ["a", "b", "c"];
 
-/// A small generator, the same in every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
-}
-
 /// The events of a stream or a file whose blocks are whole; a gap is one without an id. Data are one line here.
 fn events(text: &str) -> Vec<(Option<Id>, String)> {
     let whole = text.rfind("\n\n").map_or("", |end| &text[..end]);

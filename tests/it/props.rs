@@ -8,24 +8,9 @@ use tincan::http::{Chunked, Framing, Request, date, head_end};
 use tincan::id::Id;
 use tincan::log::{From, Log};
 
-/// SplitMix64: small, and the same on every machine.
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
     fn pick<'a>(&mut self, of: &[&'a str]) -> &'a str {
-        of[self.below(of.len())]
+        of[self.index(of.len())]
     }
 
     /// A text made of what an attacker would use.
@@ -34,7 +19,7 @@ impl Random {
             "\n", "\r", "\r\n", "\n\n", "data: ", "id: 9-9", "event: x", ":", "retry: 1", " ", "a", "\0", "\u{feff}",
             "é", "\u{2028}",
         ];
-        let count = self.below(12);
+        let count = self.index(12);
         (0..count).map(|_| self.pick(&parts)).collect()
     }
 }
@@ -163,9 +148,9 @@ fn damaged_requests_are_answered_or_refused_and_never_more() {
     let mut random = Random(3);
     let mut damaged = || {
         let mut bytes = good.as_bytes().to_vec();
-        for _ in 0..=random.below(3) {
-            let (at, byte) = (random.below(bytes.len()), b"\r\n \t:;,\0\x7f\xffa0/%?"[random.below(15)]);
-            match random.below(3) {
+        for _ in 0..=random.index(3) {
+            let (at, byte) = (random.index(bytes.len()), b"\r\n \t:;,\0\x7f\xffa0/%?"[random.index(15)]);
+            match random.index(3) {
                 0 => bytes[at] = byte,
                 1 => bytes.insert(at, byte),
                 _ => drop(bytes.remove(at)),
@@ -222,7 +207,7 @@ fn a_log_in_files_finds_every_place_in_any_part_and_epoch() {
     let dir = Arc::new(Dir::open(&place.0).unwrap());
     let open = |epoch| Log::open(&dir, "a", epoch, 4096, false).unwrap();
     let mut epochs = 7..;
-    finds_every_place(5, open(6), &mut |random| (random.below(30) == 0).then(|| open(epochs.next().unwrap())));
+    finds_every_place(5, open(6), &mut |random| (random.index(30) == 0).then(|| open(epochs.next().unwrap())));
     let bytes: u64 = ["a.sse", "a.old.sse"].iter().map(|f| place.0.join(f).metadata().unwrap().len()).sum();
     assert!(bytes <= 4096, "{bytes} bytes in files");
 }
@@ -233,7 +218,7 @@ fn finds_every_place(seed: u64, mut log: Log, reopen: &mut dyn FnMut(&mut Random
     let mut all: Vec<(Id, Vec<u8>)> = Vec::new();
     for n in 0..2000 {
         log = reopen(&mut random).unwrap_or(log);
-        let event = Event::new("x".repeat(random.below(if n % 100 == 0 { 6000 } else { 90 })));
+        let event = Event::new("x".repeat(random.index(if n % 100 == 0 { 6000 } else { 90 })));
         let id = log.append(1, |id, out| event.write(Some(id), out)).unwrap();
         let unsynced = log.unsynced();
         log.synced(&unsynced, unsynced.sync()).unwrap();
@@ -245,7 +230,7 @@ fn finds_every_place(seed: u64, mut log: Log, reopen: &mut dyn FnMut(&mut Random
         let (end, pos) = (log.heard().pos, place.pos);
         assert!(end - pos <= 4096 || kept == 1, "{} bytes kept", end - pos);
         // From each place that is kept, exactly the events behind it follow.
-        let behind = all.len() - random.below(kept + 1);
+        let behind = all.len() - random.index(kept + 1);
         let asked = if behind == all.len() - kept { place.id } else { all[behind - 1].0 };
         let found = log.find(&From::After(asked.to_string())).unwrap();
         assert_eq!((found.id, found.gap), (asked, None));

@@ -7,7 +7,6 @@
 use crate::harness::*;
 use std::collections::BTreeMap;
 use std::fs::{read_dir, read_to_string};
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -30,20 +29,6 @@ const UNTOLD: &str = "events lost untold";
 const CUT_OFF: &str = "streams cut off";
 const EARLY: &str = "streams that ended early";
 const GAPS: &str = "gaps told";
-
-/// The same numbers at every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 += 1;
-        BuildHasherDefault::<DefaultHasher>::default().hash_one(self.0) % n
-    }
-
-    fn millis(&mut self, n: u64) -> Duration {
-        Duration::from_millis(self.below(n))
-    }
-}
 
 /// The fields of an event, as they are published and heard: some have a name, some have many lines.
 fn fields(channel: usize, number: u32) -> String {
@@ -165,7 +150,7 @@ impl Soak {
     fn publish(&self, random: &mut Random, number: &mut u32, until: Instant) -> io::Result<()> {
         let mut wire = self.connect()?;
         while Instant::now() < until {
-            sleep(random.millis(40));
+            sleep(Duration::from_millis(random.below(40)));
             // Half of it in one channel, whose readers fall off the log first.
             let channel = (random.below(10) as usize).saturating_sub(5);
             let count = if random.below(5) == 0 { 2 + random.below(6) as u32 } else { 1 };
@@ -193,7 +178,7 @@ impl Soak {
                 chain = Chain::new(self, &mut random);
             }
             let longest = if random.below(20) == 0 { 15_000 } else { 300 };
-            sleep(random.millis(longest));
+            sleep(Duration::from_millis(random.below(longest)));
         }
         self.wrong(format!("a reader of /{} came to {:?} and not to the end", chain.channel, chain.place));
     }
@@ -255,7 +240,10 @@ impl Chain<'_> {
             (Some(id), _) => (String::new(), format!("Last-Event-ID: {id}\r\n")),
         };
         self.asked = self.place;
-        let (leaves, mut stalls) = (began + random.millis(30_000), Some(began + random.millis(40_000)));
+        let (leaves, mut stalls) = (
+            began + Duration::from_millis(random.below(30_000)),
+            Some(began + Duration::from_millis(random.below(40_000))),
+        );
         let mut wire = soak.connect()?;
         let request = format!("GET /{channel}?{wait}{since} HTTP/1.1\r\nHost: localhost\r\n{last}\r\n");
         wire.get_ref().write_all(request.as_bytes())?;
@@ -270,7 +258,7 @@ impl Chain<'_> {
                 return Ok(());
             }
             if stalls.take_if(|at| Instant::now() > *at).is_some() {
-                sleep(random.millis(15_000));
+                sleep(Duration::from_millis(random.below(15_000)));
             }
         }
         // A poll is cut short only where its reader has fallen off the log.
