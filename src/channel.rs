@@ -80,6 +80,7 @@ impl Piece {
     fn at(&mut self, channel: &Channel, pos: u64) -> Result<&[u8], Trimmed> {
         let ahead = |p: &Piece| pos.checked_sub(p.from).map(|n| n as usize).filter(|&n| n < p.bytes.len());
         if ahead(self).is_none() {
+            // Shortcut: with files the pump waits for the disk here, so a slow one slows the replay of all channels.
             lock(&channel.state).log.read(pos, &mut self.bytes)?;
             self.from = pos;
         }

@@ -19,13 +19,14 @@ use crate::id::Id;
 use crate::recovery::{self, MAX_HEAD};
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read};
 use std::sync::Arc;
 
 /// Limit: the bytes that one [`Log::read`] copies.
 pub const PIECE: usize = 64 << 10;
 /// An id line has at most 45 bytes; this many before a blank line always hold it.
 const ID_LINE: usize = 64;
+
 /// Where a reader wants to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum From {
@@ -62,7 +63,7 @@ pub struct Gap {
 pub struct Trimmed;
 
 /// A place between two events.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct Mark {
     /// The position behind the one.
     pub pos: u64,
@@ -97,9 +98,7 @@ impl Part {
         match &self.bytes {
             Bytes::File(file) => file.read(file.head + from, out),
             Bytes::Memory(bytes) => {
-                let bytes = usize::try_from(from).ok().and_then(|n| bytes.get(n..)).unwrap_or_default();
-                let taken = bytes.iter().zip(out).map(|(from, to)| *to = *from).count();
-                Ok(taken)
+                usize::try_from(from).ok().and_then(|n| bytes.get(n..)).unwrap_or_default().read(out)
             }
         }
     }
@@ -157,7 +156,6 @@ impl Unsynced {
 /// The events of one channel, newest last.
 #[derive(Debug)]
 pub struct Log {
-    epoch: u64,
     limit: usize,
     found: Id, // the last event before this epoch
     hole: Id,  // behind this one some are missing that a power cut took
@@ -176,7 +174,6 @@ impl Log {
         let start = Mark { pos: 0, id: Id { epoch, seq: 0 } };
         let (written, heard, parts, block) = (start, start, VecDeque::new(), Vec::new());
         Log {
-            epoch,
             limit,
             found: start.id,
             hole: Id::default(),
@@ -228,8 +225,8 @@ impl Log {
             front.before = kept;
         }
         log.found = last.max(kept);
-        log.epoch = epoch.max(log.found.epoch.saturating_add(1));
-        log.written = Mark { pos, id: Id { epoch: log.epoch, seq: 0 } };
+        let epoch = epoch.max(log.found.epoch.saturating_add(1));
+        log.written = Mark { pos, id: Id { epoch, seq: 0 } };
         log.heard = log.written;
         if sync {
             dir.sync()?;

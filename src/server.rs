@@ -91,15 +91,13 @@ impl Server {
                 "warning: there are descriptors for {logs} channels in use at a time; raise `ulimit -n`"
             ));
         }
-        let need = if data { 0 } else { channels.saturating_mul(config.history) as u64 };
-        for (name, option, need) in [
-            ("Max address space", "-v", need),
-            ("Max file size", "-f", if data { config.history as u64 / 2 } else { 0 }),
-        ] {
-            if let Some(limit) = limits::soft(name).filter(|limit| *limit <= need) {
-                let (need, limit) = (bytes(need), bytes(limit));
-                notes.push(format!("warning: --history may come to need {need}, and `ulimit {option}` allows {limit}"));
-            }
+        let (name, option, need) = match data {
+            true => ("Max file size", "-f", config.history as u64 / 2),
+            false => ("Max address space", "-v", channels.saturating_mul(config.history) as u64),
+        };
+        if let Some(limit) = limits::soft(name).filter(|limit| *limit <= need) {
+            let (need, limit) = (bytes(need), bytes(limit));
+            notes.push(format!("warning: --history may come to need {need}, and `ulimit {option}` allows {limit}"));
         }
         notes.extend_from_slice(self.hub().notes());
         notes

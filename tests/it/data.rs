@@ -4,8 +4,8 @@ use crate::harness::*;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
-use std::process::Command;
-use tincan::reject::{CHANNELS, LOG_CLOSED, LOG_FAILED};
+use std::process::{Command, Stdio};
+use tincan::reject::{CHANNELS, LOG_CLOSED, LOG_FAILED, OPEN_LOGS};
 
 const HEAD: &str = ": tincan log\n\n";
 /// The epoch of logs that a test writes itself; long ago.
@@ -378,13 +378,50 @@ fn channels_count_with_their_files_and_without_an_event_there_is_none() {
     assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 0);
 }
 
-#[test]
-fn with_few_descriptors_logs_are_closed_and_opened_again() {
-    let dir = Scratch::new();
+fn with_64_descriptors(dir: &Scratch) -> Tincan {
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_tincan"), "--listen", "127.0.0.1:0"]);
     command.args(["--quiet", "--retry", "0", "--data", dir.arg()]);
-    let server = Tincan::run(command);
+    Tincan::run(command)
+}
+
+#[test]
+fn channels_in_use_beyond_the_descriptors_are_refused() {
+    let dir = Scratch::new();
+    let server = with_64_descriptors(&dir);
+    let mut readers: Vec<Wire> = (0..8).map(|n| server.listen(&format!("/a{n}"), "").0).collect();
+    server.post_with("/a8", "", "x").refused(OPEN_LOGS);
+    let id = server.post("/a7", "those that are there go on").remove(0);
+    readers.pop().unwrap().expect(block(&id, "those that are there go on"));
+    eventually("one is no longer in use", || server.post_with("/a8", "", "x").status == 200);
+}
+
+#[test]
+fn tail_follows_a_log_into_its_next_files() {
+    let dir = Scratch::new();
+    let server = serve(&dir, &["--history", "2K"]);
+    let mut ids = server.post("/a", "so that there is a file");
+    let out = Scratch::new();
+    let mut tail = Command::new("tail");
+    tail.args(["-n", "+1", "-s", "0.1", "-F", "a.sse", "--pid", &server.pid().to_string()])
+        .current_dir(&dir.0)
+        .stderr(Stdio::null());
+    let mut tail = tail.stdout(File::create(out.0.join("shown")).unwrap()).spawn().unwrap();
+    let all = |ids: &[String]| ids.iter().all(|id| out.read("shown").matches(&format!("id: {id}\n")).count() == 1);
+    for n in 0..60 {
+        eventually("tail shows it, once", || all(&ids));
+        ids.extend(server.post("/a", format!("{n} {}", "x".repeat(100))));
+    }
+    eventually("tail shows all, once", || all(&ids));
+    tail.kill().unwrap();
+    tail.wait().unwrap();
+    assert!(out.read("shown").matches(HEAD.trim_end()).count() > 4, "{} files", out.read("shown"));
+}
+
+#[test]
+fn with_few_descriptors_logs_are_closed_and_opened_again() {
+    let dir = Scratch::new();
+    let server = with_64_descriptors(&dir);
     let (mut reader, _) = server.listen("/a0", "");
     let mut ids = vec![Vec::new(); 20];
     for n in (0..20).cycle().take(60) {
