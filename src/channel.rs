@@ -5,7 +5,7 @@
 //! flood could drop events from the log before the pump had offered them to readers that keep up. With `--sync` it also
 //! waits for the disk: one of those who wait writes for all of them, and without the lock, so that others can append.
 //!
-//! Limits: `--history` for the log, `PUBLISH_PATIENCE`.
+//! Limits: `--history` for the log, `PUBLISH_PATIENCE`, `SHARE`.
 //! Deliberately absent: HTTP. Heads come from `server.rs`, ready to be sent.
 
 use crate::disk;
@@ -19,12 +19,19 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io::{self, Write};
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// Limit: how long a publisher waits for the pump.
 const PUBLISH_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Subscribers of a channel from which on another core is worth waking for them. Limit: of so many each core takes its
+/// share.
+const SHARE: usize = 512;
+/// Limit: a thread's stack.
+pub const STACK: usize = 64 << 10;
 
 /// Takes a lock, also one that a panicking thread has left: its data are plain counts, bytes and sockets, each valid
 /// at every step, so one thread's bug does not end the server.
@@ -272,19 +279,38 @@ impl Channel {
         Ok(sub)
     }
 
-    /// Gives each subscriber its next piece.
-    pub fn turn(&self, piece: &mut Piece, now: u64, heartbeat: Duration) -> Turn {
+    /// Gives each subscriber its next piece; where there are many, `helpers` stand for further cores.
+    pub fn turn(&self, piece: &mut Piece, helpers: &mut [Piece], now: u64, heartbeat: Duration) -> Turn {
         self.queued.store(false, SeqCst); // before the log is read: whoever appends after that queues it again
         piece.bytes.clear();
+        helpers.iter_mut().for_each(|piece| piece.bytes.clear());
         let mut subscribers = self.subscribers();
         let end = lock(&self.state).log.heard().pos;
-        let (mut lowest, mut retry, mut delivered) = (end, u64::MAX, 0);
-        let cut_off = self.keep(&mut subscribers, |sub| {
+        let (mut lowest, mut retry, delivered) = (end, u64::MAX, AtomicU64::new(0));
+        let give: &(dyn Fn(&mut Subscriber, &mut Piece) -> Served + Sync) = &|sub, piece| {
             if sub.wants(end, now) {
                 sub.begin(end)?;
                 let bytes = piece.at(self, sub.pos).map_err(|Trimmed| Gone::CutOff)?;
-                delivered += sub.give(bytes, now, millis(heartbeat))?;
+                delivered.fetch_add(sub.give(bytes, now, millis(heartbeat))?, Relaxed);
             }
+            Ok(())
+        };
+        // Each core takes a share. Whatever becomes of that, who still wants something gets it below.
+        let share = subscribers.len().div_ceil(helpers.len() + 1);
+        if share >= SHARE {
+            thread::scope(|scope| {
+                let mut shares = subscribers.chunks_mut(share);
+                let own = shares.next().unwrap_or_default();
+                for (subs, piece) in shares.zip(helpers) {
+                    let work: Box<dyn FnOnce() + Send> =
+                        Box::new(move || subs.iter_mut().for_each(|sub| drop(give(sub, piece))));
+                    let _ = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work);
+                }
+                own.iter_mut().for_each(|sub| drop(give(sub, piece)));
+            });
+        }
+        let cut_off = self.keep(&mut subscribers, |sub| {
+            give(sub, piece)?;
             match sub.stalls {
                 0 if sub.wants(end, now) => lowest = lowest.min(sub.pos),
                 0 => {}
@@ -295,7 +321,8 @@ impl Channel {
         drop(subscribers);
         lock(&self.state).pumped = lowest;
         self.changed.notify_all();
-        Turn { delivered, cut_off, more: lowest < end, retry: Some(retry).filter(|at| *at < u64::MAX) }
+        let (more, retry) = (lowest < end, Some(retry).filter(|at| *at < u64::MAX));
+        Turn { delivered: delivered.into_inner(), cut_off, more, retry }
     }
 
     /// Checks each subscriber. Returns when the next poll is over.

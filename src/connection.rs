@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 /// Limit: a request, from its first byte (on a new connection: from the accept) to its last.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
-/// Limit: the same where the server is full, so that whoever says nothing does not take the place of who can be told.
-const FULL_TIME: Duration = Duration::from_secs(1);
+/// Limit: the same where others wait for this place, so that whoever says nothing does not keep it for long.
+const BRIEF_TIME: Duration = Duration::from_secs(1);
 /// Limit: an idle connection that has had an answer. Above the 60 s after which nginx gives up an idle upstream.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// Limit: a response, and each write of it.
@@ -83,10 +83,11 @@ pub struct Connection {
     /// The socket; it blocks, within limits.
     pub stream: TcpStream,
     buf: Vec<u8>,
-    timeout: Duration,  // the socket's, for reading
-    patience: Duration, // for a request
-    fresh: bool,        // no request was read yet
-    head_only: bool,    // the request is a HEAD, whose answer has no body, not even a refusal (RFC 9110 §9.3.2)
+    timeout: Duration, // the socket's, for reading
+    /// Others wait for its place: it gets one answer, and little time.
+    pub brief: bool,
+    fresh: bool,     // no request was read yet
+    head_only: bool, // the request is a HEAD, whose answer has no body, not even a refusal (RFC 9110 §9.3.2)
     quiet: bool,
     peer: SocketAddr,
     /// Method and target of the request that is being answered, for the request log; empty where it was not understood.
@@ -96,17 +97,17 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Takes a socket that was just accepted, perhaps by a server that is full.
+    /// Takes a socket that was just accepted; a `brief` one where others wait for its place.
     ///
     /// # Errors
     /// Where the socket fails.
-    pub fn new(stream: TcpStream, peer: SocketAddr, quiet: bool, full: bool) -> io::Result<Connection> {
+    pub fn new(stream: TcpStream, peer: SocketAddr, quiet: bool, brief: bool) -> io::Result<Connection> {
         stream.set_nodelay(true)?; // an answer, or an event, must not wait for the acknowledgement of the one before
-        let patience = if full { FULL_TIME } else { REQUEST_TIME };
-        stream.set_read_timeout(Some(patience))?;
+        let timeout = if brief { BRIEF_TIME } else { REQUEST_TIME };
+        stream.set_read_timeout(Some(timeout))?;
         stream.set_write_timeout(Some(RESPONSE_TIME))?;
-        let (buf, line, cors, timeout) = (Vec::new(), String::new(), String::new(), patience);
-        Ok(Connection { stream, buf, timeout, patience, fresh: true, head_only: false, quiet, peer, line, cors })
+        let (buf, line, cors) = (Vec::new(), String::new(), String::new());
+        Ok(Connection { stream, buf, timeout, brief, fresh: true, head_only: false, quiet, peer, line, cors })
     }
 
     /// Reads the next head; returns it with the time by which its body must be there.
@@ -119,7 +120,7 @@ impl Connection {
         if !std::mem::take(&mut self.fresh) && self.buf.is_empty() && !self.read(KEEP_ALIVE)? {
             return Err(Stop::Close);
         }
-        let deadline = Instant::now() + self.patience;
+        let deadline = Instant::now() + if self.brief { BRIEF_TIME } else { REQUEST_TIME };
         loop {
             while self.buf.starts_with(b"\r\n") {
                 self.take(2); // empty lines before the request line (RFC 9112 §2.2)
@@ -230,7 +231,7 @@ impl Connection {
         {
             return;
         }
-        let deadline = Instant::now() + LINGER.min(self.patience);
+        let deadline = Instant::now() + if self.brief { BRIEF_TIME } else { LINGER };
         if self.stream.shutdown(Shutdown::Write).is_ok() {
             while self.fill(deadline).is_ok() {
                 self.buf.clear();

@@ -67,19 +67,21 @@ impl Dir {
     /// # Errors
     /// Where it cannot be read.
     pub fn list(&self, is_channel: impl Fn(&str) -> bool) -> io::Result<(Vec<String>, Vec<String>)> {
-        let (mut stems, mut others) = (Vec::new(), Vec::new());
+        let (mut stems, mut others) = (Vec::<String>::new(), Vec::new());
+        let add = |to: &mut Vec<String>, name: &str| {
+            if let Err(at) = to.binary_search_by(|other| other.as_str().cmp(name)) {
+                to.insert(at, name.into()); // in order, and each once
+            }
+        };
         for entry in fs::read_dir(&self.path)? {
             let name = entry?.file_name().to_string_lossy().into_owned();
             let stem = name.strip_suffix(".sse").map(|stem| stem.strip_suffix(".old").unwrap_or(stem));
             match stem.filter(|stem| is_channel(stem)) {
                 _ if name.starts_with('.') => {}
-                Some(stem) => stems.push(stem.into()),
-                None => others.push(name),
+                Some(stem) => add(&mut stems, stem),
+                None => add(&mut others, &name),
             }
         }
-        stems.sort();
-        stems.dedup();
-        others.sort();
         Ok((stems, others))
     }
 

@@ -7,6 +7,7 @@
 //! Limits: numbers have the ranges that their messages name.
 
 use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,8 +17,8 @@ const MAX_SIZE: u64 = 1 << 30;
 /// What the server was told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Address and port to listen on, or `-` for a listening socket on standard input.
-    pub listen: String,
+    /// Address and port to listen on; none: a listening socket on standard input.
+    pub listen: Option<SocketAddr>,
     /// A directory for the channels' logs; none: in memory.
     pub data: Option<PathBuf>,
     /// With `data`: an event is heard, and its POST answered, only once it is on the disk.
@@ -51,7 +52,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Config {
         Config {
-            listen: "127.0.0.1:8000".into(),
+            listen: Some((Ipv4Addr::LOCALHOST, 8000).into()),
             data: None,
             sync: false,
             history: 1 << 20,
@@ -75,10 +76,9 @@ type Set = fn(&mut Config, &str) -> Result<(), &'static str>;
 /// Name, what stands for its value (empty for a switch), help, and how it is set; an error says what would be right.
 const OPTIONS: &[(&str, &str, &str, Set)] = &[
     ("listen", "ADDR:PORT", "where to listen [127.0.0.1:8000]; - takes the listening socket from stdin", |c, v| {
-        let (host, port) = v.rsplit_once(':').unwrap_or_default();
-        let port = !host.is_empty() && number(port, 0, 65_535, "").is_ok();
-        c.listen = v.into();
-        if port || v == "-" { Ok(()) } else { Err("an address and a port, such as 127.0.0.1:8000, or -") }
+        let address = v.replace("localhost:", "127.0.0.1:"); // Shortcut: other names are not looked up
+        c.listen = address.parse().ok();
+        if c.listen.is_some() || v == "-" { Ok(()) } else { Err("an address and a port, such as 127.0.0.1:8000, or -") }
     }),
     ("data", "DIR", "keep each channel's log in this directory; without it, in memory", |c, v| {
         c.data = Some(v.into());

@@ -107,7 +107,9 @@ impl Tokens {
         if !meta.is_file() {
             return Err(wrong(" is no file; write lines `publish TOKEN` and `read TOKEN` into one".into()));
         }
-        if mode & 0o077 != 0 {
+        // Root may hand it to a group: systemd does so with a credential, by an ACL that shows as the group's right.
+        let others = if meta.uid() == 0 { 0o037 } else { 0o077 };
+        if mode & others != 0 {
             let why = format!(" has mode {mode:03o}, so others than its owner can read or change it; chmod 600 it");
             return Err(wrong(why));
         }

@@ -10,33 +10,66 @@
 //!
 //! Limits: `--max-channels`. Deliberately absent: HTTP.
 
-use crate::channel::{Channel, Opening, Piece, lock, millis};
+use crate::channel::{Channel, Opening, Piece, STACK, lock, millis};
 use crate::disk::Dir;
 use crate::event::Event;
 use crate::flags::Config;
 use crate::id::Id;
+use crate::limits;
 use crate::log::Log;
 use crate::reject::{CHANNELS, LOG_CLOSED, OPEN_LOGS, Reject};
 use crate::subscriber::{LOOK, Slot};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Limit: stack of the pump and the heartbeat.
-const STACK: usize = 64 << 10;
+/// Limit: cores that write to the subscribers of one channel.
+const CORES: usize = 8;
 
+/// Starts a thread.
+///
+/// # Errors
+/// Where the system gives none.
+pub fn start(name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
+    Ok(thread::Builder::new().name(name.into()).stack_size(STACK).spawn(work)?.thread().clone())
+}
+
+/// A channel by its name; none where only its files remember it.
+#[derive(Debug)]
+struct Entry {
+    name: Box<str>,
+    channel: Option<Arc<Channel>>,
+}
+
+/// In the order of their names. Shortcut: a new one moves those behind it, which takes a moment from 100,000 on.
 #[derive(Debug)]
 struct Channels {
-    by_name: BTreeMap<String, Arc<Channel>>,
-    closed: BTreeSet<String>, // those that only their files remember
+    entries: Vec<Entry>,
     next_purge: Instant,
+}
+
+impl Channels {
+    /// Where the name stands, or would.
+    fn find(&self, name: &str) -> Result<usize, usize> {
+        self.entries.binary_search_by(|e| (*e.name).cmp(name))
+    }
+
+    fn put(&mut self, name: &str, channel: Option<Arc<Channel>>) {
+        match self.find(name).map(|at| self.entries.get_mut(at)) {
+            Ok(entry) => entry.into_iter().for_each(|entry| entry.channel = channel.clone()),
+            Err(at) => self.entries.insert(at, Entry { name: name.into(), channel }),
+        }
+    }
+
+    fn open(&self) -> impl Iterator<Item = &Arc<Channel>> {
+        self.entries.iter().filter_map(|e| e.channel.as_ref())
+    }
 }
 
 /// All channels of one server.
@@ -49,7 +82,8 @@ pub struct Hub {
     open_logs: usize,
     channels: Mutex<Channels>,
     opening: Mutex<()>,
-    news: Sender<Arc<Channel>>,
+    news: Mutex<VecDeque<Arc<Channel>>>, // each at most once, see `Channel::queued`
+    pump: OnceLock<Thread>,
     heart: OnceLock<Thread>,
     heart_sleeps: AtomicBool,
     epoch: AtomicU64,
@@ -80,7 +114,7 @@ impl Hub {
     /// Where the directory cannot be had, where a log in it is damaged, where the two threads cannot be started.
     pub fn new(config: Config, open_logs: usize) -> io::Result<Arc<Hub>> {
         let dir = config.data.as_deref().map(Dir::open).transpose()?.map(Arc::new);
-        let (mut closed, mut notes) = (BTreeSet::new(), Vec::new());
+        let (mut channels, mut notes) = (Channels { entries: Vec::new(), next_purge: Instant::now() }, Vec::new());
         if let Some(dir) = &dir {
             let (names, others) = dir.list(is_channel)?;
             for name in names {
@@ -88,20 +122,20 @@ impl Hub {
                     0 => {}
                     cut => notes.push(format!("--data: /{name}: an unfinished event was cut off, {cut} bytes")),
                 }
-                closed.insert(name);
+                channels.put(&name, None);
             }
             notes.extend(others.iter().map(|file| format!("--data: {file:?} is no channel's log; it is left alone")));
         }
-        let (news, queue) = channel();
         let hub = Arc::new(Hub {
             config,
             began: Instant::now(),
             dir,
             notes,
             open_logs,
-            channels: Mutex::new(Channels { by_name: BTreeMap::new(), closed, next_purge: Instant::now() }),
+            channels: Mutex::new(channels),
             opening: Mutex::default(),
-            news,
+            news: Mutex::default(),
+            pump: OnceLock::new(),
             heart: OnceLock::new(),
             heart_sleeps: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
@@ -109,9 +143,8 @@ impl Hub {
             counted: Counters::default(),
         });
         let (pump, heart) = (hub.clone(), hub.clone());
-        thread::Builder::new().name("pump".into()).stack_size(STACK).spawn(move || pump.pump(&queue))?;
-        let thread = thread::Builder::new().name("heartbeat".into()).stack_size(STACK).spawn(move || heart.beat())?;
-        let _ = hub.heart.set(thread.thread().clone());
+        let _ = hub.pump.set(start("pump", Box::new(move || pump.pump()))?);
+        let _ = hub.heart.set(start("heartbeat", Box::new(move || heart.beat()))?);
         Ok(hub)
     }
 
@@ -160,9 +193,7 @@ impl Hub {
             LOG_CLOSED
         })?;
         let channel = Arc::new(Channel::new(name, log));
-        let mut channels = lock(&self.channels);
-        channels.closed.remove(name);
-        channels.by_name.insert(name.into(), channel.clone());
+        lock(&self.channels).put(name, Some(channel.clone()));
         Ok(channel)
     }
 
@@ -170,30 +201,37 @@ impl Hub {
     fn known(&self, name: &str) -> Result<Option<Arc<Channel>>, Reject> {
         let now = Instant::now();
         let mut channels = lock(&self.channels);
-        let Channels { by_name, closed, next_purge } = &mut *channels;
-        // Only the map holds a channel that nobody is in the middle of using.
+        // Only the list holds a channel that nobody is in the middle of using.
         let unused = |c: &Arc<Channel>| Arc::strong_count(c) == 1 && c.readers() == 0;
-        let many = self.dir.is_some() && by_name.len() >= self.open_logs && !by_name.contains_key(name);
-        if many || now >= *next_purge {
-            *next_purge = now + self.config.forget / 60;
-            let old = |c: &Channel| many || c.idle(now) >= self.config.forget;
-            for (name, channel) in by_name.extract_if(.., |_, c| unused(c) && old(c)) {
-                if self.dir.is_some() && !channel.is_empty() {
-                    closed.insert(name);
-                }
-            }
+        let files = self.dir.is_some();
+        let forget = |channels: &mut Channels, idle: Duration| {
+            channels.entries.retain_mut(|e| match e.channel.take_if(|c| unused(c) && c.idle(now) >= idle) {
+                Some(channel) => files && !channel.is_empty(),
+                None => true,
+            });
+        };
+        if now >= channels.next_purge {
+            channels.next_purge = now + self.config.forget / 60;
+            forget(&mut channels, self.config.forget);
         }
-        if let Some(channel) = by_name.get(name) {
+        let at = channels.find(name);
+        if let Some(entry) = at.ok().and_then(|at| channels.entries.get(at))
+            && let Some(channel) = &entry.channel
+        {
             return Ok(Some(channel.clone()));
         }
-        let full = |open: usize| open + closed.len() >= self.config.max_channels && !closed.contains(name);
-        if full(by_name.len()) {
-            // Those in which nothing was ever said: else whoever only asks for names could use them all up.
-            by_name.retain(|_, c| !(unused(c) && c.is_empty()));
+        let many = |channels: &Channels| files && channels.open().count() >= self.open_logs;
+        if many(&channels) {
+            forget(&mut channels, Duration::ZERO);
         }
-        match by_name.len() {
-            open if full(open) => Err(CHANNELS),
-            open if self.dir.is_some() && open >= self.open_logs => Err(OPEN_LOGS),
+        let full = |channels: &Channels| channels.entries.len() >= self.config.max_channels && at.is_err();
+        if full(&channels) {
+            // Those in which nothing was ever said: else whoever only asks for names could use them all up.
+            channels.entries.retain(|e| !e.channel.as_ref().is_some_and(|c| unused(c) && c.is_empty()));
+        }
+        match (full(&channels), many(&channels)) {
+            (true, _) => Err(CHANNELS),
+            (_, true) => Err(OPEN_LOGS),
             _ => Ok(None),
         }
     }
@@ -221,7 +259,8 @@ impl Hub {
     /// Tells the pump that a channel has news, once for any number of them.
     fn wake(&self, channel: &Arc<Channel>) {
         if channel.readers() > 0 && !channel.queued.swap(true, SeqCst) {
-            let _ = self.news.send(channel.clone()); // the pump lives as long as the process
+            lock(&self.news).push_back(channel.clone());
+            self.pump.get().inspect(|pump| pump.unpark());
         }
     }
 
@@ -241,18 +280,22 @@ impl Hub {
         Ok(())
     }
 
-    fn pump(&self, queue: &Receiver<Arc<Channel>>) {
+    fn pump(&self) {
         let mut piece = Piece::default();
+        let mut helpers: Vec<Piece> = (1..limits::cores().min(CORES)).map(|_| Piece::default()).collect();
         let mut later: Vec<(u64, Arc<Channel>)> = Vec::new(); // channels with stalled readers, each once
         loop {
-            let pause = later.iter().map(|l| l.0).min().map(|at| Duration::from_millis(at.saturating_sub(self.now())));
-            let channel = match pause {
-                None => queue.recv().ok(),
-                Some(pause) => queue.recv_timeout(pause).ok(),
-            };
+            let channel = lock(&self.news).pop_front();
+            if channel.is_none() {
+                match later.iter().map(|l| l.0).min() {
+                    None => thread::park(),
+                    Some(at) => thread::park_timeout(Duration::from_millis(at.saturating_sub(self.now()))),
+                }
+            }
             // A panic is a bug; it must not end the pump for everybody.
             if let Some(channel) = channel
-                && let Ok(Some(retry)) = catch_unwind(AssertUnwindSafe(|| self.turn(&channel, &mut piece)))
+                && let Ok(Some(retry)) =
+                    catch_unwind(AssertUnwindSafe(|| self.turn(&channel, &mut piece, &mut helpers)))
             {
                 later.retain(|l| !Arc::ptr_eq(&l.1, &channel));
                 later.push((retry, channel));
@@ -265,8 +308,8 @@ impl Hub {
     }
 
     /// One turn of a channel. Returns when the first stalled subscriber is to be tried again.
-    fn turn(&self, channel: &Arc<Channel>, piece: &mut Piece) -> Option<u64> {
-        let turn = channel.turn(piece, self.now(), self.config.heartbeat);
+    fn turn(&self, channel: &Arc<Channel>, piece: &mut Piece, helpers: &mut [Piece]) -> Option<u64> {
+        let turn = channel.turn(piece, helpers, self.now(), self.config.heartbeat);
         self.counted.delivered.fetch_add(turn.delivered, Relaxed);
         self.counted.dropped.fetch_add(turn.cut_off, Relaxed);
         if turn.more {
@@ -283,8 +326,7 @@ impl Hub {
             if look {
                 next_look = now + LOOK;
             }
-            let read = |c: &&Arc<Channel>| c.readers() > 0;
-            let channels: Vec<_> = lock(&self.channels).by_name.values().filter(read).cloned().collect();
+            let channels: Vec<_> = lock(&self.channels).open().filter(|c| c.readers() > 0).cloned().collect();
             if channels.is_empty() {
                 // Once this is set, whoever joins wakes us up; so look once more, then sleep for as long as it takes.
                 if self.heart_sleeps.swap(true, SeqCst) {
@@ -308,7 +350,7 @@ impl Hub {
         let channels = lock(&self.channels);
         let numbers = [
             ("connections", "gauge", "Open connections, readers included.", self.connections.load(Relaxed) as u64),
-            ("channels", "gauge", "Channels in use.", channels.by_name.len() as u64),
+            ("channels", "gauge", "Channels in use.", channels.open().count() as u64),
             ("events_total", "counter", "Events published.", self.counted.events.load(Relaxed)),
             ("published_bytes_total", "counter", "Bytes of events published.", self.counted.published.load(Relaxed)),
             (
@@ -329,8 +371,10 @@ impl Hub {
             let _ = writeln!(out, "# HELP tincan_{name} {help}\n# TYPE tincan_{name} {kind}\ntincan_{name} {value}");
         }
         out.push_str("# HELP tincan_subscribers Readers of a channel.\n# TYPE tincan_subscribers gauge\n");
-        for (name, channel) in channels.by_name.iter().filter(|(name, _)| only.is_none_or(|only| only == *name)) {
-            let _ = writeln!(out, "tincan_subscribers{{channel=\"{name}\"}} {}", channel.readers());
+        for Entry { name, channel } in channels.entries.iter().filter(|e| only.is_none_or(|only| *only == *e.name)) {
+            if let Some(channel) = channel {
+                let _ = writeln!(out, "tincan_subscribers{{channel=\"{name}\"}} {}", channel.readers());
+            }
         }
         out
     }

@@ -1,6 +1,6 @@
 //! What the system lets this process have (setrlimit(2)), and who gets which share of it.
 //!
-//! Read from `/proc/self/limits`, for std has no call. Where that is missing nothing is known, and nothing is limited.
+//! Read from `/proc/self`, for std has no call. Where that is missing nothing is known, and nothing is limited.
 
 use std::fs::read_to_string;
 
@@ -14,6 +14,14 @@ pub fn soft(name: &str) -> Option<u64> {
     let table = read_to_string("/proc/self/limits").unwrap_or_default();
     let row = table.lines().find_map(|line| line.strip_prefix(name));
     row?.split_whitespace().next()?.parse().ok()
+}
+
+/// The cores that this process may run on; one where that is not known.
+pub fn cores() -> usize {
+    let table = read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = table.lines().find_map(|line| line.strip_prefix("Cpus_allowed:")).unwrap_or_default();
+    let bits: u32 = mask.chars().filter_map(|digit| digit.to_digit(16)).map(u32::count_ones).sum();
+    bits.max(1) as usize
 }
 
 /// How the descriptors are shared out, so that they are never used up.

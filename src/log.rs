@@ -338,7 +338,9 @@ impl Log {
                 if !retired && !self.parts.is_empty() {
                     disk.dir.retire(&disk.name)?;
                     (disk.retired, disk.fresh) = (true, true);
-                    self.parts.drain(..self.parts.len() - 1);
+                    while self.parts.len() > 1 {
+                        self.parts.pop_front();
+                    }
                 }
                 disk.dir.place(&disk.name)?;
                 (disk.retired, disk.fresh) = (false, true);

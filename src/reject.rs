@@ -3,9 +3,9 @@
 //! A refusal is one line of plain text: what is wrong, what to do, and in brackets by which rule. The same constant
 //! feeds the answer and the tests, which assert it; so each refusal can be told from every other.
 
-/// A refusal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reject {
+/// A line of the table.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refusal {
     /// The status code to answer with.
     pub status: u16,
     /// Where the rule stands.
@@ -14,9 +14,12 @@ pub struct Reject {
     pub why: &'static str,
 }
 
+/// A refusal, as functions return it: one word.
+pub type Reject = &'static Refusal;
+
 macro_rules! table {
     ($($name:ident $status:literal $rule:literal $why:literal)*) => {
-        $(#[doc = concat!($status, ": ", $why)] pub const $name: Reject = Reject { status: $status, rule: $rule, why: $why };)*
+        $(#[doc = concat!($status, ": ", $why)] pub const $name: Reject = &Refusal { status: $status, rule: $rule, why: $why };)*
         /// The whole table.
         pub const TABLE: &[Reject] = &[$($name),*];
     };
@@ -75,7 +78,7 @@ table! {
     DISK_FULL 507 "RFC 4918 §11.5" "there is no room, on the disk or in a file, and nothing of this was kept; make room, then send it again"
 }
 
-impl Reject {
+impl Refusal {
     /// The line that the client reads.
     pub fn line(&self) -> String {
         format!("{} {}: {} ({})\n", self.status, reason(self.status), self.why, self.rule)
@@ -83,7 +86,7 @@ impl Reject {
 
     /// The field line that the status asks for (RFC 9110 §10.2), with its CRLF; or nothing.
     pub fn field(&self) -> &'static str {
-        match *self {
+        match self {
             PAGE_METHOD => ALLOW_PAGE,
             CHANNEL_METHOD => ALLOW_CHANNEL,
             // RFC 7617 §2. A browser asks its user, and from then on sends what it was told; it keeps one token for each
@@ -91,7 +94,7 @@ impl Reject {
             PUBLISH_TOKEN => "WWW-Authenticate: Basic realm=\"tincan: publish\", charset=\"UTF-8\"\r\n",
             READ_TOKEN => "WWW-Authenticate: Basic realm=\"tincan: read\", charset=\"UTF-8\"\r\n",
             // Who asks for an event stream is answered otherwise (`server.rs`), so the answer depends on `Accept`.
-            Reject { status: 503, .. } => "Retry-After: 5\r\nVary: Accept\r\n",
+            Refusal { status: 503, .. } => "Retry-After: 5\r\nVary: Accept\r\n",
             _ => "",
         }
     }

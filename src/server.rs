@@ -1,8 +1,10 @@
 //! The server: accepting, and which handler.
 //!
 //! Threads: each idle one waits in `accept()` itself. The one that gets a connection leaves another behind before it
-//! serves (leader and followers), so no client waits for a thread to start, and a slow one holds up only its own. In a
-//! burst the kernel keeps 128 connections waiting (std's backlog), and has further ones try again after a second. A request for a stream hands its socket over to the channel, and its thread is free again.
+//! serves (leader and followers), so no client waits for a thread to start, and a slow one holds up only its own. A
+//! request for a stream hands its socket over to the channel, and its thread is free again. In a burst the kernel keeps
+//! 128 connections waiting (std's backlog; `--listen -` takes a longer one), and has further ones try again after a
+//! second.
 //!
 //! Limits: the constants below; `--max-body`, `--max-connections`; `connection.rs` has the deadlines, `limits.rs` the
 //! descriptors.
@@ -14,7 +16,7 @@ use crate::event::{self, Event};
 use crate::flags::Config;
 use crate::gate::{self, Tokens};
 use crate::http::{self, Request};
-use crate::hub::{Hub, is_channel};
+use crate::hub::{Hub, is_channel, start};
 use crate::id::Id;
 use crate::limits::{self, Shares};
 use crate::log::From;
@@ -30,9 +32,9 @@ use std::thread;
 use std::time::Duration;
 
 /// Limit: threads that wait in `accept()`.
-const SPARE: usize = 4;
-/// Limit: stack of a connection's thread.
-const STACK: usize = 64 << 10;
+const SPARE: usize = 1;
+/// Limit: how long the last thread in `accept()` waits for the first byte of a request before it leaves another behind.
+const PROMPT: Duration = Duration::from_millis(4);
 /// Limit: `?wait=`, in seconds.
 const MAX_WAIT: u64 = 300;
 /// Pause after an accept error, such as too many open files: the loop goes on, and does not spin.
@@ -55,6 +57,7 @@ struct Shared {
     tokens: Tokens,
     shares: Shares,
     idle: AtomicUsize, // threads in accept(), or on their way there
+    slow: AtomicUsize, // connections that did not send a request at once
 }
 
 impl Server {
@@ -66,12 +69,17 @@ impl Server {
     /// `--token-file` cannot be used. Each in words for a person.
     pub fn bind(config: Config) -> io::Result<Server> {
         let tokens = config.token_file.as_deref().map_or(Ok(Tokens::default()), Tokens::load)?;
-        let (listener, early) =
-            listen_on(&config).map_err(|e| io::Error::new(e.kind(), cannot_listen(&config.listen, &e)))?;
+        let listen = config.listen;
+        let told = |e: io::Error| io::Error::new(e.kind(), cannot_listen(listen, &e));
+        let listener = listen_on(listen).map_err(told)?;
         let shares =
             limits::shares(config.max_connections, if config.data.is_some() { config.max_channels } else { 0 });
         let hub = Hub::new(config, shares.logs)?;
-        Ok(Server(Arc::new(Shared { listener, hub, tokens, shares, idle: AtomicUsize::new(0) }), early))
+        let early = first(&listener).map_err(told)?; // last, so that a start that fails takes no client with it
+        Ok(Server(
+            Arc::new(Shared { listener, hub, tokens, shares, idle: AtomicUsize::new(0), slow: AtomicUsize::new(0) }),
+            early,
+        ))
     }
 
     /// What this process can hold, on one line; and, a line each, what its owner may not expect.
@@ -121,7 +129,7 @@ impl Server {
         let Server(shared, early) = self;
         if let Some((stream, peer)) = early {
             let shared = shared.clone();
-            drop(thread::Builder::new().stack_size(STACK).spawn(move || shared.serve(stream, peer)));
+            drop(start("connection", Box::new(move || shared.serve(stream, peer, false))));
         }
         loop {
             shared.idle.fetch_add(1, SeqCst);
@@ -130,31 +138,44 @@ impl Server {
     }
 }
 
+/// Whether a connection has sent something, or is closed.
+fn is_prompt(stream: &TcpStream) -> bool {
+    stream.set_read_timeout(Some(PROMPT)).is_ok() && stream.peek(&mut [0]).is_ok()
+}
+
 /// A number of bytes, for a person.
 fn bytes(n: u64) -> String {
     if n.is_multiple_of(1 << 20) { format!("{} MiB", n >> 20) } else { format!("{} KiB", n.div_ceil(1 << 10)) }
 }
 
-/// The listening socket, and who was there before it.
-fn listen_on(config: &Config) -> io::Result<(TcpListener, Option<(TcpStream, SocketAddr)>)> {
-    let listener = match config.listen.as_str() {
-        "-" => TcpListener::from(io::stdin().as_fd().try_clone_to_owned()?),
-        address => TcpListener::bind(address)?,
+/// The listening socket.
+fn listen_on(listen: Option<SocketAddr>) -> io::Result<TcpListener> {
+    let listener = match listen {
+        None => TcpListener::from(io::stdin().as_fd().try_clone_to_owned()?),
+        Some(address) => TcpListener::bind(address)?,
     };
+    listener.local_addr()?; // a socket of another family has none that std knows
+    Ok(listener)
+}
+
+/// Who is there already. Only a listening socket says that nobody is.
+fn first(listener: &TcpListener) -> io::Result<Option<(TcpStream, SocketAddr)>> {
     listener.set_nonblocking(true)?;
-    let early = listener.accept(); // only a listening socket says that nobody is there
+    let early = listener.accept();
     listener.set_nonblocking(false)?;
     match early {
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok((listener, None)),
-        early => Ok((listener, Some(early?))),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        early => early.map(Some),
     }
 }
 
 /// What is wrong, and what to do.
-fn cannot_listen(listen: &str, error: &io::Error) -> String {
-    let port = listen.rsplit(':').next().unwrap_or_default();
+fn cannot_listen(listen: Option<SocketAddr>, error: &io::Error) -> String {
+    let Some(address) = listen else {
+        return format!("cannot listen: {error}; standard input must be a listening TCP socket, see the README");
+    };
+    let port = address.port();
     let remedy = match error.kind() {
-        _ if listen == "-" => "standard input must be a listening TCP socket; see --listen in the README".into(),
         io::ErrorKind::AddrInUse => {
             format!("port {port} is taken; end the program that holds it, or give another with --listen")
         }
@@ -164,7 +185,7 @@ fn cannot_listen(listen: &str, error: &io::Error) -> String {
         }
         _ => "give an address and a port such as 127.0.0.1:8000 with --listen".into(),
     };
-    format!("cannot listen on {listen}: {error}; {remedy}")
+    format!("cannot listen on {address}: {error}; {remedy}")
 }
 
 /// What a request asks for.
@@ -191,19 +212,27 @@ impl Shared {
     fn work(self: &Arc<Self>, forever: bool) {
         loop {
             let accepted = self.listener.accept();
+            // In a burst each would wait for its request on a thread of its own, and each thread's memory stays. So the
+            // last one waits a moment; not while there is somebody for whom that was in vain.
+            let last = self.idle.load(SeqCst) == 1 && self.slow.load(SeqCst) == 0;
+            let slow = accepted.as_ref().is_ok_and(|(stream, _)| last && !is_prompt(stream));
+            self.slow.fetch_add(usize::from(slow), SeqCst);
+            let mut alone = false;
             if self.idle.fetch_sub(1, SeqCst) == 1 && accepted.is_ok() {
                 self.idle.fetch_add(1, SeqCst);
                 let shared = self.clone();
-                if thread::Builder::new().stack_size(STACK).spawn(move || shared.work(false)).is_err() {
+                alone = start("connection", Box::new(move || shared.work(false))).is_err();
+                if alone {
                     // Where no thread can be had, the next connection waits in the backlog until this one is served.
                     self.idle.fetch_sub(1, SeqCst);
                 }
             }
             match accepted {
                 // A panic is a bug, and the end of this connection alone; its slot is given back as the stack unwinds.
-                Ok((stream, peer)) => drop(catch_unwind(AssertUnwindSafe(|| self.serve(stream, peer)))),
+                Ok((stream, peer)) => drop(catch_unwind(AssertUnwindSafe(|| self.serve(stream, peer, alone)))),
                 Err(_) => thread::sleep(ACCEPT_PAUSE),
             }
+            self.slow.fetch_sub(usize::from(slow), SeqCst);
             // In one step: a thread that leaves must never have been counted as one that stays.
             let stay = |idle| (idle < SPARE || forever).then_some(idle + 1);
             if self.idle.fetch_update(SeqCst, SeqCst, stay).is_err() {
@@ -212,14 +241,15 @@ impl Shared {
         }
     }
 
-    fn serve(&self, stream: TcpStream, peer: SocketAddr) {
+    fn serve(&self, stream: TcpStream, peer: SocketAddr, alone: bool) {
         let (slot, number) = self.hub.connect();
         let most = self.shares.connections;
         if number > most.saturating_add(self.shares.spill) {
             return;
         }
         let full = number > most;
-        let Ok(mut connection) = Connection::new(stream, peer, self.hub.config().quiet, full) else { return };
+        let quiet = self.hub.config().quiet;
+        let Ok(mut connection) = Connection::new(stream, peer, quiet, full || alone) else { return };
         loop {
             match self.request(&mut connection, full) {
                 Ok(None) => {}
@@ -251,12 +281,14 @@ impl Shared {
             }
             // A status other than 200 makes EventSource give up for ever (WHATWG HTML, "Processing model").
             Err(r) if r.status == 503 && req.method == "GET" && req.is_event_source() => {
-                let body = format!(": {}\nretry: {}\n\n", r.why, jitter(FULL_RETRY, 50));
+                // No blank line: without an id before it, it would take the reader's place from it (WHATWG HTML,
+                // "Interpreting an event stream": each stream begins with an empty last event ID buffer).
+                let body = format!(": {}\nretry: {}\n", r.why, jitter(FULL_RETRY, 50));
                 Answer { fields: STREAM_FIELDS.into(), ..Answer::text(body) }
             }
             Err(r) => r.into(),
         };
-        let keep = req.keep_alive() && !full;
+        let keep = req.keep_alive() && !connection.brief;
         let option = match (keep, req.minor) {
             (false, _) => "Connection: close\r\n",
             (true, 0) => "Connection: keep-alive\r\n",

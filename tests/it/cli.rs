@@ -66,6 +66,7 @@ fn a_wrong_command_line_is_one_line_and_exit_2() {
         (&["--listen", "localhost:99999"], "127.0.0.1:8000"),
         (&["--listen=:8000"], "127.0.0.1:8000"),
         (&["--listen", "127.0.0.1:+8000"], "127.0.0.1:8000"),
+        (&["--listen", "example.org:8000"], "127.0.0.1:8000"),
         (&["--history", "lots"], "a size"),
         (&["--history", "0"], "a size"),
         (&["--history", "2G"], "a size"),
@@ -97,10 +98,12 @@ fn a_wrong_command_line_is_one_line_and_exit_2() {
 fn flags_win_over_the_environment_and_that_over_port() {
     assert_eq!(ask(&[], &[]).unwrap(), Config::default());
     let port = ("PORT", "9000");
-    let listen = ("TINCAN_LISTEN", "127.0.0.1:9001");
-    assert_eq!(ask(&[], &[port]).unwrap().listen, "0.0.0.0:9000");
-    assert_eq!(ask(&[], &[port, listen]).unwrap().listen, "127.0.0.1:9001");
-    assert_eq!(ask(&["--listen=[::1]:9002"], &[port, listen]).unwrap().listen, "[::1]:9002");
+    let address = ("TINCAN_LISTEN", "127.0.0.1:9001");
+    let listen = |args: &[&str], env: &[(&str, &str)]| ask(args, env).unwrap().listen.unwrap().to_string();
+    assert_eq!(listen(&[], &[port]), "0.0.0.0:9000");
+    assert_eq!(listen(&[], &[port, address]), "127.0.0.1:9001");
+    assert_eq!(listen(&["--listen=[::1]:9002"], &[port, address]), "[::1]:9002");
+    assert_eq!(listen(&["--listen=localhost:9003"], &[]), "127.0.0.1:9003");
     assert_eq!(ask(&[], &[("PORT", ""), ("TINCAN_LISTEN", "")]).unwrap(), Config::default(), "empty is unset");
     assert_eq!(ask(&["--host=Example.org."], &[]).unwrap().hosts, ["example.org"]);
     assert_eq!(ask(&[], &[("TINCAN_HOST", "a.b, c.d,")]).unwrap().hosts, ["a.b", "c.d"]);
@@ -264,7 +267,7 @@ fn the_listening_socket_can_come_on_stdin() {
 fn a_channel_is_forgotten_after_its_time_and_its_ids_never_come_back() {
     // An hour on the command line; a program that embeds the server can choose.
     let config = Config {
-        listen: "127.0.0.1:0".into(),
+        listen: "127.0.0.1:0".parse().ok(),
         forget: Duration::from_millis(600),
         quiet: true,
         max_channels: 3,
