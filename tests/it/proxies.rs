@@ -1,0 +1,392 @@
+//! Behind nginx, HAProxy and Caddy: the snippets of the README, inside what Debian configures, in the real programs.
+//! And as the process with the PID 1, as in a container.
+//!
+//! Where a proxy is missing it is left out, unless `TINCAN_PROXIES=1` says that it must be there.
+
+use crate::harness::*;
+use std::fs::{read_to_string, write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+use tincan::reject::{CROSS_SITE, MISDIRECTED, TOO_LARGE};
+
+const HOST: &str = "chat.example.org";
+const STREAM: &str = "Accept: text/event-stream\r\n"; // as EventSource asks for it
+/// What passes at once has this long. Far below the heartbeat, whose pings could push out what a buffer holds back.
+const AT_ONCE: Duration = Duration::from_secs(2);
+const MAX_BODY: usize = 64 << 10;
+
+/// The README's code block of a language.
+fn snippet(language: &str) -> String {
+    let text = read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let block = text.split(&format!("```{language}\n")).nth(1).unwrap_or_else(|| panic!("no {language} block"));
+    block.split("```").next().unwrap().into()
+}
+
+/// Replaces what has to be there.
+fn swap(text: &str, from: &str, to: &str) -> String {
+    assert!(text.contains(from), "there is no {from:?} in\n{text}");
+    text.replace(from, to)
+}
+
+/// A free port below those that outgoing connections are given.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 12_000 + u16::try_from(std::process::id() % 150).unwrap() * 100;
+    let mut ports = std::iter::repeat_with(|| first + NEXT.fetch_add(1, SeqCst));
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
+}
+
+fn signal(name: &str, pid: u32) -> bool {
+    Command::new("kill").args(["-s", name, &pid.to_string()]).status().unwrap().success()
+}
+
+/// The whole configuration: Debian's, with the README's snippet where it belongs. Only addresses and paths differ.
+fn configuration(name: &str, debian: &str, dir: &str, port: u16, upstream: u16) -> String {
+    let text = match name {
+        "nginx" => {
+            let site = swap(&snippet("nginx"), "listen 80;", &format!("listen 127.0.0.1:{port};"));
+            let temp = |module| format!("{module}_temp_path {dir}/{module};\n");
+            let temp = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(temp).concat();
+            let text = swap(debian, "include /etc/nginx/sites-enabled/*;", &(temp + &site));
+            let text = swap(&text, "/run/nginx.pid", &format!("{dir}/pid"));
+            swap(&text, "/var/log/nginx", dir) + "daemon off;\n"
+        }
+        "haproxy" => {
+            // The part before it, `global`, is about the system: a user, a chroot, a socket, the system's log.
+            let defaults = &debian[debian.find("\ndefaults\n").unwrap()..];
+            format!("{defaults}\n{}", swap(&snippet("haproxy"), "bind :80 ", &format!("bind 127.0.0.1:{port} ")))
+        }
+        _ => {
+            let site = format!("http://{HOST}:{port} {{\nbind 127.0.0.1\n");
+            "{\nadmin off\n}\n".to_string() + &swap(&snippet("caddyfile"), "chat.example.org {\n", &site)
+        }
+    };
+    swap(&text, "127.0.0.1:8000", &format!("127.0.0.1:{upstream}"))
+}
+
+/// A running proxy in front of a tincan.
+struct Proxy {
+    child: Child,
+    workers: bool,
+    port: u16,
+    _dir: Scratch,
+}
+
+impl Proxy {
+    /// Starts it, with some parts of its configuration replaced; none where it is not installed.
+    fn start(name: &str, upstream: u16, edits: &[(&str, &str)]) -> Option<Proxy> {
+        let (debian, check, run) = match name {
+            "nginx" => ("/etc/nginx/nginx.conf", "-t -e stderr -c", "-e stderr -c"),
+            "haproxy" => ("/etc/haproxy/haproxy.cfg", "-c -f", "-db -f"),
+            _ => ("/etc/caddy/Caddyfile", "validate --adapter caddyfile --config", "run --adapter caddyfile --config"),
+        };
+        // Debian keeps some of them in /usr/sbin, which is not on everyone's PATH.
+        let path = format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
+        let installed = std::env::split_paths(&path).any(|dir| dir.join(name).is_file()) && Path::new(debian).exists();
+        if !installed {
+            let why = format!("left out: {name} is not installed as Debian does it");
+            assert!(std::env::var("TINCAN_PROXIES").as_deref() != Ok("1"), "{why}");
+            eprintln!("{why}");
+            return None;
+        }
+        let (dir, port) = (Scratch::new(), free_port());
+        let text = configuration(name, &read_to_string(debian).unwrap(), dir.arg(), port, upstream);
+        let file = dir.0.join("configuration");
+        write(&file, edits.iter().fold(text, |text, (from, to)| swap(&text, from, to))).unwrap();
+        let command = |args: &str| {
+            let mut command = Command::new(name);
+            let files = ["HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"].map(|name| (name, dir.arg())); // Caddy's
+            command.args(args.split(' ')).arg(&file).env("PATH", &path).envs(files);
+            command
+        };
+        let out = command(check).output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let child = command(run).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let proxy = Proxy { child, workers: name == "nginx", port, _dir: dir };
+        eventually("the proxy listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        Some(proxy)
+    }
+
+    /// Sends a request; what comes back has to come at once.
+    fn send(&self, request: impl AsRef<[u8]>) -> Wire {
+        let mut wire = Wire::to(self.port);
+        wire.stream.set_read_timeout(Some(AT_ONCE)).unwrap();
+        wire.send(request);
+        wire
+    }
+
+    fn ask(&self, request: impl AsRef<[u8]>) -> Response {
+        self.send(request).response()
+    }
+
+    /// Publishes; returns the id.
+    fn post(&self, path: &str, body: &str) -> String {
+        let answer = self.ask(post(path, "", body));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.text().trim_end().into()
+    }
+
+    /// Opens a stream; returns it behind its prelude, with the prelude's id.
+    fn listen(&self, path: &str, fields: &str) -> (Stream, String) {
+        let mut wire = self.send(get(path, &format!("{STREAM}Accept-Encoding: gzip, br\r\n{fields}")));
+        let head = wire.until(b"\r\n\r\n");
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+        let has = |line: &str| head.to_ascii_lowercase().contains(&format!("\r\n{line}"));
+        assert!(has("content-type: text/event-stream\r\n") && has("cache-control: no-cache\r\n"), "{head}");
+        assert!(!has("content-encoding:") && !has("content-length:"), "{head}");
+        let mut stream = Stream { wire, chunked: has("transfer-encoding: chunked\r\n"), body: String::new() };
+        let prelude = stream.block();
+        let id = id_of(&prelude);
+        assert_eq!(prelude, format!(": connected to {path}\nretry: 0\nid: {id}\n\n"));
+        (stream, id)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // nginx has workers to end. Caddy would wait for its readers.
+        if !self.workers || !signal("TERM", self.child.id()) {
+            let _ = self.child.kill();
+        }
+        let _ = self.child.wait();
+    }
+}
+
+fn get(path: &str, fields: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\n{fields}\r\n")
+}
+
+fn post(path: &str, fields: &str, body: &str) -> String {
+    format!("POST {path} HTTP/1.1\r\nHost: {HOST}\r\n{fields}Content-Length: {}\r\n\r\n{body}", body.len())
+}
+
+fn block(id: &str, data: &str) -> String {
+    format!("data: {data}\nid: {}\n\n", id.trim_end())
+}
+
+/// A stream whose body comes in chunks, or as it is.
+struct Stream {
+    wire: Wire,
+    chunked: bool,
+    body: String,
+}
+
+impl Stream {
+    fn block(&mut self) -> String {
+        if !self.chunked {
+            return self.wire.block();
+        }
+        while !self.body.contains("\n\n") {
+            let size = usize::from_str_radix(self.wire.until(b"\r\n").trim_end(), 16).unwrap();
+            let data = self.wire.until(b"\r\n"); // tincan's streams have no CR
+            assert_eq!(data.len(), size + 2, "{data:?}");
+            self.body += &data[..size];
+        }
+        let end = self.body.find("\n\n").unwrap() + 2;
+        self.body.drain(..end).collect()
+    }
+
+    /// The next thing it hears is this.
+    fn hears(&mut self, id: &str, data: &str) {
+        assert_eq!(self.block(), block(id, data));
+    }
+
+    /// It ends, and nothing more comes.
+    fn ends(mut self) {
+        assert_eq!(self.body, "");
+        if self.chunked { self.wire.expect("0\r\n\r\n") } else { assert_eq!(self.wire.rest(), "") }
+    }
+}
+
+/// Runs a check behind each of the three, at the same time.
+fn behind_each(check: fn(&str)) {
+    thread::scope(|scope| {
+        for name in ["nginx", "haproxy", "caddy"] {
+            thread::Builder::new().name(name.into()).spawn_scoped(scope, move || check(name)).unwrap();
+        }
+    });
+}
+
+/// Readers close, and tincan hears of it.
+fn leave(server: &Tincan, channel: &str, readers: Vec<Stream>) {
+    let closed = Instant::now();
+    drop(readers);
+    eventually("they are gone", || server.readers(channel) == 0);
+    assert!(closed.elapsed() < Duration::from_secs(5), "{:?}", closed.elapsed());
+}
+
+#[test]
+fn events_pass_at_once_and_whole_behind_each_proxy() {
+    behind_each(|name| {
+        let server = Tincan::start(&["--quiet", "--retry", "0", "--host", HOST]);
+        let Some(proxy) = Proxy::start(name, server.port, &[]) else { return };
+        let (mut reader, _) = proxy.listen("/kitchen", "");
+        let mut writer = proxy.send(""); // it stays open for all of them
+        for n in 0..20 {
+            writer.send(post("/kitchen", "", &format!("soup {n}\nis ready")));
+            reader.hears(&writer.response().text(), &format!("soup {n}\ndata: is ready"));
+        }
+
+        let large = "x".repeat(MAX_BODY);
+        reader.hears(&proxy.post("/kitchen", &large), &large);
+        proxy.ask(post("/kitchen", "", &(large + "x"))).refused(TOO_LARGE);
+        let chunks = "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
+        reader.hears(&proxy.ask(format!("POST /kitchen HTTP/1.1\r\nHost: {HOST}\r\n{chunks}")).text(), "abcde");
+        let mut polite = proxy.send(post("/kitchen", "Expect: 100-continue\r\n", "soup").trim_end_matches("soup"));
+        assert_eq!(polite.response().status, 100);
+        polite.send("soup");
+        // Caddy says it, and passes on that tincan says it too (RFC 9110 §15.2 allows that).
+        let answer = std::iter::repeat_with(|| polite.response()).find(|answer| answer.status != 100);
+        reader.hears(&answer.unwrap().text(), "soup");
+
+        // A page that came through the proxy.
+        let page = proxy.ask(get("/kitchen", "Accept: text/html\r\n"));
+        assert_eq!((page.status, page.body), (200, server.get("/").body));
+        for scheme in ["http", "https"] {
+            let own = format!("Origin: {scheme}://{HOST}\r\nSec-Fetch-Site: same-origin\r\n");
+            reader.hears(&proxy.ask(post("/kitchen", &own, "thanks")).text(), "thanks");
+        }
+        proxy.ask(post("/kitchen", "Origin: http://evil.example\r\n", "spam")).refused(CROSS_SITE);
+        let stranger = proxy.ask("GET /health HTTP/1.1\r\nHost: evil.example\r\n\r\n");
+        match name {
+            "caddy" => assert_eq!(stranger.text(), ""), // it answers to the names of its sites alone
+            _ => stranger.refused(MISDIRECTED),
+        }
+
+        let mut crowd: Vec<Stream> = (0..100).map(|_| proxy.listen("/crowd", "").0).collect();
+        assert_eq!(server.readers("crowd"), 100);
+        let said = Instant::now();
+        let id = proxy.post("/crowd", "all of you");
+        crowd.iter_mut().for_each(|reader| reader.hears(&id, "all of you"));
+        assert!(said.elapsed() < AT_ONCE, "{:?}", said.elapsed());
+        // HAProxy does not look whether a reader is there. With a shorter heartbeat the next test covers it.
+        if name != "haproxy" {
+            leave(&server, "crowd", crowd);
+        }
+    });
+}
+
+/// Heartbeat and patience are both shorter than by default, the patience no longer in proportion.
+#[test]
+fn an_idle_stream_stays_open_behind_each_proxy() {
+    behind_each(|name| {
+        let edits: &[(&str, &str)] = match name {
+            "nginx" => &[("proxy_pass ", "proxy_read_timeout 3s; proxy_pass "), ("$host;", "$host:$server_port;")],
+            "haproxy" => &[("client  50000", "client 3s"), ("server  50000", "server 3s")],
+            _ => &[],
+        };
+        let server = Tincan::start(&["--quiet", "--retry", "0", "--host", HOST, "--heartbeat", "1"]);
+        let Some(proxy) = Proxy::start(name, server.port, edits) else { return };
+        let (mut reader, _) = proxy.listen("/kitchen", "");
+        reader.wire.stream.set_read_timeout(Some(SOON)).unwrap(); // the proxy's patience is the limit here
+        let [mut program, mut source] = ["", STREAM].map(|fields| proxy.send(get("/dull?wait=60", fields)));
+        (0..6).for_each(|_| assert_eq!(reader.block(), ":ping\n\n"));
+        let id = proxy.post("/kitchen", "soup is ready");
+        let heard = std::iter::repeat_with(|| reader.block()).find(|block| block != ":ping\n\n");
+        assert_eq!(heard, Some(block(&id, "soup is ready")));
+        // What gets no pings was cut off, where there is a patience at all. An EventSource can come back even so.
+        if name == "caddy" {
+            proxy.post("/dull", "at last");
+        }
+        let expected = [("nginx", 502), ("haproxy", 504), ("caddy", 200)].into_iter().find(|e| e.0 == name).unwrap().1;
+        let (program, source) = (program.response(), source.response());
+        assert_eq!((program.status, source.status), (expected, 200));
+        assert_eq!(source.field("content-type"), Some("text/event-stream"));
+
+        // On a port of its own a page's origin has the port.
+        let host = format!("{HOST}:{}", proxy.port);
+        let own = format!("POST /a HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(proxy.ask(own).status, 200);
+        leave(&server, "kitchen", vec![reader]);
+    });
+}
+
+#[test]
+fn readers_come_back_and_miss_nothing_behind_each_proxy() {
+    behind_each(|name| {
+        let (dir, port) = (Scratch::new(), free_port());
+        let args = ["--quiet", "--retry", "0", "--host", HOST, "--data", dir.arg()];
+        let start = || Tincan::spawn(&format!("127.0.0.1:{port}"), &args);
+        let mut server = start();
+        let Some(proxy) = Proxy::start(name, port, &[]) else { return };
+        let back = |last: &str| {
+            let (reader, place) = proxy.listen("/kitchen", &format!("Last-Event-ID: {last}\r\n"));
+            assert_eq!(place, last);
+            reader
+        };
+        let (mut reader, _) = proxy.listen("/kitchen", "");
+        let one = proxy.post("/kitchen", "one");
+        reader.hears(&one, "one");
+        drop(reader);
+        let missed = ["two", "three"].map(|data| (proxy.post("/kitchen", data), data));
+        let mut reader = back(&one);
+        missed.iter().for_each(|(id, data)| reader.hears(id, data));
+        let four = proxy.post("/kitchen", "four");
+        reader.hears(&four, "four");
+
+        server.kill();
+        reader.ends();
+        let requests = [get("/kitchen", STREAM), post("/kitchen", "", "lost")];
+        let [mut source, mut publisher] = requests.map(|request| proxy.send(request));
+        source.stream.set_read_timeout(Some(SOON)).unwrap(); // HAProxy tries for three seconds
+        publisher.stream.set_read_timeout(Some(SOON)).unwrap();
+        let (away, refused) = (source.response(), publisher.response().status);
+        assert_eq!((away.status, away.field("content-type")), (200, Some("text/event-stream")));
+        // Nothing fires, and no blank line makes it forget its place (WHATWG HTML, "Interpreting an event stream").
+        let (text, fields) = (away.text(), ["data", "event", "id", "retry"]);
+        assert!(text.lines().all(|line| !line.is_empty() && !fields.iter().any(|f| line.starts_with(f))), "{text}");
+        assert!(refused == 502 || refused == 503, "{refused}");
+
+        server = start();
+        let five = server.post("/kitchen", "five").remove(0);
+        let mut reader = back(&four);
+        reader.hears(&five, "five");
+        let six = proxy.post("/kitchen", "six");
+        reader.hears(&six, "six");
+    });
+}
+
+/// The README's container, as far as it goes without one: its variables and its signal, in a PID namespace.
+#[test]
+fn as_pid_1_it_needs_the_signal_of_the_dockerfile_and_loses_nothing() {
+    let works =
+        |args: &[&str]| Command::new("unshare").args(args).arg("true").output().is_ok_and(|o| o.status.success());
+    let namespace = ["--pid", "--fork", "--kill-child", "--mount-proc"];
+    let as_user = [&["-r"], &namespace[..]].concat(); // who is not root needs a user namespace as well
+    let Some(args) = [&namespace[..], &as_user].into_iter().find(|args| works(args)) else {
+        return eprintln!("left out: no PID namespace can be had here");
+    };
+    let (dir, recipe) = (Scratch::new(), snippet("dockerfile"));
+    let line = |word: &str| recipe.lines().find_map(|l| l.strip_prefix(word)).unwrap();
+    let variables = swap(&swap(line("ENV "), "0.0.0.0:8000", "127.0.0.1:0"), "/data", dir.arg());
+    let start = || {
+        let mut command = Command::new("unshare");
+        command.args(args).args([env!("CARGO_BIN_EXE_tincan"), "--quiet"]);
+        command.envs(variables.split(' ').map(|v| v.split_once('=').unwrap()));
+        let server = Tincan::run(command);
+        let inside = read_to_string(format!("/proc/{0}/task/{0}/children", server.pid())).unwrap();
+        (server, inside.trim().parse::<u32>().unwrap())
+    };
+    let stop = |pid| {
+        let asked = Instant::now();
+        assert!(signal(line("STOPSIGNAL SIG"), pid));
+        eventually("it is gone", || !Path::new(&format!("/proc/{pid}")).exists());
+        assert!(asked.elapsed() < AT_ONCE, "{:?}", asked.elapsed());
+    };
+    let (server, pid) = start();
+    let id = server.post("/kitchen", "soup is ready").remove(0);
+    assert!(signal("TERM", pid) && signal("INT", pid));
+    let asked = Instant::now();
+    while asked.elapsed() < Duration::from_millis(500) {
+        assert_eq!(server.get("/health").text(), "ok\n", "a signal reached it");
+    }
+    stop(pid);
+    let (server, pid) = start();
+    let heard = server.get("/kitchen?wait=0&since=all").text();
+    assert!(heard.ends_with(&block(&id, "soup is ready")), "{heard}");
+    stop(pid);
+}

@@ -1,0 +1,88 @@
+//! At home on a small board: memory, start, address space. The figures are for the release build, which `.ci/run` names in
+//! `TINCAN_RELEASE`; without it only what holds for every build is tested.
+
+use crate::harness::*;
+use std::fs::read_to_string;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The release build, or a word that it is left out.
+fn release() -> Option<String> {
+    let program = std::env::var("TINCAN_RELEASE").ok();
+    if program.is_none() {
+        eprintln!("left out: TINCAN_RELEASE names no release build");
+    }
+    program
+}
+
+/// The process's share of memory, in KiB.
+fn pss(pid: u32) -> u64 {
+    let rollup = read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = rollup.lines().find_map(|l| l.strip_prefix("Pss:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn an_idle_server_takes_less_than_a_mebibyte() {
+    let Some(program) = release() else { return };
+    let mut command = Command::new(program);
+    command.args(["--listen", "127.0.0.1:0"]);
+    let server = Tincan::run(command);
+    assert_eq!(server.get("/health").text(), "ok\n");
+    assert!(pss(server.pid()) < 1024, "{} KiB", pss(server.pid()));
+}
+
+/// Ended with the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_first_byte_comes_within_five_milliseconds_of_the_start() {
+    let Some(program) = release() else { return };
+    // The client is there before the server is. The best of several starts, for machines are shared.
+    let start = |_| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.set_read_timeout(Some(SOON)).unwrap();
+        client.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut command = Command::new(&program);
+        command.args(["--listen", "-", "--quiet"]).stdin(OwnedFd::from(listener)).stderr(Stdio::null());
+        let began = Instant::now();
+        let _server = Ended(command.spawn().unwrap());
+        client.read_exact(&mut [0]).unwrap();
+        began.elapsed()
+    };
+    let best = (0..20).map(start).min().unwrap();
+    assert!(best < Duration::from_millis(5), "{best:?}");
+}
+
+#[test]
+fn five_hundred_readers_fit_into_32_mib_of_address_space() {
+    let program = std::env::var("TINCAN_RELEASE").unwrap_or(env!("CARGO_BIN_EXE_tincan").into());
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("ulimit -v 32768; exec {program} --listen 127.0.0.1:0"));
+    let server = Tincan::run(command);
+    let limits = read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
+    assert!(limits.lines().any(|l| l.starts_with("Max address space") && l.contains(" 33554432 ")), "{limits}");
+    let (mut readers, mut epoch) = (Vec::new(), String::new());
+    for _ in 0..500 {
+        let (reader, id) = server.listen("/a", "");
+        epoch = id.split('-').next().unwrap().into();
+        readers.push(reader);
+    }
+    for n in 1..=20 {
+        let body = format!("{n}:{}", "x".repeat(10_000));
+        assert_eq!(server.post("/a", &body), [format!("{epoch}-{n}")]);
+        readers.iter_mut().for_each(|r| r.expect(format!("data: {body}\nid: {epoch}-{n}\n\n")));
+    }
+    assert_eq!(server.readers("a"), 500);
+}
