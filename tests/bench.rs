@@ -1,0 +1,551 @@
+//! The benchmark: `cargo bench`, or `cargo bench -- flood` for the rows whose name has that word. About three minutes.
+//!
+//! Each row stands beside a *bare write loop*: this program again, as a server of its own that does one write for each
+//! reader and message and nothing else, so that the ratio says what tincan adds to what the kernel takes anyway. Both
+//! are started anew for each run, by turns; the table has the medians. Where it can be had, servers have one core to
+//! themselves and the client another.
+//!
+//! The client counts every event and checks its form. It has no readiness wait (std has none): it reads its blocking
+//! sockets one after another, in the order in which the server writes to them (`arrange`). Whenever it waits for one,
+//! the server pays for waking it up, which it would not where readers are elsewhere. So a steady rate is measured in
+//! two parts: *forward*, which gives the latencies; and *backward*, where the client waits for the last reader only and
+//! finds that all others were served, which gives the processor time.
+//!
+//! Shortcut: who kills this program with SIGKILL has to end the server that it has started as well.
+#![forbid(unsafe_code)]
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::{read_dir, read_to_string};
+use std::io::ErrorKind::WouldBlock;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStderr, Command, Stdio, exit};
+use std::sync::{LazyLock, RwLock};
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
+
+const RUNS: usize = 5;
+/// Bytes of data in each event.
+const SIZE: usize = 128;
+/// Readers, where descriptors allow.
+const MANY: usize = 10_000;
+/// How many join at a time: std's listen backlog of 128 must not overflow.
+const HERD: usize = 64;
+/// Events in a replay: 1 MB, all of which the default `--history` keeps.
+const REPLAY: usize = 6_296;
+/// How long a part of a run may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Stamps are nanoseconds since then.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// What the bare write loop says first: as many bytes as tincan.
+const OPENING: &str = "HTTP/1.1 200 OK\r\nDate: Fri, 20 Nov 2026 19:20:36 GMT\r\nX-Content-Type-Options: nosniff\r\n\
+    Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\nVary: Accept\r\n\
+    Connection: close\r\n\r\n: connected to /c0\nretry: 2143\nid: 1795202436407-0\n\n";
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words = args.iter().filter(|a| !a.starts_with("--")).cloned().collect();
+    match args.first().map(String::as_str) {
+        Some("--floor") => floor(),
+        Some("--client") => exit(i32::from(std::panic::catch_unwind(|| client(words)).is_err())),
+        _ if args.iter().any(|a| a == "--bench") => prepare(words),
+        _ => println!("this is run by `cargo bench`"),
+    }
+}
+
+/// Becomes the client: on a core of its own, and with as many descriptors as it needs, where they can be had.
+fn prepare(words: Vec<String>) {
+    let (mut command, cores) = match cores() {
+        Some((server, client)) => (pinned(client, "sh"), server.to_string()),
+        None => (Command::new("sh"), String::new()),
+    };
+    let need = MANY + 500;
+    let raise = format!("[ $(ulimit -n) -ge {need} ] || ulimit -S -n {need} || ulimit -S -n $(ulimit -H -n)");
+    command.args(["-c", &format!("{{ {raise}; }} 2>/dev/null; exec \"$0\" --client \"$@\"")]);
+    command.arg(std::env::current_exe().unwrap()).args(words);
+    panic!("sh: {}", command.env("BENCH_CORE", cores).exec());
+}
+
+/// The cores of the servers and of the client, which are as far apart as can be; none where there is no choice.
+fn cores() -> Option<(usize, usize)> {
+    let status = read_to_string("/proc/self/status").ok()?;
+    let list = status.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:"))?.trim();
+    let ends = (list.split(['-', ',']).next()?.parse().ok()?, list.rsplit(['-', ',']).next()?.parse().ok()?);
+    let works = |core| pinned(core, "true").stderr(Stdio::null()).status().is_ok_and(|s| s.success());
+    (ends.0 != ends.1 && works(ends.0) && works(ends.1)).then_some(ends)
+}
+
+fn pinned(core: usize, program: &str) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["-c", &core.to_string(), program]);
+    command
+}
+
+// ---- the bare write loop
+
+/// An event as it goes over the wire.
+fn event(data: &[u8], id: usize) -> Vec<u8> {
+    [b"data: ", data, format!("\nid: 1795202436407-{id}\n\n").as_bytes()].concat()
+}
+
+/// Keeps who GETs, writes to them what is POSTed. A thread a publisher, none for a reader.
+fn floor() {
+    static READERS: LazyLock<RwLock<HashMap<String, Vec<TcpStream>>>> = LazyLock::new(RwLock::default);
+    static LOG: LazyLock<Vec<u8>> = LazyLock::new(|| (0..REPLAY).flat_map(|n| event(&[b'0'; SIZE], n)).collect());
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    eprintln!("http://{}", listener.local_addr().unwrap());
+    loop {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut request = [0; 1024];
+        let mut n = stream.read(&mut request).unwrap();
+        if request.starts_with(b"GET") {
+            stream.write_all(OPENING.as_bytes()).unwrap();
+            if path(&request[..n]).ends_with("?since=all") {
+                stream.write_all(&LOG).unwrap();
+            }
+            READERS.write().unwrap().entry(path(&request[..n]).into()).or_default().push(stream);
+            continue;
+        }
+        // The client sends each request at once, and the next one after the answer: a read has all of it.
+        thread::spawn(move || {
+            while n > 0 {
+                let event = event(&request[n - SIZE..n], 1234);
+                for mut reader in READERS.read().unwrap().get(path(&request[..n])).into_iter().flatten() {
+                    reader.write_all(&event).unwrap();
+                }
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+                n = stream.read(&mut request).unwrap_or(0);
+            }
+        });
+    }
+}
+
+fn path(request: &[u8]) -> &str {
+    std::str::from_utf8(request).unwrap().split(' ').nth(1).unwrap()
+}
+
+// ---- a server and what it uses
+
+/// A running server, ended when it is dropped, also by a panic.
+struct Server {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+    port: u16,
+}
+
+impl Server {
+    fn start(bare: bool) -> Server {
+        let me = std::env::current_exe().unwrap();
+        let program = if bare { me.to_str().unwrap() } else { env!("CARGO_BIN_EXE_tincan") };
+        let mut command = match std::env::var("BENCH_CORE").unwrap().parse() {
+            Ok(core) => pinned(core, program),
+            Err(_) => Command::new(program),
+        };
+        let more = ["--quiet", "--listen", "127.0.0.1:0", "--max-connections", "20000", "--max-channels", "2000"];
+        command.args(if bare { &["--floor"][..] } else { &more[..] });
+        for (name, _) in std::env::vars_os().filter(|v| v.0.to_string_lossy().starts_with("TINCAN_")) {
+            command.env_remove(name);
+        }
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut server = Server { child, stderr, port: 0 }; // from here on it is ended, whatever happens
+        let mut line = String::new();
+        server.stderr.read_line(&mut line).unwrap();
+        let port = line.trim_end().trim_end_matches('/').rsplit(':').next().unwrap();
+        server.port = port.parse().unwrap_or_else(|_| panic!("no port in {line:?}"));
+        server
+    }
+
+    /// Seconds on the processor so far. Not a number where there is no /proc.
+    fn time(&self) -> f64 {
+        let proc = format!("/proc/{}", self.child.id());
+        // In nanoseconds, of each thread that is there; in ticks of 10 ms, with those that have ended (proc(5)).
+        let tasks = read_dir(format!("{proc}/task")).into_iter().flatten().flatten();
+        let first = |text: String| text.split(' ').next()?.parse::<f64>().ok();
+        let threads = tasks.filter_map(|task| first(read_to_string(task.path().join("schedstat")).ok()?)).sum::<f64>();
+        let stat = read_to_string(format!("{proc}/stat")).unwrap_or_default();
+        let ticks = stat.rsplit(')').next().unwrap_or_default().split(' ').skip(12).take(2).map(|n| n.parse::<f64>());
+        let ticks = ticks.sum::<Result<f64, _>>().unwrap_or_default();
+        if ticks + threads > 0.0 { (threads / 1e9).max(ticks / 100.0) } else { f64::NAN }
+    }
+
+    /// Its share of memory in KiB: PSS.
+    fn memory(&self) -> f64 {
+        let rollup = read_to_string(format!("/proc/{}/smaps_rollup", self.child.id())).unwrap_or_default();
+        let pss = rollup.lines().find_map(|l| l.strip_prefix("Pss:")?.trim().strip_suffix(" kB")?.parse().ok());
+        pss.unwrap_or(f64::NAN)
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream
+    }
+
+    /// Opens streams, HERD at a time, each on the path that it is told.
+    fn join(&self, count: usize, path: impl Fn(usize) -> String, mut joined: impl FnMut(Reader)) {
+        let mut herd = VecDeque::new();
+        for n in 0..count {
+            let mut stream = self.connect();
+            let fields = "Host: localhost\r\nAccept: text/event-stream\r\n";
+            stream.write_all(format!("GET {} HTTP/1.1\r\n{fields}\r\n", path(n)).as_bytes()).unwrap();
+            herd.push_back(stream);
+            if herd.len() == HERD {
+                herd.pop_front().into_iter().map(Reader::greet).for_each(&mut joined);
+            }
+        }
+        herd.into_iter().map(Reader::greet).for_each(joined);
+    }
+
+    fn readers(&self, count: usize, path: &str) -> Vec<Reader> {
+        let mut readers = Vec::new();
+        self.join(count, |_| path.into(), |reader| readers.push(reader));
+        readers
+    }
+
+    /// Connections to publish on. Each has been used once, so that the server has its thread and its buffers.
+    fn publishers(&self, count: usize) -> Vec<Publisher> {
+        let mut publishers: Vec<_> = (0..count).map(|_| Publisher(self.connect())).collect();
+        publishers.iter_mut().for_each(|p| p.say("/nobody"));
+        publishers
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let mut said = String::new();
+        let _ = self.stderr.read_to_string(&mut said);
+        if said.contains("panicked") {
+            eprintln!("{said}");
+            assert!(thread::panicking(), "the server panicked");
+        }
+    }
+}
+
+// ---- the client
+
+/// Nanoseconds.
+fn now() -> u64 {
+    START.elapsed().as_nanos() as u64
+}
+
+struct Publisher(TcpStream);
+
+impl Publisher {
+    /// Publishes the time, and waits for the answer.
+    fn say(&mut self, path: &str) {
+        let fields = format!("Host: localhost\r\nContent-Type: text/plain\r\nContent-Length: {SIZE}\r\n");
+        let request = format!("POST {path} HTTP/1.1\r\n{fields}\r\n{:0SIZE$}", now());
+        self.0.write_all(request.as_bytes()).unwrap();
+        // Both servers write an answer at once, so one read has all of it.
+        let mut answer = [0; 1024];
+        let n = self.0.read(&mut answer).unwrap();
+        assert!(answer[..n].starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", String::from_utf8_lossy(&answer[..n]));
+    }
+}
+
+/// A stream that is read.
+struct Reader {
+    stream: TcpStream,
+    rest: Vec<u8>, // the beginning of a block
+    heard: usize,  // events
+    bytes: usize,
+}
+
+impl Reader {
+    /// Reads the head; the prelude is a block as any other.
+    fn greet(mut stream: TcpStream) -> Reader {
+        let mut buf = [0; 4096];
+        let n = stream.read(&mut buf).unwrap();
+        let end =
+            buf[..n].windows(4).position(|w| w == b"\r\n\r\n").filter(|_| buf.starts_with(b"HTTP/1.1 200 OK\r\n"));
+        let end = end.unwrap_or_else(|| panic!("a reader got {:?}", String::from_utf8_lossy(&buf[..n])));
+        Reader { stream, rest: buf[end + 4..n].into(), heard: 0, bytes: 0 }
+    }
+
+    /// Reads once; hands over the stamp of each event that is complete.
+    fn read(&mut self, buf: &mut [u8], mut heard: impl FnMut(u64)) {
+        let before = self.rest.len();
+        buf[..before].copy_from_slice(&self.rest);
+        let n = self.stream.read(&mut buf[before..]).unwrap_or_else(|e| panic!("after {} events: {e}", self.heard));
+        assert!(n > 0, "a stream ended after {} events", self.heard);
+        self.bytes += n;
+        let mut bytes = &buf[..before + n];
+        loop {
+            let event = bytes.strip_prefix(b"data: ");
+            let skip = if event.is_some() { 6 + SIZE } else { 0 };
+            let end = bytes.get(skip..).and_then(|b| b.windows(2).position(|w| w == b"\n\n"));
+            let Some(end) = end else { break };
+            if let Some(data) = event {
+                assert!(data[SIZE..].starts_with(b"\nid: "), "{}", String::from_utf8_lossy(bytes));
+                heard(std::str::from_utf8(&data[SIZE - 20..SIZE]).unwrap().parse().unwrap());
+                self.heard += 1;
+            } else {
+                assert!(bytes.starts_with(b":"), "{}", String::from_utf8_lossy(bytes)); // the prelude, or a ping
+            }
+            bytes = &bytes[skip + end + 2..];
+        }
+        self.rest.clear();
+        self.rest.extend_from_slice(bytes);
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.stream.set_nonblocking(true).unwrap();
+        let more = !self.rest.is_empty() || !self.stream.peek(&mut [0]).is_err_and(|e| e.kind() == WouldBlock);
+        assert!(thread::panicking() || !more, "more came than the {} events that were due", self.heard);
+    }
+}
+
+/// Has each reader hear that many events more, round by round.
+fn hear(readers: &mut [Reader], rounds: usize, mut heard: impl FnMut(u64)) {
+    let (mut buf, deadline, from) = (vec![0; 64 << 10], Instant::now() + PATIENCE, readers[0].heard);
+    for round in from..from + rounds {
+        for reader in &mut *readers {
+            while reader.heard <= round {
+                assert!(Instant::now() < deadline, "{} of {rounds} events after {PATIENCE:?}", reader.heard - from);
+                reader.read(&mut buf, &mut heard);
+            }
+        }
+    }
+    assert!(readers.iter().all(|r| r.heard == from + rounds), "more was heard than was said");
+}
+
+/// Sorts readers, each of which is about to hear one event, by when they hear it: who joins while the server is busy
+/// stands elsewhere in its list than here. To wait for one that comes late would make all others late as well.
+fn arrange(readers: &mut Vec<Reader>) {
+    let deadline = Instant::now() + PATIENCE;
+    let block = |readers: &[Reader], not| readers.iter().for_each(|r| r.stream.set_nonblocking(not).unwrap());
+    block(readers, true);
+    let mut waiting = std::mem::take(readers);
+    while !waiting.is_empty() {
+        assert!(Instant::now() < deadline, "{} readers heard nothing in {PATIENCE:?}", waiting.len());
+        let (served, rest): (Vec<_>, _) = waiting.into_iter().partition(|r| r.stream.peek(&mut [0]).is_ok());
+        readers.extend(served);
+        waiting = rest;
+    }
+    block(readers, false);
+    hear(readers, 1, |_| ());
+}
+
+/// Publishes on all connections at once, with this pause on each from one message to the next, while `hear` runs.
+fn publish(
+    on: &mut [Publisher], messages: usize, pause: Duration, path: impl Fn(usize) -> String + Sync, hear: impl FnOnce(),
+) {
+    let (each, path) = (messages / on.len(), &path);
+    thread::scope(|scope| {
+        for publisher in on {
+            scope.spawn(move || {
+                let begin = Instant::now();
+                for n in 0..each {
+                    sleep((begin + pause * n as u32).saturating_duration_since(Instant::now()));
+                    publisher.say(&path(n));
+                }
+            });
+        }
+        hear();
+    });
+}
+
+// ---- the rows
+
+/// What is measured; in which units, and how much it was.
+type Rows = Vec<(String, Vec<(&'static str, f64)>)>;
+type Scene = fn(&Server, usize) -> Rows;
+
+/// With names for the filter. Each gets a fresh server, and the number of readers that there can be.
+const SCENES: [(&str, Scene); 6] = [
+    ("steady fan-out to 1,000 readers", |server, _| {
+        let mut readers = server.readers(1000, "/c0");
+        vec![steady(server, &mut readers, "steady fan-out to 1,000 readers", 1, 20, 30)]
+    }),
+    ("joins, idle memory, steady fan-out to 10,000 readers", many),
+    ("flood", flood),
+    ("publishing", publishing),
+    ("replay of 1 MB to 1,000 readers at once", replay),
+    ("1,000 channels with 10 readers each", |server, many| {
+        let each = many / 1000;
+        let mut readers = Vec::new();
+        server.join(each * 1000, |n| format!("/c{}", n / each), |reader| readers.push(reader));
+        vec![steady(server, &mut readers, &format!("1,000 channels with {each} readers each"), 1000, 1000, 2000)]
+    }),
+];
+
+/// Does this many things: how many a second, and how many microseconds the server computes for each.
+fn timed(server: &Server, count: f64, work: impl FnOnce()) -> (f64, f64) {
+    let (time, start) = (server.time(), Instant::now());
+    work();
+    (count / start.elapsed().as_secs_f64(), (server.time() - time) * 1e6 / count)
+}
+
+/// A steady rate, spread over channels, whose readers stand one channel behind the other. See above for the two parts.
+fn steady(
+    server: &Server, readers: &mut Vec<Reader>, what: &str, channels: usize, rate: u32, messages: usize,
+) -> (String, Vec<(&'static str, f64)>) {
+    let mut publisher = server.publishers(1);
+    let (rounds, pause) = (messages / channels, Duration::from_secs(1) / rate);
+    let path = |n| format!("/c{}", n % channels);
+    publish(&mut publisher, channels, Duration::ZERO, path, || arrange(readers));
+    let mut late: Vec<u64> = Vec::with_capacity(readers.len() * rounds);
+    publish(&mut publisher, messages, pause, path, || hear(readers, rounds, |stamp| late.push(now() - stamp)));
+    late.sort_unstable();
+    let [median, high] = [50, 99].map(|percent| late[late.len() * percent / 100] as f64 / 1e6);
+    readers.reverse();
+    let (_, time) = timed(server, late.len() as f64, || {
+        publish(&mut publisher, messages, pause, path, || hear(readers, rounds, |_| ()));
+    });
+    let what = format!("{what}, {} messages/s", thousands(rate as usize));
+    (what, vec![("processor, µs per delivery", time), ("latency, median, ms", median), ("latency, 99 %, ms", high)])
+}
+
+/// As many readers as there can be: how they join, what they take, what they hear.
+fn many(server: &Server, many: usize) -> Rows {
+    // The first one is not counted: with it comes the program's own code.
+    let mut readers = server.readers(1, "/c0");
+    let (memory, more) = (server.memory(), many - 1);
+    let (rate, time) = timed(server, more as f64, || readers.append(&mut server.readers(more, "/c0")));
+    sleep(Duration::from_millis(300)); // the threads that greeted them end
+    let (all, many) = (server.memory(), thousands(many));
+    let each = (all - memory) * 1024.0 / more as f64;
+    vec![
+        (format!("joins, {many} readers, {HERD} at a time"), vec![("joins/s", rate), ("processor, µs per join", time)]),
+        (format!("idle memory, {many} readers"), vec![("bytes per reader", each), ("KiB in all", all)]),
+        steady(server, &mut readers, &format!("steady fan-out to {many} readers"), 1, 5, 8),
+    ]
+}
+
+/// As fast as it goes, to many.
+fn flood(server: &Server, _: usize) -> Rows {
+    let (mut readers, mut publishers) = (server.readers(1000, "/c0"), server.publishers(8));
+    let before = server.memory();
+    let (rate, time) = timed(server, 1.6e6, || {
+        publish(&mut publishers, 1600, Duration::ZERO, |_| "/c0".into(), || hear(&mut readers, 1600, |_| ()));
+    });
+    let values = vec![
+        ("deliveries/s", rate),
+        ("processor, µs per delivery", time),
+        ("memory before, KiB", before),
+        ("memory after, KiB", server.memory()),
+    ];
+    vec![("flood, 8 publishers, 1,600 messages, 1,000 readers".into(), values)]
+}
+
+/// As fast as it goes, to one.
+fn publishing(server: &Server, _: usize) -> Rows {
+    let (mut readers, mut publishers) = (server.readers(1, "/c0"), server.publishers(8));
+    let (rate, time) = timed(server, 24e3, || {
+        publish(&mut publishers, 24_000, Duration::ZERO, |_| "/c0".into(), || hear(&mut readers, 24_000, |_| ()));
+    });
+    let values = vec![("messages/s", rate), ("processor, µs per message", time)];
+    vec![("publishing, 8 publishers, 1 reader".into(), values)]
+}
+
+/// All that is kept, to a thousand at once; each is read by a thread of its own, and stays until all have everything.
+fn replay(server: &Server, _: usize) -> Rows {
+    let mut publishers = server.publishers(8); // these stay too: of threads that have ended the time is less exact
+    publish(&mut publishers, REPLAY, Duration::ZERO, |_| "/c0".into(), || ());
+    let mut readers = Vec::new();
+    let (rate, time) = timed(server, 1.0, || {
+        readers = thread::scope(|scope| {
+            let mut threads = Vec::new();
+            let read = |mut reader: Reader| {
+                hear(std::slice::from_mut(&mut reader), REPLAY, |_| ());
+                reader
+            };
+            let start = |reader| {
+                let thread = thread::Builder::new().stack_size(64 << 10);
+                threads.push(thread.spawn_scoped(scope, move || read(reader)).unwrap());
+            };
+            server.join(1000, |_| "/c0?since=all".into(), start);
+            threads.into_iter().map(|t| t.join().unwrap()).collect::<Vec<_>>()
+        });
+    });
+    let (memory, megabytes) = (server.memory(), readers.iter().map(|r| r.bytes as f64 / 1e6).sum::<f64>());
+    let values =
+        vec![("MB/s", rate * megabytes), ("processor, µs per MB", time / megabytes), ("memory after, KiB", memory)];
+    vec![("replay of 1 MB to 1,000 readers at once".into(), values)]
+}
+
+// ---- the table
+
+/// What, unit, and pairs of runs: tincan, bare write loop.
+type Line = (String, &'static str, Vec<[f64; 2]>);
+
+fn client(words: Vec<String>) {
+    let limits = read_to_string("/proc/self/limits").unwrap_or_default();
+    let soft = limits.lines().find_map(|l| l.strip_prefix("Max open files")?.split_whitespace().next()?.parse().ok());
+    let many = soft.map_or(MANY, |n: usize| MANY.min(n.saturating_sub(300)));
+    assert!(many >= 1000, "this needs 1,300 descriptors: raise `ulimit -n`");
+    let wanted = |name: &str| words.is_empty() || words.iter().any(|w| name.contains(w.as_str()));
+    let mut table: Vec<Line> = Vec::new();
+    for (name, scene) in SCENES.iter().filter(|s| wanted(s.0)) {
+        for run in 0..RUNS {
+            eprintln!("{name}: run {} of {RUNS}", run + 1);
+            let lines = |bare| {
+                let rows = scene(&Server::start(bare), many).into_iter().filter(|r| wanted(&r.0));
+                rows.flat_map(|(what, values)| values.into_iter().map(move |(unit, n)| (what.clone(), unit, n)))
+            };
+            for ((what, unit, tincan), (.., bare)) in lines(false).zip(lines(true)) {
+                match table.iter_mut().find(|line| line.0 == what && line.1 == unit) {
+                    Some(line) => line.2.push([tincan, bare]),
+                    None => table.push((what, unit, vec![[tincan, bare]])),
+                }
+            }
+        }
+    }
+    assert!(!table.is_empty(), "no such row; there are {:?}", SCENES.map(|s| s.0));
+    println!("{}\n", machine());
+    println!("| what | unit | tincan | bare write loop | ratio | in single runs |\n|---|---|--:|--:|--:|--:|");
+    let mut above = String::new();
+    for (what, unit, runs) in table {
+        let [tincan, bare] = [0, 1].map(|side| sorted(runs.iter().map(|r| r[side]))[RUNS / 2]);
+        let ratios = sorted(runs.iter().map(|r| r[0] / r[1]));
+        let [tincan, bare, ratio, low, high] = [tincan, bare, tincan / bare, ratios[0], ratios[RUNS - 1]].map(number);
+        let shown = if what == above { "" } else { &what };
+        println!("| {shown} | {unit} | {tincan} | {bare} | {ratio} | {low} to {high} |");
+        above = what;
+    }
+}
+
+fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+/// With commas, as in 10,000.
+fn thousands(n: usize) -> String {
+    if n < 1000 { n.to_string() } else { format!("{},{:03}", thousands(n / 1000), n % 1000) }
+}
+
+/// With as many digits as mean something.
+fn number(value: f64) -> String {
+    match value {
+        100.0.. => thousands(value.round() as usize),
+        10.0.. => format!("{value:.1}"),
+        0.1.. => format!("{value:.2}"),
+        _ if value.is_nan() => "-".into(),
+        _ => format!("{value:.3}"),
+    }
+}
+
+/// Where and how this was measured.
+fn machine() -> String {
+    let cpu = read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": ")).map_or("", |m| m.1);
+    let cores = cpu.lines().filter(|l| l.starts_with("processor")).count();
+    let kernel = read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let rustc = Command::new("rustc").arg("-V").output().map_or(Vec::new(), |o| o.stdout);
+    let rustc = String::from_utf8_lossy(&rustc).split(' ').take(2).collect::<Vec<_>>().join(" ");
+    let shared = std::env::var("BENCH_CORE").unwrap().is_empty();
+    let pinned = if shared { "All shared these cores." } else { "Servers had one core, the client another." };
+    format!("{model}, {cores} cores, Linux {}, {rustc}; tincan {}. {pinned}", kernel.trim(), env!("CARGO_PKG_VERSION"))
+}
