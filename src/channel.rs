@@ -5,7 +5,7 @@
 //! flood could drop events from the log before the pump had offered them to readers that keep up. With `--sync` it also
 //! waits for the disk: one of those who wait writes for all of them, and without the lock, so that others can append.
 //!
-//! Limits: `--history` for the log, `PUBLISH_PATIENCE`, `SHARE`.
+//! Limits: `--history` for the log, `PUBLISH_PATIENCE`.
 //! Deliberately absent: HTTP. Heads come from `server.rs`, ready to be sent.
 
 use crate::disk;
@@ -27,8 +27,7 @@ use std::time::{Duration, Instant};
 /// Limit: how long a publisher waits for the pump.
 const PUBLISH_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Subscribers of a channel from which on another core is worth waking for them. Limit: of so many each core takes its
-/// share.
+/// Subscribers of a channel that are worth a core of their own.
 const SHARE: usize = 512;
 /// Limit: a thread's stack.
 pub const STACK: usize = 64 << 10;
@@ -260,7 +259,7 @@ impl Channel {
         }
         let age = config.max_age.filter(|_| wait.is_none());
         let expires = age.map_or(u64::MAX, |age| now + jitter(millis(age), 10));
-        let mut sub = Subscriber { stream, pos, poll: None, due: 0, expires, stalls: 0, shut: false, slot };
+        let mut sub = Subscriber { stream, pos, poll: None, due: 0, expires, stalls: 0, gone: None, shut: false, slot };
         if let Some(wait) = wait {
             sub.poll = Some(Box::new(Poll::Wait(head, prelude)));
             sub.due = now + millis(wait);
@@ -295,22 +294,29 @@ impl Channel {
             }
             Ok(())
         };
-        // Each core takes a share. Whatever becomes of that, who still wants something gets it below.
-        let share = subscribers.len().div_ceil(helpers.len() + 1);
-        if share >= SHARE {
+        // Where there are many, each core takes a share; if no thread can be had for one, all are looked at again.
+        let share = subscribers.len().div_ceil(helpers.len() + 1).max(SHARE);
+        let mut shared = subscribers.len() > share;
+        if shared {
+            let all = |subs: &mut [Subscriber], piece: &mut Piece| {
+                subs.iter_mut().for_each(|sub| sub.gone = give(sub, piece).err());
+            };
             thread::scope(|scope| {
                 let mut shares = subscribers.chunks_mut(share);
                 let own = shares.next().unwrap_or_default();
                 for (subs, piece) in shares.zip(helpers) {
-                    let work: Box<dyn FnOnce() + Send> =
-                        Box::new(move || subs.iter_mut().for_each(|sub| drop(give(sub, piece))));
-                    let _ = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work);
+                    let work: Box<dyn FnOnce() + Send> = Box::new(move || all(subs, piece));
+                    shared &= thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work).is_ok();
                 }
-                own.iter_mut().for_each(|sub| drop(give(sub, piece)));
+                all(own, piece);
             });
         }
         let cut_off = self.keep(&mut subscribers, |sub| {
-            give(sub, piece)?;
+            match sub.gone.take() {
+                Some(gone) => return Err(gone),
+                None if shared => {}
+                None => give(sub, piece)?,
+            }
             match sub.stalls {
                 0 if sub.wants(end, now) => lowest = lowest.min(sub.pos),
                 0 => {}

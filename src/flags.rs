@@ -76,9 +76,13 @@ type Set = fn(&mut Config, &str) -> Result<(), &'static str>;
 /// Name, what stands for its value (empty for a switch), help, and how it is set; an error says what would be right.
 const OPTIONS: &[(&str, &str, &str, Set)] = &[
     ("listen", "ADDR:PORT", "where to listen [127.0.0.1:8000]; - takes the listening socket from stdin", |c, v| {
-        let address = v.replace("localhost:", "127.0.0.1:"); // Shortcut: other names are not looked up
-        c.listen = address.parse().ok();
-        if c.listen.is_some() || v == "-" { Ok(()) } else { Err("an address and a port, such as 127.0.0.1:8000, or -") }
+        // Shortcut: no other name is looked up.
+        c.listen = v.strip_prefix("localhost:").map_or(v.into(), |port| format!("127.0.0.1:{port}")).parse().ok();
+        if c.listen.is_some() || v == "-" {
+            Ok(())
+        } else {
+            Err("an IP address (or localhost) and a port, such as 127.0.0.1:8000, or -")
+        }
     }),
     ("data", "DIR", "keep each channel's log in this directory; without it, in memory", |c, v| {
         c.data = Some(v.into());

@@ -1,6 +1,6 @@
 //! The hub: all channels of a server, the pump and the heartbeat, the metrics.
 //!
-//! Two threads write to subscribers:
+//! Two threads write to subscribers, and a turn with many of them borrows more for its length:
 //!
 //! - the *pump* takes a channel that has news and gives every subscriber what lies between its position and the log's
 //!   end, a piece at a time (`Channel::turn`). Broadcast, replay, the rest of a slow reader's event and the answer to a

@@ -38,7 +38,7 @@
 //! ```no_run
 //! use tincan::{Config, Event, Server};
 //!
-//! let server = Server::bind(Config { listen: "127.0.0.1:0".parse().ok(), ..Config::default() })?;
+//! let server = Server::bind(Config { listen: Some(([127, 0, 0, 1], 0).into()), ..Config::default() })?;
 //! println!("http://{}/kitchen", server.local_addr()?);
 //! let hub = server.hub().clone();
 //! std::thread::spawn(move || server.run());

@@ -1,7 +1,8 @@
 //! The server: accepting, and which handler.
 //!
 //! Threads: each idle one waits in `accept()` itself. The one that gets a connection leaves another behind before it
-//! serves (leader and followers), so no client waits for a thread to start, and a slow one holds up only its own. A
+//! serves (leader and followers), so no client waits for a thread to start, and a slow one holds up only its own. (The
+//! last idle thread waits up to `PROMPT` for a first byte, so that a burst does not take a thread for each client.) A
 //! request for a stream hands its socket over to the channel, and its thread is free again. In a burst the kernel keeps
 //! 128 connections waiting (std's backlog; `--listen -` takes a longer one), and has further ones try again after a
 //! second.
@@ -26,15 +27,18 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Limit: threads that wait in `accept()`.
 const SPARE: usize = 1;
 /// Limit: how long the last thread in `accept()` waits for the first byte of a request before it leaves another behind.
+/// Nobody is accepted meanwhile, so in each [`WINDOW`] it waits so long in all, and only once in vain.
 const PROMPT: Duration = Duration::from_millis(4);
+const PROMPT_SUM: Duration = Duration::from_millis(50);
+const WINDOW: Duration = Duration::from_millis(100);
 /// Limit: `?wait=`, in seconds.
 const MAX_WAIT: u64 = 300;
 /// Pause after an accept error, such as too many open files: the loop goes on, and does not spin.
@@ -56,8 +60,8 @@ struct Shared {
     hub: Arc<Hub>,
     tokens: Tokens,
     shares: Shares,
-    idle: AtomicUsize, // threads in accept(), or on their way there
-    slow: AtomicUsize, // connections that did not send a request at once
+    idle: AtomicUsize,                  // threads in accept(), or on their way there
+    waited: Mutex<(Instant, Duration)>, // a window's begin, and how much of it the last idle thread waited
 }
 
 impl Server {
@@ -77,7 +81,14 @@ impl Server {
         let hub = Hub::new(config, shares.logs)?;
         let early = first(&listener).map_err(told)?; // last, so that a start that fails takes no client with it
         Ok(Server(
-            Arc::new(Shared { listener, hub, tokens, shares, idle: AtomicUsize::new(0), slow: AtomicUsize::new(0) }),
+            Arc::new(Shared {
+                listener,
+                hub,
+                tokens,
+                shares,
+                idle: AtomicUsize::new(0),
+                waited: Mutex::new((Instant::now(), Duration::ZERO)),
+            }),
             early,
         ))
     }
@@ -136,11 +147,6 @@ impl Server {
             shared.work(true);
         }
     }
-}
-
-/// Whether a connection has sent something, or is closed.
-fn is_prompt(stream: &TcpStream) -> bool {
-    stream.set_read_timeout(Some(PROMPT)).is_ok() && stream.peek(&mut [0]).is_ok()
 }
 
 /// A number of bytes, for a person.
@@ -212,11 +218,9 @@ impl Shared {
     fn work(self: &Arc<Self>, forever: bool) {
         loop {
             let accepted = self.listener.accept();
-            // In a burst each would wait for its request on a thread of its own, and each thread's memory stays. So the
-            // last one waits a moment; not while there is somebody for whom that was in vain.
-            let last = self.idle.load(SeqCst) == 1 && self.slow.load(SeqCst) == 0;
-            let slow = accepted.as_ref().is_ok_and(|(stream, _)| last && !is_prompt(stream));
-            self.slow.fetch_add(usize::from(slow), SeqCst);
+            if let (Ok((stream, _)), 1) = (&accepted, self.idle.load(SeqCst)) {
+                self.wait_for(stream);
+            }
             let mut alone = false;
             if self.idle.fetch_sub(1, SeqCst) == 1 && accepted.is_ok() {
                 self.idle.fetch_add(1, SeqCst);
@@ -232,12 +236,24 @@ impl Shared {
                 Ok((stream, peer)) => drop(catch_unwind(AssertUnwindSafe(|| self.serve(stream, peer, alone)))),
                 Err(_) => thread::sleep(ACCEPT_PAUSE),
             }
-            self.slow.fetch_sub(usize::from(slow), SeqCst);
             // In one step: a thread that leaves must never have been counted as one that stays.
             let stay = |idle| (idle < SPARE || forever).then_some(idle + 1);
             if self.idle.fetch_update(SeqCst, SeqCst, stay).is_err() {
                 return;
             }
+        }
+    }
+
+    /// Waits a moment for a connection's first byte. In a burst each client's thread would wait for its request, and the
+    /// memory of each thread stays; most requests come at once, and then a few threads do for all.
+    fn wait_for(&self, stream: &TcpStream) {
+        let (Ok(mut waited), now) = (self.waited.try_lock(), Instant::now()) else { return };
+        if now.saturating_duration_since(waited.0) > WINDOW {
+            *waited = (now, Duration::ZERO);
+        }
+        if waited.1 < PROMPT_SUM && stream.set_read_timeout(Some(PROMPT)).is_ok() {
+            let in_vain = stream.peek(&mut [0]).is_err();
+            waited.1 += if in_vain { PROMPT_SUM } else { now.elapsed() };
         }
     }
 

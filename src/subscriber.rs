@@ -68,6 +68,8 @@ pub struct Subscriber {
     pub expires: u64,
     /// Tries in a row for which the socket was full.
     pub stalls: u8,
+    /// What came of its share of a turn on another core.
+    pub gone: Option<Gone>,
     /// The peer sends no more: it closed, or it only shut down that direction.
     pub shut: bool,
     /// Its connection, counted.

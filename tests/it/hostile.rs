@@ -3,6 +3,7 @@
 //! A connection is reset by closing it with bytes unread, for std cannot set SO_LINGER.
 
 use crate::harness::*;
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -417,4 +418,27 @@ fn who_is_there_goes_on_while_silent_connections_fill_the_server() {
     let (mut reader, _) = server.listen("/attacked", "");
     let id = server.post("/attacked", "x");
     reader.expect(format!("data: x\nid: {}\n\n", id[0]));
+}
+
+#[test]
+fn silent_connections_that_come_and_go_hold_nobody_up() {
+    // Each is there for a moment only, so that the thread that accepts might wait for all of them, one after another.
+    let server = Tincan::start(&["--quiet"]);
+    let port = server.port;
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let attack = std::thread::spawn(move || {
+        let mut open: VecDeque<Wire> = (0..100).map(|_| Wire::to(port)).collect();
+        while stopped.recv_timeout(Duration::from_millis(2)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            open.pop_front();
+            open.push_back(Wire::to(port));
+        }
+    });
+    let (begin, mut answers) = (Instant::now(), 0);
+    while begin.elapsed() < Duration::from_secs(2) {
+        assert_eq!(server.get("/health").text(), "ok\n");
+        answers += 1;
+    }
+    drop(stop);
+    attack.join().unwrap();
+    assert!(answers > 25, "{answers} answers in two seconds");
 }

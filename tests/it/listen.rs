@@ -394,3 +394,31 @@ fn two_hundred_readers_hear_a_thousand_events_each_once_and_in_order() {
         reader.expect(&expected);
     }
 }
+
+#[test]
+fn what_several_cores_write_is_whole_and_in_order() {
+    // More than one core takes alone (`SHARE` in `channel.rs`); with a single core this is a list as any other.
+    let (own, room) = (std::process::id().to_string(), "--nofile=4096:");
+    let _ = std::process::Command::new("prlimit").args(["--pid", &own, room]).status(); // else the limit there is
+    let server = Tincan::start(&["--quiet"]);
+    let mut readers: Vec<Wire> = (0..700).map(|_| server.listen("/a", "").0).collect();
+    let mut polls: Vec<Wire> = (0..100).map(|_| server.connect()).collect();
+    polls.iter_mut().for_each(|p| p.send("GET /a?wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+    eventually("all are there", || server.readers("a") == 800);
+    let leaver = readers.pop();
+    let mut blocks = String::new();
+    for n in 0..40 {
+        let body = format!("{n}: {}", "x".repeat(n * 50));
+        let id = server.post("/a", &body).remove(0);
+        blocks += &format!("data: {body}\nid: {id}\n\n");
+        if n == 0 {
+            polls
+                .iter_mut()
+                .for_each(|p| assert!(p.response().text().ends_with(&blocks), "a poll has the first event"));
+        }
+    }
+    readers.iter_mut().for_each(|r| r.expect(&blocks));
+    drop(leaver);
+    eventually("who has left is gone", || server.readers("a") == 699);
+    assert_eq!(server.metric("tincan_dropped_subscribers_total"), Some(0));
+}
