@@ -286,36 +286,39 @@ impl Channel {
         let mut subscribers = self.subscribers();
         let end = lock(&self.state).log.heard().pos;
         let (mut lowest, mut retry, delivered) = (end, u64::MAX, AtomicU64::new(0));
-        let give: &(dyn Fn(&mut Subscriber, &mut Piece) -> Served + Sync) = &|sub, piece| {
-            if sub.wants(end, now) {
-                sub.begin(end)?;
-                let bytes = piece.at(self, sub.pos).map_err(|Trimmed| Gone::CutOff)?;
-                delivered.fetch_add(sub.give(bytes, now, millis(heartbeat))?, Relaxed);
+        let give = |sub: &mut Subscriber, piece: &mut Piece| -> Result<u64, Gone> {
+            sub.begin(end)?;
+            let bytes = piece.at(self, sub.pos).map_err(|Trimmed| Gone::CutOff)?;
+            sub.give(bytes, now, millis(heartbeat))
+        };
+        let all = |subs: &mut [Subscriber], piece: &mut Piece| {
+            let mut sum = 0;
+            for sub in subs.iter_mut().filter(|sub| sub.wants(end, now)) {
+                match give(sub, piece) {
+                    Ok(bytes) => sum += bytes,
+                    Err(gone) => sub.gone = Some(gone),
+                }
             }
-            Ok(())
+            delivered.fetch_add(sum, Relaxed);
         };
         // Where there are many, each core takes a share; if no thread can be had for one, all are looked at again.
         let share = subscribers.len().div_ceil(helpers.len() + 1).max(SHARE);
-        let mut shared = subscribers.len() > share;
-        if shared {
-            let all = |subs: &mut [Subscriber], piece: &mut Piece| {
-                subs.iter_mut().for_each(|sub| sub.gone = give(sub, piece).err());
-            };
-            thread::scope(|scope| {
-                let mut shares = subscribers.chunks_mut(share);
-                let own = shares.next().unwrap_or_default();
-                for (subs, piece) in shares.zip(helpers) {
-                    let work: Box<dyn FnOnce() + Send> = Box::new(move || all(subs, piece));
-                    shared &= thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work).is_ok();
-                }
-                all(own, piece);
-            });
+        let mut missed = false;
+        thread::scope(|scope| {
+            let mut shares = subscribers.chunks_mut(share);
+            let own = shares.next().unwrap_or_default();
+            for (subs, piece) in shares.zip(helpers) {
+                let work: Box<dyn FnOnce() + Send> = Box::new(move || all(subs, piece));
+                missed |= thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work).is_err();
+            }
+            all(own, piece);
+        });
+        if missed {
+            all(&mut subscribers, piece);
         }
         let cut_off = self.keep(&mut subscribers, |sub| {
-            match sub.gone.take() {
-                Some(gone) => return Err(gone),
-                None if shared => {}
-                None => give(sub, piece)?,
+            if let Some(gone) = sub.gone.take() {
+                return Err(gone);
             }
             match sub.stalls {
                 0 if sub.wants(end, now) => lowest = lowest.min(sub.pos),

@@ -16,6 +16,8 @@ const LONGEST_STALL: u8 = 9;
 const LINGER: u64 = 2000;
 /// In milliseconds: how often the heartbeat looks for closed sockets. A closed one is gone after two looks.
 pub const LOOK: u64 = 500;
+/// In milliseconds: who was written to since then is not looked at.
+const QUIET: u64 = LOOK * 3 / 2;
 const PING: &[u8] = b":ping\n\n";
 
 /// One open connection, counted until it is dropped; a subscriber keeps the one it came with.
@@ -68,7 +70,7 @@ pub struct Subscriber {
     pub expires: u64,
     /// Tries in a row for which the socket was full.
     pub stalls: u8,
-    /// What came of its share of a turn on another core.
+    /// Why it is to be dropped at the end of this turn.
     pub gone: Option<Gone>,
     /// The peer sends no more: it closed, or it only shut down that direction.
     pub shut: bool,
@@ -149,8 +151,8 @@ impl Subscriber {
     /// # Errors
     /// Where it is to be dropped.
     pub fn check(&mut self, end: u64, now: u64, heartbeat: u64, look: bool) -> Result<(), Gone> {
-        // A write tells more than a look, so who was written to since the last look is not looked at.
-        let quiet = self.shut || self.stalls > 0 || self.poll.is_some() || now + heartbeat >= self.due + LOOK;
+        // A write tells more than a look.
+        let quiet = self.shut || self.stalls > 0 || self.poll.is_some() || now + heartbeat >= self.due + QUIET;
         let ended = if look && quiet { self.look()? } else { false };
         let finished = self.pos == self.stop();
         if now >= self.expires || (finished && self.shut) {

@@ -230,6 +230,7 @@ impl Wire {
                 true
             }
             Err(e) if e.kind() == ErrorKind::ConnectionReset => false,
+            Err(e) if e.kind() == ErrorKind::Interrupted => true, // stopped and continued (signal(7))
             Err(e) => panic!("{e}, after {:?}", String::from_utf8_lossy(&self.buf)),
         }
     }
