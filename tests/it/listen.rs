@@ -398,8 +398,10 @@ fn two_hundred_readers_hear_a_thousand_events_each_once_and_in_order() {
 #[test]
 fn what_several_cores_write_is_whole_and_in_order() {
     // More than one core takes alone (`SHARE` in `channel.rs`); with a single core this is a list as any other.
-    let (own, room) = (std::process::id().to_string(), "--nofile=4096:");
-    let _ = std::process::Command::new("prlimit").args(["--pid", &own, room]).status(); // else the limit there is
+    if tincan::limits::soft("Max open files").is_some_and(|most| most < 4096) {
+        let own = std::process::id().to_string();
+        let _ = std::process::Command::new("prlimit").args(["--pid", &own, "--nofile=4096:"]).status();
+    }
     let server = Tincan::start(&["--quiet"]);
     let mut readers: Vec<Wire> = (0..700).map(|_| server.listen("/a", "").0).collect();
     let mut polls: Vec<Wire> = (0..100).map(|_| server.connect()).collect();
