@@ -80,17 +80,8 @@ impl Server {
             limits::shares(config.max_connections, if config.data.is_some() { config.max_channels } else { 0 });
         let hub = Hub::new(config, shares.logs)?;
         let early = first(&listener).map_err(told)?; // last, so that a start that fails takes no client with it
-        Ok(Server(
-            Arc::new(Shared {
-                listener,
-                hub,
-                tokens,
-                shares,
-                idle: AtomicUsize::new(0),
-                waited: Mutex::new((Instant::now(), Duration::ZERO)),
-            }),
-            early,
-        ))
+        let (idle, waited) = (AtomicUsize::new(0), Mutex::new((Instant::now(), Duration::ZERO)));
+        Ok(Server(Arc::new(Shared { listener, hub, tokens, shares, idle, waited }), early))
     }
 
     /// What this process can hold, on one line; and, a line each, what its owner may not expect.
