@@ -58,29 +58,29 @@ fn main() {
 
 /// Becomes the client: on a core of its own, and with as many descriptors as it needs, where they can be had.
 fn prepare(words: Vec<String>) {
-    let (mut command, cores) = match cores() {
-        Some((server, client)) => (pinned(client, "sh"), server.to_string()),
-        None => (Command::new("sh"), String::new()),
+    let (mut command, one, all) = match cores() {
+        Some((server, client, all)) => (pinned(&client, "sh"), server, all),
+        None => (Command::new("sh"), String::new(), String::new()),
     };
     let need = MANY + 500;
     let raise = format!("[ $(ulimit -n) -ge {need} ] || ulimit -S -n {need} || ulimit -S -n $(ulimit -H -n)");
     command.args(["-c", &format!("{{ {raise}; }} 2>/dev/null; exec \"$0\" --client \"$@\"")]);
     command.arg(std::env::current_exe().unwrap()).args(words);
-    panic!("sh: {}", command.env("BENCH_CORE", cores).exec());
+    panic!("sh: {}", command.env("BENCH_CORE", one).env("BENCH_CORES", all).exec());
 }
 
-/// The cores of the servers and of the client, which are as far apart as can be; none where there is no choice.
-fn cores() -> Option<(usize, usize)> {
+/// The cores of the servers and of the client, which are as far apart as can be, and all; none where there is no choice.
+fn cores() -> Option<(String, String, String)> {
     let status = read_to_string("/proc/self/status").ok()?;
     let list = status.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:"))?.trim();
-    let ends = (list.split(['-', ',']).next()?.parse().ok()?, list.rsplit(['-', ',']).next()?.parse().ok()?);
-    let works = |core| pinned(core, "true").stderr(Stdio::null()).status().is_ok_and(|s| s.success());
-    (ends.0 != ends.1 && works(ends.0) && works(ends.1)).then_some(ends)
+    let (first, last) = (list.split(['-', ',']).next()?, list.rsplit(['-', ',']).next()?);
+    let works = |cores| pinned(cores, "true").stderr(Stdio::null()).status().is_ok_and(|s| s.success());
+    (first != last && works(first) && works(last)).then(|| (first.into(), last.into(), list.into()))
 }
 
-fn pinned(core: usize, program: &str) -> Command {
+fn pinned(cores: &str, program: &str) -> Command {
     let mut command = Command::new("taskset");
-    command.args(["-c", &core.to_string(), program]);
+    command.args(["-c", cores, program]);
     command
 }
 
@@ -138,12 +138,13 @@ struct Server {
 }
 
 impl Server {
-    fn start(bare: bool) -> Server {
+    /// Starts one on its core, or on all.
+    fn start(bare: bool, cores: &str) -> Server {
         let me = std::env::current_exe().unwrap();
         let program = if bare { me.to_str().unwrap() } else { env!("CARGO_BIN_EXE_tincan") };
-        let mut command = match std::env::var("BENCH_CORE").unwrap().parse() {
-            Ok(core) => pinned(core, program),
-            Err(_) => Command::new(program),
+        let mut command = match std::env::var(cores).unwrap().as_str() {
+            "" => Command::new(program),
+            cores => pinned(cores, program),
         };
         let more = ["--quiet", "--listen", "127.0.0.1:0", "--max-connections", "20000", "--max-channels", "2000"];
         command.args(if bare { &["--floor"][..] } else { &more[..] });
@@ -362,13 +363,14 @@ type Rows = Vec<(String, Vec<(&'static str, f64)>)>;
 type Scene = fn(&Server, usize) -> Rows;
 
 /// With names for the filter. Each gets a fresh server, and the number of readers that there can be.
-const SCENES: [(&str, Scene); 6] = [
+const SCENES: [(&str, Scene); 7] = [
     ("steady fan-out to 1,000 readers", |server, _| {
         let mut readers = server.readers(1000, "/c0");
         vec![steady(server, &mut readers, "steady fan-out to 1,000 readers", 1, 20, 30)]
     }),
     ("joins, idle memory, steady fan-out to 10,000 readers", many),
     ("flood", flood),
+    (ALL_CORES, all_cores),
     ("publishing", publishing),
     ("replay of 1 MB to 1,000 readers at once", replay),
     ("1,000 channels with 10 readers each", |server, many| {
@@ -438,6 +440,33 @@ fn flood(server: &Server, _: usize) -> Rows {
     vec![("flood, 8 publishers, 1,600 messages, 1,000 readers".into(), values)]
 }
 
+const ALL_CORES: &str = "servers on all cores";
+
+/// One event at a time, to more readers than one core does for at once. The client sleeps meanwhile: where it read, it
+/// would take a core from the server.
+fn all_cores(server: &Server, many: usize) -> Rows {
+    let count = many.min(5000);
+    let (mut readers, mut publisher) = (server.readers(count, "/c0"), server.publishers(1));
+    publish(&mut publisher, 1, Duration::ZERO, |_| "/c0".into(), || arrange(&mut readers));
+    // One in fifty tells for all; whoever is the last of a core's share is followed by one of these, or nearly.
+    let (mut probes, mut others) = (Vec::new(), Vec::new());
+    for (n, reader) in readers.into_iter().enumerate() {
+        if n % 50 == 49 { probes.push(reader) } else { others.push(reader) }
+    }
+    probes.reverse();
+    let mut times = sorted((0..20).map(|_| {
+        sleep(Duration::from_millis(50));
+        let start = Instant::now();
+        publisher[0].say("/c0");
+        hear(&mut probes, 1, |_| ());
+        let time = start.elapsed().as_secs_f64() * 1e3;
+        hear(&mut others, 1, |_| ());
+        time
+    }));
+    let values = vec![("until all have it, median, ms", times.swap_remove(10))];
+    vec![(format!("an event to {} readers, {ALL_CORES}", thousands(count)), values)]
+}
+
 /// As fast as it goes, to one.
 fn publishing(server: &Server, _: usize) -> Rows {
     let (mut readers, mut publishers) = (server.readers(1, "/c0"), server.publishers(8));
@@ -490,7 +519,8 @@ fn client(words: Vec<String>) {
         for run in 0..RUNS {
             eprintln!("{name}: run {} of {RUNS}", run + 1);
             let lines = |bare| {
-                let rows = scene(&Server::start(bare), many).into_iter().filter(|r| wanted(&r.0));
+                let cores = if *name == ALL_CORES { "BENCH_CORES" } else { "BENCH_CORE" };
+                let rows = scene(&Server::start(bare, cores), many).into_iter().filter(|r| wanted(&r.0));
                 rows.flat_map(|(what, values)| values.into_iter().map(move |(unit, n)| (what.clone(), unit, n)))
             };
             for ((what, unit, tincan), (.., bare)) in lines(false).zip(lines(true)) {
