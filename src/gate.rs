@@ -96,7 +96,8 @@ impl Tokens {
     /// Reads the file: lines `publish TOKEN` and `read TOKEN`, empty lines, and comments that begin with `#`.
     ///
     /// # Errors
-    /// Where it cannot be read, or others than its owner (a file of root's: than its group) can; where a line is none of these. No token is ever shown.
+    /// Where it cannot be read, or others than its owner (a file of root's: than its group) can; where a line is none of
+    /// these. No token is ever shown.
     pub fn load(path: &Path) -> io::Result<Tokens> {
         let at = format!("--token-file {}", path.display());
         let told = |e: io::Error| io::Error::new(e.kind(), format!("{at}: {e}"));

@@ -62,7 +62,8 @@ impl Channels {
 
     fn put(&mut self, name: &str, channel: Option<Arc<Channel>>) {
         match self.find(name).map(|at| self.entries.get_mut(at)) {
-            Ok(entry) => entry.into_iter().for_each(|entry| entry.channel = channel.clone()),
+            Ok(Some(entry)) => entry.channel = channel,
+            Ok(None) => {}
             Err(at) => self.entries.insert(at, Entry { name: name.into(), channel }),
         }
     }

@@ -1,6 +1,7 @@
 //! What the system lets this process have (setrlimit(2)), and who gets which share of it.
 //!
-//! Read from `/proc/self`, for std has no call for most of it. Where that is missing nothing is known, and nothing is limited.
+//! Read from `/proc/self`, for std has no call for most of it. Where that is missing nothing is known, and nothing is
+//! limited.
 
 use std::fs::read_to_string;
 

@@ -1,9 +1,7 @@
 //! The command line: CONTRACT section 8.
 
 use crate::harness::*;
-use std::net::TcpListener;
-use std::os::fd::OwnedFd;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::Duration;
 use tincan::Config;
 use tincan::flags::{Command as Asked, parse};
@@ -233,34 +231,6 @@ fn a_busy_port_is_named_with_a_remedy_and_exit_1() {
     let text = String::from_utf8(out.stderr).unwrap();
     assert_eq!((out.status.code(), text.lines().count()), (Some(1), 1), "{text}");
     assert!(text.contains(&format!("port {} is taken", server.port)) && text.contains("--listen"), "{text}");
-}
-
-#[test]
-fn the_listening_socket_can_come_on_stdin() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.set_nonblocking(true).unwrap(); // as some supervisors leave it
-    let start = || {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tincan"));
-        command.args(["--listen", "-"]).stdin(OwnedFd::from(listener.try_clone().unwrap()));
-        Tincan::run(command)
-    };
-    let mut server = start();
-    assert_eq!(server.port, listener.local_addr().unwrap().port());
-    assert_eq!(server.get("/health").text(), "ok\n");
-    server.kill();
-    // The socket outlives the server: who connects in between is not refused, but served by the next.
-    let mut wire = Wire::to(server.port);
-    wire.send("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    let _next = start();
-    assert_eq!(wire.response().text(), "ok\n");
-    let connected = std::net::TcpStream::connect(("127.0.0.1", listener.local_addr().unwrap().port())).unwrap();
-    let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    for stdin in [Stdio::null(), OwnedFd::from(connected).into(), OwnedFd::from(datagrams).into()] {
-        let out = Command::new(env!("CARGO_BIN_EXE_tincan")).arg("--listen=-").stdin(stdin).output().unwrap();
-        let text = String::from_utf8(out.stderr).unwrap();
-        assert_eq!((out.status.code(), text.lines().count()), (Some(1), 1), "{text}");
-        assert!(text.contains("standard input must be a listening TCP socket"), "{text}");
-    }
 }
 
 #[test]

@@ -132,6 +132,23 @@ impl Drop for Tincan {
     }
 }
 
+/// Ended with the test.
+pub struct Ended(pub Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The process's share of memory, in KiB.
+pub fn pss(pid: u32) -> usize {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = rollup.lines().find_map(|l| l.strip_prefix("Pss:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
 /// SplitMix64: small, and the same on every machine.
 pub struct Random(pub u64);
 

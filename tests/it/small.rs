@@ -6,7 +6,7 @@ use std::fs::read_to_string;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The release build, or a word that it is left out.
@@ -18,13 +18,6 @@ fn release() -> Option<String> {
     program
 }
 
-/// The process's share of memory, in KiB.
-fn pss(pid: u32) -> u64 {
-    let rollup = read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-    let line = rollup.lines().find_map(|l| l.strip_prefix("Pss:")).unwrap();
-    line.split_whitespace().next().unwrap().parse().unwrap()
-}
-
 #[test]
 fn an_idle_server_takes_less_than_a_mebibyte() {
     let Some(program) = release() else { return };
@@ -33,16 +26,6 @@ fn an_idle_server_takes_less_than_a_mebibyte() {
     let server = Tincan::run(command);
     assert_eq!(server.get("/health").text(), "ok\n");
     assert!(pss(server.pid()) < 1024, "{} KiB", pss(server.pid()));
-}
-
-/// Ended with the test.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write, pipe};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread::scope;
 use std::time::{Duration, Instant};
@@ -37,16 +37,6 @@ fn copy(listener: &TcpListener) -> OwnedFd {
 /// Runs a server on a socket that stays the test's.
 fn on(listener: &TcpListener, args: &[&str]) -> Tincan {
     Tincan::run(tincan(copy(listener), args))
-}
-
-/// Ended with the test.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// Whether a tool can be used; says so where it cannot.
