@@ -24,6 +24,7 @@ pub const CHAT: File = file!("chat.html", "text/html; charset=utf-8");
 pub const ASSETS: &[File] = &[
     file!("chat.css", "text/css; charset=utf-8"),
     file!("chat.js", "text/javascript; charset=utf-8"),
+    file!("eventsource.js", "text/javascript; charset=utf-8"),
     file!("icon.svg", "image/svg+xml"),
 ];
 

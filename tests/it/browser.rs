@@ -31,7 +31,7 @@ const ENTER: &str = "\u{e007}"; // WebDriver, "Keyboard actions"
 const TAB: &str = "\u{e004}";
 
 /// A running ChromeDriver. One at a time: a browser is a heavy guest beside the other tests.
-struct Driver {
+pub struct Driver {
     child: Child,
     agent: ureq::Agent,
     base: String,
@@ -41,7 +41,7 @@ struct Driver {
 }
 
 /// Starts ChromeDriver; none where it or Chromium is missing.
-fn driver() -> Option<Driver> {
+pub fn driver() -> Option<Driver> {
     static ONE: Mutex<()> = Mutex::new(());
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -89,7 +89,7 @@ impl Drop for Driver {
 
 impl Driver {
     /// Opens a URL in a Chromium of its own, with its own storage.
-    fn page(&self, url: &str) -> Page<'_> {
+    pub fn page(&self, url: &str) -> Page<'_> {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let profile = self.dir.join(format!("profile-{}", NUMBER.fetch_add(1, SeqCst)));
         let profile = json(&format!("--user-data-dir={}", profile.display()));
@@ -133,7 +133,7 @@ fn string(text: &str, key: &str) -> String {
 }
 
 /// A window of a Chromium that has no other.
-struct Page<'a> {
+pub struct Page<'a> {
     driver: &'a Driver,
     session: String,
 }
@@ -159,7 +159,7 @@ impl Page<'_> {
     }
 
     /// The value of an expression, as a string.
-    fn js(&self, expression: &str) -> String {
+    pub fn js(&self, expression: &str) -> String {
         let script = json(&format!("{SHORT} return String({expression})"));
         string(&self.post("/execute/sync", &format!("{{\"script\":{script},\"args\":[]}}")), "\"value\":")
     }
@@ -169,7 +169,7 @@ impl Page<'_> {
     }
 
     /// Waits until an expression has exactly this value.
-    fn becomes(&self, expression: &str, expected: &str) {
+    pub fn becomes(&self, expression: &str, expected: &str) {
         let deadline = Instant::now() + SOON;
         loop {
             let value = self.js(expression);
@@ -261,7 +261,7 @@ fn bad_gateway(port: u16) -> impl FnOnce() {
     }
 }
 
-fn url(server: &Tincan, path: &str) -> String {
+pub fn url(server: &Tincan, path: &str) -> String {
     format!("http://127.0.0.1:{}{path}", server.port)
 }
 
@@ -271,7 +271,7 @@ fn again(port: u16) -> Tincan {
 }
 
 /// Starts a server with these tokens; on a port, or with 0 on a free one.
-fn guarded(dir: &Scratch, port: u16, tokens: &str) -> Tincan {
+pub fn guarded(dir: &Scratch, port: u16, tokens: &str) -> Tincan {
     let path = dir.0.join("tokens");
     std::fs::write(&path, tokens).unwrap();
     std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
@@ -281,7 +281,7 @@ fn guarded(dir: &Scratch, port: u16, tokens: &str) -> Tincan {
 
 /// The URL with a token in it. No driver can type into the browser's own dialog, but the browser answers the challenge
 /// with what stands in the URL, and keeps it for the URL without.
-fn signed_url(server: &Tincan, token: &str) -> String {
+pub fn signed_url(server: &Tincan, token: &str) -> String {
     format!("http://any:{token}@127.0.0.1:{}/kitchen", server.port)
 }
 

@@ -542,6 +542,7 @@ fn pages_come_with_their_policy_and_types() {
         ("/", "text/html; charset=utf-8"),
         ("/assets/chat.css", "text/css; charset=utf-8"),
         ("/assets/chat.js", "text/javascript; charset=utf-8"),
+        ("/assets/eventsource.js", "text/javascript; charset=utf-8"),
         ("/assets/icon.svg", "image/svg+xml"),
     ] {
         let answer = server.get(path);

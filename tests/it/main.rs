@@ -4,6 +4,7 @@
 mod browser;
 mod cli;
 mod data;
+mod eventsource;
 mod faults;
 mod gate;
 mod harness;
