@@ -21,6 +21,7 @@
 //! | 1 | `http.rs` | bytes to `Request`, response heads; pure, no sockets |
 //! | 1 | `event.rs` | `Event` to and from event-stream bytes; pure |
 //! | 1 | `disk.rs` | a directory of logs: its lock, its files, all or nothing |
+//! | 2 | `lessons.rs` | the lessons: files of `static/lessons/` to scripts, and their player |
 //! | 2 | `recovery.rs` | what stands in a file after a crash: whole, torn or damaged |
 //! | 2 | `gate.rs` | who may: `Host`, `Origin`, CORS, tokens |
 //! | 2 | `connection.rs` | one client: requests in time, answers out |
@@ -57,6 +58,7 @@ pub mod gate;
 pub mod http;
 pub mod hub;
 pub mod id;
+pub mod lessons;
 pub mod limits;
 pub mod log;
 pub mod pages;

@@ -72,6 +72,7 @@ table! {
     CODING 501 "RFC 9112 §6.1" "only the transfer coding chunked is known; send `chunked`, or Content-Length"
     CHANNELS 503 "tincan, --max-channels" "there are too many channels; use one that exists, or come back later"
     CONNECTIONS 503 "tincan, --max-connections" "there are too many connections; come back later"
+    PLAYING 503 "tincan, 64 lessons at a time" "no further lesson can be played now; come back later"
     OPEN_LOGS 503 "tincan, --data" "as many channels are in use as there are descriptors for (`ulimit -n`); come back later"
     LOG_CLOSED 503 "tincan, --data" "the channel's log cannot be opened; the server's standard error says why"
     VERSION 505 "RFC 9110 §15.6.6" "only HTTP/1.1 and HTTP/1.0 are spoken here; use one of them"

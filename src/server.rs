@@ -19,11 +19,12 @@ use crate::gate::{self, Tokens};
 use crate::http::{self, Request};
 use crate::hub::{Hub, is_channel, start};
 use crate::id::Id;
+use crate::lessons::{self, LESSONS, Lesson, Script};
 use crate::limits::{self, Shares};
 use crate::log::From;
 use crate::pages::{self, File};
 use crate::reject::*;
-use std::io;
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,6 +42,8 @@ const PROMPT_SUM: Duration = Duration::from_millis(50);
 const WINDOW: Duration = Duration::from_millis(100);
 /// Limit: `?wait=`, in seconds.
 const MAX_WAIT: u64 = 300;
+/// Limit: lessons that are played at a time, each by its connection's own thread.
+const PLAYERS: usize = 64;
 /// Pause after an accept error, such as too many open files: the loop goes on, and does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// The middle of the reconnection times given out by a full server, in milliseconds.
@@ -61,6 +64,7 @@ struct Shared {
     tokens: Tokens,
     shares: Shares,
     idle: AtomicUsize,                  // threads in accept(), or on their way there
+    players: AtomicUsize,               // lessons that are being played
     waited: Mutex<(Instant, Duration)>, // a window's begin, and how much of it the last idle thread waited
 }
 
@@ -80,8 +84,9 @@ impl Server {
             limits::shares(config.max_connections, if config.data.is_some() { config.max_channels } else { 0 });
         let hub = Hub::new(config, shares.logs)?;
         let early = first(&listener).map_err(told)?; // last, so that a start that fails takes no client with it
-        let (idle, waited) = (AtomicUsize::new(0), Mutex::new((Instant::now(), Duration::ZERO)));
-        Ok(Server(Arc::new(Shared { listener, hub, tokens, shares, idle, waited }), early))
+        let (idle, players) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let waited = Mutex::new((Instant::now(), Duration::ZERO));
+        Ok(Server(Arc::new(Shared { listener, hub, tokens, shares, idle, players, waited }), early))
     }
 
     /// What this process can hold, on one line; and, a line each, what its owner may not expect.
@@ -192,15 +197,36 @@ enum Route {
     Health,
     Metrics(Option<String>),
     Options(&'static str),
+    Lessons,
+    /// A lesson, and the last event ID that the client brings.
+    Lesson(&'static Lesson, Vec<u8>),
     Listen(String, From, Option<Duration>),
     Publish(String, Event),
 }
 
 /// What a request gets.
-enum Reply {
+enum Reply<'a> {
     Answer(Answer),
     /// The channel gives it.
     Stream(Arc<Channel>, Opening),
+    /// It is played here, behind a head of these field lines.
+    Lesson(Script, String, Place<'a>),
+}
+
+/// A player's place; given back when it is dropped.
+struct Place<'a>(&'a AtomicUsize);
+
+impl<'a> Place<'a> {
+    fn take(players: &'a AtomicUsize) -> Result<Place<'a>, Reject> {
+        let place = Place(players);
+        if players.fetch_add(1, SeqCst) < PLAYERS { Ok(place) } else { Err(PLAYING) }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
 }
 
 impl Shared {
@@ -276,7 +302,10 @@ impl Shared {
         let req = Request::parse(&head)?;
         connection.line = format!("{} {}", req.method, req.target);
         connection.cors = gate::cors(self.hub.config(), &req);
-        let route = if full { Err(CONNECTIONS) } else { self.route(&req) };
+        let route = match if full { Err(CONNECTIONS) } else { self.route(&req) } {
+            Ok(Route::Lesson(..)) if connection.brief => Err(PLAYING), // others wait for this thread
+            route => route,
+        };
         // Who waits for 100 Continue keeps its body to itself where it is not wanted.
         let route = if req.expects { Ok(route?) } else { route };
         let body = connection.body(&req, self.hub.config().max_body, deadline)?;
@@ -285,6 +314,15 @@ impl Shared {
             Ok(Reply::Stream(channel, opening)) => {
                 connection.note(200);
                 return Ok(Some((channel, opening)));
+            }
+            Ok(Reply::Lesson(script, fields, _place)) => {
+                connection.note(script.status);
+                let head = http::head(script.status, &[&fields, &connection.cors, "Connection: close\r\n\r\n"]);
+                connection.stream.write_all(head.as_bytes())?;
+                if script.status != 204 {
+                    script.play(&mut connection.stream)?; // RFC 9110 §15.3.5: a 204 has no content
+                }
+                return Err(Stop::Close);
             }
             // A status other than 200 makes EventSource give up for ever (WHATWG HTML, "Processing model").
             Err(r) if r.status == 503 && req.method == "GET" && req.is_event_source() => {
@@ -319,7 +357,14 @@ impl Shared {
             "/" => Some(Route::File(&pages::CHAT, "")),
             "/health" => Some(Route::Health),
             "/metrics" => Some(Route::Metrics(req.param("channel")?)),
-            path => path.strip_prefix("/assets/").and_then(asset).map(|file| Route::File(file, "")),
+            "/lessons" => Some(Route::Lessons),
+            path => match path.strip_prefix("/lessons/") {
+                None => path.strip_prefix("/assets/").and_then(asset).map(|file| Route::File(file, "")),
+                Some(name) => LESSONS
+                    .iter()
+                    .find(|l| l.name == name)
+                    .map(|lesson| Route::Lesson(lesson, req.bytes("last-event-id").unwrap_or_default().into())),
+            },
         };
         let channel = req.path.strip_prefix('/').filter(|name| is_channel(name));
         match (req.method, page, channel) {
@@ -338,7 +383,7 @@ impl Shared {
         }
     }
 
-    fn answer(&self, req: &Request, route: Route, body: Vec<u8>, cors: &str) -> Result<Reply, Reject> {
+    fn answer(&self, req: &Request, route: Route, body: Vec<u8>, cors: &str) -> Result<Reply<'_>, Reject> {
         Ok(Reply::Answer(match route {
             Route::File(file, vary) => {
                 let mut answer = Answer::new(file.kind, file.bytes);
@@ -348,6 +393,17 @@ impl Shared {
             Route::Health => Answer::text("ok\n".into()),
             Route::Metrics(only) => {
                 Answer::new("text/plain; version=0.0.4; charset=utf-8", self.hub.metrics(only.as_deref()).into_bytes())
+            }
+            Route::Lessons => Answer::text(lessons::list()),
+            Route::Lesson(lesson, last_id) => {
+                let script = lessons::parse(lesson.text, &last_id).map_err(|_| NOT_FOUND)?; // a test parses them all
+                let own = |line: &str| line.split_once(':').is_some_and(|(name, _)| script.fields.contains(name));
+                let usual: String = STREAM_FIELDS.split_inclusive('\n').filter(|line| !own(line)).collect();
+                let fields = usual + &script.fields;
+                if req.method != "HEAD" {
+                    return Ok(Reply::Lesson(script, fields, Place::take(&self.players)?));
+                }
+                Answer { status: script.status, fields, body: Vec::new().into() }
             }
             Route::Options(allow) => Answer { status: 204, fields: allow.into(), body: Vec::new().into() },
             Route::Listen(..) if req.method == "HEAD" => {

@@ -1,0 +1,177 @@
+//! The lessons: text files in `static/lessons/`, played as event streams to whoever GETs them.
+//!
+//! A lesson's file is sent as it stands, comments included (WHATWG HTML, "Parsing an event stream": a line that begins
+//! with a colon is ignored), block by block, with a pause after each blank line. Four comments are obeyed as well:
+//!
+//! - `: status: 503` is the status of the answer;
+//! - `: field: NAME: VALUE` is a field line of its head, in place of the usual one of that name;
+//! - `: pace: 2 s` is the pause after each blank line from here on, otherwise [`PACE`];
+//! - `: when Last-Event-ID: 3` begins the part that is played to a client that brings this id. What stands before the first
+//!   such line is played to everyone else.
+//!
+//! And what stands in braces is not sent but done: `{CR}`, `{NUL}`, `{BOM}` send bytes that no editor shows, `{time}` the
+//! time and `{last-event-id}` the id that the client brought; `{wait 2 s}` pauses there; `{cut}` ends the stream there,
+//! and `{repeat}` plays the block before it for ever. A brace has no other use in a lesson, so none is ever data.
+//!
+//! Limits: `PLAY_TIME`; `server.rs` bounds the number of players, `connection.rs` each write.
+
+use crate::http;
+use std::io::{self, Write};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// The usual pause after a blank line.
+const PACE: Duration = Duration::from_secs(1);
+/// Limit: how long a lesson is played. EventSource then comes back by itself.
+const PLAY_TIME: Duration = Duration::from_secs(600);
+/// Limit: a single pause. Who has left is found by the writes that follow.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+const MIN_PAUSE: Duration = Duration::from_millis(100);
+const WHEN: &str = ": when Last-Event-ID: ";
+
+/// A lesson.
+#[derive(Debug)]
+pub struct Lesson {
+    /// Its name below `/lessons/`.
+    pub name: &'static str,
+    /// Its file.
+    pub text: &'static str,
+}
+
+macro_rules! lessons {
+    ($($name:literal)*) => {
+        &[$(Lesson { name: $name, text: include_str!(concat!("../static/lessons/", $name, ".txt")) }),*]
+    };
+}
+
+/// All lessons, in the order in which one learns.
+pub const LESSONS: &[Lesson] = lessons! {
+    "first-event" "fields" "lines" "line-ends" "missing-blank-line" "one-space" "named" "ignored" "greeting" "clock"
+    "heartbeat" "buffering" "pause" "retry" "reconnection" "cut-id" "nul-in-id" "empty-id" "fresh-start" "byte-order-mark"
+    "charset" "wrong-charset" "wrong-type" "unavailable" "no-content" "six-connections"
+};
+
+/// What a player does next; after the last step the stream ends.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Send these bytes.
+    Send(Vec<u8>),
+    /// Send the time.
+    Time,
+    /// Pause.
+    Wait(Duration),
+    /// Go on at the step of this number.
+    Repeat(usize),
+}
+
+/// A lesson for one client.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Script {
+    /// The status code.
+    pub status: u16,
+    /// Field lines of its own, each with its CRLF.
+    pub fields: String,
+    /// What is played behind the head.
+    pub steps: Vec<Step>,
+}
+
+impl Script {
+    fn send(&mut self, bytes: &[u8]) {
+        match self.steps.last_mut() {
+            Some(Step::Send(last)) => last.extend_from_slice(bytes),
+            _ if bytes.is_empty() => {}
+            _ => self.steps.push(Step::Send(bytes.into())),
+        }
+    }
+
+    /// Plays it; returns when it ends, at [`PLAY_TIME`] at the latest.
+    ///
+    /// # Errors
+    /// Where the client is gone, or does not read.
+    pub fn play(&self, out: &mut impl Write) -> io::Result<()> {
+        let (end, mut at) = (Instant::now() + PLAY_TIME, 0);
+        while let Some(step) = self.steps.get(at).filter(|_| Instant::now() < end) {
+            at += 1;
+            match step {
+                Step::Send(bytes) => out.write_all(bytes)?,
+                Step::Time => out.write_all(http::now().as_bytes())?,
+                Step::Wait(pause) => sleep(*pause),
+                Step::Repeat(step) => at = *step,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads a lesson for a client that brings this last event ID, which is empty where it brings none. Returns the script,
+/// or the line that is wrong.
+pub fn parse<'a>(text: &'a str, last_id: &[u8]) -> Result<Script, &'a str> {
+    let mut script = Script { status: 200, fields: String::new(), steps: Vec::new() };
+    let for_this = |line: &str| line.strip_prefix(WHEN).map(|id| id.as_bytes() == last_id);
+    let mut here = !text.lines().any(|line| for_this(line) == Some(true));
+    let (mut pace, mut block, mut before) = (PACE, 0, 0);
+    for line in text.lines() {
+        here = for_this(line).unwrap_or(here);
+        if !here {
+            continue;
+        }
+        match line.strip_prefix(": ").and_then(|comment| comment.split_once(": ")) {
+            Some(("status", status)) => script.status = status.parse().map_err(|_| line)?,
+            Some(("field", field)) if field.contains(": ") => script.fields.extend([field, "\r\n"]),
+            Some(("field", _)) => return Err(line),
+            Some(("pace", pause)) => pace = duration(pause).ok_or(line)?,
+            _ => {}
+        }
+        let mut rest = line;
+        while let Some((sent, word)) = rest.split_once('{') {
+            let (word, behind) = word.split_once('}').ok_or(line)?;
+            script.send(sent.as_bytes());
+            match word {
+                "CR" => script.send(b"\r"),
+                "NUL" => script.send(b"\0"),
+                "BOM" => script.send("\u{feff}".as_bytes()),
+                "last-event-id" => script.send(last_id),
+                "time" => script.steps.push(Step::Time),
+                "cut" => return Ok(script),
+                "repeat" if block > before => {
+                    script.steps.push(Step::Repeat(before));
+                    return Ok(script);
+                }
+                _ => script.steps.push(Step::Wait(word.strip_prefix("wait ").and_then(duration).ok_or(line)?)),
+            }
+            rest = behind;
+        }
+        if rest.contains('}') {
+            return Err(line);
+        }
+        script.send(rest.as_bytes());
+        script.send(b"\n");
+        if line.is_empty() {
+            script.steps.push(Step::Wait(pace));
+            (before, block) = (block, script.steps.len());
+        }
+    }
+    Ok(script)
+}
+
+/// A time such as `2 s` or `500 ms`; more than nothing, so that what repeats never spins.
+fn duration(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_once(' ')?;
+    let number = number.parse().ok()?;
+    let pause = if unit == "s" { Duration::from_secs(number) } else { Duration::from_millis(number) };
+    (["s", "ms"].contains(&unit) && (MIN_PAUSE..=MAX_PAUSE).contains(&pause)).then_some(pause)
+}
+
+/// What a lesson says of itself: the first comment `: WHAT: …`.
+pub fn says<'a>(text: &'a str, what: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(": ")?.strip_prefix(what)?.strip_prefix(": "))
+}
+
+/// The list of the lessons, as a text.
+pub fn list() -> String {
+    let mut out = String::from("Lessons: read one with `curl -N`, or play it to an EventSource.\n\n");
+    for Lesson { name, text } in LESSONS {
+        out += &format!("/lessons/{name:<20} {}\n", says(text, "lesson").unwrap_or_default());
+    }
+    out
+}

@@ -1,0 +1,376 @@
+//! The lessons: their files, their bytes on the wire, and what EventSource in a real Chromium makes of each.
+
+use crate::browser::{driver, url};
+use crate::harness::*;
+use std::time::{Duration, Instant};
+use tincan::lessons::{LESSONS, Step, parse, says};
+use tincan::reject::PLAYING;
+
+/// What EventSource fires for each lesson: `open`, `type|data|lastEventId` (LF as `/`, a time as `TIME`) and
+/// `error|readyState`. The test closes it after the last of them, except where nothing may follow for ever (`PAUSED` and
+/// `DEAD`). Named events have a listener only where a type is given.
+const HEARD: &[(&str, &str, &[&str])] = &[
+    ("first-event", "", &["open", "message|Hello|", "error|0"]),
+    (
+        "fields",
+        "myEve",
+        &[
+            "open",
+            "message|no name, so onmessage hears this|",
+            "myEve|only a listener for myEve hears this|",
+            "message|this one has an id|12345",
+            "message|TIME|12345",
+            "message|TIME|12345",
+        ],
+    ),
+    ("lines", "", &["open", "message|first/second//fourth|", "message||", "message|/|", "error|0"]),
+    (
+        "line-ends",
+        "",
+        &[
+            "open",
+            "message|LF, line 1/LF, line 2|",
+            "message|CRLF, line 1/CRLF, line 2|",
+            "message|CR, line 1/CR, line 2|",
+        ],
+    ),
+    ("missing-blank-line", "", &["open", "message|heard|", "error|0"]),
+    ("one-space", "", &["open", "message|no space|", "message|one space|", "message| two spaces|", "error|0"]),
+    (
+        "named",
+        "",
+        &[
+            "open",
+            "message|onmessage hears this|",
+            "message|an empty name is no name|",
+            "message|no name again|",
+            "error|0",
+        ],
+    ),
+    ("ignored", "", &["open", "message|1|", "message|2|", "message|4|", "error|0"]),
+    (
+        "greeting",
+        "greeting",
+        &[
+            "open",
+            "greeting|Welcome to the kitchen|",
+            "message|Ada: What is for dinner?|",
+            "message|Bob: Soup./And bread.|",
+            "message|Ada: I am coming!|",
+            "error|0",
+        ],
+    ),
+    ("clock", "connecttime", &["open", "connecttime|TIME|", "message|TIME|", "message|TIME|", "message|TIME|"]),
+    ("heartbeat", "", &["open", "message|before|", "message|after|", "error|0"]),
+    (
+        "buffering",
+        "",
+        &[
+            "open",
+            "message|The first half, and the second half.|",
+            "message|Here the pause stands between two lines,/and it is one event all the same.|",
+            "error|0",
+        ],
+    ),
+    ("pause", "test pause", PAUSED),
+    (
+        "retry",
+        "",
+        &["open", "message|see you in half a second|", "error|0", "open", "message|see you in half a second|"],
+    ),
+    (
+        "reconnection",
+        "",
+        &[
+            "open",
+            "message|one|1",
+            "message|two|2",
+            "error|0",
+            "open",
+            "message|three, which you missed. You sent Last-Event-ID: 2|3",
+            "error|0",
+            "open",
+            "message|four, and the stream stays|4",
+        ],
+    ),
+    ("cut-id", "", &["open", "message|one|1", "error|0", "open", "message|two, now whole|2"]),
+    (
+        "nul-in-id",
+        "",
+        &["open", "message|its id is 1|1", "message|its id is still 1|1", "message|its id is 3|3", "error|0"],
+    ),
+    (
+        "empty-id",
+        "",
+        &[
+            "open",
+            "message|its id is 7. You sent Last-Event-ID: ()|7",
+            "message|it has none|",
+            "error|0",
+            "open",
+            "message|its id is 7. You sent Last-Event-ID: ()|7",
+        ],
+    ),
+    // Deviation: Chromium's; by the specification the last event ID of the second is empty.
+    (
+        "fresh-start",
+        "",
+        &[
+            "open",
+            "message|first stream. You sent Last-Event-ID: ()|5",
+            "error|0",
+            "open",
+            "message|next stream. You sent Last-Event-ID: (5)|5",
+        ],
+    ),
+    ("byte-order-mark", "", &["open", "message|The mark before this line was taken off|", "message|heard|", "error|0"]),
+    ("charset", "", &["open", "message|crème brûlée, 汤, 🍲|", "error|0"]),
+    ("wrong-charset", "", DEAD), // Deviation: Chromium's, too
+    ("wrong-type", "", DEAD),
+    ("unavailable", "", DEAD),
+    ("no-content", "", &["open", "message|the only event|1", "error|0", "error|2"]),
+    ("six-connections", "", &["open", "message|open|"]),
+];
+const PAUSED: &[&str] = &[
+    "open",
+    "test|1 of 5|1",
+    "test|2 of 5|2",
+    "test|3 of 5|3",
+    "test|4 of 5|4",
+    "test|5 of 5|5",
+    "pause|please close|5",
+];
+const DEAD: &[&str] = &["error|2"];
+
+/// Plays a lesson, and closes after so many things were heard; on `pause` at once.
+const PLAY: &str = "void (window.heard = {}, window.played = {}, window.play = (url, name, types, most) => {
+    const es = played[name] = new EventSource(url), log = heard[name] = [];
+    log.at = [];
+    const hear = text => { log.at.push(Date.now()); if (log.push(text) === most) es.close(); };
+    es.onopen = () => hear('open');
+    es.onerror = () => hear('error|' + es.readyState);
+    const event = e => {
+        const data = e.data.replace(/\\n/g, '/').replace(/^\\w+, \\d+ \\w+ \\d+ [\\d:]+ GMT$/, 'TIME');
+        hear([e.type, data, e.lastEventId].join('|'));
+        if (e.type === 'pause') es.close();
+    };
+    es.onmessage = event;
+    for (const type of types.split(' ')) if (type) es.addEventListener(type, event);
+})";
+
+#[test]
+fn chromium_hears_of_each_lesson_what_it_teaches() {
+    let Some(driver) = driver() else { return };
+    assert!(HEARD.iter().map(|row| row.0).eq(LESSONS.iter().map(|lesson| lesson.name)), "each has its row, in order");
+    // Chromium opens six connections to a host and port; a port for each six lets all lessons play at once.
+    let servers: Vec<Tincan> = HEARD.chunks(6).map(|_| Tincan::start(&["--allow-origin", "*"])).collect();
+    let page = driver.page(&url(&servers[0], "/health"));
+    page.js(PLAY);
+    let ended = |heard: &[&str]| matches!(heard.last(), Some(&"error|2" | &"pause|please close|5"));
+    for (rows, server) in HEARD.chunks(6).zip(&servers) {
+        for (name, types, heard) in rows {
+            let most = if ended(heard) { 0 } else { heard.len() };
+            page.js(&format!("play('{}', '{name}', '{types}', {most})", url(server, &format!("/lessons/{name}"))));
+        }
+    }
+    for again in [false, true] {
+        for (name, _, heard) in HEARD {
+            if !again || ended(heard) {
+                page.becomes(&format!("heard['{name}'].join('\\n')"), &heard.join("\n"));
+                assert_eq!(page.js(&format!("played['{name}'].readyState")), "2", "{name}");
+            }
+        }
+    }
+    // By `retry: 500`, and not after the three seconds that are Chromium's own, nor those of the field that is ignored.
+    let pause: u64 = page.js("heard.retry.at[3] - heard.retry.at[2]").parse().unwrap();
+    assert!((400..2500).contains(&pause), "{pause} ms");
+    // Who is to stay away does: no further request is in the log.
+    for (rows, server) in HEARD.chunks(6).zip(&servers) {
+        for (name, _, heard) in rows.iter().filter(|row| ended(row.2)) {
+            let requests = server.stderr().matches(&format!(" GET /lessons/{name} ")).count();
+            assert_eq!(requests, if heard.contains(&"error|0") { 2 } else { 1 }, "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_seventh_stream_waits_for_one_of_six() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let page = driver.page(&url(&server, "/health"));
+    page.js(PLAY);
+    for n in 1..=7 {
+        page.js(&format!("play('/lessons/six-connections', {n}, '', 0)"));
+    }
+    let open = "Object.values(played).filter(es => es.readyState === 1).length";
+    page.becomes(open, "6");
+    // That it stays so cannot be waited for: this is a moment in which another stream would long be open.
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(page.js(open), "6");
+    page.js("Object.values(played).find(es => es.readyState === 1).close()");
+    page.becomes(open, "6");
+    page.becomes("Object.values(played).filter(es => es.readyState === 0).length", "0");
+}
+
+/// A GET with these field lines; returns the head without its date, and the wire.
+fn get(server: &Tincan, name: &str, fields: &str) -> (String, Wire) {
+    let mut wire = server.connect();
+    wire.send(format!("GET /lessons/{name} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"));
+    let head = wire.until(b"\r\n\r\n");
+    let kept = head.split_inclusive("\r\n").filter(|line| !line.starts_with("Date: "));
+    (kept.collect(), wire)
+}
+
+fn file(name: &str) -> &'static str {
+    LESSONS.iter().find(|lesson| lesson.name == name).unwrap().text
+}
+
+#[test]
+fn a_lesson_is_its_file_on_the_wire() {
+    let server = Tincan::start(&[]);
+    let head = |status: &str, kind: &str, more: &str| {
+        let usual = "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\nVary: Accept\r\n";
+        let (first, last) = if more.is_empty() { (kind, "") } else { ("", kind) };
+        format!(
+            "HTTP/1.1 {status}\r\nX-Content-Type-Options: nosniff\r\n{first}{usual}{more}{last}Connection: close\r\n\r\n"
+        )
+    };
+    let stream = "Content-Type: text/event-stream\r\n";
+    let asked = [
+        ("first-event", ""),
+        ("unavailable", ""),
+        ("wrong-type", ""),
+        ("no-content", "Last-Event-ID: 1\r\n"),
+        ("line-ends", ""),
+        ("nul-in-id", ""),
+        ("byte-order-mark", ""),
+        ("cut-id", "Last-Event-ID: none of its ids\r\n"),
+        ("reconnection", "Last-Event-ID: 2\r\n"),
+        ("fresh-start", "Last-Event-ID: a {time} \u{e9}\r\n"),
+    ];
+    let opened = asked.map(|(name, fields)| get(&server, name, fields)); // all at once, for each takes its time
+    let [first, unavailable, kind, none, ends, nul, mark, cut, part, echo] =
+        opened.map(|(head, mut wire)| (head, wire.rest()));
+    assert_eq!(first, (head("200 OK", stream, ""), file("first-event").into()));
+    let later = head("503 Service Unavailable", stream, "").replace("Connection", "Retry-After: 1\r\nConnection");
+    assert_eq!(unavailable, (later, file("unavailable").into()));
+    assert_eq!(kind, (head("200 OK", "", "Content-Type: text/plain\r\n"), file("wrong-type").into()));
+    assert_eq!(none, (head("204 No Content", stream, ""), String::new()));
+    assert_eq!(ends.1, file("line-ends").replace("{CR}", "\r").replace("{wait 1 s}", ""));
+    assert_eq!(nul.1, file("nul-in-id").replace("{NUL}", "\0"));
+    assert_eq!(mark.1, file("byte-order-mark").replace("{BOM}", "\u{feff}"));
+    assert!(cut.1.ends_with("\n\nid: 2\ndata: tw"));
+    let begin = file("reconnection").find(": when Last-Event-ID: 2").unwrap();
+    let end = file("reconnection").find(": when Last-Event-ID: 3").unwrap();
+    assert_eq!(part.1, file("reconnection")[begin..end].replace("{last-event-id}", "2"));
+    assert!(echo.1.contains("(a {time} \u{e9})"), "what the client brings is sent as it came");
+}
+
+#[test]
+fn a_lesson_is_played_block_by_block() {
+    let server = Tincan::start(&[]);
+    let (begin, (_, mut wire)) = (Instant::now(), get(&server, "clock", ""));
+    assert!(wire.block().contains("\nevent: connecttime\ndata: "));
+    assert!(begin.elapsed() < Duration::from_millis(900));
+    let times = [wire.block(), wire.block()];
+    assert!(begin.elapsed() > Duration::from_millis(1900), "{:?}", begin.elapsed());
+    assert!(times[0].starts_with("data: ") && times[0] != times[1], "{times:?}");
+    let (begin, (_, mut wire)) = (Instant::now(), get(&server, "buffering", ""));
+    wire.until(b"data: The first half,");
+    assert!(begin.elapsed() < Duration::from_millis(1900));
+    wire.expect(" and the second half.\n\n");
+    assert!(begin.elapsed() > Duration::from_millis(1900), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn each_lesson_says_what_to_look_for_and_asks_a_question() {
+    let (server, mut list) = (Tincan::start(&[]), String::new());
+    for lesson in LESSONS {
+        for what in ["lesson", "look", "question", "answer"] {
+            assert!(says(lesson.text, what).is_some_and(|text| text.len() > 5), "{} has no {what}", lesson.name);
+        }
+        list += &format!("/lessons/{:<20} {}\n", lesson.name, says(lesson.text, "lesson").unwrap());
+        assert!(
+            lesson.text.lines().all(|line| line.chars().count() <= 120 && line.trim_end() == line),
+            "{}",
+            lesson.name
+        );
+        for id in ["", "1", "2", "3", "5", "7"] {
+            let script = parse(lesson.text, id.as_bytes()).unwrap_or_else(|line| panic!("{}: {line}", lesson.name));
+            // Without a pause in between, what repeats would spin.
+            if let Some(Step::Repeat(from)) = script.steps.last() {
+                assert!(script.steps[*from..].iter().any(|step| matches!(step, Step::Wait(_))), "{}", lesson.name);
+            }
+        }
+    }
+    let open = parse(file("six-connections"), b"").unwrap();
+    assert!(matches!(open.steps.last(), Some(Step::Repeat(_))), "it stays open");
+    let mut files: Vec<_> =
+        std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/static/lessons")).unwrap().collect();
+    assert_eq!(files.len(), LESSONS.len());
+    files.retain(|file| !LESSONS.iter().any(|l| *file.as_ref().unwrap().file_name() == *format!("{}.txt", l.name)));
+    assert!(files.is_empty(), "{files:?}");
+    let answer = server.get("/lessons");
+    assert_eq!((answer.status, answer.text().split_once("\n\n").unwrap().1), (200, list.as_str()));
+    assert_eq!(answer.field("content-type"), Some("text/plain; charset=utf-8"));
+    let head = server.ask("HEAD /lessons/unavailable HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert_eq!((head.status, head.field("content-type"), head.body.len()), (503, Some("text/event-stream"), 0));
+    assert_eq!(server.ask("OPTIONS /lessons/clock HTTP/1.1\r\nHost: localhost\r\n\r\n").status, 204);
+}
+
+#[test]
+fn braces_are_words_or_an_error() {
+    let send = |text: &str| Step::Send(text.into());
+    let wait = |ms| Step::Wait(Duration::from_millis(ms));
+    let steps = |text| parse(text, b"9").map(|script| script.steps);
+    assert_eq!(steps("a{wait 500 ms}b\n"), Ok(vec![send("a"), wait(500), send("b\n")]));
+    assert_eq!(steps("a{CR}{NUL}{BOM}{last-event-id}"), Ok(vec![send("a\r\0\u{feff}9\n")]));
+    assert_eq!(steps("a{cut}b"), Ok(vec![send("a")]));
+    assert_eq!(
+        steps("a\n\n: pace: 2 s\n{time}\n\n{repeat}"),
+        Ok(vec![
+            send("a\n\n"),
+            wait(1000),
+            send(": pace: 2 s\n"),
+            Step::Time,
+            send("\n\n"),
+            wait(2000),
+            Step::Repeat(2)
+        ])
+    );
+    for wrong in [
+        "{",
+        "}",
+        "a}b",
+        "{}",
+        "{cr}",
+        "{wait}",
+        "{wait 2}",
+        "{wait 0 s}",
+        "{wait -1 s}",
+        "{wait 6 s}",
+        "{wait 2 h}",
+        "{wait 1.5 s}",
+        "{repeat}",
+    ] {
+        assert_eq!(steps(wrong), Err(wrong));
+    }
+    for wrong in [": status: ok", ": pace: fast", ": field: no colon"] {
+        assert_eq!(steps(wrong), Err(wrong));
+    }
+}
+
+#[test]
+fn more_players_than_there_are_places_are_told_so() {
+    let server = Tincan::start(&["--quiet"]);
+    let mut wires: Vec<_> = (0..64).map(|_| get(&server, "heartbeat", "").1).collect();
+    server.get("/lessons/clock").refused(PLAYING);
+    let (head, mut wire) = get(&server, "clock", "Accept: text/event-stream\r\n");
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "an EventSource is kept alive: {head}");
+    wire.expect(format!(": {}\nretry: ", PLAYING.why));
+    assert_eq!(server.get("/health").status, 200);
+    // A player that ends, and one whose client leaves, give their places back.
+    wires.pop().unwrap().rest();
+    wires.clear();
+    eventually("there are places again", || get(&server, "clock", "").0.starts_with("HTTP/1.1 200 OK\r\n"));
+}
