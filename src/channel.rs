@@ -14,7 +14,8 @@ use crate::flags::Config;
 use crate::id::Id;
 use crate::log::{From, Log, Place, Trimmed};
 use crate::reject::{DISK_FULL, LOG_FAILED, Reject};
-use crate::subscriber::{Gone, Poll, Slot, Subscriber};
+use crate::subscriber::{Gone, More, Poll, Slot, Subscriber};
+use crate::trace::Trace;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io::{self, Write};
@@ -103,6 +104,8 @@ pub struct Opening {
     pub from: From,
     /// With this it gets a `Content-Length`, and ends at the first events, or after this time; else it goes on for ever.
     pub wait: Option<Duration>,
+    /// What watches its bytes.
+    pub trace: Option<Box<Trace>>,
 }
 
 /// What a turn did.
@@ -168,6 +171,18 @@ impl Channel {
             let waited = self.changed.wait_timeout_while(state, PUBLISH_PATIENCE, behind);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+        self.append(state, events)
+    }
+
+    /// Appends an event where nobody may wait for the pump, such as in the pump.
+    ///
+    /// # Errors
+    /// As [`Channel::publish`].
+    pub fn tell(&self, event: &Event) -> Result<(), Reject> {
+        self.append(lock(&self.state), std::slice::from_ref(event)).map(|_| ())
+    }
+
+    fn append<'a>(&'a self, mut state: MutexGuard<'a, State>, events: &[Event]) -> Result<(Vec<Id>, u64), Reject> {
         while state.log.is_unsettled() {
             let end = state.log.written().pos;
             state = self.settle(state, end).0;
@@ -244,7 +259,7 @@ impl Channel {
     fn greet(
         &self, config: &Config, now: u64, stream: TcpStream, slot: Slot, opening: Opening,
     ) -> io::Result<Subscriber> {
-        let Opening { mut head, from, wait } = opening;
+        let Opening { mut head, from, wait, trace } = opening;
         let (Place { pos, id, gap }, end) = {
             let state = lock(&self.state);
             (state.log.find(&from)?, state.log.heard().pos)
@@ -259,9 +274,10 @@ impl Channel {
         }
         let age = config.max_age.filter(|_| wait.is_none());
         let expires = age.map_or(u64::MAX, |age| now + jitter(millis(age), 10));
-        let mut sub = Subscriber { stream, pos, poll: None, due: 0, expires, stalls: 0, gone: None, shut: false, slot };
+        let more = trace.map(|trace| Box::new(More { trace: Some(trace), poll: None }));
+        let mut sub = Subscriber { stream, pos, more, due: 0, expires, stalls: 0, gone: None, shut: false, slot };
         if let Some(wait) = wait {
-            sub.poll = Some(Box::new(Poll::Wait(head, prelude)));
+            sub.more.get_or_insert_default().poll = Some(Poll::Wait(head, prelude));
             sub.due = now + millis(wait);
             if pos < end || gap.is_some() || wait.is_zero() {
                 sub.begin(end).map_err(|_| io::ErrorKind::BrokenPipe)?;
@@ -271,7 +287,7 @@ impl Channel {
             head.push_str("\r\n");
             let mut opening = head.into_bytes();
             opening.append(&mut prelude);
-            sub.stream.write_all(&opening)?;
+            sub.say(&opening).map_err(|_| io::ErrorKind::BrokenPipe)?;
             sub.due = now + millis(config.heartbeat);
         }
         sub.stream.set_nonblocking(true)?;

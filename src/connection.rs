@@ -7,6 +7,7 @@
 
 use crate::http::{self, Chunked, Framing, Request};
 use crate::reject::{Reject, TIMEOUT, TOO_LARGE};
+use crate::trace::{Tap, Trace};
 use std::borrow::Cow;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -94,6 +95,8 @@ pub struct Connection {
     pub line: String,
     /// Field lines that go with every answer to it.
     pub cors: String,
+    /// What watches its bytes.
+    pub trace: Option<Box<Trace>>,
 }
 
 impl Connection {
@@ -107,7 +110,8 @@ impl Connection {
         stream.set_read_timeout(Some(timeout))?;
         stream.set_write_timeout(Some(RESPONSE_TIME))?;
         let (buf, line, cors) = (Vec::new(), String::new(), String::new());
-        Ok(Connection { stream, buf, timeout, brief, fresh: true, head_only: false, quiet, peer, line, cors })
+        let trace = None;
+        Ok(Connection { stream, buf, timeout, brief, fresh: true, head_only: false, quiet, peer, line, cors, trace })
     }
 
     /// Reads the next head; returns it with the time by which its body must be there.
@@ -117,6 +121,7 @@ impl Connection {
     pub fn head(&mut self) -> Result<(Vec<u8>, Instant), Stop> {
         self.line.clear();
         self.cors.clear();
+        self.trace.iter_mut().for_each(|trace| trace.untap());
         if !std::mem::take(&mut self.fresh) && self.buf.is_empty() && !self.read(KEEP_ALIVE)? {
             return Err(Stop::Close);
         }
@@ -157,10 +162,15 @@ impl Connection {
                 }
             }
             if std::mem::take(&mut expects) {
-                self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+                self.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
             }
             self.fill(deadline)?;
         }
+    }
+
+    /// Taps this exchange, of which the head was read.
+    pub fn tap(&mut self, tap: Tap, head: &[u8]) {
+        self.trace.get_or_insert_default().tap(tap, head, &self.buf);
     }
 
     /// Takes `n` bytes, which are there, from the front of the buffer.
@@ -187,7 +197,11 @@ impl Connection {
         self.buf.truncate(before + read.as_ref().map_or(0, |n| *n));
         match read {
             Ok(0) => Err(Stop::Close),
-            Ok(_) => Ok(true),
+            Ok(_) => {
+                let read = self.buf.get(before..).unwrap_or_default();
+                self.trace.iter_mut().for_each(|trace| trace.received(read));
+                Ok(true)
+            }
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(false),
             Err(e) if e.kind() == ErrorKind::Interrupted => Ok(true), // stopped and continued (signal(7))
             Err(_) => Err(Stop::Close),
@@ -213,7 +227,7 @@ impl Connection {
         let deadline = Instant::now() + RESPONSE_TIME;
         let mut rest = &bytes[..];
         while !rest.is_empty() {
-            match self.stream.write(rest) {
+            match self.write(rest) {
                 Ok(n) if n > 0 && Instant::now() < deadline => rest = rest.get(n..).unwrap_or_default(),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Ok(_) => return Err(ErrorKind::TimedOut.into()),
@@ -247,5 +261,17 @@ impl Connection {
             let line = if self.line.is_empty() { "-" } else { &self.line };
             let _ = writeln!(io::stderr(), "{} {} {line} {status}", http::now(), self.peer);
         }
+    }
+}
+
+impl Write for Connection {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = self.stream.write(bytes)?;
+        self.trace.iter_mut().for_each(|trace| trace.sent(bytes.get(..taken).unwrap_or_default()));
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -107,6 +107,11 @@ pub fn is_channel(name: &str) -> bool {
         && !["lab", "lessons", "assets", "metrics", "health"].contains(&name)
 }
 
+/// Whether it is a channel of the wire lab: in memory, and only for as long as it is used.
+pub fn is_lab(name: &str) -> bool {
+    name.strip_prefix("lab/").is_some_and(is_channel)
+}
+
 impl Hub {
     /// A hub with the channels that `--data` holds, each of which is checked; starts the pump and the heartbeat. At
     /// most `open_logs` of them are open at a time.
@@ -185,7 +190,7 @@ impl Hub {
             return Ok(channel);
         }
         let epoch = self.new_epoch();
-        let log = match &self.dir {
+        let log = match self.dir.as_ref().filter(|_| !is_lab(name)) {
             None => Ok(Log::new(epoch, self.config.history)),
             Some(dir) => Log::open(dir, name, epoch, self.config.history, self.config.sync),
         };
@@ -206,9 +211,12 @@ impl Hub {
         let unused = |c: &Arc<Channel>| Arc::strong_count(c) == 1 && c.readers() == 0;
         let files = self.dir.is_some();
         let forget = |channels: &mut Channels, idle: Duration| {
-            channels.entries.retain_mut(|e| match e.channel.take_if(|c| unused(c) && c.idle(now) >= idle) {
-                Some(channel) => files && !channel.is_empty(),
-                None => true,
+            channels.entries.retain_mut(|e| {
+                match e.channel.take_if(|c| unused(c) && c.idle(now) >= if is_lab(&e.name) { idle / 60 } else { idle })
+                {
+                    Some(channel) => files && !channel.is_empty() && !is_lab(&e.name),
+                    None => true,
+                }
             });
         };
         if now >= channels.next_purge {
@@ -228,7 +236,8 @@ impl Hub {
         let full = |channels: &Channels| channels.entries.len() >= self.config.max_channels && at.is_err();
         if full(&channels) {
             // Those in which nothing was ever said: else whoever only asks for names could use them all up.
-            channels.entries.retain(|e| !e.channel.as_ref().is_some_and(|c| unused(c) && c.is_empty()));
+            let useless = |c: &Arc<Channel>, name: &str| unused(c) && (c.is_empty() || is_lab(name));
+            channels.entries.retain(|e| !e.channel.as_ref().is_some_and(|c| useless(c, &e.name)));
         }
         match (full(&channels), many(&channels)) {
             (true, _) => Err(CHANNELS),
@@ -255,6 +264,13 @@ impl Hub {
         self.counted.published.fetch_add(bytes, Relaxed);
         self.wake(&channel);
         Ok(ids)
+    }
+
+    /// Appends an event without waiting for anybody.
+    pub fn tell(&self, channel: &Arc<Channel>, event: &Event) {
+        if channel.tell(event).is_ok() {
+            self.wake(channel);
+        }
     }
 
     /// Tells the pump that a channel has news, once for any number of them.
@@ -372,7 +388,8 @@ impl Hub {
             let _ = writeln!(out, "# HELP tincan_{name} {help}\n# TYPE tincan_{name} {kind}\ntincan_{name} {value}");
         }
         out.push_str("# HELP tincan_subscribers Readers of a channel.\n# TYPE tincan_subscribers gauge\n");
-        for Entry { name, channel } in channels.entries.iter().filter(|e| only.is_none_or(|only| *only == *e.name)) {
+        let named = |e: &&Entry| only.map_or(!is_lab(&e.name), |only| *only == *e.name);
+        for Entry { name, channel } in channels.entries.iter().filter(named) {
             if let Some(channel) = channel {
                 let _ = writeln!(out, "tincan_subscribers{{channel=\"{name}\"}} {}", channel.readers());
             }

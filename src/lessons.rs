@@ -13,15 +13,19 @@
 //! time and `{last-event-id}` the id that the client brought; `{wait 2 s}` pauses there; `{cut}` ends the stream there,
 //! and `{repeat}` plays the block before it for ever. A brace has no other use in a lesson, so none is ever data.
 //!
-//! Limits: `PLAY_TIME`; `server.rs` bounds the number of players, `connection.rs` each write.
+//! Limits: `PLAYERS`, `PLAY_TIME`; `connection.rs` bounds each write.
 
 use crate::http;
+use crate::reject::{PLAYING, Reject};
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// The usual pause after a blank line.
 const PACE: Duration = Duration::from_secs(1);
+/// Limit: lessons that are played at a time, each by its connection's own thread.
+const PLAYERS: usize = 64;
 /// Limit: how long a lesson is played. EventSource then comes back by itself.
 const PLAY_TIME: Duration = Duration::from_secs(600);
 /// Limit: a single pause. Who has left is found by the writes that follow.
@@ -50,6 +54,32 @@ pub const LESSONS: &[Lesson] = lessons! {
     "heartbeat" "buffering" "pause" "retry" "reconnection" "cut-id" "nul-in-id" "empty-id" "fresh-start" "byte-order-mark"
     "charset" "wrong-charset" "wrong-type" "unavailable" "no-content" "six-connections"
 };
+
+/// The lesson of this name.
+pub fn find(name: &str) -> Option<&'static Lesson> {
+    LESSONS.iter().find(|lesson| lesson.name == name)
+}
+
+/// A player's place; given back when it is dropped.
+#[derive(Debug)]
+pub struct Place<'a>(&'a AtomicUsize);
+
+impl<'a> Place<'a> {
+    /// Takes one of them.
+    ///
+    /// # Errors
+    /// [`PLAYING`] where all are taken.
+    pub fn take(players: &'a AtomicUsize) -> Result<Place<'a>, Reject> {
+        let place = Place(players);
+        if players.fetch_add(1, SeqCst) < PLAYERS { Ok(place) } else { Err(PLAYING) }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
 
 /// What a player does next; after the last step the stream ends.
 #[derive(Debug, PartialEq, Eq)]

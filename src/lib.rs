@@ -16,11 +16,12 @@
 //! | 0 | `limits.rs` | what the system lets this process have |
 //! | 0 | `id.rs` | an event's id; pure |
 //! | 0 | `base64.rs` | base64, for Basic credentials; pure |
-//! | 0 | `subscriber.rs` | a socket and a position: what it takes, when it is gone |
 //! | 0 | `pages.rs` | what `static/` holds, embedded |
+//! | 1 | `trace.rs` | what watches a connection's bytes |
 //! | 1 | `http.rs` | bytes to `Request`, response heads; pure, no sockets |
 //! | 1 | `event.rs` | `Event` to and from event-stream bytes; pure |
 //! | 1 | `disk.rs` | a directory of logs: its lock, its files, all or nothing |
+//! | 2 | `subscriber.rs` | a socket and a position: what it takes, when it is gone |
 //! | 2 | `lessons.rs` | the lessons: files of `static/lessons/` to scripts, and their player |
 //! | 2 | `recovery.rs` | what stands in a file after a crash: whole, torn or damaged |
 //! | 2 | `gate.rs` | who may: `Host`, `Origin`, CORS, tokens |
@@ -28,8 +29,9 @@
 //! | 3 | `log.rs` | the append-only bytes: positions, memory, files, trimming |
 //! | 4 | `channel.rs` | one log and its subscribers: publish, give, check |
 //! | 5 | `hub.rs` | all channels: pump, heartbeat, metrics |
-//! | 6 | `server.rs` | accept, and which handler |
-//! | 7 | `lib.rs`, `main.rs` | this guide; flags, bind, run |
+//! | 6 | `lab.rs` | the wire lab: taps, which make channels of connections, and their plugs |
+//! | 7 | `server.rs` | accept, and which handler |
+//! | 8 | `lib.rs`, `main.rs` | this guide; flags, bind, run |
 //!
 //! Words to search for in an audit: `Limit:` (what bounds a peer), `Deviation:` (from a standard), `Shortcut:` (what
 //! was left simple on purpose).
@@ -58,6 +60,7 @@ pub mod gate;
 pub mod http;
 pub mod hub;
 pub mod id;
+pub mod lab;
 pub mod lessons;
 pub mod limits;
 pub mod log;
@@ -66,6 +69,7 @@ pub mod recovery;
 pub mod reject;
 pub mod server;
 pub mod subscriber;
+pub mod trace;
 
 pub use event::Event;
 pub use flags::Config;

@@ -20,6 +20,9 @@ macro_rules! file {
 /// The chat page.
 pub const CHAT: File = file!("chat.html", "text/html; charset=utf-8");
 
+/// The wire lab.
+pub const LAB: File = file!("lab.html", "text/html; charset=utf-8");
+
 /// What the pages load.
 pub const ASSETS: &[File] = &[
     file!("chat.css", "text/css; charset=utf-8"),

@@ -17,9 +17,10 @@ use crate::event::{self, Event};
 use crate::flags::Config;
 use crate::gate::{self, Tokens};
 use crate::http::{self, Request};
-use crate::hub::{Hub, is_channel, start};
+use crate::hub::{Hub, is_channel, is_lab, start};
 use crate::id::Id;
-use crate::lessons::{self, LESSONS, Lesson, Script};
+use crate::lab::Lab;
+use crate::lessons::{self, Lesson, Place, Script};
 use crate::limits::{self, Shares};
 use crate::log::From;
 use crate::pages::{self, File};
@@ -42,8 +43,6 @@ const PROMPT_SUM: Duration = Duration::from_millis(50);
 const WINDOW: Duration = Duration::from_millis(100);
 /// Limit: `?wait=`, in seconds.
 const MAX_WAIT: u64 = 300;
-/// Limit: lessons that are played at a time, each by its connection's own thread.
-const PLAYERS: usize = 64;
 /// Pause after an accept error, such as too many open files: the loop goes on, and does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// The middle of the reconnection times given out by a full server, in milliseconds.
@@ -63,7 +62,8 @@ struct Shared {
     hub: Arc<Hub>,
     tokens: Tokens,
     shares: Shares,
-    idle: AtomicUsize,                  // threads in accept(), or on their way there
+    idle: AtomicUsize, // threads in accept(), or on their way there
+    lab: Lab,
     players: AtomicUsize,               // lessons that are being played
     waited: Mutex<(Instant, Duration)>, // a window's begin, and how much of it the last idle thread waited
 }
@@ -86,7 +86,10 @@ impl Server {
         let early = first(&listener).map_err(told)?; // last, so that a start that fails takes no client with it
         let (idle, players) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let waited = Mutex::new((Instant::now(), Duration::ZERO));
-        Ok(Server(Arc::new(Shared { listener, hub, tokens, shares, idle, players, waited }), early))
+        Ok(Server(
+            Arc::new(Shared { listener, hub, tokens, shares, lab: Lab::default(), idle, players, waited }),
+            early,
+        ))
     }
 
     /// What this process can hold, on one line; and, a line each, what its owner may not expect.
@@ -202,6 +205,8 @@ enum Route {
     Lesson(&'static Lesson, Vec<u8>),
     Listen(String, From, Option<Duration>),
     Publish(String, Event),
+    /// Pull the plug of a tap's connections.
+    Cut(String),
 }
 
 /// What a request gets.
@@ -211,22 +216,6 @@ enum Reply<'a> {
     Stream(Arc<Channel>, Opening),
     /// It is played here, behind a head of these field lines.
     Lesson(Script, String, Place<'a>),
-}
-
-/// A player's place; given back when it is dropped.
-struct Place<'a>(&'a AtomicUsize);
-
-impl<'a> Place<'a> {
-    fn take(players: &'a AtomicUsize) -> Result<Place<'a>, Reject> {
-        let place = Place(players);
-        if players.fetch_add(1, SeqCst) < PLAYERS { Ok(place) } else { Err(PLAYING) }
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, SeqCst);
-    }
 }
 
 impl Shared {
@@ -288,6 +277,7 @@ impl Shared {
                 Ok(None) => {}
                 Ok(Some((channel, opening))) => {
                     // Where this fails the reader is gone.
+                    let opening = Opening { trace: connection.trace, ..opening };
                     let _ = self.hub.subscribe(&channel, connection.stream, slot, opening);
                     return;
                 }
@@ -302,7 +292,7 @@ impl Shared {
         let req = Request::parse(&head)?;
         connection.line = format!("{} {}", req.method, req.target);
         connection.cors = gate::cors(self.hub.config(), &req);
-        let route = match if full { Err(CONNECTIONS) } else { self.route(&req) } {
+        let route = match if full { Err(CONNECTIONS) } else { self.route(&req, &head, connection) } {
             Ok(Route::Lesson(..)) if connection.brief => Err(PLAYING), // others wait for this thread
             route => route,
         };
@@ -318,9 +308,9 @@ impl Shared {
             Ok(Reply::Lesson(script, fields, _place)) => {
                 connection.note(script.status);
                 let head = http::head(script.status, &[&fields, &connection.cors, "Connection: close\r\n\r\n"]);
-                connection.stream.write_all(head.as_bytes())?;
+                connection.write_all(head.as_bytes())?;
                 if script.status != 204 {
-                    script.play(&mut connection.stream)?; // RFC 9110 §15.3.5: a 204 has no content
+                    script.play(connection)?; // RFC 9110 §15.3.5: a 204 has no content
                 }
                 return Err(Stop::Close);
             }
@@ -344,7 +334,7 @@ impl Shared {
     }
 
     /// Who may, and what is asked for. Needs the head alone, so that a refusal comes before the body.
-    fn route(&self, req: &Request) -> Result<Route, Reject> {
+    fn route(&self, req: &Request, head: &[u8], connection: &mut Connection) -> Result<Route, Reject> {
         if req.authority.is_some_and(|a| gate::misdirected(self.hub.config(), a)) {
             return Err(MISDIRECTED);
         }
@@ -352,21 +342,24 @@ impl Shared {
             return Err(CROSS_SITE);
         }
         self.tokens.check(req)?;
+        if let Some(key) = req.param("tap")? {
+            let key = Some(key).filter(|key| is_channel(key)).ok_or(TAP)?;
+            connection.tap(self.lab.tap(&self.hub, self.shares.connections, &key, &connection.stream)?, head);
+        }
         let asset = |name: &str| pages::ASSETS.iter().find(|f| f.name == name);
         let page = match req.path.as_str() {
             "/" => Some(Route::File(&pages::CHAT, "")),
+            "/lab" => Some(Route::File(&pages::LAB, "")),
             "/health" => Some(Route::Health),
             "/metrics" => Some(Route::Metrics(req.param("channel")?)),
             "/lessons" => Some(Route::Lessons),
             path => match path.strip_prefix("/lessons/") {
                 None => path.strip_prefix("/assets/").and_then(asset).map(|file| Route::File(file, "")),
-                Some(name) => LESSONS
-                    .iter()
-                    .find(|l| l.name == name)
+                Some(name) => lessons::find(name)
                     .map(|lesson| Route::Lesson(lesson, req.bytes("last-event-id").unwrap_or_default().into())),
             },
         };
-        let channel = req.path.strip_prefix('/').filter(|name| is_channel(name));
+        let channel = req.path.strip_prefix('/').filter(|name| is_channel(name) || is_lab(name));
         match (req.method, page, channel) {
             ("OPTIONS", Some(_), _) => Ok(Route::Options(ALLOW_PAGE)),
             ("OPTIONS", _, Some(_)) => Ok(Route::Options(ALLOW_CHANNEL)),
@@ -374,6 +367,9 @@ impl Shared {
             ("GET" | "HEAD", Some(page), _) => Ok(page),
             ("GET" | "HEAD", _, Some(name)) => listen(req, name),
             ("POST", _, Some(name)) => {
+                if let Some(key) = name.strip_prefix("lab/") {
+                    return Ok(Route::Cut(key.into()));
+                }
                 let template = Event::default().named(req.param("event")?.unwrap_or_default())?;
                 Ok(Route::Publish(name.into(), template))
             }
@@ -405,6 +401,7 @@ impl Shared {
                 }
                 Answer { status: script.status, fields, body: Vec::new().into() }
             }
+            Route::Cut(key) => Answer::text(format!("connections cut: {}\n", self.lab.cut(&key))),
             Route::Options(allow) => Answer { status: 204, fields: allow.into(), body: Vec::new().into() },
             Route::Listen(..) if req.method == "HEAD" => {
                 Answer { status: 200, fields: STREAM_FIELDS.into(), body: Vec::new().into() }
@@ -412,7 +409,7 @@ impl Shared {
             Route::Listen(name, from, wait) => {
                 let channel = self.hub.channel(&name)?;
                 let head = http::head(200, &[STREAM_FIELDS, cors, "Connection: close\r\n"]);
-                return Ok(Reply::Stream(channel, Opening { head, from, wait }));
+                return Ok(Reply::Stream(channel, Opening { head, from, wait, trace: None }));
             }
             Route::Publish(name, template) => {
                 let ids = self.hub.publish(&name, &events(req, template, body)?)?;
@@ -424,7 +421,7 @@ impl Shared {
 
 /// `GET /NAME`: the page for who prefers HTML, else the stream.
 fn listen(req: &Request, name: &str) -> Result<Route, Reject> {
-    if req.quality("text", "html") > req.quality("text", "event-stream") {
+    if !is_lab(name) && req.quality("text", "html") > req.quality("text", "event-stream") {
         return Ok(Route::File(&pages::CHAT, VARY));
     }
     let since = match req.param("since")? {

@@ -5,7 +5,8 @@
 //!
 //! Limits: `LONGEST_STALL`; 48 bytes each. Deliberately absent: where the bytes come from.
 
-use std::io::{ErrorKind, Read, Write};
+use crate::trace::Trace;
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -46,6 +47,15 @@ pub enum Poll {
     Until(u64),
 }
 
+/// What few subscribers have.
+#[derive(Debug, Default)]
+pub struct More {
+    /// None: a stream without an end.
+    pub poll: Option<Poll>,
+    /// What watches its bytes.
+    pub trace: Option<Box<Trace>>,
+}
+
 /// Why a subscriber is to be dropped.
 #[derive(Debug)]
 pub enum Gone {
@@ -62,8 +72,8 @@ pub struct Subscriber {
     pub stream: TcpStream,
     /// The first byte of the log that it was not given.
     pub pos: u64,
-    /// None: a stream without an end.
-    pub poll: Option<Box<Poll>>,
+    /// None: a plain stream.
+    pub more: Option<Box<More>>,
     /// A stalled one's next try; else a waiting poll's end; else the next ping.
     pub due: u64,
     /// When to end it (`--max-age`).
@@ -81,12 +91,28 @@ pub struct Subscriber {
 impl Subscriber {
     /// Whether nothing was sent yet.
     pub fn waits(&self) -> bool {
-        matches!(self.poll.as_deref(), Some(Poll::Wait(..)))
+        matches!(self.poll(), Some(Poll::Wait(..)))
+    }
+
+    fn poll(&self) -> Option<&Poll> {
+        self.more.as_ref()?.poll.as_ref()
+    }
+
+    /// Writes; returns how many bytes the socket took.
+    ///
+    /// # Errors
+    /// As the socket has them.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = self.stream.write(bytes)?;
+        if let Some(trace) = self.more.as_mut().and_then(|more| more.trace.as_mut()) {
+            trace.sent(bytes.get(..taken).unwrap_or_default());
+        }
+        Ok(taken)
     }
 
     /// Where it ends.
     fn stop(&self) -> u64 {
-        if let Some(&Poll::Until(stop)) = self.poll.as_deref() { stop } else { u64::MAX }
+        if let Some(&Poll::Until(stop)) = self.poll() { stop } else { u64::MAX }
     }
 
     /// Whether it wants bytes of a log that ends here, now.
@@ -106,18 +132,19 @@ impl Subscriber {
     /// # Errors
     /// Where the socket does not take it.
     pub fn begin(&mut self, end: u64) -> Result<(), Gone> {
-        if let Some(Poll::Wait(head, prelude)) = self.poll.as_deref() {
+        let poll = self.more.as_mut().and_then(|more| more.poll.as_mut());
+        if let Some(poll @ Poll::Wait(..)) = poll
+            && let Poll::Wait(head, prelude) = std::mem::replace(poll, Poll::Until(end))
+        {
             let length = prelude.len() as u64 + end - self.pos;
-            let opening = [format!("{head}Content-Length: {length}\r\n\r\n").as_bytes(), prelude].concat();
-            self.poll = Some(Box::new(Poll::Until(end)));
-            self.say(&opening)?;
+            self.say(&[format!("{head}Content-Length: {length}\r\n\r\n").as_bytes(), &prelude].concat())?;
         }
         Ok(())
     }
 
     /// Writes what begins an answer, a few hundred bytes: a socket without room for them is not being read at all.
-    fn say(&mut self, bytes: &[u8]) -> Result<(), Gone> {
-        match self.stream.write(bytes) {
+    pub fn say(&mut self, bytes: &[u8]) -> Result<(), Gone> {
+        match self.write(bytes) {
             Ok(n) if n == bytes.len() => Ok(()),
             _ => Err(Gone::Done),
         }
@@ -130,7 +157,7 @@ impl Subscriber {
     pub fn give(&mut self, bytes: &[u8], now: u64, heartbeat: u64) -> Result<u64, Gone> {
         let stop = self.stop();
         let bytes = bytes.get(..usize::try_from(stop - self.pos).unwrap_or(usize::MAX)).unwrap_or(bytes);
-        let taken = match self.stream.write(bytes) {
+        let taken = match self.write(bytes) {
             Ok(n) => n,
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
             Err(_) => return Err(Gone::Done),
@@ -152,13 +179,16 @@ impl Subscriber {
     /// Where it is to be dropped.
     pub fn check(&mut self, end: u64, now: u64, heartbeat: u64, look: bool) -> Result<(), Gone> {
         // A write tells more than a look.
-        let quiet = self.shut || self.stalls > 0 || self.poll.is_some() || now + heartbeat >= self.due + QUIET;
+        let quiet = self.shut || self.stalls > 0 || self.poll().is_some() || now + heartbeat >= self.due + QUIET;
         let ended = if look && quiet { self.look()? } else { false };
         let finished = self.pos == self.stop();
         if now >= self.expires || (finished && self.shut) {
             return Err(Gone::Done);
         }
-        if let (true, false, Some(Poll::Wait(head, _))) = (ended, now >= self.due, self.poll.as_deref_mut()) {
+        if ended
+            && now < self.due
+            && let Some(Poll::Wait(head, _)) = self.more.as_mut().and_then(|more| more.poll.as_mut())
+        {
             // A ping would be out of place; the first part of its head asks as well, and is what comes next anyway.
             let head = std::mem::take(head);
             return self.say(head.as_bytes());
@@ -172,7 +202,7 @@ impl Subscriber {
             return Ok(());
         }
         self.due = now + heartbeat;
-        match self.stream.write(PING) {
+        match self.write(PING) {
             Ok(n) if n == PING.len() => Ok(()),
             Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(()), // it has bytes to read before a ping would matter
             // Shortcut: a socket with room for 1 to 6 bytes is dropped, rather than the rest of a ping remembered.

@@ -1,0 +1,109 @@
+//! What watches a connection's bytes, in and out: a *tap* makes events of them, which the lab page shows.
+//!
+//! ```text
+//! event: in
+//! data: {"connection":7,"at":1763654400123.456,"bytes":"GET /kitchen?tap=x HTTP/1.1\r\nHost: …"}
+//! ```
+//!
+//! `in` is what the client sent, `out` what it was sent, each as it was read or written; at last comes `end`. `at` is in
+//! milliseconds since 1970. In `bytes` each character stands for one byte, so that all of them survive JSON.
+//!
+//! Limits: `PIECE`. No credentials: the value of a field that carries them is masked.
+
+use std::fmt::{Debug, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Limit: bytes in one event of a tap.
+const PIECE: usize = 4096;
+/// Fields whose values are credentials.
+const SECRET: [&[u8]; 3] = [b"authorization", b"proxy-authorization", b"cookie"];
+
+/// Who hears of a tapped connection.
+pub trait Hear: Debug + Send {
+    /// An event of this name and data.
+    fn hear(&self, name: &str, data: String);
+}
+
+/// Tells of one connection.
+#[derive(Debug)]
+pub struct Tap {
+    /// Its number.
+    pub connection: u64,
+    /// Whom.
+    pub to: Box<dyn Hear>,
+}
+
+impl Tap {
+    fn tell(&self, name: &str, bytes: &[u8]) {
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
+        let mut data = format!("{{\"connection\":{},\"at\":{}.{:03}", self.connection, at / 1000, at % 1000);
+        if !bytes.is_empty() {
+            data += ",\"bytes\":\"";
+            for &byte in bytes {
+                let _ = match byte {
+                    b'\r' => data.write_str("\\r"),
+                    b'\n' => data.write_str("\\n"),
+                    b'"' | b'\\' => write!(data, "\\{}", byte as char),
+                    b' '..=b'~' => data.write_char(byte as char),
+                    _ => write!(data, "\\u{byte:04x}"),
+                };
+            }
+            data.push('"');
+        }
+        data.push('}');
+        self.to.hear(name, data);
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        self.tell("end", b"");
+    }
+}
+
+/// What watches a connection.
+#[derive(Debug, Default)]
+pub struct Trace {
+    tap: Option<Tap>,
+}
+
+impl Trace {
+    /// A tap, from a request on of which the head and perhaps some of the body were read.
+    pub fn tap(&mut self, tap: Tap, head: &[u8], body: &[u8]) {
+        let tap = self.tap.insert(tap);
+        tap.tell("in", &masked(head));
+        self.received(body);
+    }
+
+    /// The next request is not of the tap.
+    pub fn untap(&mut self) {
+        self.tap = None;
+    }
+
+    /// The client sent this.
+    pub fn received(&mut self, bytes: &[u8]) {
+        self.told("in", bytes);
+    }
+
+    /// The client was sent this.
+    pub fn sent(&mut self, bytes: &[u8]) {
+        self.told("out", bytes);
+    }
+
+    fn told(&self, name: &str, bytes: &[u8]) {
+        self.tap.iter().for_each(|tap| bytes.chunks(PIECE).for_each(|piece| tap.tell(name, piece)));
+    }
+}
+
+/// A head without the credentials in it.
+fn masked(head: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(head.len());
+    for line in head.split_inclusive(|&b| b == b'\n') {
+        let name = line.split(|&b| b == b':').next().unwrap_or_default();
+        match SECRET.iter().any(|secret| secret.eq_ignore_ascii_case(name)) {
+            true => out.extend([name, b": (not shown)\r\n"].concat()),
+            false => out.extend(line),
+        }
+    }
+    out
+}
