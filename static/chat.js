@@ -8,6 +8,7 @@ const LONGEST_PAUSE = 30;          // seconds between our own attempts
 const ASLEEP = 20000;              // ms after which the socket of a hidden page is not trusted any more
 const ASK_EVERY = 10000;           // ms between two questions for the number of listeners
 
+const STATES = { connecting: word('connecting'), open: word('open'), waiting: word('waiting') };
 const $ = id => document.getElementById(id);
 const channel = location.pathname.slice(1) || 'chat';
 const url = `${location.origin}/${channel}`;   // a relative one takes over a token in the page's URL; fetch refuses that
@@ -41,14 +42,13 @@ function pause() {
   (function count() {
     const left = end - performance.now();
     if (left <= 0) return connect();
-    showState('waiting', Math.ceil(left / 1000) + ' s');
+    showState('waiting', word('seconds', { n: Math.ceil(left / 1000) }));
     pauseTimer = setTimeout(count, left % 1000 || 1000);
   })();
 }
 
 function showState(state, seconds = '') {
-  const word = state === 'connecting' ? 'connecting…' : state;
-  if ($('word').textContent !== word) $('word').textContent = word;   // a status is read out whenever it is set
+  if ($('word').textContent !== STATES[state]) $('word').textContent = STATES[state];   // it is read out whenever it is set
   $('seconds').textContent = seconds;
   $('state').dataset.state = state;
   $('now').hidden = state !== 'waiting';
@@ -91,6 +91,7 @@ function hearMessage(event) {
   const item = element('li', said.name === null ? 'plain' : 'said');
   if (said.name !== null) item.append(element('b', 'name hue' + hue(said.name), said.name));
   item.append(element('p', 'text', said.msg));
+  item.lastChild.dataset.empty = word('empty');
   add(item);
   if (!heard) $('terminal').open = false;      // once: whoever opens it again keeps it
   heard = true;
@@ -115,8 +116,7 @@ function hearGap(event) {
     // Where we named the place, it is the last event that was heard here; what was lost may have been for others.
     if (gap.asked !== asked) lost = gap.lost;
   } catch { /* then it is not known how many */ }
-  const text = !Number.isSafeInteger(lost) || lost < 1 ? 'Some messages may have been missed here'
-    : lost === 1 ? '1 message was missed here' : `${lost} messages were missed here`;
+  const text = Number.isSafeInteger(lost) && lost > 0 ? word('missed', { n: lost }) : word('gap');
   const previous = pending.at(-1) || $('messages').lastElementChild;
   if (!lost && previous?.textContent === text && previous.className === 'gap') return;   // a server that restarts often
   add(element('li', 'gap', text));
@@ -167,7 +167,7 @@ async function askListeners() {
     if (answer.ok) {
       const line = (await answer.text()).match(new RegExp(`^tincan_subscribers\\{channel="${channel}"\\} (\\d+)`, 'm'));
       const listeners = line ? Number(line[1]) : 0;
-      text = listeners === 1 ? '1 listener' : `${listeners} listeners`;
+      text = word('listeners', { n: listeners });
     }
   } catch { /* then it is not known */ }
   if (source.readyState === EventSource.OPEN) $('listeners').textContent = text;
@@ -189,7 +189,7 @@ async function send(event) {
     const answer = await fetch(url, { method: 'POST', headers, body, signal: AbortSignal.timeout(120000) });
     if (answer.status !== 200) $('error').textContent = await refusal(answer);
   } catch (e) {
-    $('error').textContent = e.name === 'TimeoutError' ? 'the server did not answer' : 'could not reach the server';
+    $('error').textContent = e.name === 'TimeoutError' ? word('silent') : word('unreachable');
   }
   if ($('error').textContent) $('msg').value = msg + $('msg').value;   // nothing that was typed is lost
   $('send').disabled = false;
@@ -200,7 +200,7 @@ async function send(event) {
 async function refusal(answer) {
   const plain = /^text\/plain\b/i.test(answer.headers.get('Content-Type') || '');
   const line = plain ? (await answer.text()).trim().split('\n')[0].slice(0, 500) : '';
-  return line || `the server answered ${answer.status} ${answer.statusText}`.trim();
+  return line || word('answered', { status: `${answer.status} ${answer.statusText}`.trim() });
 }
 
 // ---- Copying ----------------------------------------------------------------------------------------------------
@@ -215,8 +215,8 @@ async function copy(button) {
     getSelection().selectAllChildren(code);
     done = document.execCommand('copy');
   }
-  button.textContent = $('copied').textContent = done ? 'Copied' : 'Selected';
-  setTimeout(() => { button.textContent = 'Copy'; $('copied').textContent = ''; }, 2000);
+  button.textContent = $('copied').textContent = done ? word('copied') : word('selected');
+  setTimeout(() => { button.textContent = word('copy'); $('copied').textContent = ''; }, 2000);
 }
 
 // ---- Start ------------------------------------------------------------------------------------------------------
