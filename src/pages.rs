@@ -25,11 +25,15 @@ pub const LAB: File = file!("lab.html", "text/html; charset=utf-8");
 
 /// What the pages load.
 pub const ASSETS: &[File] = &[
+    file!("page.css", "text/css; charset=utf-8"),
     file!("chat.css", "text/css; charset=utf-8"),
     file!("chat.js", "text/javascript; charset=utf-8"),
+    file!("lab.css", "text/css; charset=utf-8"),
+    file!("lab.js", "text/javascript; charset=utf-8"),
+    file!("words.js", "text/javascript; charset=utf-8"),
+    file!("copy.js", "text/javascript; charset=utf-8"),
     file!("eventsource.js", "text/javascript; charset=utf-8"),
     file!("icon.svg", "image/svg+xml"),
-    file!("words.js", "text/javascript; charset=utf-8"),
 ];
 
 /// Pages load nothing but their own files, run nothing inline, and stand in no frame (W3C Content Security Policy 3).

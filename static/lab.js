@@ -1,0 +1,524 @@
+'use strict';
+// The wire lab. One EventSource listens to a URL. The server tells each byte of that connection as events of a second
+// stream, the tap (`?tap=KEY`, src/lab.rs). The page sets these bytes beside what the specification's algorithm does with
+// them (EventStreamParser, eventsource.js) and beside what the EventSource fired: a row of the table is a line of the wire.
+
+const KEPT_ROWS = 800;             // Limit: rows of the table; the oldest go first
+const ROUNDS = 4;                  // Limit: connections of a lesson that reconnects; then the lab closes
+const LATE = 2000;                 // ms after which what was fired gets a row of its own
+const NAME = /^[A-Za-z0-9_-]{1,64}$/;
+
+const $ = id => document.getElementById(id);
+
+// ---- Bytes, visible ---------------------------------------------------------------------------------------------
+
+const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+const CONTROLS = ('NUL SOH STX ETX EOT ENQ ACK BEL BS TAB LF VT FF CR SO SI ' +
+  'DLE DC1 DC2 DC3 DC4 NAK SYN ETB CAN EM SUB ESC FS GS RS US').split(' ');
+const hex = byte => byte.toString(16).padStart(2, '0').toUpperCase();
+
+// A text in which every byte can be seen. What is no UTF-8, and what has no picture, is shown as numbers.
+function visible(bytes) {
+  const shown = document.createDocumentFragment();
+  let text = '';
+  const flush = () => { if (text) shown.append(text); text = ''; };
+  const mark = (className, content, name = '') => {
+    flush();
+    const made = element('span', className, content);
+    made.dataset.name = name;      // is shown in place of the content: many fonts lack the control pictures
+    shown.append(made);
+  };
+  for (let at = 0; at < bytes.length;) {
+    const byte = bytes[at];
+    const length = byte < 0x80 ? 1 : byte < 0xe0 ? 2 : byte < 0xf0 ? 3 : 4;
+    const part = bytes.subarray(at, at + length);
+    if (byte === 0x20) mark('space', ' ');
+    else if (byte < 0x20) mark('control', String.fromCharCode(0x2400 + byte), CONTROLS[byte]);
+    else if (byte === 0x7f) mark('control', '\u2421', 'DEL');
+    else {
+      let character = '';
+      try { character = utf8.decode(part); } catch { /* no UTF-8, or a part of it */ }
+      if (character === '') {
+        mark('control', `⟨${hex(byte)}⟩`, hex(byte));
+        at++;
+        continue;
+      }
+      const numbers = [...part].map(hex).join(' ');
+      if (/[\p{C}\p{Z}]/u.test(character)) mark('control', `⟨${numbers}⟩`, character === '\ufeff' ? `BOM ${numbers}` : numbers);
+      else text += character;
+    }
+    at += length;
+  }
+  flush();
+  return shown;
+}
+
+function element(tag, className = '', text = '') {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  made.textContent = text;
+  return made;
+}
+
+// Cuts behind each line end: CR LF, LF and CR. The last piece may have none.
+function lines(bytes) {
+  const cut = [];
+  for (let from = 0, at = 0; at < bytes.length; at++) {
+    if (bytes[at] === 10 || (bytes[at] === 13 && bytes[at + 1] !== 10) || at === bytes.length - 1) {
+      cut.push(bytes.subarray(from, at + 1));
+      from = at + 1;
+    }
+  }
+  return cut;
+}
+
+// ---- The table --------------------------------------------------------------------------------------------------
+
+const body = $('wire').tBodies[0];
+const notes = new WeakMap();       // of a row: { block, state }
+let following = true;              // the reader is at the bottom
+
+function addRow(className, cells, note = {}) {
+  const row = element('tr', className);
+  for (const cell of cells) row.append(cell);
+  notes.set(row, note);
+  if (!body.querySelector('[tabindex="0"]')) row.tabIndex = 0;
+  else row.tabIndex = -1;
+  body.append(row);
+  while (body.childElementCount > KEPT_ROWS) body.firstElementChild.remove();
+  follow();
+  return row;
+}
+
+function follow() { if (following) $('scroll').scrollTop = $('scroll').scrollHeight; }
+
+// A line over all columns.
+function addHeading(className, text) {
+  const cell = element('th', '', text);
+  cell.colSpan = 3;
+  cell.scope = 'rowgroup';
+  return addRow(className, [cell]);
+}
+
+function addLine(way, bytes, note) {
+  const wire = element('td', 'bytes');
+  const code = element('code');
+  code.append(visible(bytes));
+  wire.append(code, element('code', 'hex', [...bytes].map(hex).join(' ')));
+  const made = addRow(`row ${way}`, [wire, element('td', 'steps'), element('td', 'fired')], note);
+  return { row: made, steps: made.cells[1], fired: made.cells[2] };
+}
+
+// What belongs to this row is marked, and the buffers are shown as they were behind it.
+function point(row) {
+  const { block, state } = notes.get(row) ?? {};
+  for (const other of body.rows) {
+    other.classList.toggle('here', other === row);
+    other.classList.toggle('same', block !== undefined && notes.get(other).block === block);
+  }
+  showBuffers(state ?? latest);
+}
+
+function unpoint() {
+  for (const row of body.querySelectorAll('.here, .same')) row.classList.remove('here', 'same');
+  showBuffers(latest);
+}
+
+function step(event) {
+  const row = event.target.closest('tbody tr');
+  const to = row && {
+    ArrowDown: row.nextElementSibling, ArrowUp: row.previousElementSibling,
+    Home: body.firstElementChild, End: body.lastElementChild,
+  }[event.key];
+  if (!to) return;
+  event.preventDefault();
+  row.tabIndex = -1;
+  to.tabIndex = 0;
+  to.focus();
+}
+
+// ---- The buffers ------------------------------------------------------------------------------------------------
+
+let latest = null;                 // what the algorithm remembers now
+
+function showBuffers(state) {
+  const { data = '', type = '', id = '', lastEventId = '', retry = null } = state ?? {};
+  const shown = { data, type, id, lastEventId, retry: retry === null ? '' : `${retry} ms`, readyState: readyState() };
+  for (const [name, value] of Object.entries(shown)) {
+    const place = $(`buffer-${name}`);
+    place.replaceChildren(value === '' ? element('i', '', word('lab-empty')) : visible(new TextEncoder().encode(value)));
+  }
+}
+
+const READY = ['CONNECTING', 'OPEN', 'CLOSED'];
+const readyState = () => source ? `${source.readyState} ${READY[source.readyState]}` : '';
+
+for (const name of ['data', 'type', 'id', 'lastEventId', 'retry', 'readyState']) {
+  const value = element('dd');
+  value.id = `buffer-${name}`;
+  const pair = element('div');
+  pair.append(element('dt', '', word(name === 'data' ? 'lab-data-buffer' : `lab-${name}`)), value);
+  $('buffers').append(pair);
+}
+
+// ---- What the tap tells -----------------------------------------------------------------------------------------
+
+let connections = new Map();       // by their number in the tap
+let count = 0;
+let began = 0;                     // the server's time of the first byte, ms
+let opened = 0;                    // connections of the stream
+
+class Connection {
+  constructor(number) {
+    this.number = number;
+    this.blocks = 0;
+    this.ways = { in: { head: true }, out: { head: true } };
+  }
+
+  get block() { return `${this.number}.${this.blocks}`; }
+
+  hear(way, bytes, at) {
+    began ||= at;
+    const time = ((at - began) / 1000).toFixed(3);
+    addHeading(`piece ${way}`, word(`lab-${way}`, { time, bytes: bytes.length, n: this.number }));
+    for (const line of lines(bytes)) this.hearLine(way, line);
+  }
+
+  hearLine(way, bytes) {
+    const side = this.ways[way];
+    const text = (side.rest ?? '') + new TextDecoder().decode(bytes);
+    const whole = /[\r\n]$/.test(text);
+    side.rest = whole ? '' : text;
+    if (side.parser) return this.hearStream(side, bytes, whole);
+    const line = addLine(way, bytes, { block: this.block });
+    if (!whole) line.steps.textContent = side.head ? word('lab-unended') : word('lab-body');
+    else if (!side.head) line.steps.textContent = word('lab-body');
+    else this.hearHead(way, side, text.trimEnd(), line);
+  }
+
+  hearHead(way, side, text, line) {
+    const kind = !side.first ? (way === 'in' ? 'lab-request' : 'lab-status') : text === '' ? 'lab-end' : 'lab-field';
+    line.steps.textContent = word(kind);
+    const [name, value] = [text.split(':')[0].toLowerCase(), text.slice(text.indexOf(':') + 1).trim()];
+    if (way === 'in' && !side.first) {
+      this.isStream = text.startsWith('GET ');
+      if (this.isStream && opened++ === 0) fired(line.fired, 'new', word('lab-new'));
+    } else if (kind === 'lab-field') {
+      const known = `lab-${way}-${name}`;
+      if (Object.hasOwn(WORDS, known)) line.steps.append(element('small', '', word(known)));
+      if (name === 'content-type') side.type = value;
+    }
+    side.first ||= text;
+    if (kind !== 'lab-end') return;
+    side.head = false;
+    this.blocks++;
+    if (way !== 'out' || !this.isStream) return;
+    const status = side.first.split(' ')[1];
+    if (status === '200' && /^text\/event-stream\s*(;|$)/i.test(side.type)) {
+      // By the text each stream begins with empty buffers, but the last event ID string stays. (Chromium keeps its buffer.)
+      side.parser = new EventStreamParser(this.watch());
+      side.parser.lastEventId = latest?.lastEventId ?? '';
+      expect('open', line.fired);
+    } else {
+      this.failed = true;
+      line.steps.append(element('small', '', word('lab-fails', { status, type: side.type ?? '-' })));
+      expect('error', line.fired);
+    }
+  }
+
+  // The parser is given each piece for itself, so that each of its steps has its line.
+  hearStream(side, bytes, whole) {
+    const line = addLine('out', bytes, { block: this.block });
+    this.line = line;
+    this.wasEmpty = false;
+    side.parser.feed(bytes);
+    if (!line.steps.hasChildNodes()) {
+      line.steps.textContent = bytes.length === 1 && bytes[0] === 10 ? word('lab-half') : whole ? '' : word('lab-unended');
+    }
+    const { data, type, id, lastEventId } = side.parser;
+    latest = { ...latest, data, type, id, lastEventId };
+    notes.get(line.row).state = latest;
+    if (this.wasEmpty) this.blocks++;
+  }
+
+  watch() {
+    const say = (className, text) => this.line.steps.append(element('span', className, text));
+    return {
+      line: text => { this.wasEmpty ||= text === ''; },
+      comment: text => say('comment', word(text === 'ping' ? 'lab-ping' : 'lab-comment')),
+      field: (name, value, effect) => {
+        this.line.steps.append(element('b', '', name), ' ', element('q', '', value));
+        say(effect.startsWith('ignored') ? 'ignored' : '', word(effect));
+      },
+      retry: ms => { latest = { ...latest, retry: ms }; },
+      nothing: () => say('nothing', word('lab-nothing')),
+      dispatch: event => {
+        say('dispatch', word('lab-dispatch', event));
+        if (types.has(event.type)) expect('event', this.line.fired);
+        else fired(this.line.fired, 'unheard', word('lab-unheard', event));
+      },
+    };
+  }
+
+  end(at) {
+    if (!this.isStream) return;
+    const row = addHeading('ended', word('lab-ended', { n: this.number, time: ((at - began) / 1000).toFixed(3) }));
+    if (this.ways.out.rest || this.ways.out.parser?.data) row.cells[0].append(element('small', '', word('lab-discarded')));
+    row.cells[0].colSpan = 2;
+    const cell = element('td', 'fired');
+    row.append(cell);
+    if (!this.failed) expect('error', cell);
+  }
+}
+
+function hearTap(event) {
+  const { connection: number, at, bytes } = JSON.parse(event.data);
+  let connection = connections.get(number);
+  if (!connection) connections.set(number, connection = new Connection(++count));
+  if (event.type === 'end') connection.end(at);
+  else connection.hear(event.type, Uint8Array.from(bytes, character => character.charCodeAt(0)), at);
+}
+
+// ---- What the EventSource fires ---------------------------------------------------------------------------------
+
+let source = null;
+let tap = null;
+let key = '';
+let types = new Set();
+let places = [];                   // { kind, cell } that wait for what is fired
+let news = [];                     // { kind, text } that waits for its place
+
+// The tap and the stream are two connections: what was fired meets its row in their order, whichever comes first.
+function expect(kind, cell) {
+  places.push({ kind, cell });
+  meet();
+}
+
+function hear(kind, className, text) {
+  const one = { kind, className, text };
+  news.push(one);
+  meet();
+  showBuffers(latest);
+  setTimeout(() => {
+    if (!news.includes(one)) return;                       // its connection never reached the server, or the tap was lost
+    news.splice(news.indexOf(one), 1);
+    const cell = element('td', 'fired');
+    const none = element('td', '', word('lab-no-bytes'));
+    none.colSpan = 2;
+    addRow('row', [none, cell]);
+    fired(cell, className, text);
+  }, LATE);
+}
+
+function meet() {
+  while (news.length > 0) {
+    const at = places.findIndex(place => place.kind === news[0].kind);
+    if (at < 0) return;
+    const { cell } = places.splice(0, at + 1).at(-1);
+    const { className, text } = news.shift();
+    fired(cell, className, text);
+  }
+}
+
+function fired(cell, className, text) {
+  cell.append(element('span', className, text));
+  cell.parentElement.classList.add('has-fired');
+}
+
+function hearEvent(event) {
+  const who = event.type === 'message' ? 'onmessage' : `addEventListener('${event.type}')`;
+  hear('event', 'event', word('lab-heard', { who, data: JSON.stringify(event.data), id: JSON.stringify(event.lastEventId) }));
+  if (event.type === 'pause' && lesson()) disconnect('lab-paused');
+}
+
+// ---- Connecting -------------------------------------------------------------------------------------------------
+
+const lesson = () => $('what').value;
+const path = () => lesson() ? `/lessons/${lesson()}` : `/${$('channel').value}`;
+
+function query() {
+  const since = $('since').value.trim();
+  return since ? `since=${encodeURIComponent(since)}` : '';
+}
+
+function connect() {
+  stop();
+  if (!lesson() && !NAME.test($('channel').value)) return $('channel').reportValidity();
+  body.replaceChildren();
+  [connections, places, news, latest, count, began, opened] = [new Map(), [], [], null, 0, 0, 0];
+  key = Array.from(crypto.getRandomValues(new Uint8Array(12)), hex).join('');
+  types = new Set($('types').value.split(/\s+/).filter(Boolean));
+  following = true;
+
+  tap = new EventSource(`/lab/${key}?since=all`);
+  for (const type of ['in', 'out', 'end']) tap.addEventListener(type, hearTap);
+  // The server began anew, or we were too slow: what is said from here on stands by itself.
+  tap.addEventListener('gap', () => { connections = new Map(); places = []; });
+
+  source = new EventSource(`${path()}?${[query(), `tap=${key}`].filter(Boolean).join('&')}`);
+  let rounds = 0;
+  source.onopen = () => { showState(); hear('open', 'open', word('lab-opened')); };
+  source.onerror = () => {
+    const closed = source.readyState === EventSource.CLOSED;
+    hear('error', closed ? 'failed' : 'error', word(closed ? 'lab-error-closed' : 'lab-error'));
+    if (!closed && lesson() && ++rounds >= most) disconnect('lab-over');
+    showState();
+  };
+  for (const type of types) source.addEventListener(type, hearEvent);
+  showState();
+  showBuffers(latest);
+}
+
+// Ends both connections; what the tap still has to say is waited for.
+function disconnect(why = 'lab-closed') {
+  source?.close();
+  showState();
+  const late = tap;
+  setTimeout(() => {
+    late?.close();
+    if (late !== tap) return;
+    const row = addHeading('ended', word(why));
+    if (why !== 'lab-closed') row.classList.add('over');
+  }, 600);
+}
+
+function stop() {
+  source?.close();
+  tap?.close();
+}
+
+async function pull() {
+  const answer = await fetch(`/lab/${key}`, { method: 'POST', body: 'pull the plug' });
+  if (!answer.ok) addHeading('ended', await answer.text());
+}
+
+function showState() {
+  const state = source ? READY[source.readyState].toLowerCase() : 'closed';
+  $('state').dataset.state = state;
+  $('state').textContent = word(`lab-state-${state}`);
+  $('disconnect').disabled = state === 'closed';
+  $('plug').disabled = state !== 'open';
+}
+
+// ---- Lessons ----------------------------------------------------------------------------------------------------
+
+let most = 1;                      // connections of this lesson
+
+async function listLessons() {
+  const text = await (await fetch('/lessons')).text();
+  const group = element('optgroup');
+  group.label = word('lab-lessons');
+  for (const [, name, title] of text.matchAll(/^\/lessons\/(\S+) +(.*)$/gm)) {
+    const option = element('option', '', title.split(' · ')[Number(chinese)] ?? title);
+    option.value = name;
+    group.append(option);
+  }
+  $('what').append(group);
+}
+
+async function choose() {
+  const name = lesson();
+  stop();
+  source = null;
+  body.replaceChildren();
+  latest = null;
+  $('lesson').hidden = name === '';
+  $('channel-field').hidden = $('publish').hidden = name !== '';
+  $('since').value = '';
+  location.replace(`#${name}`);
+  if (name === '') {
+    $('types').value = 'message gap';
+  } else {
+    const text = await (await fetch(`/lessons/${name}.txt`)).text();
+    const [english, translated] = text.split(/^: 中文.*$/m);
+    const says = what => [...(chinese && translated || english).matchAll(new RegExp(`^: ${what}: (.*)$`, 'gm'))][0]?.[1] ?? '';
+    $('lesson-title').textContent = says('lesson');
+    $('look').textContent = says('look');
+    $('question').textContent = says('question');
+    $('answer').open = false;
+    $('answer').lastElementChild.textContent = says('answer');
+    $('types').value = [...new Set(['message', ...[...english.matchAll(/^event: ?(\S+)$/gm)].map(found => found[1])])].join(' ');
+    most = /^retry/m.test(english) ? ROUNDS : 1;
+    $('file').href = `/lessons/${name}.txt`;
+    $('more').hidden = name !== 'six-connections';
+    $('previous').disabled = $('what').selectedIndex <= 1;
+    $('next').disabled = $('what').selectedIndex === $('what').options.length - 1;
+  }
+  showCurl();
+  showState();
+  showBuffers(null);
+}
+
+async function turn(by) {
+  $('what').selectedIndex += by;
+  await choose();
+  connect();
+}
+
+// The lesson about the limit: each click opens the same stream once more.
+const others = [];
+
+function openMore() {
+  const one = new EventSource(`${path()}?n=${others.length}`);
+  const count = () => {
+    const states = others.map(other => other.readyState);
+    const [waiting, open] = [0, 1].map(state => states.filter(s => s === state).length);
+    $('more').querySelector('output').textContent = word('lab-counted', { open: open, waiting });
+  };
+  others.push(one);
+  one.onopen = one.onerror = count;
+  count();
+}
+
+// ---- The same with curl, and publishing -------------------------------------------------------------------------
+
+const quoted = text => `'${text.replaceAll("'", "'\\''")}'`;
+const event = () => $('event').value.trim();
+const publishPath = () => `${path()}${event() ? `?event=${encodeURIComponent(event())}` : ''}`;
+
+function showCurl() {
+  const since = $('since').value.trim();
+  $('curl').textContent = `curl -N ${since ? `-H ${quoted(`Last-Event-ID: ${since}`)} ` : ''}${location.origin}${path()}`;
+  const url = `${location.origin}${publishPath()}`;
+  $('curl-say').textContent = `curl -d ${quoted($('data').value)} ${url.includes('?') ? quoted(url) : url}`;
+}
+
+async function publish(submitted) {
+  submitted.preventDefault();
+  if (event() && !types.has(event())) $('sent').textContent = word('lab-no-listener', { type: event() });
+  else $('sent').textContent = '';
+  const url = publishPath() + (key && `${event() ? '&' : '?'}tap=${key}`);
+  try {
+    const answer = await fetch(url, { method: 'POST', headers: { 'Content-Type': 'text/plain;charset=utf-8' }, body: $('data').value });
+    if (!answer.ok) $('sent').textContent = await answer.text();
+  } catch { $('sent').textContent = word('unreachable'); }
+}
+
+// ---- Start ------------------------------------------------------------------------------------------------------
+
+$('controls').onsubmit = submitted => { submitted.preventDefault(); connect(); };
+$('disconnect').onclick = () => disconnect();
+$('plug').onclick = pull;
+$('publish').onsubmit = publish;
+$('what').onchange = async () => { await choose(); if (lesson()) connect(); };
+$('previous').onclick = () => turn(-1);
+$('next').onclick = () => turn(1);
+$('more').firstElementChild.onclick = openMore;
+$('hex').onchange = () => { $('wire').classList.toggle('with-hex', $('hex').checked); follow(); };
+for (const id of ['channel', 'since', 'event', 'data']) $(id).addEventListener('input', showCurl);
+body.onmouseover = moved => { const row = moved.target.closest('tr'); if (row) point(row); };
+body.onmouseleave = unpoint;
+body.addEventListener('focusin', moved => point(moved.target.closest('tr')));
+body.addEventListener('focusout', unpoint);
+body.onkeydown = step;
+$('scroll').onscroll = () => { following = $('scroll').scrollHeight - $('scroll').scrollTop - $('scroll').clientHeight < 24; };
+addEventListener('pagehide', stop);
+
+document.title = `${word('lab-title')} · tincan`;
+listLessons().then(async () => {
+  const wanted = location.hash.slice(1);
+  $('what').value = wanted || 'first-event';
+  if ($('what').selectedIndex < 0) $('what').selectedIndex = 0;
+  await choose();
+  connect();
+});
