@@ -111,7 +111,7 @@ impl Driver {
 }
 
 /// The JSON string that stands behind the first `key`, unescaped (RFC 8259 §7).
-fn string(text: &str, key: &str) -> String {
+pub fn string(text: &str, key: &str) -> String {
     let at = text.find(key).unwrap_or_else(|| panic!("no {key} in {text}")) + key.len();
     let mut chars = text[at..].strip_prefix('"').unwrap_or_else(|| panic!("no string: {text}")).chars();
     let mut out = Vec::new(); // UTF-16, for an escape may be half of a pair

@@ -10,6 +10,7 @@ mod gate;
 mod harness;
 mod hostile;
 mod http;
+mod lab;
 mod lessons;
 mod listen;
 mod props;

@@ -1,0 +1,195 @@
+//! The wire lab's server side: taps, and their plugs.
+
+use crate::browser::string;
+use crate::harness::*;
+use std::time::{Duration, Instant};
+use tincan::reject;
+
+/// What a tap tells: `in`, `out` or `end`, the connection, and the bytes, a character each.
+#[derive(Debug, PartialEq, Eq)]
+struct Told(String, u64, String);
+
+fn told(block: &str) -> Told {
+    let line = |name: &str| block.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{block}"));
+    let (name, data) = (line("event: "), line("data: "));
+    let number = data.strip_prefix("{\"connection\":").and_then(|rest| rest.split(',').next()).unwrap();
+    let bytes = if data.contains("\"bytes\":") { string(data, "\"bytes\":") } else { String::new() };
+    Told(name.into(), number.parse().unwrap(), bytes)
+}
+
+/// All pieces of one direction up to the next that is not, as one.
+fn tell(tap: &mut Wire, name: &str, number: u64, bytes: &str) {
+    let mut all = String::new();
+    while all.len() < bytes.len() {
+        let Told(way, n, piece) = told(&tap.block());
+        assert_eq!((way.as_str(), n), (name, number), "{piece}");
+        all += &piece;
+    }
+    assert_eq!(all, bytes);
+}
+
+/// The text with a character for each of its bytes.
+fn latin(text: &str) -> String {
+    text.bytes().map(char::from).collect()
+}
+
+#[test]
+fn a_tap_tells_each_byte_of_a_stream_and_its_end() {
+    let server = Tincan::start(&["--retry", "0"]);
+    let (mut tap, _) = server.listen("/lab/k?since=all", "");
+    let request = "GET /kitchen?tap=k HTTP/1.1\r\nHost: localhost\r\nX-Odd: \"\\\t\u{e9}\r\n\r\n";
+    let mut wire = server.connect();
+    wire.send(request);
+    tell(&mut tap, "in", 1, &latin(request));
+    let mut sent = wire.until(b"\n\n"); // head and prelude
+    tell(&mut tap, "out", 1, &sent);
+    for text in ["soup é", "\u{feff}\u{1f372}", "two\nlines"] {
+        server.post("/kitchen", text);
+        sent = wire.block();
+        tell(&mut tap, "out", 1, &latin(&sent));
+    }
+    drop(wire);
+    tell(&mut tap, "out", 1, ":ping\n\n"); // it has stopped sending; does it still read?
+    assert_eq!(told(&tap.block()), Told("end".into(), 1, String::new()));
+}
+
+#[test]
+fn a_tap_tells_of_one_exchange_and_not_of_the_next_on_the_same_connection() {
+    let server = Tincan::start(&[]);
+    let (mut tap, _) = server.listen("/lab/k?since=all", "");
+    let mut wire = server.connect();
+    let mut exchange = |request: &str, body: &str| {
+        wire.send(request);
+        wire.send(body);
+        let answer = wire.response();
+        assert_eq!(answer.status, 200);
+        answer
+    };
+    let post = |query: &str| format!("POST /a{query} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\n");
+    exchange(&post(""), "soup");
+    exchange(&post("?tap=k"), "stew");
+    exchange(&post("?tap=other"), "cake");
+    exchange("GET /health?tap=k HTTP/1.1\r\nHost: localhost\r\n\r\n", "");
+    tell(&mut tap, "in", 1, &(post("?tap=k") + "stew"));
+    let Told(way, 1, answer) = told(&tap.block()) else { panic!() };
+    assert!(way == "out" && answer.starts_with("HTTP/1.1 200 OK\r\nDate: ") && answer.ends_with("-2\n"), "{answer}");
+    assert_eq!(told(&tap.block()), Told("end".into(), 1, String::new()));
+    tell(&mut tap, "in", 3, "GET /health?tap=k HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert!(told(&tap.block()).2.ends_with("\r\n\r\nok\n"));
+}
+
+#[test]
+fn polls_lessons_and_chunks_are_told_as_they_pass() {
+    let server = Tincan::start(&[]);
+    let (mut tap, _) = server.listen("/lab/k?since=all", "");
+    let request = "GET /a?tap=k&wait=0 HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut poll = server.connect();
+    poll.send(request);
+    tell(&mut tap, "in", 1, request);
+    tell(&mut tap, "out", 1, &poll.rest());
+    drop(poll);
+    assert_eq!(told(&tap.block()).0, "end");
+    let request = "GET /lessons/first-event?tap=k HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut lesson = server.connect();
+    lesson.send(request);
+    let all = lesson.rest();
+    tell(&mut tap, "in", 2, request);
+    tell(&mut tap, "out", 2, &latin(&all));
+    assert_eq!(told(&tap.block()), Told("end".into(), 2, String::new()));
+    // The body is told as it came: with its chunks, and with what was read before the tap was known.
+    let head = "POST /a?tap=k HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let mut chunked = server.connect();
+    chunked.send(format!("{head}4\r\nso"));
+    tell(&mut tap, "in", 3, &format!("{head}4\r\nso"));
+    chunked.send("up\r\n0\r\n\r\n");
+    tell(&mut tap, "in", 3, "up\r\n0\r\n\r\n");
+}
+
+#[test]
+fn credentials_are_masked() {
+    let server = Tincan::start(&[]);
+    let (mut tap, _) = server.listen("/lab/k?since=all", "");
+    let fields = "aUTHORIZATION: Basic czNzYW1l\r\nCookie:a=s3same\r\nProxy-Authorization:  Bearer s3same\r\nX: y\r\n";
+    server.ask(format!("GET /health?tap=k HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"));
+    let masked = "aUTHORIZATION: (not shown)\r\nCookie: (not shown)\r\nProxy-Authorization: (not shown)\r\nX: y\r\n";
+    tell(&mut tap, "in", 1, &format!("GET /health?tap=k HTTP/1.1\r\nHost: localhost\r\n{masked}\r\n"));
+}
+
+#[test]
+fn the_plug_ends_the_connections_of_its_tap_in_the_middle_of_what_they_say() {
+    let server = Tincan::start(&[]);
+    let (mut tap, _) = server.listen("/lab/k?since=all", "");
+    let (mut pulled, _) = server.listen("/a?tap=k", "");
+    let (mut other, _) = server.listen("/a?tap=other", "");
+    let mut lesson = server.connect();
+    lesson.send("GET /lessons/six-connections?tap=k HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    lesson.until(b"data: open\n\n");
+    assert_eq!(server.post("/lab/none", ""), ["connections cut: 0"]);
+    let began = Instant::now();
+    assert_eq!(server.post("/lab/k", "pull the plug"), ["connections cut: 2"]);
+    assert_eq!((pulled.rest(), lesson.rest()), (String::new(), String::new()));
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    while told(&tap.block()).0 != "end" {}
+    while told(&tap.block()).0 != "end" {}
+    eventually("the server knows", || server.readers("a") == 1);
+    let id = server.post("/a", "still here");
+    other.expect(format!("data: still here\nid: {}\n\n", id[0]));
+    assert_eq!(server.post("/lab/k", ""), ["connections cut: 0"]);
+}
+
+#[test]
+fn a_tap_that_nobody_reads_holds_up_nobody_and_is_bounded() {
+    let server = Tincan::start(&["--quiet", "--history", "64K"]);
+    let (_unread, _) = server.listen("/lab/k?since=all", "");
+    let (mut tapped, _) = server.listen("/a?tap=k", "");
+    let (mut other, _) = server.listen("/a", "");
+    let before = pss(server.pid());
+    let text = "x".repeat(60_000);
+    for _ in 0..200 {
+        let id = server.post("/a", &text);
+        for wire in [&mut tapped, &mut other] {
+            wire.expect(format!("data: {text}\nid: {}\n\n", id[0]));
+        }
+    }
+    let grown = pss(server.pid()).saturating_sub(before);
+    assert!(grown < 4000, "{grown} KB more for 12 MB told");
+}
+
+#[test]
+fn a_channel_of_the_lab_is_kept_in_memory_is_not_listed_and_counts() {
+    let dir = Scratch::new();
+    let server = Tincan::start(&["--data", dir.arg(), "--max-channels", "2", "--max-connections", "4"]);
+    server.post("/a", "x");
+    let (_tap, _) = server.listen("/lab/k?since=all", "");
+    let (tapped, _) = server.listen("/a?tap=k", "");
+    assert!(!server.get("/metrics").text().contains("lab/k"));
+    assert_eq!(
+        server.get("/metrics?channel=lab/k").text().lines().last(),
+        Some("tincan_subscribers{channel=\"lab/k\"} 1")
+    );
+    assert_eq!(dir.read("a.sse").matches("data: x\n").count(), 1);
+    assert!(std::fs::read_dir(&dir.0).unwrap().all(|file| !file.unwrap().file_name().to_string_lossy().contains('k')));
+    // The tap, its connection twice, and this request: one more would be too many.
+    server.ask("GET /a?wait=0&tap=k HTTP/1.1\r\nHost: localhost\r\n\r\n").refused(reject::CONNECTIONS);
+    server.ask("GET /health?tap=two HTTP/1.1\r\nHost: localhost\r\n\r\n").refused(reject::CONNECTIONS);
+    drop(tapped);
+    eventually("the connection is gone", || server.metric("tincan_connections") == Some(2));
+    server.ask("GET /health?tap=two HTTP/1.1\r\nHost: localhost\r\n\r\n").refused(reject::CHANNELS);
+    assert_eq!(server.get("/health?tap=k").status, 200);
+}
+
+#[test]
+fn who_may_not_read_or_publish_may_not_tap_or_pull() {
+    let dir = Scratch::new();
+    let server = crate::browser::guarded(&dir, 0, "publish p0ppy\nread s3same\n");
+    let bearer = |token: &str| format!("Authorization: Bearer {token}\r\n");
+    let ask = |line: &str, fields: &str| server.ask(format!("{line} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"));
+    ask("GET /lab/k?wait=0", "").refused(reject::READ_TOKEN);
+    ask("GET /a?wait=0&tap=k", "").refused(reject::READ_TOKEN);
+    ask("POST /lab/k", &bearer("s3same")).refused(reject::PUBLISH_TOKEN);
+    ask("POST /lab/k", "Origin: http://other.example\r\n").refused(reject::CROSS_SITE);
+    // Nothing of these was told.
+    let heard = ask("GET /lab/k?wait=0&since=all", &bearer("s3same")).text();
+    assert!(heard.ends_with("-0\n\n"), "{heard}");
+    assert_eq!(ask("POST /lab/k", &bearer("p0ppy")).status, 200);
+}
