@@ -238,7 +238,9 @@ class Connection {
     const { data, type, id, lastEventId } = side.parser;
     latest = { ...latest, data, type, id, lastEventId };
     notes.get(line.row).state = latest;
-    if (this.wasEmpty) this.blocks++;
+    if (!this.wasEmpty) return;
+    this.blocks++;
+    line.row.classList.add('block-end');
   }
 
   watch() {
@@ -366,7 +368,6 @@ function connect() {
   };
   for (const type of types) source.addEventListener(type, hearEvent);
   showState();
-  showBuffers(latest);
 }
 
 // Ends both connections; what the tap still has to say is waited for.
@@ -398,6 +399,7 @@ function showState() {
   $('state').textContent = word(`lab-state-${state}`);
   $('disconnect').disabled = state === 'closed';
   $('plug').disabled = state !== 'open';
+  showBuffers(latest);
 }
 
 // ---- Lessons ----------------------------------------------------------------------------------------------------
@@ -446,7 +448,6 @@ async function choose() {
   }
   showCurl();
   showState();
-  showBuffers(null);
 }
 
 async function turn(by) {
@@ -512,6 +513,7 @@ body.addEventListener('focusin', moved => point(moved.target.closest('tr')));
 body.addEventListener('focusout', unpoint);
 body.onkeydown = step;
 $('scroll').onscroll = () => { following = $('scroll').scrollHeight - $('scroll').scrollTop - $('scroll').clientHeight < 24; };
+new ResizeObserver(follow).observe($('scroll'));
 addEventListener('pagehide', stop);
 
 document.title = `${word('lab-title')} · tincan`;

@@ -44,12 +44,12 @@ const WORDS = {
   'lab-channel': ['a channel', '一个频道'],
   'lab-lessons': ['a lesson', '一节课'],
   'lab-name': ['Channel', '频道'],
-  'lab-since': ['Last-Event-ID', 'Last-Event-ID（最后事件 ID）'],
+  'lab-since': ['Last-Event-ID', 'Last-Event-ID'],
   'lab-none': ['none', '无'],
   'lab-types': ['Listens for', '监听的类型'],
   'lab-since-help': [
-    'Last-Event-ID: where to begin. EventSource sends this field only when it comes back; the first time the URL says it (?since=).',
-    'Last-Event-ID：从哪里开始。EventSource 只在重连时发送此字段，第一次由 URL 给出（?since=）。',
+    'Last-Event-ID: where to begin. EventSource sends it only when it comes back; the first time the URL says it (?since=).',
+    'Last-Event-ID（最后事件 ID）：从哪里开始。EventSource 只在重连时发送它，第一次由 URL 给出（?since=）。',
   ],
   'lab-types-help': [
     'Listens for: event types, with spaces between. A type without a listener is not heard.',
