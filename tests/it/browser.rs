@@ -27,8 +27,8 @@ const SHORT: &str = "const q = css => document.querySelector(css), all = css => 
     [...li.children].map(c => c.textContent) : [li.textContent])].join('|')).join('\\n');";
 const STATE: &str = "q('#state').dataset.state";
 const MISSED: &str = "gap|Some messages may have been missed here";
-const ENTER: &str = "\u{e007}"; // WebDriver, "Keyboard actions"
-const TAB: &str = "\u{e004}";
+pub const ENTER: &str = "\u{e007}"; // WebDriver, "Keyboard actions"
+pub const TAB: &str = "\u{e004}";
 
 /// A running ChromeDriver. One at a time: a browser is a heavy guest beside the other tests.
 pub struct Driver {
@@ -101,7 +101,7 @@ impl Driver {
         page
     }
 
-    fn post(&self, path: &str, body: &str) -> String {
+    pub fn post(&self, path: &str, body: &str) -> String {
         let request = self.agent.post(format!("{}{path}", self.base)).content_type("application/json");
         let mut answer = request.send(body).unwrap();
         let text = answer.body_mut().read_to_string().unwrap();
@@ -145,12 +145,12 @@ impl Drop for Page<'_> {
 }
 
 impl Page<'_> {
-    fn post(&self, path: &str, body: &str) -> String {
+    pub fn post(&self, path: &str, body: &str) -> String {
         self.driver.post(&format!("{}{path}", self.session), body)
     }
 
     /// Opens a URL, and is back when the page and its script are loaded.
-    fn open(&self, url: &str) {
+    pub fn open(&self, url: &str) {
         self.post("/url", &format!("{{\"url\":{}}}", json(url)));
     }
 
@@ -164,7 +164,7 @@ impl Page<'_> {
         string(&self.post("/execute/sync", &format!("{{\"script\":{script},\"args\":[]}}")), "\"value\":")
     }
 
-    fn text(&self, css: &str) -> String {
+    pub fn text(&self, css: &str) -> String {
         self.js(&format!("q({}).textContent", json(css)))
     }
 
@@ -181,7 +181,7 @@ impl Page<'_> {
         }
     }
 
-    fn is_open(&self) {
+    pub fn is_open(&self) {
         self.becomes(STATE, "open");
     }
 
@@ -191,14 +191,14 @@ impl Page<'_> {
     }
 
     /// The path of an element.
-    fn element(&self, css: &str) -> String {
+    pub fn element(&self, css: &str) -> String {
         let body = format!("{{\"using\":\"css selector\",\"value\":{}}}", json(css));
         // The key is WebDriver's "web element identifier".
         format!("/element/{}", string(&self.post("/element", &body), "\"element-6066-11e4-a52e-4f735466cecf\":"))
     }
 
     /// Real key presses into an element, which gets the focus.
-    fn keys(&self, css: &str, keys: &str) {
+    pub fn keys(&self, css: &str, keys: &str) {
         self.post(&(self.element(css) + "/value"), &format!("{{\"text\":{}}}", json(keys)));
     }
 
@@ -209,20 +209,20 @@ impl Page<'_> {
     }
 
     /// What is new in the browser's console: `{"value":[]}` where nothing is.
-    fn console(&self) -> String {
+    pub fn console(&self) -> String {
         self.post("/se/log", "{\"type\":\"browser\"}")
     }
 
-    fn cdp(&self, command: &str, params: &str) -> String {
+    pub fn cdp(&self, command: &str, params: &str) -> String {
         self.post("/goog/cdp/execute", &format!("{{\"cmd\":\"{command}\",\"params\":{params}}}"))
     }
 
-    fn size(&self, width: u32, height: u32, phone: bool) {
+    pub fn size(&self, width: u32, height: u32, phone: bool) {
         let params = format!("{{\"width\":{width},\"height\":{height},\"deviceScaleFactor\":1,\"mobile\":{phone}}}");
         self.cdp("Emulation.setDeviceMetricsOverride", &params);
     }
 
-    fn shot(&self, file: &Path) {
+    pub fn shot(&self, file: &Path) {
         const DIGITS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"; // RFC 4648 §4
         let png = string(&self.cdp("Page.captureScreenshot", "{}"), "\"data\":");
         let digits: Vec<u32> = png.trim_end_matches('=').chars().map(|c| DIGITS.find(c).unwrap() as u32).collect();

@@ -11,6 +11,7 @@ mod harness;
 mod hostile;
 mod http;
 mod lab;
+mod lab_page;
 mod lessons;
 mod listen;
 mod props;

@@ -1,0 +1,205 @@
+//! The wire lab's page in a real Chromium: what it shows beside what passed.
+
+use crate::browser::{Page, TAB, driver, string, url};
+use crate::harness::*;
+use std::path::PathBuf;
+use tincan::event::json;
+use tincan::lessons::{LESSONS, parts};
+
+/// A line of the table: its bytes, what the algorithm did, what was fired; each a text.
+const ROWS: &str = "all('tbody .row').map(row => [row.querySelector('code').textContent,
+    ...[...row.cells].slice(1).map(cell => [...cell.childNodes].map(node => node.textContent).join('/'))].join(' | '))";
+const SOUP: &str = "data: soup␊ | data/ /soup/appended to the data buffer, with a line feed | ";
+
+/// Opens the lab on a channel, and is back when its EventSource is open.
+fn on_channel(page: &Page, server: &Tincan, channel: &str) {
+    page.open(&url(server, "/lab#"));
+    page.js(&format!("q('#what').value = '', choose(), q('#channel').value = '{channel}'"));
+    page.js("q('#connect').click()");
+    page.becomes("q('#state').dataset.state", "open");
+    page.becomes("all('.fired .open').length", "1");
+}
+
+/// What a text looks like in the left column.
+fn visible(bytes: &str) -> String {
+    let picture = |c: char| match c {
+        '\u{feff}' => "⟨EF BB BF⟩".into(),
+        c if c < ' ' => char::from_u32(0x2400 + c as u32).unwrap().to_string(),
+        c => c.to_string(),
+    };
+    bytes.chars().map(picture).collect()
+}
+
+#[test]
+fn the_lab_sets_bytes_algorithm_and_eventsource_beside_each_other() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&["--retry", "200"]);
+    let page = driver.page(&url(&server, "/lab"));
+    on_channel(&page, &server, "kitchen");
+    let id = server.post("/kitchen", "soup").remove(0);
+    let last = |n: usize| format!("{ROWS}.slice(-{n}).join('\\n')");
+    let fired = |who: &str, data: &str, id: &str| format!("{who}\ndata \"{data}\"\nlastEventId \"{id}\"");
+    let id_row =
+        |id: &str| format!("id: {id}␊ | id/ /{id}/into the last event ID buffer; counts from the blank line on | ");
+    let heard = fired("onmessage", "soup", &id);
+    page.becomes(&last(3), &format!("{SOUP}\n{}\n␊ | blank line: fire “message” | {heard}", id_row(&id)));
+    // A type without a listener is not heard.
+    page.js("(q('#event').value = 'stew', q('#data').value = 'two\\nlines', q('#send').click())");
+    page.becomes(&format!("{ROWS}.at(-1)"), "␊ | blank line: fire “stew” | nobody listens for “stew”: not heard");
+    assert_eq!(page.text("#sent"), "Nobody here listens for “stew”.");
+    // All that the page shows of its two connections is what the tap told, and nothing else.
+    let told = server.get(&format!("/lab/{}?wait=0&since=all", page.js("key"))).text();
+    let pieces = told.lines().filter_map(|line| line.strip_prefix("data: ")).filter(|data| data.contains("\"bytes\":"));
+    let bytes: Vec<u8> =
+        pieces.flat_map(|data| string(data, "\"bytes\":").chars().map(|c| c as u8).collect::<Vec<_>>()).collect();
+    let bytes = String::from_utf8(bytes).unwrap();
+    assert!(bytes.starts_with("GET /kitchen?tap=") && bytes.contains("\r\n\r\ntwo\nlines"), "{bytes}");
+    assert_eq!(page.js("all('.bytes code:first-child').map(code => code.textContent).join('')"), visible(&bytes));
+    assert_eq!(page.console(), "{\"value\":[]}");
+}
+
+#[test]
+fn the_plug_is_pulled_and_the_eventsource_comes_back_with_its_last_event_id() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&["--retry", "200"]);
+    let page = driver.page(&url(&server, "/lab"));
+    on_channel(&page, &server, "kitchen");
+    let id = server.post("/kitchen", "before").remove(0);
+    page.becomes("all('.fired .event').length", "1");
+    page.js("q('#plug').click()");
+    page.becomes("all('.fired .error').length + ' ' + all('.fired .open').length", "1 2");
+    let ended = "all('.ended').map(row => [...row.cells].map(c => c.textContent).join(' | ').replace(/^\\S+/, ''))[0]";
+    assert_eq!(page.js(ended), " s · connection 1 has ended | onerror\nreadyState 0: it will come back by itself");
+    page.becomes(
+        &format!("{ROWS}.filter(row => row.startsWith('Last-Event-ID')).join()"),
+        &format!("Last-Event-ID: {id}␍␊ | field line/the client says where it was | "),
+    );
+    server.post("/kitchen", "after");
+    page.becomes("all('.fired .event').at(-1).textContent.split('\\n')[1]", "data \"after\"");
+    page.js("q('#disconnect').click()");
+    page.becomes(
+        "q('#state').textContent + all('.ended').at(-1).textContent",
+        "closedclose() was called: readyState 2",
+    );
+    eventually("all are gone", || server.readers("kitchen") == 0);
+}
+
+#[test]
+fn a_lesson_in_the_lab_shows_its_bytes_and_what_came_of_each() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let page = driver.page(&url(&server, "/lab"));
+    page.becomes("q('#what').options.length", &(LESSONS.len() + 1).to_string());
+    // Each, and where the stream departs from its file.
+    let unlike = [("{CR}", "\r"), ("{NUL}", "\0"), ("{BOM}", "\u{feff}"), ("{wait 1 s}", ""), ("{last-event-id}", "")];
+    for name in ["first-event", "one-space", "line-ends", "byte-order-mark", "nul-in-id", "fresh-start", "unavailable"]
+    {
+        let lesson = LESSONS.iter().find(|lesson| lesson.name == name).unwrap();
+        page.js(&format!("(q('#what').value = '{name}', q('#what').onchange())"));
+        page.becomes("q('#lesson-title').textContent", tincan::lessons::says(lesson.text, "lesson").unwrap());
+        page.becomes("source?.readyState + ' ' + all('.over, .fired .failed').length", "2 1");
+        let part = parts(lesson.text).0.split(": when ").next().unwrap();
+        let sent = unlike.iter().fold(part.to_string(), |sent, (word, bytes)| sent.replace(word, bytes));
+        let out = "all('tbody .row.out').map(row => row.querySelector('code').textContent).join('')";
+        let shown = page.js(out);
+        let body = shown.split_once("␍␊␍␊").unwrap().1;
+        assert!(body.starts_with(&visible(&sent)), "{name}: {body}\n{}", visible(&sent));
+        // What the algorithm fires is what the browser fired.
+        let both = "[...all('.dispatch').map(step => /“(.*)”/.exec(step.textContent)[1]), '-',
+            ...all('.fired .event').map(event => event.textContent.split('\\n')[0].replace('on', ''))].join()";
+        let both = page.js(both);
+        let (algorithm, browser) = both.split_once(",-,").unwrap_or(("", ""));
+        assert_eq!(algorithm, browser, "{name}");
+        assert_eq!(algorithm.is_empty(), name == "unavailable", "{name}");
+    }
+    // Where Chromium departs from the text one sees both.
+    page.js("(q('#what').value = 'fresh-start', q('#what').onchange())");
+    page.becomes("all('.fired .event').length > 1", "true");
+    let second = "notes.get(all('.dispatch')[1].closest('tr')).state.lastEventId";
+    page.becomes(
+        &format!("[{second}, all('.fired .event')[1].textContent.split('\\n')[2]].join()"),
+        ",lastEventId \"5\"",
+    );
+    // On "pause" the page closes.
+    page.js("(q('#what').value = 'pause', q('#what').onchange())");
+    page.becomes("all('.over').length && source.readyState", "2");
+    assert_eq!(page.js("all('.fired .event').length"), "6");
+}
+
+#[test]
+fn the_table_is_walked_with_the_arrow_keys_and_shows_the_buffers_as_they_were() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let page = driver.page(&url(&server, "/lab#lines"));
+    page.becomes("all('.over').length", "1");
+    let now = "['data', 'type', 'id'].map(name => q(`#buffer-${name}`).textContent).join()";
+    assert_eq!(page.js(now), "empty,empty,empty");
+    page.js("q('#scroll').focus()");
+    page.keys("#scroll", TAB); // one stop for the whole table
+    assert_eq!(page.js("document.activeElement === q('tbody tr')"), "true");
+    let steps = page.js("all('tbody tr').findIndex(row => row.textContent.startsWith('data: second'))");
+    page.keys("tbody tr:focus", &"\u{e015}".repeat(steps.parse().unwrap())); // WebDriver: arrow down
+    assert_eq!(page.js("document.activeElement.cells[0].textContent.slice(0, 12)"), "data: second");
+    assert_eq!(page.js(now), "first␊second␊,empty,empty");
+    let marked =
+        "all('.same').map(row => row.querySelector('code').textContent).filter(line => line[0] !== ':').join()";
+    assert_eq!(page.js(marked), "data: first␊,data: second␊,data:␊,data: fourth␊,␊");
+    page.keys("tbody tr:focus", "\u{e010}"); // end
+    assert_eq!(page.js("document.activeElement === q('tbody').lastElementChild"), "true");
+}
+
+#[test]
+fn what_curl_would_do_is_written_so_that_a_shell_reads_it() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let page = driver.page(&url(&server, "/lab"));
+    on_channel(&page, &server, "kitchen");
+    let type_in = |id: &str, text: &str| {
+        page.js(&format!("(q('#{id}').value = {}, q('#{id}').dispatchEvent(new Event('input')))", json(text)))
+    };
+    let said = "it's \"$HOME\" `ls`\nand\\n é";
+    type_in("data", said);
+    type_in("event", "a b");
+    type_in("since", "7-1");
+    assert_eq!(page.text("#curl"), format!("curl -N -H 'Last-Event-ID: 7-1' {}", url(&server, "/kitchen")));
+    let run = |line: String| std::process::Command::new("sh").args(["-c", &line]).output().unwrap();
+    let id = String::from_utf8(run(page.text("#curl-say").replacen("curl", "curl -s", 1)).stdout).unwrap();
+    let heard = server.get("/kitchen?wait=0&since=all").text();
+    let data = said.replace('\n', "\ndata: ");
+    assert!(heard.ends_with(&format!("event: a b\ndata: {data}\nid: {}\n\n", id.trim_end())), "{heard}");
+    // What is typed as the place to begin goes into the URL, and the gap is heard.
+    page.js("q('#connect').click()");
+    page.becomes("all('.fired .event')[0]?.textContent.split('\\n')[0]", "addEventListener('gap')");
+}
+
+#[test]
+fn the_lab_fits_a_phone_and_speaks_chinese() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let page = driver.page(&url(&server, "/lab#named"));
+    let shots = std::env::var_os("TINCAN_SHOTS").map(PathBuf::from);
+    for (name, width, phone, dark) in [
+        ("wide", 1280, false, false),
+        ("dark", 1280, false, true),
+        ("phone", 390, true, false),
+        ("phone-dark", 390, true, true),
+    ] {
+        page.size(width, 900, phone);
+        let scheme = if dark { "dark" } else { "light" };
+        page.cdp(
+            "Emulation.setEmulatedMedia",
+            &format!("{{\"features\":[{{\"name\":\"prefers-color-scheme\",\"value\":\"{scheme}\"}}]}}"),
+        );
+        page.open(&url(&server, "/lab#named"));
+        page.becomes("all('.fired .event').length > 1", "true"); // half-way
+        page.becomes("document.documentElement.scrollWidth <= innerWidth", "true");
+        if let Some(dir) = &shots {
+            std::fs::create_dir_all(dir).unwrap();
+            page.shot(&dir.join(format!("lab-{name}.png")));
+        }
+    }
+    // Every control has a name, in either language.
+    let nameless =
+        "all('button, input, select, textarea, a').filter(e => !(e.textContent.trim() || e.labels?.length)).length";
+    assert_eq!(page.js(nameless), "0");
+}
