@@ -80,10 +80,12 @@ let following = true;              // the reader is at the bottom
 
 function addRow(className, cells, note = {}) {
   const row = element('tr', className);
-  for (const cell of cells) row.append(cell);
+  row.append(...cells);
+  // On a phone the rows are blocks, which takes their roles from them.
+  row.role = 'row';
+  for (const cell of cells) cell.role = cell.scope ? 'rowheader' : 'cell';
+  row.tabIndex = body.querySelector('[tabindex="0"]') ? -1 : 0;   // one stop for the Tab key
   notes.set(row, note);
-  if (!body.querySelector('[tabindex="0"]')) row.tabIndex = 0;
-  else row.tabIndex = -1;
   body.append(row);
   while (body.childElementCount > KEPT_ROWS) body.firstElementChild.remove();
   follow();
@@ -187,7 +189,7 @@ class Connection {
   hearLine(way, bytes) {
     const side = this.ways[way];
     const text = (side.rest ?? '') + new TextDecoder().decode(bytes);
-    const whole = /[\r\n]$/.test(text);
+    const whole = (side.parser ? /[\r\n]$/ : /\n$/).test(text);
     side.rest = whole ? '' : text;
     if (side.parser) return this.hearStream(side, bytes, whole);
     const line = addLine(way, bytes, { block: this.block });
@@ -427,7 +429,7 @@ async function choose() {
   $('lesson').hidden = name === '';
   $('channel-field').hidden = $('publish').hidden = name !== '';
   $('since').value = '';
-  location.replace(`#${name}`);
+  location.replace(`#${name || path()}`);
   if (name === '') {
     $('types').value = 'message gap';
   } else {
@@ -518,9 +520,10 @@ addEventListener('pagehide', stop);
 
 document.title = `${word('lab-title')} · tincan`;
 listLessons().then(async () => {
-  const wanted = location.hash.slice(1);
-  $('what').value = wanted || 'first-event';
-  if ($('what').selectedIndex < 0) $('what').selectedIndex = 0;
+  const [, channel, name] = /^#(?:\/(.*)|(.*))/.exec(location.hash) ?? [];
+  if (channel) $('channel').value = channel;
+  else $('what').value = name || 'first-event';
+  if ($('what').selectedIndex < 0) $('what').value = 'first-event';
   await choose();
   connect();
 });
