@@ -1,7 +1,11 @@
 //! The lessons: text files in `static/lessons/`, played as event streams to whoever GETs them.
 //!
 //! A lesson's file is sent as it stands, comments included (WHATWG HTML, "Parsing an event stream": a line that begins
-//! with a colon is ignored), block by block, with a pause after each blank line. Four comments are obeyed as well:
+//! with a colon is ignored), block by block, with a pause after each blank line. Four comments, a line each, say what it
+//! teaches: `: lesson:` (its title), `: look:`, `: question:` and `: answer:`. The line `: 中文 (not sent)` ends what is
+//! sent: behind it stand the same four in Chinese, for the lab page and for who reads the file.
+//!
+//! Four more comments are obeyed:
 //!
 //! - `: status: 503` is the status of the answer;
 //! - `: field: NAME: VALUE` is a field line of its head, in place of the usual one of that name;
@@ -32,6 +36,8 @@ const PLAY_TIME: Duration = Duration::from_secs(600);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 const WHEN: &str = ": when Last-Event-ID: ";
+/// Begins the Chinese part of a file.
+const CHINESE: &str = ": 中文 (not sent)\n";
 
 /// A lesson.
 #[derive(Debug)]
@@ -50,9 +56,9 @@ macro_rules! lessons {
 
 /// All lessons, in the order in which one learns.
 pub const LESSONS: &[Lesson] = lessons! {
-    "first-event" "fields" "lines" "line-ends" "missing-blank-line" "one-space" "named" "ignored" "greeting" "clock"
-    "heartbeat" "buffering" "pause" "retry" "reconnection" "cut-id" "nul-in-id" "empty-id" "fresh-start" "byte-order-mark"
-    "charset" "wrong-charset" "wrong-type" "unavailable" "no-content" "six-connections"
+    "first-event" "fields" "lines" "one-space" "missing-blank-line" "named" "ignored" "line-ends" "byte-order-mark"
+    "greeting" "clock" "heartbeat" "buffering" "retry" "reconnection" "cut-id" "empty-id" "nul-in-id" "fresh-start"
+    "pause" "no-content" "unavailable" "wrong-type" "charset" "wrong-charset" "six-connections"
 };
 
 /// The lesson of this name.
@@ -103,6 +109,8 @@ pub struct Script {
     pub fields: String,
     /// What is played behind the head.
     pub steps: Vec<Step>,
+    /// How long it is played at most.
+    pub time: Duration,
 }
 
 impl Script {
@@ -114,12 +122,12 @@ impl Script {
         }
     }
 
-    /// Plays it; returns when it ends, at [`PLAY_TIME`] at the latest.
+    /// Plays it; returns when it ends, or at the first step after its time.
     ///
     /// # Errors
     /// Where the client is gone, or does not read.
     pub fn play(&self, out: &mut impl Write) -> io::Result<()> {
-        let (end, mut at) = (Instant::now() + PLAY_TIME, 0);
+        let (end, mut at) = (Instant::now() + self.time, 0);
         while let Some(step) = self.steps.get(at).filter(|_| Instant::now() < end) {
             at += 1;
             match step {
@@ -136,7 +144,8 @@ impl Script {
 /// Reads a lesson for a client that brings this last event ID, which is empty where it brings none. Returns the script,
 /// or the line that is wrong.
 pub fn parse<'a>(text: &'a str, last_id: &[u8]) -> Result<Script, &'a str> {
-    let mut script = Script { status: 200, fields: String::new(), steps: Vec::new() };
+    let mut script = Script { status: 200, fields: String::new(), steps: Vec::new(), time: PLAY_TIME };
+    let text = parts(text).0;
     let for_this = |line: &str| line.strip_prefix(WHEN).map(|id| id.as_bytes() == last_id);
     let mut here = !text.lines().any(|line| for_this(line) == Some(true));
     let (mut pace, mut block, mut before) = (PACE, 0, 0);
@@ -192,7 +201,12 @@ fn duration(text: &str) -> Option<Duration> {
     (["s", "ms"].contains(&unit) && (MIN_PAUSE..=MAX_PAUSE).contains(&pause)).then_some(pause)
 }
 
-/// What a lesson says of itself: the first comment `: WHAT: …`.
+/// The two parts of a lesson's file: what is played, and its Chinese.
+pub fn parts(text: &str) -> (&str, &str) {
+    text.split_once(CHINESE).unwrap_or((text, ""))
+}
+
+/// What a part says: its first comment `: WHAT: …`.
 pub fn says<'a>(text: &'a str, what: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(": ")?.strip_prefix(what)?.strip_prefix(": "))
 }
@@ -201,7 +215,9 @@ pub fn says<'a>(text: &'a str, what: &str) -> Option<&'a str> {
 pub fn list() -> String {
     let mut out = String::from("Lessons: read one with `curl -N`, or play it to an EventSource.\n\n");
     for Lesson { name, text } in LESSONS {
-        out += &format!("/lessons/{name:<20} {}\n", says(text, "lesson").unwrap_or_default());
+        let (english, chinese) = parts(text);
+        let title = |part| says(part, "lesson").unwrap_or_default();
+        out += &format!("/lessons/{name:<20} {} · {}\n", title(english), title(chinese));
     }
     out
 }

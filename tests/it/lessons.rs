@@ -3,7 +3,7 @@
 use crate::browser::{driver, url};
 use crate::harness::*;
 use std::time::{Duration, Instant};
-use tincan::lessons::{LESSONS, Step, parse, says};
+use tincan::lessons::{LESSONS, Script, Step, parse, parts, says};
 use tincan::reject::PLAYING;
 
 /// What EventSource fires for each lesson: `open`, `type|data|lastEventId` (LF as `/`, a time as `TIME`) and
@@ -24,18 +24,8 @@ const HEARD: &[(&str, &str, &[&str])] = &[
         ],
     ),
     ("lines", "", &["open", "message|first/second//fourth|", "message||", "message|/|", "error|0"]),
-    (
-        "line-ends",
-        "",
-        &[
-            "open",
-            "message|LF, line 1/LF, line 2|",
-            "message|CRLF, line 1/CRLF, line 2|",
-            "message|CR, line 1/CR, line 2|",
-        ],
-    ),
-    ("missing-blank-line", "", &["open", "message|heard|", "error|0"]),
     ("one-space", "", &["open", "message|no space|", "message|one space|", "message| two spaces|", "error|0"]),
+    ("missing-blank-line", "", &["open", "message|heard|", "error|0"]),
     (
         "named",
         "",
@@ -48,6 +38,17 @@ const HEARD: &[(&str, &str, &[&str])] = &[
         ],
     ),
     ("ignored", "", &["open", "message|1|", "message|2|", "message|4|", "error|0"]),
+    (
+        "line-ends",
+        "",
+        &[
+            "open",
+            "message|LF, line 1/LF, line 2|",
+            "message|CRLF, line 1/CRLF, line 2|",
+            "message|CR, line 1/CR, line 2|",
+        ],
+    ),
+    ("byte-order-mark", "", &["open", "message|The mark before this line was taken off|", "message|heard|", "error|0"]),
     (
         "greeting",
         "greeting",
@@ -72,7 +73,6 @@ const HEARD: &[(&str, &str, &[&str])] = &[
             "error|0",
         ],
     ),
-    ("pause", "test pause", PAUSED),
     (
         "retry",
         "",
@@ -95,11 +95,6 @@ const HEARD: &[(&str, &str, &[&str])] = &[
     ),
     ("cut-id", "", &["open", "message|one|1", "error|0", "open", "message|two, now whole|2"]),
     (
-        "nul-in-id",
-        "",
-        &["open", "message|its id is 1|1", "message|its id is still 1|1", "message|its id is 3|3", "error|0"],
-    ),
-    (
         "empty-id",
         "",
         &[
@@ -110,6 +105,11 @@ const HEARD: &[(&str, &str, &[&str])] = &[
             "open",
             "message|its id is 7. You sent Last-Event-ID: ()|7",
         ],
+    ),
+    (
+        "nul-in-id",
+        "",
+        &["open", "message|its id is 1|1", "message|its id is still 1|1", "message|its id is 3|3", "error|0"],
     ),
     // Deviation: Chromium's; by the specification the last event ID of the second is empty.
     (
@@ -123,12 +123,12 @@ const HEARD: &[(&str, &str, &[&str])] = &[
             "message|next stream. You sent Last-Event-ID: (5)|5",
         ],
     ),
-    ("byte-order-mark", "", &["open", "message|The mark before this line was taken off|", "message|heard|", "error|0"]),
+    ("pause", "test pause", PAUSED),
+    ("no-content", "", &["open", "message|the only event|1", "error|0", "error|2"]),
+    ("unavailable", "", DEAD),
+    ("wrong-type", "", DEAD),
     ("charset", "", &["open", "message|crème brûlée, 汤, 🍲|", "error|0"]),
     ("wrong-charset", "", DEAD), // Deviation: Chromium's, too
-    ("wrong-type", "", DEAD),
-    ("unavailable", "", DEAD),
-    ("no-content", "", &["open", "message|the only event|1", "error|0", "error|2"]),
     ("six-connections", "", &["open", "message|open|"]),
 ];
 const PAUSED: &[&str] = &[
@@ -221,8 +221,14 @@ fn get(server: &Tincan, name: &str, fields: &str) -> (String, Wire) {
     (kept.collect(), wire)
 }
 
+/// What is played of a lesson's file.
 fn file(name: &str) -> &'static str {
-    LESSONS.iter().find(|lesson| lesson.name == name).unwrap().text
+    parts(LESSONS.iter().find(|lesson| lesson.name == name).unwrap().text).0
+}
+
+/// The last event IDs for which a lesson has a part of its own.
+fn ids(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| line.strip_prefix(": when Last-Event-ID: "))
 }
 
 #[test]
@@ -269,6 +275,9 @@ fn a_lesson_is_its_file_on_the_wire() {
 #[test]
 fn a_lesson_is_played_block_by_block() {
     let server = Tincan::start(&[]);
+    let (begin, (_, mut wire)) = (Instant::now(), get(&server, "first-event", ""));
+    assert!(wire.block().ends_with("\ndata: Hello\n\n"));
+    assert!(begin.elapsed() < Duration::from_millis(900), "{:?}", begin.elapsed());
     let (begin, (_, mut wire)) = (Instant::now(), get(&server, "clock", ""));
     assert!(wire.block().contains("\nevent: connecttime\ndata: "));
     assert!(begin.elapsed() < Duration::from_millis(900));
@@ -283,19 +292,28 @@ fn a_lesson_is_played_block_by_block() {
 }
 
 #[test]
-fn each_lesson_says_what_to_look_for_and_asks_a_question() {
+fn each_lesson_says_what_to_look_for_and_asks_a_question_in_two_languages() {
     let (server, mut list) = (Tincan::start(&[]), String::new());
+    let chinese = |c: char| ('\u{4e00}'..='\u{9fff}').contains(&c);
     for lesson in LESSONS {
-        for what in ["lesson", "look", "question", "answer"] {
-            assert!(says(lesson.text, what).is_some_and(|text| text.len() > 5), "{} has no {what}", lesson.name);
+        let (played, not_sent) = parts(lesson.text);
+        let whats = ["lesson", "look", "question", "answer"];
+        for (language, text) in [("English", played), ("Chinese", not_sent)] {
+            for what in whats {
+                let said = says(text, what).unwrap_or_else(|| panic!("{} has no {what} in {language}", lesson.name));
+                assert!(said.len() > 5 && said.contains(chinese) == (language == "Chinese"), "{}: {said}", lesson.name);
+                assert_eq!(text.matches(&format!(": {what}: ")).count(), 1, "{} {what}", lesson.name);
+            }
         }
-        list += &format!("/lessons/{:<20} {}\n", lesson.name, says(lesson.text, "lesson").unwrap());
-        assert!(
-            lesson.text.lines().all(|line| line.chars().count() <= 120 && line.trim_end() == line),
-            "{}",
-            lesson.name
-        );
-        for id in ["", "1", "2", "3", "5", "7"] {
+        let lines: Vec<_> = not_sent.lines().map(|line| line.split(": ").nth(1).unwrap()).collect();
+        assert_eq!(lines, whats, "{}", lesson.name);
+        let [title, titel] = [played, not_sent].map(|text| says(text, "lesson").unwrap());
+        list += &format!("/lessons/{:<20} {title} · {titel}\n", lesson.name);
+        for line in lesson.text.lines() {
+            let wide = line.chars().filter(|c| *c >= '\u{2e80}').count(); // two columns each
+            assert!(line.chars().count() + wide <= 120 && line.trim_end() == line, "{}: {line}", lesson.name);
+        }
+        for id in [""].into_iter().chain(ids(played)) {
             let script = parse(lesson.text, id.as_bytes()).unwrap_or_else(|line| panic!("{}: {line}", lesson.name));
             // Without a pause in between, what repeats would spin.
             if let Some(Step::Repeat(from)) = script.steps.last() {
@@ -319,6 +337,62 @@ fn each_lesson_says_what_to_look_for_and_asks_a_question() {
 }
 
 #[test]
+fn the_chinese_part_is_never_sent() {
+    let mut server = Tincan::start(&[]);
+    let mut played = Vec::new();
+    for lesson in LESSONS {
+        let text = parts(lesson.text).0;
+        for id in [""].into_iter().chain(ids(text)) {
+            let repeats = matches!(parse(lesson.text, id.as_bytes()).unwrap().steps.last(), Some(Step::Repeat(_)));
+            let (head, wire) = get(&server, lesson.name, &format!("Last-Event-ID: {id}\r\n"));
+            played.push((repeats, lesson, id, head, wire)); // all at once, for each takes its time
+        }
+    }
+    played.sort_by_key(|(repeats, ..)| *repeats); // those that end first
+    assert!(played.len() > LESSONS.len() + 5);
+    for (repeats, lesson, id, head, mut wire) in played {
+        if repeats {
+            server.kill();
+        }
+        let heard = wire.rest();
+        let (text, not_sent) = parts(lesson.text);
+        let begin =
+            if id.is_empty() { text.split('\n').next().unwrap() } else { &format!(": when Last-Event-ID: {id}") };
+        if !head.starts_with("HTTP/1.1 204 ") {
+            assert!(heard.starts_with(&begin.replace("{BOM}", "\u{feff}")), "{} {id}: {heard}", lesson.name);
+        }
+        for line in not_sent.lines().chain([": 中文 (not sent)"]) {
+            assert!(!heard.contains(line), "{} {id}: {heard}", lesson.name);
+        }
+    }
+}
+
+#[test]
+fn pulling_the_plug_ends_a_lesson() {
+    let server = Tincan::start(&[]);
+    let (mut other, mut wire) = (get(&server, "clock?tap=other", "").1, get(&server, "six-connections?tap=plug", "").1);
+    wire.block();
+    wire.block();
+    // Now it pauses for five seconds.
+    wire.stream.set_read_timeout(Some(Duration::from_secs(4))).unwrap();
+    assert_eq!(server.post_with("/lab/plug", "", "").text(), "connections cut: 1\n");
+    assert_eq!(wire.rest(), "");
+    // Its thread finds out at the next write, after which the tap says no more.
+    server.listen("/lab/plug?since=all", "").0.until(b"\nevent: end\n");
+    other.block(); // who was not meant goes on
+}
+
+#[test]
+fn a_lesson_is_played_for_ten_minutes_at_most() {
+    assert!(LESSONS.iter().all(|lesson| parse(lesson.text, b"").unwrap().time == Duration::from_secs(600)));
+    let script = Script { time: Duration::from_millis(250), ..parse(": pace: 100 ms\n\n{repeat}", b"").unwrap() };
+    // It would fill this after some seconds, which is an error.
+    let (mut room, begin) = ([0; 500], Instant::now());
+    script.play(&mut &mut room[..]).unwrap();
+    assert!(begin.elapsed() > Duration::from_millis(250), "{:?}", begin.elapsed());
+}
+
+#[test]
 fn braces_are_words_or_an_error() {
     let send = |text: &str| Step::Send(text.into());
     let wait = |ms| Step::Wait(Duration::from_millis(ms));
@@ -326,6 +400,7 @@ fn braces_are_words_or_an_error() {
     assert_eq!(steps("a{wait 500 ms}b\n"), Ok(vec![send("a"), wait(500), send("b\n")]));
     assert_eq!(steps("a{CR}{NUL}{BOM}{last-event-id}"), Ok(vec![send("a\r\0\u{feff}9\n")]));
     assert_eq!(steps("a{cut}b"), Ok(vec![send("a")]));
+    assert_eq!(steps("a\n: 中文 (not sent)\nb {"), Ok(vec![send("a\n")]));
     assert_eq!(
         steps("a\n\n: pace: 2 s\n{time}\n\n{repeat}"),
         Ok(vec![
