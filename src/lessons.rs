@@ -213,7 +213,9 @@ pub fn says<'a>(text: &'a str, what: &str) -> Option<&'a str> {
 
 /// The list of the lessons, as a text.
 pub fn list() -> String {
-    let mut out = String::from("Lessons: read one with `curl -N`, or play it to an EventSource.\n\n");
+    let mut out = String::from(
+        "Lessons: play one to `curl -N` or to an EventSource. With .txt behind its name it is a file, not played.\n\n",
+    );
     for Lesson { name, text } in LESSONS {
         let (english, chinese) = parts(text);
         let title = |part| says(part, "lesson").unwrap_or_default();

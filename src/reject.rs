@@ -52,7 +52,7 @@ table! {
     BLOCK_RETRY 400 "WHATWG HTML, Parsing an event stream" "a retry field is too large; it counts milliseconds, below 2^64"
     UNFINISHED 400 "WHATWG HTML, Parsing an event stream" "the last block has no blank line behind it, so no client would fire it; add one"
     NO_DATA 400 "WHATWG HTML, Parsing an event stream" "no block has a data field, so no client would fire it; add a line such as `data: hello`"
-    SINCE 400 "tincan, ?since=" "since is no id; give EPOCH-SEQ as an id field shows it, or all"
+    SINCE 400 "tincan, ?since=" "since is no id; give one as an id field shows it (EPOCH-SEQ in a channel), or all"
     TAP 400 "tincan, /lab" "a tap's name is 1 to 64 of A-Z a-z 0-9 _ -; give one"
     WAIT 400 "tincan, ?wait=" "wait is no number of seconds from 0 to 300; give one"
     // Who may, and what there is.

@@ -200,7 +200,8 @@ enum Route {
     Health,
     Metrics(Option<String>),
     Options(&'static str),
-    Lessons,
+    /// The list of the lessons, or the file of one.
+    Text(String),
     /// A lesson, and the last event ID that the client brings.
     Lesson(&'static Lesson, Vec<u8>),
     Listen(String, From, Option<Duration>),
@@ -347,16 +348,17 @@ impl Shared {
             connection.tap(self.lab.tap(&self.hub, self.shares.connections, &key, &connection.stream)?, head);
         }
         let asset = |name: &str| pages::ASSETS.iter().find(|f| f.name == name);
+        let lesson = |path: &str| path.strip_prefix("/lessons/").and_then(lessons::find);
         let page = match req.path.as_str() {
             "/" => Some(Route::File(&pages::CHAT, "")),
             "/lab" => Some(Route::File(&pages::LAB, "")),
             "/health" => Some(Route::Health),
             "/metrics" => Some(Route::Metrics(req.param("channel")?)),
-            "/lessons" => Some(Route::Lessons),
-            path => match path.strip_prefix("/lessons/") {
-                None => path.strip_prefix("/assets/").and_then(asset).map(|file| Route::File(file, "")),
-                Some(name) => lessons::find(name)
-                    .map(|lesson| Route::Lesson(lesson, req.bytes("last-event-id").unwrap_or_default().into())),
+            "/lessons" => Some(Route::Text(lessons::list())),
+            path => match (lesson(path), path.strip_suffix(".txt").and_then(lesson)) {
+                (Some(lesson), _) => Some(Route::Lesson(lesson, last_id(req)?)),
+                (_, Some(lesson)) => Some(Route::Text(lesson.text.into())),
+                _ => path.strip_prefix("/assets/").and_then(asset).map(|file| Route::File(file, "")),
             },
         };
         let channel = req.path.strip_prefix('/').filter(|name| is_channel(name) || is_lab(name));
@@ -390,7 +392,11 @@ impl Shared {
             Route::Metrics(only) => {
                 Answer::new("text/plain; version=0.0.4; charset=utf-8", self.hub.metrics(only.as_deref()).into_bytes())
             }
-            Route::Lessons => Answer::text(lessons::list()),
+            Route::Text(text) => {
+                let mut answer = Answer::text(text);
+                answer.fields.push_str("Cache-Control: no-cache\r\n");
+                answer
+            }
             Route::Lesson(lesson, last_id) => {
                 let script = lessons::parse(lesson.text, &last_id).map_err(|_| NOT_FOUND)?; // a test parses them all
                 let own = |line: &str| line.split_once(':').is_some_and(|(name, _)| script.fields.contains(name));
@@ -436,6 +442,16 @@ fn listen(req: &Request, name: &str) -> Result<Route, Reject> {
     let seconds = |s: String| s.parse().ok().filter(|n| *n <= MAX_WAIT && !s.starts_with('+')).ok_or(WAIT);
     let wait = req.param("wait")?.map(seconds).transpose()?.map(Duration::from_secs);
     Ok(Route::Listen(name.into(), from, wait))
+}
+
+/// The last event ID that a client brings to a lesson; empty where it brings none.
+fn last_id(req: &Request) -> Result<Vec<u8>, Reject> {
+    let since = req.param("since")?.filter(|id| id != "all").unwrap_or_default();
+    if since.contains(|c: char| c.is_control()) {
+        return Err(SINCE); // a lesson may say it again, and it must not become a line of its own
+    }
+    // The field wins, as in `listen`.
+    Ok(req.bytes("last-event-id").filter(|id| !id.is_empty()).unwrap_or(since.as_bytes()).into())
 }
 
 /// The events that a POST publishes: the body as one, whatever its media type, unless it is an event stream itself.

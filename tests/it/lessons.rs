@@ -4,7 +4,7 @@ use crate::browser::{driver, url};
 use crate::harness::*;
 use std::time::{Duration, Instant};
 use tincan::lessons::{LESSONS, Script, Step, parse, parts, says};
-use tincan::reject::PLAYING;
+use tincan::reject::{NOT_FOUND, PAGE_METHOD, PLAYING, SINCE};
 
 /// What EventSource fires for each lesson: `open`, `type|data|lastEventId` (LF as `/`, a time as `TIME`) and
 /// `error|readyState`. The test closes it after the last of them, except where nothing may follow for ever (`PAUSED` and
@@ -173,6 +173,8 @@ fn chromium_hears_of_each_lesson_what_it_teaches() {
             page.js(&format!("play('{}', '{name}', '{types}', {most})", url(server, &format!("/lessons/{name}"))));
         }
     }
+    let since = url(servers.last().unwrap(), "/lessons/reconnection?since=2");
+    page.js(&format!("play('{since}', 'since', '', 5)"));
     for again in [false, true] {
         for (name, _, heard) in HEARD {
             if !again || ended(heard) {
@@ -181,6 +183,9 @@ fn chromium_hears_of_each_lesson_what_it_teaches() {
             }
         }
     }
+    // `?since=` is where the first connection goes on; on the next the browser says it itself.
+    let missed = "open\nmessage|three, which you missed. You sent Last-Event-ID: 2|3\nerror|0";
+    page.becomes("heard.since.join('\\n')", &format!("{missed}\nopen\nmessage|four, and the stream stays|4"));
     // By `retry: 500`, and not after the three seconds that are Chromium's own, nor those of the field that is ignored.
     let pause: u64 = page.js("heard.retry.at[3] - heard.retry.at[2]").parse().unwrap();
     assert!((400..2500).contains(&pause), "{pause} ms");
@@ -337,6 +342,49 @@ fn each_lesson_says_what_to_look_for_and_asks_a_question_in_two_languages() {
 }
 
 #[test]
+fn a_lesson_can_be_read_without_being_played() {
+    let server = Tincan::start(&[]);
+    for lesson in LESSONS {
+        let answer = server.get(&format!("/lessons/{}.txt", lesson.name));
+        assert_eq!((answer.status, answer.text()), (200, lesson.text.into()));
+        assert_eq!(answer.field("content-type"), Some("text/plain; charset=utf-8"));
+        assert_eq!(answer.field("cache-control"), Some("no-cache"));
+    }
+    let ask = |method: &str, path: &str| {
+        let mut wire = server.connect();
+        wire.send(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"));
+        wire.rest()
+    };
+    let head = ask("HEAD", "/lessons/no-content.txt");
+    let length = LESSONS.iter().find(|lesson| lesson.name == "no-content").unwrap().text.len();
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    assert!(head.contains(&format!("\r\nContent-Length: {length}\r\n")) && head.ends_with("\r\n\r\n"), "{head}");
+    assert!(ask("OPTIONS", "/lessons/clock.txt").starts_with("HTTP/1.1 204 "));
+    server.post_with("/lessons/clock.txt", "", "").refused(PAGE_METHOD);
+    for path in ["/lessons/nothing.txt", "/lessons/.txt", "/lessons/clock.txt.txt", "/lessons/clock.TXT"] {
+        server.get(path).refused(NOT_FOUND);
+    }
+}
+
+#[test]
+fn since_is_the_last_event_id_of_a_lesson_where_there_is_no_field() {
+    let server = Tincan::start(&[]);
+    let first = |since: &str, fields: &str| get(&server, &format!("reconnection?since={since}"), fields).1.until(b"\n");
+    assert_eq!(first("2", ""), ": when Last-Event-ID: 2\n");
+    assert_eq!(first("2", "Last-Event-ID:\r\n"), ": when Last-Event-ID: 2\n");
+    assert_eq!(first("2", "Last-Event-ID: 3\r\n"), ": when Last-Event-ID: 3\n");
+    assert_eq!(first("2", "Last-Event-ID: none of its ids\r\n"), ": lesson: Reconnection with Last-Event-ID\n");
+    assert_eq!(first("none+of+its+ids", ""), ": lesson: Reconnection with Last-Event-ID\n");
+    for (since, sent) in [("%C3%A9", "\u{e9}"), ("all", ""), ("", "")] {
+        let mut wire = get(&server, &format!("fresh-start?since={since}"), "").1;
+        assert!(wire.block().ends_with(&format!("\ndata: first stream. You sent Last-Event-ID: ({sent})\n\n")));
+    }
+    for since in ["%0A", "1%0Ddata:+not+so", "1%00"] {
+        server.get(&format!("/lessons/fresh-start?since={since}")).refused(SINCE);
+    }
+}
+
+#[test]
 fn the_chinese_part_is_never_sent() {
     let mut server = Tincan::start(&[]);
     let mut played = Vec::new();
@@ -344,7 +392,7 @@ fn the_chinese_part_is_never_sent() {
         let text = parts(lesson.text).0;
         for id in [""].into_iter().chain(ids(text)) {
             let repeats = matches!(parse(lesson.text, id.as_bytes()).unwrap().steps.last(), Some(Step::Repeat(_)));
-            let (head, wire) = get(&server, lesson.name, &format!("Last-Event-ID: {id}\r\n"));
+            let (head, wire) = get(&server, &format!("{}?since={id}", lesson.name), "");
             played.push((repeats, lesson, id, head, wire)); // all at once, for each takes its time
         }
     }

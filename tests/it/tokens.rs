@@ -99,7 +99,7 @@ const REQUESTS: [(Option<Reject>, &str); 3] = [
 ];
 const READING: &str = "GET /kitchen 200 | GET /kitchen 200 text/event-stream | GET /kitchen 200 text/html | \
     GET / 200 | GET /kitchen?wait=0&since=all 200 | HEAD /kitchen 200 | GET /metrics 200 | GET /assets/chat.js 200 | \
-    GET /lessons 200 | HEAD /lessons/clock 200 | GET /nothing/here 404 | DELETE /kitchen 405";
+    GET /lessons 200 | GET /lessons/clock.txt 200 | HEAD /lessons/clock 200 | GET /nothing/here 404 | DELETE /kitchen 405";
 
 /// Values of `Authorization`, and whether they let publish and read. `{P1}` and so on are the tokens, `[…]` is the
 /// base64 of what stands in it, `<…>` the same without its padding.
