@@ -34,6 +34,7 @@ pub const ASSETS: &[File] = &[
     file!("copy.js", "text/javascript; charset=utf-8"),
     file!("eventsource.js", "text/javascript; charset=utf-8"),
     file!("icon.svg", "image/svg+xml"),
+    file!("shared.js", "text/javascript; charset=utf-8"),
 ];
 
 /// Pages load nothing but their own files, run nothing inline, and stand in no frame (W3C Content Security Policy 3).

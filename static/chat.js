@@ -1,93 +1,112 @@
 'use strict';
-// The chat page of one channel. Plan: show what the EventSource hears, tell the truth about the connection, send with
-// POST. Words are those of WHATWG HTML, "Server-sent events". Received text only ever becomes textContent.
+// The chat page of one channel. Plan: show what the channel's line tells (shared.js, where the EventSource is), tell the
+// truth about the connection, send with POST. Words are those of WHATWG HTML, "Server-sent events". Received text only
+// ever becomes textContent.
 
-const KEPT_NODES = 300;            // Limit: messages on the page; the oldest go first
-const REMEMBERED_IDS = 20000;      // Limit: ids known to have been shown
-const LONGEST_PAUSE = 30;          // seconds between our own attempts
-const ASLEEP = 20000;              // ms after which the socket of a hidden page is not trusted any more
 const ASK_EVERY = 10000;           // ms between two questions for the number of listeners
+const UNANSWERED = 5;              // seconds after which a worker that says nothing is taken for dead
 
 const STATES = { connecting: word('connecting'), open: word('open'), waiting: word('waiting') };
 const $ = id => document.getElementById(id);
 const channel = location.pathname.slice(1) || 'chat';
 const url = `${location.origin}/${channel}`;   // a relative one takes over a token in the page's URL; fetch refuses that
+const token = takeToken();
+const headers = token ? { Authorization: `Bearer ${token}` } : undefined;
+
+// From /NAME#token=TOKEN: a fragment is not sent (RFC 3986 §3.5). Kept for this tab alone; an empty one is none.
+function takeToken() {
+  let given;
+  try {
+    given = decodeURIComponent(location.hash).match(/^#token=([!-~]*)$/)?.[1];
+    if (given === undefined) return sessionStorage.getItem('tincan-token');
+    history.replaceState(null, '', location.pathname + location.search);
+    sessionStorage.setItem('tincan-token', given);
+  } catch { /* storage is blocked, or this is no token */ }
+  return given;
+}
+
+// Whoever has a token wants no dialog of the browser's when it is refused.
+function ask(url, options) {
+  return fetch(url, { ...options, headers: { ...options.headers, ...headers }, credentials: token ? 'omit' : 'same-origin' });
+}
 
 // ---- The connection ---------------------------------------------------------------------------------------------
 
-let source = null;                 // the EventSource
-let lastEventId = '';              // the id from which a new EventSource goes on
-let asked = '';                    // the id from which this one was asked to go on
-let failures = 0;                  // failed connections since the last one that opened
-let pauseTimer = 0;
+let port = null;                   // to the line
+let ownLine = null;                // where it is not shared
+let unanswered = 0;                // seconds
 
-function connect() {
-  clearTimeout(pauseTimer);
-  source?.close();                 // a closed EventSource fires no further event, not even a queued one
-  showState('connecting');
-  asked = lastEventId;
-  source = new EventSource(`${url}?since=${encodeURIComponent(asked || 'all')}`);
-  source.onopen = () => { failures = 0; showState('open'); askListeners(); };
-  source.onmessage = hearMessage;
-  source.addEventListener('gap', hearGap);
-  // An EventSource reestablishes a connection that was lost, but fails for good on any status but 200: from there on
-  // it is for us to try again.
-  source.onerror = () => source.readyState === EventSource.CLOSED ? pause() : showState('connecting');
+// A line of our own: where there is no worker (Chrome on Android), where it fails, and with a token, which is not for
+// tabs that lack it.
+function listen(alone) {
+  leave();
+  $('messages').replaceChildren(); // the line tells all of it again
+  pending.length = unanswered = 0;
+  if (alone) {
+    const ends = new MessageChannel();
+    port = ends.port1;
+    ownLine ??= openLine(url, headers);
+    ownLine(ends.port2);
+  } else try {
+    // Its code is in its name: a worker of an older version, which older tabs keep alive, is another worker.
+    const worker = new SharedWorker('/assets/shared.js', `${channel} ${openLine}`);
+    worker.onerror = () => { if (port === worker.port) listen(true); };
+    port = worker.port;
+  } catch {
+    return listen(true);
+  }
+  port.onmessage = ({ data: { state, seconds, items = [] } }) => {
+    unanswered = 0;
+    if (state) showState(state, seconds);
+    items.forEach(show);
+  };
+  everySecond();
 }
 
-// 1, 2, 4 ... 30 s, shortened at random, so that all pages do not come back in the same instant.
-function pause() {
-  const seconds = Math.min(2 ** failures++, LONGEST_PAUSE) * (1 - 0.3 * Math.random());
-  const end = performance.now() + 1000 * seconds;
-  (function count() {
-    const left = end - performance.now();
-    if (left <= 0) return connect();
-    showState('waiting', word('seconds', { n: Math.ceil(left / 1000) }));
-    pauseTimer = setTimeout(count, left % 1000 || 1000);
-  })();
+function leave() {
+  port?.postMessage('leave');
+  port?.close();
 }
 
-function showState(state, seconds = '') {
-  if ($('word').textContent !== STATES[state]) $('word').textContent = STATES[state];   // it is read out whenever it is set
-  $('seconds').textContent = seconds;
+function connect() { port.postMessage('connect'); }
+
+function showState(state, seconds) {
+  $('seconds').textContent = seconds ? word('seconds', { n: seconds }) : '';
+  if (state === $('state').dataset.state) return;
+  $('word').textContent = STATES[state];         // a status is read out whenever it is set
   $('state').dataset.state = state;
   $('now').hidden = state !== 'waiting';
   if (state !== 'open') $('listeners').textContent = '';
+  if (state === 'open') askListeners();
+  if (state === 'waiting') askWhy();
 }
 
-// Whoever slept, or was hidden for long, may hold a socket that is dead without the browser's knowing. The time of the
-// last visible second tells all cases: a sleeping machine and a hidden page both leave it behind.
-let awake = Date.now();
+// An EventSource does not tell why it failed, and for a worker the browser asks nobody for a token: for both it takes a
+// request of the page's.
+async function askWhy() {
+  if (document.hidden) return;
+  try {
+    const answer = await ask(`${url}?wait=0`, { cache: 'no-store' });
+    if (answer.status === 401) $('error').textContent = await refusal(answer);
+  } catch { /* nobody is there to ask */ }
+}
 
 function everySecond() {
   if (document.hidden) return;
-  const away = Date.now() - awake;
-  awake += away;
-  if (away > ASLEEP) connect();
-  else if (performance.now() > askAt) askListeners();
+  if (++unanswered > UNANSWERED) listen(true);
+  port.postMessage(Date.now());
+  if (performance.now() > askAt) askListeners();
 }
 
 // ---- What is heard ----------------------------------------------------------------------------------------------
 
-const shown = new Set();           // ids, oldest first
 const pending = [];                // list items on their way to the page
 let following = true;              // the reader is at the bottom
 let heard = false;                 // a message was shown
 
-// Ids are compared for being the same, not for being greater: after a clock was set back, a lower id is new. The server
-// says so with a gap, and then sends everything that it keeps, some of which is already here.
-// Shortcut: an EventSource only fires types that somebody listens for, so events with a name of their own are not here.
-function isNew(id) {
-  if (id === '') return true;
-  if (shown.has(id)) return false;
-  if (shown.add(id).size > REMEMBERED_IDS) shown.delete(shown.values().next().value);
-  lastEventId = id;
-  return true;
-}
-
-function hearMessage(event) {
-  if (!isNew(event.lastEventId)) return;
-  const said = parseMessage(event.data);
+function show({ data, gap }) {
+  if (data === undefined) return add(element('li', 'gap', gap > 0 ? word('missed', { n: gap }) : word('gap')));
+  const said = parseMessage(data);
   const item = element('li', said.name === null ? 'plain' : 'said');
   if (said.name !== null) item.append(element('b', 'name hue' + hue(said.name), said.name));
   item.append(element('p', 'text', said.msg));
@@ -107,32 +126,17 @@ function parseMessage(data) {
   return { name: null, msg: data };
 }
 
-// The gap has no id of its own: its lastEventId is the place from which the server is now serving us.
-function hearGap(event) {
-  lastEventId = event.lastEventId || lastEventId;
-  let lost = null;
-  try {
-    const gap = JSON.parse(event.data);
-    // Where we named the place, it is the last event that was heard here; what was lost may have been for others.
-    if (gap.asked !== asked) lost = gap.lost;
-  } catch { /* then it is not known how many */ }
-  const text = Number.isSafeInteger(lost) && lost > 0 ? word('missed', { n: lost }) : word('gap');
-  const previous = pending.at(-1) || $('messages').lastElementChild;
-  if (!lost && previous?.textContent === text && previous.className === 'gap') return;   // a server that restarts often
-  add(element('li', 'gap', text));
-}
-
 // Thousands of events come at once when history is replayed: one change of the page for all that came within a frame.
 // (No requestAnimationFrame: a hidden page has no frames.)
 function add(item) {
-  if (pending.push(item) > KEPT_NODES) pending.shift();
+  if (pending.push(item) > KEPT) pending.shift();
   if (pending.length === 1) setTimeout(flush, 16);
 }
 
 function flush() {
   const list = $('messages');
   list.append(...pending.splice(0));
-  while (list.childElementCount > KEPT_NODES) list.firstElementChild.remove();
+  while (list.childElementCount > KEPT) list.firstElementChild.remove();
   follow();
 }
 
@@ -159,18 +163,17 @@ let askAt = Infinity;              // when to ask next, in the time of performan
 
 async function askListeners() {
   askAt = performance.now() + ASK_EVERY;
-  if (source.readyState !== EventSource.OPEN) return;
+  if ($('state').dataset.state !== 'open') return;
   let text = '';
   try {
     const options = { cache: 'no-store', signal: AbortSignal.timeout(ASK_EVERY / 2) };
-    const answer = await fetch(`${location.origin}/metrics?channel=${channel}`, options);
+    const answer = await ask(`${location.origin}/metrics?channel=${channel}`, options);
     if (answer.ok) {
       const line = (await answer.text()).match(new RegExp(`^tincan_subscribers\\{channel="${channel}"\\} (\\d+)`, 'm'));
-      const listeners = line ? Number(line[1]) : 0;
-      text = word('listeners', { n: listeners });
+      text = word('listeners', { n: line ? Number(line[1]) : 0 });
     }
   } catch { /* then it is not known */ }
-  if (source.readyState === EventSource.OPEN) $('listeners').textContent = text;
+  if ($('state').dataset.state === 'open') $('listeners').textContent = text;
 }
 
 // ---- Sending ----------------------------------------------------------------------------------------------------
@@ -186,7 +189,7 @@ async function send(event) {
   try {
     const body = JSON.stringify({ name: $('name').value.trim() || $('name').placeholder, msg });
     const headers = { 'Content-Type': 'text/plain;charset=utf-8' };
-    const answer = await fetch(url, { method: 'POST', headers, body, signal: AbortSignal.timeout(120000) });
+    const answer = await ask(url, { method: 'POST', headers, body, signal: AbortSignal.timeout(120000) });
     if (answer.status !== 200) $('error').textContent = await refusal(answer);
   } catch (e) {
     $('error').textContent = e.name === 'TimeoutError' ? word('silent') : word('unreachable');
@@ -235,8 +238,10 @@ $('now').onclick = connect;
 $('log').onscroll = () => { following = $('log').scrollHeight - $('log').scrollTop - $('log').clientHeight < 16; };
 new ResizeObserver(follow).observe($('log'));                       // a phone's keyboard, or the curl lines closing
 document.onvisibilitychange = everySecond;
-addEventListener('pageshow', event => { if (event.persisted) connect(); });
+addEventListener('pagehide', leave);
+addEventListener('pageshow', event => { if (event.persisted) listen(Boolean(token)); });
+addEventListener('hashchange', () => location.reload());            // another token
 addEventListener('online', connect);
 setInterval(everySecond, 1000);
 if (!matchMedia('(pointer: coarse)').matches) $('msg').focus();     // there it would open a phone's keyboard
-connect();
+listen(Boolean(token));

@@ -25,8 +25,8 @@ const FLAGS: &str = r#""--headless=new","--no-sandbox","--disable-gpu","--disabl
 const SHORT: &str = "const q = css => document.querySelector(css), all = css => [...document.querySelectorAll(css)];
     const log = () => all('#messages li').map(li => [li.className, ...(li.children.length ?
     [...li.children].map(c => c.textContent) : [li.textContent])].join('|')).join('\\n');";
-const STATE: &str = "q('#state').dataset.state";
-const MISSED: &str = "gap|Some messages may have been missed here";
+pub const STATE: &str = "q('#state').dataset.state";
+pub const MISSED: &str = "gap|Some messages may have been missed here";
 pub const ENTER: &str = "\u{e007}"; // WebDriver, "Keyboard actions"
 pub const TAB: &str = "\u{e004}";
 
@@ -90,15 +90,25 @@ impl Drop for Driver {
 impl Driver {
     /// Opens a URL in a Chromium of its own, with its own storage.
     pub fn page(&self, url: &str) -> Page<'_> {
+        let page = self.chromium("en", "normal");
+        page.open(url);
+        page
+    }
+
+    /// Starts a Chromium of its own whose user reads these languages. It waits for a page to be loaded, or with the
+    /// strategy `none` for nothing (WebDriver, "Page load strategy").
+    pub fn chromium(&self, languages: &str, strategy: &str) -> Page<'_> {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let profile = self.dir.join(format!("profile-{}", NUMBER.fetch_add(1, SeqCst)));
         let profile = json(&format!("--user-data-dir={}", profile.display()));
-        let options = format!("{{\"binary\":{},\"args\":[{FLAGS},{profile}]}}", json(&self.chromium.to_string_lossy()));
-        let wanted = format!("\"goog:loggingPrefs\":{{\"browser\":\"ALL\"}},\"goog:chromeOptions\":{options}");
+        let prefs = format!("{{\"intl.accept_languages\":{}}}", json(languages));
+        let binary = json(&self.chromium.to_string_lossy());
+        let options = format!("{{\"binary\":{binary},\"args\":[{FLAGS},{profile}],\"prefs\":{prefs}}}");
+        let wanted = format!(
+            "\"goog:loggingPrefs\":{{\"browser\":\"ALL\"}},\"goog:chromeOptions\":{options},\"pageLoadStrategy\":\"{strategy}\""
+        );
         let answer = self.post("/session", &format!("{{\"capabilities\":{{\"alwaysMatch\":{{{wanted}}}}}}}"));
-        let page = Page { driver: self, session: format!("/session/{}", string(&answer, "\"sessionId\":")) };
-        page.open(url);
-        page
+        Page { driver: self, session: format!("/session/{}", string(&answer, "\"sessionId\":")) }
     }
 
     pub fn post(&self, path: &str, body: &str) -> String {
@@ -154,7 +164,12 @@ impl Page<'_> {
         self.post("/url", &format!("{{\"url\":{}}}", json(url)));
     }
 
-    fn reload(&self) {
+    /// Has each page run this before its own scripts.
+    pub fn before(&self, script: &str) {
+        self.cdp("Page.addScriptToEvaluateOnNewDocument", &format!("{{\"source\":{}}}", json(script)));
+    }
+
+    pub fn reload(&self) {
         self.post("/refresh", "{}");
     }
 
@@ -186,7 +201,7 @@ impl Page<'_> {
     }
 
     /// Waits until the log has exactly these messages, each `class|name|text` or `class|text`.
-    fn shows(&self, log: &[impl AsRef<str>]) {
+    pub fn shows(&self, log: &[impl AsRef<str>]) {
         self.becomes("log()", &log.iter().map(AsRef::as_ref).collect::<Vec<_>>().join("\n"));
     }
 
@@ -203,7 +218,7 @@ impl Page<'_> {
     }
 
     /// Sends a message; the page is then ready for the next.
-    fn say(&self, text: &str) {
+    pub fn say(&self, text: &str) {
         self.keys("#msg", &format!("{text}{ENTER}"));
         self.becomes("q('#msg').value", "");
     }
@@ -266,7 +281,7 @@ pub fn url(server: &Tincan, path: &str) -> String {
 }
 
 /// Starts another server on the port of one that is gone.
-fn again(port: u16) -> Tincan {
+pub fn again(port: u16) -> Tincan {
     Tincan::spawn(&format!("127.0.0.1:{port}"), &["--retry", "200"])
 }
 
@@ -286,7 +301,7 @@ pub fn signed_url(server: &Tincan, token: &str) -> String {
 }
 
 /// What the page sends.
-fn message(name: &str, msg: &str) -> String {
+pub fn message(name: &str, msg: &str) -> String {
     format!("{{\"name\":{},\"msg\":{}}}", json(name), json(msg))
 }
 
@@ -376,7 +391,9 @@ fn a_restart_heals_by_itself_and_is_told() {
 fn a_bad_gateway_does_not_end_it() {
     let Some(driver) = driver() else { return };
     let mut server = Tincan::start(&["--retry", "200"]);
-    let (clicks, waits) = (driver.page(&url(&server, "/kitchen")), driver.page(&url(&server, "/kitchen")));
+    let (clicks, waits) = (driver.chromium("en", "normal"), driver.page(&url(&server, "/kitchen")));
+    clicks.before("delete window.SharedWorker"); // so that the page holds the line, and the test can reach it
+    clicks.open(&url(&server, "/kitchen"));
     server.post("/kitchen", "one");
     server.post("/kitchen", "two");
     let seen = "[q('#state').dataset.state, q('#word').textContent, q('#now').checkVisibility(), \

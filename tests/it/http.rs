@@ -549,6 +549,7 @@ fn pages_come_with_their_policy_and_types() {
         ("/assets/chat.js", "text/javascript; charset=utf-8"),
         ("/assets/eventsource.js", "text/javascript; charset=utf-8"),
         ("/assets/icon.svg", "image/svg+xml"),
+        ("/assets/shared.js", "text/javascript; charset=utf-8"),
         ("/assets/words.js", "text/javascript; charset=utf-8"),
     ] {
         let answer = server.get(path);
