@@ -164,7 +164,24 @@ impl Page<'_> {
         self.post("/url", &format!("{{\"url\":{}}}", json(url)));
     }
 
-    /// Has each page run this before its own scripts.
+    /// Opens one more tab and turns to it; returns its handle.
+    pub fn tab(&self) -> String {
+        let handle = string(&self.post("/window/new", "{\"type\":\"tab\"}"), "\"handle\":");
+        self.turn_to(&handle);
+        handle
+    }
+
+    /// What follows is done in this tab.
+    pub fn turn_to(&self, handle: &str) {
+        self.post("/window", &format!("{{\"handle\":{}}}", json(handle)));
+    }
+
+    /// Closes the tab; another one must be turned to.
+    pub fn close_tab(&self) {
+        self.driver.agent.delete(format!("{}{}/window", self.driver.base, self.session)).call().unwrap();
+    }
+
+    /// Has each page in this tab run this before its own scripts.
     pub fn before(&self, script: &str) {
         self.cdp("Page.addScriptToEvaluateOnNewDocument", &format!("{{\"source\":{}}}", json(script)));
     }
@@ -251,7 +268,7 @@ impl Page<'_> {
 }
 
 /// Answers every request with 502 on a port, as a proxy does whose server is gone; returns what ends that.
-fn bad_gateway(port: u16) -> impl FnOnce() {
+pub fn bad_gateway(port: u16) -> impl FnOnce() {
     let mut listener = None;
     eventually("the port is free", || {
         listener = TcpListener::bind(("127.0.0.1", port)).ok();

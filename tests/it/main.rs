@@ -21,5 +21,7 @@ mod readme;
 mod small;
 mod soak;
 mod socket;
+mod tabs;
 mod tidy;
 mod tokens;
+mod words;
