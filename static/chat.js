@@ -4,7 +4,7 @@
 // ever becomes textContent.
 
 const ASK_EVERY = 10000;           // ms between two questions for the number of listeners
-const UNANSWERED = 5;              // seconds after which a worker that says nothing is taken for dead
+const UNANSWERED = 3;              // seconds after which a worker that says nothing is taken for dead
 
 const STATES = { connecting: word('connecting'), open: word('open'), waiting: word('waiting') };
 const $ = id => document.getElementById(id);
@@ -35,6 +35,7 @@ function ask(url, options) {
 let port = null;                   // to the line
 let ownLine = null;                // where it is not shared
 let unanswered = 0;                // seconds
+let deaths = 0;                    // of workers
 
 // A line of our own: where there is no worker (Chrome on Android), where it fails, and with a token, which is not for
 // tabs that lack it.
@@ -48,8 +49,8 @@ function listen(alone) {
     ownLine ??= openLine(url, headers);
     ownLine(ends.port2);
   } else try {
-    // Its code is in its name: a worker of an older version, which older tabs keep alive, is another worker.
-    const worker = new SharedWorker('/assets/shared.js', `${channel} ${openLine}`);
+    // A worker of another version, which older tabs keep alive, is not ours: it has another name.
+    const worker = new SharedWorker('/assets/shared.js', `${channel} ${hash(String(openLine))}`);
     worker.onerror = () => { if (port === worker.port) listen(true); };
     port = worker.port;
   } catch {
@@ -93,7 +94,7 @@ async function askWhy() {
 
 function everySecond() {
   if (document.hidden) return;
-  if (++unanswered > UNANSWERED) listen(true);
+  if (++unanswered > UNANSWERED) return listen(++deaths > 1);   // a crashed one can be replaced
   port.postMessage(Date.now());
   if (performance.now() > askAt) askListeners();
 }
@@ -108,7 +109,7 @@ function show({ data, gap }) {
   if (data === undefined) return add(element('li', 'gap', gap > 0 ? word('missed', { n: gap }) : word('gap')));
   const said = parseMessage(data);
   const item = element('li', said.name === null ? 'plain' : 'said');
-  if (said.name !== null) item.append(element('b', 'name hue' + hue(said.name), said.name));
+  if (said.name !== null) item.append(element('b', 'name hue' + hash(said.name) % 8, said.name));
   item.append(element('p', 'text', said.msg));
   item.lastChild.dataset.empty = word('empty');
   add(item);
@@ -151,10 +152,10 @@ function element(tag, className, text = '') {
   return made;
 }
 
-function hue(name) {
+function hash(text) {
   let sum = 0;
-  for (const c of name) sum = (sum * 31 + c.codePointAt(0)) >>> 0;
-  return sum % 8;
+  for (const c of text) sum = (sum * 31 + c.codePointAt(0)) >>> 0;
+  return sum;
 }
 
 // ---- How many listen --------------------------------------------------------------------------------------------

@@ -39,6 +39,9 @@ impl<'a> Tabs<'a> {
     }
 }
 
+/// Has a tab that lies behind another one take itself for seen, unless the test says otherwise.
+const SEEN: &str = "window.unseen = false, Object.defineProperty(document, 'hidden', { get: () => unseen })";
+
 /// How often a stream was asked for.
 fn streams(server: &Tincan) -> usize {
     server.stderr().matches(" GET /kitchen?since=").count()
@@ -161,4 +164,159 @@ fn a_worker_that_fails_leaves_no_tab_behind() {
         drop(page);
         eventually("it is gone", || server.readers(&channel) == 0);
     }
+}
+
+#[test]
+fn a_worker_that_dies_is_missed_and_replaced() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let mut tabs = Tabs::new(&driver, "normal");
+    server.post("/kitchen", "soup");
+    for _ in 0..3 {
+        tabs.open(&url(&server, "/kitchen"), SEEN).shows(&["plain|soup"]);
+    }
+    let targets = tabs.page.cdp("Target.getTargets", "{\"filter\":[{\"type\":\"shared_worker\"}]}");
+    let ids: Vec<&str> = targets.split("\"targetId\":\"").skip(1).map(|t| t.split('"').next().unwrap()).collect();
+    assert_eq!(ids.len(), 1, "{targets}");
+    tabs.page.cdp("Target.closeTarget", &format!("{{\"targetId\":\"{}\"}}", ids[0]));
+    eventually("a second stream", || streams(&server) == 2);
+    for page in tabs.all() {
+        page.becomes("[deaths, unanswered < 2]", "1,true");
+        page.is_open();
+    }
+    eventually("the first is gone", || server.readers("kitchen") == 1);
+    server.post("/kitchen", "bread");
+    tabs.all().for_each(|page| page.shows(&["plain|soup", "plain|bread"]));
+    assert_eq!(streams(&server), 2);
+}
+
+#[test]
+fn a_tab_that_leaves_and_comes_back_has_one_line_and_each_message_once() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    server.post("/kitchen", "soup");
+    for before in ["", "delete window.SharedWorker"] {
+        let page = driver.chromium("en", "normal");
+        page.before(before);
+        page.open(&url(&server, "/kitchen"));
+        page.shows(&["plain|soup"]);
+        // As from the back/forward cache, whatever this browser puts there.
+        page.js("dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true }))");
+        eventually("nobody listens", || server.readers("kitchen") == 0);
+        page.js("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))");
+        eventually("it listens again", || server.readers("kitchen") == 1);
+        page.is_open();
+        page.shows(&["plain|soup"]);
+        page.js("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: false }))");
+        page.shows(&["plain|soup"]);
+    }
+}
+
+#[test]
+fn tabs_that_take_turns_are_not_taken_for_asleep_but_all_hidden_are() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let mut tabs = Tabs::new(&driver, "normal");
+    for _ in 0..2 {
+        let page = tabs.open(&url(&server, "/kitchen"), SEEN);
+        page.js("window.now = Date.now(), Date.now = () => now, everySecond()");
+        page.is_open();
+    }
+    // Each step is 15 seconds, of which the line hears from the tab that can be seen.
+    let step = |n: usize, hidden: [bool; 2]| {
+        for (page, hidden) in tabs.all().zip(hidden) {
+            page.js(&format!("window.now += 15000, unseen = {hidden}, unanswered = 1, everySecond()"));
+            page.becomes("unseen || unanswered === 0", "true");
+        }
+        assert_eq!(streams(&server), n);
+    };
+    step(1, [true, false]);
+    step(1, [true, false]);
+    step(1, [true, false]);
+    step(1, [false, true]);
+    step(1, [false, true]);
+    step(1, [true, false]);
+    step(1, [true, true]);
+    tabs.at(0).js("unseen = false, now += 15000, everySecond()");
+    eventually("a new stream", || streams(&server) == 2);
+    tabs.at(0).is_open();
+}
+
+#[test]
+fn what_all_tabs_ask_for_at_once_is_done_once() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let page = driver.page(&url(&server, "/kitchen"));
+    page.is_open();
+    page.js("[1, 2, 3, 4, 5, 6, 7, 8, 9].forEach(() => dispatchEvent(new Event('online')))");
+    eventually("a second stream", || streams(&server) == 2);
+    page.is_open();
+    server.post("/kitchen", "soup");
+    page.shows(&["plain|soup"]);
+    assert_eq!((streams(&server), page.js(STATE).as_str()), (2, "open"));
+}
+
+#[test]
+fn a_token_in_the_fragment_is_taken_for_this_tab_alone() {
+    let Some(driver) = driver() else { return };
+    let server = guarded(&Scratch::new(), 0, "publish p0p+py/=\n");
+    let kitchen = url(&server, "/kitchen");
+    let mut tabs = Tabs::new(&driver, "normal");
+    let page = tabs.open(
+        &format!("{kitchen}#token=p0p+py/="),
+        "window.asked = [], window.fetch = (real => (url, options) => {
+            const authorization = new Headers(options.headers).get('Authorization');
+            asked.push(`${url.split('?')[1]} ${authorization} ${options.credentials}`);
+            return real(url, options);
+        })(fetch)",
+    );
+    page.is_open();
+    assert_eq!(page.js("location.href"), kitchen);
+    page.say("soup");
+    page.shows(&["said|anonymous|soup"]);
+    page.becomes("q('#listeners').textContent", "1 listener");
+    page.reload();
+    page.say("bread");
+    let log = ["said|anonymous|soup", "said|anonymous|bread"];
+    page.shows(&log);
+    // The page's own requests, and its stream's, for it is TincanEventSource that listens here.
+    let expected = ["channel=kitchen", "since=all", "undefined"].map(|query| format!("{query} Bearer p0p+py/= omit"));
+    page.becomes("[...new Set(asked)].sort().join('\\n')", &expected.join("\n"));
+
+    // A tab without it has a line without it.
+    let other =
+        tabs.open(&kitchen, "window.fetch = (real => (url, o) => real(url, { ...o, credentials: 'omit' }))(fetch)");
+    other.shows(&log);
+    eventually("two listen", || server.readers("kitchen") == 2);
+    other.keys("#msg", &format!("thanks{ENTER}"));
+    let refused = tincan::reject::PUBLISH_TOKEN.line();
+    other.becomes("q('#error').textContent", refused.trim_end());
+    // It can be given one while it is open, also percent-encoded; a wrong one is told, and an empty one forgotten.
+    other.js("location.hash = '#token=wrong'");
+    other.becomes("[location.hash, q('#state').dataset.state, typeof headers]", ",open,object");
+    other.keys("#msg", &format!("thanks{ENTER}"));
+    other.becomes("q('#error').textContent", refused.trim_end());
+    other.js("location.hash = '#token=p0p%2Bpy%2F%3D'");
+    other.becomes("[location.hash, token, q('#state').dataset.state]", ",p0p+py/=,open");
+    other.say("thanks");
+    other.shows(&["said|anonymous|soup", "said|anonymous|bread", "said|anonymous|thanks"]);
+    other.js("location.hash = '#token='");
+    other.becomes("[location.hash, token, q('#state').dataset.state]", ",,open");
+    assert!(!server.stderr().contains("p0p"), "it is in no URL: {}", server.stderr());
+}
+
+#[test]
+fn a_token_that_is_refused_for_reading_is_told_in_the_page() {
+    let Some(driver) = driver() else { return };
+    let server = guarded(&Scratch::new(), 0, "publish s3same\nread s3same\n");
+    let page = driver.page(&signed_url(&server, "s3same")); // without it the page itself is not given
+    for (token, state, error) in
+        [("wr0ng", "waiting", tincan::reject::READ_TOKEN.line()), ("s3same", "open", String::new())]
+    {
+        page.open(&format!("{}#token={token}", url(&server, "/kitchen")));
+        page.becomes(STATE, state);
+        page.becomes("[location.hash, q('#error').textContent]", &format!(",{}", error.trim_end()));
+    }
+    page.say("soup");
+    page.shows(&["said|anonymous|soup"]);
 }
