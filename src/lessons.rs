@@ -9,7 +9,7 @@
 //!
 //! - `: status: 503` is the status of the answer;
 //! - `: field: NAME: VALUE` is a field line of its head, in place of the usual one of that name;
-//! - `: pace: 2 s` is the pause after each blank line from here on, otherwise [`PACE`];
+//! - `: pace: 2 s` is the pause after each blank line from here on, otherwise a second;
 //! - `: when Last-Event-ID: 3` begins the part that is played to a client that brings this id. What stands before the first
 //!   such line is played to everyone else.
 //!
