@@ -1,7 +1,7 @@
 'use strict';
-// The chat page of one channel. Plan: show what the channel's line tells (shared.js, where the EventSource is), tell the
-// truth about the connection, send with POST. Words are those of WHATWG HTML, "Server-sent events". Received text only
-// ever becomes textContent.
+// The chat page of one channel. Plan: show what the channel's line tells (shared.js has the EventSource), tell the truth
+// about the connection, send with POST. Words are those of WHATWG HTML, "Server-sent events". Received text only ever
+// becomes textContent.
 
 const ASK_EVERY = 10000;           // ms between two questions for the number of listeners
 const UNANSWERED = 3;              // seconds after which a worker that says nothing is taken for dead
@@ -9,7 +9,7 @@ const UNANSWERED = 3;              // seconds after which a worker that says not
 const STATES = { connecting: word('connecting'), open: word('open'), waiting: word('waiting') };
 const $ = id => document.getElementById(id);
 const channel = location.pathname.slice(1) || 'chat';
-const url = `${location.origin}/${channel}`;   // a relative one takes over a token in the page's URL; fetch refuses that
+const url = `${location.origin}/${channel}`;   // a relative one takes over a password in the page's; fetch refuses that
 const token = takeToken();
 const headers = token ? { Authorization: `Bearer ${token}` } : undefined;
 
@@ -27,7 +27,8 @@ function takeToken() {
 
 // Whoever has a token wants no dialog of the browser's when it is refused.
 function ask(url, options) {
-  return fetch(url, { ...options, headers: { ...options.headers, ...headers }, credentials: token ? 'omit' : 'same-origin' });
+  const credentials = token ? 'omit' : 'same-origin';
+  return fetch(url, { ...options, headers: { ...options.headers, ...headers }, credentials });
 }
 
 // ---- The connection ---------------------------------------------------------------------------------------------
@@ -37,8 +38,7 @@ let ownLine = null;                // where it is not shared
 let unanswered = 0;                // seconds
 let deaths = 0;                    // of workers
 
-// A line of our own: where there is no worker (Chrome on Android), where it fails, and with a token, which is not for
-// tabs that lack it.
+// Alone: where the browser has no SharedWorker or it fails, and with a token, which is not for tabs that lack it.
 function listen(alone) {
   leave();
   $('messages').replaceChildren(); // the line tells all of it again

@@ -13,7 +13,8 @@ const LONGEST_PAUSE = 30;          // seconds between our own attempts
 const ASLEEP = 20000;              // ms after which the socket of hidden tabs is not trusted any more
 const AT_ONCE = 1000;              // ms in which what several tabs ask for is one wish
 
-// Returns the function with which a tab's port joins. With headers it is TincanEventSource that listens.
+// Returns the function with which a tab's port joins. With headers it is TincanEventSource that listens. Events are kept
+// here for tabs that come later, so none is lost or doubled between the server's history and what comes next.
 function openLine(url, headers) {
   const ports = new Set();
   const items = [];                // what a new tab is told
@@ -33,7 +34,8 @@ function openLine(url, headers) {
     tellState('connecting');
     asked = lastEventId;
     began = performance.now();
-    source = new (headers ? TincanEventSource : EventSource)(`${url}?since=${encodeURIComponent(asked || 'all')}`, { headers });
+    const Source = headers ? TincanEventSource : EventSource;
+    source = new Source(`${url}?since=${encodeURIComponent(asked || 'all')}`, { headers });
     source.onopen = () => { failures = 0; tellState('open'); };
     source.onmessage = hearMessage;
     source.addEventListener('gap', hearGap);
@@ -56,7 +58,7 @@ function openLine(url, headers) {
 
   // Ids are compared for being the same, not for being greater: after a clock was set back, a lower id is new. The
   // server says so with a gap, and then sends everything that it keeps, some of which is already here.
-  // Shortcut: an EventSource only fires types that somebody listens for, so events with a name of their own are missing.
+  // Shortcut: an EventSource only fires types that somebody listens for, so events with a name of their own do not come.
   function hearMessage({ data, lastEventId: id }) {
     if (id !== '') {
       if (heard.has(id)) return;
@@ -116,7 +118,7 @@ function openLine(url, headers) {
 }
 
 if (globalThis.SharedWorkerGlobalScope) {
-  if (!globalThis.EventSource) importScripts('/assets/eventsource.js');
+  importScripts('/assets/eventsource.js');       // for where the browser has no EventSource in a worker
   const join = openLine(`${location.origin}/${name.split(' ')[0]}`);
   addEventListener('connect', ({ ports: [port] }) => join(port));
 }

@@ -1,6 +1,6 @@
 'use strict';
-// The words of all pages, in English and in Chinese. The first language in the browser's list that stands here is taken;
-// English is for everyone else. What the server itself says (one line of English) is shown as it is.
+// The words of all pages, in English and in Chinese: whichever the browser's list of languages has first, and English
+// where it has neither. What the server itself says (one line of English) is shown as it is.
 //
 //   <p data-word="say">Say</p>                   gets this text; a key that is not in the table leaves it as it is
 //   <input data-word-placeholder="anonymous">    gets this attribute; so for aria-label and title

@@ -104,9 +104,8 @@ impl Driver {
         let prefs = format!("{{\"intl.accept_languages\":{}}}", json(languages));
         let binary = json(&self.chromium.to_string_lossy());
         let options = format!("{{\"binary\":{binary},\"args\":[{FLAGS},{profile}],\"prefs\":{prefs}}}");
-        let wanted = format!(
-            "\"goog:loggingPrefs\":{{\"browser\":\"ALL\"}},\"goog:chromeOptions\":{options},\"pageLoadStrategy\":\"{strategy}\""
-        );
+        let wanted = format!("\"goog:chromeOptions\":{options},\"pageLoadStrategy\":\"{strategy}\"");
+        let wanted = format!("\"goog:loggingPrefs\":{{\"browser\":\"ALL\"}},{wanted}");
         let answer = self.post("/session", &format!("{{\"capabilities\":{{\"alwaysMatch\":{{{wanted}}}}}}}"));
         Page { driver: self, session: format!("/session/{}", string(&answer, "\"sessionId\":")) }
     }

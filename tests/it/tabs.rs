@@ -144,6 +144,7 @@ fn a_worker_that_fails_leaves_no_tab_behind() {
     let server = Tincan::start(&[]);
     for (n, worker) in [
         "delete window.SharedWorker",
+        "delete window.SharedWorker, delete window.EventSource",
         "window.SharedWorker = class { constructor() { throw new DOMException('', 'SecurityError'); } }",
         "window.SharedWorker = class extends SharedWorker { constructor(u, name) { super('/assets/none.js', name); } }",
         "window.SharedWorker = class { port = new MessageChannel().port1; }",
@@ -161,6 +162,8 @@ fn a_worker_that_fails_leaves_no_tab_behind() {
         page.say("bread");
         page.shows(&["plain|soup", "said|anonymous|bread"]);
         assert_eq!(server.readers(&channel), 1, "{worker}");
+        let deaths = if worker.contains("MessageChannel") { "2" } else { "0" };
+        assert_eq!(page.js("deaths"), deaths, "all but the silent one are noticed at once: {worker}");
         drop(page);
         eventually("it is gone", || server.readers(&channel) == 0);
     }
@@ -193,9 +196,9 @@ fn a_worker_that_dies_is_missed_and_replaced() {
 #[test]
 fn a_tab_that_leaves_and_comes_back_has_one_line_and_each_message_once() {
     let Some(driver) = driver() else { return };
-    let server = Tincan::start(&[]);
-    server.post("/kitchen", "soup");
     for before in ["", "delete window.SharedWorker"] {
+        let server = Tincan::start(&[]);
+        server.post("/kitchen", "soup");
         let page = driver.chromium("en", "normal");
         page.before(before);
         page.open(&url(&server, "/kitchen"));
@@ -207,8 +210,10 @@ fn a_tab_that_leaves_and_comes_back_has_one_line_and_each_message_once() {
         eventually("it listens again", || server.readers("kitchen") == 1);
         page.is_open();
         page.shows(&["plain|soup"]);
-        page.js("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: false }))");
-        page.shows(&["plain|soup"]);
+        page.js("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: false }))"); // a first load, nothing new
+        server.post("/kitchen", "bread");
+        page.shows(&["plain|soup", "plain|bread"]);
+        assert_eq!((streams(&server), page.js("deaths").as_str()), (2, "0"));
     }
 }
 
