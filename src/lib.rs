@@ -16,22 +16,24 @@
 //! | 0 | `limits.rs` | what the system lets this process have |
 //! | 0 | `id.rs` | an event's id; pure |
 //! | 0 | `base64.rs` | base64, for Basic credentials; pure |
+//! | 0 | `secrets.rs` | what must never be shown, and how a terminal is shown the rest; pure |
 //! | 0 | `pages.rs` | what `static/` holds, embedded |
-//! | 1 | `trace.rs` | what watches a connection's bytes |
 //! | 1 | `http.rs` | bytes to `Request`, response heads; pure, no sockets |
 //! | 1 | `event.rs` | `Event` to and from event-stream bytes; pure |
 //! | 1 | `disk.rs` | a directory of logs: its lock, its files, all or nothing |
-//! | 2 | `subscriber.rs` | a socket and a position: what it takes, when it is gone |
 //! | 2 | `lessons.rs` | the lessons: files of `static/lessons/` to scripts, and their player |
 //! | 2 | `recovery.rs` | what stands in a file after a crash: whole, torn or damaged |
 //! | 2 | `gate.rs` | who may: `Host`, `Origin`, CORS, tokens |
-//! | 2 | `connection.rs` | one client: requests in time, answers out |
+//! | 2 | `explain.rs` | a connection's bytes, line by line, for a person; pure |
+//! | 3 | `trace.rs` | what watches a connection's bytes |
 //! | 3 | `log.rs` | the append-only bytes: positions, memory, files, trimming |
-//! | 4 | `channel.rs` | one log and its subscribers: publish, give, check |
-//! | 5 | `hub.rs` | all channels: pump, heartbeat, metrics |
-//! | 6 | `lab.rs` | the wire lab: taps, which make channels of connections, and their plugs |
-//! | 7 | `server.rs` | accept, and which handler |
-//! | 8 | `lib.rs`, `main.rs` | this guide; flags, bind, run |
+//! | 4 | `subscriber.rs` | a socket and a position: what it takes, when it is gone |
+//! | 4 | `connection.rs` | one client: requests in time, answers out |
+//! | 5 | `channel.rs` | one log and its subscribers: publish, give, check |
+//! | 6 | `hub.rs` | all channels: pump, heartbeat, metrics |
+//! | 7 | `lab.rs` | the wire lab: taps, which make channels of connections, and their plugs |
+//! | 8 | `server.rs` | accept, and which handler |
+//! | 9 | `lib.rs`, `main.rs` | this guide; flags, bind, run |
 //!
 //! Words to search for in an audit: `Limit:` (what bounds a peer), `Deviation:` (from a standard), `Shortcut:` (what
 //! was left simple on purpose).
@@ -55,6 +57,7 @@ pub mod channel;
 pub mod connection;
 pub mod disk;
 pub mod event;
+pub mod explain;
 pub mod flags;
 pub mod gate;
 pub mod http;
@@ -67,6 +70,7 @@ pub mod log;
 pub mod pages;
 pub mod recovery;
 pub mod reject;
+pub mod secrets;
 pub mod server;
 pub mod subscriber;
 pub mod trace;

@@ -1,0 +1,107 @@
+//! What must never be shown, and how a terminal is shown the rest. Pure.
+//!
+//! A secret is found as it is, percent-encoded (RFC 3986 §2.1), or within base64 (RFC 4648 §4), where it stands in one of
+//! three ways, by what is before it.
+//!
+//! Deliberately absent: further encodings, such as one percent-encoding within another.
+
+use std::fmt::{self, Write as _};
+
+/// A byte, and whether it must not be shown.
+pub type Byte = (u8, bool);
+
+/// What must never be shown, in each of its spellings.
+#[derive(Default)]
+pub struct Secrets(Vec<Vec<u8>>);
+
+impl Secrets {
+    /// Takes the tokens.
+    pub fn new<'a>(tokens: impl IntoIterator<Item = &'a str>) -> Secrets {
+        let spellings = |token: &'a str| {
+            let encoded = (0..3).map(move |before| base64(token.as_bytes(), before));
+            std::iter::once(token.into()).chain(encoded)
+        };
+        Secrets(tokens.into_iter().flat_map(spellings).filter(|s| !s.is_empty()).collect())
+    }
+
+    /// Marks each one in a text. Returns where the part at its end begins that may become one, if more follows.
+    pub fn mark(&self, text: &mut [Byte]) -> usize {
+        let bytes: Vec<u8> = text.iter().map(|b| b.0).collect();
+        let mut sure = bytes.len();
+        for start in 0..bytes.len() {
+            let here = bytes.get(start..).unwrap_or_default();
+            for (secret, coded) in self.0.iter().flat_map(|s| [(s, false), (s, true)]) {
+                match spelled(here, secret, coded) {
+                    Some(Some(n)) => hide(text.iter_mut().skip(start).take(n)),
+                    Some(None) => sure = sure.min(start),
+                    None => {}
+                }
+            }
+        }
+        sure
+    }
+}
+
+/// Tells how many spellings there are, and nothing more.
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secrets({})", self.0.len())
+    }
+}
+
+/// Marks bytes, but for a line's end.
+pub fn hide<'a>(text: impl IntoIterator<Item = &'a mut Byte>) {
+    text.into_iter().for_each(|b| b.1 |= !b"\r\n".contains(&b.0));
+}
+
+/// How many bytes at the front of a text spell a secret; `Some(None)` where the text ends before it does. `coded`: any of
+/// them may be percent-encoded.
+fn spelled(text: &[u8], secret: &[u8], coded: bool) -> Option<Option<usize>> {
+    let digit = |b: &u8| char::from(*b).to_digit(16);
+    let mut rest = text;
+    for &byte in secret {
+        rest = match rest {
+            [b'%', a, b, rest @ ..] if coded && digit(a)? * 16 + digit(b)? == u32::from(byte) => rest,
+            [] => return Some(None),
+            [b'%'] | [b'%', _] if coded => return Some(None),
+            [b, rest @ ..] if *b == byte => rest,
+            _ => return None,
+        };
+    }
+    Some(Some(text.len() - rest.len()))
+}
+
+/// The digits of base64 that a token alone decides, where so many bytes stand before it.
+fn base64(token: &[u8], before: usize) -> Vec<u8> {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let bit = |n: usize| Some(token.get((n / 8).checked_sub(before)?)? >> (7 - n % 8) & 1);
+    let digit = |d: usize| (d * 6..d * 6 + 6).try_fold(0, |value, n| Some(value << 1 | usize::from(bit(n)?)));
+    (0..(before + token.len()) * 8 / 6).filter_map(|d| DIGITS.get(digit(d)?)).copied().collect()
+}
+
+/// A text for a terminal: what one would obey, or not show, is there as its picture (Unicode, "Control Pictures"), or as
+/// its code point or byte in angle brackets.
+pub fn visible(text: &[Byte]) -> String {
+    let mut out = String::new();
+    for run in text.chunk_by(|a, b| a.1 == b.1) {
+        if run.first().is_some_and(|b| b.1) {
+            out.push_str("(not shown)");
+            continue;
+        }
+        for chunk in run.iter().map(|b| b.0).collect::<Vec<_>>().utf8_chunks() {
+            for c in chunk.valid().chars() {
+                match c {
+                    ' '..='~' => out.push(c),
+                    '\0'..='\x1f' => out.extend(char::from_u32(0x2400 + u32::from(c))),
+                    '\x7f' => out.push('␡'),
+                    // What Rust escapes behind a letter: controls, what turns the direction of writing and other format
+                    // characters, white space but the plain one, what is not assigned.
+                    _ if format!("x{c}").escape_debug().count() > 2 => drop(write!(out, "⟨U+{:04X}⟩", u32::from(c))),
+                    _ => out.push(c),
+                }
+            }
+            out.extend(chunk.invalid().iter().map(|b| format!("⟨{b:02X}⟩")));
+        }
+    }
+    out
+}
