@@ -43,6 +43,8 @@ pub struct Config {
     pub origins: Vec<String>,
     /// The file that says who publishes and reads; none: everybody.
     pub token_file: Option<PathBuf>,
+    /// Show every connection's bytes on standard error.
+    pub trace: bool,
     /// No line per request.
     pub quiet: bool,
     /// How long a channel without a reader and without a new event is remembered.
@@ -65,6 +67,7 @@ impl Default for Config {
             hosts: Vec::new(),
             origins: Vec::new(),
             token_file: None,
+            trace: false,
             quiet: false,
             forget: Duration::from_secs(3600),
         }
@@ -122,6 +125,9 @@ const OPTIONS: &[(&str, &str, &str, Set)] = &[
     ("token-file", "FILE", "lines `publish TOKEN`, `read TOKEN`: who may publish, who may read", |c, v| {
         c.token_file = Some(v.into());
         if v.is_empty() { Err("a file") } else { Ok(()) }
+    }),
+    ("trace", "", "show every connection's bytes on stderr, each line with what it is", |c, v| {
+        switch(v).map(|on| c.trace = on)
     }),
     ("quiet", "", "no line per request", |c, v| switch(v).map(|on| c.quiet = on)),
 ];

@@ -17,6 +17,7 @@ use crate::base64;
 use crate::flags::Config;
 use crate::http::{Request, split_port};
 use crate::reject::{PUBLISH_TOKEN, READ_TOKEN, Reject};
+use crate::secrets::Secrets;
 use std::fmt;
 use std::fs::File;
 use std::hint::black_box;
@@ -135,6 +136,11 @@ impl Tokens {
             true => Err(wrong(" has no token; write `publish TOKEN` or `read TOKEN`, one a line".into())),
             false => Ok(tokens),
         }
+    }
+
+    /// All of them, to be kept out of sight.
+    pub fn secrets(&self) -> Secrets {
+        Secrets::new(self.publish.iter().chain(&self.read).map(String::as_str))
     }
 
     /// Whether the request may do what it asks for. Preflights carry no credentials (WHATWG Fetch, "CORS protocol and

@@ -128,16 +128,20 @@ impl Script {
     /// Where the client is gone, or does not read.
     pub fn play(&self, out: &mut impl Write) -> io::Result<()> {
         let (end, mut at) = (Instant::now() + self.time, 0);
+        let mut said = Vec::new(); // up to a pause all is one write
         while let Some(step) = self.steps.get(at).filter(|_| Instant::now() < end) {
             at += 1;
             match step {
-                Step::Send(bytes) => out.write_all(bytes)?,
-                Step::Time => out.write_all(http::now().as_bytes())?,
-                Step::Wait(pause) => sleep(*pause),
+                Step::Send(bytes) => said.extend_from_slice(bytes),
+                Step::Time => said.extend_from_slice(http::now().as_bytes()),
+                Step::Wait(pause) => {
+                    out.write_all(&std::mem::take(&mut said))?;
+                    sleep(*pause);
+                }
                 Step::Repeat(step) => at = *step,
             }
         }
-        Ok(())
+        out.write_all(&said)
     }
 }
 

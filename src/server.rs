@@ -25,6 +25,7 @@ use crate::limits::{self, Shares};
 use crate::log::From;
 use crate::pages::{self, File};
 use crate::reject::*;
+use crate::trace::Tracer;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -61,6 +62,7 @@ struct Shared {
     listener: TcpListener,
     hub: Arc<Hub>,
     tokens: Tokens,
+    tracer: Option<Tracer>,
     shares: Shares,
     idle: AtomicUsize, // threads in accept(), or on their way there
     lab: Lab,
@@ -77,6 +79,7 @@ impl Server {
     /// `--token-file` cannot be used. Each in words for a person.
     pub fn bind(config: Config) -> io::Result<Server> {
         let tokens = config.token_file.as_deref().map_or(Ok(Tokens::default()), Tokens::load)?;
+        let tracer = config.trace.then(|| Tracer::new(tokens.secrets()));
         let listen = config.listen;
         let told = |e: io::Error| io::Error::new(e.kind(), cannot_listen(listen, &e));
         let listener = listen_on(listen).map_err(told)?;
@@ -87,7 +90,7 @@ impl Server {
         let (idle, players) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let waited = Mutex::new((Instant::now(), Duration::ZERO));
         Ok(Server(
-            Arc::new(Shared { listener, hub, tokens, shares, lab: Lab::default(), idle, players, waited }),
+            Arc::new(Shared { listener, hub, tokens, tracer, shares, lab: Lab::default(), idle, players, waited }),
             early,
         ))
     }
@@ -116,6 +119,9 @@ impl Server {
         if let Some(limit) = limits::soft(name).filter(|limit| *limit <= need) {
             let (need, limit) = (bytes(need), bytes(limit));
             notes.push(format!("warning: --history may come to need {need}, and `ulimit {option}` allows {limit}"));
+        }
+        if config.trace {
+            notes.push("trace: from here on this shows what is asked for and what is published, but no token".into());
         }
         notes.extend_from_slice(self.hub().notes());
         notes
@@ -273,6 +279,7 @@ impl Shared {
         let full = number > most;
         let quiet = self.hub.config().quiet;
         let Ok(mut connection) = Connection::new(stream, peer, quiet, full || alone) else { return };
+        connection.trace = self.tracer.as_ref().map(|tracer| Box::new(tracer.trace()));
         loop {
             match self.request(&mut connection, full) {
                 Ok(None) => {}

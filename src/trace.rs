@@ -1,4 +1,5 @@
-//! What watches a connection's bytes, in and out: a *tap* makes events of them, which the lab page shows.
+//! What watches a connection's bytes, in and out: `--trace` shows them to who runs the server (`explain.rs`), and a *tap*
+//! makes events of them, which the lab page shows.
 //!
 //! ```text
 //! event: in
@@ -8,9 +9,15 @@
 //! `in` is what the client sent, `out` what it was sent, each as it was read or written; at last comes `end`. `at` is in
 //! milliseconds since 1970. In `bytes` each character stands for one byte, so that all of them survive JSON.
 //!
-//! Limits: `PIECE`. No credentials: the value of a field that carries them is masked.
+//! Limits: `PIECE`. Shortcut: with `--trace`, a standard error that nobody reads holds everything up. No credentials: the value of a field that carries them is masked.
 
-use std::fmt::{Debug, Write};
+use crate::explain::Explainer;
+use crate::secrets::Secrets;
+use std::env::var_os;
+use std::fmt::{Debug, Write as _};
+use std::io::{self, IsTerminal, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Limit: bytes in one event of a tap.
@@ -61,10 +68,47 @@ impl Drop for Tap {
     }
 }
 
+/// `--trace`: numbers connections, and has each of them explained on standard error.
+#[derive(Debug)]
+pub struct Tracer {
+    count: AtomicU64,
+    color: bool,
+    secrets: Arc<Secrets>,
+}
+
+impl Tracer {
+    /// In colour on a terminal that has some, and where nobody said otherwise (no-color.org).
+    pub fn new(secrets: Secrets) -> Tracer {
+        let says = |name: &str| var_os(name).unwrap_or_default();
+        let color = io::stderr().is_terminal() && says("NO_COLOR").is_empty() && says("TERM") != "dumb";
+        Tracer { count: AtomicU64::new(0), color, secrets: Arc::new(secrets) }
+    }
+
+    /// For the next connection.
+    pub fn trace(&self) -> Trace {
+        let number = self.count.fetch_add(1, Relaxed) + 1;
+        Trace { tap: None, explainer: Some(Explainer::new(number, self.color, self.secrets.clone())) }
+    }
+}
+
+/// Shows whole lines, in one write, so that those of several connections do not mix.
+fn show(lines: String) {
+    if !lines.is_empty() {
+        let _ = io::stderr().write_all(lines.as_bytes()); // there is nobody else to tell
+    }
+}
+
 /// What watches a connection.
 #[derive(Debug, Default)]
 pub struct Trace {
     tap: Option<Tap>,
+    explainer: Option<Explainer>,
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        self.explainer.iter_mut().for_each(|explainer| show(explainer.end()));
+    }
 }
 
 impl Trace {
@@ -72,7 +116,7 @@ impl Trace {
     pub fn tap(&mut self, tap: Tap, head: &[u8], body: &[u8]) {
         let tap = self.tap.insert(tap);
         tap.tell("in", &masked(head));
-        self.received(body);
+        self.told("in", body);
     }
 
     /// The next request is not of the tap.
@@ -82,11 +126,13 @@ impl Trace {
 
     /// The client sent this.
     pub fn received(&mut self, bytes: &[u8]) {
+        self.explainer.iter_mut().for_each(|explainer| show(explainer.received(bytes)));
         self.told("in", bytes);
     }
 
     /// The client was sent this.
     pub fn sent(&mut self, bytes: &[u8]) {
+        self.explainer.iter_mut().for_each(|explainer| show(explainer.sent(bytes)));
         self.told("out", bytes);
     }
 
