@@ -353,8 +353,8 @@ impl Way {
             let start = before.iter().rposition(|b| b" \t/?#".contains(b)).map_or(0, |n| n + 1);
             let (before, word) = before.split_at(start);
             let begins = before.is_empty() || [&b"//"[..], b" ", b"\t"].iter().any(|end| before.ends_with(end));
-            // Of a word that is cut off nobody knows yet, but a password stands behind a colon.
-            if begins && (at < bytes.len() || word.contains(&b':')) {
+            // Of a word that is cut off nobody knows yet: it is one that may be in a URI, or have a password.
+            if begins && (at < bytes.len() || before.ends_with(b"//") || word.contains(&b':')) {
                 hide(rest.iter_mut().take(at).skip(start));
             }
         }

@@ -40,6 +40,7 @@ fn help_and_version_are_printed_on_stdout() {
             "host NAME",
             "allow-origin ORIGIN",
             "token-file FILE",
+            "trace",
             "quiet",
         ] {
             assert!(text.contains(&format!("--{option}")), "{option}: {text}");
@@ -83,6 +84,7 @@ fn a_wrong_command_line_is_one_line_and_exit_2() {
         (&["--allow-origin", "https://example.org/"], "an origin"),
         (&["--allow-origin", "https://user@example.org"], "an origin"),
         (&["--quiet=1"], "takes no value"),
+        (&["--trace=1"], "takes no value"),
     ] {
         let out = tincan(args);
         let text = String::from_utf8(out.stderr).unwrap();
@@ -118,6 +120,7 @@ fn flags_win_over_the_environment_and_that_over_port() {
             ("TINCAN_MAX_CHANNELS", "6"),
             ("TINCAN_HOST", "a.example"),
             ("TINCAN_QUIET", "1"),
+            ("TINCAN_TRACE", "true"),
             ("TINCAN_ALLOW_ORIGIN", "https://a.example, https://b.example"),
             ("TINCAN_RETRY", "3"),
         ],
@@ -132,6 +135,7 @@ fn flags_win_over_the_environment_and_that_over_port() {
         max_channels: 6,
         hosts: vec!["b.example".into()],
         origins: vec!["https://a.example".into(), "https://b.example".into()],
+        trace: true,
         quiet: true,
         ..Config::default()
     };

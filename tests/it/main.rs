@@ -24,4 +24,5 @@ mod socket;
 mod tabs;
 mod tidy;
 mod tokens;
+mod trace;
 mod words;

@@ -40,7 +40,7 @@ fn five(scratch: &Scratch, args: &[&str]) -> Tincan {
 }
 
 /// RFC 4648 §4, bit by bit.
-fn encode(bytes: &[u8]) -> String {
+pub fn encode(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut bits: Vec<u8> = bytes.iter().flat_map(|b| (0..8).rev().map(move |n| b >> n & 1)).collect();
     bits.resize(bits.len().next_multiple_of(6), 0);
