@@ -270,7 +270,7 @@ impl Way {
                 let room = HEAD.saturating_sub(self.head.len());
                 self.head.extend(self.line.begin.iter().take(room));
                 match (text.is_empty(), first) {
-                    (true, _) => return self.end_of_head(heads),
+                    (true, _) => return self.follows(heads),
                     (_, true) if self.client => (Next::Head, "request line"),
                     (_, true) => (Next::Head, "status line"),
                     _ => (Next::Head, "field line"),
@@ -295,7 +295,7 @@ impl Way {
     }
 
     /// What follows a head (RFC 9112 §6.3).
-    fn end_of_head(&mut self, heads: &mut VecDeque<bool>) -> String {
+    fn follows(&mut self, heads: &mut VecDeque<bool>) -> String {
         let head = take(&mut self.head);
         let kind = |value: &str| value.split(';').next().unwrap_or_default().trim() == "text/event-stream";
         let (stream, next) = if self.client {
