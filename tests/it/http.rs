@@ -312,6 +312,7 @@ fn a_client_that_does_not_read_its_answers_is_given_up() {
     // 27 MB of answers, more than the kernel takes for a socket that nobody reads.
     let began = Instant::now();
     wire.send("GET /assets/chat.js HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(3000));
+    eventually("its connection is there", || server.metric("tincan_connections") == Some(2));
     eventually("its connection is closed", || server.metric("tincan_connections") == Some(1));
     assert!(began.elapsed() > Duration::from_secs(9), "{:?}: it has time", began.elapsed());
 }
