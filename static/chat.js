@@ -207,29 +207,12 @@ async function refusal(answer) {
   return line || word('answered', { status: `${answer.status} ${answer.statusText}`.trim() });
 }
 
-// ---- Copying ----------------------------------------------------------------------------------------------------
-
-// navigator.clipboard is there in secure contexts only; http://192.168.1.5:8000 is none.
-async function copy(button) {
-  const code = button.previousElementSibling;
-  let done = true;
-  try {
-    await navigator.clipboard.writeText(code.textContent);
-  } catch {
-    getSelection().selectAllChildren(code);
-    done = document.execCommand('copy');
-  }
-  button.textContent = $('copied').textContent = done ? word('copied') : word('selected');
-  setTimeout(() => { button.textContent = word('copy'); $('copied').textContent = ''; }, 2000);
-}
-
 // ---- Start ------------------------------------------------------------------------------------------------------
 
 document.title = `${channel} · tincan`;
 $('channel').textContent = channel;
 $('curl-listen').textContent = `curl -N ${url}`;
 $('curl-say').textContent = `curl -d 'soup is ready' ${url}`;
-for (const button of document.querySelectorAll('.copy')) button.onclick = () => copy(button);
 
 try { $('name').value = localStorage.getItem('tincan-name') || ''; } catch { /* storage is blocked */ }
 $('name').oninput = () => { try { localStorage.setItem('tincan-name', $('name').value); } catch { /* as above */ } };
