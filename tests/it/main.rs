@@ -25,4 +25,5 @@ mod tabs;
 mod tidy;
 mod tokens;
 mod trace;
+mod ways;
 mod words;

@@ -1,0 +1,316 @@
+'use strict';
+// The lab's ways side by side: the page listens to one channel in several ways at once, publishes to it, and shows what
+// each way costs and how late it hears. The server counts the bytes: each request carries `?tap=KEY`, and the stream
+// `/lab/KEY` tells every byte of it (src/lab.rs). Three connections are held, and two more are used for moments.
+
+{                                    // a block, for the lab's other script has names of its own
+  const WINDOW = 60000;              // ms that the plots show
+  const TICK = matchMedia('(prefers-reduced-motion: reduce)').matches ? 1000 : 250;   // ms between two pictures
+  const QUIET = 10000;               // ms of silence that are worth a sentence
+  const HOLD = 25;                   // s for which the server may keep a long poll; many proxies give up after 50 or 60
+  const RETRY = 3000;                // ms after which what failed is tried again
+  const PATIENCE = 10000;            // Limit: ms for an answer
+  const LINGER = 5000;               // Limit: ms for which the ends are waited for; the server sees a close within one
+  const LONGEST_RUN = 600000;        // Limit: ms, for a tab that was forgotten
+  const KEPT = 600;                  // Limit: messages whose time is known, and delays of a way
+
+  const $ = id => document.getElementById(`ways-${id}`);
+  const field = document.getElementById('channel');
+  const sleep = ms => new Promise(done => setTimeout(done, ms));
+  const list = parts => parts.join(chinese ? '、' : ', ');
+  let run = { over: 'ways-stopped' };
+
+  // ---- The ways -------------------------------------------------------------------------------------------------
+
+  // Another way is another object: `query` tells its requests from the others' in what the tap says, `listen` calls
+  // hear() until the run is over, `sign` is what it is drawn with (SVG 2, "Path data").
+  const WAYS = [
+    { name: 'poll', query: 'wait=0&', listen: way => ask(way, () => 1000 * Math.min(Math.max($('every').value, 0.5), 30)),
+      sign: (x, y) => `M${x - 4} ${y}a4 4 0 1 0 8 0a4 4 0 1 0-8 0` },
+    { name: 'long', query: `wait=${HOLD}&`, listen: way => ask(way, () => 0), sign: (x, y) => `M${x - 3.5} ${y - 3.5}h7v7h-7z` },
+    { name: 'stream', query: '', listen: stream, sign: (x, y) => `M${x} ${y - 4.5}l5 8.5h-10z` },
+  ];
+  const url = way => `/${run.channel}?${way.query}since=${way.last}&tap=${run.key}`;
+
+  // Polling and long polling are one loop: what differs is how long the server may wait, and the pause before the next question.
+  async function ask(way, pause) {
+    const { signal } = run.abort;
+    while (!signal.aborted) {
+      const began = performance.now();
+      const parser = new EventStreamParser({ dispatch: event => hear(way, event) }, way.last);
+      const failed = await attempt(way.name, async () => parser.feed(await answer(url(way), { signal })), signal);
+      way.last = parser.lastEventId;
+      await sleep(Math.max(pause(), failed ? RETRY : 0) - performance.now() + began);
+    }
+  }
+
+  function stream(way) {
+    const { signal } = run.abort;
+    const source = new EventSource(url(way));
+    signal.addEventListener('abort', () => source.close());
+    source.onopen = () => tell(way.name);
+    for (const type of ['message', 'gap']) source.addEventListener(type, event => hear(way, event));
+    source.onerror = () => {
+      const closed = source.readyState === EventSource.CLOSED;
+      tell(way.name, word(closed ? 'ways-refused' : 'ways-lost'));
+      if (closed) setTimeout(() => signal.aborted || stream(way), RETRY);
+    };
+  }
+
+  function hear(way, { type, data, lastEventId }) {
+    way.last = lastEventId;
+    if (type === 'gap') tell('channel', word('ways-missed'));
+    if (type !== 'message') return;
+    run.news = performance.now();
+    run.quiet = false;
+    way.heard++;
+    const begun = run.sent.get(data);          // unknown where somebody else published it
+    if (begun !== undefined && way.delays.push([begun, run.news - begun]) > KEPT) way.delays.shift();
+  }
+
+  // The text of an answer. The URL is made a whole one: a relative one would take over a token in the page's own.
+  async function answer(path, { signal, ...options }) {
+    const limit = AbortSignal.timeout(PATIENCE + (path.includes(`wait=${HOLD}`) ? 1000 * HOLD : 0));
+    const response = await fetch(location.origin + path, { ...options, signal: AbortSignal.any([signal, limit]) });
+    const text = await response.text();
+    if (response.status === 200) return text;
+    // The server refuses with one line of plain text; a proxy between us may answer with a page.
+    const plain = /^text\/plain\b/i.test(response.headers.get('Content-Type'));
+    throw Error(plain && text.split('\n')[0].slice(0, 300) || word('answered', { status: response.status }), { cause: response });
+  }
+
+  // Does something, and tells whether it worked; returns what went wrong.
+  async function attempt(who, what, signal) {
+    try {
+      await what();
+      tell(who);
+    } catch (e) {
+      if (!signal.aborted) tell(who, { TimeoutError: word('ways-timeout'), TypeError: word('unreachable') }[e.name] ?? e.message);
+      return e;
+    }
+  }
+
+  function tell(who, problem) {
+    if (problem) run.problems.set(who, problem);
+    else run.problems.delete(who);
+  }
+
+  // ---- Bytes ----------------------------------------------------------------------------------------------------
+
+  function openTap(mine, since) {
+    const tap = mine.tap = new EventSource(`/lab/${mine.key}?since=${since}`);
+    const hearTap = ({ type, data, lastEventId }) => {
+      since = lastEventId;
+      const { connection, bytes = '' } = JSON.parse(data);
+      const way = mine.exchanges.get(connection) ?? WAYS.find(({ query }) => bytes.startsWith(`GET /${mine.channel}?${query}since=`));
+      if (!way) return;
+      if (!mine.exchanges.has(connection)) way.requests++;
+      mine.exchanges.set(connection, way);
+      if (type === 'end') mine.exchanges.delete(connection);
+      else way[type] += bytes.length;          // each character stands for one byte
+      if (bytes.includes(': (not shown)\r\n')) $('masked').hidden = false;
+    };
+    for (const type of ['in', 'out', 'end']) tap.addEventListener(type, hearTap);
+    // A server that was started again numbers its connections anew, and what it had still to tell is gone.
+    tap.addEventListener('gap', () => { mine.exchanges.clear(); tell('tap', word('ways-uncounted')); });
+    tap.onerror = () => { if (tap.readyState === EventSource.CLOSED) setTimeout(() => mine.over || openTap(mine, since), RETRY); };
+  }
+
+  // ---- Publishing -----------------------------------------------------------------------------------------------
+
+  async function publish(n) {
+    const mine = run;
+    const { sent, abort: { signal } } = mine;
+    if (mine.posting) return;
+    mine.posting = true;
+    const texts = Array.from({ length: n }, () => `soup ${++mine.count} (${mine.key.slice(0, 4)})`);
+    const begun = performance.now();
+    for (const text of texts) sent.set(text, begun);
+    while (sent.size > KEPT) sent.delete(sent.keys().next().value);
+    const body = texts.map(text => `data: ${text}\n\n`).join('');
+    const post = () => answer(`/${mine.channel}`, { method: 'POST', headers: { 'Content-Type': 'text/event-stream' }, body, signal });
+    const failed = await attempt('publish', post, signal);
+    if (failed?.cause?.status === 401) $('rate').value = 'none';       // else the browser asks for a token each second
+    mine.posting = false;
+  }
+
+  // A second, give or take: so that messages fall on every moment between two polls.
+  function publishLater() {
+    clearTimeout(run.timer);
+    const bursts = $('rate').value === 'bursts';
+    if (run.over || $('rate').value === 'none') return;
+    run.timer = setTimeout(() => {
+      publish(bursts ? 1 + Math.floor(5 * Math.random()) : 1);
+      publishLater();
+    }, bursts ? 1000 + 5000 * Math.random() : 800 + 400 * Math.random());
+  }
+
+  // ---- A run ----------------------------------------------------------------------------------------------------
+
+  async function start() {
+    if (!field.reportValidity()) return;
+    run.tap?.close();
+    clearInterval(run.ticking);
+    const abort = new AbortController();
+    const key = Array.from(crypto.getRandomValues(new Uint8Array(8)), byte => byte.toString(16).padStart(2, '0')).join('');
+    const now = performance.now();
+    const mine = run = { abort, key, channel: field.value, began: now, now, news: now, count: 0, sent: new Map(),
+      exchanges: new Map(), problems: new Map(), ticking: setInterval(tick, TICK) };
+    for (const way of WAYS) Object.assign(way, { last: '', heard: 0, requests: 0, in: 0, out: 0, delays: [], points: [] });
+    $('start').textContent = word('ways-stop');
+    $('silence').textContent = word('ways-try');
+    $('one').disabled = $('results').hidden = false;
+    $('masked').hidden = true;
+    openTap(mine, 'all');
+    tick();
+    const parser = new EventStreamParser();    // all begin behind the same id
+    const place = async () => parser.feed(await answer(`/${mine.channel}?wait=0`, { signal: abort.signal }));
+    while (await attempt('start', place, abort.signal) && !abort.signal.aborted) await sleep(RETRY);
+    if (abort.signal.aborted) return;
+    for (const way of WAYS) way.last = parser.lastEventId;
+    for (const way of WAYS) way.listen(way);
+    publishLater();
+  }
+
+  function stop(why) {
+    if (run.over) return;
+    Object.assign(run, { over: why, ended: performance.now() });
+    run.abort.abort();
+    publishLater();
+    $('start').textContent = word('ways-start');
+    $('one').disabled = true;
+    show();
+  }
+
+  function tick() {
+    const now = performance.now();
+    if (run.over) {
+      // The tap has still to tell of the ends.
+      if (now - run.ended < (run.exchanges.size === 0 ? 500 : LINGER)) return show();
+      clearInterval(run.ticking);
+      run.tap.close();
+      return show();
+    }
+    run.now = now;
+    for (const way of WAYS) {
+      way.points.push([now, way.in + way.out]);
+      while (way.points[0][0] < now - WINDOW) way.points.shift();
+    }
+    if (now - run.news > QUIET + 500 && !run.quiet) {
+      run.quiet = true;
+      const parts = WAYS.map(way => `${word(`ways-${way.name}`)} ${ROWS.lately(way)}`);
+      $('silence').textContent = word('ways-silence', { list: list(parts) });
+    }
+    if (now - run.began > LONGEST_RUN) stop('ways-over');
+    else if ($('results').getClientRects().length === 0) stop('ways-stopped');   // somebody hid the section
+    else show();
+  }
+
+  // ---- What is shown --------------------------------------------------------------------------------------------
+
+  const count = (n, options) => Math.round(n).toLocaleString(document.documentElement.lang, options);
+  const time = ms => word(ms < 1000 ? 'ways-ms' : 'seconds', { n: Number((ms < 1000 ? ms : ms / 1000).toPrecision(3)) });
+  const median = delays => delays.map(delay => delay[1]).sort((a, b) => a - b)[delays.length >> 1];
+  const ROWS = {
+    heard: way => count(way.heard),
+    last: way => way.last.replace(/.*-/, '…-'),
+    median: way => way.delays.length ? time(median(way.delays)) : '–',
+    longest: way => way.delays.length ? time(Math.max(...way.delays.map(delay => delay[1]))) : '–',
+    requests: way => count(way.requests),
+    open: way => [...run.exchanges.values()].filter(other => other === way).length,
+    in: way => count(way.in),
+    out: way => count(way.out),
+    total: way => count(way.in + way.out),
+    each: way => way.heard ? count((way.in + way.out) / way.heard) : '–',
+    lately: way => count(way.in + way.out - way.points.find(point => point[0] >= run.now - QUIET)[1]),
+  };
+
+  function show() {
+    for (const way of WAYS) {
+      for (const [name, value] of Object.entries(ROWS)) $(`${way.name}-${name}`).textContent = value(way);
+    }
+    // What is wrong with several is said once; and a status is read out whenever it is set.
+    const whose = new Map();
+    for (const [who, problem] of run.problems) whose.set(problem, [...whose.get(problem) ?? [], word(`ways-${who}`)]);
+    const problems = [...whose].map(([problem, who]) => word('ways-problem', { who: list(who), problem })).join(' ');
+    const state = run.over ? word(run.over) : `${word('ways-running', { channel: run.channel })} ${problems}`;
+    if ($('state').textContent !== state) $('state').textContent = state;
+
+    const most = Math.max(1000, ...WAYS.map(way => way.in + way.out));
+    const ten = 10 ** Math.floor(Math.log10(most));
+    const top = ten * [1, 2, 5, 10].find(n => n * ten >= most);
+    plot('bytes', 'total', [0, 0.5, 1].map(part => [part, count(part * top, { notation: 'compact' })]), (way, x, y) => {
+      const points = way.points.map(([time, bytes]) => [x(time), y(bytes / top)]);
+      return { track: `M${points.join('L')}`, signs: way.sign(...points.at(-1)), end: way.points.at(-1)[1] / top };
+    });
+
+    const delays = new Map(WAYS.map(way => [way, way.delays.filter(delay => delay[0] > run.now - WINDOW)]));
+    const decades = [...delays.values()].flat().some(delay => delay[1] > 10000) ? 5 : 4;
+    const part = ms => Math.min(Math.max(Math.log10(ms), 0) / decades, 1);
+    plot('delays', 'median', Array.from({ length: decades + 1 }, (_, n) => [n / decades, time(10 ** n)]), (way, x, y) => {
+      const signs = delays.get(way).map(([begun, ms]) => way.sign(x(begun), y(part(ms)))).join('');
+      return { track: '', signs, end: signs && part(median(delays.get(way))) };
+    });
+  }
+
+  // `ticks` are [part of the height, label]; `draw` says what is drawn of a way, and at which part of the height its name
+  // stands. A unit is a pixel, so that letters have their size on a phone too.
+  function plot(id, row, ticks, draw) {
+    const { width, height } = $(id).getBoundingClientRect();
+    const [left, right, top, bottom] = [60, width - 104, 12, height - 24];
+    const round = n => Math.round(10 * n) / 10;
+    const x = time => round(right - (run.now - time) / WINDOW * (right - left));
+    const y = part => round(bottom - part * (bottom - top));
+    const label = (className, x, y, anchor, text) => make('text', { class: className, x, y, 'text-anchor': anchor }, text);
+    const parts = ticks.flatMap(([part, text]) => [
+      make('path', { class: 'grid', d: `M${left} ${y(part)}H${right}` }), label('tick', left - 6, y(part) + 4, 'end', text),
+    ]);
+    for (const ago of [60, 30, 0]) {
+      parts.push(label('tick', x(run.now - 1000 * ago), height - 6, 'middle', word(ago ? 'ways-ago' : 'ways-now', { n: ago })));
+    }
+    const names = [];
+    for (const way of WAYS) {
+      const { track, signs, end } = draw(way, x, y);
+      parts.push(make('path', { class: `${way.name} track`, d: track }), make('path', { class: `${way.name} sign`, d: signs }));
+      if (end !== '') names.push([y(end), way.name]);
+    }
+    let free = bottom;                         // from below, each name has its room above the one before
+    for (const [at, name] of names.sort((a, b) => b[0] - a[0])) {
+      parts.push(label(`${name} end`, right + 9, Math.min(at, free) + 4, 'start', word(`ways-${name}`)));
+      free = Math.min(at, free) - 16;
+    }
+    $(id).setAttribute('viewBox', `0 0 ${width} ${height}`);
+    const said = WAYS.map(({ name }) => `${word(`ways-${name}`)} ${$(`${name}-${row}`).textContent}`);
+    $(id).setAttribute('aria-label', word(`ways-${id}-says`, { list: list(said) }));
+    $(id).replaceChildren(...parts);
+  }
+
+  function make(tag, attributes, ...children) {
+    const drawn = ['svg', 'path', 'text'].includes(tag);
+    const made = document.createElementNS(`http://www.w3.org/${drawn ? '2000/svg' : '1999/xhtml'}`, tag);
+    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+    made.append(...children);
+    return made;
+  }
+
+  // ---- Start ----------------------------------------------------------------------------------------------------
+
+  const named = ({ name, sign }) => [
+    make('svg', { class: 'key', viewBox: '0 0 36 12', 'aria-hidden': true },
+      make('path', { class: `${name} track`, d: 'M0 6H36' }), make('path', { class: `${name} sign`, d: sign(18, 6) })),
+    ` ${word(`ways-${name}`)} `,
+  ];
+  for (const way of WAYS) {
+    const code = make('code', {}, `GET /NAME${way.query && `?${way.query.slice(0, -1)}`}`);
+    $('list').append(make('dt', {}, ...named(way), code), make('dd', {}, word(`ways-${way.name}-what`, { n: HOLD })));
+  }
+  $('table').createTHead().append(make('tr', {}, make('td', {}), ...WAYS.map(way => make('th', { scope: 'col' }, ...named(way)))));
+  $('table').createTBody().append(...Object.keys(ROWS).map(row => make('tr', {},
+    make('th', { scope: 'row' }, word(`ways-row-${row}`)), ...WAYS.map(way => make('td', { id: `ways-${way.name}-${row}` })))));
+
+  $('start').onclick = () => run.over ? start() : stop('ways-stopped');
+  $('one').onclick = () => publish(1);
+  $('rate').onchange = publishLater;
+  new ResizeObserver(() => { if (!$('results').hidden) show(); }).observe($('results'));
+  addEventListener('pagehide', () => { stop('ways-stopped'); run.tap?.close(); });
+}

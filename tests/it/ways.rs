@@ -1,0 +1,375 @@
+//! The lab's ways side by side, in a real Chromium. A proxy between it and the server counts the bytes for itself.
+
+use crate::browser::{Page, bad_gateway, driver, guarded, signed_url, url};
+use crate::harness::*;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+const WAYS: [&str; 3] = ["poll", "long", "stream"];
+const STATE: &str = "q('#ways-state').textContent.trim()";
+const RUNNING: &str = "Running on /kitchen.";
+const SPACE: &str = " ";
+
+/// What passed on one connection.
+#[derive(Default)]
+struct Talk {
+    sent: Vec<u8>,
+    answered: Vec<u8>,
+    ended: bool,
+}
+
+/// One request of a connection: its target, its bytes, and those of its answer.
+struct Exchange {
+    target: String,
+    sent: usize,
+    answered: Vec<u8>,
+}
+
+/// Where the message at the front ends: its head, and as many bytes as it says. None where it says none.
+fn length(bytes: &[u8]) -> (usize, Option<usize>) {
+    let Some(head) = bytes.windows(4).position(|w| w == b"\r\n\r\n").map(|at| at + 4) else { return (0, None) };
+    let text = String::from_utf8_lossy(&bytes[..head]);
+    let length = text.lines().find_map(|l| l.strip_prefix("Content-Length: ")?.parse::<usize>().ok());
+    (head, length.map(|length| head + length))
+}
+
+impl Talk {
+    fn exchanges(&self) -> Vec<Exchange> {
+        let (mut sent, mut answered, mut out) = (&self.sent[..], &self.answered[..], Vec::new());
+        while let (head @ 1.., whole) = length(sent) {
+            let target = String::from_utf8_lossy(sent).split(' ').nth(1).unwrap().to_string();
+            let request = whole.unwrap_or(head);
+            let answer = length(answered).1.unwrap_or(answered.len());
+            out.push(Exchange { target, sent: request, answered: answered[..answer].to_vec() });
+            (sent, answered) = (&sent[request..], &answered[answer..]);
+        }
+        out
+    }
+}
+
+/// Passes bytes on, and keeps them.
+struct Proxy {
+    port: u16,
+    talks: Arc<Mutex<Vec<Talk>>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Proxy {
+    fn to(server: u16) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (talks, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let proxy = Proxy { port: listener.local_addr().unwrap().port(), talks: talks.clone(), stop: stop.clone() };
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(|s| s.ok().filter(|_| !stop.load(SeqCst))) {
+                let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { continue };
+                client.set_nodelay(true).unwrap();
+                server.set_nodelay(true).unwrap();
+                let number = talks.lock().unwrap().len();
+                talks.lock().unwrap().push(Talk::default());
+                let ends = || (client.try_clone().unwrap(), server.try_clone().unwrap(), talks.clone());
+                let ((client, server, talks), mut up) = (ends(), ends());
+                thread::spawn(move || up_to_the_end(&mut up.0, &mut up.1, &up.2, number));
+                thread::spawn(move || down_to_the_end(server, client, &talks, number));
+            }
+        });
+        proxy
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// The requests of a way.
+    fn of(&self, way: &str) -> Vec<Exchange> {
+        let begin = match way {
+            "poll" => "/kitchen?wait=0&since=",
+            "long" => "/kitchen?wait=25&since=",
+            _ => "/kitchen?since=",
+        };
+        let all = self.talks.lock().unwrap().iter().flat_map(Talk::exchanges).collect::<Vec<_>>();
+        all.into_iter().filter(|exchange| exchange.target.starts_with(begin)).collect()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.stop.store(true, SeqCst);
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
+}
+
+fn up_to_the_end(client: &mut TcpStream, server: &mut TcpStream, talks: &Mutex<Vec<Talk>>, number: usize) {
+    let mut bytes = [0; 16 << 10];
+    while let Ok(n @ 1..) = client.read(&mut bytes) {
+        talks.lock().unwrap()[number].sent.extend(&bytes[..n]);
+        let _ = server.write_all(&bytes[..n]);
+    }
+    talks.lock().unwrap()[number].ended = true;
+    let _ = server.shutdown(Shutdown::Write);
+}
+
+/// What the server still says to a client that has closed is left unread, so that it is answered with a reset, as it would
+/// be without a proxy.
+fn down_to_the_end(mut server: TcpStream, mut client: TcpStream, talks: &Mutex<Vec<Talk>>, number: usize) {
+    let mut bytes = [0; 16 << 10];
+    while let Ok(n @ 1..) = server.peek(&mut bytes) {
+        let talk = &mut talks.lock().unwrap()[number];
+        talk.answered.extend(&bytes[..n]);
+        if talk.ended {
+            return;
+        }
+        server.read_exact(&mut bytes[..n]).unwrap();
+        let _ = client.write_all(&bytes[..n]);
+    }
+    let _ = client.shutdown(Shutdown::Write);
+}
+
+impl Page<'_> {
+    /// What stands in the table's row, for each way.
+    fn row(&self, row: &str) -> Vec<String> {
+        WAYS.iter().map(|way| self.text(&format!("#ways-{way}-{row}"))).collect()
+    }
+
+    fn numbers(&self, row: &str) -> Vec<usize> {
+        self.row(row).iter().map(|cell| cell.replace(',', "").parse().unwrap()).collect()
+    }
+
+    /// In milliseconds.
+    fn times(&self, row: &str) -> Vec<f64> {
+        let time = |cell: &String| match cell.split_once(' ').unwrap() {
+            (n, "ms") => n.parse::<f64>().unwrap(),
+            (n, "s") => 1000.0 * n.parse::<f64>().unwrap(),
+            other => panic!("{other:?}"),
+        };
+        self.row(row).iter().map(time).collect()
+    }
+
+    fn all_become(&self, row: &str, expected: &str) {
+        WAYS.iter().for_each(|way| self.becomes(&format!("q('#ways-{way}-{row}').textContent"), expected));
+    }
+
+    fn set(&self, id: &str, value: &str) {
+        self.js(&format!("(e => {{ e.value = '{value}'; e.dispatchEvent(new Event('change')) }})(q('#ways-{id}'))"));
+    }
+
+    fn click(&self, id: &str) {
+        self.js(&format!("q('#ways-{id}').click()"));
+    }
+
+    /// Starts without publishing, polling every half second.
+    fn runs(&self) {
+        self.set("rate", "none");
+        self.set("every", "0.5");
+        self.click("start");
+        self.becomes(STATE, RUNNING);
+        self.becomes("['long', 'stream'].map(way => q(`#ways-${way}-open`).textContent)", "1,1");
+    }
+}
+
+#[test]
+fn each_way_hears_the_same_messages_and_each_of_its_bytes_is_counted() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&["--heartbeat", "1"]); // pings are bytes too
+    let proxy = Proxy::to(server.port);
+    server.post("/kitchen", "nobody hears what was said before");
+    let page = driver.page(&proxy.url("/lab"));
+    page.runs();
+    let mut ids = Vec::new();
+    for said in ["soup", "two\nlines", "été 🍲\u{1}\"\\", &"long".repeat(2000), ""] {
+        ids.extend(server.post("/kitchen", said));
+        page.all_become("heard", &ids.len().to_string());
+    }
+    assert_eq!(page.row("median"), ["–", "–", "–"], "nobody knows when others began to publish");
+    // The last to hear is who polls, so its next question is half a second away.
+    for n in 6..=8 {
+        page.click("one");
+        page.all_become("heard", &n.to_string());
+    }
+    let (median, longest) = (page.times("median"), page.times("longest"));
+    assert!(median[0] > 2.0 * median[1] && median[0] > 2.0 * median[2], "{median:?}");
+    assert!(median[0] >= 100.0 && longest.iter().zip(&median).all(|(l, m)| l >= m), "{longest:?} {median:?}");
+    // A flood, as one POST: long polling hears it in few answers.
+    let blocks: String = (0..50).map(|n| format!("data: {n}\n\n")).collect();
+    server.post_with("/kitchen", "Content-Type: text/event-stream\r\n", blocks);
+    page.all_become("heard", "58");
+    // No poll is on its way when it ends: once this is heard, the next is five seconds away.
+    page.set("every", "5");
+    server.post("/kitchen", "the end");
+    page.all_become("heard", "59");
+    page.all_become("last", "…-60");
+    page.click("start");
+    assert_eq!(page.js(STATE), "Stopped.");
+    page.all_become("open", "0");
+
+    for (n, way) in WAYS.iter().enumerate() {
+        let wire = proxy.of(way);
+        let text = String::from_utf8(wire.iter().flat_map(|e| e.answered.clone()).collect()).unwrap();
+        // An id that ends an event stands behind a line of data; that of a prelude does not.
+        let lines: Vec<&str> = text.lines().collect();
+        let events = lines.windows(2).filter(|pair| pair[0].starts_with("data"));
+        let heard: Vec<&str> = events.filter_map(|pair| pair[1].strip_prefix("id: ")).collect();
+        let epoch = ids[0].split('-').next().unwrap();
+        assert_eq!(heard, (2..=60).map(|n| format!("{epoch}-{n}")).collect::<Vec<_>>(), "{way}");
+        assert_eq!(page.numbers("requests")[n], wire.len(), "{way}");
+        assert_eq!(page.numbers("in")[n], wire.iter().map(|e| e.sent).sum::<usize>(), "{way}");
+        assert_eq!(page.numbers("out")[n], text.len(), "{way}");
+        assert_eq!(page.numbers("total")[n], page.numbers("in")[n] + page.numbers("out")[n], "{way}");
+        assert_eq!(text.contains(":ping"), *way == "stream", "{way}");
+    }
+    // Nothing is left: neither what listened, nor the tap.
+    eventually("no readers", || server.readers("kitchen") == 0);
+    let key = server.stderr().split(" GET /lab/").nth(1).unwrap().split('?').next().unwrap().to_string();
+    let taps = || server.get(&format!("/metrics?channel=lab/{key}")).text().lines().last().unwrap().to_string();
+    eventually("the tap is closed", || taps() == format!("tincan_subscribers{{channel=\"lab/{key}\"}} 0"));
+    assert_eq!(page.console(), "{\"value\":[]}");
+}
+
+#[test]
+fn whoever_leaves_or_forgets_it_stops_it() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let page = driver.page(&url(&server, "/lab"));
+    page.runs();
+    page.set("rate", "second");
+    page.all_become("heard", "2");
+    assert!(server.readers("kitchen") >= 2);
+    page.js("q('#ways').hidden = true");
+    page.becomes(STATE, "Stopped.");
+    eventually("no readers", || server.readers("kitchen") == 0);
+    page.js("q('#ways').hidden = false");
+    page.runs();
+    page.open(&url(&server, "/health"));
+    eventually("no readers", || server.readers("kitchen") == 0);
+    page.js("history.back()");
+    page.becomes("q('#ways-start')?.textContent", "Start");
+    page.runs();
+    page.js("(real => performance.now = () => real() + 700000)(performance.now.bind(performance))");
+    page.becomes(STATE, "Stopped by itself, after ten minutes.");
+    eventually("no readers", || server.readers("kitchen") == 0);
+    let said = server.get("/kitchen?wait=0&since=all").text();
+    assert!(said.contains("\ndata: soup 2 ("), "{said}");
+}
+
+#[test]
+fn it_says_what_is_wrong_and_goes_on_by_itself() {
+    let Some(driver) = driver() else { return };
+    let mut server = Tincan::start(&["--retry", "200"]);
+    let page = driver.page(&url(&server, "/lab"));
+    page.runs();
+    server.post("/kitchen", "before");
+    page.all_become("heard", "1");
+    server.kill();
+    let says = |problem: &str| page.becomes(&format!("/{problem}/.test(q('#ways-state').textContent)"), "true");
+    says("Running on \\/kitchen\\. .*Event stream: the connection was lost");
+    page.click("one");
+    for who in ["Polling", "Long polling", "Publishing"] {
+        says(&format!("\\b{who}[^:.]*: could not reach the server\\."));
+    }
+    let end_gateway = bad_gateway(server.port);
+    says("Polling.*: the server answered 502\\.");
+    says("Event stream: the server refused");
+    end_gateway();
+    server = Tincan::spawn(&format!("127.0.0.1:{}", server.port), &["--retry", "200"]);
+    page.becomes("['long', 'stream'].map(way => q(`#ways-${way}-open`).textContent)", "1,1");
+    page.click("one");
+    page.all_become("heard", "2");
+    page.becomes(
+        "q('#ways-state').textContent.match(/[A-Z][^.]*/g).sort().join('. ')",
+        "Bytes: some bytes were not counted. Channel: some messages may have been missed. Running on /kitchen",
+    );
+    server.post("/kitchen", "after");
+    page.all_become("heard", "3");
+}
+
+#[test]
+fn silence_costs_only_who_polls_and_a_token_is_not_counted() {
+    let Some(driver) = driver() else { return };
+    let server = guarded(&Scratch::new(), 0, "publish s3same\nread r3ad\n");
+    let page = driver.page(&signed_url(&server, "r3ad"));
+    page.open(&url(&server, "/lab"));
+    page.runs();
+    page.becomes("q('#ways-masked').checkVisibility()", "true");
+    let silence = "q('#ways-silence').textContent.replace(/Polling [1-9][\\d,]+,/, 'Polling N,')";
+    page.becomes(silence, "Ten seconds of silence, in bytes: Polling N, Long polling 0, Event stream 0.");
+    // The browser asks for a token. Where its user cancels that, the page gets the 401, and does not ask each second.
+    page.js("window.fetch = (real => (url, o) => real(url, { ...o, credentials: 'omit' }))(fetch)");
+    page.set("rate", "second");
+    let refusal = tincan::reject::PUBLISH_TOKEN.line();
+    page.becomes(
+        &format!("q('#ways-state').textContent.includes({})", tincan::event::json(refusal.trim_end())),
+        "true",
+    );
+    assert_eq!(page.js("q('#ways-rate').value"), "none");
+}
+
+#[test]
+fn it_works_with_the_keyboard_on_a_phone_and_in_chinese() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let page = driver.page(&url(&server, "/lab"));
+    assert_eq!(
+        page.js("['rate', 'every'].map(id => q(`#ways-${id}`).labels[0].textContent)"),
+        "Publish,Seconds between polls"
+    );
+    page.keys("#ways-start", SPACE);
+    page.becomes("q('#ways-poll-heard').textContent > 1", "true");
+    page.keys("#ways-one", SPACE);
+    assert_eq!(page.js("all('#ways-table [scope]').length"), "14", "each row and each way has its head");
+    let says = "q('#ways-bytes').ariaLabel.replace(/[1-9][\\d,]*\\d/g, 'N')";
+    page.becomes(says, "Bytes on the wire: Polling N, Long polling N, Event stream N. The table has the numbers.");
+    for width in [1280, 390, 320] {
+        page.size(width, 800, true);
+        page.becomes("innerWidth", &width.to_string());
+        assert_eq!(page.js("document.documentElement.scrollWidth"), width.to_string(), "nothing sticks out");
+    }
+    page.keys("#ways-start", SPACE);
+    assert_eq!(page.js("[q('#ways-state').textContent, document.activeElement.id]"), "Stopped.,ways-start");
+    page.cdp("Emulation.setUserAgentOverride", "{\"userAgent\":\"Chrome\",\"acceptLanguage\":\"zh-CN\"}");
+    page.open(&url(&server, "/lab"));
+    assert_eq!(page.text("#ways-title"), "并排比较：同样的消息，不同的接收方式");
+    assert_eq!(
+        page.js("all('#ways th').map(th => th.textContent.trim()).slice(0, 4)"),
+        "轮询,长轮询,事件流,收到的消息"
+    );
+}
+
+#[test]
+fn pictures() {
+    let Some(dir) = std::env::var_os("TINCAN_SHOTS").map(PathBuf::from) else { return };
+    let Some(driver) = driver() else { return };
+    std::fs::create_dir_all(&dir).unwrap();
+    let server = Tincan::start(&["--quiet"]);
+    let page = driver.page(&url(&server, "/lab"));
+    let shot = |name: &str, width, dark| {
+        let scheme = if dark { "dark" } else { "light" };
+        let params = format!("{{\"features\":[{{\"name\":\"prefers-color-scheme\",\"value\":\"{scheme}\"}}]}}");
+        page.cdp("Emulation.setEmulatedMedia", &params);
+        page.size(width, 800, width < 500);
+        let height = page.js("document.documentElement.scrollHeight").parse().unwrap();
+        page.size(width, height, width < 500);
+        page.becomes(&format!("q('#ways-bytes').getAttribute('viewBox')?.split(' ')[2] > {width}"), "false");
+        page.shot(&dir.join(name));
+    };
+    shot("ways-before.png", 1280, false);
+    page.click("start");
+    page.becomes("q('#ways-stream-heard').textContent > 17", "true");
+    for (name, width, dark) in
+        [("wide", 1280, false), ("dark", 1280, true), ("phone", 390, false), ("night", 390, true)]
+    {
+        shot(&format!("ways-{name}.png"), width, dark);
+    }
+    page.set("rate", "none");
+    page.becomes("/Ten/.test(q('#ways-silence').textContent)", "true");
+    shot("ways-silence.png", 1280, false);
+    page.cdp("Emulation.setUserAgentOverride", "{\"userAgent\":\"Chrome\",\"acceptLanguage\":\"zh-CN\"}");
+    page.open(&url(&server, "/lab"));
+    page.set("rate", "bursts");
+    page.click("start");
+    page.becomes("parseInt(q('#ways-stream-heard').textContent) > 10", "true");
+    shot("ways-chinese.png", 1280, false);
+    shot("ways-chinese-phone.png", 390, false);
+}
