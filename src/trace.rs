@@ -9,7 +9,8 @@
 //! `in` is what the client sent, `out` what it was sent, each as it was read or written; at last comes `end`. `at` is in
 //! milliseconds since 1970. In `bytes` each character stands for one byte, so that all of them survive JSON.
 //!
-//! Limits: `PIECE`. Shortcut: with `--trace`, a standard error that nobody reads holds everything up. No credentials: the value of a field that carries them is masked.
+//! Limits: `PIECE`. No credentials: the value of a field that carries them is masked.
+//! Shortcut: with `--trace`, a standard error that nobody reads holds everything up.
 
 use crate::explain::Explainer;
 use crate::secrets::Secrets;

@@ -212,6 +212,7 @@ async function refusal(answer) {
 document.title = `${channel} · tincan`;
 $('channel').textContent = channel;
 $('curl-listen').textContent = `curl -N ${url}`;
+$('lab').href = `/lab#/${channel}`;
 $('curl-say').textContent = `curl -d 'soup is ready' ${url}`;
 
 try { $('name').value = localStorage.getItem('tincan-name') || ''; } catch { /* storage is blocked */ }

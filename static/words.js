@@ -39,7 +39,8 @@ const WORDS = {
   answered: ['the server answered {status}', '服务器返回了 {status}'],
 
   // The wire lab: its parts
-  'lab-title': ['The wire lab', '线上字节实验室'],
+  'to-lab': ['See each byte of it in the wire lab', '在实验室里查看它的每个字节'],
+  'lab-title': ['The wire lab', '字节实验室'],
   'lab-what': ['Listen to', '收听'],
   'lab-channel': ['a channel', '一个频道'],
   'lab-lessons': ['a lesson', '一节课'],
