@@ -572,7 +572,7 @@ fn it_works_with_the_keyboard_and_tells_what_things_are() {
     assert_eq!(page.js("document.activeElement.id"), "msg", "ready to type");
     page.js("q('summary').focus()");
     let mut order = Vec::new();
-    while order.len() < 7 {
+    while order.len() < 8 {
         order.push(page.js("document.activeElement.id || document.activeElement.textContent"));
         let keys = match order.last().unwrap().as_str() {
             "name" => &format!("Ada{TAB}"),
@@ -582,7 +582,7 @@ fn it_works_with_the_keyboard_and_tells_what_things_are() {
         };
         page.keys(":focus", keys);
     }
-    assert_eq!(order, ["From a terminal", "Copy", "Copy", "log", "name", "msg", "send"]);
+    assert_eq!(order, ["From a terminal", "Copy", "Copy", "lab", "log", "name", "msg", "send"]);
     page.shows(&["said|Ada|typed"]);
     page.becomes("document.activeElement.id", "msg");
     page.keys(":focus", &format!("entered{ENTER}"));

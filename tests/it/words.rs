@@ -17,11 +17,11 @@ const ALL: &str = "((texts, found) => {
 })(document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), [document.documentElement.lang])";
 
 const ENGLISH: &str = "en | 1 listener | open | now | From a terminal | This channel is a URL: what is posted to it, \
-    everyone who has it open hears. | Listen | Copy | Say | Copy | 3 messages were missed here | Name | Message | Send | \
-    Messages | (empty) | anonymous";
+    everyone who has it open hears. | Listen | Copy | Say | Copy | \
+    See each byte of it in the wire lab | 3 messages were missed here | Name | Message | Send | Messages | (empty) | anonymous";
 const CHINESE: &str = "zh-CN | 1 个连接在收听 | 已连接 | 立即重连 | 从终端使用 | 频道就是一个 URL：向它 POST \
-    的内容，打开它的人都能收到。 | 收听 | 复制 | 发言 | 复制 | 这里漏掉了 3 条消息 | 昵称 | 消息 | 发送 | 消息列表 | \
-    （空） | 匿名";
+    的内容，打开它的人都能收到。 | 收听 | 复制 | 发言 | 复制 | \
+    在实验室里查看它的每个字节 | 这里漏掉了 3 条消息 | 昵称 | 消息 | 发送 | 消息列表 | （空） | 匿名";
 
 #[test]
 fn the_page_speaks_the_language_that_the_browser_asks_for() {
@@ -102,7 +102,7 @@ fn no_word_is_missing_or_left_over_or_differs_from_what_the_page_says_without_sc
     // What both languages have from the standard, such as `readyState`, may be the same.
     let wrong = "Object.entries(WORDS).filter(([key, [en, zh, ...more]]) => {
         const values = text => [...new Set(text.match(/\\{\\w+\\}/g))].sort().join();
-        return more.length > 0 || !en || /\\p{Script=Han}/u.test(en) || !(/\\p{Script=Han}/u.test(zh) || zh === en) ||
+        return more.length > 0 || !en || /\\p{Script=Han}/u.test(en) || !(/[\\p{Script=Han}：]/u.test(zh) || zh === en) ||
             en.split('|').length > 2 || zh.includes('|') || values(en) !== values(zh);
     }).map(([key]) => key)";
     assert_eq!(page.js(wrong), "", "each has a text in English and one in Chinese, with the same values in it");
@@ -119,8 +119,8 @@ fn no_word_is_missing_or_left_over_or_differs_from_what_the_page_says_without_sc
     }
     for (name, script) in files(".js").iter().filter(|(name, _)| !name.ends_with("/words.js")) {
         // A key stands in quotes, or is put together: then whatever fits is taken for used.
-        let made = format!("{}.matchAll(/`(lab-[^`]*)`/g)", json(script));
-        let fits = "new RegExp('^' + m[1].replace(/\\$\\{\\w+\\}/g, m[1].split('$').length > 2 ? '[\\\\w-]+' : '\\\\w+') + '$')";
+        let made = format!("{}.matchAll(/`((?:lab|ways)-[^`]*)`/g)", json(script));
+        let fits = "new RegExp('^' + m[1].replace(/\\$\\{[\\w.]+\\}/g, m[1].split('$').length > 2 ? '[\\\\w-]+' : '\\\\w+') + '$')";
         used.extend(list(&format!(
             "[...{made}].flatMap(m => Object.keys(WORDS).filter(key => {fits}.test(key))).join('\\n')"
         )));
