@@ -98,7 +98,7 @@ impl Piece {
 /// How a subscriber's stream begins.
 #[derive(Debug)]
 pub struct Opening {
-    /// Its response head without the blank line.
+    /// Its response head; a poll's without `Content-Length` and the blank line.
     pub head: String,
     /// Where it starts.
     pub from: From,
@@ -259,7 +259,7 @@ impl Channel {
     fn greet(
         &self, config: &Config, now: u64, stream: TcpStream, slot: Slot, opening: Opening,
     ) -> io::Result<Subscriber> {
-        let Opening { mut head, from, wait, trace } = opening;
+        let Opening { head, from, wait, trace } = opening;
         let (Place { pos, id, gap }, end) = {
             let state = lock(&self.state);
             (state.log.find(&from)?, state.log.heard().pos)
@@ -284,7 +284,6 @@ impl Channel {
                 sub.finish(now);
             }
         } else {
-            head.push_str("\r\n");
             let mut opening = head.into_bytes();
             opening.append(&mut prelude);
             sub.say(&opening).map_err(|_| io::ErrorKind::BrokenPipe)?;

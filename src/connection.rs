@@ -179,6 +179,17 @@ impl Connection {
         std::mem::replace(&mut self.buf, rest)
     }
 
+    /// What comes next, whatever it is and however long it takes.
+    ///
+    /// # Errors
+    /// Where nothing comes any more.
+    pub fn receive(&mut self) -> Result<Vec<u8>, Stop> {
+        while self.buf.is_empty() {
+            self.read(Duration::MAX)?;
+        }
+        Ok(std::mem::take(&mut self.buf))
+    }
+
     fn fill(&mut self, deadline: Instant) -> Result<(), Stop> {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() || !self.read(left)? { Err(TIMEOUT.into()) } else { Ok(()) }

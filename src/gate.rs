@@ -149,17 +149,26 @@ impl Tokens {
     /// # Errors
     /// [`PUBLISH_TOKEN`] or [`READ_TOKEN`].
     pub fn check(&self, req: &Request) -> Result<(), Reject> {
-        let (tokens, refusal) = match req.method {
-            "POST" => (&self.publish, PUBLISH_TOKEN),
-            _ => (&self.read, READ_TOKEN),
-        };
-        if tokens.is_empty() || req.method == "OPTIONS" || req.path == "/health" {
-            return Ok(());
+        let (_, refusal) = self.right(req.method);
+        if self.may(req, req.method) { Ok(()) } else { Err(refusal) }
+    }
+
+    /// Whether it may do what a request of this method would.
+    pub fn may(&self, req: &Request, method: &str) -> bool {
+        let (tokens, _) = self.right(method);
+        if tokens.is_empty() || method == "OPTIONS" || req.path == "/health" {
+            return true;
         }
         let given = given(req).unwrap_or_default();
         // All of them are compared, so the time does not tell which one it was.
-        let known = tokens.iter().fold(false, |known, token| known | same(&given, token));
-        if known { Ok(()) } else { Err(refusal) }
+        tokens.iter().fold(false, |known, token| known | same(&given, token))
+    }
+
+    fn right(&self, method: &str) -> (&[String], Reject) {
+        match method {
+            "POST" => (&self.publish, PUBLISH_TOKEN),
+            _ => (&self.read, READ_TOKEN),
+        }
     }
 }
 

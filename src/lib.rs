@@ -15,7 +15,8 @@
 //! | 0 | `flags.rs` | arguments and environment to `Config`; the help text |
 //! | 0 | `limits.rs` | what the system lets this process have |
 //! | 0 | `id.rs` | an event's id; pure |
-//! | 0 | `base64.rs` | base64, for Basic credentials; pure |
+//! | 0 | `base64.rs` | base64, for Basic credentials and the WebSocket handshake; pure |
+//! | 0 | `sha1.rs` | SHA-1, for the WebSocket handshake; pure |
 //! | 0 | `secrets.rs` | what must never be shown, and how a terminal is shown the rest; pure |
 //! | 0 | `pages.rs` | what `static/` holds, embedded |
 //! | 1 | `http.rs` | bytes to `Request`, response heads; pure, no sockets |
@@ -24,6 +25,7 @@
 //! | 2 | `lessons.rs` | the lessons: files of `static/lessons/` to scripts, and their player |
 //! | 2 | `recovery.rs` | what stands in a file after a crash: whole, torn or damaged |
 //! | 2 | `gate.rs` | who may: `Host`, `Origin`, CORS, tokens |
+//! | 2 | `ws.rs` | WebSocket: its handshake, and frames to and from bytes; pure |
 //! | 2 | `explain.rs` | a connection's bytes, line by line, for a person; pure |
 //! | 3 | `trace.rs` | what watches a connection's bytes |
 //! | 3 | `log.rs` | the append-only bytes: positions, memory, files, trimming |
@@ -32,6 +34,7 @@
 //! | 5 | `channel.rs` | one log and its subscribers: publish, give, check |
 //! | 6 | `hub.rs` | all channels: pump, heartbeat, metrics |
 //! | 7 | `lab.rs` | the wire lab: taps, which make channels of connections, and their plugs |
+//! | 7 | `websocket.rs` | a WebSocket's connection: a reader behind a pair of sockets, and frames |
 //! | 8 | `server.rs` | accept, and which handler |
 //! | 9 | `lib.rs`, `main.rs` | this guide; flags, bind, run |
 //!
@@ -72,8 +75,11 @@ pub mod recovery;
 pub mod reject;
 pub mod secrets;
 pub mod server;
+pub mod sha1;
 pub mod subscriber;
 pub mod trace;
+pub mod websocket;
+pub mod ws;
 
 pub use event::Event;
 pub use flags::Config;

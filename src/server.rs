@@ -26,6 +26,8 @@ use crate::log::From;
 use crate::pages::{self, File};
 use crate::reject::*;
 use crate::trace::Tracer;
+use crate::websocket::{self, Accepted};
+use crate::ws;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -212,6 +214,7 @@ enum Route {
     Lesson(&'static Lesson, Vec<u8>),
     Listen(String, From, Option<Duration>),
     Publish(String, Event),
+    WebSocket(From, Accepted),
     /// Pull the plug of a tap's connections.
     Cut(String),
 }
@@ -223,6 +226,7 @@ enum Reply<'a> {
     Stream(Arc<Channel>, Opening),
     /// It is played here, behind a head of these field lines.
     Lesson(Script, String, Place<'a>),
+    WebSocket(Arc<Channel>, From, Accepted),
 }
 
 impl Shared {
@@ -302,6 +306,7 @@ impl Shared {
         connection.cors = gate::cors(self.hub.config(), &req);
         let route = match if full { Err(CONNECTIONS) } else { self.route(&req, &head, connection) } {
             Ok(Route::Lesson(..)) if connection.brief => Err(PLAYING), // others wait for this thread
+            Ok(Route::WebSocket(..)) if connection.brief => Err(CONNECTIONS),
             route => route,
         };
         // Who waits for 100 Continue keeps its body to itself where it is not wanted.
@@ -321,6 +326,12 @@ impl Shared {
                     script.play(connection)?; // RFC 9110 §15.3.5: a 204 has no content
                 }
                 return Err(Stop::Close);
+            }
+            Ok(Reply::WebSocket(channel, from, accepted)) => {
+                match websocket::serve(connection, &self.hub, &channel, from, accepted, self.shares.connections) {
+                    Ok(()) => return Err(Stop::Close),
+                    Err(r) => r.into(),
+                }
             }
             // A status other than 200 makes EventSource give up for ever (WHATWG HTML, "Processing model").
             Err(r) if r.status == 503 && req.method == "GET" && req.is_event_source() => {
@@ -346,7 +357,8 @@ impl Shared {
         if req.authority.is_some_and(|a| gate::misdirected(self.hub.config(), a)) {
             return Err(MISDIRECTED);
         }
-        if req.method == "POST" && gate::cross_site(self.hub.config(), req) {
+        let handshake = ws::handshake(req);
+        if (req.method == "POST" || handshake != Ok(None)) && gate::cross_site(self.hub.config(), req) {
             return Err(CROSS_SITE);
         }
         self.tokens.check(req)?;
@@ -369,6 +381,15 @@ impl Shared {
             },
         };
         let channel = req.path.strip_prefix('/').filter(|name| is_channel(name) || is_lab(name));
+        if let Some(name) = channel.filter(|name| is_channel(name))
+            && let Some(ws::Handshake { fields, event_stream }) = handshake?
+        {
+            let head = http::head(101, &[&fields, "\r\n"]);
+            let may_publish = self.tokens.may(req, "POST");
+            let template = named(req)?;
+            let accepted = Accepted { head, blocks: event_stream, may_publish, name: name.into(), template };
+            return Ok(Route::WebSocket(place(req)?, accepted));
+        }
         match (req.method, page, channel) {
             ("OPTIONS", Some(_), _) => Ok(Route::Options(ALLOW_PAGE)),
             ("OPTIONS", _, Some(_)) => Ok(Route::Options(ALLOW_CHANNEL)),
@@ -379,8 +400,7 @@ impl Shared {
                 if let Some(key) = name.strip_prefix("lab/") {
                     return Ok(Route::Cut(key.into()));
                 }
-                let template = Event::default().named(req.param("event")?.unwrap_or_default())?;
-                Ok(Route::Publish(name.into(), template))
+                Ok(Route::Publish(name.into(), named(req)?))
             }
             (_, Some(_), _) => Err(PAGE_METHOD),
             (_, _, Some(_)) => Err(CHANNEL_METHOD),
@@ -421,8 +441,12 @@ impl Shared {
             }
             Route::Listen(name, from, wait) => {
                 let channel = self.hub.channel(&name)?;
-                let head = http::head(200, &[STREAM_FIELDS, cors, "Connection: close\r\n"]);
+                let end = if wait.is_none() { "Connection: close\r\n\r\n" } else { "Connection: close\r\n" };
+                let head = http::head(200, &[STREAM_FIELDS, cors, end]);
                 return Ok(Reply::Stream(channel, Opening { head, from, wait, trace: None }));
+            }
+            Route::WebSocket(from, accepted) => {
+                return Ok(Reply::WebSocket(self.hub.channel(&accepted.name)?, from, accepted));
             }
             Route::Publish(name, template) => {
                 let ids = self.hub.publish(&name, &events(req, template, body)?)?;
@@ -437,6 +461,19 @@ fn listen(req: &Request, name: &str) -> Result<Route, Reject> {
     if !is_lab(name) && req.quality("text", "html") > req.quality("text", "event-stream") {
         return Ok(Route::File(&pages::CHAT, VARY));
     }
+    let from = place(req)?;
+    let seconds = |s: String| s.parse().ok().filter(|n| *n <= MAX_WAIT && !s.starts_with('+')).ok_or(WAIT);
+    let wait = req.param("wait")?.map(seconds).transpose()?.map(Duration::from_secs);
+    Ok(Route::Listen(name.into(), from, wait))
+}
+
+/// What a request's events are called, but for the data.
+fn named(req: &Request) -> Result<Event, Reject> {
+    Event::default().named(req.param("event")?.unwrap_or_default())
+}
+
+/// Where a reader starts.
+fn place(req: &Request) -> Result<From, Reject> {
     let since = match req.param("since")? {
         None => From::Now,
         Some(all) if all == "all" => From::All,
@@ -445,10 +482,7 @@ fn listen(req: &Request, name: &str) -> Result<Route, Reject> {
     };
     // The field wins, for it is newer than the URL; a malformed one is told as a gap, for no client could mend it.
     let last = req.bytes("last-event-id").filter(|id| !id.is_empty());
-    let from = last.map_or(since, |id| From::After(String::from_utf8_lossy(id).into()));
-    let seconds = |s: String| s.parse().ok().filter(|n| *n <= MAX_WAIT && !s.starts_with('+')).ok_or(WAIT);
-    let wait = req.param("wait")?.map(seconds).transpose()?.map(Duration::from_secs);
-    Ok(Route::Listen(name.into(), from, wait))
+    Ok(last.map_or(since, |id| From::After(String::from_utf8_lossy(id).into())))
 }
 
 /// The last event ID that a client brings to a lesson; empty where it brings none.
