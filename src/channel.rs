@@ -13,13 +13,13 @@ use crate::event::{self, Event};
 use crate::flags::Config;
 use crate::id::Id;
 use crate::log::{From, Log, Place, Trimmed};
-use crate::reject::{DISK_FULL, LOG_FAILED, Reject};
+use crate::reject::{BEHIND, DISK_FULL, LOG_FAILED, NOBODY, Reject};
 use crate::subscriber::{Gone, More, Poll, Slot, Subscriber};
 use crate::trace::Trace;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io::{self, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -65,6 +65,7 @@ struct State {
 #[derive(Debug)]
 pub struct Channel {
     name: String,
+    secret: RandomState, // makes addresses of keys
     state: Mutex<State>,
     changed: Condvar, // `pumped`, or what is on the disk
     subscribers: Mutex<Vec<Subscriber>>,
@@ -127,6 +128,7 @@ impl Channel {
         let pumped = log.heard().pos;
         Channel {
             name: name.into(),
+            secret: RandomState::new(),
             state: Mutex::new(State { log, pumped, used: Instant::now(), syncing: false, failing: false }),
             changed: Condvar::new(),
             subscribers: Mutex::default(),
@@ -156,12 +158,13 @@ impl Channel {
         lock(&self.state).log.is_empty()
     }
 
-    /// Appends events to the log, all or none. Returns their ids and their bytes, once they may be heard; `pump` wakes
-    /// the pump.
+    /// Appends events to the log, all or none; where an address is given, they are for all `but` that subscriber.
+    /// Returns their ids and their bytes, once they may be heard; `pump` wakes the pump.
     ///
     /// # Errors
-    /// [`DISK_FULL`], or [`LOG_FAILED`] where the disk fails otherwise; nothing of these events was kept then.
-    pub fn publish(&self, events: &[Event], pump: impl Fn()) -> Result<(Vec<Id>, u64), Reject> {
+    /// [`DISK_FULL`], or [`LOG_FAILED`] where the disk fails otherwise; [`NOBODY`], or [`BEHIND`] where that subscriber has
+    /// too much to pass over. Nothing of these events was kept then.
+    pub fn publish(&self, events: &[Event], but: Option<&str>, pump: impl Fn()) -> Result<(Vec<Id>, u64), Reject> {
         let mut state = lock(&self.state);
         let behind = |state: &mut State| {
             self.readers() > 0 && state.log.written().pos.saturating_sub(state.pumped) > state.log.slack()
@@ -171,7 +174,52 @@ impl Channel {
             let waited = self.changed.wait_timeout_while(state, PUBLISH_PATIENCE, behind);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        self.append(state, events)
+        let Some(address) = but else { return self.append(state, events).map(|(ids, at, end)| (ids, end - at)) };
+        drop(state);
+        let mut subscribers = self.subscribers(); // held, so that nobody is given it before we know who is not
+        let sub = self.find(&mut subscribers, address)?;
+        if !sub.can_skip() {
+            return Err(BEHIND);
+        }
+        let (ids, at, end) = self.append(lock(&self.state), events)?;
+        sub.skip(at, end);
+        Ok((ids, end - at))
+    }
+
+    /// Gives events to one subscriber alone; they are not kept. It first gets what was said before.
+    ///
+    /// # Errors
+    /// [`NOBODY`] where nobody has this address; [`BEHIND`] where it does not take them now.
+    pub fn send_to(&self, address: &str, events: &[Event], now: u64, heartbeat: Duration) -> Result<(), Reject> {
+        let mut bytes = Vec::new();
+        events.iter().for_each(|event| event.write(None::<Id>, &mut bytes));
+        let mut subscribers = self.subscribers();
+        let sub = self.find(&mut subscribers, address)?;
+        let (end, mut piece) = (lock(&self.state).log.heard().pos, Piece::default());
+        while sub.wants(end, now) {
+            let next = piece.at(self, sub.pos).map_err(|Trimmed| BEHIND)?;
+            sub.give(next, now, millis(heartbeat)).map_err(|_| NOBODY)?;
+        }
+        if sub.stalls > 0 || sub.pos < end {
+            return Err(BEHIND);
+        }
+        sub.say(&bytes).map_err(|_| {
+            let _ = sub.stream.shutdown(Shutdown::Both); // it may have got half of it
+            BEHIND
+        })
+    }
+
+    /// The subscriber of this address.
+    fn find<'a>(&self, subscribers: &'a mut [Subscriber], address: &str) -> Result<&'a mut Subscriber, Reject> {
+        let key = address.get(..16).and_then(|key| u64::from_str_radix(key, 16).ok());
+        let key = key.filter(|key| self.address(*key) == address).ok_or(NOBODY)?;
+        subscribers.iter_mut().find(|sub| sub.key == key && !sub.is_poll()).ok_or(NOBODY)
+    }
+
+    /// The address of the subscriber that has this key: a name that nobody can guess, for its other half is made with
+    /// what only this process knows.
+    fn address(&self, key: u64) -> String {
+        format!("{key:016x}{:016x}", self.secret.hash_one(key))
     }
 
     /// Appends an event where nobody may wait for the pump, such as in the pump.
@@ -182,7 +230,8 @@ impl Channel {
         self.append(lock(&self.state), std::slice::from_ref(event)).map(|_| ())
     }
 
-    fn append<'a>(&'a self, mut state: MutexGuard<'a, State>, events: &[Event]) -> Result<(Vec<Id>, u64), Reject> {
+    /// Returns the ids, and from where to where they stand in the log.
+    fn append<'a>(&'a self, mut state: MutexGuard<'a, State>, events: &[Event]) -> Result<(Vec<Id>, u64, u64), Reject> {
         while state.log.is_unsettled() {
             let end = state.log.written().pos;
             state = self.settle(state, end).0;
@@ -204,7 +253,7 @@ impl Channel {
             let _ = writeln!(io::stderr(), "tincan: /{} {what}", self.name);
         }
         match done {
-            Ok(first) => Ok(((0..events.len() as u64).map(|n| first.plus(n)).collect(), end - start)),
+            Ok(first) => Ok(((0..events.len() as u64).map(|n| first.plus(n)).collect(), start, end)),
             Err(e) if disk::is_full(&e) => Err(DISK_FULL),
             Err(_) => Err(LOG_FAILED),
         }
@@ -265,7 +314,10 @@ impl Channel {
             (state.log.find(&from)?, state.log.heard().pos)
         };
         let retry = jitter(config.retry, 50);
-        let mut prelude = format!(": connected to /{}\nretry: {retry}\nid: {id}\n\n", self.name).into_bytes();
+        let key = RandomState::new().hash_one(());
+        let address = if wait.is_none() { format!(" as {}", self.address(key)) } else { String::new() };
+        let prelude = format!(": connected to /{}{address}\nretry: {retry}\nid: {id}\n\n", self.name);
+        let mut prelude = prelude.into_bytes();
         if let (From::After(asked), Some(gap)) = (&from, &gap) {
             let from = gap.from.map_or("null".into(), |id| format!("\"{id}\""));
             let lost = gap.lost.map_or("null".into(), |n| n.to_string());
@@ -273,9 +325,9 @@ impl Channel {
             Event::new(data).named("gap").unwrap_or_default().write(None::<Id>, &mut prelude);
         }
         let age = config.max_age.filter(|_| wait.is_none());
-        let expires = age.map_or(u64::MAX, |age| now + jitter(millis(age), 10));
-        let more = trace.map(|trace| Box::new(More { trace: Some(trace), poll: None }));
-        let mut sub = Subscriber { stream, pos, more, due: 0, expires, stalls: 0, gone: None, shut: false, slot };
+        let expires = age.map(|age| now + jitter(millis(age), 10));
+        let more = (trace.is_some() || expires.is_some()).then(|| Box::new(More { trace, expires, ..More::default() }));
+        let mut sub = Subscriber { stream, pos, more, due: 0, key, stalls: 0, gone: None, shut: false, slot };
         if let Some(wait) = wait {
             sub.more.get_or_insert_default().poll = Some(Poll::Wait(head, prelude));
             sub.due = now + millis(wait);

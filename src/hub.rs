@@ -258,12 +258,28 @@ impl Hub {
     /// # Errors
     /// As [`Hub::channel`] and [`Channel::publish`].
     pub fn publish(&self, name: &str, events: &[Event]) -> Result<Vec<Id>, Reject> {
+        self.publish_but(name, events, None)
+    }
+
+    /// The same, but for the subscriber of an address.
+    ///
+    /// # Errors
+    /// As [`Hub::channel`] and [`Channel::publish`].
+    pub fn publish_but(&self, name: &str, events: &[Event], but: Option<&str>) -> Result<Vec<Id>, Reject> {
         let channel = self.channel(name)?;
-        let (ids, bytes) = channel.publish(events, || self.wake(&channel))?;
+        let (ids, bytes) = channel.publish(events, but, || self.wake(&channel))?;
         self.counted.events.fetch_add(events.len() as u64, Relaxed);
         self.counted.published.fetch_add(bytes, Relaxed);
         self.wake(&channel);
         Ok(ids)
+    }
+
+    /// Gives events to the subscriber of an address alone.
+    ///
+    /// # Errors
+    /// As [`Hub::channel`] and [`Channel::send_to`].
+    pub fn send_to(&self, name: &str, events: &[Event], address: &str) -> Result<(), Reject> {
+        self.channel(name)?.send_to(address, events, self.now(), self.config.heartbeat)
     }
 
     /// Appends an event without waiting for anybody.

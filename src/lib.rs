@@ -14,6 +14,7 @@
 //! | 0 | `reject.rs` | the refusal table: status, rule, and a line for the person |
 //! | 0 | `flags.rs` | arguments and environment to `Config`; the help text |
 //! | 0 | `limits.rs` | what the system lets this process have |
+//! | 0 | `listener.rs` | the listening socket |
 //! | 0 | `id.rs` | an event's id; pure |
 //! | 0 | `base64.rs` | base64, for Basic credentials and the WebSocket handshake; pure |
 //! | 0 | `sha1.rs` | SHA-1, for the WebSocket handshake; pure |
@@ -69,6 +70,7 @@ pub mod id;
 pub mod lab;
 pub mod lessons;
 pub mod limits;
+pub mod listener;
 pub mod log;
 pub mod pages;
 pub mod recovery;

@@ -54,6 +54,7 @@ table! {
     NO_DATA 400 "WHATWG HTML, Parsing an event stream" "no block has a data field, so no client would fire it; add a line such as `data: hello`"
     SINCE 400 "tincan, ?since=" "since is no id; give one as an id field shows it (EPOCH-SEQ in a channel), or all"
     TAP 400 "tincan, /lab" "a tap's name is 1 to 64 of A-Z a-z 0-9 _ -; give one"
+    TO_EXCEPT 400 "tincan, ?to= and ?except=" "both ?to= and ?except= are given; leave one out"
     WAIT 400 "tincan, ?wait=" "wait is no number of seconds from 0 to 300; give one"
     // The opening handshake of a WebSocket.
     UPGRADE_OPTION 400 "RFC 6455 §4.2.1" "the handshake's Connection field does not list `Upgrade`; send it, and let each proxy in between pass it on"
@@ -66,6 +67,7 @@ table! {
     PUBLISH_TOKEN 401 "RFC 9110 §15.5.2" "whoever publishes here needs a token; give it as the password, with any user name, or as a Bearer token"
     READ_TOKEN 401 "RFC 9110 §15.5.2" "whoever reads here needs a token; give it as the password, with any user name, or as a Bearer token"
     CROSS_SITE 403 "WHATWG Fetch, Origin header" "a page of another site may not publish here; allow its origin with --allow-origin"
+    NOBODY 404 "tincan, ?to= and ?except=" "no reader of this channel has this address; a reader's first line tells its own, and it ends with the connection"
     NOT_FOUND 404 "tincan, URLs" "nothing is here; a channel's name is 1 to 64 of A-Z a-z 0-9 _ -, and not lab, lessons, assets, metrics or health"
     PAGE_METHOD 405 "RFC 9110 §15.5.6" "this can only be read; GET it"
     CHANNEL_METHOD 405 "RFC 9110 §15.5.6" "a channel knows no such method; GET listens, POST publishes"
@@ -78,6 +80,7 @@ table! {
     LARGE_SECTION 431 "tincan, 8 KiB and 64 fields" "the header section is too large; send fewer or shorter fields"
     LOG_FAILED 500 "tincan, --data" "the log could not be written, and nothing of this was kept; the server's standard error says why"
     CODING 501 "RFC 9112 §6.1" "only the transfer coding chunked is known; send `chunked`, or Content-Length"
+    BEHIND 503 "tincan, ?to= and ?except=" "the reader of this address does not keep up; come back later"
     CHANNELS 503 "tincan, --max-channels" "there are too many channels; use one that exists, or come back later"
     CONNECTIONS 503 "tincan, --max-connections" "there are too many connections; come back later"
     PLAYING 503 "tincan, 64 lessons at a time" "no further lesson can be played now; come back later"

@@ -22,6 +22,7 @@ use crate::id::Id;
 use crate::lab::Lab;
 use crate::lessons::{self, Lesson, Place, Script};
 use crate::limits::{self, Shares};
+use crate::listener::{cannot_listen, first, listen_on};
 use crate::log::From;
 use crate::pages::{self, File};
 use crate::reject::*;
@@ -30,7 +31,6 @@ use crate::websocket::{self, Accepted};
 use crate::ws;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -161,46 +161,6 @@ fn bytes(n: u64) -> String {
     if n.is_multiple_of(1 << 20) { format!("{} MiB", n >> 20) } else { format!("{} KiB", n.div_ceil(1 << 10)) }
 }
 
-/// The listening socket.
-fn listen_on(listen: Option<SocketAddr>) -> io::Result<TcpListener> {
-    let listener = match listen {
-        None => TcpListener::from(io::stdin().as_fd().try_clone_to_owned()?),
-        Some(address) => TcpListener::bind(address)?,
-    };
-    listener.local_addr()?; // a socket of another family has none that std knows
-    Ok(listener)
-}
-
-/// Who is there already. Only a listening socket says that nobody is.
-fn first(listener: &TcpListener) -> io::Result<Option<(TcpStream, SocketAddr)>> {
-    listener.set_nonblocking(true)?;
-    let early = listener.accept();
-    listener.set_nonblocking(false)?;
-    match early {
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
-        early => early.map(Some),
-    }
-}
-
-/// What is wrong, and what to do.
-fn cannot_listen(listen: Option<SocketAddr>, error: &io::Error) -> String {
-    let Some(address) = listen else {
-        return format!("cannot listen: {error}; standard input must be a listening TCP socket, see the README");
-    };
-    let port = address.port();
-    let remedy = match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            format!("port {port} is taken; end the program that holds it, or give another with --listen")
-        }
-        io::ErrorKind::PermissionDenied => format!("port {port} is reserved; give one above 1023 with --listen"),
-        io::ErrorKind::AddrNotAvailable => {
-            "no interface of this machine has that address; 0.0.0.0 stands for all".into()
-        }
-        _ => "give an address and a port such as 127.0.0.1:8000 with --listen".into(),
-    };
-    format!("cannot listen on {address}: {error}; {remedy}")
-}
-
 /// What a request asks for.
 enum Route {
     /// A file, and the `Vary` field line that its path asks for.
@@ -213,10 +173,17 @@ enum Route {
     /// A lesson, and the last event ID that the client brings.
     Lesson(&'static Lesson, Vec<u8>),
     Listen(String, From, Option<Duration>),
-    Publish(String, Event),
+    Publish(String, Event, To),
     WebSocket(From, Accepted),
     /// Pull the plug of a tap's connections.
     Cut(String),
+}
+
+/// Whom a publisher means; a reader by its address.
+enum To {
+    All,
+    One(String),
+    Others(String),
 }
 
 /// What a request gets.
@@ -400,7 +367,13 @@ impl Shared {
                 if let Some(key) = name.strip_prefix("lab/") {
                     return Ok(Route::Cut(key.into()));
                 }
-                Ok(Route::Publish(name.into(), named(req)?))
+                let to = match (req.param("to")?, req.param("except")?) {
+                    (None, None) => To::All,
+                    (Some(address), None) => To::One(address),
+                    (None, Some(address)) => To::Others(address),
+                    _ => return Err(TO_EXCEPT),
+                };
+                Ok(Route::Publish(name.into(), named(req)?, to))
             }
             (_, Some(_), _) => Err(PAGE_METHOD),
             (_, _, Some(_)) => Err(CHANNEL_METHOD),
@@ -448,8 +421,16 @@ impl Shared {
             Route::WebSocket(from, accepted) => {
                 return Ok(Reply::WebSocket(self.hub.channel(&accepted.name)?, from, accepted));
             }
-            Route::Publish(name, template) => {
-                let ids = self.hub.publish(&name, &events(req, template, body)?)?;
+            Route::Publish(name, template, to) => {
+                let events = events(req, template, body)?;
+                let ids = match to {
+                    To::All => self.hub.publish(&name, &events)?,
+                    To::Others(address) => self.hub.publish_but(&name, &events, Some(&address))?,
+                    To::One(address) => {
+                        self.hub.send_to(&name, &events, &address)?;
+                        return Ok(Reply::Answer(Answer::text("given to that reader; not kept\n".into())));
+                    }
+                };
                 Answer::text(ids.iter().fold(String::new(), |out, id| out + &id.to_string() + "\n"))
             }
         }))

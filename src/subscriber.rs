@@ -6,6 +6,7 @@
 //! Limits: `LONGEST_STALL`; 48 bytes each. Deliberately absent: where the bytes come from.
 
 use crate::trace::Trace;
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
@@ -15,6 +16,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 const LONGEST_STALL: u8 = 9;
 /// Limit, in milliseconds: how long a finished poll may take to close, so that nothing is lost (RFC 9112 §9.6).
 const LINGER: u64 = 2000;
+/// Limit: what a subscriber that is behind has still to pass over.
+const SKIPS: usize = 64;
 /// In milliseconds: how often the heartbeat looks for closed sockets. A closed one is gone after two looks.
 pub const LOOK: u64 = 500;
 /// In milliseconds: who was written to since then is not looked at.
@@ -54,6 +57,10 @@ pub struct More {
     pub poll: Option<Poll>,
     /// What watches its bytes.
     pub trace: Option<Box<Trace>>,
+    /// When to end it (`--max-age`).
+    pub expires: Option<u64>,
+    /// What is not for it, by the positions in the log: in their order, and all of it still to come.
+    pub skips: VecDeque<(u64, u64)>,
 }
 
 /// Why a subscriber is to be dropped.
@@ -76,8 +83,8 @@ pub struct Subscriber {
     pub more: Option<Box<More>>,
     /// A stalled one's next try; else a waiting poll's end; else the next ping.
     pub due: u64,
-    /// When to end it (`--max-age`).
-    pub expires: u64,
+    /// Drawn at random: the first half of its address.
+    pub key: u64,
     /// Tries in a row for which the socket was full.
     pub stalls: u8,
     /// Why it is to be dropped at the end of this turn.
@@ -92,6 +99,24 @@ impl Subscriber {
     /// Whether nothing was sent yet.
     pub fn waits(&self) -> bool {
         matches!(self.poll(), Some(Poll::Wait(..)))
+    }
+
+    /// Whether it can remember to pass over something more.
+    pub fn can_skip(&self) -> bool {
+        self.more.as_ref().is_none_or(|more| more.skips.len() < SKIPS)
+    }
+
+    /// What the log has from one position to another is not for it.
+    pub fn skip(&mut self, from: u64, to: u64) {
+        match self.pos == from {
+            true => self.pos = to,
+            false => self.more.get_or_insert_default().skips.push_back((from, to)),
+        }
+    }
+
+    /// Whether it has an end.
+    pub fn is_poll(&self) -> bool {
+        self.poll().is_some()
     }
 
     fn poll(&self) -> Option<&Poll> {
@@ -110,6 +135,12 @@ impl Subscriber {
         Ok(taken)
     }
 
+    /// Where what it may be given next ends.
+    fn limit(&self) -> u64 {
+        let skip = self.more.as_ref().and_then(|more| more.skips.front());
+        skip.map_or(u64::MAX, |skip| skip.0).min(self.stop())
+    }
+
     /// Where it ends.
     fn stop(&self) -> u64 {
         if let Some(&Poll::Until(stop)) = self.poll() { stop } else { u64::MAX }
@@ -123,7 +154,7 @@ impl Subscriber {
     /// A poll that has everything is closed in steps: we say that no more comes, and the peer closes.
     pub fn finish(&mut self, now: u64) {
         if self.pos == self.stop() && self.stream.shutdown(Shutdown::Write).is_ok() {
-            self.expires = now + LINGER;
+            self.more.get_or_insert_default().expires = Some(now + LINGER);
         }
     }
 
@@ -155,14 +186,18 @@ impl Subscriber {
     /// # Errors
     /// Where it is to be dropped.
     pub fn give(&mut self, bytes: &[u8], now: u64, heartbeat: u64) -> Result<u64, Gone> {
-        let stop = self.stop();
-        let bytes = bytes.get(..usize::try_from(stop - self.pos).unwrap_or(usize::MAX)).unwrap_or(bytes);
+        let bytes = bytes.get(..usize::try_from(self.limit() - self.pos).unwrap_or(usize::MAX)).unwrap_or(bytes);
         let taken = match self.write(bytes) {
             Ok(n) => n,
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
             Err(_) => return Err(Gone::Done),
         };
         self.pos += taken as u64;
+        while let Some(more) = &mut self.more
+            && let Some((_, to)) = more.skips.pop_front_if(|skip| skip.0 == self.pos)
+        {
+            self.pos = to;
+        }
         self.finish(now);
         if taken == bytes.len() {
             (self.stalls, self.due) = (0, now + heartbeat);
@@ -179,10 +214,11 @@ impl Subscriber {
     /// Where it is to be dropped.
     pub fn check(&mut self, end: u64, now: u64, heartbeat: u64, look: bool) -> Result<(), Gone> {
         // A write tells more than a look.
-        let quiet = self.shut || self.stalls > 0 || self.poll().is_some() || now + heartbeat >= self.due + QUIET;
+        let quiet = self.shut || self.stalls > 0 || self.is_poll() || now + heartbeat >= self.due + QUIET;
         let ended = if look && quiet { self.look()? } else { false };
         let finished = self.pos == self.stop();
-        if now >= self.expires || (finished && self.shut) {
+        let expires = self.more.as_ref().and_then(|more| more.expires);
+        if expires.is_some_and(|at| now >= at) || (finished && self.shut) {
             return Err(Gone::Done);
         }
         if ended

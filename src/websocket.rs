@@ -144,7 +144,9 @@ impl Socket {
     }
 
     /// Reads and obeys the client's frames, until there are no more. Returns with what it is to be closed.
-    fn obey(&self, connection: &mut Connection, hub: &Hub, accepted: &Accepted) -> Result<(), (Option<u16>, &'static str)> {
+    fn obey(
+        &self, connection: &mut Connection, hub: &Hub, accepted: &Accepted,
+    ) -> Result<(), (Option<u16>, &'static str)> {
         let (mut parser, traced) = (Parser::new(hub.config().max_body), lock(&self.out).trace.is_some());
         while let Ok(bytes) = connection.receive() {
             if traced {
@@ -190,7 +192,13 @@ pub fn serve(
     let pair = UnixStream::pair().ok().filter(|_| number <= most);
     let ((inner, theirs), stream) = pair.zip(connection.stream.try_clone().ok()).ok_or(CONNECTIONS)?;
     let out = Out { stream, trace: connection.trace.take(), closed: false };
-    let socket = Arc::new(Socket { out: Mutex::new(out), inner, unanswered: AtomicU32::new(0), ended: AtomicBool::new(false), _slots: [second, third] });
+    let socket = Arc::new(Socket {
+        out: Mutex::new(out),
+        inner,
+        unanswered: AtomicU32::new(0),
+        ended: AtomicBool::new(false),
+        _slots: [second, third],
+    });
     let timeout = connection.stream.set_write_timeout(Some(hub.config().heartbeat));
     let opening = Opening { head: String::new(), from, wait: None, trace: None };
     let theirs = TcpStream::from(OwnedFd::from(theirs)); // a socket is a socket: nothing of TCP is asked of it

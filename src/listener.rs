@@ -1,0 +1,51 @@
+//! The listening socket: an address, or what standard input is (systemd, inetd); and what to do where it cannot be had.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+
+/// The listening socket.
+///
+/// # Errors
+/// Where it cannot be had.
+pub fn listen_on(listen: Option<SocketAddr>) -> io::Result<TcpListener> {
+    let listener = match listen {
+        None => TcpListener::from(io::stdin().as_fd().try_clone_to_owned()?),
+        Some(address) => TcpListener::bind(address)?,
+    };
+    listener.local_addr()?; // a socket of another family has none that std knows
+    Ok(listener)
+}
+
+/// Who is there already. Only a listening socket says that nobody is.
+///
+/// # Errors
+/// Where it is none.
+pub fn first(listener: &TcpListener) -> io::Result<Option<(TcpStream, SocketAddr)>> {
+    listener.set_nonblocking(true)?;
+    let early = listener.accept();
+    listener.set_nonblocking(false)?;
+    match early {
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        early => early.map(Some),
+    }
+}
+
+/// What is wrong, and what to do.
+pub fn cannot_listen(listen: Option<SocketAddr>, error: &io::Error) -> String {
+    let Some(address) = listen else {
+        return format!("cannot listen: {error}; standard input must be a listening TCP socket, see the README");
+    };
+    let port = address.port();
+    let remedy = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("port {port} is taken; end the program that holds it, or give another with --listen")
+        }
+        io::ErrorKind::PermissionDenied => format!("port {port} is reserved; give one above 1023 with --listen"),
+        io::ErrorKind::AddrNotAvailable => {
+            "no interface of this machine has that address; 0.0.0.0 stands for all".into()
+        }
+        _ => "give an address and a port such as 127.0.0.1:8000 with --listen".into(),
+    };
+    format!("cannot listen on {address}: {error}; {remedy}")
+}
