@@ -26,3 +26,4 @@ mod tidy;
 mod tokens;
 mod trace;
 mod words;
+mod ws;
