@@ -14,12 +14,13 @@
 //! that no text can have there. A client's frames are masked, ours are not (§5.1).
 //!
 //! Deviation: §9.1 wants a malformed `Sec-WebSocket-Extensions` refused. We take no extension, and so do not read it.
-//! Limits: [`MAX_CONTROL`]; a message's is the caller's. A buffer grows with the bytes that came, never for a length.
+//! Limits: [`MAX_CONTROL`]; a message's is the caller's. Memory is taken for bytes that came, never for a length.
 //! Deliberately absent: extensions, so no compression; binary messages; fragments of ours, which nobody needs.
 
+use crate::base64;
 use crate::http::{Request, is_token};
 use crate::reject::{HANDSHAKE_METHOD, Reject, SUBPROTOCOL, UPGRADE, UPGRADE_OPTION, WS_KEY, WS_VERSION};
-use crate::{base64, sha1};
+use crate::sha1;
 use std::mem::take;
 
 /// Limit: bytes in the payload of a control frame (§5.5).
@@ -146,7 +147,7 @@ pub struct Parser {
     place: Place,
     opcode: u8,
     key: [u8; 4],
-    /// The frame that ends the message is still to begin.
+    /// The last frame of the message has not begun.
     unfinished: bool,
     message: Vec<u8>,
     /// So many bytes of the message are whole characters.
