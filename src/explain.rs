@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! #1 > GET /kitchen HTTP/1.1␍␊                   request line
-//! #1 < : connected to /kitchen␊                  comment
+//! #1 < : connected to /kitchen as 525e…␊         comment
 //! #1 < ␊                                         fires nothing
 //! ```
 //!

@@ -43,7 +43,7 @@ static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 /// What the bare write loop says first: as many bytes as tincan.
 const OPENING: &str = "HTTP/1.1 200 OK\r\nDate: Fri, 20 Nov 2026 19:20:36 GMT\r\nX-Content-Type-Options: nosniff\r\n\
     Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\nVary: Accept\r\n\
-    Connection: close\r\n\r\n: connected to /c0\nretry: 2143\nid: 1795202436407-0\n\n";
+    Connection: close\r\n\r\n: connected to /c0 as 525e11ee725930b439a7415d18ba425c\nretry: 2143\nid: 1795202436407-0\n\n";
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();

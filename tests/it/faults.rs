@@ -481,7 +481,7 @@ fn listener(server: &Tincan, fields: &str) -> Wire {
     wire
 }
 
-const CONNECTED: &str = ": connected to /a\n";
+const CONNECTED: &str = ": connected to /a as ";
 
 #[test]
 fn with_few_descriptors_those_who_are_there_hear_all_and_others_come_when_some_leave() {

@@ -205,6 +205,12 @@ pub fn id_of(block: &str) -> String {
     id.unwrap_or_else(|| panic!("no id in {block:?}")).to_string()
 }
 
+/// The address in a stream's prelude.
+pub fn address_of(prelude: &str) -> String {
+    let address = prelude.lines().next().and_then(|l| l.split_once(" as "));
+    address.unwrap_or_else(|| panic!("no address in {prelude:?}")).1.to_string()
+}
+
 /// Waits until a condition holds.
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + SOON;

@@ -17,8 +17,11 @@ fn head_and_prelude_are_exactly_these_bytes() {
     assert_eq!(wire.until(b"\r\n").len(), "Sun, 06 Nov 1994 08:49:37 GMT\r\n".len());
     wire.expect(
         "X-Content-Type-Options: nosniff\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n\
-         X-Accel-Buffering: no\r\nVary: Accept\r\nConnection: close\r\n\r\n: connected to /kitchen\nretry: 0\nid: ",
+         X-Accel-Buffering: no\r\nVary: Accept\r\nConnection: close\r\n\r\n: connected to /kitchen as ",
     );
+    let address = wire.until(b"\n");
+    assert!(address.len() == 33 && address.trim_end().bytes().all(|b| b.is_ascii_hexdigit()), "{address}");
+    wire.expect("retry: 0\nid: ");
     let id = wire.until(b"\n\n");
     assert_eq!(seq(id.trim_end()), 0);
     let ids = server.post("/kitchen", "soup is ready");

@@ -141,7 +141,8 @@ impl Proxy {
         let mut stream = Stream { wire, chunked: has("transfer-encoding: chunked\r\n"), body: String::new() };
         let prelude = stream.block();
         let id = id_of(&prelude);
-        assert_eq!(prelude, format!(": connected to {path}\nretry: 0\nid: {id}\n\n"));
+        let address = address_of(&prelude);
+        assert_eq!(prelude, format!(": connected to {path} as {address}\nretry: 0\nid: {id}\n\n"));
         (stream, id)
     }
 }

@@ -276,7 +276,7 @@ impl Chain<'_> {
             let settled = self.owed.is_none();
             self.place = Id::parse(&id_of(block));
             self.owed = self.asked.filter(|asked| Some(*asked) != self.place);
-            settled && block.starts_with(&format!(": connected to /{}\nretry: ", self.channel))
+            settled && block.starts_with(&format!(": connected to /{} as ", self.channel))
         } else if let Some(data) = block.strip_prefix("event: gap\ndata: ") {
             self.gap(data).is_some()
         } else {

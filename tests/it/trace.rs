@@ -34,6 +34,9 @@ pub fn mask(line: &str) -> String {
     if let Some((begin, rest)) = line.split_once("Date: ") {
         return format!("{begin}Date: {}{}", "D".repeat(29), &rest[29..]);
     }
+    if let Some((begin, rest)) = line.split_once(": connected to /kitchen as ") {
+        return format!("{begin}: connected to /kitchen as {}{}", "a".repeat(32), &rest[32..]);
+    }
     let nines = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "9");
     match line.split_once("retry: ").or(line.split_once("User-Agent: ")) {
         Some((begin, _)) => format!("{begin}{}", nines(&line[begin.len()..])),
@@ -102,7 +105,7 @@ fn a_stream_is_shown_line_by_line_with_what_each_line_is() {
         {HEAD_OF_200}{STREAM}
         #1 < Connection: close␍␊ | field line
         #1 < ␍␊ | end of the head; the body ends with the connection
-        #1 < : connected to /kitchen␊ | comment
+        #1 < : connected to /kitchen as aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa␊ | comment
         #1 < retry: 9999␊ | retry: after 9999 ms
         #1 < id: 9999999999999-0␊ | id, from the blank line on
         #1 < ␊ | fires nothing; the id counts from here
