@@ -39,7 +39,6 @@
       const began = performance.now();
       const parser = new EventStreamParser({ dispatch: event => hear(way, event) }, way.last);
       const failed = await attempt(way.name, async () => parser.feed(await answer(url(way), { signal })), signal);
-      way.last = parser.lastEventId;
       await sleep(Math.max(pause(), failed ? RETRY : 0) - performance.now() + began);
     }
   }

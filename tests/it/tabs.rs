@@ -325,3 +325,18 @@ fn a_token_that_is_refused_for_reading_is_told_in_the_page() {
     page.say("soup");
     page.shows(&["said|anonymous|soup"]);
 }
+
+#[test]
+fn the_page_has_the_browser_ask_for_a_token_where_its_worker_cannot() {
+    let Some(driver) = driver() else { return };
+    let scratch = Scratch::new();
+    let mut server = guarded(&scratch, 0, "publish s3same\nread s3same\n");
+    let page = driver.page(&signed_url(&server, "s3same"));
+    page.open(&url(&server, "/kitchen"));
+    page.is_open();
+    server.kill();
+    server = guarded(&scratch, server.port, "publish p0ppy\nread p0ppy\n");
+    page.becomes(STATE, "waiting");
+    // This request is the page's, so its refusal opens the browser's dialog.
+    eventually("the page asks", || server.stderr().contains(" GET /kitchen?wait=0 401\n"));
+}
