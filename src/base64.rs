@@ -1,4 +1,23 @@
-//! Base64 (RFC 4648 §4), for Basic credentials. Pure.
+//! Base64 (RFC 4648 §4), for Basic credentials and the WebSocket handshake. Pure.
+
+/// Encodes bytes, with padding.
+pub fn encode(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let bits = group.iter().fold(0u32, |bits, b| bits << 8 | u32::from(*b)) << (24 - 8 * group.len());
+        for digit in 0..4 {
+            out.push(match (bits >> (18 - 6 * digit)) as u8 & 63 {
+                _ if digit > group.len() => '=',
+                n @ 0..=25 => char::from(b'A' + n),
+                n @ 26..=51 => char::from(b'a' + n - 26),
+                n @ 52..=61 => char::from(b'0' + n - 52),
+                62 => '+',
+                _ => '/',
+            });
+        }
+    }
+    out
+}
 
 /// Decodes a text, with or without its padding. `None` where it is not base64 in its one right form.
 pub fn decode(text: &str) -> Option<Vec<u8>> {

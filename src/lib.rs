@@ -15,7 +15,8 @@
 //! | 0 | `flags.rs` | arguments and environment to `Config`; the help text |
 //! | 0 | `limits.rs` | what the system lets this process have |
 //! | 0 | `id.rs` | an event's id; pure |
-//! | 0 | `base64.rs` | base64, for Basic credentials; pure |
+//! | 0 | `base64.rs` | base64, for Basic credentials and the WebSocket handshake; pure |
+//! | 0 | `sha1.rs` | SHA-1, for the WebSocket handshake; pure |
 //! | 0 | `secrets.rs` | what must never be shown, and how a terminal is shown the rest; pure |
 //! | 0 | `pages.rs` | what `static/` holds, embedded |
 //! | 1 | `http.rs` | bytes to `Request`, response heads; pure, no sockets |
@@ -72,6 +73,7 @@ pub mod recovery;
 pub mod reject;
 pub mod secrets;
 pub mod server;
+pub mod sha1;
 pub mod subscriber;
 pub mod trace;
 

@@ -27,3 +27,4 @@ mod tokens;
 mod trace;
 mod ways;
 mod words;
+mod ws;
