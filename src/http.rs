@@ -109,7 +109,8 @@ pub fn head_end(buf: &[u8]) -> Result<Option<usize>, Reject> {
     Ok(None)
 }
 
-fn is_token(text: &[u8]) -> bool {
+/// Whether this is a `token` (RFC 9110 §5.6.2).
+pub fn is_token(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b))
 }
 

@@ -25,6 +25,7 @@
 //! | 2 | `lessons.rs` | the lessons: files of `static/lessons/` to scripts, and their player |
 //! | 2 | `recovery.rs` | what stands in a file after a crash: whole, torn or damaged |
 //! | 2 | `gate.rs` | who may: `Host`, `Origin`, CORS, tokens |
+//! | 2 | `ws.rs` | WebSocket: its handshake, and frames to and from bytes; pure |
 //! | 2 | `explain.rs` | a connection's bytes, line by line, for a person; pure |
 //! | 3 | `trace.rs` | what watches a connection's bytes |
 //! | 3 | `log.rs` | the append-only bytes: positions, memory, files, trimming |
@@ -76,6 +77,7 @@ pub mod server;
 pub mod sha1;
 pub mod subscriber;
 pub mod trace;
+pub mod ws;
 
 pub use event::Event;
 pub use flags::Config;

@@ -55,6 +55,13 @@ table! {
     SINCE 400 "tincan, ?since=" "since is no id; give one as an id field shows it (EPOCH-SEQ in a channel), or all"
     TAP 400 "tincan, /lab" "a tap's name is 1 to 64 of A-Z a-z 0-9 _ -; give one"
     WAIT 400 "tincan, ?wait=" "wait is no number of seconds from 0 to 300; give one"
+    // The opening handshake of a WebSocket.
+    UPGRADE_OPTION 400 "RFC 6455 §4.2.1" "the handshake's Connection field does not list `Upgrade`; send it, and let each proxy in between pass it on"
+    WS_KEY 400 "RFC 6455 §4.2.1" "Sec-WebSocket-Key is missing, there twice, or not 16 bytes in base64; send one, drawn at random"
+    SUBPROTOCOL 400 "RFC 6455 §4.3" "Sec-WebSocket-Protocol has a name that is no token; send `event-stream`, or leave the field out"
+    HANDSHAKE_METHOD 405 "RFC 6455 §4.2.1" "a WebSocket begins with a GET; send one, and publish with messages"
+    UPGRADE 426 "RFC 6455 §4.2.1" "the handshake has no `Upgrade: websocket` in HTTP/1.1; send it, and let each proxy in between pass it on"
+    WS_VERSION 426 "RFC 6455 §4.2.2" "only version 13 of WebSocket is spoken here; send one field line `Sec-WebSocket-Version: 13`"
     // Who may, and what there is.
     PUBLISH_TOKEN 401 "RFC 9110 §15.5.2" "whoever publishes here needs a token; give it as the password, with any user name, or as a Bearer token"
     READ_TOKEN 401 "RFC 9110 §15.5.2" "whoever reads here needs a token; give it as the password, with any user name, or as a Bearer token"
@@ -91,6 +98,9 @@ impl Refusal {
         match self {
             PAGE_METHOD => ALLOW_PAGE,
             CHANNEL_METHOD => ALLOW_CHANNEL,
+            HANDSHAKE_METHOD => "Allow: GET\r\n",
+            // Whoever sends `Upgrade` says so in `Connection` (RFC 9110 §7.8, §15.5.22; RFC 6455 §4.4).
+            Refusal { status: 426, .. } => "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n",
             // RFC 7617 §2. A browser asks its user, and from then on sends what it was told; it keeps one token for each
             // realm (RFC 9110 §11.5), so there are two.
             PUBLISH_TOKEN => "WWW-Authenticate: Basic realm=\"tincan: publish\", charset=\"UTF-8\"\r\n",
@@ -110,6 +120,7 @@ pub const ALLOW_CHANNEL: &str = "Allow: GET, HEAD, POST, OPTIONS\r\n";
 /// The reason phrase of a status code that this server sends (RFC 9110 §15; RFC 6585 §5 for 431).
 pub fn reason(status: u16) -> &'static str {
     match status {
+        101 => "Switching Protocols",
         200 => "OK",
         204 => "No Content",
         400 => "Bad Request",
@@ -122,6 +133,7 @@ pub fn reason(status: u16) -> &'static str {
         414 => "URI Too Long",
         417 => "Expectation Failed",
         421 => "Misdirected Request",
+        426 => "Upgrade Required",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
         501 => "Not Implemented",

@@ -1,0 +1,350 @@
+//! WebSocket (RFC 6455): the opening handshake, and frames to and from bytes. Pure: no sockets.
+//!
+//! A frame (§5.2), and in brackets the bits of each part:
+//!
+//! ```text
+//! FIN(1) RSV1(1) RSV2(1) RSV3(1) opcode(4) MASK(1) length(7)
+//! the length itself, where those 7 bits are 126 (16) or 127 (64)
+//! masking key, where MASK is 1 (32)
+//! payload
+//! ```
+//!
+//! A message is one frame, or several of which the last has FIN (§5.4); between them control frames may stand (§5.5).
+//! [`Parser`] checks each byte as it comes: a frame is refused before its payload is read, and a text at the first byte
+//! that no text can have there. A client's frames are masked, ours are not (§5.1).
+//!
+//! Deviation: §9.1 wants a malformed `Sec-WebSocket-Extensions` refused. We take no extension, and so do not read it.
+//! Limits: [`MAX_CONTROL`]; a message's is the caller's. Memory is taken for bytes that came, never for a length.
+//! Deliberately absent: extensions, so no compression; binary messages; fragments of ours, which nobody needs.
+
+use crate::base64;
+use crate::http::{Request, is_token};
+use crate::reject::{HANDSHAKE_METHOD, Reject, SUBPROTOCOL, UPGRADE, UPGRADE_OPTION, WS_KEY, WS_VERSION};
+use crate::sha1;
+use std::mem::take;
+
+/// Limit: bytes in the payload of a control frame (§5.5).
+pub const MAX_CONTROL: usize = 125;
+/// The subprotocol in which a message is a whole block of an event stream.
+pub const SUBPROTOCOL_NAME: &str = "event-stream";
+
+const CONTINUATION: u8 = 0;
+const TEXT: u8 = 1;
+const BINARY: u8 = 2;
+const CLOSE: u8 = 8;
+const PING: u8 = 9;
+const PONG: u8 = 10;
+
+/// An opening handshake that is accepted.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Handshake {
+    /// The field lines of the answer, a 101.
+    pub fields: String,
+    /// Each message is a whole block: the client offered [`SUBPROTOCOL_NAME`].
+    pub event_stream: bool,
+}
+
+/// Reads a client's opening handshake (§4.2.1); `None` where the request is not meant to be one.
+///
+/// # Errors
+/// The first rule that it breaks.
+pub fn handshake(req: &Request) -> Result<Option<Handshake>, Reject> {
+    let lists = |name, token: &str| req.list(name).any(|t| t.eq_ignore_ascii_case(token.as_bytes()));
+    // In HTTP/1.0 the field means nothing (RFC 9110 §7.8).
+    let upgrade = req.minor == 1 && lists("upgrade", "websocket");
+    if !upgrade && req.bytes("sec-websocket-key").is_none() {
+        return Ok(None);
+    }
+    if req.method != "GET" {
+        return Err(HANDSHAKE_METHOD);
+    }
+    if !upgrade {
+        return Err(UPGRADE);
+    }
+    if !lists("connection", "upgrade") {
+        return Err(UPGRADE_OPTION);
+    }
+    // One line each (§11.3.1, §11.3.5). The version comes first, for older ones have other keys.
+    let [b"13"] = req.all("sec-websocket-version").collect::<Vec<_>>()[..] else { return Err(WS_VERSION) };
+    let [key] = req.all("sec-websocket-key").collect::<Vec<_>>()[..] else { return Err(WS_KEY) };
+    // 16 bytes by the grammar of §4.3, which leaves the last digit's four spare bits free: §4.1 has them set in its example.
+    let digits = key.strip_suffix(b"==").filter(|digits| digits.len() == 22);
+    let digit = |b: &u8| b.is_ascii_alphanumeric() || b"+/".contains(b);
+    if !digits.is_some_and(|digits| digits.iter().all(digit)) {
+        return Err(WS_KEY);
+    }
+    let protocols = || req.list("sec-websocket-protocol").filter(|p| !p.is_empty());
+    if !protocols().all(is_token) {
+        return Err(SUBPROTOCOL);
+    }
+    let event_stream = protocols().any(|p| p == SUBPROTOCOL_NAME.as_bytes());
+    let accept = base64::encode(&sha1::digest(&[key, b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"].concat()));
+    let mut fields = format!("Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n");
+    if event_stream {
+        fields.extend(["Sec-WebSocket-Protocol: ", SUBPROTOCOL_NAME, "\r\n"]);
+    }
+    Ok(Some(Handshake { fields, event_stream }))
+}
+
+/// Why a connection fails (§7.1.7): a line of the table below.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The status code of the Close frame (§7.4.1).
+    pub code: u16,
+    /// Where the rule stands.
+    pub rule: &'static str,
+    /// What is wrong, what to do, and the rule; short enough for a Close frame.
+    pub reason: &'static str,
+}
+
+/// A failure, as functions return it: one word.
+pub type Fail = &'static Failure;
+
+macro_rules! failures {
+    ($($name:ident $code:literal $rule:literal $why:literal)*) => {
+        $(#[doc = concat!($code, ": ", $why)] pub const $name: Fail =
+            &Failure { code: $code, rule: $rule, reason: concat!($why, " (", $rule, ")") };)*
+        /// Every way in which a connection can fail by its client's frames.
+        pub const FAILURES: &[Fail] = &[$($name),*];
+    };
+}
+
+failures! {
+    RESERVED_BITS 1002 "RFC 6455 §5.2" "a reserved bit is 1, but no extension is in use; set RSV1, RSV2 and RSV3 to 0"
+    RESERVED_OPCODE 1002 "RFC 6455 §5.2" "an opcode is reserved; use 0, 1, 8, 9 or 10"
+    UNMASKED 1002 "RFC 6455 §5.1" "a frame is not masked; set MASK, and mask the payload"
+    LONG_FORM 1002 "RFC 6455 §5.2" "a length takes more bytes than it needs; use the shortest form"
+    HIGH_BIT 1002 "RFC 6455 §5.2" "the first bit of a length of 64 bits is 1; set it to 0"
+    CONTROL_LENGTH 1002 "RFC 6455 §5.5" "a control frame has more than 125 bytes; send fewer"
+    CONTROL_FRAGMENT 1002 "RFC 6455 §5.5" "a control frame is fragmented; set FIN"
+    NO_BEGINNING 1002 "RFC 6455 §5.4" "a continuation frame has no message to continue; begin one with opcode 1"
+    NO_END 1002 "RFC 6455 §5.4" "a message begins within another one; end that first, with FIN"
+    CLOSE_LENGTH 1002 "RFC 6455 §5.5.1" "a Close frame has half a status code; send 2 bytes, or nothing"
+    CLOSE_CODE 1002 "RFC 6455 §7.4" "a Close frame has a status code that is not for sending; send 1000, or nothing"
+    BINARY_DATA 1003 "RFC 6455 §7.4.1" "events are text; send it as a text message"
+    TEXT_UTF8 1007 "RFC 6455 §8.1" "a text message is not UTF-8; convert it"
+    REASON_UTF8 1007 "RFC 6455 §8.1" "the reason in a Close frame is not UTF-8; convert it"
+    TOO_LONG 1009 "tincan, --max-body" "the message is too large; send less, or raise --max-body"
+}
+
+/// What a client sent.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Received {
+    /// A whole text message.
+    Message(String),
+    /// A Ping frame, to be answered with this payload (§5.5.2).
+    Ping(Vec<u8>),
+    /// A Pong frame.
+    Pong(Vec<u8>),
+    /// A Close frame, to be answered with its status code; its reason.
+    Close(Option<u16>, String),
+}
+
+/// Reads a client's frames as they arrive.
+#[derive(Debug, Default)]
+pub struct Parser {
+    max: usize,
+    place: Place,
+    opcode: u8,
+    key: [u8; 4],
+    /// The last frame of the message has not begun.
+    unfinished: bool,
+    message: Vec<u8>,
+    /// So many bytes of the message are whole characters.
+    valid: usize,
+    control: Vec<u8>,
+}
+
+/// What the next byte is.
+#[derive(Debug, Clone, Copy, Default)]
+enum Place {
+    /// FIN, RSV1 to RSV3, opcode.
+    #[default]
+    First,
+    /// MASK, length.
+    Second,
+    /// One of the last so many bytes of a longer length; those before it, and what needs that form.
+    Length(u8, u64, u64),
+    /// One of the last so many bytes of the masking key; the payload's length.
+    Key(u8, usize),
+    /// Payload, of which so much is left.
+    Payload(usize),
+    /// Nothing that counts.
+    Over,
+}
+
+impl Parser {
+    /// Before a client's first frame. `max` limits a message, in bytes.
+    pub fn new(max: usize) -> Parser {
+        Parser { max, ..Parser::default() }
+    }
+
+    /// Takes bytes from the front up to the end of a message or a control frame. `None` where all are taken and more
+    /// must come. Behind a Close frame or a failure nothing counts any more (§5.5.1, §7.1.7).
+    ///
+    /// # Errors
+    /// The first rule that the bytes break.
+    pub fn next(&mut self, bytes: &mut &[u8]) -> Result<Option<Received>, Fail> {
+        let received = self.take(bytes);
+        if matches!(received, Err(_) | Ok(Some(Received::Close(..)))) {
+            *self = Parser { place: Place::Over, ..Parser::default() };
+        }
+        received
+    }
+
+    fn take(&mut self, bytes: &mut &[u8]) -> Result<Option<Received>, Fail> {
+        loop {
+            if let Place::Payload(left) = self.place {
+                let (payload, rest) = bytes.split_at(left.min(bytes.len()));
+                *bytes = rest;
+                self.unmask(payload)?;
+                if payload.len() < left {
+                    self.place = Place::Payload(left - payload.len());
+                    return Ok(None);
+                }
+                self.place = Place::First;
+                if let Some(received) = self.end()? {
+                    return Ok(Some(received));
+                }
+            } else {
+                let Some((byte, rest)) = bytes.split_first() else { return Ok(None) };
+                *bytes = rest;
+                self.place = self.header(*byte)?;
+            }
+        }
+    }
+
+    /// Takes a byte of a frame's header (§5.2); returns what the next byte is.
+    fn header(&mut self, byte: u8) -> Result<Place, Fail> {
+        Ok(match self.place {
+            Place::First => {
+                let (fin, opcode) = (byte & 0x80 != 0, byte & 0x0f);
+                if byte & 0x70 != 0 {
+                    return Err(RESERVED_BITS);
+                }
+                match opcode {
+                    CONTINUATION if !self.unfinished => return Err(NO_BEGINNING),
+                    TEXT | BINARY if self.unfinished => return Err(NO_END),
+                    BINARY => return Err(BINARY_DATA),
+                    CONTINUATION | TEXT => self.unfinished = !fin,
+                    CLOSE | PING | PONG if !fin => return Err(CONTROL_FRAGMENT),
+                    CLOSE | PING | PONG => {}
+                    _ => return Err(RESERVED_OPCODE),
+                }
+                self.opcode = opcode;
+                Place::Second
+            }
+            Place::Second if byte & 0x80 == 0 => return Err(UNMASKED),
+            Place::Second => match byte & 0x7f {
+                126 | 127 if self.is_control() => return Err(CONTROL_LENGTH),
+                126 => Place::Length(2, 0, 126),
+                127 => Place::Length(8, 0, 1 << 16),
+                length => self.sized(length.into())?,
+            },
+            Place::Length(left, before, least) => {
+                let length = before << 8 | u64::from(byte);
+                match left {
+                    2.. => Place::Length(left - 1, length, least),
+                    _ if length >> 63 == 1 => return Err(HIGH_BIT),
+                    _ if length < least => return Err(LONG_FORM),
+                    _ => self.sized(length)?,
+                }
+            }
+            Place::Key(left, length) => {
+                let [_, second, third, fourth] = self.key;
+                self.key = [second, third, fourth, byte];
+                if left > 1 { Place::Key(left - 1, length) } else { Place::Payload(length) }
+            }
+            Place::Payload(_) | Place::Over => self.place,
+        })
+    }
+
+    fn is_control(&self) -> bool {
+        self.opcode >= CLOSE
+    }
+
+    /// A length is told. The limit is the whole message's (§10.4), so that many frames do not get around it.
+    fn sized(&self, length: u64) -> Result<Place, Fail> {
+        let room = if self.is_control() { MAX_CONTROL } else { self.max.saturating_sub(self.message.len()) };
+        usize::try_from(length).ok().filter(|n| *n <= room).map(|n| Place::Key(4, n)).ok_or(TOO_LONG)
+    }
+
+    /// Takes payload: unmasked (§5.3), and where it is text, checked (§8.1). A character may go over the end of a frame.
+    fn unmask(&mut self, payload: &[u8]) -> Result<(), Fail> {
+        let of = if self.is_control() { &mut self.control } else { &mut self.message };
+        let start = of.len();
+        of.extend_from_slice(payload);
+        for four in of.split_at_mut(start).1.chunks_mut(4) {
+            four.iter_mut().zip(self.key).for_each(|(byte, key)| *byte ^= key);
+        }
+        self.key.rotate_left(payload.len() % 4);
+        match str::from_utf8(self.message.get(self.valid..).unwrap_or_default()) {
+            Ok(text) => self.valid += text.len(),
+            Err(e) if e.error_len().is_none() => self.valid += e.valid_up_to(),
+            Err(_) => return Err(TEXT_UTF8),
+        }
+        Ok(())
+    }
+
+    /// A frame is whole: what it completes.
+    fn end(&mut self) -> Result<Option<Received>, Fail> {
+        Ok(Some(match self.opcode {
+            PING => Received::Ping(take(&mut self.control)),
+            PONG => Received::Pong(take(&mut self.control)),
+            CLOSE => closing(&self.control)?,
+            _ if self.unfinished => return Ok(None),
+            _ => {
+                self.valid = 0;
+                Received::Message(String::from_utf8(take(&mut self.message)).map_err(|_| TEXT_UTF8)?)
+            }
+        }))
+    }
+}
+
+/// The payload of a Close frame (§5.5.1): nothing, or a status code and a reason.
+fn closing(payload: &[u8]) -> Result<Received, Fail> {
+    let (code, reason) = match payload {
+        [] => return Ok(Received::Close(None, String::new())),
+        [_] => return Err(CLOSE_LENGTH),
+        [high, low, reason @ ..] => (u16::from_be_bytes([*high, *low]), reason),
+    };
+    // §7.4.1, §7.4.2, and what was registered since (IANA, "WebSocket Close Code Number Registry": 1012 to 1014). 1004,
+    // 1005, 1006 and 1015 are no codes to send.
+    if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+        return Err(CLOSE_CODE);
+    }
+    Ok(Received::Close(Some(code), str::from_utf8(reason).map_err(|_| REASON_UTF8)?.into()))
+}
+
+/// Appends a frame of ours: whole, not masked, its length in the shortest form.
+fn frame(opcode: u8, payload: &[u8], out: &mut Vec<u8>) {
+    out.push(0x80 | opcode);
+    match payload.len() {
+        length @ 0..126 => out.push(length as u8),
+        length @ 126..0x1_0000 => out.extend([&[126], &(length as u16).to_be_bytes()[..]].concat()),
+        length => out.extend([&[127], &(length as u64).to_be_bytes()[..]].concat()),
+    }
+    out.extend_from_slice(payload);
+}
+
+/// Appends a text message, which must be UTF-8.
+pub fn text(data: &[u8], out: &mut Vec<u8>) {
+    frame(TEXT, data, out);
+}
+
+/// Appends a Ping frame; of the payload at most [`MAX_CONTROL`] bytes.
+pub fn ping(payload: &[u8], out: &mut Vec<u8>) {
+    frame(PING, payload.get(..MAX_CONTROL).unwrap_or(payload), out);
+}
+
+/// Appends a Pong frame; of the payload at most [`MAX_CONTROL`] bytes.
+pub fn pong(payload: &[u8], out: &mut Vec<u8>) {
+    frame(PONG, payload.get(..MAX_CONTROL).unwrap_or(payload), out);
+}
+
+/// Appends a Close frame with a status code, and of the reason as many characters as fit; an empty one without a code.
+pub fn close(code: Option<u16>, reason: &str, out: &mut Vec<u8>) {
+    let reason = reason.get(..reason.floor_char_boundary(MAX_CONTROL - 2)).unwrap_or_default();
+    let body = code.map(|code| [&code.to_be_bytes(), reason.as_bytes()].concat());
+    frame(CLOSE, &body.unwrap_or_default(), out);
+}
