@@ -274,6 +274,12 @@ impl Wire {
         String::from_utf8(self.buf.drain(..n).collect()).unwrap()
     }
 
+    /// Takes so many bytes; fewer where the connection ends before.
+    pub fn bytes(&mut self, n: usize) -> Vec<u8> {
+        while self.buf.len() < n && self.more() {}
+        self.buf.drain(..n.min(self.buf.len())).collect()
+    }
+
     /// Takes exactly these bytes.
     pub fn expect(&mut self, bytes: impl AsRef<[u8]>) {
         let bytes = bytes.as_ref();

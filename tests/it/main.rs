@@ -26,5 +26,6 @@ mod tidy;
 mod tokens;
 mod trace;
 mod ways;
+mod websocket;
 mod words;
 mod ws;
