@@ -183,7 +183,7 @@ impl Story {
 }
 
 /// Tincan behind a line of shell.
-fn shell(line: &str, args: &[&str]) -> Tincan {
+pub fn shell(line: &str, args: &[&str]) -> Tincan {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("{line} \"$0\" \"$@\""), env!("CARGO_BIN_EXE_tincan"), "--quiet"]);
     command.args(["--listen", "127.0.0.1:0"]).args(args);
@@ -191,7 +191,7 @@ fn shell(line: &str, args: &[&str]) -> Tincan {
 }
 
 /// Whether a command works here; else its test is left out.
-fn works(line: &str) -> bool {
+pub fn works(line: &str) -> bool {
     let out = Command::new("sh").args(["-c", line]).output().unwrap();
     if !out.status.success() {
         eprintln!("left out: `{line}` fails: {}", String::from_utf8_lossy(&out.stderr));

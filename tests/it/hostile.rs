@@ -81,13 +81,13 @@ impl Honest {
 }
 
 /// A number in /proc/PID/status.
-fn status(server: &Tincan, name: &str) -> u64 {
+pub fn status(server: &Tincan, name: &str) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     let line = text.lines().find_map(|l| l.strip_prefix(name)).unwrap();
     line.trim().split(' ').next().unwrap().parse().unwrap()
 }
 
-fn descriptors(server: &Tincan) -> usize {
+pub fn descriptors(server: &Tincan) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count()
 }
 

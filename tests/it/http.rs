@@ -171,6 +171,14 @@ fn framed() -> Vec<(String, Reject)> {
         (to("GET /a?wait=1.5"), WAIT),
         (to("GET /a?wait="), WAIT),
         (to("GET /a?wait=ten"), WAIT),
+        (to("POST /a?to=x"), NOBODY),
+        (to("POST /a?except=x"), NOBODY),
+        (to("POST /a?to="), NOBODY),
+        (to(&format!("POST /a?to={}", "0".repeat(32))), NOBODY),
+        (to(&format!("POST /a?to=%2B{}", "0".repeat(31))), NOBODY),
+        (to("POST /a?to=0123456789abcde%C3%A9"), NOBODY),
+        (to("POST /a?to=x&except=y"), TO_EXCEPT),
+        (to("POST /a?to=%zz"), TARGET),
         (to("GET /nothing/here"), NOT_FOUND),
         (to("GET /a/"), NOT_FOUND),
         (to("GET /lab/a%2Fb"), NOT_FOUND),
@@ -245,7 +253,7 @@ macro_rules! elsewhere {
 
 #[test]
 fn every_line_of_the_table_is_tested() {
-    let elsewhere = elsewhere!(BODY_UTF8 TIMEOUT CHANNELS CONNECTIONS PUBLISH_TOKEN READ_TOKEN LOG_FAILED LOG_CLOSED OPEN_LOGS PLAYING DISK_FULL UPGRADE UPGRADE_OPTION HANDSHAKE_METHOD WS_VERSION WS_KEY SUBPROTOCOL);
+    let elsewhere = elsewhere!(BODY_UTF8 TIMEOUT CHANNELS CONNECTIONS PUBLISH_TOKEN READ_TOKEN LOG_FAILED LOG_CLOSED OPEN_LOGS PLAYING DISK_FULL UPGRADE UPGRADE_OPTION HANDSHAKE_METHOD WS_VERSION WS_KEY SUBPROTOCOL BEHIND);
     let mut tests = String::new();
     for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it")).unwrap() {
         tests += &std::fs::read_to_string(entry.unwrap().path()).unwrap();

@@ -1,11 +1,14 @@
 //! WebSocket over real sockets: the table of `ws.rs` byte for byte, the handshake's refusals, and what a channel makes of
 //! messages.
 
+use crate::faults::{shell, works};
 use crate::harness::*;
-use crate::ws::{Case, MAX, Reaction, SMALL, cases, closing, judge, ping, random_bytes, text};
+use crate::hostile::descriptors;
+use crate::ws::{Case, Reaction, SMALL, cases, closing, frame, judge, ping, random_bytes, text};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::thread::{available_parallelism, scope, sleep};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread::scope;
 use std::time::{Duration, Instant};
 use tincan::reject::{self, Reject};
 
@@ -284,4 +287,517 @@ fn random_frames_over_sockets_are_answered_by_the_book() {
     println!("{counts} connections");
     assert!(counts > 200, "{counts} connections");
     eventually("all have left", || server.metric("tincan_connections") == Some(1));
+}
+
+#[test]
+fn a_handshake_is_answered_with_exactly_these_bytes() {
+    let server = Tincan::start(&[]);
+    for (fields, answer) in [
+        ("", ""),
+        ("Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n", ""),
+        ("Sec-WebSocket-Protocol: chat\r\n", ""),
+        ("Sec-WebSocket-Protocol: chat, event-stream\r\n", "Sec-WebSocket-Protocol: event-stream\r\n"),
+        ("Origin: http://localhost\r\nSec-Fetch-Site: same-origin\r\n", ""),
+        ("Accept: text/html\r\n", ""),
+    ] {
+        let mut wire = server.connect();
+        wire.send(handshake("/kitchen", fields));
+        Ws::accepted(wire, answer).close();
+    }
+    // One byte at a time; behind another request on the same connection; with a body, which says nothing.
+    let mut wire = server.connect();
+    wire.send("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert_eq!(wire.response().text(), "ok\n");
+    for byte in handshake("/kitchen", "Content-Length: 3\r\n").bytes().chain(*b"abc").chain(text("a")) {
+        wire.send([byte]);
+    }
+    let mut ws = Ws::accepted(wire, "");
+    ws.hears("a");
+    ws.close();
+    eventually("it is logged", || server.stderr().contains(" GET /kitchen 101\n"));
+}
+
+#[test]
+fn a_handshake_that_breaks_a_rule_is_refused_and_the_connection_goes_on() {
+    let server = Tincan::start(&[]);
+    let asked = handshake("/a", "");
+    let without =
+        |name: &str| asked.lines().filter(|line| !line.starts_with(name)).map(|l| format!("{l}\r\n")).collect();
+    let with = |from: &str, to: &str| asked.replace(from, to);
+    let cases: [(String, Reject); 18] = [
+        (with("GET", "POST"), reject::HANDSHAKE_METHOD),
+        (with("GET", "PUT"), reject::HANDSHAKE_METHOD),
+        (with("GET", "OPTIONS"), reject::HANDSHAKE_METHOD),
+        (without("Upgrade"), reject::UPGRADE),
+        (with("Upgrade: websocket", "Upgrade: h2c"), reject::UPGRADE),
+        (without("Connection"), reject::UPGRADE_OPTION),
+        (with("Connection: Upgrade", "Connection: keep-alive"), reject::UPGRADE_OPTION),
+        (without("Sec-WebSocket-Version"), reject::WS_VERSION),
+        (with("Version: 13", "Version: 8"), reject::WS_VERSION),
+        (with("Version: 13\r\n", "Version: 13\r\nSec-WebSocket-Version: 8\r\n"), reject::WS_VERSION),
+        (without("Sec-WebSocket-Key"), reject::WS_KEY),
+        (with("ZQ==", "ZQ="), reject::WS_KEY),
+        (with("ZQ==\r\n", "ZQ==\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"), reject::WS_KEY),
+        (handshake("/a", "Sec-WebSocket-Protocol: a b\r\n"), reject::SUBPROTOCOL),
+        (handshake("/a?since=x", ""), reject::SINCE),
+        (handshake("/a?event=%0a", ""), reject::EVENT_NAME),
+        (handshake("/nothing/here", ""), reject::NOT_FOUND),
+        (with("Host: localhost", "Host: evil.example"), reject::MISDIRECTED),
+    ];
+    let mut wire = server.connect();
+    for (request, reject) in cases {
+        wire.send(&request);
+        let answer = wire.response();
+        assert_eq!(answer.text(), reject.line(), "{request:?}");
+        answer.refused(reject);
+        let field = |name: &str| answer.field(name);
+        match reject.status {
+            426 => assert_eq!(
+                [field("upgrade"), field("connection"), field("sec-websocket-version")],
+                [Some("websocket"), Some("Upgrade"), Some("13")]
+            ),
+            405 => assert_eq!(field("allow"), Some("GET")),
+            _ => assert_eq!(field("upgrade"), None),
+        }
+        assert_eq!(field("sec-websocket-accept"), None, "{request:?}");
+    }
+    // In HTTP/1.0 there is no such thing; a HEAD has no body in its answer.
+    server.ask(with("HTTP/1.1", "HTTP/1.0")).refused(reject::UPGRADE);
+    wire.send(with("GET", "HEAD"));
+    assert!(wire.until(b"\r\n\r\n").starts_with("HTTP/1.1 405 "));
+    // What is no channel knows no WebSocket: the field is ignored (RFC 9110 §7.8).
+    for (path, kind) in [("/health", "text/plain; charset=utf-8"), ("/", "text/html; charset=utf-8")] {
+        wire.send(handshake(path, ""));
+        let answer = wire.response();
+        assert_eq!((answer.status, answer.field("content-type")), (200, Some(kind)), "{path}");
+    }
+    wire.send(handshake("/a", ""));
+    Ws::accepted(wire, "").close();
+}
+
+#[test]
+fn a_handshake_from_another_site_is_refused() {
+    let server = Tincan::start(&[]);
+    let origin = |origin: &str| format!("Origin: {origin}\r\n");
+    let other = [origin("http://evil.example"), origin("null"), origin("http://localhost:1"), origin("")];
+    for fields in other.into_iter().chain(["Sec-Fetch-Site: cross-site\r\n".into()]) {
+        server.ask(handshake("/a", &fields)).refused(reject::CROSS_SITE);
+        // Also where the handshake is wrong: who may not know is not told.
+        let wrong = handshake("/a", &fields).replace("Version: 13", "Version: 8");
+        server.ask(wrong).refused(reject::CROSS_SITE);
+    }
+    assert_eq!(server.metric("tincan_channels"), Some(0));
+    let allows = Tincan::start(&["--allow-origin", "https://app.example"]);
+    let fields = "Origin: https://app.example\r\nSec-Fetch-Site: cross-site\r\n";
+    let mut wire = allows.connect();
+    wire.send(handshake("/a", fields));
+    Ws::accepted(wire, "").close();
+    allows.ask(handshake("/a", &origin("https://b.example"))).refused(reject::CROSS_SITE);
+}
+
+#[test]
+fn a_websocket_needs_the_token_for_reading_and_a_message_the_one_for_publishing() {
+    let dir = Scratch::new();
+    let path = dir.0.join("tokens");
+    std::fs::write(&path, "read r3ad\npublish p0st\nread b0th\npublish b0th\n").unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let server = Tincan::start(&["--token-file", path.to_str().unwrap()]);
+    let bearer = |token: &str| format!("Authorization: Bearer {token}\r\n");
+    for fields in [String::new(), bearer("wrong"), bearer("p0st")] {
+        let answer = server.ask(handshake("/a", &fields));
+        answer.refused(reject::READ_TOKEN);
+        assert_eq!(answer.field("www-authenticate"), Some("Basic realm=\"tincan: read\", charset=\"UTF-8\""));
+    }
+    let open = |token: &str| {
+        let mut wire = server.connect();
+        wire.send(handshake("/a", &bearer(token)));
+        Ws::accepted(wire, "")
+    };
+    let (mut both, mut reads) = (open("b0th"), open("r3ad"));
+    both.send(text("from one who may"));
+    both.hears("from one who may");
+    reads.hears("from one who may");
+    reads.send([ping("still here"), text("from one who may not"), text("nor this")].concat());
+    reads.gets(0x8a, "still here");
+    reads.closes(1008, reject::PUBLISH_TOKEN.why);
+    both.send(text("next"));
+    both.hears("next");
+}
+
+#[test]
+fn a_websocket_counts_as_four_connections_and_a_full_server_says_503() {
+    let server = Tincan::start(&["--max-connections", "6"]);
+    let bare = descriptors(&server);
+    let first = Ws::open(&server, "/a");
+    assert_eq!(server.metric("tincan_connections"), Some(5));
+    eventually("it has as many descriptors", || descriptors(&server) == bare + 4);
+    let answer = server.ask(handshake("/a", "Connection: close\r\n"));
+    answer.refused(reject::CONNECTIONS);
+    assert_eq!(answer.field("retry-after"), Some("5"));
+    assert_eq!(server.readers("a"), 1);
+    first.close();
+    eventually("there is room again", || server.metric("tincan_connections") == Some(1));
+    Ws::open(&server, "/a").close();
+    eventually("nothing is left", || server.metric("tincan_connections") == Some(1));
+    eventually("no descriptor is left", || descriptors(&server) == bare);
+    let server = Tincan::start(&["--max-channels", "1"]);
+    server.post("/a", "x");
+    server.ask(handshake("/b", "")).refused(reject::CHANNELS);
+}
+
+/// A reader's first message with the subprotocol; returns its id.
+fn prelude(text: &str, channel: &str) -> String {
+    let (address, id) = (address_of(text), id_of(text));
+    assert_eq!(text, format!(": connected to /{channel} as {address}\nretry: 0\nid: {id}\n\n"));
+    assert!(address.len() == 32 && address.bytes().all(|b| b.is_ascii_hexdigit()), "{address}");
+    id
+}
+
+#[test]
+fn everyone_hears_what_anyone_says_in_the_same_order() {
+    let server = Tincan::start(&["--retry", "0"]);
+    let (mut stream, first) = server.listen("/a", "");
+    let (mut blocks, text_of_prelude) = Ws::blocks(&server, "/a", "");
+    assert_eq!(prelude(&text_of_prelude, "a"), first);
+    let mut plain = Ws::open(&server, "/a");
+    let mut named = Ws::open(&server, "/a?event=order");
+    let mut bodies: Vec<String> =
+        ["one", "", "two\nlines", "\n", "a\r\nb\rc", " begins with a space", ": data: x", "\u{feff}\0", "event: x\n\n"]
+            .map(String::from)
+            .into();
+    bodies.extend([125, 126, 65535, 65536].map(|n| "x".repeat(n)));
+    let epoch = first.strip_suffix("-0").unwrap();
+    let mut number = 0;
+    for body in bodies {
+        let data = lines(&body);
+        for from in ["plain", "blocks", "named", "POST"] {
+            number += 1;
+            let id = format!("{epoch}-{number}");
+            match from {
+                "plain" => plain.send(text(&body)),
+                "blocks" => blocks.send(text(&body)),
+                "named" => named.send(text(&body)),
+                _ => assert_eq!(server.post("/a", &body), [id.as_str()]),
+            }
+            let event = if from == "named" { "event: order\n" } else { "" };
+            let block = event.to_owned() + &block(&body, &id);
+            stream.expect(&block);
+            blocks.hears(&block);
+            plain.hears(&data);
+            named.hears(&data);
+        }
+    }
+    // Many at once, from all of them: each hears all, in the one order that the ids say.
+    for n in 0..300 {
+        [&mut plain, &mut named, &mut blocks][n % 3].send(text(n.to_string()));
+    }
+    let mut said = Vec::new();
+    for _ in 0..300 {
+        number += 1;
+        let block = stream.block();
+        assert_eq!(id_of(&block), format!("{epoch}-{number}"));
+        blocks.hears(&block);
+        let data = block.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+        plain.hears(data);
+        named.hears(data);
+        said.push(data.parse::<usize>().unwrap());
+    }
+    for sender in 0..3 {
+        let mine: Vec<_> = said.iter().copied().filter(|n| n % 3 == sender).collect();
+        assert_eq!(mine, (0..300).filter(|n| n % 3 == sender).collect::<Vec<_>>(), "a sender's order is kept");
+    }
+    assert_eq!(server.metric("tincan_events_total"), Some(number));
+    assert_eq!(server.readers("a"), 4);
+    for ws in [plain, named, blocks] {
+        ws.close();
+    }
+    stream.shut();
+    eventually("the WebSockets have left", || server.readers("a") == 1);
+}
+
+#[test]
+fn a_websocket_comes_back_to_where_it_was_and_is_told_what_it_missed() {
+    let server = Tincan::start(&["--retry", "0", "--history", "1K"]);
+    let ids: Vec<String> = (1..=9).map(|n| server.post("/a", n.to_string()).remove(0)).collect();
+    let events = |from: usize| (from..=9).map(|n| (n.to_string(), block(&n.to_string(), &ids[n - 1])));
+    // After an id, of the query or of the field, which wins; all that is kept; and from now on.
+    let last = format!("Last-Event-ID: {}\r\n", ids[6]);
+    for (query, field, from) in [
+        (format!("?since={}", ids[3]), "", 5),
+        (format!("?since={}", ids[3]), last.as_str(), 8),
+        ("?since=all".into(), "", 1),
+        (String::new(), last.as_str(), 8),
+        (String::new(), "", 10),
+    ] {
+        let (mut ws, first) = Ws::blocks(&server, &format!("/a{query}"), field);
+        let id = prelude(&first, "a");
+        assert_eq!(id.rsplit('-').next(), Some((from - 1).to_string().as_str()), "{query} {field}");
+        events(from).for_each(|(_, block)| ws.hears(&block));
+        ws.close();
+        let mut wire = server.connect();
+        wire.send(handshake(&format!("/a{query}"), field));
+        let mut plain = Ws::accepted(wire, "");
+        events(from).for_each(|(data, _)| plain.hears(&data));
+        plain.close();
+    }
+    // What is no longer kept.
+    (0..9).for_each(|_| drop(server.post("/a", "x".repeat(200))));
+    let (mut ws, first) = Ws::blocks(&server, &format!("/a?since={}", ids[0]), "");
+    prelude(&first, "a");
+    let gap = ws.message();
+    let (kept, _) = server.listen("/a?since=all", "");
+    drop(kept);
+    let from = id_of(&ws.message());
+    let number = |id: &str| id.rsplit('-').next().unwrap().parse::<u64>().unwrap();
+    let lost = number(&from) - 2;
+    let said = format!("{{\"asked\":\"{}\",\"from\":\"{from}\",\"lost\":{lost}}}", ids[0]);
+    assert_eq!(gap, format!("event: gap\ndata: {said}\n\n"));
+    // Without blocks there is no name, but the text is there.
+    let mut plain = Ws::open(&server, &format!("/a?since={}", ids[0]));
+    plain.hears(&said);
+    plain.hears(&"x".repeat(200));
+}
+
+#[test]
+fn what_a_websocket_says_is_on_the_disk_and_what_does_not_get_there_closes_it() {
+    let dir = Scratch::new();
+    let server = Tincan::start(&["--data", dir.arg(), "--sync"]);
+    let mut ws = Ws::open(&server, "/a?event=soup");
+    for n in 0..20 {
+        ws.send(text(n.to_string()));
+        ws.hears(&n.to_string());
+    }
+    let kept = server.get("/a?since=all&wait=0").text();
+    assert!(
+        kept.contains("\n\nevent: soup\ndata: 0\nid: ")
+            && dir.read("a.sse").contains(&kept[kept.find("event").unwrap()..])
+    );
+    // The file is changed by somebody else: an error of this server's.
+    let mut file = std::fs::OpenOptions::new().append(true).open(dir.0.join("a.sse")).unwrap();
+    std::io::Write::write_all(&mut file, b"data: mine\n\n").unwrap();
+    ws.send(text("not kept"));
+    ws.closes(1011, reject::LOG_FAILED.why);
+    drop(server);
+    // No room: come back.
+    if !works("prlimit") {
+        return;
+    }
+    let dir = Scratch::new();
+    let server = shell("ulimit -S -f 64; exec", &["--data", dir.arg()]);
+    let mut ws = Ws::open(&server, "/a");
+    let body = "x".repeat(5000);
+    while server.post_with("/a", "", &body).status == 200 {
+        ws.hears(&body);
+    }
+    ws.send(text(&body));
+    ws.closes(1013, reject::DISK_FULL.why);
+}
+
+const CALLED_BACK: &str = "you have fallen behind, or your time is over; come back with ?since=ID";
+
+#[test]
+fn a_websocket_is_pinged_each_heartbeat_and_closed_when_two_pings_go_unanswered() {
+    let server = Tincan::start(&["--heartbeat", "1"]);
+    let (mut silent, mut answers, began) = (Ws::open(&server, "/a"), Ws::open(&server, "/b"), Instant::now());
+    scope(|s| {
+        s.spawn(|| {
+            // Any answer will do, also one that was not asked for (§5.5.3); but not a message.
+            for n in 0..5 {
+                answers.gets(0x89, "");
+                answers.send(frame(0x8a, if n % 2 == 0 { "" } else { "odd" }));
+            }
+            answers.send(text("still here"));
+            answers.hears("still here");
+        });
+        silent.gets(0x89, "");
+        assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
+        silent.gets(0x89, "");
+        assert_eq!(silent.frame(), None, "it ends");
+        let took = began.elapsed();
+        assert!(took > Duration::from_millis(2800) && took < Duration::from_secs(5), "{took:?}");
+        eventually("it is gone", || server.readers("a") == 0);
+    });
+    assert_eq!(server.readers("b"), 1);
+}
+
+#[test]
+fn pings_are_answered_while_the_stream_is_busy() {
+    let server = Tincan::start(&["--quiet"]);
+    let (mut ws, over) = (Ws::open(&server, "/a"), AtomicBool::new(false));
+    scope(|s| {
+        s.spawn(|| {
+            let mut wire = server.connect();
+            let body = "x".repeat(10_000);
+            while !over.load(SeqCst) {
+                wire.send(format!("POST /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000\r\n\r\n{body}"));
+                assert_eq!(wire.response().status, 200);
+            }
+        });
+        let mut between = 0; // messages that came before a pong
+        for n in 0.. {
+            if between > 100 {
+                break;
+            }
+            let began = Instant::now();
+            ws.send(ping(n.to_string()));
+            loop {
+                match ws.frame().unwrap() {
+                    (0x81, data) => assert_eq!(data.len(), 10_000),
+                    pong => {
+                        assert_eq!(pong, (0x8a, n.to_string().into_bytes()));
+                        break;
+                    }
+                }
+                between += 1;
+            }
+            assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        }
+        over.store(true, SeqCst);
+    });
+}
+
+#[test]
+fn at_its_age_limit_a_websocket_is_called_back_and_ends() {
+    let server = Tincan::start(&["--max-age", "1"]);
+    let (mut answers, mut silent, began) = (Ws::open(&server, "/a"), Ws::open(&server, "/a"), Instant::now());
+    answers.send(text("x"));
+    answers.hears("x");
+    silent.hears("x");
+    for ws in [&mut answers, &mut silent] {
+        ws.gets(0x88, [&1013u16.to_be_bytes(), CALLED_BACK.as_bytes()].concat());
+        let took = began.elapsed();
+        assert!(took > Duration::from_millis(850) && took < Duration::from_secs(3), "{took:?}");
+    }
+    // What comes behind our Close frame and before the client's is still heard; nothing is sent any more.
+    let told = Instant::now();
+    answers.send([text("one more"), ping("a"), closing(1013, "")].concat());
+    assert_eq!(answers.frame(), None);
+    assert!(told.elapsed() < Duration::from_secs(1), "{:?}", told.elapsed());
+    assert!(server.get("/a?since=all&wait=0").text().contains("data: one more\n"));
+    assert_eq!(silent.frame(), None, "who does not answer is not waited for");
+    assert!(told.elapsed() < Duration::from_secs(4), "{:?}", told.elapsed());
+    eventually("nothing is left", || server.metric("tincan_connections") == Some(1));
+}
+
+#[test]
+fn a_websocket_that_leaves_is_gone_from_the_metrics_within_two_seconds() {
+    let server = Tincan::start(&[]);
+    let bare = descriptors(&server);
+    for how in ["close", "end", "reset", "shut"] {
+        let mut ws = Ws::open(&server, "/a");
+        assert_eq!(server.readers("a"), 1);
+        let began = Instant::now();
+        let mut kept = None;
+        match how {
+            "close" => ws.close(),
+            "end" => drop(ws),
+            "reset" => {
+                server.post("/a", "x");
+                ws.0.stream.peek(&mut [0]).unwrap(); // a close with bytes unread is a reset
+                drop(ws);
+            }
+            // A WebSocket has no half that goes on: without a Close frame it is over (§7.1.4).
+            _ => {
+                ws.0.shut();
+                assert_eq!(ws.frame(), None);
+                kept = Some(ws);
+            }
+        }
+        eventually("it is gone", || server.readers("a") == 0);
+        assert!(began.elapsed() < Duration::from_secs(2), "{how}: {:?}", began.elapsed());
+        drop(kept);
+        eventually("it is not counted", || server.metric("tincan_connections") == Some(1));
+    }
+    eventually("no descriptor is left", || descriptors(&server) == bare);
+    eventually("no thread is left", || crate::hostile::status(&server, "Threads:") <= 8);
+}
+
+#[test]
+fn a_stalled_websocket_keeps_its_place_and_falls_off_the_log_in_the_end() {
+    let body = |n: usize| format!("{n} {}", "x".repeat(60_000));
+    // As long as its place is kept it goes on from there.
+    let server = Tincan::start(&["--quiet", "--history", "64M"]);
+    let (mut ws, _) = Ws::blocks(&server, "/a", "");
+    let (mut reader, _) = server.listen("/a", "");
+    let mut expected = Vec::new();
+    for n in 0..200 {
+        expected.push(block(&body(n), &server.post("/a", body(n))[0]));
+        reader.expect(&expected[n]);
+    }
+    expected.iter().for_each(|block| ws.hears(block));
+    ws.send(text("end"));
+    assert!(ws.message().starts_with("data: end\n"));
+    assert_eq!(server.metric("tincan_dropped_subscribers_total"), Some(0));
+    drop(server);
+    // Then it is told to come back, behind whole messages.
+    let server = Tincan::start(&["--quiet", "--history", "256K"]);
+    let ((mut ws, _), mut count) = (Ws::blocks(&server, "/a", ""), 0);
+    let mut expected = Vec::new();
+    eventually("it is cut off", || {
+        expected.push(block(&body(count), &server.post("/a", body(count))[0]));
+        count += 1;
+        server.metric("tincan_dropped_subscribers_total") == Some(1)
+    });
+    assert_eq!(server.readers("a"), 0);
+    let mut heard = 0;
+    let close = loop {
+        match ws.frame().unwrap() {
+            (0x81, block) => assert!(block == expected[heard].as_bytes(), "message {heard}"),
+            (first, payload) => break (first, payload),
+        }
+        heard += 1;
+    };
+    assert_eq!(close, (0x88, [&1013u16.to_be_bytes(), CALLED_BACK.as_bytes()].concat()));
+    assert!(heard > 3 && heard < count, "{heard} of {count}");
+    ws.send(closing(1013, ""));
+    assert_eq!(ws.frame(), None);
+    eventually("nothing is left", || server.metric("tincan_connections") == Some(1));
+    let last = id_of(&expected[heard - 1]);
+    let (mut again, _) = Ws::blocks(&server, &format!("/a?since={last}"), "");
+    assert!(again.message().starts_with("event: gap\ndata: {"));
+}
+
+#[test]
+fn a_websocket_that_never_reads_is_gone_after_some_heartbeats() {
+    let server = Tincan::start(&["--quiet", "--heartbeat", "1", "--history", "64M"]);
+    let stalled = Ws::open(&server, "/a");
+    let body = "x".repeat(60_000);
+    (0..200).for_each(|_| drop(server.post("/a", &body)));
+    let began = Instant::now();
+    assert_eq!(server.readers("a"), 1);
+    eventually("it is gone", || server.readers("a") == 0);
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(1500) && took < Duration::from_secs(8), "{took:?}");
+    eventually("nothing is left", || server.metric("tincan_connections") == Some(1));
+    drop(stalled);
+}
+
+#[test]
+fn a_hundred_stalled_websockets_delay_no_honest_reader_and_cost_little_memory() {
+    // Two servers, of which one has stalled WebSockets; the same readers at each, asked by turns.
+    let servers = [(); 2].map(|()| Tincan::start(&["--quiet", "--history", "32M"]));
+    let stalled: Vec<Ws> = (0..100).map(|_| Ws::open(&servers[1], "/a")).collect();
+    let body = "x".repeat(60_000);
+    for server in &servers {
+        (0..120).for_each(|_| drop(server.post("/a", &body)));
+    }
+    assert_eq!(servers[1].readers("a"), 100, "they are behind, and have their place");
+    let mut readers = servers.each_ref().map(|server| (0..1000).map(|_| server.listen("/a", "").0).collect::<Vec<_>>());
+    let [without, with] = servers.each_ref().map(|server| pss(server.pid()));
+    assert!(with < without + 100 * 256, "{without} KiB without and {with} KiB with 100 stalled WebSockets");
+    let mut times = [vec![], vec![]];
+    for n in 0..25 {
+        for (which, server) in servers.iter().enumerate() {
+            let began = Instant::now();
+            let id = server.post("/a", n.to_string()).remove(0);
+            readers[which].iter_mut().for_each(|reader| reader.expect(block(&n.to_string(), &id)));
+            times[which].push(began.elapsed());
+        }
+    }
+    times.iter_mut().for_each(|times| times.sort());
+    let [without, with] = [times[0][12], times[1][12]];
+    println!("until 1,000 readers have heard: {without:?} without, {with:?} with 100 stalled WebSockets");
+    assert!(with < without * 2 + Duration::from_millis(20), "{without:?} without, {with:?} with");
+    assert_eq!(servers[1].readers("a"), 1100);
+    drop(stalled);
 }
