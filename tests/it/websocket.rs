@@ -1,16 +1,20 @@
 //! WebSocket over real sockets: the table of `ws.rs` byte for byte, the handshake's refusals, and what a channel makes of
 //! messages.
 
+use crate::browser::{driver, url};
 use crate::faults::{shell, works};
 use crate::harness::*;
 use crate::hostile::descriptors;
 use crate::ws::{Case, Reaction, SMALL, cases, closing, frame, judge, ping, random_bytes, text};
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::scope;
 use std::time::{Duration, Instant};
+use tincan::event::json;
 use tincan::reject::{self, Reject};
+use tincan::ws::{BINARY_DATA, Failure, TOO_LONG};
 
 /// Connections of the runner at a time.
 const WORKERS: usize = 8;
@@ -800,4 +804,110 @@ fn a_hundred_stalled_websockets_delay_no_honest_reader_and_cost_little_memory() 
     assert!(with < without * 2 + Duration::from_millis(20), "{without:?} without, {with:?} with");
     assert_eq!(servers[1].readers("a"), 1100);
     drop(stalled);
+}
+
+#[test]
+fn chromiums_websocket_speaks_with_the_server() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&["--retry", "0"]);
+    let page = driver.page(&url(&server, "/lab"));
+    let open = |path: &str, protocols: &str| {
+        let at = json(&format!("ws://127.0.0.1:{}{path}", server.port));
+        page.js(&format!(
+            "(window.ws = new WebSocket({at}, {protocols}), window.heard = [], window.end = '',
+             ws.onmessage = e => heard.push(e.data), ws.onerror = () => end += 'error ',
+             ws.onclose = e => end += [e.code, e.reason, e.wasClean].join('|'))"
+        ));
+    };
+    let ready = |protocol: &str| {
+        page.becomes("ws.readyState", "1");
+        assert_eq!(page.js("[ws.protocol, ws.extensions].join('|')"), format!("{protocol}|"));
+    };
+    open("/a", "[]");
+    ready("");
+    page.js("['', 'κόσμε 🍲', 'two\\nlines', '\\0', 'x'.repeat(65536)].forEach(text => ws.send(text))");
+    let heard = "heard.map(text => text.length > 99 ? text.length : text).join('|')";
+    page.becomes(heard, "|κόσμε 🍲|two\nlines|\0|65536");
+    page.js("ws.close(4321, 'Auf Wiederhören')");
+    page.becomes("end", "4321||true"); // the server answers with the code (§5.5.1)
+    // With blocks, from the beginning on.
+    open("/a?since=all&event=soup", "['chat', 'event-stream']");
+    ready("event-stream");
+    page.becomes("heard.length", "6");
+    page.js("ws.send('hot')");
+    page.becomes("heard.length", "7");
+    prelude(&page.js("heard[0]"), "a");
+    let kept = server.get("/a?since=all&wait=0").text();
+    assert_eq!(page.js("heard.slice(1).join('')"), kept[kept.find("\n\n").unwrap() + 2..]);
+    assert!(kept.contains("\n\nevent: soup\ndata: hot\nid: "), "{kept}");
+    // What breaks a rule is told with its reason.
+    let told = |failure: &Failure| format!("{}|{}|true", failure.code, failure.reason);
+    page.js("ws.send(new Uint8Array([1]))");
+    page.becomes("end", &told(BINARY_DATA));
+    open("/a", "[]");
+    ready("");
+    page.js("ws.send('x'.repeat(65537))");
+    page.becomes("end", &told(TOO_LONG));
+    // A refused handshake is an error without a reason; so is a page of another site.
+    open("/nothing/here", "[]");
+    page.becomes("end", "error 1006||false");
+    let other = Tincan::start(&[]);
+    page.open(&url(&other, "/health")); // has no policy that would keep it from asking
+    open("/a", "[]");
+    page.becomes("end", "error 1006||false");
+    eventually("it is logged", || server.stderr().contains(" GET /a 403\n"));
+}
+
+#[test]
+fn a_client_in_python_speaks_with_the_server() {
+    if !works("/usr/bin/python3 -c 'import websockets'") {
+        return;
+    }
+    let server = Tincan::start(&["--retry", "0", "--max-body", "1K"]);
+    let script = r#"
+import asyncio, sys, websockets
+async def main(base):
+    async with websockets.connect(base) as ws:
+        print(ws.subprotocol, ws.extensions)
+        for text in ["", "κόσμε 🍲", "two\nlines", "x" * 1024]:
+            await ws.send(text)
+            assert await ws.recv() == text
+        await ws.send(["so", "", "up ", "is ready"])
+        print(await ws.recv())
+        await (await ws.ping(b"\xff" * 125))
+        await ws.pong(b"unasked")
+        await ws.close(3001, "bye")
+        print(ws.close_code, ws.close_reason)
+    async with websockets.connect(base + "?since=all&event=e", subprotocols=["event-stream"]) as ws:
+        print(ws.subprotocol, (await ws.recv()).split(" as ")[0])
+        for n in range(5): await ws.recv()
+        await ws.send("named")
+        print((await ws.recv()).split("id")[0])
+    for bad in [b"binary", "x" * 1025, ["x" * 1024, "", "x"]]:
+        async with websockets.connect(base) as ws:
+            await ws.send(bad)
+            try: await ws.recv()
+            except websockets.ConnectionClosedError as e: print(e.rcvd.code, e.rcvd.reason)
+    for path, origin in [("/a/b", None), ("", "http://evil.example")]:
+        try: await websockets.connect(base + path, origin=origin)
+        except websockets.InvalidStatusCode as e: print(e.status_code)
+    # Many at once: all hear all.
+    many = [await websockets.connect(base + "?many") for _ in range(20)]
+    for n, ws in enumerate(many): await ws.send(str(n))
+    heard = [[await ws.recv() for _ in many] for ws in many]
+    assert all(h == heard[0] for h in heard) and sorted(heard[0], key=int) == [str(n) for n in range(20)]
+    for ws in many: await ws.close()
+    print("all")
+asyncio.run(asyncio.wait_for(main(sys.argv[1]), 20))
+"#;
+    let mut command = Command::new("/usr/bin/python3");
+    command.args(["-c", script, &format!("ws://127.0.0.1:{}/a", server.port)]).env("PYTHONUTF8", "1");
+    let out = command.output().unwrap();
+    let said = String::from_utf8(out.stdout).unwrap() + &String::from_utf8_lossy(&out.stderr);
+    let (binary, long) = (BINARY_DATA.reason, TOO_LONG.reason);
+    let expected = format!(
+        "None []\nsoup is ready\n3001 \nevent-stream : connected to /a\nevent: e\ndata: named\n\n\
+         1003 {binary}\n1009 {long}\n1009 {long}\n404\n403\nall\n"
+    );
+    assert_eq!(said, expected);
 }
