@@ -293,21 +293,19 @@ impl Channel {
     pub fn open(&self, config: &Config, now: u64, stream: TcpStream, slot: Slot, opening: Opening) -> io::Result<bool> {
         // The count comes first: whoever publishes from here on wakes the pump, and whoever did before is seen below.
         self.readers.fetch_add(1, SeqCst);
-        let opened = self.greet(config, now, stream, slot, opening);
-        let subscriber = opened.inspect_err(|_| {
+        let opened = self.greet(config, now, stream, slot, opening).and_then(|(sub, prelude)| self.join(sub, &prelude));
+        let pos = opened.inspect_err(|_| {
             self.readers.fetch_sub(1, SeqCst);
         })?;
-        let pos = subscriber.pos;
-        self.join(subscriber);
         let mut state = lock(&self.state);
         state.pumped = state.pumped.min(pos);
         Ok(state.log.heard().pos > pos)
     }
 
-    /// Sends head and prelude, unless they have to wait.
+    /// Makes a subscriber, and what it is sent first; nothing where it is a poll.
     fn greet(
         &self, config: &Config, now: u64, stream: TcpStream, slot: Slot, opening: Opening,
-    ) -> io::Result<Subscriber> {
+    ) -> io::Result<(Subscriber, Vec<u8>)> {
         let Opening { head, from, wait, trace } = opening;
         let (Place { pos, id, gap }, end) = {
             let state = lock(&self.state);
@@ -328,21 +326,19 @@ impl Channel {
         let expires = age.map(|age| now + jitter(millis(age), 10));
         let more = (trace.is_some() || expires.is_some()).then(|| Box::new(More { trace, expires, ..More::default() }));
         let mut sub = Subscriber { stream, pos, more, due: 0, key, stalls: 0, gone: None, shut: false, slot };
-        if let Some(wait) = wait {
-            sub.more.get_or_insert_default().poll = Some(Poll::Wait(head, prelude));
-            sub.due = now + millis(wait);
-            if pos < end || gap.is_some() || wait.is_zero() {
-                sub.begin(end).map_err(|_| io::ErrorKind::BrokenPipe)?;
-                sub.finish(now);
-            }
-        } else {
-            let mut opening = head.into_bytes();
-            opening.append(&mut prelude);
-            sub.say(&opening).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        let Some(wait) = wait else {
             sub.due = now + millis(config.heartbeat);
+            sub.stream.set_nonblocking(true)?;
+            return Ok((sub, [head.into_bytes(), prelude].concat()));
+        };
+        sub.more.get_or_insert_default().poll = Some(Poll::Wait(head, prelude));
+        sub.due = now + millis(wait);
+        if pos < end || gap.is_some() || wait.is_zero() {
+            sub.begin(end).map_err(|_| io::ErrorKind::BrokenPipe)?;
+            sub.finish(now);
         }
         sub.stream.set_nonblocking(true)?;
-        Ok(sub)
+        Ok((sub, Vec::new()))
     }
 
     /// Gives each subscriber its next piece; where there are many, `helpers` stand for further cores.
@@ -443,11 +439,15 @@ impl Channel {
         subscribers
     }
 
-    /// Takes one more in, without waiting where a turn is under way.
-    fn join(&self, subscriber: Subscriber) {
-        match self.subscribers.try_lock() {
-            Ok(mut subscribers) => subscribers.push(subscriber),
-            Err(_) => lock(&self.joining).push(subscriber),
+    /// Takes one more in, without waiting where a turn is under way. Returns its position.
+    fn join(&self, mut sub: Subscriber, prelude: &[u8]) -> io::Result<u64> {
+        let mut list = self.subscribers.try_lock().unwrap_or_else(|_| lock(&self.joining));
+        if !prelude.is_empty() {
+            // With the lock: who is told its address can be found by it at once.
+            sub.say(prelude).map_err(|_| io::ErrorKind::BrokenPipe)?;
         }
+        let pos = sub.pos;
+        list.push(sub);
+        Ok(pos)
     }
 }
