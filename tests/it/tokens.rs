@@ -25,7 +25,7 @@ fn file(scratch: &Scratch, name: &str, text: impl AsRef<[u8]>, mode: u32) -> Pat
 }
 
 /// A server with these tokens.
-fn guarded(scratch: &Scratch, text: &str, args: &[&str]) -> Tincan {
+pub fn guarded(scratch: &Scratch, text: &str, args: &[&str]) -> Tincan {
     let path = file(scratch, "tokens", text, 0o600);
     Tincan::start(&[&["--token-file", path.to_str().unwrap()], args].concat())
 }

@@ -1,0 +1,388 @@
+//! `?to=` and `?except=`: to one reader, and to all others.
+
+use crate::harness::*;
+use crate::tokens;
+use crate::websocket::{Ws, block};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::thread::scope;
+use std::time::Duration;
+use tincan::reject::{self, BEHIND, NOBODY};
+
+/// Opens a stream; returns it behind its prelude, with its address and the prelude's id.
+fn listen(server: &Tincan, path: &str) -> (Wire, String, String) {
+    let mut wire = server.connect();
+    wire.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+    wire.until(b"\r\n\r\n");
+    let prelude = wire.block();
+    (wire, address_of(&prelude), id_of(&prelude))
+}
+
+fn to(server: &Tincan, channel: &str, address: &str, body: &str) -> Response {
+    server.post_with(&format!("{channel}?to={address}"), "", body)
+}
+
+fn except(server: &Tincan, channel: &str, address: &str, body: &str) -> String {
+    server.post(&format!("{channel}?except={address}"), body).remove(0)
+}
+
+/// Runs a test on a channel in memory, and on one on the disk.
+fn in_memory_and_on_the_disk(args: &[&str], test: impl Fn(&Tincan)) {
+    let dir = Scratch::new();
+    test(&Tincan::start(args));
+    test(&Tincan::start(&[args, &["--data", dir.arg(), "--sync"]].concat()));
+}
+
+#[test]
+fn what_is_said_to_one_reader_is_heard_by_it_alone_and_not_kept() {
+    in_memory_and_on_the_disk(&[], |server| {
+        let (mut one, address, start) = listen(server, "/a");
+        let (mut other, ..) = listen(server, "/a");
+        let (mut blocks, prelude) = Ws::blocks(server, "/a", "");
+        let mut plain = Ws::open(server, "/a");
+        let (before, given) = (server.post("/a", "before").remove(0), "given to that reader; not kept\n");
+        assert_eq!(to(server, "/a", &address, "two\nlines").text(), given);
+        assert_eq!(to(server, "/a", &format!("{address}&event=soup"), "").text(), given);
+        let fields = "Content-Type: text/event-stream\r\n";
+        let answer =
+            server.post_with(&format!("/a?to={address}"), fields, "data: x\n\nevent: e\nretry: 9\ndata: y\n\n");
+        assert_eq!((answer.status, answer.text().as_str()), (200, given));
+        assert_eq!(to(server, "/a", &address_of(&prelude), "hush").text(), given);
+        let after = server.post("/a", "after").remove(0);
+        let (before, after) = (block("before", &before), block("after", &after));
+        // To this one in its order, and without an id.
+        let own = "data: two\ndata: lines\n\nevent: soup\ndata: \n\ndata: x\n\nevent: e\nretry: 9\ndata: y\n\n";
+        one.expect(format!("{before}{own}{after}"));
+        other.expect(format!("{before}{after}"));
+        [&before, "data: hush\n\n", &after].iter().for_each(|block| blocks.hears(block));
+        ["before", "after"].iter().for_each(|data| plain.hears(data));
+        assert_eq!(server.metric("tincan_events_total"), Some(2));
+        let kept = server.get("/a?since=all&wait=0").text();
+        assert!(kept.ends_with(&format!("id: {start}\n\n{before}{after}")), "{kept}");
+        assert!(after.contains(&format!("id: {}-2\n", start.strip_suffix("-0").unwrap())), "{after}");
+    });
+}
+
+#[test]
+fn what_is_said_to_the_others_is_kept_and_not_heard_by_this_one() {
+    in_memory_and_on_the_disk(&[], |server| {
+        let (mut one, address, start) = listen(server, "/a");
+        let (mut other, ..) = listen(server, "/a");
+        let (mut blocks, prelude) = Ws::blocks(server, "/a", "");
+        let (mut all, mut for_one, mut for_blocks) = (vec![], vec![], vec![]);
+        for n in 0..30 {
+            let body = n.to_string();
+            let id = match n % 3 {
+                0 => server.post("/a", &body).remove(0),
+                1 => except(server, "/a", &address, &body),
+                _ => except(server, "/a", &address_of(&prelude), &body),
+            };
+            all.push(block(&body, &id));
+            for_one.extend((n % 3 != 1).then(|| all[n].clone()));
+            for_blocks.extend((n % 3 != 2).then(|| all[n].clone()));
+        }
+        one.expect(for_one.concat());
+        other.expect(all.concat());
+        for_blocks.iter().for_each(|block| blocks.hears(block));
+        // Several blocks in one POST, and a name.
+        let fields = "Content-Type: text/event-stream\r\n";
+        server.post_with(&format!("/a?except={address}"), fields, "data: x\n\ndata: y\n\n");
+        except(server, "/a", &format!("{address}&event=e"), "z");
+        let end = server.post("/a", "end").remove(0);
+        one.expect(block("end", &end));
+        assert!(other.until(format!("id: {end}\n\n").as_bytes()).contains("event: e\ndata: z\n"));
+        // Who comes back is a new reader, and is given what its last id says is missing.
+        drop(one);
+        let (mut again, new, _) = listen(server, &format!("/a?since={start}"));
+        assert_ne!(new, address);
+        again.expect(all.concat());
+    });
+}
+
+/// A reader that is stopped in the middle of an event, with what it has still to hear. `said`: what was left out.
+fn stalled(server: &Tincan) -> (Wire, String, String) {
+    let (wire, address, _) = listen(server, "/a");
+    let body = "x".repeat(60_000);
+    let expected = (0..200).map(|_| block(&body, &server.post("/a", &body)[0])).collect();
+    (wire, address, expected)
+}
+
+#[test]
+fn a_reader_that_is_behind_passes_over_what_is_not_for_it() {
+    in_memory_and_on_the_disk(&["--quiet", "--history", "64M"], |server| {
+        let (mut one, address, mut expected) = stalled(server);
+        let (mut other, ..) = listen(server, "/a");
+        let mut heard = String::new();
+        for n in 0..100 {
+            let body = format!("{n} {}", "y".repeat(n * 97));
+            // Alone, several in a row, and between others.
+            let out = n % 2 == 0 && n < 100 || n == 51;
+            let id = if out { except(server, "/a", &address, &body) } else { server.post("/a", &body).remove(0) };
+            heard += &block(&body, &id);
+            expected += if out { "" } else { &heard[heard.len() - block(&body, &id).len()..] };
+        }
+        other.expect(&heard);
+        one.expect(&expected);
+        // It keeps up again, and has an address as before.
+        let (left_out, id) = (except(server, "/a", &address, "not for it"), server.post("/a", "end").remove(0));
+        one.expect(block("end", &id));
+        other.expect(block("not for it", &left_out) + &block("end", &id));
+        assert_eq!(to(server, "/a", &address, "hush").status, 200);
+        one.expect("data: hush\n\n");
+        assert_eq!(server.metric("tincan_dropped_subscribers_total"), Some(0));
+    });
+}
+
+#[test]
+fn who_does_not_keep_up_is_not_spoken_to_and_has_only_so_much_to_pass_over() {
+    let server = Tincan::start(&["--quiet", "--history", "64M"]);
+    let (mut one, address, expected) = stalled(&server);
+    let answer = to(&server, "/a", &address, "x");
+    answer.refused(BEHIND);
+    assert_eq!(answer.field("retry-after"), Some("5"));
+    (0..64).for_each(|n| drop(except(&server, "/a", &address, &n.to_string())));
+    let before = server.metric("tincan_events_total");
+    for _ in 0..3 {
+        server.post_with(&format!("/a?except={address}"), "", "one too many").refused(BEHIND);
+    }
+    assert_eq!(server.metric("tincan_events_total"), before, "nothing of it is kept");
+    one.expect(expected);
+    eventually("it keeps up", || to(&server, "/a", &address, "now").status == 200);
+    one.expect("data: now\n\n");
+    let (_, id) = (except(&server, "/a", &address, "not this"), server.post("/a", "but this").remove(0));
+    one.expect(block("but this", &id));
+    // What is said to one is not kept, so a reader that takes half of it must not go on behind that half.
+    let (mut deaf, address, _) = listen(&server, "/b");
+    let body = "z".repeat(60_000);
+    let mut taken = 0;
+    let refusal = loop {
+        let answer = to(&server, "/b", &address, &body);
+        if answer.status != 200 {
+            break answer;
+        }
+        taken += 1;
+    };
+    refusal.refused(BEHIND);
+    let (heard, whole) = (deaf.rest(), format!("data: {body}\n\n"));
+    assert!(heard.len() < whole.len() * (taken + 1) && whole.repeat(taken + 1).starts_with(&heard), "after {taken}");
+    assert!(heard.len() >= whole.len() * taken, "each that was said to be given is there");
+    eventually("it is gone", || to(&server, "/b", &address, "x").status == 404);
+}
+
+#[test]
+fn an_address_is_a_readers_own_and_ends_with_it() {
+    let server = Tincan::start(&["--retry", "0"]);
+    let mut readers: Vec<_> = (0..50).map(|_| listen(&server, "/a")).collect();
+    let (mut elsewhere, foreign, _) = listen(&server, "/b");
+    let (_ws, prelude) = Ws::blocks(&server, "/a", "");
+    let mut addresses: Vec<String> = readers.iter().map(|reader| reader.1.clone()).collect();
+    addresses.extend([foreign.clone(), address_of(&prelude)]);
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    assert!(addresses.iter().all(|address| address.len() == 32 && digits(address)), "{addresses:?}");
+    // Neither half of one is found in another.
+    let halves = |at: usize| addresses.iter().map(|a| &a[at..at + 16]).collect::<BTreeSet<_>>().len();
+    assert_eq!([halves(0), halves(16)], [52, 52]);
+    let metrics = server.get("/metrics").text() + &server.stderr();
+    assert!(addresses.iter().all(|a| !metrics.contains(&a[..16]) && !metrics.contains(&a[16..])), "{metrics}");
+    // Another channel's, an unknown one, and what only looks like one.
+    let (own, other) = (&addresses[0], &addresses[1]);
+    let mixed = own[..16].to_string() + &other[16..];
+    for wrong in [&foreign, &mixed, &own.to_uppercase(), &own[..31], &format!("{own}0"), &format!("%20{own}"), "", "x"]
+    {
+        if wrong != own {
+            to(&server, "/a", wrong, "x").refused(NOBODY);
+            server.post_with(&format!("/a?except={wrong}"), "", "x").refused(NOBODY);
+        }
+    }
+    server.post_with(&format!("/a?to={own}&except={other}"), "", "x").refused(reject::TO_EXCEPT);
+    assert_eq!(server.metric("tincan_events_total"), Some(0), "nothing of it was published");
+    // A poll has none, finished or waiting.
+    let polled = server.get("/a?wait=0").text();
+    assert!(polled.starts_with(": connected to /a\nretry: 0\n"), "{polled}");
+    // Who has gone.
+    let (gone, address, _) = readers.remove(0);
+    drop(gone);
+    eventually("it is gone", || server.readers("a") == 50);
+    to(&server, "/a", &address, "x").refused(NOBODY);
+    server.post_with(&format!("/a?except={address}"), "", "x").refused(NOBODY);
+    assert_eq!(to(&server, "/b", &foreign, "x").status, 200);
+    elsewhere.expect("data: x\n\n");
+}
+
+#[test]
+fn an_address_gives_no_right_that_a_post_needs() {
+    let dir = Scratch::new();
+    let server = tokens::guarded(&dir, "publish p0st", &[]);
+    let (mut wire, address, _) = listen(&server, "/a");
+    for query in ["to", "except"] {
+        let path = format!("/a?{query}={address}");
+        server.post_with(&path, "", "x").refused(reject::PUBLISH_TOKEN);
+        let bearer = "Authorization: Bearer p0st\r\n";
+        let foreign = format!("{bearer}Origin: http://evil.example\r\n");
+        server.post_with(&path, &foreign, "x").refused(reject::CROSS_SITE);
+        assert_eq!(server.post_with(&path, bearer, query).status, 200);
+    }
+    wire.expect("data: to\n\n");
+    // Elsewhere than in a POST the words mean nothing.
+    let (_reader, ..) = listen(&server, &format!("/a?to={address}&except={address}"));
+}
+
+#[test]
+fn an_address_is_good_as_soon_as_it_is_told() {
+    let server = Tincan::start(&["--quiet"]);
+    let over = AtomicBool::new(false);
+    scope(|s| {
+        // Others come and go meanwhile, and the channel is busy.
+        for _ in 0..3 {
+            s.spawn(|| {
+                while !over.load(SeqCst) {
+                    let (reader, ..) = listen(&server, "/a");
+                    server.post("/a", "busy");
+                    drop(reader);
+                }
+            });
+        }
+        let mut post = server.connect();
+        let mut say = |query: &str, address: &str| {
+            post.send(format!(
+                "POST /a?{query}={address} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nhush"
+            ));
+            let answer = post.response();
+            (answer.status, answer.text())
+        };
+        let failed = (0..400).find_map(|n| {
+            let (mut wire, address, _) = listen(&server, "/a");
+            let said = say(["to", "except"][n % 2], &address);
+            if n % 2 == 0 && said.0 == 200 {
+                while wire.block() != "data: hush\n\n" {}
+            }
+            (said.0 != 200).then_some((n, said))
+        });
+        over.store(true, SeqCst);
+        assert_eq!(failed, None);
+    });
+}
+
+#[test]
+fn each_reader_hears_exactly_what_is_for_it_while_many_speak_and_come_and_go() {
+    in_memory_and_on_the_disk(&["--quiet", "--history", "64M"], |server| {
+        let readers: Vec<_> = (0..6).map(|_| listen(server, "/a")).collect();
+        let sockets: Vec<_> = (0..2).map(|_| Ws::blocks(server, "/a", "")).collect();
+        let mut addresses: Vec<String> = readers.iter().map(|r| r.1.clone()).collect();
+        addresses.extend(sockets.iter().map(|s| address_of(&s.1)));
+        // For each reader: ids that are not for it; and what each speaker said to it alone, in order.
+        let left_out = Mutex::new(BTreeSet::<(usize, String)>::new());
+        let own = Mutex::new(BTreeMap::<(usize, usize), Vec<String>>::new());
+        let refused = AtomicUsize::new(0);
+        let (over, speakers) = (AtomicBool::new(false), 4);
+        scope(|s| {
+            for speaker in 0..speakers {
+                let (addresses, left_out, own, refused) = (&addresses, &left_out, &own, &refused);
+                s.spawn(move || {
+                    let (mut random, mut wire) = (Random(speaker as u64), server.connect());
+                    for n in 0..250 {
+                        let (which, body) = (random.index(addresses.len()), format!("{speaker}.{n}"));
+                        let query = match random.index(3) {
+                            0 => String::new(),
+                            1 => format!("?to={}", addresses[which]),
+                            _ => format!("?except={}", addresses[which]),
+                        };
+                        wire.send(format!(
+                            "POST /a{query} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
+                            body.len()
+                        ));
+                        let answer = wire.response();
+                        if answer.status == 503 {
+                            refused.fetch_add(1, SeqCst); // it was behind
+                            continue;
+                        }
+                        assert_eq!(answer.status, 200, "{query}: {}", answer.text());
+                        if query.starts_with("?to") {
+                            own.lock().unwrap().entry((which, speaker)).or_default().push(body);
+                        } else if !query.is_empty() {
+                            left_out.lock().unwrap().insert((which, answer.text().trim_end().into()));
+                        }
+                    }
+                });
+            }
+            let comers = s.spawn(|| {
+                let mut came = 0;
+                while !over.load(SeqCst) {
+                    let (mut reader, address, _) = listen(server, "/a?since=all");
+                    if came % 3 == 0 && to(server, "/a", &address, "hello").status == 200 {
+                        while reader.block() != "data: hello\n\n" {}
+                    }
+                    came += 1;
+                }
+                came
+            });
+            let hears = |which: usize, mut next: Box<dyn FnMut() -> String + Send>| {
+                move || {
+                    let (mut ids, mut said) = (Vec::new(), BTreeMap::<usize, Vec<String>>::new());
+                    loop {
+                        let block = next();
+                        if block == "data: over\n\n" {
+                            return (which, ids, said);
+                        }
+                        match block.lines().collect::<Vec<_>>()[..] {
+                            [data, id, ""] => {
+                                ids.push((id["id: ".len()..].to_string(), data["data: ".len()..].to_string()))
+                            }
+                            [data, ""] => {
+                                let body = &data["data: ".len()..];
+                                let speaker = body.split('.').next().unwrap().parse().unwrap();
+                                said.entry(speaker).or_default().push(body.into());
+                            }
+                            _ => panic!("{block:?}"),
+                        }
+                    }
+                }
+            };
+            let mut ears = Vec::new();
+            for (which, (mut wire, ..)) in readers.into_iter().enumerate() {
+                ears.push(s.spawn(hears(which, Box::new(move || wire.block()))));
+            }
+            for (which, (mut ws, _)) in sockets.into_iter().enumerate() {
+                ears.push(s.spawn(hears(which + 6, Box::new(move || ws.message()))));
+            }
+            // The speakers are through when the log has grown no more.
+            let mut last = (None, 0);
+            eventually("all has been said", || {
+                let now = server.metric("tincan_events_total");
+                last = if now == last.0 { (now, last.1 + 1) } else { (now, 0) };
+                std::thread::sleep(Duration::from_millis(20));
+                last.1 > 20
+            });
+            over.store(true, SeqCst);
+            assert!(comers.join().unwrap() > 3);
+            for address in &addresses {
+                eventually("it is told", || to(server, "/a", address, "over").status == 200);
+            }
+            let kept = server.get("/a?since=all&wait=0").text();
+            let log: Vec<(String, String)> = kept
+                .split("\n\n")
+                .skip(1)
+                .filter_map(|block| block.split_once("\nid: "))
+                .map(|(data, id)| (id.to_string(), data["data: ".len()..].to_string()))
+                .collect();
+            assert!(log.len() > 400, "{}", log.len());
+            let (left_out, own) = (left_out.lock().unwrap(), own.lock().unwrap());
+            for ear in ears {
+                let (which, ids, said) = ear.join().unwrap();
+                let for_it: Vec<_> =
+                    log.iter().filter(|(id, _)| !left_out.contains(&(which, id.clone()))).cloned().collect();
+                assert!(ids == for_it, "reader {which} heard {} of {}", ids.len(), for_it.len());
+                for speaker in 0..speakers {
+                    assert_eq!(said.get(&speaker), own.get(&(which, speaker)), "reader {which}, speaker {speaker}");
+                }
+            }
+            println!(
+                "{} events, {} said to one, {} refused",
+                log.len(),
+                own.values().flatten().count(),
+                refused.load(SeqCst)
+            );
+        });
+    });
+}
