@@ -113,6 +113,15 @@ fn a_lesson_in_the_lab_shows_its_bytes_and_what_came_of_each() {
         let (algorithm, browser) = both.split_once(",-,").unwrap_or(("", ""));
         assert_eq!(algorithm, browser, "{name}");
         assert_eq!(algorithm.is_empty(), name == "unavailable", "{name}");
+        // The algorithm's column shows what one would not see as well, within its line.
+        let special = match name {
+            "byte-order-mark" => "BOM EF BB BF",
+            "nul-in-id" => "NUL",
+            _ => "",
+        };
+        assert_eq!(page.js("all('.steps .control').map(mark => mark.dataset.name).join()"), special, "{name}");
+        let inside = "all('.steps :is(b, q) span').every(span => getComputedStyle(span).display === 'inline')";
+        assert_eq!(page.js(inside), "true", "{name}");
     }
     // Where Chromium departs from the text one sees both.
     page.js("(q('#what').value = 'fresh-start', q('#what').onchange())");
