@@ -143,19 +143,20 @@ impl Connection {
     /// # Errors
     /// Where it is too large, malformed or late.
     pub fn body(&mut self, req: &Request, max: usize, deadline: Instant) -> Result<Vec<u8>, Stop> {
-        let mut chunked = Chunked::default();
+        let (mut body, mut chunked) = (Vec::new(), Chunked::default());
         let mut expects = req.expects;
         loop {
             match req.framing {
                 Framing::Length(n) => {
                     let n = usize::try_from(n).ok().filter(|n| *n <= max).ok_or(TOO_LARGE)?;
-                    if self.buf.len() >= n {
-                        return Ok(self.take(n));
+                    body.append(&mut self.hear(n.saturating_sub(body.len())));
+                    if body.len() == n {
+                        return Ok(body);
                     }
                 }
                 Framing::Chunked => {
                     let (used, complete) = chunked.feed(&self.buf, max)?;
-                    self.take(used);
+                    self.hear(used);
                     if complete {
                         return Ok(chunked.body);
                     }
@@ -170,7 +171,14 @@ impl Connection {
 
     /// Taps this exchange, of which the head was read.
     pub fn tap(&mut self, tap: Tap, head: &[u8]) {
-        self.trace.get_or_insert_default().tap(tap, head, &self.buf);
+        self.trace.get_or_insert_default().tap(tap, head);
+    }
+
+    /// Takes some of a body. Only here a tap hears of it: behind it in the buffer may stand the next request.
+    fn hear(&mut self, n: usize) -> Vec<u8> {
+        let taken = self.take(n);
+        self.trace.iter_mut().for_each(|trace| trace.heard(&taken));
+        taken
     }
 
     /// Takes `n` bytes, which are there, from the front of the buffer.

@@ -316,11 +316,11 @@ impl Way {
         } else {
             let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
             let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-            let status = head.split(' ').nth(1).unwrap_or_default();
+            let status = head.split_whitespace().nth(1).unwrap_or_default();
             let none =
                 status.starts_with('1') || heads.pop_front().unwrap_or(false) || ["204", "304"].contains(&status);
             let length = if none { Some(0) } else { field("content-length:").and_then(|n| n.parse().ok()) };
-            (field("content-type:").is_some_and(kind), Next::Body(length))
+            (status == "200" && field("content-type:").is_some_and(kind), Next::Body(length))
         };
         self.stream = stream.then(Stream::default);
         self.next = next;

@@ -330,7 +330,7 @@ impl Shared {
         }
         self.tokens.check(req)?;
         if let Some(key) = req.param("tap")? {
-            let key = Some(key).filter(|key| is_channel(key)).ok_or(TAP)?;
+            let key = Some(key).filter(|key| is_channel(key) && !req.path.starts_with("/lab/")).ok_or(TAP)?;
             connection.tap(self.lab.tap(&self.hub, self.shares.connections, &key, &connection.stream)?, head);
         }
         let asset = |name: &str| pages::ASSETS.iter().find(|f| f.name == name);

@@ -113,11 +113,9 @@ impl Drop for Trace {
 }
 
 impl Trace {
-    /// A tap, from a request on of which the head and perhaps some of the body were read.
-    pub fn tap(&mut self, tap: Tap, head: &[u8], body: &[u8]) {
-        let tap = self.tap.insert(tap);
-        tap.tell("in", &masked(head));
-        self.told("in", body);
+    /// A tap, from a request on of which the head was read.
+    pub fn tap(&mut self, tap: Tap, head: &[u8]) {
+        self.tap.insert(tap).tell("in", &masked(head));
     }
 
     /// The next request is not of the tap.
@@ -128,6 +126,10 @@ impl Trace {
     /// The client sent this.
     pub fn received(&mut self, bytes: &[u8]) {
         self.explainer.iter_mut().for_each(|explainer| show(explainer.received(bytes)));
+    }
+
+    /// It was of this request's body.
+    pub fn heard(&self, bytes: &[u8]) {
         self.told("in", bytes);
     }
 

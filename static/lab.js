@@ -60,6 +60,12 @@ function element(tag, className = '', text = '') {
   return made;
 }
 
+function exact(tag, text) {
+  const made = element(tag);
+  made.append(visible(new TextEncoder().encode(text)));
+  return made;
+}
+
 // Cuts behind each line end: CR LF, LF and CR. The last piece may have none.
 function lines(bytes) {
   const cut = [];
@@ -92,6 +98,7 @@ function addRow(className, cells, note = {}) {
   return row;
 }
 
+// Also behind each change of a row: one that grew would otherwise look as if the reader had gone up.
 function follow() { if (following) $('scroll').scrollTop = $('scroll').scrollHeight; }
 
 // A line over all columns.
@@ -112,18 +119,22 @@ function addLine(way, bytes, note) {
 }
 
 // What belongs to this row is marked, and the buffers are shown as they were behind it.
+let pointed = null;
+
 function point(row) {
-  const { block, state } = notes.get(row) ?? {};
+  pointed = row;
+  const { block } = notes.get(row);
   for (const other of body.rows) {
     other.classList.toggle('here', other === row);
     other.classList.toggle('same', block !== undefined && notes.get(other).block === block);
   }
-  showBuffers(state ?? latest);
+  showBuffers();
 }
 
 function unpoint() {
+  pointed = null;
   for (const row of body.querySelectorAll('.here, .same')) row.classList.remove('here', 'same');
-  showBuffers(latest);
+  showBuffers();
 }
 
 function step(event) {
@@ -143,12 +154,12 @@ function step(event) {
 
 let latest = null;                 // what the algorithm remembers now
 
-function showBuffers(state) {
-  const { data = '', type = '', id = '', lastEventId = '', retry = null } = state ?? {};
+function showBuffers() {
+  const { data = '', type = '', id = '', lastEventId = '', retry = null } = notes.get(pointed)?.state ?? latest ?? {};
   const shown = { data, type, id, lastEventId, retry: retry === null ? '' : `${retry} ms`, readyState: readyState() };
   for (const [name, value] of Object.entries(shown)) {
     const place = $(`buffer-${name}`);
-    place.replaceChildren(value === '' ? element('i', '', word('lab-empty')) : visible(new TextEncoder().encode(value)));
+    place.replaceChildren(value === '' ? element('i', '', word('lab-empty')) : exact('span', value));
   }
 }
 
@@ -251,7 +262,7 @@ class Connection {
       line: text => { this.wasEmpty ||= text === ''; },
       comment: text => say('comment', word(text === 'ping' ? 'lab-ping' : 'lab-comment')),
       field: (name, value, effect) => {
-        this.line.steps.append(element('b', '', name), ' ', element('q', '', value));
+        this.line.steps.append(exact('b', name), ' ', exact('q', value));
         say(effect.startsWith('ignored') ? 'ignored' : '', word(effect));
       },
       retry: ms => { latest = { ...latest, retry: ms }; },
@@ -281,6 +292,8 @@ function hearTap(event) {
   if (!connection) connections.set(number, connection = new Connection(++count));
   if (event.type === 'end') connection.end(at);
   else connection.hear(event.type, Uint8Array.from(bytes, character => character.charCodeAt(0)), at);
+  follow();
+  showBuffers();
 }
 
 // ---- What the EventSource fires ---------------------------------------------------------------------------------
@@ -288,6 +301,7 @@ function hearTap(event) {
 let source = null;
 let tap = null;
 let key = '';
+const OWN = ['open', 'error'];     // a stream may name its events like the EventSource's own; both have data then
 let types = new Set();
 let places = [];                   // { kind, cell } that wait for what is fired
 let news = [];                     // { kind, text } that waits for its place
@@ -302,7 +316,7 @@ function hear(kind, className, text) {
   const one = { kind, className, text };
   news.push(one);
   meet();
-  showBuffers(latest);
+  showBuffers();
   setTimeout(() => {
     if (!news.includes(one)) return;                       // its connection never reached the server, or the tap was lost
     news.splice(news.indexOf(one), 1);
@@ -316,21 +330,23 @@ function hear(kind, className, text) {
 
 function meet() {
   while (news.length > 0) {
-    const at = places.findIndex(place => place.kind === news[0].kind);
+    // Where the browser is stricter than the specification, it fails where it should have opened.
+    const { kind, className, text } = news[0];
+    const at = places.findIndex(place => place.kind === kind || (place.kind === 'open' && className === 'failed'));
     if (at < 0) return;
     const { cell } = places.splice(0, at + 1).at(-1);
-    const { className, text } = news.shift();
+    news.shift();
     fired(cell, className, text);
   }
 }
 
 function fired(cell, className, text) {
   cell.append(element('span', className, text));
-  cell.parentElement.classList.add('has-fired');
+  follow();
 }
 
 function hearEvent(event) {
-  const who = event.type === 'message' ? 'onmessage' : `addEventListener('${event.type}')`;
+  const who = ['message', ...OWN].includes(event.type) ? `on${event.type}` : `addEventListener('${event.type}')`;
   hear('event', 'event', word('lab-heard', { who, data: JSON.stringify(event.data), id: JSON.stringify(event.lastEventId) }));
   if (event.type === 'pause' && lesson()) disconnect('lab-paused');
 }
@@ -338,6 +354,7 @@ function hearEvent(event) {
 // ---- Connecting -------------------------------------------------------------------------------------------------
 
 const lesson = () => $('what').value;
+const fragment = () => `#${lesson() || path()}`;
 const path = () => lesson() ? `/lessons/${lesson()}` : `/${$('channel').value}`;
 
 function query() {
@@ -349,9 +366,9 @@ function connect() {
   stop();
   if (!lesson() && !NAME.test($('channel').value)) return $('channel').reportValidity();
   body.replaceChildren();
-  [connections, places, news, latest, count, began, opened] = [new Map(), [], [], null, 0, 0, 0];
+  [connections, places, news, latest, pointed, count, began, opened] = [new Map(), [], [], null, null, 0, 0, 0];
   key = Array.from(crypto.getRandomValues(new Uint8Array(12)), hex).join('');
-  types = new Set($('types').value.split(/\s+/).filter(Boolean));
+  types = new Set([...$('types').value.split(/\s+/).filter(Boolean), ...OWN]);
   following = true;
 
   tap = new EventSource(`/lab/${key}?since=all`);
@@ -361,14 +378,19 @@ function connect() {
 
   source = new EventSource(`${path()}?${[query(), `tap=${key}`].filter(Boolean).join('&')}`);
   let rounds = 0;
-  source.onopen = () => { showState(); hear('open', 'open', word('lab-opened')); };
-  source.onerror = () => {
+  source.onopen = event => {
+    if ('data' in event) return hearEvent(event);
+    showState();
+    hear('open', 'open', word('lab-opened'));
+  };
+  source.onerror = event => {
+    if ('data' in event) return hearEvent(event);
     const closed = source.readyState === EventSource.CLOSED;
     hear('error', closed ? 'failed' : 'error', word(closed ? 'lab-error-closed' : 'lab-error'));
     if (!closed && lesson() && ++rounds >= most) disconnect('lab-over');
     showState();
   };
-  for (const type of types) source.addEventListener(type, hearEvent);
+  for (const type of types) if (!OWN.includes(type)) source.addEventListener(type, hearEvent);
   showState();
 }
 
@@ -401,7 +423,7 @@ function showState() {
   $('state').textContent = word(`lab-state-${state}`);
   $('disconnect').disabled = state === 'closed';
   $('plug').disabled = state !== 'open';
-  showBuffers(latest);
+  showBuffers();
 }
 
 // ---- Lessons ----------------------------------------------------------------------------------------------------
@@ -425,11 +447,12 @@ async function choose() {
   stop();
   source = null;
   body.replaceChildren();
-  latest = null;
+  latest = pointed = null;
+  others.splice(0).forEach(other => other.close());   // else the next lesson may wait for them for ever
   $('lesson').hidden = name === '';
   $('channel-field').hidden = $('publish').hidden = name !== '';
   $('since').value = '';
-  location.replace(`#${name || path()}`);
+  location.replace(fragment());
   if (name === '') {
     $('types').value = 'message gap';
   } else {
@@ -519,11 +542,16 @@ new ResizeObserver(follow).observe($('scroll'));
 addEventListener('pagehide', stop);
 
 document.title = `${word('lab-title')} · tincan`;
-listLessons().then(async () => {
+async function go() {
   const [, channel, name] = /^#(?:\/(.*)|(.*))/.exec(location.hash) ?? [];
-  if (channel) $('channel').value = channel;
-  else $('what').value = name || 'first-event';
+  // Whoever made the link wrote it, and a shell may get it with the curl line.
+  const known = channel && NAME.test(channel);
+  if (known) $('channel').value = channel;
+  $('what').value = known ? '' : name || 'first-event';
   if ($('what').selectedIndex < 0) $('what').value = 'first-event';
   await choose();
   connect();
-});
+}
+
+listLessons().then(go);
+addEventListener('hashchange', () => { if (location.hash !== fragment()) go(); });

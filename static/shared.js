@@ -36,12 +36,17 @@ function openLine(url, headers) {
     began = performance.now();
     const Source = headers ? TincanEventSource : EventSource;
     source = new Source(`${url}?since=${encodeURIComponent(asked || 'all')}`, { headers });
-    source.onopen = () => { failures = 0; tellState('open'); };
+    // A stream may name its events like the EventSource's own; those have data.
+    source.onopen = event => { if (!('data' in event)) { failures = 0; tellState('open'); } };
     source.onmessage = hearMessage;
     source.addEventListener('gap', hearGap);
     // An EventSource reestablishes a connection that was lost, but fails for good on any status but 200: from there on
     // it is for us to try again.
-    source.onerror = () => source.readyState === EventSource.CLOSED ? pause() : tellState('connecting');
+    source.onerror = event => {
+      if ('data' in event) return;
+      if (source.readyState === EventSource.CLOSED) pause();
+      else tellState('connecting');
+    };
   }
 
   // 1, 2, 4 ... 30 s, shortened at random, so that all lines do not come back in the same instant.

@@ -49,7 +49,8 @@
     signal.addEventListener('abort', () => source.close());
     source.onopen = () => tell(way.name);
     for (const type of ['message', 'gap']) source.addEventListener(type, event => hear(way, event));
-    source.onerror = () => {
+    source.onerror = event => {
+      if ('data' in event) return;             // the channel's, of this name
       const closed = source.readyState === EventSource.CLOSED;
       tell(way.name, word(closed ? 'ways-refused' : 'ways-lost'));
       if (closed) setTimeout(() => signal.aborted || stream(way), RETRY);

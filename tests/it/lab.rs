@@ -106,6 +106,35 @@ fn polls_lessons_and_chunks_are_told_as_they_pass() {
 }
 
 #[test]
+fn a_tap_does_not_tell_of_a_request_that_came_together_with_its_own() {
+    let server = Tincan::start(&[]);
+    let (mut tap, _) = server.listen("/lab/k?since=all", "");
+    let next = "GET /health HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer s3same\r\n\r\n";
+    let head = "POST /a?tap=k HTTP/1.1\r\nHost: localhost\r\n";
+    for (n, request) in [
+        "GET /health?tap=k HTTP/1.1\r\nHost: localhost\r\n\r\n".into(),
+        format!("{head}Content-Length: 4\r\n\r\nsoup"),
+        format!("{head}Transfer-Encoding: chunked\r\n\r\n4\r\nsoup\r\n0\r\n\r\n"),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let mut wire = server.connect();
+        wire.send(format!("{request}{next}"));
+        assert_eq!((wire.response().status, wire.response().text().as_str()), (200, "ok\n"));
+        tell(&mut tap, "in", n as u64 + 1, request);
+        assert_eq!(told(&tap.block()).0, "out");
+        assert_eq!(told(&tap.block()).0, "end");
+    }
+}
+
+#[test]
+fn a_tap_is_not_tapped_itself() {
+    let server = Tincan::start(&[]);
+    server.get("/lab/k?tap=k").refused(reject::TAP); // it would tell of its own telling, for ever
+}
+
+#[test]
 fn credentials_are_masked() {
     let server = Tincan::start(&[]);
     let (mut tap, _) = server.listen("/lab/k?since=all", "");

@@ -113,6 +113,15 @@ fn a_lesson_in_the_lab_shows_its_bytes_and_what_came_of_each() {
         let (algorithm, browser) = both.split_once(",-,").unwrap_or(("", ""));
         assert_eq!(algorithm, browser, "{name}");
         assert_eq!(algorithm.is_empty(), name == "unavailable", "{name}");
+        // The algorithm's column shows what one would not see as well, within its line.
+        let special = match name {
+            "byte-order-mark" => "BOM EF BB BF",
+            "nul-in-id" => "NUL",
+            _ => "",
+        };
+        assert_eq!(page.js("all('.steps .control').map(mark => mark.dataset.name).join()"), special, "{name}");
+        let inside = "all('.steps :is(b, q) span').every(span => getComputedStyle(span).display === 'inline')";
+        assert_eq!(page.js(inside), "true", "{name}");
     }
     // Where Chromium departs from the text one sees both.
     page.js("(q('#what').value = 'fresh-start', q('#what').onchange())");
@@ -151,6 +160,83 @@ fn the_table_is_walked_with_the_arrow_keys_and_shows_the_buffers_as_they_were() 
 }
 
 #[test]
+fn the_table_and_the_buffers_keep_up_with_what_comes() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let page = driver.page(&url(&server, "/lab"));
+    page.size(900, 700, false); // several lines for each step
+    let below = "Math.round(q('#scroll').scrollHeight - q('#scroll').clientHeight - q('#scroll').scrollTop)";
+    let id = "q('#buffer-lastEventId').textContent";
+    on_channel(&page, &server, "kitchen");
+    for n in 1..=4 {
+        let said = server.post("/kitchen", format!("soup {n}")).remove(0);
+        page.becomes(&format!("all('.fired .event').length + ' ' + {id}"), &format!("{n} {said}"));
+        page.js(&format!("requestAnimationFrame(() => requestAnimationFrame(() => window.seen = {n}))")); // it scrolls in one
+        page.becomes("window.seen", &n.to_string());
+        assert_eq!(page.js(below), "0");
+    }
+    // What one points at stays, and whoever has gone up is left there.
+    page.js("all('.block-end')[0].dispatchEvent(new MouseEvent('mouseover', { bubbles: true }))");
+    let then = page.js(id);
+    page.js("q('#scroll').scrollTop = 0");
+    page.becomes("following", "false");
+    server.post("/kitchen", "more");
+    page.becomes("all('.fired .event').length", "5");
+    assert_eq!(page.js(&format!("{id} + ' ' + q('#scroll').scrollTop")), format!("{then} 0"));
+}
+
+#[test]
+fn events_named_open_and_error_are_taken_for_what_they_are() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let page = driver.page(&url(&server, "/lab"));
+    on_channel(&page, &server, "kitchen");
+    for name in ["error", "open"] {
+        server.post(&format!("/kitchen?event={name}"), "soup");
+        let last = format!("{ROWS}.at(-1).split('\\n').slice(0, 2).join()");
+        page.becomes(&last, &format!("␊ | blank line: fire “{name}” | on{name},data \"soup\""));
+    }
+    // Neither the ways side by side nor the chat page take it for a lost connection.
+    let heard = "Number(q('#ways-stream-heard').textContent)";
+    page.js("q('#ways-start').click()");
+    page.becomes(&format!("{heard} > 0"), "true");
+    server.post("/kitchen?event=error", "soup");
+    let before = page.js(heard);
+    page.becomes(&format!("{heard} > {before}"), "true");
+    assert_eq!(page.text("#ways-state").trim_end(), "Running on /kitchen.");
+    page.open(&url(&server, "/chat"));
+    page.is_open();
+    server.post("/chat?event=error", "soup");
+    server.post("/chat", "heard behind it");
+    page.shows(&["plain|heard behind it"]);
+    page.is_open();
+}
+
+#[test]
+fn a_lesson_comes_whatever_the_lesson_of_the_six_connections_holds() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let page = driver.page(&url(&server, "/lab#six-connections"));
+    page.becomes("source?.readyState", "1");
+    page.js("Array.from({ length: 7 }, () => q('#more button').click()).length");
+    page.becomes("q('#more output').textContent", "4 open, 3 waiting");
+    // Whoever writes another fragment gets its lesson.
+    page.js("location.hash = '#one-space'");
+    page.becomes("q('#lesson-title').textContent + source?.readyState", "One leading space1");
+}
+
+#[test]
+fn where_the_browser_is_stricter_than_the_specification_the_failure_stands_at_the_head() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let page = driver.page(&url(&server, "/lab#wrong-charset"));
+    page.becomes(
+        &format!("{ROWS}.find(row => row.includes('onerror'))"),
+        "␍␊ | end of the head | onerror\nreadyState 2: it never comes back",
+    );
+}
+
+#[test]
 fn what_curl_would_do_is_written_so_that_a_shell_reads_it() {
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&[]);
@@ -169,6 +255,13 @@ fn what_curl_would_do_is_written_so_that_a_shell_reads_it() {
     let heard = server.get("/kitchen?wait=0&since=all").text();
     let data = said.replace('\n', "\ndata: ");
     assert!(heard.ends_with(&format!("event: a b\ndata: {data}\nid: {}\n\n", id.trim_end())), "{heard}");
+    // Not what somebody wrote into a link.
+    page.open("about:blank");
+    page.open(&url(&server, "/lab#/kitchen;id"));
+    page.becomes("q('#lesson-title').textContent", "The first event");
+    assert!(!page.js("all('code').map(code => code.textContent).join()").contains(";id"));
+    on_channel(&page, &server, "kitchen");
+    type_in("since", "7-1");
     // What is typed as the place to begin goes into the URL, and the gap is heard.
     page.js("q('#connect').click()");
     page.becomes("all('.fired .event')[0]?.textContent.split('\\n')[0]", "addEventListener('gap')");

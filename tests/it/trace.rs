@@ -305,7 +305,7 @@ fn lessons_show_their_special_bytes_and_what_comes_of_them() {
             "data: never heard␊ | data\n | the connection ends; what stands behind the last blank line is thrown away",
         ),
         ("wrong-type", "␍␊ | end of the head; the body ends with the connection\n: look: | body"),
-        ("unavailable", "HTTP/1.1 503 Service Unavailable␍␊ | status line\ndata: | data"),
+        ("unavailable", "HTTP/1.1 503 Service Unavailable␍␊ | status line\ndata: | body"),
         ("no-content", "id: 1␊ | id, from the blank line on"),
         ("charset", "data: crème brûlée, 汤, 🍲␊ | data\n␊ | dispatch: message"),
     ];
