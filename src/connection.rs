@@ -187,15 +187,17 @@ impl Connection {
         std::mem::replace(&mut self.buf, rest)
     }
 
-    /// What comes next, whatever it is and however long it takes.
+    /// What comes next, whatever it is and however long it takes; and whether it was read with what was before, and so was
+    /// traced already.
     ///
     /// # Errors
     /// Where nothing comes any more.
-    pub fn receive(&mut self) -> Result<Vec<u8>, Stop> {
+    pub fn receive(&mut self) -> Result<(Vec<u8>, bool), Stop> {
+        let early = !self.buf.is_empty();
         while self.buf.is_empty() {
             self.read(Duration::MAX)?;
         }
-        Ok(std::mem::take(&mut self.buf))
+        Ok((std::mem::take(&mut self.buf), early))
     }
 
     fn fill(&mut self, deadline: Instant) -> Result<(), Stop> {

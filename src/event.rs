@@ -155,3 +155,58 @@ pub fn json(text: &str) -> String {
     out.push('"');
     out
 }
+
+/// An event stream, read line by line: what stands in its buffers (WHATWG HTML, "Interpreting an event stream").
+#[derive(Debug, Default)]
+pub struct Stream {
+    begun: bool,
+    name: String,
+    data: bool,
+    id: bool,
+}
+
+impl Stream {
+    /// Takes the next line, without its end; says what it does.
+    pub fn line(&mut self, line: &[u8]) -> String {
+        let first = !std::mem::replace(&mut self.begun, true);
+        if let Some(line) = line.strip_prefix(b"\xef\xbb\xbf").filter(|_| first) {
+            return self.line(line) + ", behind a byte order mark";
+        }
+        let mut parts = line.splitn(2, |&b| b == b':');
+        let (field, value) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let value = String::from_utf8_lossy(value.strip_prefix(b" ").unwrap_or(value));
+        self.data |= field == b"data";
+        self.id |= field == b"id" && !value.contains('\0');
+        let note = match field {
+            b"" if line.is_empty() => match std::mem::take(self) {
+                Stream { data: true, name, .. } if name.is_empty() => "dispatch: message",
+                Stream { data: true, name, .. } => &format!("dispatch: {name}"),
+                Stream { id: true, .. } => "fires nothing; the id counts from here",
+                _ => "fires nothing",
+            },
+            b"" if value == "ping" => "ping",
+            b"" => "comment",
+            b"data" => "data",
+            b"event" => "event: the name of this event",
+            b"id" if value.contains('\0') => "id: ignored, for it has a NUL",
+            b"id" if value.is_empty() => "id: none, from the blank line on",
+            b"id" => "id, from the blank line on",
+            b"retry" if value.is_empty() || value.contains(|c: char| !c.is_ascii_digit()) => {
+                "retry: ignored, for it is no number"
+            }
+            b"retry" => &format!("retry: after {value} ms"),
+            _ => "ignored: there is no such field",
+        };
+        let note = note.into();
+        self.begun = true;
+        if field == b"event" {
+            self.name = value.into();
+        }
+        note
+    }
+
+    /// Whether something stands there that an end of the stream would throw away.
+    pub fn is_open(&self) -> bool {
+        self.data || self.id || !self.name.is_empty()
+    }
+}

@@ -9,17 +9,20 @@
 //! `>` is what the client sent, `<` what it was sent. A line is shown when it has ended; only what is sent behind a head is
 //! shown at once, so that one can see half an event. `http.rs` decides where a request's body begins; behind what it
 //! refuses there are only lines, for nobody can tell what they are. What the lines of an event stream do is told after
-//! WHATWG HTML, "Interpreting an event stream".
+//! WHATWG HTML, "Interpreting an event stream". Behind a 101 there are frames (RFC 6455 §5.2): of each the header, in
+//! hexadecimal, then the payload, unmasked.
 //!
 //! No token is ever shown, wherever a line, a chunk or the connection is cut:
 //! 1. outside bodies, the value of `Authorization`, `Cookie` and fields of similar names, and their folded lines;
 //! 2. outside bodies, user information (RFC 3986 §3.2.1): the word before an `@`;
 //! 3. anywhere, each secret that this server knows (`secrets.rs`).
 //!
-//! Limits: [`LINE`], `HEAD`, `REQUESTS`. Deliberately absent: WebSocket.
+//! Limits: [`LINE`], `HEAD`, `REQUESTS`; behind a handshake what `connection.rs` read together with it.
 
+use crate::event::Stream;
 use crate::http::{self, Framing, MAX_SECTION, MAX_TARGET, Request};
 use crate::secrets::{Byte, Secrets, hide, visible};
+use crate::ws::{SUBPROTOCOL_NAME, Seen};
 use std::collections::VecDeque;
 use std::fmt;
 use std::mem::take;
@@ -110,56 +113,6 @@ impl Line {
     }
 }
 
-/// An event stream: what stands in its buffers.
-#[derive(Default)]
-struct Stream {
-    begun: bool,
-    name: String,
-    data: bool,
-    id: bool,
-}
-
-impl Stream {
-    /// Takes the next line, without its end; says what it does.
-    fn line(&mut self, line: &[u8]) -> String {
-        let first = !std::mem::replace(&mut self.begun, true);
-        if let Some(line) = line.strip_prefix(b"\xef\xbb\xbf").filter(|_| first) {
-            return self.line(line) + ", behind a byte order mark";
-        }
-        let mut parts = line.splitn(2, |&b| b == b':');
-        let (field, value) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        let value = String::from_utf8_lossy(value.strip_prefix(b" ").unwrap_or(value));
-        self.data |= field == b"data";
-        self.id |= field == b"id" && !value.contains('\0');
-        let note = match field {
-            b"" if line.is_empty() => match take(self) {
-                Stream { data: true, name, .. } if name.is_empty() => "dispatch: message",
-                Stream { data: true, name, .. } => &format!("dispatch: {name}"),
-                Stream { id: true, .. } => "fires nothing; the id counts from here",
-                _ => "fires nothing",
-            },
-            b"" if value == "ping" => "ping",
-            b"" => "comment",
-            b"data" => "data",
-            b"event" => "event: the name of this event",
-            b"id" if value.contains('\0') => "id: ignored, for it has a NUL",
-            b"id" if value.is_empty() => "id: none, from the blank line on",
-            b"id" => "id, from the blank line on",
-            b"retry" if value.is_empty() || value.contains(|c: char| !c.is_ascii_digit()) => {
-                "retry: ignored, for it is no number"
-            }
-            b"retry" => &format!("retry: after {value} ms"),
-            _ => "ignored: there is no such field",
-        };
-        let note = note.into();
-        self.begun = true;
-        if field == b"event" {
-            self.name = value.into();
-        }
-        note
-    }
-}
-
 /// What comes next in one direction.
 #[derive(Default)]
 enum Next {
@@ -171,6 +124,9 @@ enum Next {
     Chunk(u64),
     ChunkEnd,
     Trailer,
+    /// Behind a handshake: that depends on the answer.
+    Held,
+    Frames,
     /// Nobody can tell.
     Lost,
 }
@@ -185,13 +141,20 @@ struct Way {
     head: Vec<u8>,          // its lines so far
     text: Line,             // of a body, over all its chunks
     stream: Option<Stream>, // the body is one
+    held: Vec<u8>,          // it is not yet known what this is
+    frame: Seen,
+    blocks: bool, // each message is an event stream
 }
 
 impl Way {
     /// `heads`: for each request that is not answered yet, whether it is a HEAD.
     fn feed(&mut self, mut bytes: &[u8], heads: &mut VecDeque<bool>, pen: &mut Pen) {
         while !bytes.is_empty() {
-            if let Next::Body(Some(left)) | Next::Chunk(left) = &mut self.next {
+            if let Next::Held = self.next {
+                self.held.extend(take(&mut bytes));
+            } else if let Next::Frames = self.next {
+                self.frame(&mut bytes, pen);
+            } else if let Next::Body(Some(left)) | Next::Chunk(left) = &mut self.next {
                 let (now, later) = bytes.split_at(bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX)));
                 *left -= now.len() as u64;
                 bytes = later;
@@ -235,13 +198,43 @@ impl Way {
         }
     }
 
+    /// Takes the next byte of a frame's header, or what is there of its payload.
+    fn frame(&mut self, bytes: &mut &[u8], pen: &mut Pen) {
+        if self.frame.left == 0 {
+            let byte = bytes.split_off_first();
+            let Some((header, note)) = byte.and_then(|byte| self.frame.header(*byte)) else { return };
+            pen.write(&header.bytes().map(|b| (b, false)).collect::<Vec<_>>(), &note);
+        }
+        let payload = self.frame.payload(bytes);
+        let (control, last) = self.frame.kind();
+        if control {
+            self.line.rest.extend(payload.iter().map(|b| (*b, false)));
+        } else {
+            self.stream = self.stream.take().or(self.blocks.then(Stream::default));
+            self.body(&payload, pen);
+        }
+        if self.frame.left == 0 {
+            self.frame = Seen::default();
+            match (control, last) {
+                (true, _) if self.line.rest.is_empty() => {}
+                (true, _) => self.line.show(pen, "payload"),
+                (_, true) => self.finish(pen),
+                _ => self.part(pen),
+            }
+        }
+    }
+
     fn part(&mut self, pen: &mut Pen) {
-        self.text.part(pen, if self.stream.is_some() { "not ended yet" } else { "body" });
+        self.text.part(pen, if self.stream.is_some() { "not ended yet" } else { self.word() });
+    }
+
+    fn word(&self) -> &'static str {
+        if let Next::Frames = self.next { "payload" } else { "body" }
     }
 
     fn text_note(&mut self) -> String {
         match &mut self.stream {
-            None => "body".into(),
+            None => self.word().into(),
             Some(_) if self.text.begin.len() >= LINE => "too long to be explained".into(),
             Some(stream) => stream.line(self.text.text()),
         }
@@ -308,6 +301,7 @@ impl Way {
                 Ok(req) => {
                     let next = match req.framing {
                         Framing::Chunked => Next::Size,
+                        Framing::Length(0) if req.bytes("sec-websocket-key").is_some() => Next::Held,
                         Framing::Length(n) => Next::Body(Some(n)),
                     };
                     (kind(&req.field("content-type").unwrap_or_default().to_ascii_lowercase()), next)
@@ -317,6 +311,12 @@ impl Way {
             let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
             let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
             let status = head.split_whitespace().nth(1).unwrap_or_default();
+            if status == "101" {
+                heads.pop_front();
+                self.blocks = field("sec-websocket-protocol:") == Some(SUBPROTOCOL_NAME);
+                self.next = Next::Frames;
+                return "end of the head; frames follow".into();
+            }
             let none =
                 status.starts_with('1') || heads.pop_front().unwrap_or(false) || ["204", "304"].contains(&status);
             let length = if none { Some(0) } else { field("content-length:").and_then(|n| n.parse().ok()) };
@@ -370,7 +370,7 @@ impl Way {
                 pen.write(&line.rest, "no line end");
             }
         }
-        let open = |s: &Stream| s.data || s.id || !s.name.is_empty() || !self.text.begin.is_empty();
+        let open = |s: &Stream| s.is_open() || !self.text.begin.is_empty();
         match self.next {
             Next::Body(Some(n)) | Next::Chunk(n) => format!("; length of what is missing: {n}"),
             Next::Body(None) if self.stream.as_ref().is_some_and(open) => {
@@ -378,6 +378,7 @@ impl Way {
             }
             Next::Head if !(self.head.is_empty() && self.line.begin.is_empty()) => ", in the middle of a head".into(),
             Next::Size | Next::ChunkEnd | Next::Trailer => ", in the middle of a body".into(),
+            Next::Frames if !self.frame.is_empty() => ", in the middle of a frame".into(),
             _ => String::new(),
         }
     }
@@ -422,7 +423,13 @@ impl Explainer {
         }
         let mut pen = pen(self.number, self.color, '<', &self.secrets);
         self.server.feed(bytes, &mut self.heads, &mut pen);
-        pen.out
+        let out = pen.out;
+        if matches!(self.client.next, Next::Held) && self.heads.is_empty() {
+            self.client.next = if let Next::Frames = self.server.next { Next::Frames } else { Next::Head };
+            let held = take(&mut self.client.held);
+            return out + &self.received(&held);
+        }
+        out
     }
 
     /// The connection ends.

@@ -27,17 +27,17 @@
 //! | 2 | `recovery.rs` | what stands in a file after a crash: whole, torn or damaged |
 //! | 2 | `gate.rs` | who may: `Host`, `Origin`, CORS, tokens |
 //! | 2 | `ws.rs` | WebSocket: its handshake, and frames to and from bytes; pure |
-//! | 2 | `explain.rs` | a connection's bytes, line by line, for a person; pure |
-//! | 3 | `trace.rs` | what watches a connection's bytes |
 //! | 3 | `log.rs` | the append-only bytes: positions, memory, files, trimming |
-//! | 4 | `subscriber.rs` | a socket and a position: what it takes, when it is gone |
-//! | 4 | `connection.rs` | one client: requests in time, answers out |
-//! | 5 | `channel.rs` | one log and its subscribers: publish, give, check |
-//! | 6 | `hub.rs` | all channels: pump, heartbeat, metrics |
-//! | 7 | `lab.rs` | the wire lab: taps, which make channels of connections, and their plugs |
-//! | 7 | `websocket.rs` | a WebSocket's connection: a reader behind a pair of sockets, and frames |
-//! | 8 | `server.rs` | accept, and which handler |
-//! | 9 | `lib.rs`, `main.rs` | this guide; flags, bind, run |
+//! | 3 | `explain.rs` | a connection's bytes, line by line, for a person; pure |
+//! | 4 | `trace.rs` | what watches a connection's bytes |
+//! | 5 | `subscriber.rs` | a socket and a position: what it takes, when it is gone |
+//! | 5 | `connection.rs` | one client: requests in time, answers out |
+//! | 6 | `channel.rs` | one log and its subscribers: publish, give, check |
+//! | 7 | `hub.rs` | all channels: pump, heartbeat, metrics |
+//! | 8 | `lab.rs` | the wire lab: taps, which make channels of connections, and their plugs |
+//! | 8 | `websocket.rs` | a WebSocket's connection: a reader behind a pair of sockets, and frames |
+//! | 9 | `server.rs` | accept, and which handler |
+//! | 10 | `lib.rs`, `main.rs` | this guide; flags, bind, run |
 //!
 //! Words to search for in an audit: `Limit:` (what bounds a peer), `Deviation:` (from a standard), `Shortcut:` (what
 //! was left simple on purpose).

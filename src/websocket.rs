@@ -8,8 +8,8 @@
 //! - `:ping` is a Ping frame (RFC 6455 §5.5.2);
 //! - the end of the stream is a Close frame, 1013: come back, with `?since=`.
 //!
-//! Limits: [`UNANSWERED`], `CLOSE_TIME`; `--max-body` for a message; a WebSocket holds three descriptors, and so it
-//! counts as three connections. Shortcut: two threads for each, because std cannot wait for two sockets at once.
+//! Limits: [`UNANSWERED`], `CLOSE_TIME`; `--max-body` for a message; a WebSocket holds four descriptors, and so it
+//! counts as four connections. Shortcut: two threads for each, because std cannot wait for two sockets at once.
 
 use crate::channel::{Channel, Opening, lock};
 use crate::connection::Connection;
@@ -148,8 +148,8 @@ impl Socket {
         &self, connection: &mut Connection, hub: &Hub, accepted: &Accepted,
     ) -> Result<(), (Option<u16>, &'static str)> {
         let (mut parser, traced) = (Parser::new(hub.config().max_body), lock(&self.out).trace.is_some());
-        while let Ok(bytes) = connection.receive() {
-            if traced {
+        while let Ok((bytes, early)) = connection.receive() {
+            if traced && !early {
                 lock(&self.out).trace.iter_mut().for_each(|trace| trace.received(&bytes));
             }
             let mut rest = &bytes[..];

@@ -348,3 +348,65 @@ pub fn close(code: Option<u16>, reason: &str, out: &mut Vec<u8>) {
     let body = code.map(|code| [&code.to_be_bytes(), reason.as_bytes()].concat());
     frame(CLOSE, &body.unwrap_or_default(), out);
 }
+
+/// A frame as it comes from either side, whatever it says: for who shows frames.
+#[derive(Debug, Default)]
+pub struct Seen {
+    header: Vec<u8>,
+    key: [u8; 4],
+    /// So many bytes of its payload are still to come.
+    pub left: u64,
+}
+
+impl Seen {
+    /// Takes a byte of the header; with the last one it says what the bytes are, and what they mean.
+    pub fn header(&mut self, byte: u8) -> Option<(String, String)> {
+        self.header.push(byte);
+        let [first, second, rest @ ..] = &self.header[..] else { return None };
+        let (masked, seven) = (second & 0x80 != 0, second & 0x7f);
+        let digits = [0, 2, 8].get(usize::from(seven.saturating_sub(125))).copied()?;
+        let (length, key) = rest.split_at_checked(digits)?;
+        match (masked, key) {
+            (true, [a, b, c, d]) => self.key = [*a, *b, *c, *d],
+            (true, _) => return None,
+            _ => self.key = [0; 4],
+        }
+        let length = length.iter().fold(0, |n, byte| n << 8 | u64::from(*byte));
+        self.left = if digits == 0 { seven.into() } else { length };
+        let bits = [(0x80, "FIN, "), (0x40, "RSV1, "), (0x20, "RSV2, "), (0x10, "RSV3, ")];
+        let bits: String = bits.iter().filter(|bit| first & bit.0 != 0).map(|bit| bit.1).collect();
+        let opcode = match first & 0x0f {
+            CONTINUATION => "continuation",
+            TEXT => "text",
+            BINARY => "binary",
+            CLOSE => "close",
+            PING => "ping",
+            PONG => "pong",
+            _ => "reserved opcode",
+        };
+        let masked = if masked { ", masked" } else { "" };
+        let hex: Vec<_> = self.header.iter().map(|byte| format!("{byte:02x}")).collect();
+        Some((hex.join(" "), format!("{bits}{opcode}{masked}, length of the payload: {}", self.left)))
+    }
+
+    /// Takes payload from the front of `bytes`; returns it unmasked.
+    pub fn payload(&mut self, bytes: &mut &[u8]) -> Vec<u8> {
+        let (payload, rest) = bytes.split_at(bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX)));
+        *bytes = rest;
+        self.left -= payload.len() as u64;
+        let plain = payload.iter().zip(self.key.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
+        self.key.rotate_left(payload.len() % 4);
+        plain
+    }
+
+    /// Whether it is a control frame (§5.5), and whether it is the last one of its message.
+    pub fn kind(&self) -> (bool, bool) {
+        let (first, second) = (self.header.first().unwrap_or(&0), self.header.get(1).unwrap_or(&0));
+        (first & 8 != 0 && second & 0x7f < 126, first & 0x80 != 0)
+    }
+
+    /// Whether nothing of it came.
+    pub fn is_empty(&self) -> bool {
+        self.header.is_empty()
+    }
+}

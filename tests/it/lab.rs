@@ -7,9 +7,9 @@ use tincan::reject;
 
 /// What a tap tells: `in`, `out` or `end`, the connection, and the bytes, a character each.
 #[derive(Debug, PartialEq, Eq)]
-struct Told(String, u64, String);
+pub struct Told(pub String, pub u64, pub String);
 
-fn told(block: &str) -> Told {
+pub fn told(block: &str) -> Told {
     let line = |name: &str| block.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{block}"));
     let (name, data) = (line("event: "), line("data: "));
     let number = data.strip_prefix("{\"connection\":").and_then(|rest| rest.split(',').next()).unwrap();
@@ -18,7 +18,7 @@ fn told(block: &str) -> Told {
 }
 
 /// All pieces of one direction up to the next that is not, as one.
-fn tell(tap: &mut Wire, name: &str, number: u64, bytes: &str) {
+pub fn tell(tap: &mut Wire, name: &str, number: u64, bytes: &str) {
     let mut all = String::new();
     while all.len() < bytes.len() {
         let Told(way, n, piece) = told(&tap.block());
@@ -29,7 +29,7 @@ fn tell(tap: &mut Wire, name: &str, number: u64, bytes: &str) {
 }
 
 /// The text with a character for each of its bytes.
-fn latin(text: &str) -> String {
+pub fn latin(text: &str) -> String {
     text.bytes().map(char::from).collect()
 }
 

@@ -12,12 +12,12 @@ use tincan::secrets::Secrets;
 
 const TOKEN: &str = "ses%25me/Open+7"; // a token may look as if it were encoded
 
-fn traced(args: &[&str]) -> Tincan {
+pub fn traced(args: &[&str]) -> Tincan {
     Tincan::start(&[&["--trace", "--quiet"], args].concat())
 }
 
 /// The lines of a connection, once it has ended; with 9 for each digit of an epoch or a reconnection time, and no date.
-fn ended(server: &Tincan, number: usize) -> String {
+pub fn ended(server: &Tincan, number: usize) -> String {
     raw(server, number).lines().fold(String::new(), |out, line| out + &mask(line) + "\n")
 }
 
@@ -48,7 +48,7 @@ pub fn mask(line: &str) -> String {
 }
 
 /// Text and notes of a connection as they are shown, the notes in their column.
-fn shown(lines: &str) -> String {
+pub fn shown(lines: &str) -> String {
     lines.lines().map(str::trim_start).filter(|l| !l.is_empty()).fold(String::new(), |out, line| {
         let (text, note) = line.split_once(" | ").unwrap();
         out + &format!("{}{:<40}  {note}\n", &text[..5], &text[5..].trim_end())
@@ -56,7 +56,7 @@ fn shown(lines: &str) -> String {
 }
 
 /// What an explainer without colour says of a connection: pieces of bytes, up (true) or down, and then its end.
-fn explained<'a>(secrets: &Arc<Secrets>, said: impl IntoIterator<Item = (bool, &'a [u8])>) -> String {
+pub fn explained<'a>(secrets: &Arc<Secrets>, said: impl IntoIterator<Item = (bool, &'a [u8])>) -> String {
     let mut explainer = Explainer::new(1, false, secrets.clone());
     let mut out = String::new();
     for (up, bytes) in said {
@@ -65,7 +65,7 @@ fn explained<'a>(secrets: &Arc<Secrets>, said: impl IntoIterator<Item = (bool, &
     out + &explainer.end()
 }
 
-fn none() -> Arc<Secrets> {
+pub fn none() -> Arc<Secrets> {
     Arc::new(Secrets::default())
 }
 
