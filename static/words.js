@@ -189,6 +189,12 @@ const WORDS = {
     'Asks once, and the answer goes on for ever. Messages come at once, and each costs its own bytes alone. In silence there is a :ping now and then.',
     '只请求一次，响应一直不结束。消息立即到达，每条只花费它自己的字节。静默时偶尔有一个 :ping。',
   ],
+  'ways-websocket': ['WebSocket', 'WebSocket'],
+  'ways-websocket-what': [
+    'Asks once, over HTTP, to speak another protocol (RFC 6455). Messages come at once, in frames: here each holds the same text as in the event stream, with 2, 4 or 10 bytes before it. It could also send. When it ends, it is for the page to open another.',
+    '先用 HTTP 请求一次，然后改用另一种协议（RFC 6455）。消息装在帧里立即到达：这里每一帧的内容与事件流相同，前面多 2、4 或 10 个字节。它还能发送。断开后要由页面重新打开。',
+  ],
+  'ways-closed': ['closed with {code}; a WebSocket does not come back by itself, so the page opens another', '已关闭（{code}）；WebSocket 不会自己重连，页面稍后重新打开'],
   'ways-table': ['Since Start', '开始以来'],
   'ways-row-heard': ['Messages heard', '收到的消息'],
   'ways-row-last': ['Last event ID', '最后事件 ID'],
@@ -212,8 +218,8 @@ const WORDS = {
   ],
   'ways-delays-says': ['Median delay: {list}. The table has the numbers.', '延迟中位数：{list}。数字见表格。'],
   'ways-note': [
-    'The server counts, to the byte: heads are counted, what TCP, IP and TLS add is not. So that it can, each request carries &tap= and 16 letters. Publishing is not counted: it is the same for all. A delay begins when the POST begins, and ends when the message is in this page. A connection counts until the server has seen its end.',
-    '字节由服务器精确计数：包括请求和响应的头部，不包括 TCP、IP 和 TLS 增加的部分。为了计数，每个请求都带有 &tap= 和 16 个字符。发布不计入，因为对各种方式都一样。延迟从 POST 开始时算起，到消息到达本页为止。一个连接在服务器看到它关闭之前都算作打开。',
+    'The server counts, to the byte: heads are counted, what TCP, IP and TLS add is not. So that it can, each request carries &tap= and 16 letters, and the one for WebSocket also ws&. Publishing is not counted: it is the same for all. A delay begins when the POST begins, and ends when the message is in this page. A connection counts until the server has seen its end.',
+    '字节由服务器精确计数：包括请求和响应的头部，不包括 TCP、IP 和 TLS 增加的部分。为了计数，每个请求都带有 &tap= 和 16 个字符，WebSocket 的请求还带有 ws&。发布不计入，因为对各种方式都一样。延迟从 POST 开始时算起，到消息到达本页为止。一个连接在服务器看到它关闭之前都算作打开。',
   ],
   'ways-masked': [
     'The server does not tell the tap a token: its field is counted with 11 bytes in its place.',
