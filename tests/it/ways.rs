@@ -316,7 +316,10 @@ fn it_says_what_is_wrong_and_goes_on_by_itself() {
     says("WebSocket: closed with 1006; a WebSocket does not come back by itself");
     end_gateway();
     server = Tincan::spawn(&format!("127.0.0.1:{}", server.port), &["--retry", "200"]);
-    page.becomes("/(olling|stream|Socket)[^.]*(answered|refused|reach|closed)/.test(q('#ways-state').textContent)", "false");
+    page.becomes(
+        "/(olling|stream|Socket)[^.]*(answered|refused|reach|closed)/.test(q('#ways-state').textContent)",
+        "false",
+    );
     page.click("one");
     page.all_become("heard", "2");
     page.becomes(
