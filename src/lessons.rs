@@ -59,6 +59,7 @@ pub const LESSONS: &[Lesson] = lessons! {
     "first-event" "fields" "lines" "one-space" "missing-blank-line" "named" "ignored" "line-ends" "byte-order-mark"
     "greeting" "clock" "heartbeat" "buffering" "retry" "reconnection" "cut-id" "empty-id" "nul-in-id" "fresh-start"
     "pause" "no-content" "unavailable" "wrong-type" "charset" "wrong-charset" "six-connections"
+    "websocket"
 };
 
 /// The lesson of this name.

@@ -2,6 +2,7 @@
 // The wire lab. One EventSource listens to a URL. The server tells each byte of that connection as events of a second
 // stream, the tap (`?tap=KEY`, src/lab.rs). The page sets these bytes beside what the specification's algorithm does with
 // them (EventStreamParser, eventsource.js) and beside what the EventSource fired: a row of the table is a line of the wire.
+// A channel can be heard with a WebSocket as well; then a row is a part of a frame (RFC 6455 §5.2).
 
 const KEPT_ROWS = 800;             // Limit: rows of the table; the oldest go first
 const ROUNDS = 4;                  // Limit: connections of a lesson that reconnects; then the lab closes
@@ -16,6 +17,9 @@ const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 const CONTROLS = ('NUL SOH STX ETX EOT ENQ ACK BEL BS TAB LF VT FF CR SO SI ' +
   'DLE DC1 DC2 DC3 DC4 NAK SYN ETB CAN EM SUB ESC FS GS RS US').split(' ');
 const hex = byte => byte.toString(16).padStart(2, '0').toUpperCase();
+const numbers = bytes => [...bytes].map(hex).join(' ');
+// A byte with its bits, and a space wherever `gap` matches.
+const bits = gap => ([byte]) => `${hex(byte)} = ${byte.toString(2).padStart(8, '0').replace(gap, ' ')}`;
 
 // A text in which every byte can be seen. What is no UTF-8, and what has no picture, is shown as numbers.
 function visible(bytes) {
@@ -43,8 +47,8 @@ function visible(bytes) {
         at++;
         continue;
       }
-      const numbers = [...part].map(hex).join(' ');
-      if (/[\p{C}\p{Z}]/u.test(character)) mark('control', `⟨${numbers}⟩`, character === '\ufeff' ? `BOM ${numbers}` : numbers);
+      const shown = numbers(part);
+      if (/[\p{C}\p{Z}]/u.test(character)) mark('control', `⟨${shown}⟩`, character === '\ufeff' ? `BOM ${shown}` : shown);
       else text += character;
     }
     at += length;
@@ -109,11 +113,13 @@ function addHeading(className, text) {
   return addRow(className, [cell]);
 }
 
-function addLine(way, bytes, note) {
+// `shown` is a text that stands for the bytes, where they are none.
+function addLine(way, bytes, note, shown) {
   const wire = element('td', 'bytes');
   const code = element('code');
-  code.append(visible(bytes));
-  wire.append(code, element('code', 'hex', [...bytes].map(hex).join(' ')));
+  code.append(shown ?? visible(bytes));
+  wire.append(code);
+  if (shown === undefined) wire.append(element('code', 'hex', numbers(bytes)));
   const made = addRow(`row ${way}`, [wire, element('td', 'steps'), element('td', 'fired')], note);
   return { row: made, steps: made.cells[1], fired: made.cells[2] };
 }
@@ -156,17 +162,21 @@ let latest = null;                 // what the algorithm remembers now
 
 function showBuffers() {
   const { data = '', type = '', id = '', lastEventId = '', retry = null } = notes.get(pointed)?.state ?? latest ?? {};
-  const shown = { data, type, id, lastEventId, retry: retry === null ? '' : `${retry} ms`, readyState: readyState() };
-  for (const [name, value] of Object.entries(shown)) {
-    const place = $(`buffer-${name}`);
-    place.replaceChildren(value === '' ? element('i', '', word('lab-empty')) : exact('span', value));
+  const shown = asSocket() ? { protocol: source?.protocol ?? '', extensions: source?.extensions ?? '' }
+    : { data, type, id, lastEventId, retry: retry === null ? '' : `${retry} ms` };
+  shown.readyState = source ? `${source.readyState} ${readyState()}` : '';
+  for (const name of BUFFERS) {
+    const [place, value] = [$(`buffer-${name}`), shown[name]];
+    place.parentElement.hidden = value === undefined;
+    place.replaceChildren(value ? exact('span', value) : element('i', '', word('lab-empty')));
   }
 }
 
-const READY = ['CONNECTING', 'OPEN', 'CLOSED'];
-const readyState = () => source ? `${source.readyState} ${READY[source.readyState]}` : '';
+const BUFFERS = ['data', 'type', 'id', 'lastEventId', 'retry', 'protocol', 'extensions', 'readyState'];
+const READY = ['CONNECTING', 'OPEN', 'CLOSING', 'CLOSED'];
+const readyState = () => !source || source.readyState === source.CLOSED ? 'CLOSED' : READY[source.readyState];
 
-for (const name of ['data', 'type', 'id', 'lastEventId', 'retry', 'readyState']) {
+for (const name of BUFFERS) {
   const value = element('dd');
   value.id = `buffer-${name}`;
   const pair = element('div');
@@ -194,11 +204,12 @@ class Connection {
     began ||= at;
     const time = ((at - began) / 1000).toFixed(3);
     addHeading(`piece ${way}`, word(`lab-${way}`, { time, bytes: bytes.length, n: this.number }));
-    for (const line of lines(bytes)) this.hearLine(way, line);
+    for (const line of this.ways[way].frames ? [bytes] : lines(bytes)) this.hearLine(way, line);
   }
 
   hearLine(way, bytes) {
     const side = this.ways[way];
+    if (side.frames) return this.hearFrames(way, side, bytes);
     const text = (side.rest ?? '') + new TextDecoder().decode(bytes);
     const whole = (side.parser ? /[\r\n]$/ : /\n$/).test(text);
     side.rest = whole ? '' : text;
@@ -215,10 +226,10 @@ class Connection {
     const [name, value] = [text.split(':')[0].toLowerCase(), text.slice(text.indexOf(':') + 1).trim()];
     if (way === 'in' && !side.first) {
       this.isStream = text.startsWith('GET ');
-      if (this.isStream && opened++ === 0) fired(line.fired, 'new', word('lab-new'));
+      if (this.isStream && opened++ === 0) fired(line.fired, 'new', word('lab-new', { name: asSocket() ? 'WebSocket' : 'EventSource' }));
     } else if (kind === 'lab-field') {
       const known = `lab-${way}-${name}`;
-      if (Object.hasOwn(WORDS, known)) line.steps.append(element('small', '', word(known)));
+      if (Object.hasOwn(WORDS, known) && value !== 'Upgrade') line.steps.append(element('small', '', word(known)));
       if (name === 'content-type') side.type = value;
     }
     side.first ||= text;
@@ -232,10 +243,82 @@ class Connection {
       side.parser = new EventStreamParser(this.watch());
       side.parser.lastEventId = latest?.lastEventId ?? '';
       expect('open', line.fired);
+    } else if (status === '101') {
+      for (const way of ['in', 'out']) this.beginFrames(way);
+      expect('open', line.fired);
     } else {
       this.failed = true;
-      line.steps.append(element('small', '', word('lab-fails', { status, type: side.type ?? '-' })));
-      expect('error', line.fired);
+      line.steps.append(element('small', '', word(asSocket() ? 'lab-not-101' : 'lab-fails', { status, type: side.type ?? '-' })));
+      this.expectEnd(line.fired);
+    }
+  }
+
+  // A WebSocket that was not closed in order fires both.
+  expectEnd(cell) {
+    expect('error', cell);
+    if (asSocket()) expect('close', cell);
+  }
+
+  beginFrames(way) {
+    const frames = this.frames(way);
+    Object.assign(this.ways[way], { frames, got: [], wants: frames.next().value });
+  }
+
+  // Frames and pieces are cut independently of each other. A part of a frame that is in two pieces has two rows.
+  hearFrames(way, side, bytes) {
+    while (bytes.length > 0) {
+      const [length, shown] = side.wants;
+      const part = bytes.subarray(0, length - side.got.length);
+      bytes = bytes.subarray(part.length);
+      this.line = addLine(way, part, side.note, shown?.(part));
+      side.got.push(...part);
+      if (side.got.length < length) this.line.steps.textContent = word('lab-part');
+      else side.wants = side.frames.next(side.got.splice(0)).value;
+    }
+  }
+
+  // Asks for the parts of frames (RFC 6455 §5.2) one after the other: how many bytes, and what to show instead of them.
+  * frames(way) {
+    const text = bytes => new TextDecoder().decode(Uint8Array.from(bytes));
+    const say = (key, values, className) => this.line.steps.append(element('span', className, word(key, values)));
+    for (let message;;) {
+      const note = this.ways[way].note = { block: `${this.number}.${++this.blocks}` };
+      const [first] = yield [1, bits(/(?<=^.|^.{4})/g)];
+      const [fin, opcode] = [first >> 7, first & 15];
+      if (opcode === 0) note.block = message.block;                    // rows of one message belong together
+      else if (opcode < 8) message = { ...note, bytes: [] };
+      say(`lab-fin-${fin}`);
+      say('lab-rsv');
+      say(`lab-opcode-${opcode}`);
+
+      const [second] = yield [1, bits(/(?<=^.)/)];
+      const masked = second >> 7;
+      let n = second & 127;
+      say(`lab-mask-${masked}`);
+      say(n < 126 ? 'lab-length' : `lab-length-${n}`, { n });
+      if (n > 125) {
+        n = (yield [n === 126 ? 2 : 8, numbers]).reduce((sum, byte) => 256 * sum + byte);
+        say('lab-longer', { n });
+      }
+      const key = masked && (yield [4, numbers]);
+      if (key) say('lab-key');
+      let payload = n ? yield [n, masked || opcode === 8 ? numbers : undefined] : [];
+      if (n) say(masked ? 'lab-unmasked' : 'lab-payload');
+      if (key) payload = payload.map((byte, at) => byte ^ key[at % 4]);
+      if (n && masked && opcode !== 8) this.line.steps.append(element('q', '', text(payload)));
+      if (opcode < 8) message.bytes = message.bytes.concat(payload);
+      else if (opcode !== 8) say(`lab-effect-${opcode}`, {}, 'dispatch');
+      else {
+        say(n ? 'lab-code' : 'lab-no-code', { code: 256 * payload[0] + payload[1], reason: JSON.stringify(text(payload.slice(2))) });
+        say('lab-effect-8', {}, 'dispatch');
+        if (way === 'in') expect('call', this.line.fired);
+      }
+      if (opcode < 8 && fin) {
+        say(`lab-received-${way}`, {}, 'dispatch');
+        if (way === 'out') expect('event', this.line.fired);
+        else fired(this.line.fired, 'new', `send(${JSON.stringify(text(message.bytes))})`);
+      }
+      this.line.row.classList.add('block-end');
     }
   }
 
@@ -282,7 +365,7 @@ class Connection {
     row.cells[0].colSpan = 2;
     const cell = element('td', 'fired');
     row.append(cell);
-    if (!this.failed) expect('error', cell);
+    if (!this.failed) this.expectEnd(cell);
   }
 }
 
@@ -355,6 +438,7 @@ function hearEvent(event) {
 
 const lesson = () => $('what').value;
 const fragment = () => `#${lesson() || path()}`;
+const asSocket = () => lesson() === '' && $('as').value !== 'EventSource';
 const path = () => lesson() ? `/lessons/${lesson()}` : `/${$('channel').value}`;
 
 function query() {
@@ -376,7 +460,14 @@ function connect() {
   // The server began anew, or we were too slow: what is said from here on stands by itself.
   tap.addEventListener('gap', () => { connections = new Map(); places = []; });
 
-  source = new EventSource(`${path()}?${[query(), `tap=${key}`].filter(Boolean).join('&')}`);
+  const url = `${path()}?${[query(), `tap=${key}`].filter(Boolean).join('&')}`;
+  if (asSocket()) openSocket(url);
+  else openSource(url);
+  showState();
+}
+
+function openSource(url) {
+  source = new EventSource(url);
   let rounds = 0;
   source.onopen = event => {
     if ('data' in event) return hearEvent(event);
@@ -391,13 +482,39 @@ function connect() {
     showState();
   };
   for (const type of types) if (!OWN.includes(type)) source.addEventListener(type, hearEvent);
+}
+
+const socketURL = path => location.origin.replace('http', 'ws') + path;
+const protocols = () => $('as').value === 'WebSocket' ? [] : [$('as').value];
+
+function openSocket(url) {
+  const socket = source = new WebSocket(socketURL(url), protocols());
+  const hearSocket = (kind, className, text) => {
+    if (socket !== source) return;           // it was closed to make room for another
+    hear(kind, className, text);
+    showState();
+    if (kind === 'close') endTap('lab-no-return');
+  };
+  socket.onopen = () => hearSocket('open', 'open', word('lab-opened'));
+  socket.onmessage = ({ data }) => hearSocket('event', 'event', word('lab-message', { data: JSON.stringify(data) }));
+  socket.onerror = () => hearSocket('error', 'error', word('lab-socket-error'));
+  socket.onclose = ({ code, reason, wasClean }) =>
+    hearSocket('close', 'failed', word('lab-socket-closed', { code, reason: JSON.stringify(reason), wasClean }));
+}
+
+function disconnect(why = 'lab-closed') {
+  if (asSocket()) {
+    source.close(1000);            // begins the closing handshake; onclose comes at its end
+    hear('call', 'new', 'close(1000)');
+  } else {
+    source.close();
+    endTap(why);
+  }
   showState();
 }
 
-// Ends both connections; what the tap still has to say is waited for.
-function disconnect(why = 'lab-closed') {
-  source?.close();
-  showState();
+// What the tap still has to say is waited for.
+function endTap(why) {
   const late = tap;
   setTimeout(() => {
     late?.close();
@@ -418,7 +535,7 @@ async function pull() {
 }
 
 function showState() {
-  const state = source ? READY[source.readyState].toLowerCase() : 'closed';
+  const state = readyState().toLowerCase();
   $('state').dataset.state = state;
   $('state').textContent = word(`lab-state-${state}`);
   $('disconnect').disabled = state === 'closed';
@@ -444,13 +561,10 @@ async function listLessons() {
 
 async function choose() {
   const name = lesson();
-  stop();
-  source = null;
-  body.replaceChildren();
-  latest = pointed = null;
+  clear();
   others.splice(0).forEach(other => other.close());   // else the next lesson may wait for them for ever
   $('lesson').hidden = name === '';
-  $('channel-field').hidden = $('publish').hidden = name !== '';
+  $('channel-field').hidden = $('as-field').hidden = $('publish').hidden = name !== '';
   $('since').value = '';
   location.replace(fragment());
   if (name === '') {
@@ -471,6 +585,22 @@ async function choose() {
     $('previous').disabled = $('what').selectedIndex <= 1;
     $('next').disabled = $('what').selectedIndex === $('what').options.length - 1;
   }
+  showClient();
+}
+
+function clear() {
+  stop();
+  source = null;
+  body.replaceChildren();
+  latest = pointed = null;
+}
+
+// What differs between an EventSource and a WebSocket.
+function showClient() {
+  $('types-field').hidden = $('types-help').hidden = $('event-field').hidden = asSocket();
+  $('client').textContent = asSocket() ? 'WebSocket' : 'EventSource';
+  $('rules').textContent = word(asSocket() ? 'lab-frames-help' : 'lab-algorithm-help');
+  $('hint').textContent = word(asSocket() ? 'lab-frames-hint' : 'lab-hint');
   showCurl();
   showState();
 }
@@ -499,12 +629,13 @@ function openMore() {
 // ---- The same with curl, and publishing -------------------------------------------------------------------------
 
 const quoted = text => `'${text.replaceAll("'", "'\\''")}'`;
-const event = () => $('event').value.trim();
+const event = () => asSocket() ? '' : $('event').value.trim();
 const publishPath = () => `${path()}${event() ? `?event=${encodeURIComponent(event())}` : ''}`;
 
 function showCurl() {
   const since = $('since').value.trim();
-  $('curl').textContent = `curl -N ${since ? `-H ${quoted(`Last-Event-ID: ${since}`)} ` : ''}${location.origin}${path()}`;
+  const socket = [socketURL(`${path()}${query() && `?${query()}`}`), ...protocols()].map(text => JSON.stringify(text));
+  $('curl').textContent = asSocket() ? `new WebSocket(${socket.join(', ')})` : `curl -N ${since ? `-H ${quoted(`Last-Event-ID: ${since}`)} ` : ''}${location.origin}${path()}`;
   const url = `${location.origin}${publishPath()}`;
   $('curl-say').textContent = `curl -d ${quoted($('data').value)} ${url.includes('?') ? quoted(url) : url}`;
 }
@@ -513,6 +644,7 @@ async function publish(submitted) {
   submitted.preventDefault();
   if (event() && !types.has(event())) $('sent').textContent = word('lab-no-listener', { type: event() });
   else $('sent').textContent = '';
+  if (asSocket() && source?.readyState === WebSocket.OPEN) return source.send($('data').value);
   const url = publishPath() + (key && `${event() ? '&' : '?'}tap=${key}`);
   try {
     const answer = await fetch(url, { method: 'POST', headers: { 'Content-Type': 'text/plain;charset=utf-8' }, body: $('data').value });
@@ -526,6 +658,7 @@ $('controls').onsubmit = submitted => { submitted.preventDefault(); connect(); }
 $('disconnect').onclick = () => disconnect();
 $('plug').onclick = pull;
 $('publish').onsubmit = publish;
+$('as').onchange = () => { clear(); showClient(); };
 $('what').onchange = async () => { await choose(); if (lesson()) connect(); };
 $('previous').onclick = () => turn(-1);
 $('next').onclick = () => turn(1);

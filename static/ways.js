@@ -1,7 +1,8 @@
 'use strict';
 // The lab's ways side by side: the page listens to one channel in several ways at once, publishes to it, and shows what
 // each way costs and how late it hears. The server counts the bytes: each request carries `?tap=KEY`, and the stream
-// `/lab/KEY` tells every byte of it (src/lab.rs). Three connections are held, and two more are used for moments.
+// `/lab/KEY` tells every byte of it (src/lab.rs). Three connections are held, and two more are used for moments; a WebSocket
+// is none of the six that a browser opens to a host.
 
 {                                    // a block, for the lab's other script has names of its own
   const WINDOW = 60000;              // ms that the plots show
@@ -29,6 +30,9 @@
       sign: (x, y) => `M${x - 4} ${y}a4 4 0 1 0 8 0a4 4 0 1 0-8 0` },
     { name: 'long', query: `wait=${HOLD}&`, listen: way => ask(way, () => 0), sign: (x, y) => `M${x - 3.5} ${y - 3.5}h7v7h-7z` },
     { name: 'stream', query: '', listen: stream, sign: (x, y) => `M${x} ${y - 4.5}l5 8.5h-10z` },
+    // The server has no use for `ws`. With the subprotocol a message has its id, as in the other ways.
+    { name: 'websocket', query: 'ws&', field: ', Upgrade: websocket', listen: connect,
+      sign: (x, y) => `M${x - 1.5} ${y - 5}h3v3.5h3.5v3h-3.5v3.5h-3v-3.5h-3.5v-3h3.5z` },
   ];
   const url = way => `/${run.channel}?${way.query}since=${way.last}&tap=${run.key}`;
 
@@ -54,6 +58,21 @@
       const closed = source.readyState === EventSource.CLOSED;
       tell(way.name, word(closed ? 'ways-refused' : 'ways-lost'));
       if (closed) setTimeout(() => signal.aborted || stream(way), RETRY);
+    };
+  }
+
+  // A WebSocket does not come back by itself, and does not know where it was: the page does that.
+  function connect(way) {
+    const { signal } = run.abort;
+    const socket = new WebSocket(location.origin.replace('http', 'ws') + url(way), 'event-stream');
+    const parser = new EventStreamParser({ dispatch: event => hear(way, event) }, way.last);
+    signal.addEventListener('abort', () => socket.close());
+    socket.onopen = () => tell(way.name);
+    socket.onmessage = event => parser.feed(event.data);
+    socket.onclose = ({ code }) => {
+      if (signal.aborted) return;
+      tell(way.name, word('ways-closed', { code }));
+      setTimeout(() => signal.aborted || connect(way), RETRY);
     };
   }
 
@@ -295,13 +314,14 @@
 
   // ---- Start ----------------------------------------------------------------------------------------------------
 
+  // A phone may break WebSocket in its middle.
   const named = ({ name, sign }) => [
     make('svg', { class: 'key', viewBox: '0 0 36 12', 'aria-hidden': true },
       make('path', { class: `${name} track`, d: 'M0 6H36' }), make('path', { class: `${name} sign`, d: sign(18, 6) })),
-    ` ${word(`ways-${name}`)} `,
+    ' ', ...word(`ways-${name}`).split(/(?<=[a-z])(?=[A-Z])/).flatMap((part, n) => n ? [make('wbr', {}), part] : part), ' ',
   ];
   for (const way of WAYS) {
-    const code = make('code', {}, `GET /NAME${way.query && `?${way.query.slice(0, -1)}`}`);
+    const code = make('code', {}, `GET /NAME${way.field ?? (way.query && `?${way.query.slice(0, -1)}`)}`);
     $('list').append(make('dt', {}, ...named(way), code), make('dd', {}, word(`ways-${way.name}-what`, { n: HOLD })));
   }
   $('table').createTHead().append(make('tr', {}, make('td', {}), ...WAYS.map(way => make('th', { scope: 'col' }, ...named(way)))));

@@ -5,6 +5,7 @@ use crate::harness::*;
 use std::path::PathBuf;
 use tincan::event::json;
 use tincan::lessons::{LESSONS, parts};
+use tincan::ws;
 
 /// A line of the table: its bytes, what the algorithm did, what was fired; each a text.
 const ROWS: &str = "all('tbody .row').map(row => [row.querySelector('code')?.textContent,
@@ -135,6 +136,203 @@ fn a_lesson_in_the_lab_shows_its_bytes_and_what_came_of_each() {
     page.js("(q('#what').value = 'pause', q('#what').onchange())");
     page.becomes("all('.over').length && source.readyState", "2");
     assert_eq!(page.js("all('.fired .event').length"), "6");
+}
+
+/// As JSON.stringify has it.
+fn quoted(text: &str) -> String {
+    json(text).replace("\\u000a", "\\n")
+}
+
+/// Opens the lab on a channel as a WebSocket.
+fn on_socket(page: &Page, server: &Tincan, channel: &str, kind: &str) {
+    on_channel(page, server, channel);
+    page.js(&format!("(e => {{ e.value = '{kind}'; e.dispatchEvent(new Event('change')) }})(q('#as'))"));
+    assert_eq!(page.js("q('#state').dataset.state + all('tbody#wire tr').length"), "closed0");
+    page.js("q('#connect').click()");
+    page.becomes("q('#state').dataset.state + all('.fired .open').length", "open1");
+}
+
+/// What the left column has of frames: a part of one a row.
+fn frames(mut rest: &[u8]) -> Vec<String> {
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02X}")).collect::<Vec<_>>().join(" ");
+    let mut rows = Vec::new();
+    while let [first, second, ..] = *rest {
+        rows.push(format!("{first:02X} = {:b} {:03b} {:04b}", first >> 7, first >> 4 & 7, first & 15));
+        rows.push(format!("{second:02X} = {:b} {:07b}", second >> 7, second & 127));
+        let (more, key) = (
+            match second & 127 {
+                126 => 2,
+                127 => 8,
+                _ => 0,
+            },
+            if second >> 7 == 1 { 4 } else { 0 },
+        );
+        let length = match more {
+            0 => usize::from(second & 127),
+            _ => rest[2..2 + more].iter().fold(0, |length, byte| length << 8 | usize::from(*byte)),
+        };
+        let (longer, tail) = rest[2..].split_at(more);
+        let (mask, tail) = tail.split_at(key);
+        let (payload, tail) = tail.split_at(length);
+        rows.extend([longer, mask].iter().filter(|part| !part.is_empty()).map(|part| hex(part)));
+        if length > 0 {
+            rows.push(if key == 0 && first & 15 < 8 {
+                visible(str::from_utf8(payload).unwrap())
+            } else {
+                hex(payload)
+            });
+        }
+        rest = tail;
+    }
+    rows
+}
+
+#[test]
+fn a_websocket_in_the_lab_is_shown_part_by_part_of_its_frames() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&["--heartbeat", "2"]);
+    let page = driver.page(&url(&server, "/lab"));
+    on_socket(&page, &server, "kitchen", "WebSocket");
+    server.post("/kitchen", "soup");
+    let head = "FIN 1: the message ends with this frame/RSV1 to RSV3: 0, as no extension uses them";
+    let soup = [
+        &format!("81 = 1 000 0001 | {head}/opcode 1: text frame | "),
+        "04 = 0 0000100 | MASK 0: not masked, like all that a server sends/payload length: 4 bytes | ",
+        "soup | payload data/a message was received: fire “message” | onmessage\ndata \"soup\"",
+    ];
+    page.becomes(&format!("{ROWS}.slice(-3).join('\\n')"), &soup.join("\n"));
+    // What the page says goes over the same connection, masked. The server sends it back to it as well.
+    let said = format!("two\nlines, é {}", "long ".repeat(60));
+    page.js(&format!("(q('#data').value = {}, q('#send').click())", json(&said)));
+    page.becomes("all('.fired .event').at(-1)?.textContent", &format!("onmessage\ndata {}", quoted(&said)));
+    assert_eq!(page.js("q('.steps q').textContent"), said);
+    assert_eq!(page.js("all('.fired .new').at(-1).textContent"), format!("send({})", quoted(&said)));
+    // A Ping frame, and its answer.
+    page.becomes("all('.in .dispatch').at(-1).textContent", "the answer to the Ping: the client is there");
+    page.js("q('#disconnect').click()");
+    page.becomes("all('.ended .fired').length", "1");
+    page.becomes(
+        "all('.fired .failed, .fired .new').slice(-2).map(e => e.textContent).join()",
+        "close(1000),onclose\ncode 1000\nreason \"\"\nwasClean true\nreadyState 3",
+    );
+    page.becomes("all('.ended').at(-1).textContent.split('.')[0]", "A WebSocket does not come back by itself");
+    assert_eq!(page.js("source.readyState + q('#state').textContent + q('#disconnect').disabled"), "3closedtrue");
+    // Every byte that the tap told, as what it is; and that is all.
+    let told = server.get(&format!("/lab/{}?wait=0&since=all", page.js("key"))).text();
+    let mut ways = [Vec::new(), Vec::new()];
+    for block in told.split("\n\n").filter(|block| block.contains("\"bytes\":")) {
+        let bytes = string(block, "\"bytes\":").chars().map(|c| c as u8).collect::<Vec<_>>();
+        ways[usize::from(block.starts_with("event: out\n"))].extend(bytes);
+    }
+    for (way, bytes) in ["in", "out"].iter().zip(&ways) {
+        let at = bytes.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
+        let head = String::from_utf8(bytes[..at].to_vec()).unwrap();
+        let parts: Vec<String> = head.split_inclusive('\n').map(visible).chain(frames(&bytes[at..])).collect();
+        let shown = page.js(&format!("all('.{way} code:first-child').map(code => code.textContent).join('\\n')"));
+        assert_eq!(shown, parts.join("\n"), "{way}");
+        assert!(parts.iter().any(|part| part.starts_with("88 = 1 000 1000")), "{parts:?}");
+    }
+    assert_eq!(page.console(), "{\"value\":[]}");
+}
+
+#[test]
+fn frames_are_read_wherever_they_are_cut() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let page = driver.page(&url(&server, "/lab"));
+    on_socket(&page, &server, "kitchen", "event-stream");
+    let mut out = b"\x01\x04so\xc3\xa9\x89\x02hi\x80\x02\np".to_vec(); // a message in two frames, and a Ping between them
+    ws::text("stew, ".repeat(50).as_bytes(), &mut out);
+    ws::text("bread ".repeat(11_000).as_bytes(), &mut out);
+    ws::text(b"", &mut out);
+    ws::close(Some(1001), "bye", &mut out);
+    ws::close(None, "", &mut out);
+    let hear = |way: &str, n: usize, bytes: &[u8]| {
+        let text: String = bytes.iter().map(|b| char::from(*b)).collect();
+        let data = format!("{{\"connection\":{n},\"at\":1,\"bytes\":{}}}", json(&text));
+        page.js(&format!("hearTap({{ type: '{way}', data: {} }})", json(&data)));
+    };
+    // Of each part, in one row or in several: its bytes, what is said of it, and what belongs together.
+    let parts = "((parts, text) => { for (const row of all('tbody .row.out')) {
+        const [code, steps] = [row.querySelector('code').textContent, row.cells[1].textContent];
+        text += (text && / = /.test(code + text) ? '!' : text && /^[0-9A-F]{2}( [0-9A-F]{2})*$/.test(code) ? ' ' : '') + code;
+        if (steps === 'the rest is in the next piece') continue;
+        parts.push([text, steps, notes.get(row).block.split('.')[1]].join(' | '));
+        text = '';
+    } return parts.join('\\n'); })([], '')";
+    let mut expected = String::new();
+    // At once; in small pieces, where each part of a frame is cut; in large ones.
+    for (n, (fine, large)) in [(0, out.len()), (250, out.len()), (0, 4093)].into_iter().enumerate() {
+        page.js("body.replaceChildren()");
+        hear("in", 900 + n, b"GET / HTTP/1.1\r\n\r\n");
+        hear("out", 900 + n, b"HTTP/1.1 101 Switching Protocols\r\n\r\n");
+        let (begin, rest) = out.split_at(fine);
+        begin.chunks(1).chain(rest.chunks(large)).for_each(|piece| hear("out", 900 + n, piece));
+        let got = page.js(parts).replace("⟨C3⟩⟨A9⟩", "é"); // a character that is cut is shown as its bytes
+        if n == 0 {
+            expected = got;
+        } else {
+            assert!(got == expected, "{n}: {:?}", got.lines().zip(expected.lines()).find(|(a, b)| a != b));
+        }
+    }
+    let line = |bytes: &str| {
+        expected.lines().find(|line| line.starts_with(bytes)).unwrap_or_else(|| panic!("{bytes}: {expected}"))
+    };
+    assert!(line("soé").ends_with("payload data | 4"), "{}", line("soé"));
+    assert!(
+        line("hi").ends_with("the browser answers with a Pong; the page hears nothing of it | 5"),
+        "{}",
+        line("hi")
+    );
+    assert!(line("␊p").ends_with("fire “message” | 4"), "{}", line("␊p"));
+    assert!(line("01 2C").ends_with("extended payload length: 300 bytes | 7"), "{}", line("01 2C"));
+    assert!(line("00 00 00 00 00 01 01 D0 | extended payload length: 66000 bytes").ends_with('8'));
+    assert!(line("00 = 0 0000000").contains("fire “message”"), "an empty one");
+    assert!(line("03 E9 62 79 65").contains("status code 1001, reason \"bye\""), "{}", line("03 E9"));
+    assert!(expected.contains("no status code"));
+}
+
+#[test]
+fn a_websocket_in_the_lab_does_not_come_back_and_says_why_it_ended() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&["--max-body", "1K"]);
+    let page = driver.page(&url(&server, "/lab"));
+    on_socket(&page, &server, "kitchen", "event-stream");
+    let ids = server.post("/kitchen", "soup");
+    let block = format!("onmessage\ndata {}", quoted(&format!("data: soup\nid: {}\n\n", ids[0])));
+    page.becomes("all('.fired .event').at(-1)?.textContent", &block);
+    assert_eq!(page.js("['types-field', 'event-field', 'as-field'].map(id => q(`#${id}`).hidden)"), "true,true,false");
+    assert_eq!(
+        page.js("all('#buffers div:not([hidden])').map(e => e.lastChild.textContent)"),
+        "event-stream,empty,1·OPEN".replace('·', " ")
+    );
+    let line = format!("new WebSocket(\"ws://127.0.0.1:{}/kitchen\", \"event-stream\")", server.port);
+    assert_eq!(page.text("#curl"), line);
+    let closed = |code: u16, reason: &str, clean: bool| {
+        let fired = format!("onclose\ncode {code}\nreason {}\nwasClean {clean}\nreadyState 3", json(reason));
+        page.becomes("all('.fired .failed').at(-1)?.textContent", &fired);
+        page.becomes("all('.ended').length", "2");
+    };
+    page.js("q('#plug').click()");
+    closed(1006, "", false);
+    // Closed, the form publishes with a POST.
+    page.js("q('#send').click()");
+    eventually("published", || server.get("/kitchen?wait=0&since=all").text().contains("\ndata: soup is ready\n"));
+    // From where it was; and a message that is too long.
+    page.js(&format!("(q('#since').value = '{}', q('#connect').click())", ids[0]));
+    page.becomes("all('.fired .event').at(-1)?.textContent.includes('soup is ready')", "true");
+    page.js("(q('#data').value = 'long '.repeat(300), q('#send').click())");
+    closed(1009, tincan::ws::TOO_LONG.reason, true);
+    // A handshake that is refused.
+    page.js("(q('#since').value = 'nonsense', q('#connect').click())");
+    page.becomes("all('.fired .failed, .fired .error').length", "2");
+    page.becomes("/400 and not 101/.test(q('#wire').textContent)", "true");
+    assert_eq!(page.js("source.readyState"), "3");
+    page.js("(q('#what').value = 'named', q('#what').onchange())");
+    page.becomes("q('#as-field').hidden + ' ' + all('.fired .open').length", "true 1");
+    assert_eq!(page.js("all('thead b')[2].textContent"), "EventSource");
+    let upgrades = server.stderr().matches(" 101 ").count() + server.stderr().matches(" 101\n").count();
+    assert_eq!(upgrades, 2, "{}", server.stderr());
 }
 
 #[test]

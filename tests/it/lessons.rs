@@ -5,6 +5,7 @@ use crate::harness::*;
 use std::time::{Duration, Instant};
 use tincan::lessons::{LESSONS, Script, Step, parse, parts, says};
 use tincan::reject::{NOT_FOUND, PAGE_METHOD, PLAYING, SINCE};
+use tincan::ws;
 
 /// What EventSource fires for each lesson: `open`, `type|data|lastEventId` (LF as `/`, a time as `TIME`) and
 /// `error|readyState`. The test closes it after the last of them, except where nothing may follow for ever (`PAUSED` and
@@ -130,6 +131,18 @@ const HEARD: &[(&str, &str, &[&str])] = &[
     ("charset", "", &["open", "message|crème brûlée, 汤, 🍲|", "error|0"]),
     ("wrong-charset", "", DEAD), // Deviation: Chromium's, too
     ("six-connections", "", &["open", "message|open|"]),
+    (
+        "websocket",
+        "",
+        &[
+            "open",
+            "message|soup|",
+            "message|bread|1",
+            "message|the answer to a POST|1",
+            "message|now hear a channel both ways in the lab|1",
+            "error|0",
+        ],
+    ),
 ];
 const PAUSED: &[&str] = &[
     "open",
@@ -196,6 +209,27 @@ fn chromium_hears_of_each_lesson_what_it_teaches() {
             assert_eq!(requests, if heard.contains(&"error|0") { 2 } else { 1 }, "{name}");
         }
     }
+}
+
+#[test]
+fn the_frames_in_the_lesson_are_frames() {
+    let mut frames = file("websocket").lines().filter_map(|line| {
+        let bytes = line.rsplit_once(": ")?.1.split('.').next()?.split(' ');
+        let bytes: Option<Vec<u8>> =
+            bytes.map(|hex| u8::from_str_radix(hex, 16).ok().filter(|_| hex.len() == 2)).collect();
+        bytes.filter(|bytes| bytes.len() > 1)
+    });
+    let sent = |write: &dyn Fn(&mut Vec<u8>)| {
+        let mut out = Vec::new();
+        write(&mut out);
+        Some(out)
+    };
+    assert_eq!(frames.next(), sent(&|out| ws::text(b"soup", out)));
+    let masked = frames.next().unwrap();
+    assert_eq!(ws::Parser::new(9).next(&mut &masked[..]), Ok(Some(ws::Received::Message("soup".into()))));
+    assert_eq!(frames.next(), sent(&|out| ws::ping(b"", out)));
+    assert_eq!(frames.next(), sent(&|out| ws::close(Some(1000), "", out)));
+    assert_eq!(frames.next(), None);
 }
 
 #[test]

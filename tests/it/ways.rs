@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-const WAYS: [&str; 3] = ["poll", "long", "stream"];
+const WAYS: [&str; 4] = ["poll", "long", "stream", "websocket"];
+/// Those that hold a connection.
+const OPEN: &str = "['long', 'stream', 'websocket'].map(way => q(`#ways-${way}-open`).textContent)";
 const STATE: &str = "q('#ways-state').textContent.trim()";
 const RUNNING: &str = "Running on /kitchen.";
 const SPACE: &str = " ";
@@ -29,12 +31,32 @@ struct Exchange {
     answered: Vec<u8>,
 }
 
-/// Where the message at the front ends: its head, and as many bytes as it says. None where it says none.
+/// Where the message at the front ends: its head, and as many bytes as it says. None where it says none. Behind a head
+/// that asks for a WebSocket all is frames.
 fn length(bytes: &[u8]) -> (usize, Option<usize>) {
     let Some(head) = bytes.windows(4).position(|w| w == b"\r\n\r\n").map(|at| at + 4) else { return (0, None) };
     let text = String::from_utf8_lossy(&bytes[..head]);
     let length = text.lines().find_map(|l| l.strip_prefix("Content-Length: ")?.parse::<usize>().ok());
-    (head, length.map(|length| head + length))
+    let all = text.contains("\r\nUpgrade: websocket\r\n").then_some(bytes.len());
+    (head, all.or(length.map(|length| head + length)))
+}
+
+/// What the server sent in frames behind the head, each of which is whole: the text, and the opcodes of the others.
+fn frames(answer: &[u8]) -> (String, Vec<u8>) {
+    let (mut rest, mut text, mut others) = (&answer[length(answer).0..], Vec::new(), Vec::new());
+    while let [first, second, ..] = *rest {
+        let (at, len) = match second {
+            126 => (4, u16::from_be_bytes([rest[2], rest[3]]).into()),
+            len => (2, usize::from(len)),
+        };
+        if first == 0x81 {
+            text.extend(&rest[at..at + len])
+        } else {
+            others.push(first & 15)
+        }
+        rest = &rest[at + len..];
+    }
+    (String::from_utf8(text).unwrap(), others)
 }
 
 impl Talk {
@@ -88,6 +110,7 @@ impl Proxy {
         let begin = match way {
             "poll" => "/kitchen?wait=0&since=",
             "long" => "/kitchen?wait=25&since=",
+            "websocket" => "/kitchen?ws&since=",
             _ => "/kitchen?since=",
         };
         let all = self.talks.lock().unwrap().iter().flat_map(Talk::exchanges).collect::<Vec<_>>();
@@ -166,7 +189,7 @@ impl Page<'_> {
         self.set("every", "0.5");
         self.click("start");
         self.becomes(STATE, RUNNING);
-        self.becomes("['long', 'stream'].map(way => q(`#ways-${way}-open`).textContent)", "1,1");
+        self.becomes(OPEN, "1,1,1");
     }
 }
 
@@ -184,12 +207,14 @@ fn each_way_hears_the_same_messages_and_each_of_its_bytes_is_counted() {
     server.post("/kitchen", "nobody hears what was said before");
     let page = driver.page(&proxy.url("/lab"));
     page.runs();
+    let quiet = page.numbers("out")[3];
+    page.becomes(&format!("q('#ways-websocket-out').textContent > {quiet}"), "true"); // a Ping frame
     let mut ids = Vec::new();
     for said in ["soup", "two\nlines", "été 🍲\u{1}\"\\", &"long".repeat(2000), ""] {
         ids.extend(server.post("/kitchen", said));
         page.all_become("heard", &ids.len().to_string());
     }
-    assert_eq!(page.row("median"), ["–", "–", "–"], "nobody knows when others began to publish");
+    assert_eq!(page.row("median"), ["–"; 4], "nobody knows when others began to publish");
     // The last to hear is who polls, so its next question is up to two seconds away.
     page.set("every", "2");
     for n in 6..=8 {
@@ -197,7 +222,7 @@ fn each_way_hears_the_same_messages_and_each_of_its_bytes_is_counted() {
         page.all_become("heard", &n.to_string());
     }
     let (median, longest) = (page.times("median"), page.times("longest"));
-    assert!(median[0] > 2.0 * median[1] && median[0] > 2.0 * median[2], "{median:?}");
+    assert!(median[1..].iter().all(|m| median[0] > 2.0 * m), "{median:?}");
     assert!(median[0] >= 100.0 && longest.iter().zip(&median).all(|(l, m)| l >= m), "{longest:?} {median:?}");
     // A flood, as one POST: long polling hears it in few answers.
     let blocks: String = (0..50).map(|n| format!("data: {n}\n\n")).collect();
@@ -214,7 +239,15 @@ fn each_way_hears_the_same_messages_and_each_of_its_bytes_is_counted() {
 
     for (n, way) in WAYS.iter().enumerate() {
         let wire = proxy.of(way);
-        let text = String::from_utf8(wire.iter().flat_map(|e| e.answered.clone()).collect()).unwrap();
+        let bytes: Vec<u8> = wire.iter().flat_map(|e| e.answered.clone()).collect();
+        let (text, pings) = match *way {
+            "websocket" => {
+                let (text, mut others) = frames(&bytes);
+                assert_eq!(others.pop(), Some(8), "it ends with a Close frame");
+                (text, !others.is_empty() && others.iter().all(|opcode| *opcode == 9))
+            }
+            _ => (String::from_utf8(bytes.clone()).unwrap(), bytes.windows(7).any(|w| w == b"\n:ping\n")),
+        };
         // An id that ends an event stands behind a line of data; that of a prelude does not.
         let lines: Vec<&str> = text.lines().collect();
         let events = lines.windows(2).filter(|pair| pair[0].starts_with("data"));
@@ -223,9 +256,9 @@ fn each_way_hears_the_same_messages_and_each_of_its_bytes_is_counted() {
         assert_eq!(heard, (2..=60).map(|n| format!("{epoch}-{n}")).collect::<Vec<_>>(), "{way}");
         assert_eq!(page.numbers("requests")[n], wire.len(), "{way}");
         assert_eq!(page.numbers("in")[n], wire.iter().map(|e| e.sent).sum::<usize>(), "{way}");
-        assert_eq!(page.numbers("out")[n], text.len(), "{way}");
+        assert_eq!(page.numbers("out")[n], bytes.len(), "{way}");
         assert_eq!(page.numbers("total")[n], page.numbers("in")[n] + page.numbers("out")[n], "{way}");
-        assert_eq!(text.contains(":ping"), *way == "stream", "{way}");
+        assert_eq!(pings, ["stream", "websocket"].contains(way), "{way}");
     }
     // Nothing is left: neither what listened, nor the tap.
     eventually("no readers", || server.readers("kitchen") == 0);
@@ -280,9 +313,13 @@ fn it_says_what_is_wrong_and_goes_on_by_itself() {
     let end_gateway = bad_gateway(server.port);
     says("Polling.*: the server answered 502\\.");
     says("Event stream: the server refused");
+    says("WebSocket: closed with 1006; a WebSocket does not come back by itself");
     end_gateway();
     server = Tincan::spawn(&format!("127.0.0.1:{}", server.port), &["--retry", "200"]);
-    page.becomes("/(olling|stream)[^.]*(answered|refused|reach)/.test(q('#ways-state').textContent)", "false");
+    page.becomes(
+        "/(olling|stream|Socket)[^.]*(answered|refused|reach|closed)/.test(q('#ways-state').textContent)",
+        "false",
+    );
     page.click("one");
     page.all_become("heard", "2");
     page.becomes(
@@ -291,7 +328,7 @@ fn it_says_what_is_wrong_and_goes_on_by_itself() {
     );
     server.post("/kitchen", "after");
     page.all_become("heard", "3");
-    page.becomes("['long', 'stream'].map(way => q(`#ways-${way}-open`).textContent)", "1,1");
+    page.becomes(OPEN, "1,1,1");
 }
 
 #[test]
@@ -303,7 +340,7 @@ fn silence_costs_only_who_polls_and_a_token_is_not_counted() {
     page.runs();
     page.becomes("q('#ways-masked').checkVisibility()", "true");
     let silence = "q('#ways-silence').textContent.replace(/Polling [1-9][\\d,]+,/, 'Polling N,')";
-    page.becomes(silence, "Ten seconds of silence, in bytes: Polling N, Long polling 0, Event stream 0.");
+    page.becomes(silence, "Ten seconds of silence, in bytes: Polling N, Long polling 0, Event stream 0, WebSocket 0.");
     // The browser asks for a token. Where its user cancels that, the page gets the 401, and does not ask each second.
     page.js("window.fetch = (real => (url, o) => real(url, { ...o, credentials: 'omit' }))(fetch)");
     page.set("rate", "second");
@@ -328,9 +365,12 @@ fn it_works_with_the_keyboard_on_a_phone_and_in_chinese() {
     page.keys("#ways-start", SPACE);
     page.becomes("q('#ways-poll-heard').textContent > 1", "true");
     page.keys("#ways-one", SPACE);
-    assert_eq!(page.js("all('#ways-table [scope]').length"), "14", "each row and each way has its head");
+    assert_eq!(page.js("all('#ways-table [scope]').length"), "15", "each row and each way has its head");
     let says = "q('#ways-bytes').ariaLabel.replace(/[1-9][\\d,]*\\d/g, 'N')";
-    page.becomes(says, "Bytes on the wire: Polling N, Long polling N, Event stream N. The table has the numbers.");
+    page.becomes(
+        says,
+        "Bytes on the wire: Polling N, Long polling N, Event stream N, WebSocket N. The table has the numbers.",
+    );
     page.keys("#ways-start", SPACE);
     assert_eq!(page.js("[q('#ways-state').textContent, document.activeElement.id]"), "Stopped.,ways-start");
     untapped(&server, server.stderr().rsplit(" GET /lab/").next().unwrap().split('?').next().unwrap());
@@ -347,8 +387,8 @@ fn it_works_with_the_keyboard_on_a_phone_and_in_chinese() {
     page.open(&url(&server, "/lab"));
     assert_eq!(page.text("#ways-title"), "并排比较：同样的消息，不同的接收方式");
     assert_eq!(
-        page.js("all('#ways th').map(th => th.textContent.trim()).slice(0, 4)"),
-        "轮询,长轮询,事件流,收到的消息"
+        page.js("all('#ways th').map(th => th.textContent.trim()).slice(0, 5)"),
+        "轮询,长轮询,事件流,WebSocket,收到的消息"
     );
 }
 
