@@ -7,6 +7,7 @@
 const KEPT_ROWS = 800;             // Limit: rows of the table; the oldest go first
 const ROUNDS = 4;                  // Limit: connections of a lesson that reconnects; then the lab closes
 const LATE = 2000;                 // ms after which what was fired gets a row of its own
+const PATIENCE = 10000;            // ms for an answer
 const NAME = /^[A-Za-z0-9_-]{1,64}$/;
 
 const $ = id => document.getElementById(id);
@@ -514,6 +515,12 @@ function disconnect(why = 'lab-closed') {
   showState();
 }
 
+// For what needs the browser's six connections more.
+function makeRoom() {
+  if ($('state').dataset.state === 'closed') tap?.close();
+  else disconnect();
+}
+
 // What the tap still has to say is waited for.
 function endTap(why) {
   const late = tap;
@@ -649,9 +656,10 @@ async function publish(submitted) {
   if (asSocket() && source?.readyState === WebSocket.OPEN) return source.send($('data').value);
   const url = publishPath() + (key && `${event() ? '&' : '?'}tap=${key}`);
   try {
-    const answer = await fetch(url, { method: 'POST', headers: { 'Content-Type': 'text/plain;charset=utf-8' }, body: $('data').value });
+    const answer = await fetch(url, { method: 'POST', headers: { 'Content-Type': 'text/plain;charset=utf-8' },
+      body: $('data').value, signal: AbortSignal.timeout(PATIENCE) });
     if (!answer.ok) $('sent').textContent = await answer.text();
-  } catch { $('sent').textContent = word('unreachable'); }
+  } catch (e) { $('sent').textContent = word(e.name === 'TimeoutError' ? 'ways-timeout' : 'unreachable'); }
 }
 
 // ---- Start ------------------------------------------------------------------------------------------------------
@@ -688,5 +696,5 @@ async function go() {
   connect();
 }
 
-listLessons().then(go);
+listLessons().then(go).catch(() => { $('state').textContent = word('unreachable'); });
 addEventListener('hashchange', () => { if (location.hash !== fragment()) go(); });

@@ -168,6 +168,7 @@
 
   async function start() {
     if (!field.reportValidity()) return;
+    makeRoom();                      // the browser's six connections may be needed: this takes three, and two for moments
     run.tap?.close();
     clearInterval(run.ticking);
     const abort = new AbortController();

@@ -72,7 +72,7 @@ const WORDS = {
   'lab-next': ['Next', '下一课'],
   'lab-file': ["The lesson's file", '本课的文件'],
   'lab-more': ['Open one more', '再打开一个'],
-  'lab-counted': ['{open} open, {waiting} waiting', '已打开 {open} 个，等待中 {waiting} 个'],
+  'lab-counted': ['{open} open, {waiting} waiting; the lab itself holds two more', '已打开 {open} 个，等待中 {waiting} 个；实验室自己还占用两个'],
   'lab-wire': ['On the wire', '线上的字节'],
   'lab-bytes': ['The bytes', '字节'],
   'lab-bytes-help': ['as the server read and wrote them', '服务器读到和写出的原样'],
