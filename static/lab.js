@@ -18,8 +18,8 @@ const CONTROLS = ('NUL SOH STX ETX EOT ENQ ACK BEL BS TAB LF VT FF CR SO SI ' +
   'DLE DC1 DC2 DC3 DC4 NAK SYN ETB CAN EM SUB ESC FS GS RS US').split(' ');
 const hex = byte => byte.toString(16).padStart(2, '0').toUpperCase();
 const numbers = bytes => [...bytes].map(hex).join(' ');
-// A byte with its bits, and a space wherever `gap` matches.
-const bits = gap => ([byte]) => `${hex(byte)} = ${byte.toString(2).padStart(8, '0').replace(gap, ' ')}`;
+// A byte with its bits, in groups.
+const bits = (groups, spaced) => ([byte]) => `${hex(byte)} = ${byte.toString(2).padStart(8, '0').replace(groups, spaced)}`;
 
 // A text in which every byte can be seen. What is no UTF-8, and what has no picture, is shown as numbers.
 function visible(bytes) {
@@ -283,7 +283,7 @@ class Connection {
     const say = (key, values, className) => this.line.steps.append(element('span', className, word(key, values)));
     for (let message;;) {
       const note = this.ways[way].note = { block: `${this.number}.${++this.blocks}` };
-      const [first] = yield [1, bits(/(?<=^.|^.{4})/g)];
+      const [first] = yield [1, bits(/^(.)(...)/, '$1 $2 ')];
       const [fin, opcode] = [first >> 7, first & 15];
       if (opcode === 0) note.block = message.block;                    // rows of one message belong together
       else if (opcode < 8) message = { ...note, bytes: [] };
@@ -291,7 +291,7 @@ class Connection {
       say('lab-rsv');
       say(`lab-opcode-${opcode}`);
 
-      const [second] = yield [1, bits(/(?<=^.)/)];
+      const [second] = yield [1, bits(/^./, '$& ')];
       const masked = second >> 7;
       let n = second & 127;
       say(`lab-mask-${masked}`);
@@ -305,18 +305,19 @@ class Connection {
       let payload = n ? yield [n, masked || opcode === 8 ? numbers : undefined] : [];
       if (n) say(masked ? 'lab-unmasked' : 'lab-payload');
       if (key) payload = payload.map((byte, at) => byte ^ key[at % 4]);
-      if (n && masked && opcode !== 8) this.line.steps.append(element('q', '', text(payload)));
-      if (opcode < 8) message.bytes = message.bytes.concat(payload);
-      else if (opcode !== 8) say(`lab-effect-${opcode}`, {}, 'dispatch');
-      else {
+      if (opcode === 8) {
         say(n ? 'lab-code' : 'lab-no-code', { code: 256 * payload[0] + payload[1], reason: JSON.stringify(text(payload.slice(2))) });
-        say('lab-effect-8', {}, 'dispatch');
         if (way === 'in') expect('call', this.line.fired);
+      } else if (n && masked) {
+        this.line.steps.append(exact('q', text(payload)));
       }
+      if (opcode < 8) message.bytes = message.bytes.concat(payload);
       if (opcode < 8 && fin) {
         say(`lab-received-${way}`, {}, 'dispatch');
         if (way === 'out') expect('event', this.line.fired);
         else fired(this.line.fired, 'new', `send(${JSON.stringify(text(message.bytes))})`);
+      } else if (opcode > 7) {
+        say(`lab-effect-${opcode}`, {}, 'dispatch');
       }
       this.line.row.classList.add('block-end');
     }
@@ -538,7 +539,7 @@ function showState() {
   const state = readyState().toLowerCase();
   $('state').dataset.state = state;
   $('state').textContent = word(`lab-state-${state}`);
-  $('disconnect').disabled = state === 'closed';
+  $('disconnect').disabled = /^clos/.test(state);
   $('plug').disabled = state !== 'open';
   showBuffers();
 }
@@ -635,7 +636,8 @@ const publishPath = () => `${path()}${event() ? `?event=${encodeURIComponent(eve
 function showCurl() {
   const since = $('since').value.trim();
   const socket = [socketURL(`${path()}${query() && `?${query()}`}`), ...protocols()].map(text => JSON.stringify(text));
-  $('curl').textContent = asSocket() ? `new WebSocket(${socket.join(', ')})` : `curl -N ${since ? `-H ${quoted(`Last-Event-ID: ${since}`)} ` : ''}${location.origin}${path()}`;
+  $('curl').textContent = asSocket() ? `new WebSocket(${socket.join(', ')})`
+    : `curl -N ${since ? `-H ${quoted(`Last-Event-ID: ${since}`)} ` : ''}${location.origin}${path()}`;
   const url = `${location.origin}${publishPath()}`;
   $('curl-say').textContent = `curl -d ${quoted($('data').value)} ${url.includes('?') ? quoted(url) : url}`;
 }

@@ -318,7 +318,7 @@
   const named = ({ name, sign }) => [
     make('svg', { class: 'key', viewBox: '0 0 36 12', 'aria-hidden': true },
       make('path', { class: `${name} track`, d: 'M0 6H36' }), make('path', { class: `${name} sign`, d: sign(18, 6) })),
-    ' ', ...word(`ways-${name}`).split(/(?<=[a-z])(?=[A-Z])/).flatMap((part, n) => n ? [make('wbr', {}), part] : part), ' ',
+    ' ', ...word(`ways-${name}`).split(/(?=[A-Z])/).flatMap((part, n) => n ? [make('wbr', {}), part] : part), ' ',
   ];
   for (const way of WAYS) {
     const code = make('code', {}, `GET /NAME${way.field ?? (way.query && `?${way.query.slice(0, -1)}`)}`);

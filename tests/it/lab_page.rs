@@ -491,6 +491,12 @@ fn the_lab_fits_a_phone_and_speaks_chinese() {
             page.shot(&dir.join(format!("lab-{name}.png")));
         }
     }
+    // Frames fit as well, and the last one is in sight.
+    on_socket(&page, &server, "kitchen", "event-stream");
+    server.post("/kitchen", "long ".repeat(500));
+    page.becomes("all('.fired .event').length > 1", "true");
+    page.becomes("document.documentElement.scrollWidth <= innerWidth", "true");
+    page.becomes("q('#scroll').scrollHeight - q('#scroll').scrollTop - q('#scroll').clientHeight < 24", "true");
     // Every control has a name, in either language.
     let nameless =
         "all('button, input, select, textarea, a').filter(e => !(e.textContent.trim() || e.labels?.length)).length";
