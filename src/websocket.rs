@@ -149,8 +149,11 @@ impl Socket {
     ) -> Result<(), (Option<u16>, &'static str)> {
         let (mut parser, traced) = (Parser::new(hub.config().max_body), lock(&self.out).trace.is_some());
         while let Ok((bytes, early)) = connection.receive() {
-            if traced && !early {
-                lock(&self.out).trace.iter_mut().for_each(|trace| trace.received(&bytes));
+            if traced && let Some(trace) = &mut lock(&self.out).trace {
+                trace.heard(&bytes);
+                if !early {
+                    trace.received(&bytes);
+                }
             }
             let mut rest = &bytes[..];
             while let Some(received) = parser.next(&mut rest).map_err(|fail| (Some(fail.code), fail.reason))? {
