@@ -187,8 +187,8 @@ impl Connection {
         std::mem::replace(&mut self.buf, rest)
     }
 
-    /// What comes next, whatever it is and however long it takes; and whether it was read with what was before, and so was
-    /// traced already.
+    /// What comes next, whatever it is and however long it takes; and whether it was read with what was before, and so is
+    /// explained already.
     ///
     /// # Errors
     /// Where nothing comes any more.
