@@ -19,7 +19,7 @@ use crate::trace::Trace;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io::{self, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -203,10 +203,7 @@ impl Channel {
         if sub.stalls > 0 || sub.pos < end {
             return Err(BEHIND);
         }
-        sub.say(&bytes).map_err(|_| {
-            let _ = sub.stream.shutdown(Shutdown::Both); // it may have got half of it
-            BEHIND
-        })
+        sub.give_alone(&bytes, now, millis(heartbeat)).map_err(|_| NOBODY)
     }
 
     /// The subscriber of this address.

@@ -279,7 +279,10 @@ impl Hub {
     /// # Errors
     /// As [`Hub::channel`] and [`Channel::send_to`].
     pub fn send_to(&self, name: &str, events: &[Event], address: &str) -> Result<(), Reject> {
-        self.channel(name)?.send_to(address, events, self.now(), self.config.heartbeat)
+        let channel = self.channel(name)?;
+        channel.send_to(address, events, self.now(), self.config.heartbeat)?;
+        self.wake(&channel); // its socket may not have taken all of it
+        Ok(())
     }
 
     /// Appends an event without waiting for anybody.

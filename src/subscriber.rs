@@ -1,4 +1,4 @@
-//! A subscriber: a socket and a position in a log. No thread, no queue, no buffer.
+//! A subscriber: a socket and a position in a log. No thread, no queue, no buffer but for the rest of what is for it alone.
 //!
 //! It is handed bytes of the log and takes what its socket takes; the rest is asked for again from its new position,
 //! in the middle of an event if need be. Times are milliseconds on its caller's clock.
@@ -61,6 +61,8 @@ pub struct More {
     pub expires: Option<u64>,
     /// What is not for it, by the positions in the log: in their order, and all of it still to come.
     pub skips: VecDeque<(u64, u64)>,
+    /// What is left of something that is for it alone. Limit: it gets nothing further before that.
+    pub own: Vec<u8>,
 }
 
 /// Why a subscriber is to be dropped.
@@ -146,9 +148,10 @@ impl Subscriber {
         if let Some(&Poll::Until(stop)) = self.poll() { stop } else { u64::MAX }
     }
 
-    /// Whether it wants bytes of a log that ends here, now.
+    /// Whether it wants bytes of a log that ends here, or what is left of its own, now.
     pub fn wants(&self, end: u64, now: u64) -> bool {
-        self.pos < end.min(self.stop()) && (self.stalls == 0 || now >= self.due)
+        let own = self.more.as_ref().is_some_and(|more| !more.own.is_empty());
+        (own || self.pos < end.min(self.stop())) && (self.stalls == 0 || now >= self.due)
     }
 
     /// A poll that has everything is closed in steps: we say that no more comes, and the peer closes.
@@ -186,12 +189,12 @@ impl Subscriber {
     /// # Errors
     /// Where it is to be dropped.
     pub fn give(&mut self, bytes: &[u8], now: u64, heartbeat: u64) -> Result<u64, Gone> {
+        let own = self.more.as_mut().map(|more| std::mem::take(&mut more.own)).unwrap_or_default();
+        if !own.is_empty() {
+            return self.give_alone(&own, now, heartbeat).map(|()| 0);
+        }
         let bytes = bytes.get(..usize::try_from(self.limit() - self.pos).unwrap_or(usize::MAX)).unwrap_or(bytes);
-        let taken = match self.write(bytes) {
-            Ok(n) => n,
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
-            Err(_) => return Err(Gone::Done),
-        };
+        let taken = self.offer(bytes, now, heartbeat)?;
         self.pos += taken as u64;
         while let Some(more) = &mut self.more
             && let Some((_, to)) = more.skips.pop_front_if(|skip| skip.0 == self.pos)
@@ -199,13 +202,35 @@ impl Subscriber {
             self.pos = to;
         }
         self.finish(now);
+        Ok(taken as u64)
+    }
+
+    /// Writes what is for it alone; what the socket does not take follows before anything else.
+    ///
+    /// # Errors
+    /// Where it is to be dropped.
+    pub fn give_alone(&mut self, bytes: &[u8], now: u64, heartbeat: u64) -> Result<(), Gone> {
+        let taken = self.offer(bytes, now, heartbeat)?;
+        if let Some(rest @ [_, ..]) = bytes.get(taken..) {
+            self.more.get_or_insert_default().own = rest.into();
+        }
+        Ok(())
+    }
+
+    /// Writes what the socket takes, and notes when it is to be tried again. Returns how many bytes it took.
+    fn offer(&mut self, bytes: &[u8], now: u64, heartbeat: u64) -> Result<usize, Gone> {
+        let taken = match self.write(bytes) {
+            Ok(n) => n,
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
+            Err(_) => return Err(Gone::Done),
+        };
         if taken == bytes.len() {
             (self.stalls, self.due) = (0, now + heartbeat);
         } else {
             self.stalls = if taken > 0 { 1 } else { (self.stalls + 1).min(LONGEST_STALL) };
             self.due = now + (1 << self.stalls);
         }
-        Ok(taken as u64)
+        Ok(taken)
     }
 
     /// What the heartbeat does: ends what is over, asks with a `:ping` who is idle, and with `look` drops who closed.

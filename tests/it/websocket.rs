@@ -1013,6 +1013,15 @@ fn trace_shows_each_frame_with_its_header_and_its_payload_unmasked() {
         reason.len() + 2,
     );
     assert_eq!(frames_of(&got), shown(&expected));
+    // In one packet with the handshake: each frame once.
+    let mut wire = server.connect();
+    wire.send([handshake("/kitchen", "").into_bytes(), text("soup"), frame(0x88, "")].concat());
+    let mut ws = Ws::accepted(wire, "");
+    while ws.frame().is_some() {}
+    drop(ws);
+    let got = frames_of(&ended(&server, 2));
+    let up = got.lines().filter(|line| line.starts_with("#2 > "));
+    assert_eq!(up.count(), 3, "two headers, one payload: {got}");
 }
 
 #[test]
