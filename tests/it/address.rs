@@ -182,6 +182,9 @@ fn what_is_said_to_one_may_be_larger_than_its_socket() {
     one.expect(format!("data: {body}\n\n{after}:ping\n\n"));
     assert!(blocks.message() == format!("data: {body}\n\n"), "it is whole");
     blocks.hears(&after);
+    // Also where nothing else is said.
+    assert_eq!(to(&server, "/a", &address, &body).status, 200);
+    one.expect(format!("data: {body}\n\n"));
 }
 
 #[test]
