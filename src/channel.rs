@@ -169,21 +169,28 @@ impl Channel {
         let behind = |state: &mut State| {
             self.readers() > 0 && state.log.written().pos.saturating_sub(state.pumped) > state.log.slack()
         };
-        if behind(&mut state) {
-            pump();
-            let waited = self.changed.wait_timeout_while(state, PUBLISH_PATIENCE, behind);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let until = Instant::now() + PUBLISH_PATIENCE;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if !left.is_zero() && behind(&mut state) {
+                pump();
+                state = self.changed.wait_timeout_while(state, left, behind).unwrap_or_else(PoisonError::into_inner).0;
+            }
+            let Some(address) = but else { return self.append(state, events).map(|(ids, at, end)| (ids, end - at)) };
+            drop(state);
+            let mut subscribers = self.subscribers(); // held, so that nobody is given it before we know who is not
+            let sub = self.find(&mut subscribers, address)?;
+            if !sub.can_skip() {
+                return Err(BEHIND);
+            }
+            state = lock(&self.state);
+            if behind(&mut state) && Instant::now() < until {
+                continue; // others have published since, and the pump cannot have its turn while we hold the list
+            }
+            let (ids, at, end) = self.append(state, events)?;
+            sub.skip(at, end);
+            return Ok((ids, end - at));
         }
-        let Some(address) = but else { return self.append(state, events).map(|(ids, at, end)| (ids, end - at)) };
-        drop(state);
-        let mut subscribers = self.subscribers(); // held, so that nobody is given it before we know who is not
-        let sub = self.find(&mut subscribers, address)?;
-        if !sub.can_skip() {
-            return Err(BEHIND);
-        }
-        let (ids, at, end) = self.append(lock(&self.state), events)?;
-        sub.skip(at, end);
-        Ok((ids, end - at))
     }
 
     /// Gives events to one subscriber alone; they are not kept. It first gets what was said before.

@@ -399,3 +399,25 @@ fn each_reader_hears_exactly_what_is_for_it_while_many_speak_and_come_and_go() {
         });
     });
 }
+
+#[test]
+fn many_who_leave_one_reader_out_at_once_push_nobody_off_the_log() {
+    let server = Tincan::start(&["--quiet"]);
+    let (_one, address, _) = listen(&server, "/a");
+    let (mut other, ..) = listen(&server, "/a");
+    let (mut wires, body) = (Vec::new(), "x".repeat(60_000));
+    for _ in 0..100 {
+        let mut wire = server.connect();
+        let head = "HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60001\r\n\r\n";
+        wire.send(format!("POST /a?except={address} {head}{body}"));
+        wires.push(wire);
+    }
+    scope(|s| {
+        s.spawn(|| wires.iter_mut().for_each(|wire| wire.send("x"))); // the last byte of each
+        let block = |id: &str| block(&format!("{body}x"), id);
+        let epoch = server.get("/a?wait=0").text();
+        let epoch = epoch.split_once("id: ").unwrap().1.split_once('-').unwrap().0.to_string();
+        (1..=100).for_each(|n| other.expect(block(&format!("{epoch}-{n}"))));
+    });
+    assert_eq!(server.metric("tincan_dropped_subscribers_total"), Some(0));
+}
