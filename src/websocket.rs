@@ -59,6 +59,28 @@ struct Out {
     closed: bool, // a Close frame was sent, behind which there is nothing (§5.5.1)
 }
 
+impl Out {
+    /// The write timeout is a heartbeat.
+    fn write(&mut self, frames: &[u8]) -> io::Result<()> {
+        let (mut rest, mut stalls) = (frames, 0);
+        while !rest.is_empty() {
+            match self.stream.write(rest) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    self.trace.iter_mut().for_each(|trace| trace.sent(rest.get(..n).unwrap_or_default()));
+                    (rest, stalls) = (rest.get(n..).unwrap_or_default(), 0);
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) && stalls < UNANSWERED => {
+                    stalls += 1;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What the two threads share.
 #[derive(Debug)]
 struct Socket {
@@ -70,29 +92,17 @@ struct Socket {
 }
 
 impl Socket {
-    /// Sends whole frames, unless the connection is being closed. The write timeout is a heartbeat.
+    /// Sends whole frames, unless the connection is being closed.
     fn send(&self, frames: &[u8], last: bool) -> io::Result<()> {
         let out = &mut *lock(&self.out);
         if out.closed {
             return Err(ErrorKind::BrokenPipe.into());
         }
         out.closed = last;
-        let (mut rest, mut stalls) = (frames, 0);
-        while !rest.is_empty() {
-            match out.stream.write(rest) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(n) => {
-                    out.trace.iter_mut().for_each(|trace| trace.sent(rest.get(..n).unwrap_or_default()));
-                    (rest, stalls) = (rest.get(n..).unwrap_or_default(), 0);
-                }
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) && stalls < UNANSWERED => {
-                    stalls += 1;
-                }
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
+        out.write(frames).inspect_err(|_| {
+            out.closed = true; // half a frame may be out: what came behind it would be read as its other half
+            let _ = out.stream.shutdown(Shutdown::Both);
+        })
     }
 
     /// Says why it ends, once.
@@ -167,7 +177,7 @@ impl Socket {
                     Received::Ping(payload) => {
                         let mut pong = Vec::new();
                         ws::pong(&payload, &mut pong);
-                        let _ = self.send(&pong, false); // where this fails the other thread ends us
+                        let _ = self.send(&pong, false); // where this fails no more is to be read soon
                     }
                     Received::Pong(_) => self.unanswered.store(0, Relaxed),
                     Received::Close(code, _) => return Err((code, "")),
