@@ -5,6 +5,8 @@
 //! flood could drop events from the log before the pump had offered them to readers that keep up. With `--sync` it also
 //! waits for the disk: one of those who wait writes for all of them, and without the lock, so that others can append.
 //!
+//! Shortcut: what is for all but one (`?except=`) is written with the list held, with `--sync` to the disk as well.
+//!
 //! Limits: `--history` for the log, `PUBLISH_PATIENCE`.
 //! Deliberately absent: HTTP. Heads come from `server.rs`, ready to be sent.
 

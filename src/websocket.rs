@@ -138,7 +138,7 @@ impl Socket {
                 frames.shrink_to(FRAMES);
             }
         }
-        Ok(())
+        if frames.is_empty() { Ok(()) } else { self.send(&frames, false) } // the stream ended within a block
     }
 
     /// The life of the thread that writes.
