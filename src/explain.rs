@@ -21,7 +21,7 @@
 
 use crate::event::Stream;
 use crate::http::{self, Framing, MAX_SECTION, MAX_TARGET, Request};
-use crate::secrets::{Byte, Secrets, hide, visible};
+use crate::secrets::{Byte, Secrets, hide, is_credential, visible};
 use crate::ws::{SUBPROTOCOL_NAME, Seen};
 use std::collections::VecDeque;
 use std::fmt;
@@ -339,8 +339,7 @@ impl Way {
         let mut from = 0;
         if !(*parts || self.secret && folded) {
             let word = begin.trim_ascii_start().split(|b| b": \t".contains(b)).next().unwrap_or_default();
-            let name = String::from_utf8_lossy(word).to_ascii_lowercase();
-            self.secret = ["authorization", "cookie"].iter().any(|n| name.contains(n));
+            self.secret = is_credential(word);
             from = begin.len() - begin.trim_ascii_start().len() + word.len();
             from += begin.iter().skip(from).take_while(|b| b": \t".contains(b)).count();
         }

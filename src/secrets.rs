@@ -49,6 +49,12 @@ impl fmt::Debug for Secrets {
     }
 }
 
+/// Whether the value of a field of this name is a credential: `Authorization`, `Cookie`, and what is named like them.
+pub fn is_credential(name: &[u8]) -> bool {
+    let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+    ["authorization", "cookie"].iter().any(|word| name.contains(word))
+}
+
 /// Marks bytes, but for a line's end.
 pub fn hide<'a>(text: impl IntoIterator<Item = &'a mut Byte>) {
     text.into_iter().for_each(|b| b.1 |= !b"\r\n".contains(&b.0));

@@ -13,7 +13,7 @@
 //! Shortcut: with `--trace`, a standard error that nobody reads holds everything up.
 
 use crate::explain::Explainer;
-use crate::secrets::Secrets;
+use crate::secrets::{Secrets, is_credential};
 use std::env::var_os;
 use std::fmt::{Debug, Write as _};
 use std::io::{self, IsTerminal, Write as _};
@@ -23,8 +23,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Limit: bytes in one event of a tap.
 const PIECE: usize = 4096;
-/// Fields whose values are credentials.
-const SECRET: [&[u8]; 3] = [b"authorization", b"proxy-authorization", b"cookie"];
 
 /// Who hears of a tapped connection.
 pub trait Hear: Debug + Send {
@@ -149,7 +147,7 @@ fn masked(head: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(head.len());
     for line in head.split_inclusive(|&b| b == b'\n') {
         let name = line.split(|&b| b == b':').next().unwrap_or_default();
-        match SECRET.iter().any(|secret| secret.eq_ignore_ascii_case(name)) {
+        match is_credential(name) {
             true => out.extend([name, b": (not shown)\r\n"].concat()),
             false => out.extend(line),
         }
