@@ -143,20 +143,23 @@ impl Connection {
     /// # Errors
     /// Where it is too large, malformed or late.
     pub fn body(&mut self, req: &Request, max: usize, deadline: Instant) -> Result<Vec<u8>, Stop> {
-        let (mut body, mut chunked) = (Vec::new(), Chunked::default());
+        let (mut heard, mut chunked) = (0, Chunked::default());
         let mut expects = req.expects;
         loop {
             match req.framing {
                 Framing::Length(n) => {
                     let n = usize::try_from(n).ok().filter(|n| *n <= max).ok_or(TOO_LARGE)?;
-                    body.append(&mut self.hear(n.saturating_sub(body.len())));
-                    if body.len() == n {
-                        return Ok(body);
+                    // It stays in the buffer until it is whole: the more is there, the more room the next read has.
+                    self.hear(heard, n);
+                    heard = self.buf.len();
+                    if heard >= n {
+                        return Ok(self.take(n));
                     }
                 }
                 Framing::Chunked => {
                     let (used, complete) = chunked.feed(&self.buf, max)?;
-                    self.hear(used);
+                    self.hear(0, used);
+                    self.take(used);
                     if complete {
                         return Ok(chunked.body);
                     }
@@ -174,11 +177,10 @@ impl Connection {
         self.trace.get_or_insert_default().tap(tap, head);
     }
 
-    /// Takes some of a body. Only here a tap hears of it: behind it in the buffer may stand the next request.
-    fn hear(&mut self, n: usize) -> Vec<u8> {
-        let taken = self.take(n);
-        self.trace.iter_mut().for_each(|trace| trace.heard(&taken));
-        taken
+    /// Has a tap hear what is there of a body up to `end`: behind that in the buffer may stand the next request.
+    fn hear(&mut self, from: usize, end: usize) {
+        let bytes = self.buf.get(from..end.min(self.buf.len())).unwrap_or_default();
+        self.trace.iter_mut().for_each(|trace| trace.heard(bytes));
     }
 
     /// Takes `n` bytes, which are there, from the front of the buffer.
