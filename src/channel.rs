@@ -11,11 +11,12 @@
 //! Deliberately absent: HTTP. Heads come from `server.rs`, ready to be sent.
 
 use crate::disk;
-use crate::event::{self, Event};
+use crate::event::Event;
 use crate::flags::Config;
 use crate::id::Id;
 use crate::log::{From, Log, Place, Trimmed};
 use crate::reject::{BEHIND, DISK_FULL, LOG_FAILED, NOBODY, Reject};
+use crate::stream::Entry;
 use crate::subscriber::{Gone, More, Poll, Slot, Subscriber};
 use crate::trace::Trace;
 use std::collections::hash_map::RandomState;
@@ -61,6 +62,17 @@ struct State {
     used: Instant, // when somebody last came, left or published
     syncing: bool, // a publisher is writing to the disk for all
     failing: bool, // the last append failed
+}
+
+/// Which ids events get.
+#[derive(Clone, Copy)]
+enum Numbers {
+    /// The log's next ones.
+    Own,
+    /// This one.
+    Given(Id),
+    /// None.
+    None,
 }
 
 /// A log and its subscribers.
@@ -167,6 +179,46 @@ impl Channel {
     /// [`DISK_FULL`], or [`LOG_FAILED`] where the disk fails otherwise; [`NOBODY`], or [`BEHIND`] where that subscriber has
     /// too much to pass over. Nothing of these events was kept then.
     pub fn publish(&self, events: &[Event], but: Option<&str>, pump: impl Fn()) -> Result<(Vec<Id>, u64), Reject> {
+        self.put(events, Numbers::Own, but, pump)
+    }
+
+    /// Takes over events of the log of which this is a copy.
+    pub fn take(&self, entries: &[Entry], pump: impl Fn()) {
+        for Entry { id, event, except } in entries {
+            let (event, except) = (std::slice::from_ref(event), except.as_deref());
+            // Whom nobody here knows is a reader of another node. Memory alone takes an event, which does not fail.
+            if except.is_none() || self.put(event, Numbers::Given(*id), except, &pump).is_err() {
+                let _ = self.put(event, Numbers::Given(*id), None, &pump);
+            }
+        }
+        self.changed.notify_all();
+    }
+
+    /// Tells all readers that something is missing here.
+    pub fn gap(&self, gap: &Event, pump: impl Fn()) {
+        let _ = self.put(std::slice::from_ref(gap), Numbers::None, None, pump);
+    }
+
+    /// The id of the last event.
+    pub fn last(&self) -> Id {
+        lock(&self.state).log.written().id
+    }
+
+    /// All events after this id are kept.
+    pub fn kept(&self) -> Id {
+        lock(&self.state).log.kept()
+    }
+
+    /// Waits until the event of this id is there, or a later one. Returns whether it is.
+    pub fn wait_for(&self, id: Id, time: Duration) -> bool {
+        let state = lock(&self.state);
+        let waits = |state: &mut State| state.log.heard().id < id;
+        !self.changed.wait_timeout_while(state, time, waits).unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
+    fn put(
+        &self, events: &[Event], numbers: Numbers, but: Option<&str>, pump: impl Fn(),
+    ) -> Result<(Vec<Id>, u64), Reject> {
         let mut state = lock(&self.state);
         let behind = |state: &mut State| {
             self.readers() > 0 && state.log.written().pos.saturating_sub(state.pumped) > state.log.slack()
@@ -178,7 +230,9 @@ impl Channel {
                 pump();
                 state = self.changed.wait_timeout_while(state, left, behind).unwrap_or_else(PoisonError::into_inner).0;
             }
-            let Some(address) = but else { return self.append(state, events).map(|(ids, at, end)| (ids, end - at)) };
+            let Some(address) = but else {
+                return self.append(state, events, numbers).map(|(ids, at, end)| (ids, end - at));
+            };
             drop(state);
             let mut subscribers = self.subscribers(); // held, so that nobody is given it before we know who is not
             let sub = self.find(&mut subscribers, address)?;
@@ -189,7 +243,7 @@ impl Channel {
             if behind(&mut state) && Instant::now() < until {
                 continue; // others have published since, and the pump cannot have its turn while we hold the list
             }
-            let (ids, at, end) = self.append(state, events)?;
+            let (ids, at, end) = self.append(state, events, numbers)?;
             sub.skip(at, end);
             return Ok((ids, end - at));
         }
@@ -233,19 +287,29 @@ impl Channel {
     /// # Errors
     /// As [`Channel::publish`].
     pub fn tell(&self, event: &Event) -> Result<(), Reject> {
-        self.append(lock(&self.state), std::slice::from_ref(event)).map(|_| ())
+        self.append(lock(&self.state), std::slice::from_ref(event), Numbers::Own).map(|_| ())
     }
 
     /// Returns the ids, and from where to where they stand in the log.
-    fn append<'a>(&'a self, mut state: MutexGuard<'a, State>, events: &[Event]) -> Result<(Vec<Id>, u64, u64), Reject> {
+    fn append<'a>(
+        &'a self, mut state: MutexGuard<'a, State>, events: &[Event], numbers: Numbers,
+    ) -> Result<(Vec<Id>, u64, u64), Reject> {
         while state.log.is_unsettled() {
             let end = state.log.written().pos;
             state = self.settle(state, end).0;
         }
         let start = state.log.written().pos;
-        let appended = state.log.append(events.len() as u64, |first, out| {
-            events.iter().zip(0..).for_each(|(event, n)| event.write(Some(first.plus(n)), out));
-        });
+        let write = |id: Option<Id>, out: &mut Vec<u8>| {
+            events.iter().zip(0..).for_each(|(event, n)| event.write(id.map(|first| first.plus(n)), out));
+        };
+        let appended = match numbers {
+            Numbers::Own => state.log.append(events.len() as u64, |first, out| write(Some(first), out)),
+            Numbers::Given(id) => state.log.push(id, |out| write(Some(id), out)).map(|()| id),
+            Numbers::None => {
+                let last = state.log.written().id;
+                state.log.push(last, |out| write(None, out)).map(|()| last)
+            }
+        };
         let end = state.log.written().pos;
         let (mut state, settled) = self.settle(state, end);
         if self.readers() == 0 {
@@ -323,10 +387,7 @@ impl Channel {
         let prelude = format!(": connected to /{}{address}\nretry: {retry}\nid: {id}\n\n", self.name);
         let mut prelude = prelude.into_bytes();
         if let (From::After(asked), Some(gap)) = (&from, &gap) {
-            let from = gap.from.map_or("null".into(), |id| format!("\"{id}\""));
-            let lost = gap.lost.map_or("null".into(), |n| n.to_string());
-            let data = format!("{{\"asked\":{},\"from\":{from},\"lost\":{lost}}}", event::json(asked));
-            Event::new(data).named("gap").unwrap_or_default().write(None::<Id>, &mut prelude);
+            gap.event(asked).write(None::<Id>, &mut prelude);
         }
         let age = config.max_age.filter(|_| wait.is_none());
         let expires = age.map(|age| now + jitter(millis(age), 10));

@@ -22,6 +22,7 @@
 //! Deliberately absent: comments and ids of the publisher's. Ids are the log's alone.
 
 use crate::reject::{BLOCK_ID, BLOCK_RETRY, EVENT_NAME, NO_DATA, Reject, UNFINISHED};
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::Write as _;
 
@@ -57,6 +58,28 @@ impl Event {
     /// The same event with other data.
     pub fn with_data(self, data: impl Into<String>) -> Event {
         Event { data: data.into(), ..self }
+    }
+
+    /// What it is made of, each part under the name of its field.
+    pub fn fields(&self) -> Vec<(&'static str, Cow<'_, str>)> {
+        let name = Some(("event", Cow::from(&self.name))).filter(|_| !self.name.is_empty());
+        let retry = self.retry.map(|ms| ("retry", ms.to_string().into()));
+        std::iter::once(("data", Cow::from(&self.data))).chain(name).chain(retry).collect()
+    }
+
+    /// An event of such fields, which may be anybody's: what cannot be in an event is left out.
+    pub fn from_fields<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Event {
+        let mut event = Event::default();
+        for (name, value) in fields {
+            let value = String::from_utf8_lossy(value);
+            match name {
+                b"data" => event.data = value.into(),
+                b"event" => event.name = Event::default().named(value).unwrap_or_default().name,
+                b"retry" => event.retry = value.parse().ok(),
+                _ => {}
+            }
+        }
+        event
     }
 
     /// Writes the block, with its blank line. The gap event alone has no id.

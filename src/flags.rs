@@ -6,6 +6,7 @@
 //!
 //! Limits: numbers have the ranges that their messages name.
 
+use crate::resp::Address;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -23,6 +24,8 @@ pub struct Config {
     pub data: Option<PathBuf>,
     /// With `data`: an event is heard, and its POST answered, only once it is on the disk.
     pub sync: bool,
+    /// The Redis that keeps the channels' logs, for this node and others.
+    pub redis: Option<Address>,
     /// Bytes kept per channel.
     pub history: usize,
     /// How long a reader is left without a byte.
@@ -57,6 +60,7 @@ impl Default for Config {
             listen: Some((Ipv4Addr::LOCALHOST, 8000).into()),
             data: None,
             sync: false,
+            redis: None,
             history: 1 << 20,
             heartbeat: Duration::from_secs(15),
             retry: 2000,
@@ -93,6 +97,10 @@ const OPTIONS: &[(&str, &str, &str, Set)] = &[
     }),
     ("sync", "", "with --data: an event is heard, its POST answered, once it is on the disk", |c, v| {
         switch(v).map(|on| c.sync = on)
+    }),
+    ("redis", "HOST:PORT", "keep the logs in Redis Streams, and share them with every other node", |c, v| {
+        c.redis = Address::parse(v);
+        c.redis.as_ref().map(|_| ()).ok_or("HOST:PORT, or redis://USER:PASSWORD@HOST:PORT/DB, percent-encoded")
     }),
     ("history", "SIZE", "bytes kept per channel [1M]", |c, v| size(v).map(|n| c.history = n)),
     ("heartbeat", "SECS", "an idle reader gets a comment this often [15]", |c, v| {
@@ -213,11 +221,15 @@ pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<Co
             values.extend(env("PORT").filter(|port| !port.is_empty()).map(|port| format!("0.0.0.0:{port}")));
         }
         for value in values {
-            set(&mut config, &value).map_err(|right| format!("{source}: {value:?} will not do; give {right}"))?;
+            let shown = if *name == "redis" { "this value".into() } else { format!("{value:?}") }; // it may hold a password
+            set(&mut config, &value).map_err(|right| format!("{source}: {shown} will not do; give {right}"))?;
         }
     }
     if config.sync && config.data.is_none() {
         return Err("--sync needs a disk to wait for; give --data DIR as well".into());
+    }
+    if config.redis.is_some() && config.data.is_some() {
+        return Err("--redis and --data both keep the logs; leave one of them out".into());
     }
     Ok(Command::Run(Box::new(config)))
 }

@@ -18,6 +18,7 @@
 //! Limits: [`MAX_TARGET`], [`MAX_FIELDS`], [`MAX_SECTION`], [`MAX_CHUNK_LINE`]; the body's is the caller's.
 //! Deliberately absent: HTTP/2, compression, ranges, conditional requests.
 
+use crate::percent;
 use crate::reject::*;
 use std::net::Ipv6Addr;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -150,7 +151,7 @@ impl<'a> Request<'a> {
         };
         let (path, query) = target_path.split_once('?').unwrap_or((target_path, ""));
         // An empty path is `/` (RFC 9110 §4.2.3).
-        let path = decode(if path.is_empty() { "/" } else { path }, false).ok_or(TARGET)?;
+        let path = percent::decode(if path.is_empty() { "/" } else { path }, false).ok_or(TARGET)?;
         let framing = Framing::Length(0);
         let mut req = Request { method, path, query, target, authority, minor, framing, expects: false, fields };
         req.authority = match (&req.all("host").collect::<Vec<_>>()[..], authority, minor) {
@@ -217,7 +218,7 @@ impl<'a> Request<'a> {
     /// Where its encoding is broken, or not UTF-8.
     pub fn param(&self, name: &str) -> Result<Option<String>, Reject> {
         let mut pairs = self.query.split('&').map(|p| p.split_once('=').unwrap_or((p, "")));
-        pairs.find(|(n, _)| *n == name).map(|(_, v)| decode(v, true).ok_or(TARGET)).transpose()
+        pairs.find(|(n, _)| *n == name).map(|(_, v)| percent::decode(v, true).ok_or(TARGET)).transpose()
     }
 
     /// Whether the connection can carry another request (RFC 9112 §9.3).
@@ -314,24 +315,6 @@ pub fn split_port(authority: &str) -> (&str, &str) {
         Some((host, port)) if !port.contains(']') => (host, port),
         _ => (authority, ""),
     }
-}
-
-/// Undoes percent-encoding (RFC 3986 §2.1), and with `form` also `+` for a space (WHATWG URL,
-/// "application/x-www-form-urlencoded"). `None` where it is broken or the result is no UTF-8.
-fn decode(text: &str, form: bool) -> Option<String> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(b) = bytes.next() {
-        out.push(match b {
-            b'%' => {
-                let mut digit = || char::from(bytes.next()?).to_digit(16);
-                u8::try_from(digit()? * 16 + digit()?).ok()?
-            }
-            b'+' if form => b' ',
-            b => b,
-        });
-    }
-    String::from_utf8(out).ok()
 }
 
 /// Reads a chunked body (RFC 9112 §7.1) as it arrives.

@@ -11,12 +11,13 @@
 //! Limits: `--max-channels`. Deliberately absent: HTTP.
 
 use crate::channel::{Channel, Opening, Piece, STACK, lock, millis};
+use crate::cluster::Cluster;
 use crate::disk::Dir;
 use crate::event::Event;
 use crate::flags::Config;
 use crate::id::Id;
 use crate::limits;
-use crate::log::Log;
+use crate::log::{From, Log};
 use crate::reject::{CHANNELS, LOG_CLOSED, OPEN_LOGS, Reject};
 use crate::subscriber::{LOOK, Slot};
 use std::collections::VecDeque;
@@ -79,6 +80,7 @@ pub struct Hub {
     config: Config,
     began: Instant,
     dir: Option<Arc<Dir>>,
+    cluster: OnceLock<Cluster>,
     notes: Vec<String>,
     open_logs: usize,
     channels: Mutex<Channels>,
@@ -136,6 +138,7 @@ impl Hub {
             config,
             began: Instant::now(),
             dir,
+            cluster: OnceLock::new(),
             notes,
             open_logs,
             channels: Mutex::new(channels),
@@ -151,6 +154,17 @@ impl Hub {
         let (pump, heart) = (hub.clone(), hub.clone());
         let _ = hub.pump.set(start("pump", Box::new(move || pump.pump()))?);
         let _ = hub.heart.set(start("heartbeat", Box::new(move || heart.beat()))?);
+        if let Some(address) = &hub.config.redis {
+            let (waking, following) = (hub.clone(), hub.clone());
+            let wake = move |channel: &Arc<Channel>| waking.wake(channel);
+            let _ = hub.cluster.set(Cluster::new(address.clone(), hub.config.history, Box::new(wake)));
+            let follow = move || {
+                if let Some(cluster) = following.cluster.get() {
+                    cluster.follow()
+                }
+            };
+            start("follower", Box::new(follow))?;
+        }
         Ok(hub)
     }
 
@@ -189,6 +203,11 @@ impl Hub {
         if let Some(channel) = self.known(name)? {
             return Ok(channel);
         }
+        if let Some(cluster) = self.cluster(name) {
+            let channel = cluster.open(name)?;
+            lock(&self.channels).put(name, Some(channel.clone()));
+            return Ok(channel);
+        }
         let epoch = self.new_epoch();
         let log = match self.dir.as_ref().filter(|_| !is_lab(name)) {
             None => Ok(Log::new(epoch, self.config.history)),
@@ -201,6 +220,29 @@ impl Hub {
         let channel = Arc::new(Channel::new(name, log));
         lock(&self.channels).put(name, Some(channel.clone()));
         Ok(channel)
+    }
+
+    /// The Redis that keeps the log of the channel of this name, where one does.
+    fn cluster(&self, name: &str) -> Option<&Cluster> {
+        self.cluster.get().filter(|_| !is_lab(name))
+    }
+
+    /// The channel of this name, for a reader who begins there: with all that he has been told of.
+    ///
+    /// # Errors
+    /// As [`Hub::channel`] and [`Cluster::catch_up`].
+    pub fn channel_from(&self, name: &str, from: &From) -> Result<Arc<Channel>, Reject> {
+        let channel = self.channel(name)?;
+        self.cluster(name).map_or(Ok(()), |cluster| cluster.catch_up(name, &channel, from))?;
+        Ok(channel)
+    }
+
+    /// Whether events can be published.
+    ///
+    /// # Errors
+    /// As [`Cluster::health`].
+    pub fn health(&self) -> Result<(), Reject> {
+        self.cluster.get().map_or(Ok(()), Cluster::health)
     }
 
     /// The channel of this name where it is open; else makes sure that there is room to open it.
@@ -236,7 +278,9 @@ impl Hub {
         let full = |channels: &Channels| channels.entries.len() >= self.config.max_channels && at.is_err();
         if full(&channels) {
             // Those in which nothing was ever said: else whoever only asks for names could use them all up.
-            let useless = |c: &Arc<Channel>, name: &str| unused(c) && (c.is_empty() || is_lab(name));
+            let useless = |c: &Arc<Channel>, name: &str| {
+                unused(c) && (c.is_empty() || is_lab(name) || self.cluster(name).is_some())
+            };
             channels.entries.retain(|e| !e.channel.as_ref().is_some_and(|c| useless(c, &e.name)));
         }
         match (full(&channels), many(&channels)) {
@@ -267,7 +311,14 @@ impl Hub {
     /// As [`Hub::channel`] and [`Channel::publish`].
     pub fn publish_but(&self, name: &str, events: &[Event], but: Option<&str>) -> Result<Vec<Id>, Reject> {
         let channel = self.channel(name)?;
-        let (ids, bytes) = channel.publish(events, but, || self.wake(&channel))?;
+        let (ids, bytes) = match self.cluster(name) {
+            Some(cluster) => {
+                let (ids, mut blocks) = (cluster.publish(name, &channel, events, but)?, Vec::new());
+                events.iter().zip(&ids).for_each(|(event, id)| event.write(Some(id), &mut blocks));
+                (ids, blocks.len() as u64)
+            }
+            None => channel.publish(events, but, || self.wake(&channel))?,
+        };
         self.counted.events.fetch_add(events.len() as u64, Relaxed);
         self.counted.published.fetch_add(bytes, Relaxed);
         self.wake(&channel);
@@ -385,25 +436,31 @@ impl Hub {
     pub fn metrics(&self, only: Option<&str>) -> String {
         let channels = lock(&self.channels);
         let numbers = [
-            ("connections", "gauge", "Open connections, readers included.", self.connections.load(Relaxed) as u64),
-            ("channels", "gauge", "Channels in use.", channels.open().count() as u64),
-            ("events_total", "counter", "Events published.", self.counted.events.load(Relaxed)),
-            ("published_bytes_total", "counter", "Bytes of events published.", self.counted.published.load(Relaxed)),
+            ("connections", "gauge", "Open connections, readers included.", self.connections.load(Relaxed).to_string()),
+            ("channels", "gauge", "Channels in use.", channels.open().count().to_string()),
+            ("events_total", "counter", "Events published.", self.counted.events.load(Relaxed).to_string()),
+            (
+                "published_bytes_total",
+                "counter",
+                "Bytes of events published.",
+                self.counted.published.load(Relaxed).to_string(),
+            ),
             (
                 "delivered_bytes_total",
                 "counter",
                 "Bytes of events given to readers.",
-                self.counted.delivered.load(Relaxed),
+                self.counted.delivered.load(Relaxed).to_string(),
             ),
             (
                 "dropped_subscribers_total",
                 "counter",
                 "Readers that fell off the log.",
-                self.counted.dropped.load(Relaxed),
+                self.counted.dropped.load(Relaxed).to_string(),
             ),
         ];
         let mut out = String::new();
-        for (name, kind, help, value) in numbers {
+        let shared = self.cluster.get().map(Cluster::metrics);
+        for (name, kind, help, value) in numbers.into_iter().chain(shared.into_iter().flatten()) {
             let _ = writeln!(out, "# HELP tincan_{name} {help}\n# TYPE tincan_{name} {kind}\ntincan_{name} {value}");
         }
         out.push_str("# HELP tincan_subscribers Readers of a channel.\n# TYPE tincan_subscribers gauge\n");

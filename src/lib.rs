@@ -12,32 +12,37 @@
 //! | rank | file | its one job |
 //! |---|---|---|
 //! | 0 | `reject.rs` | the refusal table: status, rule, and a line for the person |
-//! | 0 | `flags.rs` | arguments and environment to `Config`; the help text |
 //! | 0 | `limits.rs` | what the system lets this process have |
 //! | 0 | `listener.rs` | the listening socket |
 //! | 0 | `id.rs` | an event's id; pure |
 //! | 0 | `base64.rs` | base64, for Basic credentials and the WebSocket handshake; pure |
 //! | 0 | `sha1.rs` | SHA-1, for the WebSocket handshake; pure |
 //! | 0 | `secrets.rs` | what must never be shown, and how a terminal is shown the rest; pure |
+//! | 0 | `percent.rs` | percent-encoding, undone; pure |
 //! | 0 | `pages.rs` | what `static/` holds, embedded |
 //! | 1 | `http.rs` | bytes to `Request`, response heads; pure, no sockets |
 //! | 1 | `event.rs` | `Event` to and from event-stream bytes; pure |
+//! | 1 | `resp.rs` | the protocol of Redis: commands to bytes, bytes to replies; pure |
 //! | 1 | `disk.rs` | a directory of logs: its lock, its files, all or nothing |
+//! | 2 | `flags.rs` | arguments and environment to `Config`; the help text |
 //! | 2 | `lessons.rs` | the lessons: files of `static/lessons/` to scripts, and their player |
 //! | 2 | `recovery.rs` | what stands in a file after a crash: whole, torn or damaged |
-//! | 2 | `gate.rs` | who may: `Host`, `Origin`, CORS, tokens |
 //! | 2 | `ws.rs` | WebSocket: its handshake, and frames to and from bytes; pure |
+//! | 2 | `stream.rs` | the entries of a Redis stream, and the events that they are; pure |
+//! | 3 | `gate.rs` | who may: `Host`, `Origin`, CORS, tokens |
 //! | 3 | `log.rs` | the append-only bytes: positions, memory, files, trimming |
 //! | 3 | `explain.rs` | a connection's bytes, line by line, for a person; pure |
 //! | 4 | `trace.rs` | what watches a connection's bytes |
 //! | 5 | `subscriber.rs` | a socket and a position: what it takes, when it is gone |
 //! | 5 | `connection.rs` | one client: requests in time, answers out |
 //! | 6 | `channel.rs` | one log and its subscribers: publish, give, check |
-//! | 7 | `hub.rs` | all channels: pump, heartbeat, metrics |
-//! | 8 | `lab.rs` | the wire lab: taps, which make channels of connections, and their plugs |
-//! | 8 | `websocket.rs` | a WebSocket's connection: a reader behind a pair of sockets, and frames |
-//! | 9 | `server.rs` | accept, and which handler |
-//! | 10 | `lib.rs`, `main.rs` | this guide; flags, bind, run |
+//! | 7 | `redis.rs` | connections to Redis: round trips that many threads share |
+//! | 8 | `cluster.rs` | a Redis stream behind a channel: publish, follow, what may be missing |
+//! | 9 | `hub.rs` | all channels: pump, heartbeat, metrics |
+//! | 10 | `lab.rs` | the wire lab: taps, which make channels of connections, and their plugs |
+//! | 10 | `websocket.rs` | a WebSocket's connection: a reader behind a pair of sockets, and frames |
+//! | 11 | `server.rs` | accept, and which handler |
+//! | 12 | `lib.rs`, `main.rs` | this guide; flags, bind, run |
 //!
 //! Words to search for in an audit: `Limit:` (what bounds a peer), `Deviation:` (from a standard), `Shortcut:` (what
 //! was left simple on purpose).
@@ -58,6 +63,7 @@
 
 pub mod base64;
 pub mod channel;
+pub mod cluster;
 pub mod connection;
 pub mod disk;
 pub mod event;
@@ -73,11 +79,15 @@ pub mod limits;
 pub mod listener;
 pub mod log;
 pub mod pages;
+pub mod percent;
 pub mod recovery;
+pub mod redis;
 pub mod reject;
+pub mod resp;
 pub mod secrets;
 pub mod server;
 pub mod sha1;
+pub mod stream;
 pub mod subscriber;
 pub mod trace;
 pub mod websocket;

@@ -15,6 +15,7 @@
 //! Deliberately absent: who reads, and when. Shortcut: a byte that changed within the data of an event is not noticed.
 
 use crate::disk::{Dir, LogFile};
+use crate::event::{self, Event};
 use crate::id::Id;
 use crate::recovery::{self, MAX_HEAD};
 use std::collections::VecDeque;
@@ -56,6 +57,16 @@ pub struct Gap {
     pub from: Option<Id>,
     /// How many there were, where that is known.
     pub lost: Option<u64>,
+}
+
+impl Gap {
+    /// The event that tells a reader of it, who had asked for what comes after this id.
+    pub fn event(&self, asked: &str) -> Event {
+        let from = self.from.map_or("null".into(), |id| format!("\"{id}\""));
+        let lost = self.lost.map_or("null".into(), |n| n.to_string());
+        let data = format!("{{\"asked\":{},\"from\":{from},\"lost\":{lost}}}", event::json(asked));
+        Event::new(data).named("gap").unwrap_or_default()
+    }
 }
 
 /// The log was asked for bytes that are no longer there.
@@ -111,10 +122,11 @@ impl Part {
             let len = self.copy(at, &mut window)?;
             let bytes = window.get(..len).unwrap_or_default();
             let skip = usize::try_from((pos + 1).saturating_sub(at + 2)).unwrap_or(len);
-            if let Some(n) = bytes.windows(2).skip(skip).position(|pair| pair == b"\n\n") {
-                let line = bytes.get(..skip + n).unwrap_or_default().rsplit(|&b| b == b'\n').next();
-                let id = line.and_then(Id::from_line).ok_or_else(|| io::Error::other("a block without an id"))?;
-                return Ok(Some(Mark { pos: at + (skip + n + 2) as u64, id }));
+            for end in bytes.windows(2).zip(2..).skip(skip).filter(|(pair, _)| pair == b"\n\n").map(|(_, end)| end) {
+                let line = bytes.get(..end - 2).unwrap_or_default().rsplit(|&b| b == b'\n').next();
+                if let Some(id) = line.and_then(Id::from_line) {
+                    return Ok(Some(Mark { pos: at + end as u64, id }));
+                } // else it is a gap, which belongs to what follows it
             }
             if len < window.len() {
                 return Ok(None);
@@ -162,7 +174,8 @@ pub struct Log {
     written: Mark,
     heard: Mark,
     failed: (u64, ErrorKind),
-    cut: u64, // bytes, when it was opened
+    cut: u64,   // bytes, when it was opened
+    copy: bool, // of a log elsewhere, whose ids are no count
     parts: VecDeque<Part>,
     block: Vec<u8>, // what is being written
     disk: Option<Disk>,
@@ -171,7 +184,16 @@ pub struct Log {
 impl Log {
     /// An empty log in memory that keeps `limit` bytes. No two logs of a channel may have the same epoch.
     pub fn new(epoch: u64, limit: usize) -> Log {
-        let start = Mark { pos: 0, id: Id { epoch, seq: 0 } };
+        Log::at(Id { epoch, seq: 0 }, limit, false)
+    }
+
+    /// A copy of a log elsewhere, from behind this id on.
+    pub fn copy(start: Id, limit: usize) -> Log {
+        Log::at(start, limit, true)
+    }
+
+    fn at(start: Id, limit: usize, copy: bool) -> Log {
+        let start = Mark { pos: 0, id: start };
         let (written, heard, parts, block) = (start, start, VecDeque::new(), Vec::new());
         Log {
             limit,
@@ -181,6 +203,7 @@ impl Log {
             heard,
             failed: (0, ErrorKind::Other),
             cut: 0,
+            copy,
             parts,
             block,
             disk: None,
@@ -267,7 +290,7 @@ impl Log {
     }
 
     /// All events after this one are kept.
-    fn kept(&self) -> Id {
+    pub fn kept(&self) -> Id {
         self.parts.front().map_or(self.found, |part| part.before)
     }
 
@@ -287,19 +310,27 @@ impl Log {
     /// Where the disk does not take them; see [`LogFile::append`].
     pub fn append(&mut self, count: u64, write: impl FnOnce(Id, &mut Vec<u8>)) -> io::Result<Id> {
         let first = self.written.id.plus(1);
+        self.push(self.written.id.plus(count), |block| write(first, block)).map(|()| first)
+    }
+
+    /// Appends what ends with this id, or where it is that of the last event, a gap. See [`Log::append`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn push(&mut self, last: Id, write: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
         let mut block = std::mem::take(&mut self.block);
-        write(first, &mut block);
+        write(&mut block);
         let kept = self.keep(&block);
         let len = block.len() as u64;
         block.clear();
         block.shrink_to(PIECE);
         self.block = block;
         kept?;
-        self.written = Mark { pos: self.written.pos + len, id: self.written.id.plus(count) };
+        self.written = Mark { pos: self.written.pos + len, id: last };
         if self.disk.as_ref().is_none_or(|disk| !disk.sync && !disk.fresh) {
             self.heard = self.written;
         }
-        Ok(first)
+        Ok(())
     }
 
     fn keep(&mut self, block: &[u8]) -> io::Result<()> {
@@ -314,7 +345,7 @@ impl Log {
             }
             None => {}
         }
-        let before = if self.written.id.seq == 0 { self.found } else { self.written.id };
+        let before = if self.written.id.seq == 0 && !self.copy { self.found } else { self.written.id };
         let room = (self.limit as u64).saturating_sub(part_limit.max(len)); // for what stays
         let bytes = match &mut self.disk {
             None => {
@@ -434,19 +465,22 @@ impl Log {
             let Mark { pos, id } = self.after(asked)?;
             let next = self.next(pos)?;
             // Between ids that are there, some can be missing that a power cut took.
-            let seen = id == asked || asked.seq == 0;
-            let whole = seen && self.hole <= asked && next.is_none_or(|next| id.precedes(next));
-            let lost = next.filter(|n| n.epoch == asked.epoch && self.hole <= asked);
+            let seen = id == asked || (asked.seq == 0 && !self.copy);
+            let whole = seen && self.hole <= asked && (self.copy || next.is_none_or(|next| id.precedes(next)));
+            let lost = next.filter(|n| n.epoch == asked.epoch && self.hole <= asked && !self.copy);
             let lost = lost.map(|n| n.seq.saturating_sub(asked.seq.saturating_add(1)));
             let gap = if whole { None } else { Some(Gap { from: next, lost }) };
             return Ok(Place { pos, id: asked, gap });
         }
         let pos = self.parts.front().map_or(self.heard.pos, |p| p.start);
-        let next = self.next(pos)?;
-        let id = next.map_or(self.heard.id, |id| Id { seq: id.seq.saturating_sub(1), ..id });
+        let (next, kept) = (self.next(pos)?, self.kept());
+        let id = match next {
+            Some(id) if !self.copy => Id { seq: id.seq.saturating_sub(1), ..id },
+            Some(_) => kept,
+            None => self.heard.id,
+        };
         // Ids of one epoch are contiguous, so within it the loss can be counted.
-        let kept = self.kept();
-        let lost = asked.filter(|a| a.epoch == kept.epoch).and_then(|a| kept.seq.checked_sub(a.seq));
+        let lost = asked.filter(|a| a.epoch == kept.epoch && !self.copy).and_then(|a| kept.seq.checked_sub(a.seq));
         let gap = if *from == From::All { None } else { Some(Gap { from: next, lost }) };
         Ok(Place { pos, id, gap })
     }

@@ -388,7 +388,7 @@ impl Shared {
                 answer.fields.extend(["Cache-Control: no-cache\r\n", pages::POLICY, vary]);
                 answer
             }
-            Route::Health => Answer::text("ok\n".into()),
+            Route::Health => self.hub.health().map(|()| Answer::text("ok\n".into()))?,
             Route::Metrics(only) => {
                 Answer::new("text/plain; version=0.0.4; charset=utf-8", self.hub.metrics(only.as_deref()).into_bytes())
             }
@@ -413,13 +413,13 @@ impl Shared {
                 Answer { status: 200, fields: STREAM_FIELDS.into(), body: Vec::new().into() }
             }
             Route::Listen(name, from, wait) => {
-                let channel = self.hub.channel(&name)?;
+                let channel = self.hub.channel_from(&name, &from)?;
                 let end = if wait.is_none() { "Connection: close\r\n\r\n" } else { "Connection: close\r\n" };
                 let head = http::head(200, &[STREAM_FIELDS, cors, end]);
                 return Ok(Reply::Stream(channel, Opening { head, from, wait, trace: None }));
             }
             Route::WebSocket(from, accepted) => {
-                return Ok(Reply::WebSocket(self.hub.channel(&accepted.name)?, from, accepted));
+                return Ok(Reply::WebSocket(self.hub.channel_from(&accepted.name, &from)?, from, accepted));
             }
             Route::Publish(name, template, to) => {
                 let events = events(req, template, body)?;

@@ -1,0 +1,19 @@
+//! Percent-encoding, undone. Pure.
+
+/// Undoes percent-encoding (RFC 3986 §2.1), and with `form` also `+` for a space (WHATWG URL,
+/// "application/x-www-form-urlencoded"). `None` where it is broken or the result is no UTF-8.
+pub fn decode(text: &str, form: bool) -> Option<String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(b) = bytes.next() {
+        out.push(match b {
+            b'%' => {
+                let mut digit = || char::from(bytes.next()?).to_digit(16);
+                u8::try_from(digit()? * 16 + digit()?).ok()?
+            }
+            b'+' if form => b' ',
+            b => b,
+        });
+    }
+    String::from_utf8(out).ok()
+}

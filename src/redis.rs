@@ -1,0 +1,345 @@
+//! Connections to a Redis server: one command after another, or those of many threads in one round trip.
+//!
+//! [`Pipe`] is one connection for all who have something to ask. Whoever comes while a round trip is under way leaves his
+//! commands; one of those who wait then sends them all in one write, and reads all replies (as `Channel::settle` has one
+//! publisher write to the disk for all).
+//!
+//! *Lost* is a command that was sent, and whose reply did not come: it may have been carried out, or it still will be, as
+//! long as the old connection has bytes that the server has not read. So with each new connection the server is told to
+//! end the one before (`CLIENT KILL ID`); only what one finds from then on is final.
+//!
+//! Limits: `CONNECT`, `ADDRESSES`, [`ANSWER`], `MAX_PAUSE`; `resp.rs` has those of a reply. Shortcut: the system looks up the
+//! name of the server, in a time of its own. Deliberately absent: what the commands mean.
+
+use crate::channel::{jitter, lock};
+use crate::resp::{self, Address, Reply, command};
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Limit: how long a connection to one address may take.
+const CONNECT: Duration = Duration::from_secs(1);
+/// Limit: addresses of one name that are tried.
+const ADDRESSES: usize = 4;
+/// Limit: the stack of a thread that looks up a name.
+const RESOLVER: usize = 1 << 20;
+/// Limit: how long a round trip may take, and how much longer for each byte of the replies (100 KB a second).
+pub const ANSWER: Duration = Duration::from_secs(2);
+const BYTE: Duration = Duration::from_micros(10);
+/// Limit: the pause before the server is tried again: 100 ms, doubled up to this many, give or take half.
+const MAX_PAUSE: u64 = 5000;
+
+/// The pause after so many failures in a row.
+pub fn pause(failures: u32) -> Duration {
+    let middle = 100_u64.checked_shl(failures.min(16)).unwrap_or(MAX_PAUSE).min(MAX_PAUSE);
+    Duration::from_millis(jitter(middle, 50))
+}
+
+/// The addresses of the server's name. The system's resolver needs a larger stack than our threads have.
+fn look_up(address: &Address) -> io::Result<Vec<SocketAddr>> {
+    let look_up = || (&*address.host, address.port).to_socket_addrs().map(Iterator::collect);
+    thread::scope(|scope| {
+        let resolver = thread::Builder::new().stack_size(RESOLVER).spawn_scoped(scope, look_up)?;
+        resolver.join().unwrap_or_else(|_| Err(io::Error::other("its name could not be looked up")))
+    })
+}
+
+/// A socket whose reads end in time.
+#[derive(Debug)]
+struct Timed {
+    stream: TcpStream,
+    until: Instant,
+}
+
+impl Read for Timed {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        let late =
+            |e: io::Error| if e.kind() == io::ErrorKind::WouldBlock { io::ErrorKind::TimedOut.into() } else { e };
+        let len = self.stream.read(out).map_err(late)?;
+        self.until += BYTE.saturating_mul(u32::try_from(len).unwrap_or(u32::MAX));
+        Ok(len)
+    }
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Link {
+    stream: BufReader<Timed>,
+    /// Its number (`CLIENT ID`), where the server tells it.
+    pub id: Option<i64>,
+    run: Option<Vec<u8>>, // the server's process
+}
+
+impl Link {
+    /// Connects, and says who we are.
+    ///
+    /// # Errors
+    /// Where the server is not there, or does not take us. The password is in none of them.
+    pub fn connect(address: &Address) -> io::Result<Link> {
+        let mut tried = Err(io::Error::other("its name has no address"));
+        for ip in look_up(address)?.into_iter().take(ADDRESSES) {
+            tried = TcpStream::connect_timeout(&ip, CONNECT);
+            if tried.is_ok() {
+                break;
+            }
+        }
+        let stream = tried?;
+        stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(ANSWER))?;
+        let mut link = Link { stream: BufReader::new(Timed { stream, until: Instant::now() }), id: None, run: None };
+        let Address { user, password, .. } = address;
+        let auth: &[&str] = if user.is_empty() { &["AUTH", password] } else { &["AUTH", user, password] };
+        if !password.is_empty()
+            && let Reply::Error(why) = link.ask(auth)?
+        {
+            // Not its whole text: a server without this command shows what it was given.
+            let code = why.split(' ').next().unwrap_or_default();
+            return Err(io::Error::other(format!("it does not take the user and the password ({code})")));
+        }
+        let database = address.database.to_string();
+        if address.database > 0
+            && let Reply::Error(why) = link.ask(&["SELECT", &database])?
+        {
+            return Err(io::Error::other(format!("it has no database {database} for us: {why}")));
+        }
+        match link.ask(&["CLIENT", "ID"])? {
+            Reply::Number(id) => link.id = Some(id),
+            Reply::Error(why) if ["NOAUTH", "LOADING"].iter().any(|code| why.starts_with(code)) => {
+                return Err(io::Error::other(why));
+            }
+            _ => {}
+        }
+        if let Reply::Text(info) = link.ask(&["INFO", "server"])? {
+            link.run =
+                info.split(|&b| b == b'\n').find_map(|line| Some(line.strip_prefix(b"run_id:")?.trim_ascii().into()));
+        }
+        Ok(link)
+    }
+
+    /// Sends commands whose replies are to begin in this time.
+    ///
+    /// # Errors
+    /// As the socket has them.
+    pub fn send(&mut self, commands: &[u8], time: Duration) -> io::Result<()> {
+        let timed = self.stream.get_mut();
+        timed.until = Instant::now() + time;
+        timed.stream.write_all(commands)
+    }
+
+    /// Reads one reply.
+    ///
+    /// # Errors
+    /// As [`resp::read`].
+    pub fn reply(&mut self) -> io::Result<Reply> {
+        resp::read(&mut self.stream)
+    }
+
+    fn ask(&mut self, words: &[&str]) -> io::Result<Reply> {
+        let mut commands = Vec::new();
+        command(words, &mut commands);
+        self.send(&commands, ANSWER)?;
+        self.reply()
+    }
+
+    /// Whether the server has not closed it, as far as can be seen.
+    fn is_open(&self) -> bool {
+        let stream = &self.stream.get_ref().stream;
+        let open = |e: io::Error| e.kind() == io::ErrorKind::WouldBlock;
+        let seen = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0]));
+        seen.is_err_and(open) && stream.set_nonblocking(false).is_ok()
+    }
+
+    /// Makes sure that nothing more comes of an earlier connection. Returns whether that is so.
+    fn end(&mut self, run: Option<&[u8]>, id: Option<i64>) -> io::Result<bool> {
+        let (Some(was), Some(is)) = (run, &self.run) else { return Ok(false) };
+        let Some(id) = id.filter(|_| was == is) else { return Ok(was != is) }; // another process has no part of it
+        let killed = self.ask(&["CLIENT", "KILL", "ID", &id.to_string()])?;
+        Ok(matches!(killed, Reply::Number(_)))
+    }
+}
+
+/// Why commands have no replies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failed {
+    /// They were not sent.
+    Unsent,
+    /// They were sent, at least in part.
+    Lost,
+}
+
+/// What came of commands.
+pub type Answer = Result<Vec<Reply>, Failed>;
+
+#[derive(Debug)]
+struct Call {
+    ticket: u64,
+    commands: Vec<u8>,
+    replies: usize,
+}
+
+#[derive(Debug)]
+struct State {
+    waiting: VecDeque<Call>,
+    answers: BTreeMap<u64, Answer>,
+    next: u64, // ticket
+    busy: bool,
+    link: Option<Link>,
+    before: Option<(Option<Vec<u8>>, Option<i64>)>, // the last connection: the server's process, its number
+    settled: bool,                                  // nothing more comes of those before this one
+    failures: u32,
+    retry: Instant,
+}
+
+/// One connection for the commands of many threads.
+#[derive(Debug)]
+pub struct Pipe {
+    address: Address,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// A round trip under way. However it ends, each call is answered, and the next one can begin.
+struct Trip<'a> {
+    pipe: &'a Pipe,
+    calls: VecDeque<Call>, // not yet answered
+    link: Option<Link>,
+    failed: Failed,
+}
+
+impl Drop for Trip<'_> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.pipe.state);
+        for call in self.calls.drain(..) {
+            state.answers.insert(call.ticket, Err(self.failed));
+        }
+        state.link = self.link.take();
+        state.busy = false;
+        self.pipe.changed.notify_all();
+    }
+}
+
+impl Trip<'_> {
+    fn go(&mut self) -> io::Result<()> {
+        let mut link = match self.link.take().filter(Link::is_open) {
+            Some(link) => link,
+            None => self.pipe.connect()?,
+        };
+        self.failed = Failed::Lost;
+        let commands: Vec<&[u8]> = self.calls.iter().map(|call| &*call.commands).collect();
+        link.send(&commands.concat(), ANSWER)?;
+        let mut turned_away = false;
+        while let Some(call) = self.calls.front() {
+            let replies = (0..call.replies).map(|_| link.reply()).collect::<io::Result<Vec<_>>>()?;
+            // It has become a replica: its name may by now lead to the one that took its place.
+            turned_away |= replies.iter().any(|r| matches!(r, Reply::Error(why) if why.starts_with("READONLY")));
+            lock(&self.pipe.state).answers.insert(call.ticket, Ok(replies));
+            self.calls.pop_front();
+        }
+        self.link = Some(link).filter(|_| !turned_away);
+        Ok(())
+    }
+}
+
+impl Pipe {
+    /// A pipe to a server, which is connected to when something is to be sent.
+    pub fn new(address: Address) -> Pipe {
+        let state = State {
+            waiting: VecDeque::new(),
+            answers: BTreeMap::new(),
+            next: 0,
+            busy: false,
+            link: None,
+            before: None,
+            settled: true,
+            failures: 0,
+            retry: Instant::now(),
+        };
+        Pipe { address, state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// Where it leads.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Sends commands, in one piece; returns so many replies.
+    ///
+    /// # Errors
+    /// Where there are none.
+    pub fn call(&self, commands: Vec<u8>, replies: usize) -> Answer {
+        let mut state = lock(&self.state);
+        let ticket = state.next;
+        state.next += 1;
+        state.waiting.push_back(Call { ticket, commands, replies });
+        loop {
+            if let Some(answer) = state.answers.remove(&ticket) {
+                return answer;
+            }
+            if state.busy {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            state.busy = true;
+            let (calls, link) = (std::mem::take(&mut state.waiting), state.link.take());
+            drop(state);
+            let mut trip = Trip { pipe: self, calls, link, failed: Failed::Unsent };
+            let _ = trip.go(); // what failed is in the answers
+            drop(trip);
+            state = lock(&self.state);
+        }
+    }
+
+    /// Sends one command; returns its reply.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub fn ask(&self, words: &[&str]) -> Result<Reply, Failed> {
+        let mut commands = Vec::new();
+        command(words, &mut commands);
+        self.call(commands, 1)?.pop().ok_or(Failed::Lost)
+    }
+
+    /// Whether nothing more can come of what was lost, now that there is an answer to something later.
+    pub fn is_settled(&self) -> bool {
+        lock(&self.state).settled
+    }
+
+    /// Notes that the server is there again.
+    pub fn retry(&self) {
+        lock(&self.state).retry = Instant::now();
+    }
+
+    fn connect(&self) -> io::Result<Link> {
+        let mut state = lock(&self.state);
+        if Instant::now() < state.retry {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        let before = state.before.clone();
+        drop(state);
+        let made = Link::connect(&self.address).and_then(|mut link| {
+            let settled = before.map_or(Ok(true), |(run, id)| link.end(run.as_deref(), id))?;
+            Ok((link, settled))
+        });
+        state = lock(&self.state);
+        match made {
+            Ok((link, settled)) => {
+                (state.failures, state.settled) = (0, settled);
+                state.before = Some((link.run.clone(), link.id));
+                Ok(link)
+            }
+            Err(e) => {
+                state.retry = Instant::now() + pause(state.failures);
+                state.failures = state.failures.saturating_add(1);
+                Err(e)
+            }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The entries of a Redis stream, and the events that they are. Pure.
+//!
+//! The channel NAME is the stream `tincan:NAME`. An entry has the stream's own id, and these fields:
+//!
+//! ```text
+//! data    soup is ready          what is said
+//! event   NAME                   where the publisher named it
+//! retry   2000                   where the publisher gave one
+//! except  ADDRESS                whom it is not for (`?except=`)
+//! post    5f3a9c0d12b7e864-57    which node published it, and its number there
+//! ```
+//!
+//! Whoever may write to the Redis can add entries as well; `data` alone is enough. Nothing that stands in one can be more
+//! than an event, for its bytes are written by `event.rs`.
+
+use crate::event::Event;
+use crate::id::Id;
+use crate::resp::{Reply, command};
+
+/// What the names of all streams begin with. Itself it is never one, for a channel's name is not empty.
+pub const PREFIX: &str = "tincan:";
+
+/// An entry, read.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its id.
+    pub id: Id,
+    /// What is said.
+    pub event: Event,
+    /// The address of whom it is not for.
+    pub except: Option<String>,
+}
+
+impl Entry {
+    /// Reads an entry; none where it is not one.
+    pub fn read(entry: &Reply) -> Option<Entry> {
+        let except = field(entry, "except").map(|address| String::from_utf8_lossy(address).into());
+        Some(Entry { id: id_of(entry)?, event: Event::from_fields(fields(entry)), except })
+    }
+}
+
+/// The stream of a channel.
+pub fn key(name: &str) -> String {
+    format!("{PREFIX}{name}")
+}
+
+/// The greatest id below this one.
+pub fn below(id: Id) -> Id {
+    match id.seq.checked_sub(1) {
+        Some(seq) => Id { seq, ..id },
+        None => id.epoch.checked_sub(1).map_or(id, |epoch| Id { epoch, seq: u64::MAX }),
+    }
+}
+
+/// The least id above this one.
+pub fn above(id: Id) -> Id {
+    let next = Id { epoch: id.epoch.saturating_add(1), seq: 0 };
+    id.seq.checked_add(1).map_or(next, |seq| Id { seq, ..id })
+}
+
+/// An id.
+pub fn id(reply: &Reply) -> Option<Id> {
+    Id::parse(std::str::from_utf8(reply.text()?).ok()?)
+}
+
+/// The id of an entry.
+pub fn id_of(entry: &Reply) -> Option<Id> {
+    id(entry.list().first()?)
+}
+
+fn fields(entry: &Reply) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let fields = entry.list().get(1).map_or(&[][..], Reply::list).chunks(2);
+    fields.filter_map(|pair| if let [name, value] = pair { name.text().zip(value.text()) } else { None })
+}
+
+/// The value of an entry's field.
+pub fn field<'a>(entry: &'a Reply, name: &str) -> Option<&'a [u8]> {
+    fields(entry).find(|field| field.0 == name.as_bytes()).map(|field| field.1)
+}
+
+/// The command that adds an event to a stream, with these words before its fields.
+pub fn add(name: &str, how: &[&str], event: &Event, except: Option<&str>, post: &str, out: &mut Vec<u8>) {
+    let (key, fields) = (key(name), event.fields());
+    let mut words = vec!["XADD", &key];
+    words.extend(how);
+    words.extend(fields.iter().flat_map(|(name, value)| [*name, value]));
+    words.extend(except.iter().flat_map(|address| ["except", address]));
+    words.extend(["post", post]);
+    command(&words, out);
+}
+
+/// The commands that add events, all or none, and how many replies they have; the last one has the ids. Nothing is added
+/// where a stream is gone that had entries up to `top`. What is not `kept` is dropped.
+pub fn add_all(
+    name: &str, events: &[Event], except: Option<&str>, posts: &[String], top: Id, kept: Id,
+) -> (Vec<u8>, usize) {
+    let (least, mut out) = (above(kept).to_string(), Vec::new());
+    // In whole nodes of its tree, which costs next to nothing (`~`).
+    let how = ["NOMKSTREAM", "MINID", "~", &least, "*"];
+    let how = if top > Id::default() { &how[..] } else { &how[1..] };
+    let several = events.len() > 1;
+    if several {
+        command(&["MULTI"], &mut out);
+    }
+    events.iter().zip(posts).for_each(|(event, post)| add(name, how, event, except, post, &mut out));
+    if several {
+        command(&["EXEC"], &mut out);
+    }
+    (out, if several { events.len() + 2 } else { 1 })
+}
