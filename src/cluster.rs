@@ -12,65 +12,64 @@
 //! is gone was acknowledged here, or the stream's ids fell back, other nodes cannot know; then a `gap` event is added to the
 //! stream for all, with an id above all that were seen, so that no id is given out twice.
 //!
-//! Limits: `PAGE`, `BLOCK`, `PATIENCE`. Shortcut: all nodes should have the same `--history`; the smallest one counts.
+//! Limits: `PAGE`, `PATIENCE`. Shortcut: all nodes should have the same `--history`; the smallest one counts.
 
 use crate::channel::{Channel, lock};
 use crate::event::Event;
 use crate::id::Id;
 use crate::log::{From, Gap, Log};
-use crate::redis::{ANSWER, Failed, Link, Pipe, pause};
+use crate::redis::{Failed, Pipe};
 use crate::reject::{REDIS_AWAY, REDIS_LOST, REDIS_REFUSES, Reject};
 use crate::resp::{Address, Reply, command};
+use crate::secrets::{Byte, visible};
 use crate::stream::{self, Entry, PREFIX, above, below, field, id, id_of, key};
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io::{self, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 /// Limit: entries of one stream in one reply.
-const PAGE: usize = 1000;
-/// Limit: how long an `XREAD` waits for news.
-const BLOCK: Duration = Duration::from_secs(1);
+pub(crate) const PAGE: usize = 1000;
 /// Limit: how long a publisher or a reader waits while Redis is away, and one round trip more.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How often what we go on from is looked for while there is news.
-const CHECK: Duration = Duration::from_secs(1);
 /// The pause before the same is asked again.
-const AGAIN: Duration = Duration::from_millis(20);
+pub(crate) const AGAIN: Duration = Duration::from_millis(20);
+
+const REFUSES: &str = "refuses events";
 
 /// Tells the pump that a channel has news.
 pub type Wake = Box<dyn Fn(&Arc<Channel>) + Send + Sync>;
 
 /// A channel that is followed.
 #[derive(Debug)]
-struct Followed {
-    channel: Weak<Channel>,
-    acked: Id, // the last that a publisher here was told of
-    checked: Instant,
-    told: Id, // a gap was told behind this one
+pub(crate) struct Followed {
+    pub(crate) channel: Weak<Channel>,
+    pub(crate) acked: Id,                // the last that a publisher here was told of
+    pub(crate) checked: Option<Instant>, // when it was last known to go on from what Redis has
+    pub(crate) told: Id,                 // a gap was told behind this one
+    pub(crate) barred: bool,             // Redis does not let us read it, for it is no stream or not ours to read
 }
 
 /// What the channels of this node have in common.
 pub struct Cluster {
-    pipe: Pipe,
+    pub(crate) pipe: Pipe,
     history: usize,
     node: String,
     posts: AtomicU64,
-    followed: Mutex<BTreeMap<String, Followed>>,
-    changes: AtomicU64,  // of `followed`
-    seen: AtomicU64,     // how many of them are in the XREAD under way
-    follower: AtomicI64, // its connection's number
-    thread: OnceLock<Thread>,
-    connected: AtomicBool,
-    connections: AtomicU64,
-    current: Mutex<Instant>, // when this node last had everything
-    state: Mutex<String>,    // as it was last told on standard error
-    wake: Wake,
+    pub(crate) followed: Mutex<BTreeMap<String, Followed>>,
+    pub(crate) changes: AtomicU64,  // of `followed`
+    pub(crate) seen: AtomicU64,     // how many of them are in the XREAD under way
+    pub(crate) follower: AtomicI64, // its connection's number
+    pub(crate) thread: OnceLock<Thread>,
+    pub(crate) connected: AtomicBool,
+    pub(crate) connections: AtomicU64,
+    pub(crate) current: Mutex<Instant>, // when this node last had everything
+    state: Mutex<String>,               // as it was last told on standard error
+    pub(crate) wake: Wake,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -102,17 +101,18 @@ impl Cluster {
     }
 
     /// Tells a person, where it is news.
-    fn say(&self, news: String) {
+    pub(crate) fn say(&self, news: String) {
         let mut state = lock(&self.state);
         if *state != news {
-            let _ = writeln!(io::stderr(), "tincan: redis: {}: {news}", self.pipe.address());
+            let text: Vec<Byte> = news.bytes().map(|b| (b, false)).collect(); // in part what Redis says
+            let _ = writeln!(io::stderr(), "tincan: redis: {}: {}", self.pipe.address(), visible(&text));
             *state = news;
         }
     }
 
     /// What a publisher is told of an error of Redis's.
     fn refused(&self, why: &str) -> Reject {
-        self.say(format!("refuses events: {why}"));
+        self.say(format!("{REFUSES}: {why}"));
         REDIS_REFUSES
     }
 
@@ -144,8 +144,8 @@ impl Cluster {
             }
             (page, first) = (self.range(&key, &format!("({}", channel.last()))?, false);
         }
-        let (now, acked) = (Instant::now(), Id::default());
-        let followed = Followed { channel: Arc::downgrade(&channel), acked, checked: now, told: start };
+        let (checked, acked) = (Some(Instant::now()), Id::default());
+        let followed = Followed { channel: Arc::downgrade(&channel), acked, checked, told: start, barred: false };
         lock(&self.followed).insert(name.into(), followed);
         self.interrupt(self.changes.fetch_add(1, SeqCst) + 1);
         Ok(channel)
@@ -188,19 +188,12 @@ impl Cluster {
         Ok(())
     }
 
-    fn info(&self, name: &str) -> Result<Reply, Failed> {
+    pub(crate) fn info(&self, name: &str) -> Result<Reply, Failed> {
         self.pipe.ask(&["XINFO", "STREAM", &key(name)])
     }
 
     fn acked(&self, name: &str) -> Id {
         lock(&self.followed).get(name).map_or(Id::default(), |f| f.acked)
-    }
-
-    /// Has the follower connect at once, for Redis is there.
-    fn wake_follower(&self) {
-        if !self.connected.load(SeqCst) {
-            self.thread.get().inspect(|thread| thread.unpark());
-        }
     }
 
     /// What marks so many events as published here.
@@ -217,53 +210,61 @@ impl Cluster {
     pub fn publish(
         &self, name: &str, channel: &Channel, events: &[Event], but: Option<&str>,
     ) -> Result<Vec<Id>, Reject> {
-        let until = Instant::now() + PATIENCE;
         let acked = self.acked(name);
         if self.connected.load(SeqCst) {
             channel.wait_for(acked, PATIENCE); // else a flood could drop what this node has not read yet
         }
-        let posts = self.posts(events.len());
-        loop {
+        let (posts, until, mut told) = (self.posts(events.len()), Instant::now() + PATIENCE, false);
+        while Instant::now() < until {
             let last = channel.last();
             let (commands, replies) = stream::add_all(name, events, but, &posts, last.max(acked), channel.kept());
-            let ids = match self.pipe.call(commands, replies) {
+            let added = match self.pipe.call(commands, replies) {
                 Err(Failed::Unsent) => return Err(REDIS_AWAY),
                 Err(Failed::Lost) => self.look_for(name, last, &posts, !channel.is_empty(), until)?,
-                Ok(mut replies) => {
-                    let reply = replies.pop().unwrap_or(Reply::Null);
-                    let several = matches!(reply, Reply::List(_));
-                    let added = if several { reply.list() } else { std::slice::from_ref(&reply) };
-                    if let Some(Reply::Error(why)) = added.iter().find(|r| matches!(r, Reply::Error(_))) {
-                        return Err(self.refused(why));
-                    }
-                    added.iter().map(id).collect()
-                }
+                Ok(mut replies) => match replies.pop() {
+                    Some(Reply::List(replies)) => Some(replies),
+                    reply => reply.map(|reply| vec![reply]),
+                },
             };
-            if let Some(ids) = ids.filter(|ids: &Vec<Id>| ids.len() == events.len()) {
-                if let (Some(f), Some(last)) = (lock(&self.followed).get_mut(name), ids.last()) {
-                    f.acked = f.acked.max(*last);
+            match added {
+                Some(ids) if ids.len() == events.len() && ids.iter().all(|reply| id(reply).is_some()) => {
+                    let ids: Vec<Id> = ids.iter().filter_map(id).collect();
+                    self.added(name, &ids);
+                    return Ok(ids);
                 }
-                if lock(&self.state).starts_with("refuses") {
-                    self.say("takes events again".into());
+                Some(gone) if gone.iter().all(|reply| *reply == Reply::Null) && !told => {
+                    // Whoever takes the stream's name next begins above all that was said.
+                    told = self.announce(name, channel.last().max(acked), true).is_ok();
                 }
-                self.wake_follower();
-                return Ok(ids);
+                Some(other) => {
+                    let error =
+                        other.iter().find_map(|reply| if let Reply::Error(why) = reply { Some(&**why) } else { None });
+                    return Err(self.refused(error.unwrap_or("it answers without an id")));
+                }
+                None => thread::sleep(AGAIN), // it was not sent, or in vain
             }
-            if Instant::now() >= until {
-                return Err(REDIS_AWAY);
-            }
-            // The stream is gone: whoever takes its name next begins above all that was said.
-            if self.info(name).is_ok_and(|info| matches!(info, Reply::Error(_))) {
-                let _ = self.announce(name, channel.last().max(acked), true);
-            }
+        }
+        Err(REDIS_AWAY)
+    }
+
+    /// Notes what was published.
+    fn added(&self, name: &str, ids: &[Id]) {
+        if let (Some(f), Some(last)) = (lock(&self.followed).get_mut(name), ids.last()) {
+            f.acked = f.acked.max(*last);
+        }
+        if lock(&self.state).starts_with(REFUSES) {
+            self.say("takes events again".into());
+        }
+        if !self.connected.load(SeqCst) {
+            self.thread.get().inspect(|thread| thread.unpark()); // the follower connects at once
         }
     }
 
-    /// Looks for events whose reply was lost, behind the last one that was there before. Returns their ids; nothing where
+    /// Looks for events whose reply was lost, behind the last one that was there before. Returns their ids; none where
     /// they were not added, and will not be.
     fn look_for(
         &self, name: &str, last: Id, posts: &[String], was_there: bool, until: Instant,
-    ) -> Result<Option<Vec<Id>>, Reject> {
+    ) -> Result<Option<Vec<Reply>>, Reject> {
         let key = key(name);
         let ours = |entry: &&Reply| field(entry, "post").is_some_and(|post| posts.iter().any(|p| p.as_bytes() == post));
         while Instant::now() < until {
@@ -271,7 +272,7 @@ impl Cluster {
             while let Ok(page) = self.range(&key, &from) {
                 // Where that one is gone, so may be what came behind it.
                 sure |= page.first().and_then(id_of) == Some(last);
-                found.extend(page.iter().filter(ours).filter_map(id_of));
+                found.extend(page.iter().filter(ours).filter_map(|entry| entry.list().first().cloned()));
                 from = format!("({}", page.last().and_then(id_of).unwrap_or_default());
                 if found.len() == posts.len() {
                     return Ok(Some(found));
@@ -287,7 +288,7 @@ impl Cluster {
 
     /// Adds a `gap` behind this id to the stream, for the readers of all nodes; `raise`: with an id above it, unless the
     /// stream has such ids already.
-    fn announce(&self, name: &str, top: Id, raise: bool) -> Result<(), Failed> {
+    pub(crate) fn announce(&self, name: &str, top: Id, raise: bool) -> Result<(), Failed> {
         let gap = Gap { from: None, lost: None }.event(&top.to_string());
         let (id, mut commands) = (if raise { above(top).to_string() } else { "*".into() }, Vec::new());
         self.posts(1).iter().for_each(|post| stream::add(name, &[&id], &gap, None, post, &mut commands));
@@ -297,11 +298,11 @@ impl Cluster {
     }
 
     /// Notes that a gap is told behind what this node has.
-    fn told(&self, name: &str, also: impl Fn(&mut Followed)) {
+    pub(crate) fn told(&self, name: &str, also: impl Fn(&mut Followed)) {
         if let Some(f) = lock(&self.followed).get_mut(name)
             && let Some(channel) = f.channel.upgrade()
         {
-            (f.told, f.checked) = (channel.last(), Instant::now());
+            (f.told, f.checked) = (channel.last(), Some(Instant::now()));
             also(f);
         }
     }
@@ -314,7 +315,7 @@ impl Cluster {
     }
 
     /// Takes over a page of entries; with `doubt`, only after a look whether they do follow what is there.
-    fn take(&self, name: &str, channel: &Arc<Channel>, page: &[Reply], doubt: bool) -> Result<(), Failed> {
+    pub(crate) fn take(&self, name: &str, channel: &Arc<Channel>, page: &[Reply], doubt: bool) -> Result<(), Failed> {
         let last = channel.last();
         let entries: Vec<Entry> = page.iter().filter_map(Entry::read).filter(|entry| entry.id > last).collect();
         let [first, ..] = &entries[..] else { return Ok(()) };
@@ -336,118 +337,6 @@ impl Cluster {
         Ok(())
     }
 
-    /// After a new connection: looks whether Redis still has what each channel goes on from.
-    fn check(&self) -> Result<(), Failed> {
-        let mut tops = Vec::new();
-        let mut commands = Vec::new();
-        for (name, f) in lock(&self.followed).iter() {
-            let Some(channel) = f.channel.upgrade() else { continue };
-            let (last, acked) = (channel.last(), f.acked);
-            let top = last.max(acked);
-            if top > f.told {
-                let (key, at) = (key(name), top.to_string());
-                command(&["XRANGE", &key, &at, &at], &mut commands);
-                tops.push((name.clone(), channel, last, acked, top));
-            }
-        }
-        let there = if tops.is_empty() { Vec::new() } else { self.pipe.call(commands, tops.len())? };
-        for ((name, channel, last, acked, top), there) in tops.into_iter().zip(there) {
-            if !there.list().is_empty() {
-                continue;
-            }
-            let info = self.info(&name)?;
-            let newest = info.get("last-generated-id").and_then(id).unwrap_or_default();
-            let first = info.get("first-entry").and_then(id_of).unwrap_or_default();
-            if newest < top {
-                self.announce(&name, top, true)?;
-            } else if newest > top {
-                let from = Some(first).filter(|first| *first > last);
-                channel.gap(&Gap { from, lost: None }.event(&last.to_string()), || (self.wake)(&channel));
-                (self.wake)(&channel);
-                self.told(&name, |_| ());
-                if acked > last || (acked == top && first <= top) {
-                    self.announce(&name, acked, false)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The life of the thread that follows.
-    pub fn follow(&self) -> ! {
-        let _ = self.thread.set(thread::current());
-        let mut failures = 0;
-        loop {
-            // A panic is a bug; it must not end what all channels live from.
-            let followed = catch_unwind(AssertUnwindSafe(|| self.follow_on(&mut failures)));
-            self.connected.store(false, SeqCst);
-            let why = followed.map_or("a bug".into(), |end| end.map_or_else(|e| e.to_string(), |()| "it ended".into()));
-            self.say(format!("away: {why}"));
-            thread::sleep(AGAIN);
-            thread::park_timeout(pause(failures)); // or until somebody has an answer
-            failures = failures.saturating_add(1);
-        }
-    }
-
-    /// Follows on a new connection, until that fails.
-    fn follow_on(&self, failures: &mut u32) -> io::Result<()> {
-        let mut link = Link::connect(self.pipe.address())?;
-        self.pipe.retry();
-        self.check().map_err(|_| io::Error::other("it is lost again"))?;
-        self.follower.store(link.id.unwrap_or_default(), SeqCst);
-        self.connected.store(true, SeqCst);
-        self.connections.fetch_add(1, Relaxed);
-        self.say("connected".into());
-        *failures = 0;
-        loop {
-            self.read(&mut link)?;
-        }
-    }
-
-    /// Waits for news of the channels in use, and takes them over.
-    fn read(&self, link: &mut Link) -> io::Result<()> {
-        let change = self.changes.load(SeqCst);
-        let (mut keys, mut lasts) = (vec![PREFIX.to_string()], vec!["$".to_string()]);
-        lock(&self.followed).retain(|name, f| {
-            let channel = f.channel.upgrade();
-            keys.extend(channel.iter().map(|_| key(name)));
-            lasts.extend(channel.iter().map(|channel| channel.last().to_string()));
-            channel.is_some()
-        });
-        self.seen.store(change, SeqCst);
-        let count = (4 * PAGE / keys.len()).clamp(16, PAGE);
-        let (page, block) = (count.to_string(), BLOCK.as_millis().to_string());
-        let mut words = vec!["XREAD", "COUNT", &page, "BLOCK", &block, "STREAMS"];
-        words.extend(keys.iter().chain(&lasts).map(String::as_str));
-        let mut commands = Vec::new();
-        command(&words, &mut commands);
-        link.send(&commands, BLOCK + ANSWER)?;
-        let reply = link.reply()?;
-        if let Reply::Error(why) = reply {
-            return Err(io::Error::other(why));
-        }
-        let mut behind = false;
-        for stream in reply.list() {
-            let [name, Reply::List(entries)] = stream.list() else { continue };
-            let name = name.text().and_then(|key| std::str::from_utf8(key).ok()?.strip_prefix(PREFIX));
-            let followed = |name| {
-                let mut followed = lock(&self.followed);
-                let f = followed.get_mut(name)?;
-                let channel = f.channel.upgrade()?;
-                let doubt = f.told < channel.last() && (entries.len() >= count || f.checked.elapsed() >= CHECK);
-                f.checked = if doubt { Instant::now() } else { f.checked };
-                Some((channel, doubt))
-            };
-            let Some((name, (channel, doubt))) = name.and_then(|name| Some((name, followed(name)?))) else { continue };
-            behind |= entries.len() >= count;
-            self.take(name, &channel, entries, doubt).map_err(|_| io::Error::other("it is lost again"))?;
-        }
-        if !behind {
-            *lock(&self.current) = Instant::now();
-        }
-        Ok(())
-    }
-
     /// Whether events could be published: asks for one to be added to a stream that is not there.
     ///
     /// # Errors
@@ -463,16 +352,12 @@ impl Cluster {
     /// Name, type, help and value of each metric.
     pub fn metrics(&self) -> [(&'static str, &'static str, &'static str, String); 3] {
         let (connected, connections) = (self.connected.load(SeqCst), self.connections.load(Relaxed));
-        let lag = lock(&self.current).elapsed().as_secs_f64();
+        let lag = lock(&self.current).elapsed();
+        let lag = format!("{}.{:03}", lag.as_secs(), lag.subsec_millis());
         let again = connections.saturating_sub(1).to_string();
         [
             ("redis_connected", "gauge", "Whether this node follows Redis.", u8::from(connected).to_string()),
-            (
-                "redis_lag_seconds",
-                "gauge",
-                "Since when this node may lack something; up to 1 is usual.",
-                format!("{lag:.3}"),
-            ),
+            ("redis_lag_seconds", "gauge", "Since when this node may lack something; up to 1 is usual.", lag),
             ("redis_reconnections_total", "counter", "Connections to Redis after the first.", again),
         ]
     }

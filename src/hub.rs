@@ -155,17 +155,20 @@ impl Hub {
         let _ = hub.pump.set(start("pump", Box::new(move || pump.pump()))?);
         let _ = hub.heart.set(start("heartbeat", Box::new(move || heart.beat()))?);
         if let Some(address) = &hub.config.redis {
-            let (waking, following) = (hub.clone(), hub.clone());
+            let waking = hub.clone();
             let wake = move |channel: &Arc<Channel>| waking.wake(channel);
             let _ = hub.cluster.set(Cluster::new(address.clone(), hub.config.history, Box::new(wake)));
-            let follow = move || {
-                if let Some(cluster) = following.cluster.get() {
-                    cluster.follow()
-                }
-            };
-            start("follower", Box::new(follow))?;
         }
         Ok(hub)
+    }
+
+    /// Starts to follow Redis, where it keeps the logs.
+    pub fn follow(self: &Arc<Hub>) {
+        let hub = self.clone();
+        let follow = move || hub.cluster.get().map_or((), |cluster| cluster.follow());
+        if self.cluster.get().is_some() && start("follower", Box::new(follow)).is_err() {
+            let _ = writeln!(io::stderr(), "tincan: no thread can be had to follow Redis with; readers hear no news");
+        }
     }
 
     /// What this hub was told.

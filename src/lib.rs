@@ -37,12 +37,13 @@
 //! | 5 | `connection.rs` | one client: requests in time, answers out |
 //! | 6 | `channel.rs` | one log and its subscribers: publish, give, check |
 //! | 7 | `redis.rs` | connections to Redis: round trips that many threads share |
-//! | 8 | `cluster.rs` | a Redis stream behind a channel: publish, follow, what may be missing |
-//! | 9 | `hub.rs` | all channels: pump, heartbeat, metrics |
-//! | 10 | `lab.rs` | the wire lab: taps, which make channels of connections, and their plugs |
-//! | 10 | `websocket.rs` | a WebSocket's connection: a reader behind a pair of sockets, and frames |
-//! | 11 | `server.rs` | accept, and which handler |
-//! | 12 | `lib.rs`, `main.rs` | this guide; flags, bind, run |
+//! | 8 | `cluster.rs` | a Redis stream behind a channel: open, publish, what may be missing |
+//! | 9 | `follower.rs` | the thread that hears of news in Redis, for all channels |
+//! | 10 | `hub.rs` | all channels: pump, heartbeat, metrics |
+//! | 11 | `lab.rs` | the wire lab: taps, which make channels of connections, and their plugs |
+//! | 11 | `websocket.rs` | a WebSocket's connection: a reader behind a pair of sockets, and frames |
+//! | 12 | `server.rs` | accept, and which handler |
+//! | 13 | `lib.rs`, `main.rs` | this guide; flags, bind, run |
 //!
 //! Words to search for in an audit: `Limit:` (what bounds a peer), `Deviation:` (from a standard), `Shortcut:` (what
 //! was left simple on purpose).
@@ -69,6 +70,7 @@ pub mod disk;
 pub mod event;
 pub mod explain;
 pub mod flags;
+pub mod follower;
 pub mod gate;
 pub mod http;
 pub mod hub;

@@ -145,6 +145,7 @@ impl Server {
     /// Serves for ever.
     pub fn run(self) -> ! {
         let Server(shared, early) = self;
+        shared.hub.follow();
         if let Some((stream, peer)) = early {
             let shared = shared.clone();
             drop(start("connection", Box::new(move || shared.serve(stream, peer, false))));
@@ -248,8 +249,7 @@ impl Shared {
             return;
         }
         let full = number > most;
-        let quiet = self.hub.config().quiet;
-        let Ok(mut connection) = Connection::new(stream, peer, quiet, full || alone) else { return };
+        let Ok(mut connection) = Connection::new(stream, peer, self.hub.config().quiet, full || alone) else { return };
         connection.trace = self.tracer.as_ref().map(|tracer| Box::new(tracer.trace()));
         loop {
             match self.request(&mut connection, full) {

@@ -1,0 +1,180 @@
+//! The thread that follows: one connection for all channels of a node.
+//!
+//! It has Redis wait for news of all streams in use (`XREAD BLOCK`), takes over what comes, and asks again behind that.
+//! Whoever brings a new channel interrupts it (`CLIENT UNBLOCK`). When the connection is lost it makes another, after a
+//! pause that grows; before it goes on it looks for what it goes on from.
+//!
+//! Limits: `BLOCK`, `IN_ALL`. Shortcut: each `XREAD` names all streams again, which Redis looks up each time.
+
+use crate::channel::lock;
+use crate::cluster::{AGAIN, Cluster, PAGE};
+use crate::log::Gap;
+use crate::redis::{ANSWER, Failed, Link, pause};
+use crate::resp::{Reply, command};
+use crate::stream::{PREFIX, id, id_of, key};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Limit: how long an `XREAD` waits for news.
+const BLOCK: Duration = Duration::from_secs(1);
+/// Limit: entries of all streams in one reply, where there are few streams; 16 of each where there are many.
+const IN_ALL: usize = 4 * PAGE;
+/// How often what we go on from is looked for while there is news.
+const CHECK: Duration = Duration::from_secs(1);
+
+fn lost_again(_: Failed) -> io::Error {
+    io::Error::other("it is lost again")
+}
+
+impl Cluster {
+    /// After a new connection: looks whether Redis still has what each channel goes on from, and what was acknowledged.
+    fn check(&self) -> Result<(), Failed> {
+        let (mut doubts, mut commands) = (Vec::new(), Vec::new());
+        for (name, f) in lock(&self.followed).iter() {
+            let Some(channel) = f.channel.upgrade() else { continue };
+            let last = channel.last();
+            for id in [last, last.max(f.acked)] {
+                command(&["XRANGE", &key(name), &id.to_string(), &id.to_string()], &mut commands);
+            }
+            doubts.push((name.clone(), channel, last, f.acked, f.told));
+        }
+        let there = if doubts.is_empty() { Vec::new() } else { self.pipe.call(commands, 2 * doubts.len())? };
+        for ((name, channel, last, acked, told), there) in doubts.into_iter().zip(there.chunks(2)) {
+            let [has_last, has_top] = [0, 1].map(|n| there.get(n).is_some_and(|reply| !reply.list().is_empty()));
+            let (top, has_last) = (last.max(acked), has_last || last <= told);
+            if has_last && (has_top || top == last) {
+                continue;
+            }
+            let info = self.info(&name)?;
+            let newest = info.get("last-generated-id").and_then(id).unwrap_or_default();
+            let first = info.get("first-entry").and_then(id_of).unwrap_or_default();
+            if newest < top {
+                self.announce(&name, top, true)?;
+                continue;
+            }
+            if !has_last && newest > last {
+                let from = Some(first).filter(|first| *first > last);
+                channel.gap(&Gap { from, lost: None }.event(&last.to_string()), || (self.wake)(&channel));
+                (self.wake)(&channel);
+                self.told(&name, |_| ());
+            }
+            // Where it was not just trimmed, others may lack what they have not heard.
+            if !has_top && acked > last || !has_last && newest > last && first <= last {
+                self.announce(&name, top, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Bars what Redis does not let us read, so that it does not keep us from all other channels. Returns whether there
+    /// is any.
+    fn bar(&self) -> Result<bool, Failed> {
+        let names: Vec<String> = lock(&self.followed).keys().cloned().collect();
+        let mut commands = Vec::new();
+        names.iter().for_each(|name| command(&["XLEN", &key(name)], &mut commands));
+        let replies = if names.is_empty() { Vec::new() } else { self.pipe.call(commands, names.len())? };
+        let mut some = false;
+        for (name, reply) in names.iter().zip(replies) {
+            if let Some(f) = lock(&self.followed).get_mut(name) {
+                let barred = matches!(reply, Reply::Error(_));
+                f.checked = f.checked.filter(|_| !barred);
+                f.barred = barred;
+                some |= barred;
+            }
+            if let Reply::Error(why) = reply {
+                self.say(format!("does not let us read {}: {why}", key(name)));
+            }
+        }
+        Ok(some)
+    }
+
+    /// The life of the thread that follows.
+    pub fn follow(&self) -> ! {
+        let _ = self.thread.set(thread::current());
+        let mut failures = 0;
+        loop {
+            // A panic is a bug; it must not end what all channels live from.
+            let followed = catch_unwind(AssertUnwindSafe(|| self.follow_on(&mut failures)));
+            self.connected.store(false, SeqCst);
+            let why = followed.map_or("a bug".into(), |end| end.map_or_else(|e| e.to_string(), |()| "it ended".into()));
+            self.say(format!("away: {why}"));
+            thread::sleep(AGAIN);
+            thread::park_timeout(pause(failures)); // or until somebody has an answer
+            failures = failures.saturating_add(1);
+        }
+    }
+
+    /// Follows on a new connection, until that fails.
+    fn follow_on(&self, failures: &mut u32) -> io::Result<()> {
+        let mut link = Link::connect(self.pipe.address())?;
+        self.pipe.retry();
+        self.check().map_err(lost_again)?;
+        self.follower.store(link.id.unwrap_or_default(), SeqCst);
+        self.connected.store(true, SeqCst);
+        self.connections.fetch_add(1, Relaxed);
+        self.say("connected".into());
+        *failures = 0;
+        let (mut barred, mut looked) = (false, Instant::now());
+        loop {
+            if barred && looked.elapsed() >= CHECK {
+                (barred, looked) = (self.bar().map_err(lost_again)?, Instant::now());
+            }
+            if let Err(why) = self.read(&mut link)? {
+                (barred, looked) = (self.bar().map_err(lost_again)?, Instant::now());
+                if !barred {
+                    return Err(io::Error::other(why));
+                }
+            }
+        }
+    }
+
+    /// Waits for news of the channels in use, and takes them over; or returns what Redis has against it.
+    fn read(&self, link: &mut Link) -> io::Result<Result<(), String>> {
+        let change = self.changes.load(SeqCst);
+        let (mut keys, mut lasts) = (vec![PREFIX.to_string()], vec!["$".to_string()]);
+        lock(&self.followed).retain(|name, f| {
+            let channel = f.channel.upgrade();
+            for channel in channel.iter().filter(|_| !f.barred) {
+                keys.push(key(name));
+                lasts.push(channel.last().to_string());
+            }
+            channel.is_some()
+        });
+        self.seen.store(change, SeqCst);
+        let count = (IN_ALL / keys.len()).clamp(16, PAGE);
+        let (page, block) = (count.to_string(), BLOCK.as_millis().to_string());
+        let mut words = vec!["XREAD", "COUNT", &page, "BLOCK", &block, "STREAMS"];
+        words.extend(keys.iter().chain(&lasts).map(String::as_str));
+        let mut commands = Vec::new();
+        command(&words, &mut commands);
+        link.send(&commands, BLOCK + ANSWER)?;
+        let reply = link.reply()?;
+        if let Reply::Error(why) = reply {
+            return Ok(Err(why));
+        }
+        let mut behind = false;
+        for stream in reply.list() {
+            let [name, Reply::List(entries)] = stream.list() else { continue };
+            let name = name.text().and_then(|key| std::str::from_utf8(key).ok()?.strip_prefix(PREFIX));
+            let followed = |name| {
+                let mut followed = lock(&self.followed);
+                let f = followed.get_mut(name)?;
+                let channel = f.channel.upgrade()?;
+                let due = f.checked.is_none_or(|at| at.elapsed() >= CHECK) || entries.len() >= count;
+                let doubt = f.told < channel.last() && due;
+                f.checked = if doubt { Some(Instant::now()) } else { f.checked };
+                Some((channel, doubt))
+            };
+            let Some((name, (channel, doubt))) = name.and_then(|name| Some((name, followed(name)?))) else { continue };
+            behind |= entries.len() >= count;
+            self.take(name, &channel, entries, doubt).map_err(lost_again)?;
+        }
+        if !behind {
+            *lock(&self.current) = Instant::now();
+        }
+        Ok(Ok(()))
+    }
+}
