@@ -78,6 +78,16 @@ impl std::fmt::Debug for Cluster {
     }
 }
 
+/// Whether nothing was ever taken from a stream, as far as it is known: Redis 7 counts what was added.
+fn is_whole(info: &Reply) -> bool {
+    info.get("entries-added").is_some_and(|added| Some(added) == info.get("length"))
+}
+
+/// Whether a stream may just have dropped this entry as one of its oldest.
+pub(crate) fn is_trimmed(info: &Reply, id: Id) -> bool {
+    !is_whole(info) && info.get("first-entry").and_then(id_of).is_some_and(|first| first > id)
+}
+
 impl Cluster {
     /// A node of the Redis at this address, whose channels keep so many bytes; `wake` tells the pump of news. It connects
     /// when something is asked for, or followed.
@@ -130,11 +140,9 @@ impl Cluster {
         if let Reply::Error(why) = range {
             return Err(self.refused(why));
         }
-        // Redis 7 counts what was ever added. Where nothing was taken away, what is there is all.
-        let whole = info.get("entries-added").is_some_and(|added| Some(added) == info.get("length"));
         let first = range.list().first().and_then(id_of).or_else(|| info.get("first-entry").and_then(id_of));
         let last = info.get("last-generated-id").and_then(id).unwrap_or_default();
-        let start = if whole { Id::default() } else { first.map_or(last, below) };
+        let start = if is_whole(info) { Id::default() } else { first.map_or(last, below) };
         let channel = Arc::new(Channel::new(name, Log::copy(start, self.history)));
         let (mut page, mut first) = (range.list().to_vec(), true);
         loop {
@@ -329,7 +337,7 @@ impl Cluster {
             channel.gap(&Gap { from: Some(first.id), lost: None }.event(&last.to_string()), pump);
             self.told(name, |_| ());
         }
-        if lost {
+        if lost && !is_trimmed(&self.info(name)?, acked) {
             self.announce(name, acked, false)?;
         }
         channel.take(&entries, pump);

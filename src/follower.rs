@@ -7,7 +7,7 @@
 //! Limits: `BLOCK`, `IN_ALL`. Shortcut: each `XREAD` names all streams again, which Redis looks up each time.
 
 use crate::channel::lock;
-use crate::cluster::{AGAIN, Cluster, PAGE};
+use crate::cluster::{AGAIN, Cluster, PAGE, is_trimmed};
 use crate::log::Gap;
 use crate::redis::{ANSWER, Failed, Link, pause};
 use crate::resp::{Reply, command};
@@ -50,19 +50,18 @@ impl Cluster {
             }
             let info = self.info(&name)?;
             let newest = info.get("last-generated-id").and_then(id).unwrap_or_default();
-            let first = info.get("first-entry").and_then(id_of).unwrap_or_default();
             if newest < top {
                 self.announce(&name, top, true)?;
                 continue;
             }
             if !has_last && newest > last {
-                let from = Some(first).filter(|first| *first > last);
+                let from = info.get("first-entry").and_then(id_of).filter(|first| *first > last);
                 channel.gap(&Gap { from, lost: None }.event(&last.to_string()), || (self.wake)(&channel));
                 (self.wake)(&channel);
                 self.told(&name, |_| ());
             }
-            // Where it was not just trimmed, others may lack what they have not heard.
-            if !has_top && acked > last || !has_last && newest > last && first <= last {
+            // Others may lack what they have not heard, and cannot know.
+            if !has_top && acked > last || !has_last && newest > last && !is_trimmed(&info, last) {
                 self.announce(&name, top, false)?;
             }
         }
@@ -134,7 +133,7 @@ impl Cluster {
     /// Waits for news of the channels in use, and takes them over; or returns what Redis has against it.
     fn read(&self, link: &mut Link) -> io::Result<Result<(), String>> {
         let change = self.changes.load(SeqCst);
-        let (mut keys, mut lasts) = (vec![PREFIX.to_string()], vec!["$".to_string()]);
+        let (mut keys, mut lasts) = (Vec::new(), Vec::new());
         lock(&self.followed).retain(|name, f| {
             let channel = f.channel.upgrade();
             for channel in channel.iter().filter(|_| !f.barred) {
@@ -144,6 +143,9 @@ impl Cluster {
             channel.is_some()
         });
         self.seen.store(change, SeqCst);
+        if keys.is_empty() {
+            (keys, lasts) = (vec![PREFIX.into()], vec!["$".into()]); // so that the connection stays, and is known to
+        }
         let count = (IN_ALL / keys.len()).clamp(16, PAGE);
         let (page, block) = (count.to_string(), BLOCK.as_millis().to_string());
         let mut words = vec!["XREAD", "COUNT", &page, "BLOCK", &block, "STREAMS"];
