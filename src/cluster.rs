@@ -126,6 +126,10 @@ impl Cluster {
         REDIS_REFUSES
     }
 
+    fn reject(&self, failed: Failed) -> Reject {
+        if let Failed::Refused(why) = failed { self.refused(&why) } else { REDIS_AWAY }
+    }
+
     /// The channel of this name, with what Redis has of it. It is followed until it is dropped.
     ///
     /// # Errors
@@ -146,7 +150,7 @@ impl Cluster {
         let channel = Arc::new(Channel::new(name, Log::copy(start, self.history)));
         let (mut page, mut first) = (range.list().to_vec(), true);
         loop {
-            self.take(name, &channel, &page, !first).map_err(|_| REDIS_AWAY)?;
+            self.take(name, &channel, &page, !first).map_err(|failed| self.reject(failed))?;
             if page.len() < PAGE {
                 break;
             }
@@ -164,8 +168,8 @@ impl Cluster {
         let page = PAGE.to_string();
         match self.pipe.ask(&["XRANGE", key, from, "+", "COUNT", &page]) {
             Ok(Reply::List(entries)) => Ok(entries),
-            Ok(Reply::Error(why)) => Err(self.refused(&why)),
-            _ => Err(REDIS_AWAY),
+            Ok(_) => Err(REDIS_AWAY),
+            Err(failed) => Err(self.reject(failed)),
         }
     }
 
@@ -188,7 +192,7 @@ impl Cluster {
     pub fn catch_up(&self, name: &str, channel: &Channel, from: &From) -> Result<(), Reject> {
         let asked = if let From::After(text) = from { Id::parse(text) } else { None };
         if let Some(asked) = asked.filter(|asked| *asked > channel.last()) {
-            let info = self.info(name).map_err(|_| REDIS_AWAY)?;
+            let info = self.info(name).map_err(|failed| self.reject(failed))?;
             let last = info.get("last-entry").and_then(id_of).unwrap_or_default();
             return if channel.wait_for(asked.min(last), PATIENCE) { Ok(()) } else { Err(REDIS_AWAY) };
         }
@@ -196,8 +200,12 @@ impl Cluster {
         Ok(())
     }
 
+    /// What Redis knows of a stream; nothing where there is none.
     pub(crate) fn info(&self, name: &str) -> Result<Reply, Failed> {
-        self.pipe.ask(&["XINFO", "STREAM", &key(name)])
+        match self.pipe.ask(&["XINFO", "STREAM", &key(name)]) {
+            Err(Failed::Refused(why)) if why == "ERR no such key" => Ok(Reply::Null),
+            info => info,
+        }
     }
 
     fn acked(&self, name: &str) -> Id {
@@ -227,7 +235,7 @@ impl Cluster {
             let last = channel.last();
             let (commands, replies) = stream::add_all(name, events, but, &posts, last.max(acked), channel.kept());
             let added = match self.pipe.call(commands, replies) {
-                Err(Failed::Unsent) => return Err(REDIS_AWAY),
+                Err(failed @ (Failed::Unsent | Failed::Refused(_))) => return Err(self.reject(failed)),
                 Err(Failed::Lost) => self.look_for(name, last, &posts, !channel.is_empty(), until)?,
                 Ok(mut replies) => match replies.pop() {
                     Some(Reply::List(replies)) => Some(replies),
@@ -300,7 +308,10 @@ impl Cluster {
         let gap = Gap { from: None, lost: None }.event(&top.to_string());
         let (id, mut commands) = (if raise { above(top).to_string() } else { "*".into() }, Vec::new());
         self.posts(1).iter().for_each(|post| stream::add(name, &[&id], &gap, None, post, &mut commands));
-        self.pipe.call(commands, 1)?;
+        match self.pipe.call(commands, 1)?.pop() {
+            Some(Reply::Error(why)) if !why.starts_with("ERR The ID") => return Err(Failed::Refused(why)),
+            _ => {} // it is there, or the stream has greater ids
+        }
         self.told(name, |f| f.acked = Id::default());
         Ok(())
     }
@@ -350,11 +361,8 @@ impl Cluster {
     /// # Errors
     /// [`REDIS_AWAY`], [`REDIS_REFUSES`].
     pub fn health(&self) -> Result<(), Reject> {
-        match self.pipe.ask(&["XADD", PREFIX, "NOMKSTREAM", "*", "data", ""]) {
-            Ok(Reply::Error(why)) => Err(self.refused(&why)),
-            Ok(_) => Ok(()),
-            Err(_) => Err(REDIS_AWAY),
-        }
+        let added = self.pipe.ask(&["XADD", PREFIX, "NOMKSTREAM", "*", "data", ""]);
+        added.map(|_| ()).map_err(|failed| self.reject(failed))
     }
 
     /// Name, type, help and value of each metric.

@@ -25,8 +25,20 @@ const IN_ALL: usize = 4 * PAGE;
 /// How often what we go on from is looked for while there is news.
 const CHECK: Duration = Duration::from_secs(1);
 
-fn lost_again(_: Failed) -> io::Error {
-    io::Error::other("it is lost again")
+fn lost_again(failed: Failed) -> io::Error {
+    io::Error::other(if let Failed::Refused(why) = failed { why } else { "it is lost again".into() })
+}
+
+/// Whether these replies say that one key is no stream, or not ours.
+///
+/// # Errors
+/// Any other error among them, such as that Redis is loading its file: what it has is not known then.
+fn is_barred(replies: &[Reply]) -> Result<bool, Failed> {
+    match replies.iter().find_map(|reply| if let Reply::Error(why) = reply { Some(why) } else { None }) {
+        Some(why) if ["WRONGTYPE", "NOPERM"].iter().any(|code| why.starts_with(code)) => Ok(true),
+        Some(why) => Err(Failed::Refused(why.clone())),
+        None => Ok(false),
+    }
 }
 
 impl Cluster {
@@ -43,6 +55,9 @@ impl Cluster {
         }
         let there = if doubts.is_empty() { Vec::new() } else { self.pipe.call(commands, 2 * doubts.len())? };
         for ((name, channel, last, acked, told), there) in doubts.into_iter().zip(there.chunks(2)) {
+            if is_barred(there)? {
+                continue;
+            }
             let [has_last, has_top] = [0, 1].map(|n| there.get(n).is_some_and(|reply| !reply.list().is_empty()));
             let (top, has_last) = (last.max(acked), has_last || last <= told);
             if has_last && (has_top || top == last) {
@@ -76,16 +91,16 @@ impl Cluster {
         names.iter().for_each(|name| command(&["XLEN", &key(name)], &mut commands));
         let replies = if names.is_empty() { Vec::new() } else { self.pipe.call(commands, names.len())? };
         let mut some = false;
-        for (name, reply) in names.iter().zip(replies) {
+        for (name, reply) in names.iter().zip(&replies) {
+            let barred = is_barred(std::slice::from_ref(reply))?;
             if let Some(f) = lock(&self.followed).get_mut(name) {
-                let barred = matches!(reply, Reply::Error(_));
                 f.checked = f.checked.filter(|_| !barred);
                 f.barred = barred;
-                some |= barred;
             }
-            if let Reply::Error(why) = reply {
-                self.say(format!("does not let us read {}: {why}", key(name)));
+            if barred {
+                self.say(format!("does not let us read {}", key(name)));
             }
+            some |= barred;
         }
         Ok(some)
     }

@@ -112,9 +112,7 @@ impl Link {
         }
         match link.ask(&["CLIENT", "ID"])? {
             Reply::Number(id) => link.id = Some(id),
-            Reply::Error(why) if ["NOAUTH", "LOADING"].iter().any(|code| why.starts_with(code)) => {
-                return Err(io::Error::other(why));
-            }
+            Reply::Error(why) if why.starts_with("NOAUTH") => return Err(io::Error::other(why)),
             _ => {}
         }
         if let Reply::Text(info) = link.ask(&["INFO", "server"])? {
@@ -167,12 +165,14 @@ impl Link {
 }
 
 /// Why commands have no replies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failed {
     /// They were not sent.
     Unsent,
     /// They were sent, at least in part.
     Lost,
+    /// The one that was sent has an error for a reply.
+    Refused(String),
 }
 
 /// What came of commands.
@@ -218,7 +218,7 @@ impl Drop for Trip<'_> {
     fn drop(&mut self) {
         let mut state = lock(&self.pipe.state);
         for call in self.calls.drain(..) {
-            state.answers.insert(call.ticket, Err(self.failed));
+            state.answers.insert(call.ticket, Err(self.failed.clone()));
         }
         state.link = self.link.take();
         state.busy = false;
@@ -304,7 +304,10 @@ impl Pipe {
     pub fn ask(&self, words: &[&str]) -> Result<Reply, Failed> {
         let mut commands = Vec::new();
         command(words, &mut commands);
-        self.call(commands, 1)?.pop().ok_or(Failed::Lost)
+        match self.call(commands, 1)?.pop().ok_or(Failed::Lost)? {
+            Reply::Error(why) => Err(Failed::Refused(why)),
+            reply => Ok(reply),
+        }
     }
 
     /// Whether nothing more can come of what was lost, now that there is an answer to something later.
