@@ -130,16 +130,18 @@ impl Cluster {
         self.connected.store(true, SeqCst);
         self.connections.fetch_add(1, Relaxed);
         self.say("connected".into());
-        *failures = 0;
         let (mut barred, mut looked) = (false, Instant::now());
         loop {
             if barred && looked.elapsed() >= CHECK {
                 (barred, looked) = (self.bar().map_err(lost_again)?, Instant::now());
             }
-            if let Err(why) = self.read(&mut link)? {
-                (barred, looked) = (self.bar().map_err(lost_again)?, Instant::now());
-                if !barred {
-                    return Err(io::Error::other(why));
+            match self.read(&mut link)? {
+                Ok(()) => *failures = 0,
+                Err(why) => {
+                    (barred, looked) = (self.bar().map_err(lost_again)?, Instant::now());
+                    if !barred {
+                        return Err(io::Error::other(why));
+                    }
                 }
             }
         }
