@@ -492,20 +492,26 @@ impl Log {
 
     /// The id of the event at this position, which is between two events; none at the end.
     fn next(&self, pos: u64) -> io::Result<Option<Id>> {
-        match self.part(|p| p.start <= pos).filter(|_| pos < self.heard.pos) {
-            Some(part) => Ok(part.block(pos)?.map(|mark| mark.id)),
-            None => Ok(None),
-        }
+        if pos < self.heard.pos { Ok(self.block(pos)?.map(|mark| mark.id)) } else { Ok(None) }
+    }
+
+    /// The end of the first event that ends behind `pos`, and its id.
+    fn block(&self, pos: u64) -> io::Result<Option<Mark>> {
+        let from = self.parts.partition_point(|p| p.start + p.len() <= pos);
+        let mut marks = self.parts.iter().skip(from).map(|part| part.block(pos));
+        marks.find(|mark| !matches!(mark, Ok(None))).unwrap_or(Ok(None)) // a part may have only gaps
     }
 
     /// The end of the last event whose id is not greater than this one, which is among the kept.
     fn after(&self, asked: Id) -> io::Result<Mark> {
         let Some(part) = self.part(|p| p.before <= asked) else { return Ok(self.heard) };
-        let mut found = Mark { pos: part.start, id: part.before };
+        // Behind the event before it, gaps may stand in the part that has this event, and fill further ones.
+        let first = self.part(|p| p.before < part.before).or(self.parts.front()).unwrap_or(part);
+        let mut found = Mark { pos: first.start, id: first.before };
         let mut end = self.heard.pos.min(part.start + part.len());
         while found.pos < end {
             let middle = found.pos + (end - found.pos) / 2;
-            match part.block(middle)? {
+            match self.block(middle)? {
                 Some(mark) if mark.id <= asked => found = mark,
                 _ => end = middle, // the block in the middle begins there or before
             }
