@@ -150,8 +150,9 @@ impl Cluster {
         let channel = Arc::new(Channel::new(name, Log::copy(start, self.history)));
         let (mut page, mut first) = (range.list().to_vec(), true);
         loop {
+            let last = channel.last();
             self.take(name, &channel, &page, !first).map_err(|failed| self.reject(failed))?;
-            if page.len() < PAGE {
+            if page.len() < PAGE || channel.last() == last {
                 break;
             }
             (page, first) = (self.range(&key, &format!("({}", channel.last()))?, false);
@@ -293,7 +294,8 @@ impl Cluster {
                 if found.len() == posts.len() {
                     return Ok(Some(found));
                 }
-                if page.len() < PAGE {
+                if page.len() < PAGE || Instant::now() >= until {
+                    sure &= page.len() < PAGE;
                     return if sure && self.pipe.is_settled() { Ok(None) } else { Err(REDIS_LOST) };
                 }
             }

@@ -195,7 +195,8 @@ pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<Co
         let (word, value) = arg.split_once('=').map_or((arg.as_str(), None), |(w, v)| (w, Some(v)));
         let option = word.strip_prefix("--").and_then(|n| OPTIONS.iter().find(|o| o.0 == n));
         let Some((name, kind, ..)) = option else {
-            return Err(format!("{arg:?} is no option; `tincan --help` lists them"));
+            let shown = if arg.contains("://") { "this".into() } else { format!("{arg:?}") }; // it may hold a password
+            return Err(format!("{shown} is no option; `tincan --help` lists them"));
         };
         let value = match (kind.is_empty(), value) {
             (true, None) => "",

@@ -167,7 +167,8 @@ impl Address {
             "" => Some(none),
             digits => digits.parse().ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit())),
         };
-        let port = u16::try_from(number(port.strip_prefix(':').unwrap_or(port), PORT.into())?).ok()?;
+        let port =
+            if port.is_empty() { PORT } else { u16::try_from(number(port.strip_prefix(':')?, PORT.into())?).ok()? };
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._:".contains(&b);
         (port > 0 && !host.is_empty() && host.bytes().all(plain)).then_some(())?;
         let (user, password) = (percent::decode(user, false)?, percent::decode(password, false)?);
