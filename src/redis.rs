@@ -40,11 +40,11 @@ pub fn pause(failures: u32) -> Duration {
 
 /// The addresses of the server's name. The system's resolver needs a larger stack than our threads have.
 fn look_up(address: &Address) -> io::Result<Vec<SocketAddr>> {
-    let look_up = || (&*address.host, address.port).to_socket_addrs().map(Iterator::collect);
-    thread::scope(|scope| {
-        let resolver = thread::Builder::new().stack_size(RESOLVER).spawn_scoped(scope, look_up)?;
-        resolver.join().unwrap_or_else(|_| Err(io::Error::other("its name could not be looked up")))
-    })
+    let (host, port) = (address.host.clone(), address.port);
+    let look_up = move || (&*host, port).to_socket_addrs().map(Iterator::collect);
+    // No scoped one: the end of a scope unparks who began it, and the follower's next pause would be over at once.
+    let resolver = thread::Builder::new().stack_size(RESOLVER).spawn(look_up)?;
+    resolver.join().unwrap_or_else(|_| Err(io::Error::other("its name could not be looked up")))
 }
 
 /// A socket whose reads end in time.
