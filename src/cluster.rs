@@ -12,10 +12,11 @@
 //! is gone was acknowledged here, or the stream's ids fell back, other nodes cannot know; then a `gap` event is added to the
 //! stream for all, with an id above all that were seen, so that no id is given out twice.
 //!
-//! Limits: `PAGE`, `PATIENCE`. Shortcut: all nodes should have the same `--history`; the smallest one counts.
+//! Limits: `PAGE`, `REPLY`, `PATIENCE`. Shortcut: all nodes should have the same `--history`; the smallest one counts.
 
 use crate::channel::{Channel, lock};
 use crate::event::Event;
+use crate::flags::Config;
 use crate::id::Id;
 use crate::log::{From, Gap, Log};
 use crate::redis::{Failed, Pipe};
@@ -33,7 +34,9 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 /// Limit: entries of one stream in one reply.
-pub(crate) const PAGE: usize = 1000;
+pub(crate) const PAGE: usize = 256;
+/// Limit: bytes of a reply, and one event and a whole stream more.
+const REPLY: usize = 32 << 20;
 /// Limit: how long a publisher or a reader waits while Redis is away, and one round trip more.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The pause before the same is asked again.
@@ -74,7 +77,7 @@ pub struct Cluster {
 
 impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Cluster({})", self.pipe.address())
+        write!(f, "Cluster({})", self.pipe.address)
     }
 }
 
@@ -89,12 +92,13 @@ pub(crate) fn is_trimmed(info: &Reply, id: Id) -> bool {
 }
 
 impl Cluster {
-    /// A node of the Redis at this address, whose channels keep so many bytes; `wake` tells the pump of news. It connects
-    /// when something is asked for, or followed.
-    pub fn new(address: Address, history: usize, wake: Wake) -> Cluster {
+    /// A node of the Redis at this address; `wake` tells the pump of news. It connects when something is asked for, or
+    /// followed.
+    pub fn new(address: Address, config: &Config, wake: Wake) -> Cluster {
+        let most = REPLY.saturating_add(config.history).saturating_add(config.max_body) as u64;
         Cluster {
-            pipe: Pipe::new(address),
-            history,
+            pipe: Pipe::new(address, most),
+            history: config.history,
             node: format!("{:016x}", RandomState::new().hash_one(())),
             posts: AtomicU64::new(1),
             followed: Mutex::default(),
@@ -115,7 +119,7 @@ impl Cluster {
         let mut state = lock(&self.state);
         if *state != news {
             let text: Vec<Byte> = news.bytes().map(|b| (b, false)).collect(); // in part what Redis says
-            let _ = writeln!(io::stderr(), "tincan: redis: {}: {}", self.pipe.address(), visible(&text));
+            let _ = writeln!(io::stderr(), "tincan: redis: {}: {}", self.pipe.address, visible(&text));
             *state = news;
         }
     }
@@ -148,15 +152,7 @@ impl Cluster {
         let last = info.get("last-generated-id").and_then(id).unwrap_or_default();
         let start = if is_whole(info) { Id::default() } else { first.map_or(last, below) };
         let channel = Arc::new(Channel::new(name, Log::copy(start, self.history)));
-        let (mut page, mut first) = (range.list().to_vec(), true);
-        loop {
-            let last = channel.last();
-            self.take(name, &channel, &page, !first).map_err(|failed| self.reject(failed))?;
-            if page.len() < PAGE || channel.last() == last {
-                break;
-            }
-            (page, first) = (self.range(&key, &format!("({}", channel.last()))?, false);
-        }
+        self.load(name, &channel, range.list().to_vec(), false).map_err(|failed| self.reject(failed))?;
         let (checked, acked) = (Some(Instant::now()), Id::default());
         let followed = Followed { channel: Arc::downgrade(&channel), acked, checked, told: start, barred: false };
         lock(&self.followed).insert(name.into(), followed);
@@ -165,12 +161,24 @@ impl Cluster {
     }
 
     /// A page of a stream's entries.
-    fn range(&self, key: &str, from: &str) -> Result<Vec<Reply>, Reject> {
-        let page = PAGE.to_string();
-        match self.pipe.ask(&["XRANGE", key, from, "+", "COUNT", &page]) {
-            Ok(Reply::List(entries)) => Ok(entries),
-            Ok(_) => Err(REDIS_AWAY),
-            Err(failed) => Err(self.reject(failed)),
+    pub(crate) fn range(&self, name: &str, from: &str) -> Result<Vec<Reply>, Failed> {
+        match self.pipe.ask(&["XRANGE", &key(name), from, "+", "COUNT", &PAGE.to_string()])? {
+            Reply::List(entries) => Ok(entries),
+            _ => Err(Failed::Refused("it answers without entries".into())),
+        }
+    }
+
+    /// Takes over a page, and all that follow it; with `doubt` as [`Cluster::take`].
+    pub(crate) fn load(
+        &self, name: &str, channel: &Arc<Channel>, mut page: Vec<Reply>, mut doubt: bool,
+    ) -> Result<(), Failed> {
+        loop {
+            let last = channel.last();
+            self.take(name, channel, &page, doubt)?;
+            if page.len() < PAGE || channel.last() == last {
+                return Ok(());
+            }
+            (page, doubt) = (self.range(name, &format!("({}", channel.last()))?, true);
         }
     }
 
@@ -272,7 +280,7 @@ impl Cluster {
         if lock(&self.state).starts_with(REFUSES) {
             self.say("takes events again".into());
         }
-        if !self.connected.load(SeqCst) {
+        if !self.connected.load(SeqCst) && self.pipe.is_fresh() {
             self.thread.get().inspect(|thread| thread.unpark()); // the follower connects at once
         }
     }
@@ -282,11 +290,10 @@ impl Cluster {
     fn look_for(
         &self, name: &str, last: Id, posts: &[String], was_there: bool, until: Instant,
     ) -> Result<Option<Vec<Reply>>, Reject> {
-        let key = key(name);
         let ours = |entry: &&Reply| field(entry, "post").is_some_and(|post| posts.iter().any(|p| p.as_bytes() == post));
         while Instant::now() < until {
             let (mut found, mut from, mut sure) = (Vec::new(), last.to_string(), !was_there);
-            while let Ok(page) = self.range(&key, &from) {
+            while let Ok(page) = self.range(name, &from) {
                 // Where that one is gone, so may be what came behind it.
                 sure |= page.first().and_then(id_of) == Some(last);
                 found.extend(page.iter().filter(ours).filter_map(|entry| entry.list().first().cloned()));

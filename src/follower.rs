@@ -7,12 +7,12 @@
 //! Limits: `BLOCK`, `IN_ALL`. Shortcut: each `XREAD` names all streams again, which Redis looks up each time.
 
 use crate::channel::lock;
-use crate::cluster::{AGAIN, Cluster, PAGE, is_trimmed};
+use crate::cluster::{AGAIN, Cluster, Followed, PAGE, is_trimmed};
 use crate::log::Gap;
 use crate::redis::{ANSWER, Failed, Link, pause};
 use crate::resp::{Reply, command};
 use crate::stream::{PREFIX, id, id_of, key};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::thread;
@@ -108,12 +108,13 @@ impl Cluster {
     /// The life of the thread that follows.
     pub fn follow(&self) -> ! {
         let _ = self.thread.set(thread::current());
-        let mut failures = 0;
+        let (mut failures, mut too_large) = (0, false);
         loop {
             // A panic is a bug; it must not end what all channels live from.
-            let followed = catch_unwind(AssertUnwindSafe(|| self.follow_on(&mut failures)));
+            let followed = catch_unwind(AssertUnwindSafe(|| self.follow_on(&mut failures, too_large)));
             self.connected.store(false, SeqCst);
-            let why = followed.map_or("a bug".into(), |end| end.map_or_else(|e| e.to_string(), |()| "it ended".into()));
+            let why = followed.unwrap_or(Ok(())).err().unwrap_or_else(|| io::Error::other("a bug"));
+            too_large = why.kind() == ErrorKind::InvalidData;
             self.say(format!("away: {why}"));
             thread::sleep(AGAIN);
             thread::park_timeout(pause(failures)); // or until somebody has an answer
@@ -121,11 +122,24 @@ impl Cluster {
         }
     }
 
-    /// Follows on a new connection, until that fails.
-    fn follow_on(&self, failures: &mut u32) -> io::Result<()> {
-        let mut link = Link::connect(self.pipe.address())?;
+    /// Takes over what is new, one channel after another.
+    fn take_each(&self) -> Result<(), Failed> {
+        let open = |(name, f): (&String, &Followed)| Some((name.clone(), f.channel.upgrade().filter(|_| !f.barred)?));
+        let channels: Vec<_> = lock(&self.followed).iter().filter_map(open).collect();
+        channels.iter().try_for_each(|(name, channel)| {
+            let page = self.range(name, &format!("({}", channel.last()))?;
+            self.load(name, channel, page, !channel.is_empty())
+        })
+    }
+
+    /// Follows on a new connection, until that fails. `too_large`: together the news may be too much for one reply.
+    fn follow_on(&self, failures: &mut u32, too_large: bool) -> io::Result<()> {
+        let mut link = Link::connect(&self.pipe.address, self.pipe.most)?;
         self.pipe.retry();
         self.check().map_err(lost_again)?;
+        if too_large {
+            self.take_each().map_err(lost_again)?;
+        }
         self.follower.store(link.id.unwrap_or_default(), SeqCst);
         self.connected.store(true, SeqCst);
         self.connections.fetch_add(1, Relaxed);

@@ -157,7 +157,7 @@ impl Hub {
         if let Some(address) = &hub.config.redis {
             let waking = hub.clone();
             let wake = move |channel: &Arc<Channel>| waking.wake(channel);
-            let _ = hub.cluster.set(Cluster::new(address.clone(), hub.config.history, Box::new(wake)));
+            let _ = hub.cluster.set(Cluster::new(address.clone(), &hub.config, Box::new(wake)));
         }
         Ok(hub)
     }

@@ -73,17 +73,18 @@ impl Read for Timed {
 #[derive(Debug)]
 pub struct Link {
     stream: BufReader<Timed>,
+    most: u64, // bytes of a reply
     /// Its number (`CLIENT ID`), where the server tells it.
     pub id: Option<i64>,
     run: Option<Vec<u8>>, // the server's process
 }
 
 impl Link {
-    /// Connects, and says who we are.
+    /// Connects, and says who we are. No reply may be larger than `most` bytes.
     ///
     /// # Errors
     /// Where the server is not there, or does not take us. The password is in none of them.
-    pub fn connect(address: &Address) -> io::Result<Link> {
+    pub fn connect(address: &Address, most: u64) -> io::Result<Link> {
         let mut tried = Err(io::Error::other("its name has no address"));
         for ip in look_up(address)?.into_iter().take(ADDRESSES) {
             tried = TcpStream::connect_timeout(&ip, CONNECT);
@@ -94,7 +95,8 @@ impl Link {
         let stream = tried?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(ANSWER))?;
-        let mut link = Link { stream: BufReader::new(Timed { stream, until: Instant::now() }), id: None, run: None };
+        let stream = BufReader::new(Timed { stream, until: Instant::now() });
+        let mut link = Link { stream, most, id: None, run: None };
         let Address { user, password, .. } = address;
         let auth: &[&str] = if user.is_empty() { &["AUTH", password] } else { &["AUTH", user, password] };
         if !password.is_empty()
@@ -112,7 +114,10 @@ impl Link {
         }
         match link.ask(&["CLIENT", "ID"])? {
             Reply::Number(id) => link.id = Some(id),
-            Reply::Error(why) if why.starts_with("NOAUTH") => return Err(io::Error::other(why)),
+            // Who may not ask this may still do all else; anything more is said of the connection.
+            Reply::Error(why) if !["NOPERM", "ERR unknown"].iter().any(|code| why.starts_with(code)) => {
+                return Err(io::Error::other(why));
+            }
             _ => {}
         }
         if let Reply::Text(info) = link.ask(&["INFO", "server"])? {
@@ -137,7 +142,7 @@ impl Link {
     /// # Errors
     /// As [`resp::read`].
     pub fn reply(&mut self) -> io::Result<Reply> {
-        resp::read(&mut self.stream)
+        resp::read(&mut self.stream, self.most)
     }
 
     fn ask(&mut self, words: &[&str]) -> io::Result<Reply> {
@@ -194,6 +199,7 @@ struct State {
     link: Option<Link>,
     before: Option<(Option<Vec<u8>>, Option<i64>)>, // the last connection: the server's process, its number
     settled: bool,                                  // nothing more comes of those before this one
+    fresh: bool,                                    // it was not asked yet whether it is
     failures: u32,
     retry: Instant,
 }
@@ -201,7 +207,10 @@ struct State {
 /// One connection for the commands of many threads.
 #[derive(Debug)]
 pub struct Pipe {
-    address: Address,
+    /// Where it leads.
+    pub address: Address,
+    /// Limit: bytes of a reply.
+    pub most: u64,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -249,8 +258,8 @@ impl Trip<'_> {
 }
 
 impl Pipe {
-    /// A pipe to a server, which is connected to when something is to be sent.
-    pub fn new(address: Address) -> Pipe {
+    /// A pipe to a server, which is connected to when something is to be sent. No reply may be larger than `most` bytes.
+    pub fn new(address: Address, most: u64) -> Pipe {
         let state = State {
             waiting: VecDeque::new(),
             answers: BTreeMap::new(),
@@ -259,15 +268,11 @@ impl Pipe {
             link: None,
             before: None,
             settled: true,
+            fresh: false,
             failures: 0,
             retry: Instant::now(),
         };
-        Pipe { address, state: Mutex::new(state), changed: Condvar::new() }
-    }
-
-    /// Where it leads.
-    pub fn address(&self) -> &Address {
-        &self.address
+        Pipe { address, most, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// Sends commands, in one piece; returns so many replies.
@@ -315,6 +320,11 @@ impl Pipe {
         lock(&self.state).settled
     }
 
+    /// Whether the server was connected to since this was last asked.
+    pub fn is_fresh(&self) -> bool {
+        std::mem::take(&mut lock(&self.state).fresh)
+    }
+
     /// Notes that the server is there again.
     pub fn retry(&self) {
         lock(&self.state).retry = Instant::now();
@@ -327,14 +337,14 @@ impl Pipe {
         }
         let before = state.before.clone();
         drop(state);
-        let made = Link::connect(&self.address).and_then(|mut link| {
+        let made = Link::connect(&self.address, self.most).and_then(|mut link| {
             let settled = before.map_or(Ok(true), |(run, id)| link.end(run.as_deref(), id))?;
             Ok((link, settled))
         });
         state = lock(&self.state);
         match made {
             Ok((link, settled)) => {
-                (state.failures, state.settled) = (0, settled);
+                (state.failures, state.settled, state.fresh) = (0, settled, true);
                 state.before = Some((link.run.clone(), link.id));
                 Ok(link)
             }

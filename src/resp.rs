@@ -15,7 +15,7 @@
 //! Source: Redis documentation, "Redis serialization protocol specification"; for the address the `redis` scheme in the
 //! registry of URI schemes (RFC 7595).
 //!
-//! Limits: [`MAX_LINE`], [`MAX_REPLY`], [`MAX_DEPTH`]; memory is taken for bytes that are there, not for a length that is
+//! Limits: [`MAX_LINE`], [`MAX_DEPTH`], and the bytes of a reply, which the reader gives; memory is taken for bytes that are there, not for a length that is
 //! only claimed. Deliberately absent: RESP3, TLS.
 
 use crate::percent;
@@ -24,10 +24,8 @@ use std::io::{self, BufRead, ErrorKind, Read};
 
 /// Limit: bytes of a line: an error, a number, a length.
 pub const MAX_LINE: u64 = 64 << 10;
-/// Limit: bytes of a reply, where each element of an array counts as [`ELEMENT`] at least.
-pub const MAX_REPLY: u64 = 1 << 30;
 /// What an element takes in memory, roughly.
-const ELEMENT: u64 = 64;
+pub const ELEMENT: u64 = 64;
 /// Limit: arrays within arrays. `XREAD` needs four.
 pub const MAX_DEPTH: u8 = 8;
 /// Where a Redis listens if nobody says otherwise.
@@ -76,25 +74,25 @@ pub fn command(words: &[&str], out: &mut Vec<u8>) {
     }
 }
 
-/// Reads one reply.
+/// Reads one reply, of `most` bytes, where each element of an array counts as [`ELEMENT`] more.
 ///
 /// # Errors
 /// `UnexpectedEof` where the stream ends within it, `InvalidData` where it is none, or over a limit; and what the stream
 /// itself answers.
-pub fn read(stream: &mut impl BufRead) -> io::Result<Reply> {
-    reply(stream, MAX_DEPTH, &mut { MAX_REPLY })
+pub fn read(stream: &mut impl BufRead, most: u64) -> io::Result<Reply> {
+    reply(stream, MAX_DEPTH, &mut { most })
 }
 
 fn wrong(what: &str) -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, format!("this is not the protocol of Redis: {what}"))
+    io::Error::new(ErrorKind::InvalidData, what)
 }
 
 fn reply(stream: &mut impl BufRead, depth: u8, room: &mut u64) -> io::Result<Reply> {
     *room = room.checked_sub(ELEMENT).ok_or_else(|| wrong("a reply is too large"))?;
     let line = line(stream)?;
-    let (kind, rest) = line.split_first().ok_or_else(|| wrong("an empty line"))?;
+    let (kind, rest) = line.split_first().ok_or_else(|| wrong("this is no Redis: an empty line"))?;
     let text = || String::from_utf8_lossy(rest);
-    let number = || text().parse::<i64>().map_err(|_| wrong("what should be a number is none"));
+    let number = || text().parse::<i64>().map_err(|_| wrong("this is no Redis: no number where one is due"));
     let length = || number().map(|n| u64::try_from(n).ok().filter(|_| n >= 0));
     match kind {
         b'+' => Ok(Reply::Text(rest.into())),
@@ -102,7 +100,7 @@ fn reply(stream: &mut impl BufRead, depth: u8, room: &mut u64) -> io::Result<Rep
         b':' => number().map(Reply::Number),
         b'$' => {
             let Some(len) = length()? else { return Ok(Reply::Null) };
-            *room = room.checked_sub(len).ok_or_else(|| wrong("a string is too long"))?;
+            *room = room.checked_sub(len).ok_or_else(|| wrong("a reply is too large"))?;
             let mut bytes = Vec::new();
             stream.by_ref().take(len + 2).read_to_end(&mut bytes)?;
             match bytes.strip_suffix(b"\r\n").map(<[u8]>::len) {
@@ -111,15 +109,15 @@ fn reply(stream: &mut impl BufRead, depth: u8, room: &mut u64) -> io::Result<Rep
                     bytes.truncate(n);
                     Ok(Reply::Text(bytes))
                 }
-                None => Err(wrong("a string does not end where it should")),
+                None => Err(wrong("this is no Redis: a string does not end where it should")),
             }
         }
         b'*' => {
             let Some(len) = length()? else { return Ok(Reply::Null) };
-            let depth = depth.checked_sub(1).ok_or_else(|| wrong("too many arrays within arrays"))?;
+            let depth = depth.checked_sub(1).ok_or_else(|| wrong("this is no Redis: too many arrays within arrays"))?;
             (0..len).map(|_| reply(stream, depth, room)).collect::<io::Result<_>>().map(Reply::List)
         }
-        _ => Err(wrong("a reply begins with none of + - : $ *")),
+        _ => Err(wrong("this is no Redis: a reply begins with none of + - : $ *")),
     }
 }
 
@@ -132,7 +130,9 @@ fn line(stream: &mut impl BufRead) -> io::Result<Vec<u8>> {
             line.truncate(len);
             Ok(line)
         }
-        None if line.ends_with(b"\n") || line.len() as u64 == MAX_LINE => Err(wrong("a line does not end with CR LF")),
+        None if line.ends_with(b"\n") || line.len() as u64 == MAX_LINE => {
+            Err(wrong("this is no Redis: a line does not end with CR LF"))
+        }
         None => Err(ErrorKind::UnexpectedEof.into()),
     }
 }
