@@ -7,25 +7,26 @@
 //! *Nothing doubled.* An `XADD` whose reply was lost is not sent again before it is known that it was not, and will not be,
 //! carried out: `Pipe` ends the lost connection, and then the stream has an entry with this `post`, or it has not.
 //!
-//! *A gap is told whenever in doubt.* What this node goes on from, it looks for again: after each new connection, where it
-//! fell far behind, and once a second while there is news. Where that entry is gone, its readers hear of a gap. Where what
-//! is gone was acknowledged here, or the stream's ids fell back, other nodes cannot know; then a `gap` event is added to the
-//! stream for all, with an id above all that were seen, so that no id is given out twice.
+//! *A gap is told whenever in doubt.* What is new is read together with the last entry that is there already (`refresh`): the
+//! page begins with that one, or something is missing, and so it is where an entry that was acknowledged here does not come
+//! by. Then readers hear of a gap. Where ids fell back, or others cannot know of it, a `gap` event is added to the stream
+//! for all, with an id above all that were seen, so that no id is given out twice.
 //!
-//! Limits: `PAGE`, `REPLY`, `PATIENCE`. Shortcut: all nodes should have the same `--history`; the smallest one counts.
+//! Limits: `PAGE`, `TOGETHER`, `REPLY`, `UNHEARD`, `PATIENCE`. Shortcut: all nodes should have the same `--history`; the
+//! smallest one counts, and nobody waits for a node that is slower than the publishers of the others.
 
 use crate::channel::{Channel, lock};
 use crate::event::Event;
 use crate::flags::Config;
 use crate::id::Id;
 use crate::log::{From, Gap, Log};
-use crate::redis::{Failed, Pipe};
+use crate::redis::{Answer, Failed, Pipe};
 use crate::reject::{REDIS_AWAY, REDIS_LOST, REDIS_REFUSES, Reject};
 use crate::resp::{Address, Reply, command};
 use crate::secrets::{Byte, visible};
 use crate::stream::{self, Entry, PREFIX, above, below, field, id, id_of, key};
-use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
@@ -34,15 +35,24 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 /// Limit: entries of one stream in one reply.
-pub(crate) const PAGE: usize = 256;
+const PAGE: usize = 256;
 /// Limit: bytes of a reply, and one event and a whole stream more.
 const REPLY: usize = 32 << 20;
+/// Limit: streams of which pages are asked for together.
+const TOGETHER: usize = 16;
+/// Limit: events that were acknowledged, and have not come by yet.
+const UNHEARD: usize = 4096;
 /// Limit: how long a publisher or a reader waits while Redis is away, and one round trip more.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The pause before the same is asked again.
 pub(crate) const AGAIN: Duration = Duration::from_millis(20);
 
+/// Limit: lines on standard error about single streams.
+const COMPLAINTS: usize = 100;
 const REFUSES: &str = "refuses events";
+
+/// Channels by their names.
+pub(crate) type Channels = Vec<(String, Arc<Channel>)>;
 
 /// Tells the pump that a channel has news.
 pub type Wake = Box<dyn Fn(&Arc<Channel>) + Send + Sync>;
@@ -51,10 +61,19 @@ pub type Wake = Box<dyn Fn(&Arc<Channel>) + Send + Sync>;
 #[derive(Debug)]
 pub(crate) struct Followed {
     pub(crate) channel: Weak<Channel>,
-    pub(crate) acked: Id,                // the last that a publisher here was told of
-    pub(crate) checked: Option<Instant>, // when it was last known to go on from what Redis has
-    pub(crate) told: Id,                 // a gap was told behind this one
-    pub(crate) barred: bool,             // Redis does not let us read it, for it is no stream or not ours to read
+    acked: BTreeSet<Id>,     // what publishers here were told of, and has not come by
+    told: Id,                // nothing is missing up to here, or that was told
+    pub(crate) ready: bool,  // it was read to the end once
+    pub(crate) barred: bool, // Redis does not let us read it, for it is no stream or not ours
+}
+
+/// What was asked for, and what it goes on from.
+struct Asked {
+    name: String,
+    channel: Arc<Channel>,
+    last: Id,
+    told: Id,
+    acked: Vec<Id>,
 }
 
 /// What the channels of this node have in common.
@@ -70,8 +89,9 @@ pub struct Cluster {
     pub(crate) thread: OnceLock<Thread>,
     pub(crate) connected: AtomicBool,
     pub(crate) connections: AtomicU64,
-    pub(crate) current: Mutex<Instant>, // when this node last had everything
-    state: Mutex<String>,               // as it was last told on standard error
+    pub(crate) current: Mutex<Instant>,  // when this node last had everything
+    complaints: Mutex<BTreeSet<String>>, // about single streams, as they were told
+    state: Mutex<String>,                // as it was last told on standard error
     pub(crate) wake: Wake,
 }
 
@@ -81,13 +101,18 @@ impl std::fmt::Debug for Cluster {
     }
 }
 
+/// Whether an error is one of a single stream, which is no stream, or not ours.
+fn is_of_key(why: &str) -> bool {
+    ["WRONGTYPE", "NOPERM"].iter().any(|code| why.starts_with(code))
+}
+
 /// Whether nothing was ever taken from a stream, as far as it is known: Redis 7 counts what was added.
 fn is_whole(info: &Reply) -> bool {
     info.get("entries-added").is_some_and(|added| Some(added) == info.get("length"))
 }
 
 /// Whether a stream may just have dropped this entry as one of its oldest.
-pub(crate) fn is_trimmed(info: &Reply, id: Id) -> bool {
+fn is_trimmed(info: &Reply, id: Id) -> bool {
     !is_whole(info) && info.get("first-entry").and_then(id_of).is_some_and(|first| first > id)
 }
 
@@ -110,6 +135,7 @@ impl Cluster {
             connections: AtomicU64::new(0),
             current: Mutex::new(Instant::now()),
             state: Mutex::default(),
+            complaints: Mutex::default(),
             wake,
         }
     }
@@ -125,13 +151,21 @@ impl Cluster {
     }
 
     /// What a publisher is told of an error of Redis's.
-    fn refused(&self, why: &str) -> Reject {
-        self.say(format!("{REFUSES}: {why}"));
+    fn refused(&self, name: &str, why: &str) -> Reject {
+        if !is_of_key(why) {
+            self.say(format!("{REFUSES}: {why}"));
+            return REDIS_REFUSES;
+        }
+        // Once: it may be asked for by turns with others, as often as a client likes.
+        let (complaint, mut told) = (format!("refuses {}: {why}", key(name)), lock(&self.complaints));
+        if told.len() < COMPLAINTS && told.insert(complaint.clone()) {
+            self.say(complaint);
+        }
         REDIS_REFUSES
     }
 
-    fn reject(&self, failed: Failed) -> Reject {
-        if let Failed::Refused(why) = failed { self.refused(&why) } else { REDIS_AWAY }
+    fn reject(&self, name: &str, failed: Failed) -> Reject {
+        if let Failed::Refused(why) = failed { self.refused(name, &why) } else { REDIS_AWAY }
     }
 
     /// The channel of this name, with what Redis has of it. It is followed until it is dropped.
@@ -139,47 +173,109 @@ impl Cluster {
     /// # Errors
     /// [`REDIS_AWAY`], [`REDIS_REFUSES`].
     pub fn open(&self, name: &str) -> Result<Arc<Channel>, Reject> {
-        let (key, page) = (key(name), PAGE.to_string());
-        let mut commands = Vec::new();
-        command(&["XRANGE", &key, "-", "+", "COUNT", &page], &mut commands);
-        command(&["XINFO", "STREAM", &key], &mut commands);
-        let replies = self.pipe.call(commands, 2).map_err(|_| REDIS_AWAY)?;
-        let [range, info] = &replies[..] else { return Err(REDIS_AWAY) };
-        if let Reply::Error(why) = range {
-            return Err(self.refused(why));
-        }
-        let first = range.list().first().and_then(id_of).or_else(|| info.get("first-entry").and_then(id_of));
+        let reject = |failed| self.reject(name, failed);
+        let info = self.info(name).map_err(reject)?;
+        let first = info.get("first-entry").and_then(id_of);
         let last = info.get("last-generated-id").and_then(id).unwrap_or_default();
-        let start = if is_whole(info) { Id::default() } else { first.map_or(last, below) };
+        let start = if is_whole(&info) { Id::default() } else { first.map_or(last, below) };
         let channel = Arc::new(Channel::new(name, Log::copy(start, self.history)));
-        self.load(name, &channel, range.list().to_vec(), false).map_err(|failed| self.reject(failed))?;
-        let (checked, acked) = (Some(Instant::now()), Id::default());
-        let followed = Followed { channel: Arc::downgrade(&channel), acked, checked, told: start, barred: false };
+        let (acked, told, ready, barred) = (BTreeSet::new(), start, false, false);
+        let followed = Followed { channel: Arc::downgrade(&channel), acked, told, ready, barred };
         lock(&self.followed).insert(name.into(), followed);
+        self.refresh(vec![(name.into(), channel.clone())], |commands, n| self.pipe.call(commands, n))
+            .map_err(reject)?;
+        self.note(name, |f| f.ready = true);
         self.interrupt(self.changes.fetch_add(1, SeqCst) + 1);
         Ok(channel)
     }
 
-    /// A page of a stream's entries.
-    pub(crate) fn range(&self, name: &str, from: &str) -> Result<Vec<Reply>, Failed> {
-        match self.pipe.ask(&["XRANGE", &key(name), from, "+", "COUNT", &PAGE.to_string()])? {
-            Reply::List(entries) => Ok(entries),
-            _ => Err(Failed::Refused("it answers without entries".into())),
+    /// Notes something of a channel.
+    pub(crate) fn note(&self, name: &str, what: impl FnOnce(&mut Followed)) {
+        if let Some(f) = lock(&self.followed).get_mut(name) {
+            what(f);
         }
     }
 
-    /// Takes over a page, and all that follow it; with `doubt` as [`Cluster::take`].
-    pub(crate) fn load(
-        &self, name: &str, channel: &Arc<Channel>, mut page: Vec<Reply>, mut doubt: bool,
+    /// The channels for which this holds, as long as they are in use.
+    pub(crate) fn channels(&self, which: impl Fn(&Followed) -> bool) -> Channels {
+        let open = |(name, f): (&String, &Followed)| Some((name.clone(), f.channel.upgrade().filter(|_| which(f))?));
+        lock(&self.followed).iter().filter_map(open).collect()
+    }
+
+    /// Takes over what is new in these channels; `ask` sends commands, and returns so many replies.
+    pub(crate) fn refresh(
+        &self, mut channels: Channels, mut ask: impl FnMut(Vec<u8>, usize) -> Answer,
     ) -> Result<(), Failed> {
-        loop {
-            let last = channel.last();
-            self.take(name, channel, &page, doubt)?;
-            if page.len() < PAGE || channel.last() == last {
-                return Ok(());
+        let count = (PAGE + 1).to_string();
+        while !channels.is_empty() {
+            let (mut asked, mut commands) = (Vec::new(), Vec::new());
+            for (name, channel) in channels.drain(..channels.len().min(TOGETHER)) {
+                let (last, mut told, mut acked) = (channel.last(), Id::default(), Vec::new());
+                self.note(&name, |f| (told, acked) = (f.told, f.acked.iter().copied().collect()));
+                command(&["XRANGE", &key(&name), &last.to_string(), "+", "COUNT", &count], &mut commands);
+                asked.push(Asked { name, channel, last, told, acked });
             }
-            (page, doubt) = (self.range(name, &format!("({}", channel.last()))?, true);
+            let pages = ask(commands, asked.len())?;
+            for (asked, page) in asked.into_iter().zip(pages) {
+                if self.take(&asked, page)? {
+                    channels.push((asked.name, asked.channel));
+                }
+            }
         }
+        Ok(())
+    }
+
+    /// Takes over a page of a stream. Returns whether there is more.
+    fn take(&self, asked: &Asked, page: Reply) -> Result<bool, Failed> {
+        let Asked { name, channel, last, told, acked } = asked;
+        let page = match page {
+            Reply::List(page) => page,
+            Reply::Error(why) if is_of_key(&why) => {
+                self.note(name, |f| f.barred = true);
+                self.refused(name, &why);
+                return if lock(&self.followed).get(name).is_some_and(|f| f.ready) {
+                    Ok(false)
+                } else {
+                    Err(Failed::Refused(why))
+                };
+            }
+            Reply::Error(why) => return Err(Failed::Refused(why)), // such as that it is loading its file
+            _ => return Err(Failed::Refused("it answers without entries".into())),
+        };
+        let (whole, end) = (page.len() <= PAGE, page.last().and_then(id_of).unwrap_or_default());
+        let gone = last > told && page.first().and_then(id_of) != Some(*last);
+        let due = |id: &&Id| whole || **id <= end;
+        let lost = acked.iter().filter(due).find(|id| !page.iter().any(|entry| id_of(entry) == Some(**id)));
+        let entries: Vec<Entry> = page.iter().filter_map(Entry::read).filter(|entry| entry.id > *last).collect();
+        let announced = |e: &Reply| field(e, "event") == Some(b"gap") && id_of(e) > Some(*lost.unwrap_or(last));
+        if (gone || lost.is_some()) && !page.iter().any(announced) {
+            self.doubt(asked, lost, entries.first().map(|entry| entry.id))?;
+        }
+        channel.take(&entries, || (self.wake)(channel));
+        (self.wake)(channel);
+        self.note(name, |f| {
+            f.barred = false;
+            f.acked.retain(|id| !acked.contains(id) || !due(&id));
+        });
+        Ok(!whole && !entries.is_empty())
+    }
+
+    /// Tells of what is gone: what a channel goes on from, or what was acknowledged.
+    fn doubt(&self, asked: &Asked, lost: Option<&Id>, from: Option<Id>) -> Result<(), Failed> {
+        let Asked { name, channel, last, acked, .. } = asked;
+        let info = self.info(name)?;
+        let newest = info.get("last-generated-id").and_then(id).unwrap_or_default();
+        let top = acked.iter().fold(*last, |top, id| top.max(*id));
+        if newest == top && lost.is_none() || newest < top && self.announce(name, top, true)? {
+            return Ok(()); // nothing came behind it; or all hear of it
+        }
+        channel.gap(&Gap { from, lost: None }.event(&last.to_string()), || (self.wake)(channel));
+        self.note(name, |f| f.told = *last);
+        // Others may lack what they have not heard, and cannot know.
+        if !is_trimmed(&info, *lost.unwrap_or(last)) {
+            self.announce(name, top, false)?;
+        }
+        Ok(())
     }
 
     /// Has the follower begin its `XREAD` again, so that it knows of this change.
@@ -201,24 +297,27 @@ impl Cluster {
     pub fn catch_up(&self, name: &str, channel: &Channel, from: &From) -> Result<(), Reject> {
         let asked = if let From::After(text) = from { Id::parse(text) } else { None };
         if let Some(asked) = asked.filter(|asked| *asked > channel.last()) {
-            let info = self.info(name).map_err(|failed| self.reject(failed))?;
+            let info = self.info(name).map_err(|failed| self.reject(name, failed))?;
             let last = info.get("last-entry").and_then(id_of).unwrap_or_default();
             return if channel.wait_for(asked.min(last), PATIENCE) { Ok(()) } else { Err(REDIS_AWAY) };
         }
-        channel.wait_for(self.acked(name), PATIENCE);
+        channel.wait_for(self.acked(name).0, PATIENCE);
         Ok(())
     }
 
     /// What Redis knows of a stream; nothing where there is none.
-    pub(crate) fn info(&self, name: &str) -> Result<Reply, Failed> {
+    fn info(&self, name: &str) -> Result<Reply, Failed> {
         match self.pipe.ask(&["XINFO", "STREAM", &key(name)]) {
             Err(Failed::Refused(why)) if why == "ERR no such key" => Ok(Reply::Null),
             info => info,
         }
     }
 
-    fn acked(&self, name: &str) -> Id {
-        lock(&self.followed).get(name).map_or(Id::default(), |f| f.acked)
+    /// The last event that publishers here were told of, and has not come by; and how many there are.
+    fn acked(&self, name: &str) -> (Id, usize) {
+        let mut acked = (Id::default(), 0);
+        self.note(name, |f| acked = (f.acked.last().copied().unwrap_or_default(), f.acked.len()));
+        acked
     }
 
     /// What marks so many events as published here.
@@ -235,16 +334,19 @@ impl Cluster {
     pub fn publish(
         &self, name: &str, channel: &Channel, events: &[Event], but: Option<&str>,
     ) -> Result<Vec<Id>, Reject> {
-        let acked = self.acked(name);
+        let (acked, unheard) = self.acked(name);
         if self.connected.load(SeqCst) {
             channel.wait_for(acked, PATIENCE); // else a flood could drop what this node has not read yet
+        } else if unheard >= UNHEARD {
+            return Err(REDIS_AWAY);
         }
         let (posts, until, mut told) = (self.posts(events.len()), Instant::now() + PATIENCE, false);
+        let mut again = AGAIN;
         while Instant::now() < until {
             let last = channel.last();
             let (commands, replies) = stream::add_all(name, events, but, &posts, last.max(acked), channel.kept());
             let added = match self.pipe.call(commands, replies) {
-                Err(failed @ (Failed::Unsent | Failed::Refused(_))) => return Err(self.reject(failed)),
+                Err(failed @ (Failed::Unsent | Failed::Refused(_))) => return Err(self.reject(name, failed)),
                 Err(Failed::Lost) => self.look_for(name, last, &posts, !channel.is_empty(), until)?,
                 Ok(mut replies) => match replies.pop() {
                     Some(Reply::List(replies)) => Some(replies),
@@ -259,14 +361,17 @@ impl Cluster {
                 }
                 Some(gone) if gone.iter().all(|reply| *reply == Reply::Null) && !told => {
                     // Whoever takes the stream's name next begins above all that was said.
-                    told = self.announce(name, channel.last().max(acked), true).is_ok();
+                    told = self.announce(name, channel.last().max(acked), true).is_ok(); // or somebody else has begun it
                 }
                 Some(other) => {
                     let error =
                         other.iter().find_map(|reply| if let Reply::Error(why) = reply { Some(&**why) } else { None });
-                    return Err(self.refused(error.unwrap_or("it answers without an id")));
+                    return Err(self.refused(name, error.unwrap_or("it answers without an id")));
                 }
-                None => thread::sleep(AGAIN), // it was not sent, or in vain
+                None => {
+                    thread::sleep(again); // it was not sent, or in vain
+                    again *= 2;
+                }
             }
         }
         Err(REDIS_AWAY)
@@ -274,9 +379,7 @@ impl Cluster {
 
     /// Notes what was published.
     fn added(&self, name: &str, ids: &[Id]) {
-        if let (Some(f), Some(last)) = (lock(&self.followed).get_mut(name), ids.last()) {
-            f.acked = f.acked.max(*last);
-        }
+        self.note(name, |f| f.acked.extend(ids));
         if lock(&self.state).starts_with(REFUSES) {
             self.say("takes events again".into());
         }
@@ -293,7 +396,9 @@ impl Cluster {
         let ours = |entry: &&Reply| field(entry, "post").is_some_and(|post| posts.iter().any(|p| p.as_bytes() == post));
         while Instant::now() < until {
             let (mut found, mut from, mut sure) = (Vec::new(), last.to_string(), !was_there);
-            while let Ok(page) = self.range(name, &from) {
+            while let Ok(Reply::List(page)) =
+                self.pipe.ask(&["XRANGE", &key(name), &from, "+", "COUNT", &PAGE.to_string()])
+            {
                 // Where that one is gone, so may be what came behind it.
                 sure |= page.first().and_then(id_of) == Some(last);
                 found.extend(page.iter().filter(ours).filter_map(|entry| entry.list().first().cloned()));
@@ -311,58 +416,13 @@ impl Cluster {
         Err(REDIS_LOST)
     }
 
-    /// Adds a `gap` behind this id to the stream, for the readers of all nodes; `raise`: with an id above it, unless the
-    /// stream has such ids already.
-    pub(crate) fn announce(&self, name: &str, top: Id, raise: bool) -> Result<(), Failed> {
+    /// Adds a `gap` behind this id to the stream, for the readers of all nodes; `raise`: with an id just above it. Returns
+    /// whether that could be done.
+    fn announce(&self, name: &str, top: Id, raise: bool) -> Result<bool, Failed> {
         let gap = Gap { from: None, lost: None }.event(&top.to_string());
-        let (id, mut commands) = (if raise { above(top).to_string() } else { "*".into() }, Vec::new());
-        self.posts(1).iter().for_each(|post| stream::add(name, &[&id], &gap, None, post, &mut commands));
-        match self.pipe.call(commands, 1)?.pop() {
-            Some(Reply::Error(why)) if !why.starts_with("ERR The ID") => return Err(Failed::Refused(why)),
-            _ => {} // it is there, or the stream has greater ids
-        }
-        self.told(name, |f| f.acked = Id::default());
-        Ok(())
-    }
-
-    /// Notes that a gap is told behind what this node has.
-    pub(crate) fn told(&self, name: &str, also: impl Fn(&mut Followed)) {
-        if let Some(f) = lock(&self.followed).get_mut(name)
-            && let Some(channel) = f.channel.upgrade()
-        {
-            (f.told, f.checked) = (channel.last(), Some(Instant::now()));
-            also(f);
-        }
-    }
-
-    /// Whether a stream still has this entry, or nothing came behind it.
-    fn has(&self, name: &str, id: Id) -> Result<bool, Failed> {
-        let (key, at) = (key(name), id.to_string());
-        let there = self.pipe.ask(&["XRANGE", &key, &at, &at])?;
-        Ok(!there.list().is_empty())
-    }
-
-    /// Takes over a page of entries; with `doubt`, only after a look whether they do follow what is there.
-    pub(crate) fn take(&self, name: &str, channel: &Arc<Channel>, page: &[Reply], doubt: bool) -> Result<(), Failed> {
-        let last = channel.last();
-        let entries: Vec<Entry> = page.iter().filter_map(Entry::read).filter(|entry| entry.id > last).collect();
-        let [first, ..] = &entries[..] else { return Ok(()) };
-        let pump = || (self.wake)(channel);
-        // What was acknowledged here must come by.
-        let acked = self.acked(name);
-        let passed = last < acked && entries.last().is_some_and(|e| acked <= e.id);
-        let lost = passed && !entries.iter().any(|e| e.id == acked);
-        let told = page.first().and_then(|entry| field(entry, "event")) == Some(b"gap");
-        if lost || (doubt && !told && !self.has(name, last)?) {
-            channel.gap(&Gap { from: Some(first.id), lost: None }.event(&last.to_string()), pump);
-            self.told(name, |_| ());
-        }
-        if lost && !is_trimmed(&self.info(name)?, acked) {
-            self.announce(name, acked, false)?;
-        }
-        channel.take(&entries, pump);
-        pump();
-        Ok(())
+        let (at, mut commands) = (if raise { above(top).to_string() } else { "*".into() }, Vec::new());
+        self.posts(1).iter().for_each(|post| stream::add(name, &[&at], &gap, None, post, &mut commands));
+        Ok(self.pipe.call(commands, 1)?.first().is_some_and(|reply| id(reply).is_some()))
     }
 
     /// Whether events could be published: asks for one to be added to a stream that is not there.
@@ -371,7 +431,7 @@ impl Cluster {
     /// [`REDIS_AWAY`], [`REDIS_REFUSES`].
     pub fn health(&self) -> Result<(), Reject> {
         let added = self.pipe.ask(&["XADD", PREFIX, "NOMKSTREAM", "*", "data", ""]);
-        added.map(|_| ()).map_err(|failed| self.reject(failed))
+        added.map(|_| ()).map_err(|failed| self.reject("", failed))
     }
 
     /// Name, type, help and value of each metric.

@@ -1,120 +1,35 @@
 //! The thread that follows: one connection for all channels of a node.
 //!
-//! It has Redis wait for news of all streams in use (`XREAD BLOCK`), takes over what comes, and asks again behind that.
-//! Whoever brings a new channel interrupts it (`CLIENT UNBLOCK`). When the connection is lost it makes another, after a
-//! pause that grows; before it goes on it looks for what it goes on from.
+//! It has Redis wait for news of all streams in use (`XREAD BLOCK`), and then takes over what is new in those that have
+//! some. Whoever brings a new channel interrupts it (`CLIENT UNBLOCK`). When the connection is lost it makes another, after a
+//! pause that grows, and takes over what is new in all.
 //!
-//! Limits: `BLOCK`, `IN_ALL`. Shortcut: each `XREAD` names all streams again, which Redis looks up each time.
+//! Limit: `BLOCK`. Shortcut: each `XREAD` names all streams again, which Redis looks up each time.
 
 use crate::channel::lock;
-use crate::cluster::{AGAIN, Cluster, Followed, PAGE, is_trimmed};
-use crate::log::Gap;
+use crate::cluster::{AGAIN, Channels, Cluster};
 use crate::redis::{ANSWER, Failed, Link, pause};
 use crate::resp::{Reply, command};
-use crate::stream::{PREFIX, id, id_of, key};
-use std::io::{self, ErrorKind};
+use crate::stream::{PREFIX, key};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Limit: how long an `XREAD` waits for news.
+/// Limit: how long an `XREAD` waits for news; and how often a stream that we may not read is tried again.
 const BLOCK: Duration = Duration::from_secs(1);
-/// Limit: entries of all streams in one reply, where there are few streams; 16 of each where there are many.
-const IN_ALL: usize = 4 * PAGE;
-/// How often what we go on from is looked for while there is news.
-const CHECK: Duration = Duration::from_secs(1);
-
-fn lost_again(failed: Failed) -> io::Error {
-    io::Error::other(if let Failed::Refused(why) = failed { why } else { "it is lost again".into() })
-}
-
-/// Whether these replies say that one key is no stream, or not ours.
-///
-/// # Errors
-/// Any other error among them, such as that Redis is loading its file: what it has is not known then.
-fn is_barred(replies: &[Reply]) -> Result<bool, Failed> {
-    match replies.iter().find_map(|reply| if let Reply::Error(why) = reply { Some(why) } else { None }) {
-        Some(why) if ["WRONGTYPE", "NOPERM"].iter().any(|code| why.starts_with(code)) => Ok(true),
-        Some(why) => Err(Failed::Refused(why.clone())),
-        None => Ok(false),
-    }
-}
 
 impl Cluster {
-    /// After a new connection: looks whether Redis still has what each channel goes on from, and what was acknowledged.
-    fn check(&self) -> Result<(), Failed> {
-        let (mut doubts, mut commands) = (Vec::new(), Vec::new());
-        for (name, f) in lock(&self.followed).iter() {
-            let Some(channel) = f.channel.upgrade() else { continue };
-            let last = channel.last();
-            for id in [last, last.max(f.acked)] {
-                command(&["XRANGE", &key(name), &id.to_string(), &id.to_string()], &mut commands);
-            }
-            doubts.push((name.clone(), channel, last, f.acked, f.told));
-        }
-        let there = if doubts.is_empty() { Vec::new() } else { self.pipe.call(commands, 2 * doubts.len())? };
-        for ((name, channel, last, acked, told), there) in doubts.into_iter().zip(there.chunks(2)) {
-            if is_barred(there)? {
-                continue;
-            }
-            let [has_last, has_top] = [0, 1].map(|n| there.get(n).is_some_and(|reply| !reply.list().is_empty()));
-            let (top, has_last) = (last.max(acked), has_last || last <= told);
-            if has_last && (has_top || top == last) {
-                continue;
-            }
-            let info = self.info(&name)?;
-            let newest = info.get("last-generated-id").and_then(id).unwrap_or_default();
-            if newest < top {
-                self.announce(&name, top, true)?;
-                continue;
-            }
-            if !has_last && newest > last {
-                let from = info.get("first-entry").and_then(id_of).filter(|first| *first > last);
-                channel.gap(&Gap { from, lost: None }.event(&last.to_string()), || (self.wake)(&channel));
-                (self.wake)(&channel);
-                self.told(&name, |_| ());
-            }
-            // Others may lack what they have not heard, and cannot know.
-            if !has_top && acked > last || !has_last && newest > last && !is_trimmed(&info, last) {
-                self.announce(&name, top, false)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Bars what Redis does not let us read, so that it does not keep us from all other channels. Returns whether there
-    /// is any.
-    fn bar(&self) -> Result<bool, Failed> {
-        let names: Vec<String> = lock(&self.followed).keys().cloned().collect();
-        let mut commands = Vec::new();
-        names.iter().for_each(|name| command(&["XLEN", &key(name)], &mut commands));
-        let replies = if names.is_empty() { Vec::new() } else { self.pipe.call(commands, names.len())? };
-        let mut some = false;
-        for (name, reply) in names.iter().zip(&replies) {
-            let barred = is_barred(std::slice::from_ref(reply))?;
-            if let Some(f) = lock(&self.followed).get_mut(name) {
-                f.checked = f.checked.filter(|_| !barred);
-                f.barred = barred;
-            }
-            if barred {
-                self.say(format!("does not let us read {}", key(name)));
-            }
-            some |= barred;
-        }
-        Ok(some)
-    }
-
     /// The life of the thread that follows.
     pub fn follow(&self) -> ! {
         let _ = self.thread.set(thread::current());
-        let (mut failures, mut too_large) = (0, false);
+        let mut failures = 0;
         loop {
             // A panic is a bug; it must not end what all channels live from.
-            let followed = catch_unwind(AssertUnwindSafe(|| self.follow_on(&mut failures, too_large)));
+            let followed = catch_unwind(AssertUnwindSafe(|| self.follow_on(&mut failures)));
             self.connected.store(false, SeqCst);
             let why = followed.unwrap_or(Ok(())).err().unwrap_or_else(|| io::Error::other("a bug"));
-            too_large = why.kind() == ErrorKind::InvalidData;
             self.say(format!("away: {why}"));
             thread::sleep(AGAIN);
             thread::park_timeout(pause(failures)); // or until somebody has an answer
@@ -122,92 +37,75 @@ impl Cluster {
         }
     }
 
-    /// Takes over what is new, one channel after another.
-    fn take_each(&self) -> Result<(), Failed> {
-        let open = |(name, f): (&String, &Followed)| Some((name.clone(), f.channel.upgrade().filter(|_| !f.barred)?));
-        let channels: Vec<_> = lock(&self.followed).iter().filter_map(open).collect();
-        channels.iter().try_for_each(|(name, channel)| {
-            let page = self.range(name, &format!("({}", channel.last()))?;
-            self.load(name, channel, page, !channel.is_empty())
-        })
-    }
-
-    /// Follows on a new connection, until that fails. `too_large`: together the news may be too much for one reply.
-    fn follow_on(&self, failures: &mut u32, too_large: bool) -> io::Result<()> {
+    /// Follows on a new connection, until that fails.
+    fn follow_on(&self, failures: &mut u32) -> io::Result<()> {
         let mut link = Link::connect(&self.pipe.address, self.pipe.most)?;
         self.pipe.retry();
-        self.check().map_err(lost_again)?;
-        if too_large {
-            self.take_each().map_err(lost_again)?;
-        }
+        self.hear(&mut link, self.channels(|f| f.ready))?;
         self.follower.store(link.id.unwrap_or_default(), SeqCst);
         self.connected.store(true, SeqCst);
         self.connections.fetch_add(1, Relaxed);
         self.say("connected".into());
-        let (mut barred, mut looked) = (false, Instant::now());
+        let mut tried = Instant::now();
         loop {
-            if barred && looked.elapsed() >= CHECK {
-                (barred, looked) = (self.bar().map_err(lost_again)?, Instant::now());
+            let (news, why) = match self.wait(&mut link)? {
+                Reply::Error(why) => (self.channels(|f| f.ready), Some(why)),
+                reply => (self.named(&reply), None),
+            };
+            self.hear(&mut link, news)?;
+            *lock(&self.current) = Instant::now();
+            match why {
+                // One that we may not read must not keep us from all others.
+                Some(why) if self.channels(|f| f.barred).is_empty() => return Err(io::Error::other(why)),
+                Some(_) => {}
+                None => *failures = 0,
             }
-            match self.read(&mut link)? {
-                Ok(()) => *failures = 0,
-                Err(why) => {
-                    (barred, looked) = (self.bar().map_err(lost_again)?, Instant::now());
-                    if !barred {
-                        return Err(io::Error::other(why));
-                    }
-                }
+            if self.pipe.leads_elsewhere(&link) {
+                return Err(io::Error::other("its name leads to another server now"));
+            }
+            if tried.elapsed() >= BLOCK {
+                self.hear(&mut link, self.channels(|f| f.barred))?;
+                tried = Instant::now();
             }
         }
     }
 
-    /// Waits for news of the channels in use, and takes them over; or returns what Redis has against it.
-    fn read(&self, link: &mut Link) -> io::Result<Result<(), String>> {
+    /// Takes over what is new in these channels.
+    fn hear(&self, link: &mut Link, channels: Channels) -> io::Result<()> {
+        let ask = |commands: Vec<u8>, replies| link.ask_all(&commands, replies).map_err(|_| Failed::Lost);
+        let why = |failed| if let Failed::Refused(why) = failed { why } else { "it is lost again".into() };
+        self.refresh(channels, ask).map_err(|failed| io::Error::other(why(failed)))
+    }
+
+    /// Waits for news of the channels in use.
+    fn wait(&self, link: &mut Link) -> io::Result<Reply> {
         let change = self.changes.load(SeqCst);
-        let (mut keys, mut lasts) = (Vec::new(), Vec::new());
-        lock(&self.followed).retain(|name, f| {
-            let channel = f.channel.upgrade();
-            for channel in channel.iter().filter(|_| !f.barred) {
-                keys.push(key(name));
-                lasts.push(channel.last().to_string());
-            }
-            channel.is_some()
-        });
-        self.seen.store(change, SeqCst);
+        lock(&self.followed).retain(|_, f| f.channel.strong_count() > 0);
+        let channels = self.channels(|f| f.ready && !f.barred);
+        let (mut keys, mut lasts): (Vec<_>, Vec<_>) =
+            channels.iter().map(|(name, channel)| (key(name), channel.last().to_string())).unzip();
+        drop(channels); // else none of them would ever be forgotten
         if keys.is_empty() {
             (keys, lasts) = (vec![PREFIX.into()], vec!["$".into()]); // so that the connection stays, and is known to
         }
-        let count = (IN_ALL / keys.len()).clamp(16, PAGE);
-        let (page, block) = (count.to_string(), BLOCK.as_millis().to_string());
-        let mut words = vec!["XREAD", "COUNT", &page, "BLOCK", &block, "STREAMS"];
+        self.seen.store(change, SeqCst);
+        let block = BLOCK.as_millis().to_string();
+        let mut words = vec!["XREAD", "COUNT", "1", "BLOCK", &block, "STREAMS"];
         words.extend(keys.iter().chain(&lasts).map(String::as_str));
         let mut commands = Vec::new();
         command(&words, &mut commands);
         link.send(&commands, BLOCK + ANSWER)?;
-        let reply = link.reply()?;
-        if let Reply::Error(why) = reply {
-            return Ok(Err(why));
-        }
-        let mut behind = false;
-        for stream in reply.list() {
-            let [name, Reply::List(entries)] = stream.list() else { continue };
-            let name = name.text().and_then(|key| std::str::from_utf8(key).ok()?.strip_prefix(PREFIX));
-            let followed = |name| {
-                let mut followed = lock(&self.followed);
-                let f = followed.get_mut(name)?;
-                let channel = f.channel.upgrade()?;
-                let due = f.checked.is_none_or(|at| at.elapsed() >= CHECK) || entries.len() >= count;
-                let doubt = f.told < channel.last() && due;
-                f.checked = if doubt { Some(Instant::now()) } else { f.checked };
-                Some((channel, doubt))
-            };
-            let Some((name, (channel, doubt))) = name.and_then(|name| Some((name, followed(name)?))) else { continue };
-            behind |= entries.len() >= count;
-            self.take(name, &channel, entries, doubt).map_err(lost_again)?;
-        }
-        if !behind {
-            *lock(&self.current) = Instant::now();
-        }
-        Ok(Ok(()))
+        link.reply()
+    }
+
+    /// The channels whose streams such a reply names.
+    fn named(&self, reply: &Reply) -> Channels {
+        let followed = lock(&self.followed);
+        let named = |stream: &Reply| {
+            let key = std::str::from_utf8(stream.list().first()?.text()?).ok()?;
+            let name = key.strip_prefix(PREFIX)?;
+            Some((name.into(), followed.get(name)?.channel.upgrade()?))
+        };
+        reply.list().iter().filter_map(named).collect()
     }
 }

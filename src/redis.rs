@@ -145,6 +145,15 @@ impl Link {
         resp::read(&mut self.stream, self.most)
     }
 
+    /// Sends commands, and reads so many replies.
+    ///
+    /// # Errors
+    /// As [`Link::send`] and [`Link::reply`].
+    pub fn ask_all(&mut self, commands: &[u8], replies: usize) -> io::Result<Vec<Reply>> {
+        self.send(commands, ANSWER)?;
+        (0..replies).map(|_| self.reply()).collect()
+    }
+
     fn ask(&mut self, words: &[&str]) -> io::Result<Reply> {
         let mut commands = Vec::new();
         command(words, &mut commands);
@@ -318,6 +327,12 @@ impl Pipe {
     /// Whether nothing more can come of what was lost, now that there is an answer to something later.
     pub fn is_settled(&self) -> bool {
         lock(&self.state).settled
+    }
+
+    /// Whether its last connection was to another process than this link's.
+    pub fn leads_elsewhere(&self, link: &Link) -> bool {
+        let ours = lock(&self.state).before.as_ref().and_then(|before| before.0.clone());
+        ours.zip(link.run.as_ref()).is_some_and(|(ours, theirs)| ours != *theirs)
     }
 
     /// Whether the server was connected to since this was last asked.

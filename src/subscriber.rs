@@ -110,9 +110,14 @@ impl Subscriber {
 
     /// What the log has from one position to another is not for it.
     pub fn skip(&mut self, from: u64, to: u64) {
-        match self.pos == from {
-            true => self.pos = to,
-            false => self.more.get_or_insert_default().skips.push_back((from, to)),
+        if self.pos == from {
+            self.pos = to;
+            return;
+        }
+        let skips = &mut self.more.get_or_insert_default().skips;
+        match skips.back_mut().filter(|last| last.1 == from) {
+            Some(last) => last.1 = to,
+            None => skips.push_back((from, to)),
         }
     }
 
