@@ -88,8 +88,8 @@ fn wrong(what: &str) -> io::Error {
 }
 
 fn reply(stream: &mut impl BufRead, depth: u8, room: &mut u64) -> io::Result<Reply> {
-    *room = room.checked_sub(ELEMENT).ok_or_else(|| wrong("a reply is too large"))?;
     let line = line(stream)?;
+    *room = room.checked_sub(ELEMENT + line.len() as u64).ok_or_else(|| wrong("a reply is too large"))?;
     let (kind, rest) = line.split_first().ok_or_else(|| wrong("this is no Redis: an empty line"))?;
     let text = || String::from_utf8_lossy(rest);
     let number = || text().parse::<i64>().map_err(|_| wrong("this is no Redis: no number where one is due"));
