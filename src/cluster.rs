@@ -29,9 +29,9 @@ use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::thread::{self, Thread};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, Weak};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// Limit: entries of one stream in one reply.
@@ -41,7 +41,7 @@ const REPLY: usize = 32 << 20;
 /// Limit: streams of which pages are asked for together.
 const TOGETHER: usize = 16;
 /// Limit: events that were acknowledged, and have not come by yet.
-const UNHEARD: usize = 4096;
+const UNHEARD: usize = 256;
 /// Limit: how long a publisher or a reader waits while Redis is away, and one round trip more.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The pause before the same is asked again.
@@ -61,19 +61,20 @@ pub type Wake = Box<dyn Fn(&Arc<Channel>) + Send + Sync>;
 #[derive(Debug)]
 pub(crate) struct Followed {
     pub(crate) channel: Weak<Channel>,
-    acked: BTreeSet<Id>,     // what publishers here were told of, and has not come by
-    told: Id,                // nothing is missing up to here, or that was told
-    pub(crate) ready: bool,  // it was read to the end once
-    pub(crate) barred: bool, // Redis does not let us read it, for it is no stream or not ours
+    pub(crate) acked: BTreeSet<Id>, // what publishers here were told of, and has not come by
+    told: Id,                       // nothing is missing up to here, or that was told
+    pub(crate) ready: bool,         // it was read to the end once
+    pub(crate) barred: bool,        // Redis does not let us read it, for it is no stream or not ours
 }
 
 /// What was asked for, and what it goes on from.
-struct Asked {
-    name: String,
+pub(crate) struct Asked {
+    pub(crate) name: String,
     channel: Arc<Channel>,
     last: Id,
     told: Id,
     acked: Vec<Id>,
+    page: usize,
 }
 
 /// What the channels of this node have in common.
@@ -83,10 +84,10 @@ pub struct Cluster {
     node: String,
     posts: AtomicU64,
     pub(crate) followed: Mutex<BTreeMap<String, Followed>>,
+    page: AtomicUsize,              // entries that are asked for at a time
     pub(crate) changes: AtomicU64,  // of `followed`
     pub(crate) seen: AtomicU64,     // how many of them are in the XREAD under way
     pub(crate) follower: AtomicI64, // its connection's number
-    pub(crate) thread: OnceLock<Thread>,
     pub(crate) connected: AtomicBool,
     pub(crate) connections: AtomicU64,
     pub(crate) current: Mutex<Instant>,  // when this node last had everything
@@ -127,10 +128,10 @@ impl Cluster {
             node: format!("{:016x}", RandomState::new().hash_one(())),
             posts: AtomicU64::new(1),
             followed: Mutex::default(),
+            page: AtomicUsize::new(PAGE),
             changes: AtomicU64::new(0),
             seen: AtomicU64::new(0),
             follower: AtomicI64::new(0),
-            thread: OnceLock::new(),
             connected: AtomicBool::new(false),
             connections: AtomicU64::new(0),
             current: Mutex::new(Instant::now()),
@@ -138,6 +139,11 @@ impl Cluster {
             complaints: Mutex::default(),
             wake,
         }
+    }
+
+    /// Whether it is known if Redis is there.
+    pub fn has_begun(&self) -> bool {
+        !lock(&self.state).is_empty()
     }
 
     /// Tells a person, where it is news.
@@ -164,6 +170,11 @@ impl Cluster {
         REDIS_REFUSES
     }
 
+    /// Whether this node follows; if not, nobody is told what could not be heard here.
+    fn is_followed(&self) -> Result<(), Reject> {
+        if self.connected.load(SeqCst) { Ok(()) } else { Err(REDIS_AWAY) }
+    }
+
     fn reject(&self, name: &str, failed: Failed) -> Reject {
         if let Failed::Refused(why) = failed { self.refused(name, &why) } else { REDIS_AWAY }
     }
@@ -174,6 +185,7 @@ impl Cluster {
     /// [`REDIS_AWAY`], [`REDIS_REFUSES`].
     pub fn open(&self, name: &str) -> Result<Arc<Channel>, Reject> {
         let reject = |failed| self.reject(name, failed);
+        self.is_followed()?;
         let info = self.info(name).map_err(reject)?;
         let first = info.get("first-entry").and_then(id_of);
         let last = info.get("last-generated-id").and_then(id).unwrap_or_default();
@@ -206,28 +218,48 @@ impl Cluster {
     pub(crate) fn refresh(
         &self, mut channels: Channels, mut ask: impl FnMut(Vec<u8>, usize) -> Answer,
     ) -> Result<(), Failed> {
-        let count = (PAGE + 1).to_string();
         while !channels.is_empty() {
-            let (mut asked, mut commands) = (Vec::new(), Vec::new());
-            for (name, channel) in channels.drain(..channels.len().min(TOGETHER)) {
-                let (last, mut told, mut acked) = (channel.last(), Id::default(), Vec::new());
-                self.note(&name, |f| (told, acked) = (f.told, f.acked.iter().copied().collect()));
-                command(&["XRANGE", &key(&name), &last.to_string(), "+", "COUNT", &count], &mut commands);
-                asked.push(Asked { name, channel, last, told, acked });
-            }
-            let pages = ask(commands, asked.len())?;
-            for (asked, page) in asked.into_iter().zip(pages) {
-                if self.take(&asked, page)? {
-                    channels.push((asked.name, asked.channel));
+            let mut commands = Vec::new();
+            let asked = self.ask_for(channels.drain(..channels.len().min(TOGETHER)), &mut commands);
+            let pages = ask(commands, asked.len()).inspect_err(|failed| {
+                if *failed == Failed::TooLarge {
+                    self.page.store((self.page.load(Relaxed) / 2).max(1), Relaxed); // for the next try
                 }
-            }
+            })?;
+            channels.extend(self.accept(asked, pages)?);
         }
         Ok(())
     }
 
+    /// Writes the commands that ask for what is new in these channels.
+    pub(crate) fn ask_for(
+        &self, channels: impl Iterator<Item = (String, Arc<Channel>)>, commands: &mut Vec<u8>,
+    ) -> Vec<Asked> {
+        let page = self.page.load(Relaxed);
+        let count = (page + 1).to_string();
+        let ask = |(name, channel): (String, Arc<Channel>)| {
+            let (last, mut told, mut acked) = (channel.last(), Id::default(), Vec::new());
+            self.note(&name, |f| (told, acked) = (f.told, f.acked.iter().copied().collect()));
+            command(&["XRANGE", &key(&name), &last.to_string(), "+", "COUNT", &count], commands);
+            Asked { name, channel, last, told, acked, page }
+        };
+        channels.map(ask).collect()
+    }
+
+    /// Takes over what came of it. Returns those in which there is more.
+    pub(crate) fn accept(&self, asked: Vec<Asked>, pages: Vec<Reply>) -> Result<Channels, Failed> {
+        let mut more = Vec::new();
+        for (asked, page) in asked.into_iter().zip(pages) {
+            if self.take(&asked, page)? {
+                more.push((asked.name, asked.channel));
+            }
+        }
+        Ok(more)
+    }
+
     /// Takes over a page of a stream. Returns whether there is more.
     fn take(&self, asked: &Asked, page: Reply) -> Result<bool, Failed> {
-        let Asked { name, channel, last, told, acked } = asked;
+        let Asked { name, channel, last, told, acked, .. } = asked;
         let page = match page {
             Reply::List(page) => page,
             Reply::Error(why) if is_of_key(&why) => {
@@ -242,12 +274,18 @@ impl Cluster {
             Reply::Error(why) => return Err(Failed::Refused(why)), // such as that it is loading its file
             _ => return Err(Failed::Refused("it answers without entries".into())),
         };
-        let (whole, end) = (page.len() <= PAGE, page.last().and_then(id_of).unwrap_or_default());
+        let (whole, end) = (page.len() <= asked.page, page.last().and_then(id_of).unwrap_or_default());
         let gone = last > told && page.first().and_then(id_of) != Some(*last);
-        let due = |id: &&Id| whole || **id <= end;
+        let due = |id: &&Id| *last < **id && (whole || **id <= end); // who came by may be noted only now
         let lost = acked.iter().filter(due).find(|id| !page.iter().any(|entry| id_of(entry) == Some(**id)));
-        let entries: Vec<Entry> = page.iter().filter_map(Entry::read).filter(|entry| entry.id > *last).collect();
-        let announced = |e: &Reply| field(e, "event") == Some(b"gap") && id_of(e) > Some(*lost.unwrap_or(last));
+        let mut before = *last; // a Redis that is none may say one twice
+        let rises = |entry: &Entry| {
+            let was = before;
+            before = was.max(entry.id);
+            entry.id > was
+        };
+        let entries: Vec<Entry> = page.iter().filter_map(Entry::read).filter(rises).collect();
+        let announced = |e: &Reply| stream::lost(e) >= Some(*lost.unwrap_or(last));
         if (gone || lost.is_some()) && !page.iter().any(announced) {
             self.doubt(asked, lost, entries.first().map(|entry| entry.id))?;
         }
@@ -255,9 +293,13 @@ impl Cluster {
         (self.wake)(channel);
         self.note(name, |f| {
             f.barred = false;
-            f.acked.retain(|id| !acked.contains(id) || !due(&id));
+            f.acked.retain(|id| *id > *last && !(acked.contains(id) && due(&id)));
         });
-        Ok(!whole && !entries.is_empty())
+        let more = !whole && !entries.is_empty();
+        if more {
+            self.page.store((2 * asked.page).min(PAGE), Relaxed);
+        }
+        Ok(more)
     }
 
     /// Tells of what is gone: what a channel goes on from, or what was acknowledged.
@@ -297,6 +339,7 @@ impl Cluster {
     pub fn catch_up(&self, name: &str, channel: &Channel, from: &From) -> Result<(), Reject> {
         let asked = if let From::After(text) = from { Id::parse(text) } else { None };
         if let Some(asked) = asked.filter(|asked| *asked > channel.last()) {
+            self.is_followed()?;
             let info = self.info(name).map_err(|failed| self.reject(name, failed))?;
             let last = info.get("last-entry").and_then(id_of).unwrap_or_default();
             return if channel.wait_for(asked.min(last), PATIENCE) { Ok(()) } else { Err(REDIS_AWAY) };
@@ -334,10 +377,9 @@ impl Cluster {
     pub fn publish(
         &self, name: &str, channel: &Channel, events: &[Event], but: Option<&str>,
     ) -> Result<Vec<Id>, Reject> {
+        self.is_followed()?;
         let (acked, unheard) = self.acked(name);
-        if self.connected.load(SeqCst) {
-            channel.wait_for(acked, PATIENCE); // else a flood could drop what this node has not read yet
-        } else if unheard >= UNHEARD {
+        if unheard >= UNHEARD && !channel.wait_for(acked, PATIENCE) {
             return Err(REDIS_AWAY);
         }
         let (posts, until, mut told) = (self.posts(events.len()), Instant::now() + PATIENCE, false);
@@ -347,7 +389,9 @@ impl Cluster {
             let (commands, replies) = stream::add_all(name, events, but, &posts, last.max(acked), channel.kept());
             let added = match self.pipe.call(commands, replies) {
                 Err(failed @ (Failed::Unsent | Failed::Refused(_))) => return Err(self.reject(name, failed)),
-                Err(Failed::Lost) => self.look_for(name, last, &posts, !channel.is_empty(), until)?,
+                Err(Failed::Lost | Failed::TooLarge) => {
+                    self.look_for(name, last, &posts, !channel.is_empty(), until)?
+                }
                 Ok(mut replies) => match replies.pop() {
                     Some(Reply::List(replies)) => Some(replies),
                     reply => reply.map(|reply| vec![reply]),
@@ -357,6 +401,9 @@ impl Cluster {
                 Some(ids) if ids.len() == events.len() && ids.iter().all(|reply| id(reply).is_some()) => {
                     let ids: Vec<Id> = ids.iter().filter_map(id).collect();
                     self.added(name, &ids);
+                    if ids.first().is_some_and(|id| *id <= last) {
+                        let _ = self.announce(name, last.max(acked), true); // its ids fell back
+                    }
                     return Ok(ids);
                 }
                 Some(gone) if gone.iter().all(|reply| *reply == Reply::Null) && !told => {
@@ -383,9 +430,6 @@ impl Cluster {
         if lock(&self.state).starts_with(REFUSES) {
             self.say("takes events again".into());
         }
-        if !self.connected.load(SeqCst) && self.pipe.is_fresh() {
-            self.thread.get().inspect(|thread| thread.unpark()); // the follower connects at once
-        }
     }
 
     /// Looks for events whose reply was lost, behind the last one that was there before. Returns their ids; none where
@@ -395,7 +439,8 @@ impl Cluster {
     ) -> Result<Option<Vec<Reply>>, Reject> {
         let ours = |entry: &&Reply| field(entry, "post").is_some_and(|post| posts.iter().any(|p| p.as_bytes() == post));
         while Instant::now() < until {
-            let (mut found, mut from, mut sure) = (Vec::new(), last.to_string(), !was_there);
+            let (mut found, mut from) = (Vec::new(), last.to_string());
+            let mut sure = !was_there && self.info(name).is_ok_and(|info| info == Reply::Null || is_whole(&info));
             while let Ok(Reply::List(page)) =
                 self.pipe.ask(&["XRANGE", &key(name), &from, "+", "COUNT", &PAGE.to_string()])
             {
@@ -421,7 +466,9 @@ impl Cluster {
     fn announce(&self, name: &str, top: Id, raise: bool) -> Result<bool, Failed> {
         let gap = Gap { from: None, lost: None }.event(&top.to_string());
         let (at, mut commands) = (if raise { above(top).to_string() } else { "*".into() }, Vec::new());
-        self.posts(1).iter().for_each(|post| stream::add(name, &[&at], &gap, None, post, &mut commands));
+        self.posts(1)
+            .iter()
+            .for_each(|post| stream::add(name, &[&at, "lost", &top.to_string()], &gap, None, post, &mut commands));
         Ok(self.pipe.call(commands, 1)?.first().is_some_and(|reply| id(reply).is_some()))
     }
 
@@ -430,6 +477,7 @@ impl Cluster {
     /// # Errors
     /// [`REDIS_AWAY`], [`REDIS_REFUSES`].
     pub fn health(&self) -> Result<(), Reject> {
+        self.is_followed()?;
         let added = self.pipe.ask(&["XADD", PREFIX, "NOMKSTREAM", "*", "data", ""]);
         added.map(|_| ()).map_err(|failed| self.reject("", failed))
     }

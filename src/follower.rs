@@ -1,13 +1,13 @@
 //! The thread that follows: one connection for all channels of a node.
 //!
-//! It has Redis wait for news of all streams in use (`XREAD BLOCK`), and then takes over what is new in those that have
-//! some. Whoever brings a new channel interrupts it (`CLIENT UNBLOCK`). When the connection is lost it makes another, after a
+//! It has Redis wait for news of all streams in use (`XREAD BLOCK`), and then asks for what is new in those that have some.
+//! Where one had news before, that is asked for in the same breath, and Redis answers both at once. Whoever brings a new channel interrupts it (`CLIENT UNBLOCK`). When the connection is lost it makes another, after a
 //! pause that grows, and takes over what is new in all.
 //!
-//! Limit: `BLOCK`. Shortcut: each `XREAD` names all streams again, which Redis looks up each time.
+//! Limits: `BLOCK`, `HOT`. Shortcut: each `XREAD` names all streams again, which Redis looks up each time.
 
 use crate::channel::lock;
-use crate::cluster::{AGAIN, Channels, Cluster};
+use crate::cluster::{Channels, Cluster};
 use crate::redis::{ANSWER, Failed, Link, pause};
 use crate::resp::{Reply, command};
 use crate::stream::{PREFIX, key};
@@ -20,10 +20,24 @@ use std::time::{Duration, Instant};
 /// Limit: how long an `XREAD` waits for news; and how often a stream that we may not read is tried again.
 const BLOCK: Duration = Duration::from_secs(1);
 
+/// Limit: streams that are asked for before it is known whether they have news.
+const HOT: usize = 4;
+
+fn lost(why: io::Error) -> Failed {
+    if why.kind() == io::ErrorKind::InvalidData { Failed::TooLarge } else { Failed::Lost }
+}
+
+fn told(failed: Failed) -> io::Error {
+    io::Error::other(match failed {
+        Failed::Refused(why) => why,
+        Failed::TooLarge => "what it has of a stream is too large, or it is no Redis".into(),
+        Failed::Unsent | Failed::Lost => "it is lost again".into(),
+    })
+}
+
 impl Cluster {
     /// The life of the thread that follows.
     pub fn follow(&self) -> ! {
-        let _ = self.thread.set(thread::current());
         let mut failures = 0;
         loop {
             // A panic is a bug; it must not end what all channels live from.
@@ -31,8 +45,7 @@ impl Cluster {
             self.connected.store(false, SeqCst);
             let why = followed.unwrap_or(Ok(())).err().unwrap_or_else(|| io::Error::other("a bug"));
             self.say(format!("away: {why}"));
-            thread::sleep(AGAIN);
-            thread::park_timeout(pause(failures)); // or until somebody has an answer
+            thread::sleep(pause(failures));
             failures = failures.saturating_add(1);
         }
     }
@@ -40,29 +53,40 @@ impl Cluster {
     /// Follows on a new connection, until that fails.
     fn follow_on(&self, failures: &mut u32) -> io::Result<()> {
         let mut link = Link::connect(&self.pipe.address, self.pipe.most)?;
-        self.pipe.retry();
         self.hear(&mut link, self.channels(|f| f.ready))?;
         self.follower.store(link.id.unwrap_or_default(), SeqCst);
         self.connected.store(true, SeqCst);
         self.connections.fetch_add(1, Relaxed);
         self.say("connected".into());
-        let mut tried = Instant::now();
+        let (mut tried, mut hot) = (Instant::now(), Vec::new());
         loop {
-            let (news, why) = match self.wait(&mut link)? {
-                Reply::Error(why) => (self.channels(|f| f.ready), Some(why)),
-                reply => (self.named(&reply), None),
-            };
-            self.hear(&mut link, news)?;
-            *lock(&self.current) = Instant::now();
-            match why {
+            let mut commands = self.wait();
+            let asked = self.ask_for(hot.drain(..).take(HOT), &mut commands);
+            link.send(&commands, BLOCK + ANSWER)?;
+            let news = link.reply()?;
+            let pages = asked.iter().map(|_| link.reply()).collect::<io::Result<_>>()?;
+            let known: Vec<String> = asked.iter().map(|asked| asked.name.clone()).collect();
+            let mut more = self.accept(asked, pages).map_err(told)?;
+            match &news {
                 // One that we may not read must not keep us from all others.
-                Some(why) if self.channels(|f| f.barred).is_empty() => return Err(io::Error::other(why)),
-                Some(_) => {}
-                None => *failures = 0,
+                Reply::Error(why) => {
+                    self.hear(&mut link, self.channels(|f| f.ready))?;
+                    if self.channels(|f| f.barred).is_empty() {
+                        return Err(io::Error::other(why.clone()));
+                    }
+                }
+                Reply::Null => more.extend(self.channels(|f| f.ready && !f.acked.is_empty())),
+                news => {
+                    hot = self.named(news);
+                    more.extend(hot.iter().filter(|(name, _)| !known.contains(name)).cloned());
+                }
             }
+            self.hear(&mut link, more)?;
+            *lock(&self.current) = Instant::now();
             if self.pipe.leads_elsewhere(&link) {
                 return Err(io::Error::other("its name leads to another server now"));
             }
+            *failures = 0;
             if tried.elapsed() >= BLOCK {
                 self.hear(&mut link, self.channels(|f| f.barred))?;
                 tried = Instant::now();
@@ -72,13 +96,12 @@ impl Cluster {
 
     /// Takes over what is new in these channels.
     fn hear(&self, link: &mut Link, channels: Channels) -> io::Result<()> {
-        let ask = |commands: Vec<u8>, replies| link.ask_all(&commands, replies).map_err(|_| Failed::Lost);
-        let why = |failed| if let Failed::Refused(why) = failed { why } else { "it is lost again".into() };
-        self.refresh(channels, ask).map_err(|failed| io::Error::other(why(failed)))
+        let ask = |commands: Vec<u8>, replies| link.ask_all(&commands, replies).map_err(lost);
+        self.refresh(channels, ask).map_err(told)
     }
 
-    /// Waits for news of the channels in use.
-    fn wait(&self, link: &mut Link) -> io::Result<Reply> {
+    /// The command that waits for news of the channels in use.
+    fn wait(&self) -> Vec<u8> {
         let change = self.changes.load(SeqCst);
         lock(&self.followed).retain(|_, f| f.channel.strong_count() > 0);
         let channels = self.channels(|f| f.ready && !f.barred);
@@ -94,8 +117,7 @@ impl Cluster {
         words.extend(keys.iter().chain(&lasts).map(String::as_str));
         let mut commands = Vec::new();
         command(&words, &mut commands);
-        link.send(&commands, BLOCK + ANSWER)?;
-        link.reply()
+        commands
     }
 
     /// The channels whose streams such a reply names.

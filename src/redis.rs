@@ -30,7 +30,7 @@ const RESOLVER: usize = 1 << 20;
 pub const ANSWER: Duration = Duration::from_secs(2);
 const BYTE: Duration = Duration::from_micros(10);
 /// Limit: the pause before the server is tried again: 100 ms, doubled up to this many, give or take half.
-const MAX_PAUSE: u64 = 5000;
+const MAX_PAUSE: u64 = 3000;
 
 /// The pause after so many failures in a row.
 pub fn pause(failures: u32) -> Duration {
@@ -166,15 +166,13 @@ impl Link {
         let stream = &self.stream.get_ref().stream;
         let open = |e: io::Error| e.kind() == io::ErrorKind::WouldBlock;
         let seen = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0]));
-        seen.is_err_and(open) && stream.set_nonblocking(false).is_ok()
+        // What is there already is the answer to nothing: all that follow would be taken for others' answers.
+        self.stream.buffer().is_empty() && seen.is_err_and(open) && stream.set_nonblocking(false).is_ok()
     }
 
-    /// Makes sure that nothing more comes of an earlier connection. Returns whether that is so.
-    fn end(&mut self, run: Option<&[u8]>, id: Option<i64>) -> io::Result<bool> {
-        let (Some(was), Some(is)) = (run, &self.run) else { return Ok(false) };
-        let Some(id) = id.filter(|_| was == is) else { return Ok(was != is) }; // another process has no part of it
-        let killed = self.ask(&["CLIENT", "KILL", "ID", &id.to_string()])?;
-        Ok(matches!(killed, Reply::Number(_)))
+    /// Ends an earlier connection to the same server. Returns whether nothing more comes of it.
+    fn end(&mut self, id: i64) -> io::Result<bool> {
+        Ok(matches!(self.ask(&["CLIENT", "KILL", "ID", &id.to_string()])?, Reply::Number(_)))
     }
 }
 
@@ -187,6 +185,8 @@ pub enum Failed {
     Lost,
     /// The one that was sent has an error for a reply.
     Refused(String),
+    /// They were sent, and a reply is none, or larger than it may be.
+    TooLarge,
 }
 
 /// What came of commands.
@@ -208,9 +208,6 @@ struct State {
     link: Option<Link>,
     before: Option<(Option<Vec<u8>>, Option<i64>)>, // the last connection: the server's process, its number
     settled: bool,                                  // nothing more comes of those before this one
-    fresh: bool,                                    // it was not asked yet whether it is
-    failures: u32,
-    retry: Instant,
 }
 
 /// One connection for the commands of many threads.
@@ -277,9 +274,6 @@ impl Pipe {
             link: None,
             before: None,
             settled: true,
-            fresh: false,
-            failures: 0,
-            retry: Instant::now(),
         };
         Pipe { address, most, state: Mutex::new(state), changed: Condvar::new() }
     }
@@ -305,8 +299,10 @@ impl Pipe {
             let (calls, link) = (std::mem::take(&mut state.waiting), state.link.take());
             drop(state);
             let mut trip = Trip { pipe: self, calls, link, failed: Failed::Unsent };
-            let _ = trip.go(); // what failed is in the answers
-            drop(trip);
+            if trip.go().is_err_and(|e| e.kind() == io::ErrorKind::InvalidData) {
+                trip.failed = Failed::TooLarge;
+            }
+            drop(trip); // what failed is in the answers
             state = lock(&self.state);
         }
     }
@@ -329,45 +325,25 @@ impl Pipe {
         lock(&self.state).settled
     }
 
-    /// Whether its last connection was to another process than this link's.
+    /// Whether it leads to another process than this link does; then it connects again as well.
     pub fn leads_elsewhere(&self, link: &Link) -> bool {
-        let ours = lock(&self.state).before.as_ref().and_then(|before| before.0.clone());
-        ours.zip(link.run.as_ref()).is_some_and(|(ours, theirs)| ours != *theirs)
-    }
-
-    /// Whether the server was connected to since this was last asked.
-    pub fn is_fresh(&self) -> bool {
-        std::mem::take(&mut lock(&self.state).fresh)
-    }
-
-    /// Notes that the server is there again.
-    pub fn retry(&self) {
-        lock(&self.state).retry = Instant::now();
+        let mut state = lock(&self.state);
+        let ours = state.link.as_ref().and_then(|ours| ours.run.as_ref());
+        let elsewhere = ours.zip(link.run.as_ref()).is_some_and(|(ours, theirs)| ours != theirs);
+        state.link.take_if(|_| elsewhere).is_some()
     }
 
     fn connect(&self) -> io::Result<Link> {
+        let mut link = Link::connect(&self.address, self.most)?;
+        let before = lock(&self.state).before.clone();
+        let settled = match before {
+            Some((Some(run), _)) if link.run.as_ref().is_some_and(|now| *now != run) => true, // it has no part of ours
+            Some((_, Some(id))) if link.run.is_some() => link.end(id)? && self.is_settled(),
+            Some(_) => false,
+            None => true,
+        };
         let mut state = lock(&self.state);
-        if Instant::now() < state.retry {
-            return Err(io::ErrorKind::NotConnected.into());
-        }
-        let before = state.before.clone();
-        drop(state);
-        let made = Link::connect(&self.address, self.most).and_then(|mut link| {
-            let settled = before.map_or(Ok(true), |(run, id)| link.end(run.as_deref(), id))?;
-            Ok((link, settled))
-        });
-        state = lock(&self.state);
-        match made {
-            Ok((link, settled)) => {
-                (state.failures, state.settled, state.fresh) = (0, settled, true);
-                state.before = Some((link.run.clone(), link.id));
-                Ok(link)
-            }
-            Err(e) => {
-                state.retry = Instant::now() + pause(state.failures);
-                state.failures = state.failures.saturating_add(1);
-                Err(e)
-            }
-        }
+        (state.settled, state.before) = (settled, Some((link.run.clone(), link.id)));
+        Ok(link)
     }
 }

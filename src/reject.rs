@@ -86,7 +86,7 @@ table! {
     PLAYING 503 "tincan, 64 lessons at a time" "no further lesson can be played now; come back later"
     OPEN_LOGS 503 "tincan, --data" "as many channels are in use as there are descriptors for (`ulimit -n`); come back later"
     LOG_CLOSED 503 "tincan, --data" "the channel's log cannot be opened; the server's standard error says why"
-    REDIS_AWAY 503 "tincan, --redis" "Redis does not answer, and nothing of this was kept; come back later"
+    REDIS_AWAY 503 "tincan, --redis" "Redis does not answer, so nothing can be kept, and what was said elsewhere is not known; come back later"
     REDIS_REFUSES 503 "tincan, --redis" "Redis refuses this, and nothing of it was kept; the server's standard error says why"
     REDIS_LOST 503 "tincan, --redis" "Redis went away before it answered, and it is not known whether this was kept; read the channel before you send it again"
     VERSION 505 "RFC 9110 §15.6.6" "only HTTP/1.1 and HTTP/1.0 are spoken here; use one of them"

@@ -8,6 +8,7 @@
 //! retry   2000                   where the publisher gave one
 //! except  ADDRESS                whom it is not for (`?except=`)
 //! post    5f3a9c0d12b7e864-57    which node published it, and its number there
+//! lost    1763654400123-5        in a node's own `gap`: of what was said up to here, something is gone
 //! ```
 //!
 //! Whoever may write to the Redis can add entries as well; `data` alone is enough. Nothing that stands in one can be more
@@ -76,6 +77,11 @@ fn fields(entry: &Reply) -> impl Iterator<Item = (&[u8], &[u8])> {
 /// The value of an entry's field.
 pub fn field<'a>(entry: &'a Reply, name: &str) -> Option<&'a [u8]> {
     fields(entry).find(|field| field.0 == name.as_bytes()).map(|field| field.1)
+}
+
+/// Up to which id something is gone, where an entry tells that.
+pub fn lost(entry: &Reply) -> Option<Id> {
+    Id::parse(std::str::from_utf8(field(entry, "lost")?).ok()?)
 }
 
 /// The command that adds an event to a stream, with these words before its fields.
