@@ -1,10 +1,10 @@
 //! A real tincan on a free port, and raw sockets to talk to it. Everything waits with a deadline.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -218,6 +218,19 @@ pub fn id_of(block: &str) -> String {
 pub fn address_of(prelude: &str) -> String {
     let address = prelude.lines().next().and_then(|l| l.split_once(" as "));
     address.unwrap_or_else(|| panic!("no address in {prelude:?}")).1.to_string()
+}
+
+/// A free port below those that outgoing connections are given.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 12_000 + u16::try_from(std::process::id() % 150).unwrap() * 100;
+    let mut ports = std::iter::repeat_with(|| first + NEXT.fetch_add(1, SeqCst));
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
+}
+
+/// Sends a process a signal; whether that could be done.
+pub fn signal(name: &str, pid: u32) -> bool {
+    Command::new("kill").args(["-s", name, &pid.to_string()]).status().unwrap().success()
 }
 
 /// Waits until a condition holds.

@@ -5,10 +5,9 @@
 
 use crate::harness::*;
 use std::fs::{read_to_string, write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 use tincan::reject::{CROSS_SITE, MISDIRECTED, TOO_LARGE};
@@ -30,18 +29,6 @@ fn snippet(language: &str) -> String {
 fn swap(text: &str, from: &str, to: &str) -> String {
     assert!(text.contains(from), "there is no {from:?} in\n{text}");
     text.replace(from, to)
-}
-
-/// A free port below those that outgoing connections are given.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = 12_000 + u16::try_from(std::process::id() % 150).unwrap() * 100;
-    let mut ports = std::iter::repeat_with(|| first + NEXT.fetch_add(1, SeqCst));
-    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
-}
-
-fn signal(name: &str, pid: u32) -> bool {
-    Command::new("kill").args(["-s", name, &pid.to_string()]).status().unwrap().success()
 }
 
 /// The whole configuration: Debian's, with the README's snippet where it belongs. Only addresses and paths differ.

@@ -1,0 +1,596 @@
+//! What goes wrong between nodes and their Redis: it is killed, hangs, forgets, is replaced, refuses; an answer is lost.
+
+use crate::cluster::{poll, post_stream};
+use crate::harness::*;
+use crate::redis::*;
+use std::thread::scope;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tincan::id::Id;
+
+const STREAM: &str = "Accept: text/event-stream\r\n"; // as EventSource asks for it
+
+/// What a publisher was told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Told {
+    Kept(Vec<String>),
+    /// Nothing was kept, and it stays so.
+    Nothing,
+    /// It is not known whether it was kept.
+    Unknown,
+}
+
+/// Reads the answer to a POST, of which there are these.
+pub fn told(status: u16, text: &str, retry_after: bool) -> Told {
+    match status {
+        200 => Told::Kept(text.lines().map(String::from).collect()),
+        503 if retry_after && text.contains("not known") => Told::Unknown,
+        503 if retry_after && text.contains("nothing") && text.contains("kept") => Told::Nothing,
+        _ => panic!("{status} {text:?}, Retry-After: {retry_after}"),
+    }
+}
+
+fn answer(answer: &Response) -> Told {
+    told(answer.status, &answer.text(), answer.field("retry-after").is_some())
+}
+
+fn say(node: &Tincan, data: &str) -> Told {
+    answer(&node.post_with("/kitchen", "", data))
+}
+
+/// Asserts that what was said is in the stream as its publisher was told.
+fn settled(entries: &[Entry], data: &[String], told: &Told) {
+    let found: Vec<(usize, &Entry)> =
+        entries.iter().enumerate().filter(|(_, entry)| data.iter().any(|data| entry.data() == data)).collect();
+    let ids: Vec<String> = found.iter().map(|(_, entry)| entry.id.clone()).collect();
+    let whole = found.len() == data.len() && found.windows(2).all(|pair| pair[0].0 + 1 == pair[1].0);
+    let right = match told {
+        Told::Kept(told) => whole && *told == ids,
+        Told::Nothing => ids.is_empty(),
+        Told::Unknown => whole || ids.is_empty(),
+    };
+    assert!(right, "{data:?}: {told:?}, and in the stream are {ids:?}");
+}
+
+/// A node cannot publish, and says so in each place.
+fn is_away(node: &Tincan) {
+    eventually("the node says that Redis is away", || node.get("/health").status == 503);
+    let answer = node.post_with("/kitchen", "", "in vain");
+    assert_eq!(self::answer(&answer), Told::Nothing);
+    assert_eq!(node.metric("tincan_redis_connected"), Some(0));
+}
+
+/// The blocks but for the last are gaps; how many they are.
+fn gaps(heard: &[String]) -> usize {
+    let (_, gaps) = heard.split_last().unwrap();
+    assert!(gaps.iter().all(|block| block.starts_with("event: gap\n")), "{heard:?}");
+    gaps.len()
+}
+
+fn rising(entries: &[Entry]) {
+    assert!(entries.windows(2).all(|pair| Id::parse(&pair[0].id) < Id::parse(&pair[1].id)));
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
+}
+
+#[test]
+fn while_redis_is_away_readers_stay_publishers_are_told_and_then_all_goes_on() {
+    let Some(mut redis) = Redis::start(&[]) else { return };
+    let nodes = [redis.node(&["--heartbeat", "1"]), redis.node(&["--heartbeat", "1"])];
+    let mut readers = nodes.each_ref().map(|node| Reader::of(node, "kitchen"));
+    nodes.iter().for_each(|node| drop(node.post("/kitchen", "before")));
+    let before = redis.entries("kitchen");
+    readers.iter_mut().for_each(|reader| reader.hears(&before));
+    for round in 1..=3 {
+        let entries = redis.entries("kitchen");
+        redis.kill();
+        nodes.iter().for_each(is_away);
+        for (node, reader) in nodes.iter().zip(&mut readers) {
+            (0..2).for_each(|_| assert_eq!(reader.wire.block(), ":ping\n\n"));
+            assert_eq!(poll(node, "kitchen", "all"), blocks(&entries), "its own copy is served");
+            let mut late = Reader::back(node, "kitchen", &entries[0].id);
+            late.hears(&entries[1..]);
+            // Of a channel that it does not know it cannot say where it ends. An EventSource comes back.
+            let stranger = node.ask(format!("GET /new-{round} HTTP/1.1\r\nHost: localhost\r\n{STREAM}\r\n"));
+            assert_eq!(stranger.field("content-type"), Some("text/event-stream"), "{}", stranger.head);
+            assert_eq!(stranger.status, 200);
+            let program = node.get(&format!("/new-{round}?wait=0"));
+            assert!(program.status == 503 && program.field("retry-after").is_some(), "{}", program.head);
+        }
+        redis.again();
+        nodes.iter().for_each(is_well);
+        for node in &nodes {
+            node.post("/kitchen", format!("after {round}"));
+            assert_eq!(node.metric("tincan_redis_connected"), Some(1));
+            assert!(node.metric("tincan_redis_reconnections_total") >= Some(round));
+        }
+        let now = redis.entries("kitchen");
+        assert_eq!(now.len(), entries.len() + 2);
+        readers.iter_mut().for_each(|reader| reader.hears(&now[entries.len()..]));
+        // Who came while Redis was away has nothing to catch up with.
+        assert_eq!(poll(&nodes[0], "kitchen", &entries.last().unwrap().id), blocks(&now[entries.len()..]));
+    }
+    for node in &nodes {
+        let stderr = node.stderr();
+        let line = |what: &str| format!("tincan: redis: 127.0.0.1:{}: {what}", redis.port);
+        let changes = stderr.lines().filter(|text| text.starts_with("tincan: redis: ")).enumerate();
+        for (n, text) in changes {
+            assert!(text.starts_with(&line(["connected", "away: "][n % 2])), "{n} is {text:?} in\n{stderr}");
+        }
+        assert!(stderr.matches("tincan: redis: ").count() >= 7, "{stderr}");
+    }
+}
+
+#[test]
+fn a_stream_of_a_channel_that_is_not_known_while_redis_is_away_is_a_comment_a_retry_and_the_end() {
+    let Some(mut redis) = Redis::start(&[]) else { return };
+    let id = redis.add("kitchen", "before");
+    redis.kill();
+    let node = Tincan::start(&["--redis", &format!("127.0.0.1:{}", redis.port)]);
+    is_away(&node);
+    let mut wire = node.connect();
+    wire.send(format!("GET /kitchen HTTP/1.1\r\nHost: localhost\r\n{STREAM}\r\n"));
+    assert!(wire.until(b"\r\n\r\n").starts_with("HTTP/1.1 200 OK\r\n"));
+    let body = wire.rest();
+    let lines: Vec<&str> = body.lines().collect();
+    assert!(body.starts_with(": ") && lines.iter().any(|line| line.starts_with("retry: ")), "{body:?}");
+    assert!(!body.contains("id:") && !body.contains("data:"), "{body:?}");
+    redis.again();
+    is_well(&node);
+    assert_eq!(poll(&node, "kitchen", "all"), format!("data: before\nid: {id}\n\n"));
+}
+
+#[test]
+fn a_redis_that_hangs_holds_up_no_reader_and_nothing_is_said_twice() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let nodes = [redis.node(&["--heartbeat", "1"]), redis.node(&["--heartbeat", "1"])];
+    let mut readers = nodes.each_ref().map(|node| Reader::of(node, "kitchen"));
+    let mut kept = 0;
+    for (round, seconds) in [1, 8].into_iter().enumerate() {
+        redis.hangs(true);
+        let began = Instant::now();
+        let said = scope(|scope| {
+            let posts: Vec<_> = (0..8)
+                .map(|n| {
+                    let node = &nodes[n % 2];
+                    let data: Vec<String> = (0..1 + n / 4 * 2).map(|k| format!("{round} {n} {k}")).collect();
+                    scope.spawn(move || {
+                        let body: String = data.iter().map(|data| format!("data: {data}\n\n")).collect();
+                        let told = answer(&post_stream(node, "kitchen", &body));
+                        (data, told)
+                    })
+                })
+                .collect();
+            for reader in &mut readers {
+                while began.elapsed() < Duration::from_secs(seconds) {
+                    assert_eq!(reader.wire.block(), ":ping\n\n");
+                }
+            }
+            if seconds > 5 {
+                nodes.iter().for_each(|node| eventually("it says so", || node.get("/health").status == 503));
+            }
+            redis.hangs(false);
+            posts.into_iter().map(|post| post.join().unwrap()).collect::<Vec<_>>()
+        });
+        nodes.iter().for_each(is_well);
+        let last = nodes[0].post("/kitchen", format!("end of {round}"));
+        let entries = redis.entries("kitchen");
+        assert_eq!(entries.last().unwrap().id, last[0]);
+        for (data, told) in &said {
+            settled(&entries, data, told);
+            if seconds == 1 {
+                assert!(matches!(told, Told::Kept(_)), "{data:?}: {told:?}");
+            }
+        }
+        readers.iter_mut().for_each(|reader| reader.hears(&entries[kept..]));
+        kept = entries.len();
+    }
+}
+
+#[test]
+fn a_command_that_is_lost_or_whose_answer_is_lost_is_done_exactly_once() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let (between, other) = (Between::new(redis.port), redis.node(&[]));
+    let node = node(between.port, &[]);
+    let mut readers = [&node, &other].map(|node| Reader::of(node, "kitchen"));
+    let (mut said, mut losses) = (Vec::new(), 0);
+    for round in 0..6 {
+        for how in [Lost::Answer, Lost::Command, Lost::Half, Lost::Late] {
+            let data: Vec<String> = (0..1 + round % 2 * 2).map(|k| format!("{how:?} {round} {k}")).collect();
+            let word = if data.len() > 1 { "EXEC" } else { "XADD" };
+            // In each third round the second try is lost as well.
+            let times = if round < 4 || how == Lost::Late { 1 } else { 2 };
+            (0..times).for_each(|_| between.lose(word, how));
+            losses += times;
+            let body: String = data.iter().map(|data| format!("data: {data}\n\n")).collect();
+            let told = answer(&post_stream(&node, "kitchen", &body));
+            assert_eq!(between.losses(), losses, "{how:?}");
+            if how == Lost::Late {
+                let done = between.deliver();
+                assert!(!done, "Redis has done what came late on a connection that should be over");
+            }
+            assert!(matches!(told, Told::Kept(_)), "{data:?}: {told:?}");
+            said.push((data, told));
+        }
+    }
+    let entries = redis.entries("kitchen");
+    said.iter().for_each(|(data, told)| settled(&entries, data, told));
+    readers.iter_mut().for_each(|reader| reader.hears(&entries));
+    assert_eq!(entries.len(), said.iter().map(|(data, _)| data.len()).sum::<usize>());
+}
+
+#[test]
+fn where_it_cannot_be_known_whether_an_event_was_kept_that_is_said_and_it_is_there_once() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let (between, other) = (Between::new(redis.port), redis.node(&[]));
+    let node = node(between.port, &[]);
+    let mut readers = [&node, &other].map(|node| Reader::of(node, "kitchen"));
+    for data in ["soup", "salad"] {
+        between.lose("XADD", Lost::Link);
+        assert_eq!(say(&node, data), Told::Unknown);
+        between.cut();
+        is_away(&node);
+        between.mend();
+        is_well(&node);
+    }
+    node.post("/kitchen", "the last one");
+    let entries = redis.entries("kitchen");
+    assert_eq!(entries.iter().map(Entry::data).collect::<Vec<_>>(), ["soup", "salad", "the last one"]);
+    readers.iter_mut().for_each(|reader| reader.hears(&entries));
+}
+
+#[test]
+fn publishers_of_a_node_whose_connections_are_cut_all_the_time_are_told_what_is_true() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let between = Between::new(redis.port);
+    let (node, other) = (node(between.port, &["--history", "4M"]), redis.node(&["--history", "4M"]));
+    let mut readers = [&node, &other].map(|node| Reader::of(node, "kitchen"));
+    let said = scope(|scope| {
+        let publish = |n: usize| {
+            let mut said = Vec::new();
+            for k in 0..50 {
+                let data: Vec<String> = (0..1 + k % 3).map(|part| format!("{n} {k} {part}")).collect();
+                let body: String = data.iter().map(|data| format!("data: {data}\n\n")).collect();
+                let told = answer(&post_stream(&node, "kitchen", &body));
+                if !matches!(told, Told::Kept(_)) {
+                    std::thread::sleep(Duration::from_millis(50)); // as it was asked to
+                }
+                said.push((data, told));
+            }
+            said
+        };
+        let publishers: Vec<_> = (0..4).map(|n| scope.spawn(move || publish(n))).collect();
+        let mut random = Random(1);
+        while publishers.iter().any(|publisher| !publisher.is_finished()) {
+            match random.below(4) {
+                0 => between.cut(),
+                1 => between.lose("XADD", Lost::Command),
+                2 => between.lose("EXEC", Lost::Half),
+                _ => between.lose("XADD", Lost::Answer),
+            }
+            std::thread::sleep(Duration::from_millis(20 + random.below(150)));
+            between.mend();
+        }
+        publishers.into_iter().flat_map(|publisher| publisher.join().unwrap()).collect::<Vec<_>>()
+    });
+    between.forgive();
+    is_well(&node);
+    node.post("/kitchen", "the last one");
+    let entries = redis.entries("kitchen");
+    said.iter().for_each(|(data, told)| settled(&entries, data, told));
+    readers.iter_mut().for_each(|reader| reader.hears(&entries));
+    let of = |what: fn(&Told) -> bool| said.iter().filter(|(_, told)| what(told)).count();
+    let counts = [of(|t| matches!(t, Told::Kept(_))), of(|t| *t == Told::Nothing), of(|t| *t == Told::Unknown)];
+    eprintln!("{} losses; POSTs kept, not kept, unknown: {counts:?}", between.losses());
+    assert!(counts[0] > 100 && between.losses() > 0, "{counts:?}");
+}
+
+#[test]
+fn a_flushed_redis_goes_on_and_who_missed_something_hears_a_gap() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let node = redis.node(&[]);
+    let mut reader = Reader::of(&node, "kitchen");
+    let ids: Vec<String> = (0..5).map(|n| node.post("/kitchen", format!("soup {n}")).remove(0)).collect();
+    (0..5).for_each(|_| drop(reader.next()));
+    redis.ask(&["FLUSHALL"]);
+    // What another one says now is heard, and it is not taken for something old.
+    let fresh = redis.add("kitchen", "fresh");
+    let heard = reader.until("fresh");
+    gaps(&heard);
+    assert_eq!(*heard.last().unwrap(), format!("data: fresh\nid: {fresh}\n\n"));
+    node.post("/kitchen", "and more");
+    gaps(&reader.until("and more"));
+    // A reader that had not heard all of it yet moves to another node.
+    let heard = Reader::back(&redis.node(&[]), "kitchen", &ids[2]).until("and more");
+    assert!(heard[0].starts_with("event: gap\n"), "{heard:?}");
+    rising(&redis.entries("kitchen"));
+}
+
+#[test]
+fn a_redis_that_was_flushed_while_a_node_was_away_makes_a_gap() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let between = Between::new(redis.port);
+    let node = node(between.port, &[]);
+    for silent in [false, true] {
+        let mut reader = Reader::of(&node, "kitchen");
+        (0..3).for_each(|n| drop(node.post("/kitchen", format!("soup {n}"))));
+        (0..3).for_each(|_| drop(reader.next()));
+        let last = reader.place.clone();
+        between.cut();
+        (0..3).for_each(|n| drop(redis.add("kitchen", &format!("unheard {n}"))));
+        redis.ask(&["FLUSHALL"]);
+        if !silent {
+            redis.add("kitchen", "fresh");
+        }
+        between.mend();
+        is_well(&node);
+        let gap = reader.hears_a_gap();
+        assert!(gap.contains(&last) || gap.contains("\nid: "), "{gap}");
+        if silent {
+            node.post("/kitchen", "fresh");
+        }
+        gaps(&reader.until("fresh"));
+        // Events were lost that others may have heard, so it stands in the stream as well.
+        let entries = redis.entries("kitchen");
+        assert!(entries.iter().any(Entry::is_gap), "{entries:?}");
+        rising(&entries);
+    }
+}
+
+#[test]
+fn a_redis_that_comes_back_empty_makes_a_gap_on_each_node_and_no_id_goes_back() {
+    let Some(mut redis) = Redis::start(&[]) else { return };
+    let nodes = [(); 3].map(|()| redis.node(&[]));
+    let mut readers = nodes.each_ref().map(|node| Reader::of(node, "kitchen"));
+    // The clock of this Redis is far ahead; of the next one it is not.
+    let ahead = format!("{}-7", now() + 86_400_000);
+    redis.ask(&["XADD", "tincan:kitchen", &ahead, "data", "from tomorrow"]);
+    readers.iter_mut().for_each(|reader| assert_eq!(reader.next(), format!("data: from tomorrow\nid: {ahead}\n\n")));
+    redis.kill();
+    redis.forget();
+    redis.again();
+    nodes.iter().for_each(is_well);
+    readers.iter_mut().for_each(|reader| drop(reader.hears_a_gap()));
+    let fresh = nodes[1].post("/kitchen", "fresh").remove(0);
+    assert!(Id::parse(&fresh) > Id::parse(&ahead), "{fresh} after {ahead}");
+    let entries = redis.entries("kitchen");
+    let count = entries.iter().filter(|entry| entry.is_gap()).count();
+    assert!((1..=3).contains(&count) && Id::parse(&entries[0].id) > Id::parse(&ahead), "{entries:?}");
+    for reader in &mut readers {
+        let heard = reader.until("fresh");
+        gaps(&heard);
+        assert_eq!(*heard.last().unwrap(), format!("data: fresh\nid: {fresh}\n\n"));
+    }
+    // A reader of a node that has never seen the lost event.
+    let heard = Reader::back(&redis.node(&[]), "kitchen", &ahead).until("fresh");
+    assert!(gaps(&heard) > 0, "{heard:?}");
+}
+
+#[test]
+fn what_was_trimmed_while_a_node_was_away_is_a_gap_only_where_it_was_not_heard() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let (between, ahead) = (Between::new(redis.port), redis.node(&[]));
+    let behind = node(between.port, &[]);
+    let (mut reader, mut other) = (Reader::of(&behind, "kitchen"), Reader::of(&ahead, "kitchen"));
+    let post = |count: usize| {
+        (0..count).for_each(|n| drop(ahead.post("/kitchen", format!("soup {n}"))));
+        redis.entries("kitchen")
+    };
+    let entries = post(10);
+    reader.hears(&entries);
+    other.hears(&entries);
+
+    // What it has heard is trimmed: nothing is missing.
+    between.cut();
+    redis.ask(&["XTRIM", "tincan:kitchen", "MAXLEN", "4"]);
+    let entries = post(10);
+    between.mend();
+    reader.hears(&entries[4..]);
+    other.hears(&entries[4..]);
+
+    // All that it has heard is trimmed, and nothing else.
+    between.cut();
+    redis.ask(&["XTRIM", "tincan:kitchen", "MAXLEN", "0"]);
+    let entries = post(3);
+    between.mend();
+    is_well(&behind);
+    other.hears(&entries);
+    let heard = reader.until("soup 2");
+    assert!(heard.len() == 3 || heard[0].starts_with("event: gap\n"), "{heard:?}"); // it may not be able to tell
+    assert!(heard.concat().ends_with(&blocks(&entries)), "{heard:?}");
+
+    // More than that.
+    let last = reader.place.clone();
+    between.cut();
+    post(20);
+    redis.ask(&["XTRIM", "tincan:kitchen", "MAXLEN", "5"]);
+    let entries = redis.entries("kitchen");
+    between.mend();
+    let gap = format!("event: gap\ndata: {{\"asked\":\"{last}\",\"from\":\"{}\",\"lost\":null}}\n\n", entries[0].id);
+    assert_eq!(reader.next(), gap);
+    reader.hears(&entries);
+    // The node serves no more than it can without a gap.
+    assert_eq!(poll(&behind, "kitchen", &last), gap + &blocks(&entries));
+
+    // All of it: nothing comes behind the gap for now.
+    between.cut();
+    post(5);
+    redis.ask(&["XTRIM", "tincan:kitchen", "MAXLEN", "0"]);
+    between.mend();
+    is_well(&behind);
+    reader.hears_a_gap();
+    let fresh = ahead.post("/kitchen", "fresh").remove(0);
+    let heard = reader.until("fresh");
+    gaps(&heard);
+    assert_eq!(*heard.last().unwrap(), format!("data: fresh\nid: {fresh}\n\n"));
+    // Who was there all the time has heard all of it, and no gap but one that stands in the stream.
+    let own: Vec<String> = other.until("fresh").into_iter().filter(|block| block.starts_with("event: gap")).collect();
+    assert!(own.iter().all(|block| block.contains("\nid: ")), "{own:?}");
+}
+
+/// A replica of a Redis, which has all that it has.
+fn replica(redis: &Redis) -> Option<Redis> {
+    let replica = Redis::start(&[])?;
+    replica.ask(&["REPLICAOF", "127.0.0.1", &redis.port.to_string()]);
+    caught_up(redis);
+    Some(replica)
+}
+
+fn caught_up(redis: &Redis) {
+    let mut client = redis.client();
+    client.ask(&["SET", "caught", "up"]);
+    assert_eq!(client.ask(&["WAIT", "1", "20000"]).number(), 1);
+}
+
+#[test]
+fn a_failover_that_lacks_the_last_events_is_a_gap_and_one_that_lacks_none_is_not() {
+    let Some(first) = Redis::start(&[]) else { return };
+    let (Some(second), between) = (replica(&first), Between::new(first.port)) else { return };
+    let nodes = [(); 3].map(|()| node(between.port, &[]));
+    let mut readers = nodes.each_ref().map(|node| Reader::of(node, "kitchen"));
+    (0..10).for_each(|n| drop(nodes[n % 3].post("/kitchen", format!("soup {n}"))));
+    let entries = first.entries("kitchen");
+    readers.iter_mut().for_each(|reader| reader.hears(&entries));
+    caught_up(&first);
+    second.ask(&["REPLICAOF", "NO", "ONE"]);
+    between.turn_to(&second);
+    drop(first);
+    nodes.iter().for_each(is_well);
+    (0..9).for_each(|n| drop(nodes[n % 3].post("/kitchen", format!("salad {n}"))));
+    let entries = second.entries("kitchen");
+    assert_eq!(entries.len(), 19);
+    readers.iter_mut().for_each(|reader| reader.hears(&entries[10..]));
+
+    // The third one never gets the bread.
+    let third = replica(&second).unwrap();
+    third.ask(&["REPLICAOF", "NO", "ONE"]);
+    (0..5).for_each(|n| drop(nodes[n % 3].post("/kitchen", format!("bread {n}"))));
+    let lost = second.entries("kitchen").split_off(19);
+    readers.iter_mut().for_each(|reader| reader.hears(&lost));
+    between.turn_to(&third);
+    drop(second);
+    nodes.iter().for_each(is_well);
+    readers.iter_mut().for_each(|reader| drop(reader.hears_a_gap()));
+    let fresh = nodes[0].post("/kitchen", "fresh").remove(0);
+    for reader in &mut readers {
+        let heard = reader.until("fresh");
+        gaps(&heard);
+        assert_eq!(*heard.last().unwrap(), format!("data: fresh\nid: {fresh}\n\n"));
+    }
+    let now = third.entries("kitchen");
+    rising(&now);
+    assert_eq!(now[..19], entries[..]);
+    let told = &now[19..now.len() - 1];
+    assert!((1..=3).contains(&told.len()) && told.iter().all(Entry::is_gap), "{told:?}");
+    assert!(Id::parse(&told[0].id) > Id::parse(&lost[4].id));
+    // On a node that never had them: who has heard all of the bread, and who has heard some of it.
+    let late = node(between.port, &[]);
+    for place in [&lost[4].id, &lost[1].id] {
+        assert!(gaps(&Reader::back(&late, "kitchen", place).until("fresh")) > 0);
+    }
+}
+
+#[test]
+fn a_failover_after_which_others_have_written_before_the_nodes_are_back_is_a_gap_too() {
+    let Some(first) = Redis::start(&[]) else { return };
+    let (Some(second), between) = (replica(&first), Between::new(first.port)) else { return };
+    let nodes = [node(between.port, &[]), node(between.port, &[])];
+    let mut readers = nodes.each_ref().map(|node| Reader::of(node, "kitchen"));
+    let kept = nodes[0].post("/kitchen", "kept").remove(0);
+    caught_up(&first);
+    second.ask(&["REPLICAOF", "NO", "ONE"]);
+    let lost = nodes[1].post("/kitchen", "lost").remove(0);
+    readers.iter_mut().for_each(|reader| drop(reader.until("lost")));
+    between.cut();
+    let clock = Id::parse(&lost).unwrap().epoch;
+    eventually("the clock goes on", || now() > clock + 1);
+    second.add("kitchen", "of another one");
+    between.turn_to(&second);
+    drop(first);
+    nodes.iter().for_each(is_well);
+    nodes[0].post("/kitchen", "fresh");
+    for reader in &mut readers {
+        let heard = reader.until("fresh");
+        assert!(heard.iter().any(|block| block.starts_with("event: gap\n")), "{heard:?}");
+        assert_eq!(heard.iter().filter(|block| block.contains("of another one")).count(), 1, "{heard:?}");
+    }
+    let entries = second.entries("kitchen");
+    rising(&entries);
+    assert!(entries.iter().any(Entry::is_gap) && entries[0].id == kept, "{entries:?}");
+    // Who heard `kept` and not `lost` comes to a node that had neither.
+    let heard = Reader::back(&node(between.port, &[]), "kitchen", &kept).until("fresh");
+    assert!(heard.iter().any(|block| block.starts_with("event: gap\n")), "{lost}: {heard:?}");
+}
+
+#[test]
+fn a_redis_without_memory_refuses_what_is_published_until_it_has_some() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let node = redis.node(&["--heartbeat", "1"]);
+    let mut reader = Reader::of(&node, "kitchen");
+    node.post("/kitchen", "before");
+    redis.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    for body in ["data: in vain\n\n", "data: in\n\ndata: vain\n\n"] {
+        let refused = post_stream(&node, "kitchen", body);
+        assert_eq!(answer(&refused), Told::Nothing);
+        assert!(refused.text().contains("refuses"), "{}", refused.text());
+    }
+    eventually("it is not well", || node.get("/health").status == 503);
+    assert_eq!(node.metric("tincan_redis_connected"), Some(1));
+    redis.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    is_well(&node);
+    node.post("/kitchen", "after");
+    let entries = redis.entries("kitchen");
+    assert_eq!(entries.iter().map(Entry::data).collect::<Vec<_>>(), ["before", "after"]);
+    reader.hears(&entries);
+}
+
+#[test]
+fn a_node_of_a_replica_reads_and_says_that_it_cannot_publish() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let Some(replica) = replica(&redis) else { return };
+    let (writer, node) = (redis.node(&[]), Tincan::start(&["--redis", &format!("127.0.0.1:{}", replica.port)]));
+    writer.post("/kitchen", "before");
+    caught_up(&redis);
+    eventually("it has heard of it", || node.get("/kitchen?wait=0&since=all").text().contains("data: before\n"));
+    let mut reader = Reader::of(&node, "kitchen");
+    let refused = node.post_with("/kitchen", "", "in vain");
+    assert_eq!(answer(&refused), Told::Nothing);
+    assert!(refused.text().contains("refuses"), "{}", refused.text());
+    eventually("it is not well", || node.get("/health").status == 503);
+    writer.post("/kitchen", "after");
+    let entries = redis.entries("kitchen");
+    reader.hears(&entries[1..]);
+    assert_eq!(entries.len(), 2);
+    // It is made the master.
+    replica.ask(&["REPLICAOF", "NO", "ONE"]);
+    is_well(&node);
+    node.post("/kitchen", "own");
+    reader.hears(&replica.entries("kitchen")[2..]);
+}
+
+#[test]
+fn a_key_that_is_no_stream_spoils_its_own_channel_alone() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let node = redis.node(&[]);
+    let mut reader = Reader::of(&node, "kitchen");
+    redis.ask(&["SET", "tincan:bell", "x"]);
+    for _ in 0..3 {
+        let refused = node.post_with("/bell", "", "in vain");
+        assert_eq!((answer(&refused), refused.text().contains("refuses")), (Told::Nothing, true), "{}", refused.text());
+        let stream = node.ask(format!("GET /bell HTTP/1.1\r\nHost: localhost\r\n{STREAM}\r\n"));
+        assert_eq!(stream.status, 200);
+        let id = node.post("/kitchen", "soup").remove(0);
+        assert_eq!(reader.next(), format!("data: soup\nid: {id}\n\n"));
+    }
+    // Also where it becomes one while it is followed.
+    let mut bell = Reader::of(&node, "other-bell");
+    redis.ask(&["SET", "tincan:other-bell", "x"]);
+    for _ in 0..3 {
+        let id = node.post("/kitchen", "soup").remove(0);
+        assert_eq!(reader.next(), format!("data: soup\nid: {id}\n\n"));
+    }
+    redis.ask(&["DEL", "tincan:bell", "tincan:other-bell"]);
+    eventually("it is a channel again", || node.post_with("/other-bell", "", "ring").status == 200);
+    gaps(&bell.until("ring"));
+}
