@@ -253,7 +253,7 @@ macro_rules! elsewhere {
 
 #[test]
 fn every_line_of_the_table_is_tested() {
-    let elsewhere = elsewhere!(BODY_UTF8 TIMEOUT CHANNELS CONNECTIONS PUBLISH_TOKEN READ_TOKEN LOG_FAILED LOG_CLOSED OPEN_LOGS PLAYING DISK_FULL UPGRADE UPGRADE_OPTION HANDSHAKE_METHOD WS_VERSION WS_KEY SUBPROTOCOL BEHIND);
+    let elsewhere = elsewhere!(BODY_UTF8 TIMEOUT CHANNELS CONNECTIONS PUBLISH_TOKEN READ_TOKEN LOG_FAILED LOG_CLOSED OPEN_LOGS PLAYING DISK_FULL UPGRADE UPGRADE_OPTION HANDSHAKE_METHOD WS_VERSION WS_KEY SUBPROTOCOL BEHIND REDIS_AWAY REDIS_REFUSES REDIS_LOST);
     let mut tests = String::new();
     for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it")).unwrap() {
         tests += &std::fs::read_to_string(entry.unwrap().path()).unwrap();

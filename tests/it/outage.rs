@@ -6,6 +6,7 @@ use crate::redis::*;
 use std::thread::scope;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tincan::id::Id;
+use tincan::reject::{REDIS_AWAY, REDIS_LOST, REDIS_REFUSES, Reject};
 
 const STREAM: &str = "Accept: text/event-stream\r\n"; // as EventSource asks for it
 
@@ -13,18 +14,22 @@ const STREAM: &str = "Accept: text/event-stream\r\n"; // as EventSource asks for
 #[derive(Debug, Clone, PartialEq)]
 pub enum Told {
     Kept(Vec<String>),
-    /// Nothing was kept, and it stays so.
+    /// Nothing was kept, and it stays so: Redis is away.
     Nothing,
+    /// Nothing was kept, for Redis refuses it.
+    Refused,
     /// It is not known whether it was kept.
     Unknown,
 }
 
 /// Reads the answer to a POST, of which there are these.
 pub fn told(status: u16, text: &str, retry_after: bool) -> Told {
+    let of = |reject: Reject| retry_after && (status, text) == (reject.status, &reject.line());
     match status {
         200 => Told::Kept(text.lines().map(String::from).collect()),
-        503 if retry_after && text.contains("not known") => Told::Unknown,
-        503 if retry_after && text.contains("nothing") && text.contains("kept") => Told::Nothing,
+        _ if of(REDIS_AWAY) => Told::Nothing,
+        _ if of(REDIS_REFUSES) => Told::Refused,
+        _ if of(REDIS_LOST) => Told::Unknown,
         _ => panic!("{status} {text:?}, Retry-After: {retry_after}"),
     }
 }
@@ -45,7 +50,7 @@ fn settled(entries: &[Entry], data: &[String], told: &Told) {
     let whole = found.len() == data.len() && found.windows(2).all(|pair| pair[0].0 + 1 == pair[1].0);
     let right = match told {
         Told::Kept(told) => whole && *told == ids,
-        Told::Nothing => ids.is_empty(),
+        Told::Nothing | Told::Refused => ids.is_empty(),
         Told::Unknown => whole || ids.is_empty(),
     };
     assert!(right, "{data:?}: {told:?}, and in the stream are {ids:?}");
@@ -54,8 +59,7 @@ fn settled(entries: &[Entry], data: &[String], told: &Told) {
 /// A node cannot publish, and says so in each place.
 fn is_away(node: &Tincan) {
     eventually("the node says that Redis is away", || node.get("/health").status == 503);
-    let answer = node.post_with("/kitchen", "", "in vain");
-    assert_eq!(self::answer(&answer), Told::Nothing);
+    assert_eq!(say(node, "in vain"), Told::Nothing);
     assert_eq!(node.metric("tincan_redis_connected"), Some(0));
 }
 
@@ -531,9 +535,7 @@ fn a_redis_without_memory_refuses_what_is_published_until_it_has_some() {
     node.post("/kitchen", "before");
     redis.ask(&["CONFIG", "SET", "maxmemory", "1"]);
     for body in ["data: in vain\n\n", "data: in\n\ndata: vain\n\n"] {
-        let refused = post_stream(&node, "kitchen", body);
-        assert_eq!(answer(&refused), Told::Nothing);
-        assert!(refused.text().contains("refuses"), "{}", refused.text());
+        assert_eq!(answer(&post_stream(&node, "kitchen", body)), Told::Refused);
     }
     eventually("it is not well", || node.get("/health").status == 503);
     assert_eq!(node.metric("tincan_redis_connected"), Some(1));
@@ -554,9 +556,7 @@ fn a_node_of_a_replica_reads_and_says_that_it_cannot_publish() {
     caught_up(&redis);
     eventually("it has heard of it", || node.get("/kitchen?wait=0&since=all").text().contains("data: before\n"));
     let mut reader = Reader::of(&node, "kitchen");
-    let refused = node.post_with("/kitchen", "", "in vain");
-    assert_eq!(answer(&refused), Told::Nothing);
-    assert!(refused.text().contains("refuses"), "{}", refused.text());
+    assert_eq!(say(&node, "in vain"), Told::Refused);
     eventually("it is not well", || node.get("/health").status == 503);
     writer.post("/kitchen", "after");
     let entries = redis.entries("kitchen");
@@ -576,8 +576,7 @@ fn a_key_that_is_no_stream_spoils_its_own_channel_alone() {
     let mut reader = Reader::of(&node, "kitchen");
     redis.ask(&["SET", "tincan:bell", "x"]);
     for _ in 0..3 {
-        let refused = node.post_with("/bell", "", "in vain");
-        assert_eq!((answer(&refused), refused.text().contains("refuses")), (Told::Nothing, true), "{}", refused.text());
+        assert_eq!(answer(&node.post_with("/bell", "", "in vain")), Told::Refused);
         let stream = node.ask(format!("GET /bell HTTP/1.1\r\nHost: localhost\r\n{STREAM}\r\n"));
         assert_eq!(stream.status, 200);
         let id = node.post("/kitchen", "soup").remove(0);

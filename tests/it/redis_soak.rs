@@ -108,7 +108,7 @@ impl Soak {
             let told = post(&mut stream, channel, &numbers);
             let row = match &told {
                 Some(Told::Kept(_)) => "POSTs answered with 200",
-                Some(Told::Nothing) => "POSTs refused: nothing was kept",
+                Some(Told::Nothing | Told::Refused) => "POSTs refused: nothing was kept",
                 Some(Told::Unknown) => "POSTs refused: it is not known",
                 None => "POSTs without an answer",
             };
@@ -208,7 +208,7 @@ impl Soak {
                     let kept = places.iter().map(|at| stream[*at].0.to_string()).collect::<Vec<_>>();
                     self.count("events acknowledged and lost", if kept == *ids { 0 } else { numbers.len() });
                 }
-                Some(Told::Nothing) => self.count("events refused, and kept", places.len()),
+                Some(Told::Nothing | Told::Refused) => self.count("events refused, and kept", places.len()),
                 Some(Told::Unknown) => self.count("events not known of, and kept", places.len()),
                 None => self.count("events without an answer, and kept", places.len()),
             }
