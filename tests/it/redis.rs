@@ -336,6 +336,8 @@ pub enum Lost {
     Half,
     /// Redis sees it only when [`Between::deliver`] says so. The node's connection is at its end before.
     Late,
+    /// Redis never sees it; the node is told that Redis still loads its data, and its connection stays.
+    Loading,
 }
 
 #[derive(Default)]
@@ -484,6 +486,15 @@ impl Shared {
             match lost {
                 None => drop(plan),
                 Some(Lost::Command) => break,
+                Some(Lost::Loading) => {
+                    drop(plan);
+                    let commands = said.windows(3).filter(|part| matches!(part, [b'\r', b'\n', b'*'])).count();
+                    let answer = "-LOADING Redis is loading the dataset in memory\r\n".repeat(1 + commands);
+                    if client.write_all(answer.as_bytes()).is_err() {
+                        break;
+                    }
+                    continue;
+                }
                 Some(how @ (Lost::Answer | Lost::Link)) => {
                     plan.down |= how == Lost::Link;
                     fate.silent.store(true, SeqCst);
