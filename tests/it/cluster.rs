@@ -445,6 +445,49 @@ fn a_password_of_any_characters_and_a_database_are_taken_from_the_url_and_never_
     }
 }
 
+/// The README's list of commands: with them alone all works, and each of them is used.
+#[test]
+fn a_user_needs_the_commands_of_the_readme_and_no_other() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let list =
+        readme.split("The user needs the commands ").nth(1).and_then(|rest| rest.split(" on keys").next()).unwrap();
+    let list = list.split('`').skip(1).step_by(2).flat_map(|names| names.split(' '));
+    let commands: BTreeSet<String> = list.map(|name| name.to_ascii_lowercase()).collect();
+    let allowed: Vec<String> = commands.iter().map(|name| format!("+{name}")).collect();
+    let mut words = vec!["ACL", "SETUSER", "tincan", "on", ">p@ss", "~tincan:*"];
+    words.extend(allowed.iter().map(String::as_str));
+    let mut client = redis.client();
+    client.ask(&words);
+    client.ask(&["CONFIG", "RESETSTAT"]);
+    let between = Between::new(redis.port);
+    let node = Tincan::start(&["--redis", &format!("redis://tincan:p%40ss@localhost:{}/2", between.port)]);
+    is_well(&node);
+    let mut reader = Reader::of(&node, "kitchen");
+    let said = node.post("/kitchen", "soup");
+    assert_eq!(poll(&node, "kitchen", "all"), format!("data: soup\nid: {}\n\n", said[0]));
+    between.lose("EXEC", Lost::Answer);
+    let said = post_stream(&node, "kitchen", "data: 1\n\ndata: 2\n\n");
+    assert_eq!((said.status, between.losses()), (200, 1), "{}", said.text());
+    (0..3).for_each(|_| drop(reader.next()));
+    let _bell = Reader::of(&node, "bell");
+    client.ask(&["SELECT", "2"]);
+    client.ask(&["SET", "tincan:bell", "x"]);
+    eventually("it finds out which key is no stream", || client.ask(&["INFO", "commandstats"]).text().contains("xlen"));
+    client.ask(&["DEL", "tincan:kitchen"]);
+    between.cut();
+    between.mend();
+    reader.hears_a_gap();
+    let denied = client.ask(&["ACL", "LOG"]);
+    assert_eq!(denied, Value::List(vec![]));
+    let stats = client.ask(&["INFO", "commandstats"]).text();
+    let names = stats.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split(':').next());
+    let ours = ["auth", "config|resetstat", "set", "del", "acl|log"];
+    let used = names.filter(|name| !ours.contains(name)).map(|name| name.replace("xinfo|stream", "xinfo"));
+    let used: BTreeSet<String> = used.collect();
+    assert_eq!(used, commands);
+}
+
 #[test]
 fn a_wrong_password_is_said_and_not_shown_and_a_right_one_ends_it() {
     let Some(redis) = Redis::start(&["--requirepass", "right"]) else { return };

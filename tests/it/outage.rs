@@ -3,6 +3,8 @@
 use crate::cluster::{poll, post_stream};
 use crate::harness::*;
 use crate::redis::*;
+use crate::websocket::Ws;
+use crate::ws::text;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::scope;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -95,8 +97,11 @@ fn while_redis_is_away_readers_stay_publishers_are_told_and_then_all_goes_on() {
     readers.iter_mut().for_each(|reader| reader.hears(&before));
     for round in 1..=3 {
         let entries = redis.entries("kitchen");
+        let mut speaker = Ws::open(&nodes[0], "/kitchen");
         redis.kill();
         nodes.iter().for_each(is_away);
+        speaker.send(text("in vain"));
+        speaker.closes(1013, REDIS_AWAY.why);
         for (node, reader) in nodes.iter().zip(&mut readers) {
             (0..2).for_each(|_| assert_eq!(reader.wire.block(), ":ping\n\n"));
             assert_eq!(poll(node, "kitchen", "all"), blocks(&entries), "its own copy is served");
@@ -324,6 +329,38 @@ fn a_command_that_is_lost_or_whose_answer_is_lost_is_done_exactly_once() {
     said.iter().for_each(|(data, told)| settled(&entries, data, told));
     readers.iter_mut().for_each(|reader| reader.hears(&entries));
     assert_eq!(entries.len(), said.iter().map(|(data, _)| data.len()).sum::<usize>());
+}
+
+#[test]
+fn a_connection_that_falls_silent_or_ends_within_an_answer_is_replaced_and_nothing_is_missing() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let (between, other) = (Between::new(redis.port), redis.node(&[]));
+    let node = node(between.port, &["--heartbeat", "1"]);
+    let mut reader = Reader::of(&node, "kitchen");
+    let (mut said, mut losses) = (Vec::new(), 0);
+    for how in [Lost::Silence, Lost::HalfAnswer, Lost::Answer, Lost::Half] {
+        for word in ["XREAD", "EXEC", "XADD"] {
+            losses += 1;
+            between.lose(word, how);
+            for n in 0.. {
+                let data: Vec<String> = (0..1 + n % 2).map(|k| format!("{word} {how:?} {n} {k}")).collect();
+                let body: String = data.iter().map(|data| format!("data: {data}\n\n")).collect();
+                let told = answer(&post_stream(&node, "kitchen", &body));
+                said.push((data, told));
+                other.post("/kitchen", "from elsewhere");
+                if between.losses() == losses {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(50)); // the next XREAD may be a second away
+            }
+            is_well(&node);
+        }
+    }
+    let last = other.post("/kitchen", "the last one");
+    let entries = redis.entries("kitchen");
+    assert_eq!(entries.last().unwrap().id, last[0]);
+    said.iter().for_each(|(data, told)| settled(&entries, data, told));
+    reader.hears(&entries);
 }
 
 #[test]

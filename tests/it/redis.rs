@@ -336,6 +336,10 @@ pub enum Lost {
     Half,
     /// Redis sees it only when [`Between::deliver`] says so. The node's connection is at its end before.
     Late,
+    /// Redis does it, and half of its answer is passed on.
+    HalfAnswer,
+    /// Redis does it. Nothing more is passed on, but the connection stays.
+    Silence,
     /// Redis never sees it; the node is told that Redis still loads its data, and its connection stays.
     Loading,
 }
@@ -354,8 +358,8 @@ struct Plan {
 /// What becomes of one connection.
 #[derive(Default)]
 struct Fate {
-    silent: AtomicBool, // the node hears no more
-    late: AtomicBool,   // the node is gone, its last command is still to come
+    lost: Mutex<Option<Lost>>, // what became of its last command
+    delivered: AtomicBool,     // what was late has come
 }
 
 /// What stands between a node and Redis: a proxy that passes all on, until it is told otherwise.
@@ -495,9 +499,9 @@ impl Shared {
                     }
                     continue;
                 }
-                Some(how @ (Lost::Answer | Lost::Link)) => {
+                Some(how @ (Lost::Answer | Lost::Link | Lost::HalfAnswer | Lost::Silence)) => {
                     plan.down |= how == Lost::Link;
-                    fate.silent.store(true, SeqCst);
+                    *fate.lost.lock().unwrap() = lost;
                     drop(plan);
                 }
                 Some(Lost::Half) => {
@@ -506,10 +510,10 @@ impl Shared {
                 }
                 Some(Lost::Late) => {
                     (plan.late, plan.deliver) = (Some(None), false);
-                    fate.late.store(true, SeqCst);
+                    *fate.lost.lock().unwrap() = lost;
                     let _ = client.shutdown(Shutdown::Both);
                     let plan = self.changed.wait_while(plan, |plan| !plan.deliver).unwrap();
-                    fate.silent.store(true, SeqCst);
+                    fate.delivered.store(true, SeqCst);
                     drop(plan);
                     let _ = server.write_all(said);
                     return; // `down` ends the connection
@@ -529,14 +533,21 @@ impl Shared {
             let read = server.read(&mut chunk);
             let plan = self.plan.lock().unwrap();
             let mut plan = self.changed.wait_while(plan, |plan| plan.held).unwrap();
-            let (late, silent) = (fate.late.load(SeqCst), fate.silent.load(SeqCst));
+            let (lost, delivered) = (*fate.lost.lock().unwrap(), fate.delivered.load(SeqCst));
             let more = matches!(read, Ok(1..));
-            if late && (silent || !more) {
+            if lost == Some(Lost::Late) && (delivered || !more) {
                 plan.late = Some(Some(more));
             }
             drop(plan);
             self.changed.notify_all();
-            if !more || silent || (client.write_all(&chunk[..read.unwrap()]).is_err() && !late) {
+            let Ok(n @ 1..) = read else { break };
+            let (pass, stay) = match lost {
+                None => (n, true),
+                Some(Lost::HalfAnswer) => (n / 2, false),
+                Some(Lost::Silence) => (0, true),
+                Some(how) => (0, how == Lost::Late && !delivered),
+            };
+            if client.write_all(&chunk[..pass]).is_err() || !stay {
                 break;
             }
         }
