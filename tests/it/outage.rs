@@ -5,7 +5,9 @@ use crate::harness::*;
 use crate::redis::*;
 use crate::websocket::Ws;
 use crate::ws::text;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread::scope;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tincan::id::Id;
@@ -154,6 +156,42 @@ fn a_stream_of_a_channel_that_is_not_known_while_redis_is_away_is_a_comment_a_re
     redis.again();
     is_well(&node);
     assert_eq!(poll(&node, "kitchen", "all"), format!("data: before\nid: {id}\n\n"));
+}
+
+/// What Redis says to a connection that it does not take, without being asked, before it ends it.
+#[test]
+fn a_redis_that_turns_nodes_away_is_tried_in_growing_pauses_and_its_reason_is_said() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (tries, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    scope(|scope| {
+        scope.spawn(|| {
+            listener.set_nonblocking(true).unwrap();
+            while !over.load(SeqCst) {
+                let Ok((mut stream, _)) = listener.accept() else {
+                    std::thread::sleep(Duration::from_millis(5));
+                    continue;
+                };
+                tries.fetch_add(1, SeqCst);
+                let _ = stream.write_all(b"-DENIED this Redis is not for you\r\n");
+                let _ = stream.set_nonblocking(false).map(|()| stream.read(&mut [0; 1000])); // a reset could overtake it
+            }
+        });
+        let _over = AtEnd(&over);
+        let node = Tincan::start(&["--quiet", "--redis", &format!("127.0.0.1:{port}")]);
+        let began = Instant::now();
+        eventually("it has tried four times", || tries.load(SeqCst) >= 4);
+        // At least half of 100, 200 and 400 ms.
+        assert!(began.elapsed() >= Duration::from_millis(350), "{:?}", began.elapsed());
+        eventually("it says why", || node.stderr().contains("away: DENIED this Redis is not for you"));
+        eventually("it has tried six times", || tries.load(SeqCst) >= 6);
+        let (tries, lines) = (tries.load(SeqCst), node.stderr().matches("tincan: redis: ").count());
+        assert!(
+            began.elapsed() >= Duration::from_millis(1500) && tries <= 8 && lines <= 3,
+            "{tries}: {}",
+            node.stderr()
+        );
+    });
 }
 
 #[test]
