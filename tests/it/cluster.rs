@@ -300,7 +300,18 @@ fn a_reader_that_moves_to_a_node_that_is_behind_waits_for_it() {
 fn a_channel_is_heard_at_once_when_it_comes_into_use_and_all_share_two_connections() {
     let Some(redis) = Redis::start(&[]) else { return };
     let nodes = [redis.node(&[]), redis.node(&[])];
-    let mut slowest = Duration::ZERO;
+    let mut client = redis.client();
+    let mut connections = || {
+        let info = client.ask(&["INFO"]).text();
+        let line = |name| info.lines().find_map(|line| line.strip_prefix(name)?.parse::<usize>().ok());
+        [line("connected_clients:"), line("total_connections_received:")].map(Option::unwrap)
+    };
+    let mut started = [0; 2];
+    eventually("each has its two connections", || {
+        started = connections();
+        started[0] == 2 * nodes.len() + 1
+    });
+    let mut times = Vec::new();
     let mut readers = Vec::new();
     for n in 0..60 {
         let channel = format!("kitchen-{n}");
@@ -308,17 +319,16 @@ fn a_channel_is_heard_at_once_when_it_comes_into_use_and_all_share_two_connectio
         let began = Instant::now();
         let id = nodes[1].post(&format!("/{channel}"), "x").remove(0);
         assert_eq!(reader.next(), format!("data: x\nid: {id}\n\n"));
-        slowest = slowest.max(began.elapsed());
+        times.push(began.elapsed());
         readers.push(reader);
     }
-    eprintln!("the slowest of 60 new channels was heard after {slowest:?}");
-    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    times.sort();
+    assert!(times[30] < Duration::from_millis(100), "half of the new channels were heard only after {:?}", times[30]);
     for (n, reader) in readers.iter_mut().enumerate() {
-        let id = redis.add(&format!("kitchen-{n}"), "y");
+        let id = nodes[1].post(&format!("/kitchen-{n}"), "y").remove(0);
         assert_eq!(reader.next(), format!("data: y\nid: {id}\n\n"));
     }
-    let clients: usize = redis.info("connected_clients").parse().unwrap();
-    assert!(clients <= 2 * nodes.len() + 1, "{clients} connections"); // and the one that asks
+    assert_eq!(connections(), started);
 }
 
 #[test]
@@ -395,7 +405,9 @@ fn a_reader_whose_place_is_no_longer_kept_or_never_was_hears_the_gap() {
     let node = redis.node(&[]);
     let gap =
         |asked: &str| format!("event: gap\ndata: {{\"asked\":\"{asked}\",\"from\":\"{}\",\"lost\":null}}\n\n", ids[6]);
-    assert_eq!(poll(&node, "kitchen", &ids[2]), gap(&ids[2]) + &blocks(&entries));
+    for asked in ["0-0", &ids[2]] {
+        assert_eq!(poll(&node, "kitchen", asked), gap(asked) + &blocks(&entries));
+    }
     // Beyond the end: no node has given this id to anybody.
     let beyond = Id { epoch: Id::parse(&ids[9]).unwrap().epoch + 1_000_000, seq: 0 }.to_string();
     for node in [&node, &nodes[1]] {

@@ -75,13 +75,6 @@ impl Redis {
         self.ask(&["XADD", &format!("tincan:{channel}"), "*", "data", data]).text()
     }
 
-    /// A number that INFO tells.
-    pub fn info(&self, name: &str) -> String {
-        let text = self.ask(&["INFO"]).text();
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.unwrap_or_else(|| panic!("no {name} in {text}")).to_string()
-    }
-
     /// Starts a node of it, which is connected when this returns.
     pub fn node(&self, args: &[&str]) -> Tincan {
         node(self.port, args)
