@@ -23,6 +23,7 @@ mod publish;
 mod readme;
 mod redis;
 mod redis_soak;
+mod resp;
 mod small;
 mod soak;
 mod socket;
