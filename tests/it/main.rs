@@ -11,6 +11,7 @@ mod faults;
 mod gate;
 mod harness;
 mod hostile;
+mod hostile_redis;
 mod http;
 mod lab;
 mod lab_page;
