@@ -30,6 +30,7 @@ fn help_and_version_are_printed_on_stdout() {
             "listen ADDR:PORT",
             "data DIR",
             "sync",
+            "redis HOST:PORT",
             "history SIZE",
             "heartbeat SECS",
             "retry MS",
@@ -141,6 +142,75 @@ fn flags_win_over_the_environment_and_that_over_port() {
     };
     assert_eq!(config.unwrap(), expected);
     assert!(!ask(&[], &[("TINCAN_QUIET", "0")]).unwrap().quiet);
+}
+
+#[test]
+fn a_redis_is_named_by_flag_or_environment_and_a_value_that_will_not_do_is_not_shown() {
+    let redis = |args: &[&str], env: &[(&str, &str)]| {
+        ask(args, env).unwrap().redis.map(|a| (a.host, a.port, a.user, a.password, a.database))
+    };
+    let at = |host: &str| Some((host.to_string(), 6379, String::new(), String::new(), 0));
+    let env = ("TINCAN_REDIS", "redis://ann:%73ecret@away.example:7000/2");
+    assert_eq!(redis(&[], &[]), None);
+    assert_eq!(redis(&[], &[("TINCAN_REDIS", "")]), None, "empty is unset");
+    assert_eq!(redis(&[], &[env]), Some(("away.example".into(), 7000, "ann".into(), "secret".into(), 2)));
+    assert_eq!(redis(&["--redis", "h"], &[env]), at("h"), "flags win");
+    assert_eq!(redis(&["--redis=a", "--redis=b"], &[]), at("b"), "the last one counts");
+
+    const BAD: &str = "redis://ann:s3cr3t@h:port/0";
+    let right = "give HOST:PORT, or redis://USER:PASSWORD@HOST:PORT/DB, percent-encoded";
+    let refused = |args: &[&str], env: &[(&str, &str)]| ask(args, env).unwrap_err();
+    assert_eq!(refused(&["--redis", BAD], &[]), format!("--redis: this value will not do; {right}"));
+    assert_eq!(refused(&[], &[("TINCAN_REDIS", BAD)]), format!("TINCAN_REDIS: this value will not do; {right}"));
+    let both = "--redis and --data both keep the logs; leave one of them out";
+    assert_eq!(refused(&["--redis", "h"], &[("TINCAN_DATA", "d")]), both);
+    for (args, says) in [
+        (&["--redis", BAD][..], right),
+        (&["--redis=rediss://ann:s3cr3t@h"], right),
+        (&["--redis", ""], right),
+        (&["--redis", "redis://:s3cr3t%@h"], right),
+        (&["--redis"], "--redis needs a value: --redis HOST:PORT"),
+        (&["--redis", "redis://:s3cr3t@h", "--data", "d"], both),
+        (&["--redis=h", "--data=d", "--sync"], both),
+        (&["--redis", "redis://:s3cr3t@h", "--sync"], "--sync needs a disk"),
+        // Mistakes around it.
+        (&["redis://:s3cr3t@h"], "is no option"),
+        (&["--reddis=redis://:s3cr3t@h"], "is no option"),
+        (&["--reddis", "redis://:s3cr3t@h"], "\"--reddis\" is no option"),
+        (&["--redis", "--quiet", "redis://:s3cr3t@h"], "is no option"),
+    ] {
+        let out = tincan(args);
+        let text = String::from_utf8(out.stderr).unwrap();
+        assert_eq!((out.status.code(), text.lines().count()), (Some(2), 1), "{args:?}: {text}");
+        assert!(text.starts_with("tincan: ") && text.contains(says), "{args:?}: {text}");
+        assert!(!text.contains("s3cr3t") && out.stdout.is_empty(), "{args:?}: {text}");
+    }
+}
+
+#[test]
+fn the_server_starts_while_redis_is_away_and_says_so_without_the_password() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("redis://ann:s3cr3t@{closed}/2");
+    for flag in [true, false] {
+        let mut command = Command::new("sh");
+        // Tincan::run takes the environment's TINCAN_… away.
+        let redis = if flag { format!("--redis {url}") } else { String::new() };
+        let env = if flag { String::new() } else { format!("TINCAN_REDIS={url} ") };
+        let exe = env!("CARGO_BIN_EXE_tincan");
+        command.args(["-c", &format!("{env}exec {exe} --listen 127.0.0.1:0 --trace {redis}")]);
+        let server = Tincan::run(command);
+        let away = format!("tincan: redis: {closed}: away: Connection refused");
+        eventually("it says that Redis is away", || server.stderr().contains(&away));
+        let answer = server.post_with("/kitchen", "", "soup");
+        answer.refused(tincan::reject::REDIS_AWAY);
+        assert_eq!((answer.field("retry-after"), server.get("/health").status), (Some("5"), 503));
+        let metrics = server.get("/metrics").text();
+        assert!(metrics.contains("\ntincan_redis_connected 0\n"), "{metrics}");
+        eventually("all is traced", || server.stderr().contains("tincan_redis_connected"));
+        for text in [server.stderr(), metrics, answer.text()] {
+            assert!(!text.contains("s3cr3t") && !text.contains("ann:"), "{text}");
+        }
+    }
 }
 
 #[test]
