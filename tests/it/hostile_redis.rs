@@ -342,7 +342,7 @@ fn misbehaves(case: Case) {
                     assert!(began.elapsed() < ANSWERED, "{name}: {:?}", began.elapsed());
                 });
                 while began.elapsed() < Duration::from_secs(6) {
-                    let (threads, memory) = (status(&server, "Threads:"), pss(server.pid()));
+                    let (threads, memory) = (status(server, "Threads:"), pss(server.pid()));
                     assert!(threads < 40, "{name}: {threads} threads");
                     assert!(memory < small + (64 << 10), "{name}: {memory} KiB, {small} before");
                     sleep(Duration::from_millis(100));
@@ -353,7 +353,7 @@ fn misbehaves(case: Case) {
         listens.join().unwrap_or_else(|_| panic!("{name}: the reader that was there"))
     });
     assert!(blocks >= 3, "{name}: {blocks} blocks");
-    let grown = status(&server, "VmPeak:").saturating_sub(peak);
+    let grown = status(server, "VmPeak:").saturating_sub(peak);
     assert!(grown < 64 << 10, "{name}: {grown} KiB more were reserved");
     let (connections, commands) = (fake.0.connections.load(SeqCst), fake.0.commands.load(SeqCst));
     let stderr = server.stderr();

@@ -504,7 +504,7 @@ impl Model {
         // A few of them, with what is before and behind each; always the edges.
         let some: Vec<Id> = ids.iter().copied().filter(|_| random.below(ids.len() as u64) < 3).collect();
         let edges = [before, last].into_iter().chain(ids.iter().nth(1).copied());
-        asked = asked.into_iter().filter(|id| random.below(8) == 0 || *id > last).collect();
+        asked.retain(|id| random.below(8) == 0 || *id > last);
         asked.extend(some.into_iter().chain(edges).flat_map(|id| [below(id), id, above(id)]));
         for asked in asked {
             let found = log.find(&From::After(asked.to_string())).unwrap();
