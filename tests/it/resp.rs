@@ -6,8 +6,11 @@ use std::io::{BufReader, ErrorKind, Read};
 use tincan::event::Event;
 use tincan::id::Id;
 use tincan::log::{From, Gap, Log, PIECE};
-use tincan::resp::{Address, MAX_DEPTH, MAX_LINE, MAX_REPLY, Reply, command, read};
+use tincan::resp::{Address, MAX_DEPTH, MAX_LINE, Reply, command, read};
 use tincan::stream::{Entry, above, add_all, below, key};
+
+/// Bytes of a reply.
+const MOST: u64 = 1 << 20;
 
 /// Gives one byte at each read, and counts them.
 struct Drops<R>(R, u64);
@@ -21,11 +24,11 @@ impl<R: Read> Read for Drops<R> {
 }
 
 fn whole(bytes: &[u8]) -> Result<Reply, ErrorKind> {
-    read(&mut &*bytes).map_err(|e| e.kind())
+    read(&mut &*bytes, MOST).map_err(|e| e.kind())
 }
 
 fn drops(bytes: &[u8]) -> Result<Reply, ErrorKind> {
-    read(&mut BufReader::new(Drops(bytes, 0))).map_err(|e| e.kind())
+    read(&mut BufReader::new(Drops(bytes, 0)), MOST).map_err(|e| e.kind())
 }
 
 fn text(text: impl AsRef<[u8]>) -> Reply {
@@ -112,7 +115,7 @@ fn each_kind_of_reply_is_read() {
         assert_eq!(whole(bytes.as_bytes()), Ok(reply), "{bytes:?}");
     }
     let mut two = &b"$-1\r\n:7\r\n"[..];
-    assert_eq!((read(&mut two).unwrap(), read(&mut two).unwrap()), (Reply::Null, Reply::Number(7)));
+    assert_eq!((read(&mut two, MOST).unwrap(), read(&mut two, MOST).unwrap()), (Reply::Null, Reply::Number(7)));
     for bytes in [
         "\r\n",
         "OK\r\n",
@@ -151,7 +154,11 @@ fn a_reply_in_single_bytes_is_the_same_and_cut_off_anywhere_it_is_unfinished() {
         assert_eq!(drops(&bytes).as_ref(), Ok(&reply), "{:?}", String::from_utf8_lossy(&bytes));
         let more = [&bytes[..], b"+and so on\r\n"].concat();
         let mut stream = &more[..];
-        assert_eq!((read(&mut stream).unwrap(), stream), (reply, &b"+and so on\r\n"[..]), "nothing more is taken");
+        assert_eq!(
+            (read(&mut stream, MOST).unwrap(), stream),
+            (reply, &b"+and so on\r\n"[..]),
+            "nothing more is taken"
+        );
         for cut in 0..bytes.len() {
             let cut = &bytes[..cut];
             assert_eq!(whole(cut), Err(ErrorKind::UnexpectedEof), "{:?}", String::from_utf8_lossy(cut));
@@ -190,7 +197,7 @@ fn a_line_arrays_within_arrays_and_a_reply_have_limits() {
     assert_eq!(whole(&line(MAX_LINE + 1)), Err(ErrorKind::InvalidData));
     // A line without end is not read to its end.
     let mut stream = BufReader::new(Drops(std::io::repeat(b'+'), 0));
-    assert_eq!(read(&mut stream).map_err(|e| e.kind()), Err(ErrorKind::InvalidData));
+    assert_eq!(read(&mut stream, MOST).map_err(|e| e.kind()), Err(ErrorKind::InvalidData));
     assert!(stream.get_ref().1 <= MAX_LINE, "{} bytes", stream.get_ref().1);
 
     let nested = |depth: u8| ["*1\r\n".repeat(depth.into()), ":1\r\n".into()].concat();
@@ -198,17 +205,26 @@ fn a_line_arrays_within_arrays_and_a_reply_have_limits() {
     assert_eq!(whole(nested(MAX_DEPTH + 1).as_bytes()), Err(ErrorKind::InvalidData));
     let arrays = b"*1\r\n".repeat(1000);
     let mut stream = BufReader::new(Drops(&arrays[..], 0));
-    assert_eq!(read(&mut stream).map_err(|e| e.kind()), Err(ErrorKind::InvalidData));
+    assert_eq!(read(&mut stream, MOST).map_err(|e| e.kind()), Err(ErrorKind::InvalidData));
     assert!(stream.get_ref().1 < 100);
 
-    // Each element counts, and the bytes of each string; what is claimed beyond that is refused before it comes.
-    for (before, elements, strings) in
-        [("", 1, 0), ("*1\r\n", 2, 0), ("*3\r\n:1\r\n$-1\r\n", 4, 0), ("*3\r\n+ok\r\n$5\r\nhello\r\n", 4, 5)]
-    {
-        let left = MAX_REPLY - 64 * elements - strings;
+    // Each element counts, its line and the bytes of its string; what is claimed beyond that is refused before it comes.
+    for before in ["", "*1\r\n", "*3\r\n:1\r\n$-1\r\n", "*3\r\n+ok\r\n$5\r\nhello\r\n"] {
+        let lines = before.lines().filter(|line| *line != "hello").count() as u64 + 1;
+        let bytes = before.bytes().filter(|b| !b"\r\n".contains(b)).count() as u64 + "$1048576".len() as u64;
+        let left = MOST - 64 * lines - bytes;
         for (len, kind) in [(left, ErrorKind::UnexpectedEof), (left + 1, ErrorKind::InvalidData)] {
             assert_eq!(whole(format!("{before}${len}\r\nx").as_bytes()), Err(kind), "{before:?} and {len}");
         }
+    }
+    // An array that never ends is not read to its end either, nor are ever so many in one.
+    let line = format!("+{}\r\n", "x".repeat(60_000));
+    let string = format!("$60000\r\n{}\r\n", "x".repeat(60_000));
+    for element in [":1\r\n", "$-1\r\n", "*0\r\n", "*1\r\n$0\r\n\r\n", &line, &line.replace('+', "-"), &string] {
+        let all = [b"*4611686018427387904\r\n", &element.repeat(MOST as usize / element.len() + 9).into_bytes()[..]];
+        let mut stream = BufReader::new(Drops(std::io::Cursor::new(all.concat()), 0));
+        assert_eq!(read(&mut stream, MOST).map_err(|e| e.kind()), Err(ErrorKind::InvalidData), "{element:.9}");
+        assert!(stream.get_ref().1 <= MOST, "{} bytes", stream.get_ref().1);
     }
     for huge in ["4611686018427387904", "9223372036854775807", "1000000000"] {
         let array = format!("*{huge}\r\n:1\r\n");
