@@ -266,7 +266,7 @@ struct Case {
     says: &'static str,
     /// What each POST to a channel that is already there is answered with, where that is certain.
     post: Option<u16>,
-    /// Limit: connections to it. Six seconds of pauses that grow are some 30, for commands and for news.
+    /// Limit: connections to it. Six seconds of pauses that grow are some 16, for commands and for news.
     connections: usize,
     /// Limit: MiB of memory, and of what is reserved. A reply has 33 MB at most, and two may be under way.
     memory: usize,
@@ -363,7 +363,7 @@ fn misbehaves(case: Case) {
         eprintln!("{name}: {connections} connections, {commands} commands, {blocks} blocks, {grown} KiB, {stderr}");
     }
     assert!(connections <= most, "{name}: {connections} connections");
-    assert!(commands < 10_000, "{name}: {commands} commands");
+    assert!(commands < 3000, "{name}: {commands} commands");
 
     let place = Scratch::new();
     if let Some((_redis, port)) = real_redis(&place) {
@@ -419,7 +419,7 @@ fn all(cases: Vec<Case>) {
 #[test]
 fn a_redis_that_does_not_speak_harms_nobody() {
     let always = |answer: fn() -> Answer| Way::Answers(Box::new(move |_, _| answer()));
-    let case = |name, way, says| Case { name, way, says, post: Some(503), connections: 40, memory: 16 };
+    let case = |name, way, says| Case { name, way, says, post: Some(503), connections: 24, memory: 16 };
     all(vec![
         case("closes at once", Way::Greets(""), "away: "),
         case("says nothing", always(|| Answer::Silence), "away: timed out"),
@@ -432,7 +432,7 @@ fn a_redis_that_does_not_speak_harms_nobody() {
 #[test]
 fn a_redis_that_refuses_harms_nobody_and_its_words_are_shown_as_text_without_the_password() {
     let always = |error: &'static str| Way::Answers(Box::new(move |_, _| bytes(error)));
-    let case = |name, way, says| Case { name, way, says, post: Some(503), connections: 40, memory: 16 };
+    let case = |name, way, says| Case { name, way, says, post: Some(503), connections: 24, memory: 16 };
     let taken = "it does not take the user and the password";
     all(vec![
         case("NOAUTH", always("-NOAUTH Authentication required.\r\n"), "(NOAUTH)"),
@@ -472,7 +472,7 @@ fn a_redis_that_refuses_harms_nobody_and_its_words_are_shown_as_text_without_the
 fn a_redis_whose_answers_are_no_answers_harms_nobody() {
     const MOST: &str = "18446744073709551615-18446744073709551615";
     const NESTED: &str = "*3\r\n*-1\r\n*2\r\n$-1\r\n*1\r\n*-1\r\n*2\r\n*2\r\n$-1\r\n*-1\r\n:7\r\n";
-    let case = |name, way| Case { name, way, says: "", post: None, connections: 40, memory: 16 };
+    let case = |name, way| Case { name, way, says: "", post: None, connections: 24, memory: 16 };
     // What it has, and what is new, is all the same.
     let has = |ids: &'static [&'static str]| {
         Way::Answers(Box::new(move |fake: &Fake, words: &[&str]| match words {
@@ -525,7 +525,7 @@ fn a_redis_whose_answers_are_no_answers_harms_nobody() {
 
 #[test]
 fn a_redis_whose_answers_have_no_end_harms_nobody() {
-    let case = |name, way| Case { name, way, says: "", post: None, connections: 40, memory: 16 };
+    let case = |name, way| Case { name, way, says: "", post: None, connections: 24, memory: 16 };
     let endless = |first: &'static str, again: &'static str| {
         let again = again.repeat(20_000 / again.len());
         behind_the_beginning(move |_, _| Answer::Endless(first.into(), again.clone().into()))
