@@ -268,12 +268,14 @@ struct Case {
     post: Option<u16>,
     /// Limit: connections to it. Six seconds of pauses that grow are some 16, for commands and for news.
     connections: usize,
+    /// Limit: commands to it. Six clients ask 20 times a second at most.
+    commands: usize,
     /// Limit: MiB of memory, and of what is reserved. A reply has 33 MB at most, and two may be under way.
     memory: usize,
 }
 
 fn misbehaves(case: Case) {
-    let Case { name, way, says, post, connections: most, memory: room } = case;
+    let Case { name, way, says, post, connections: most, commands: most_commands, memory: room } = case;
     let fake = Fake::start();
     let url = format!("redis://ann:s3cr3t%3A%40%2Fword@127.0.0.1:{}/3", fake.0.port);
     let mut command = Command::new(env!("CARGO_BIN_EXE_tincan"));
@@ -363,7 +365,7 @@ fn misbehaves(case: Case) {
         eprintln!("{name}: {connections} connections, {commands} commands, {blocks} blocks, {grown} KiB, {stderr}");
     }
     assert!(connections <= most, "{name}: {connections} connections");
-    assert!(commands < 3000, "{name}: {commands} commands");
+    assert!(commands < most_commands, "{name}: {commands} commands");
 
     let place = Scratch::new();
     if let Some((_redis, port)) = real_redis(&place) {
@@ -386,7 +388,7 @@ fn misbehaves(case: Case) {
     assert!(!stderr.contains("panicked") && !stderr.contains("a bug"), "{name}: {stderr}");
     assert!(stderr.chars().all(|c| c == '\n' || !c.is_control()), "{name}: {stderr:?}");
     let told = stderr.lines().filter(|line| line.starts_with("tincan: redis: ")).count();
-    assert!(told < 50, "{name}: {told} lines");
+    assert!(told < 130, "{name}: {told} lines"); // 100 may be about single streams
 }
 
 /// Answers this command so, all others as usual.
@@ -419,7 +421,7 @@ fn all(cases: Vec<Case>) {
 #[test]
 fn a_redis_that_does_not_speak_harms_nobody() {
     let always = |answer: fn() -> Answer| Way::Answers(Box::new(move |_, _| answer()));
-    let case = |name, way, says| Case { name, way, says, post: Some(503), connections: 24, memory: 16 };
+    let case = |name, way, says| Case { name, way, says, post: Some(503), connections: 24, commands: 3000, memory: 16 };
     all(vec![
         case("closes at once", Way::Greets(""), "away: "),
         case("says nothing", always(|| Answer::Silence), "away: timed out"),
@@ -432,7 +434,7 @@ fn a_redis_that_does_not_speak_harms_nobody() {
 #[test]
 fn a_redis_that_refuses_harms_nobody_and_its_words_are_shown_as_text_without_the_password() {
     let always = |error: &'static str| Way::Answers(Box::new(move |_, _| bytes(error)));
-    let case = |name, way, says| Case { name, way, says, post: Some(503), connections: 24, memory: 16 };
+    let case = |name, way, says| Case { name, way, says, post: Some(503), connections: 24, commands: 3000, memory: 16 };
     let taken = "it does not take the user and the password";
     all(vec![
         case("NOAUTH", always("-NOAUTH Authentication required.\r\n"), "(NOAUTH)"),
@@ -472,7 +474,7 @@ fn a_redis_that_refuses_harms_nobody_and_its_words_are_shown_as_text_without_the
 fn a_redis_whose_answers_are_no_answers_harms_nobody() {
     const MOST: &str = "18446744073709551615-18446744073709551615";
     const NESTED: &str = "*3\r\n*-1\r\n*2\r\n$-1\r\n*1\r\n*-1\r\n*2\r\n*2\r\n$-1\r\n*-1\r\n:7\r\n";
-    let case = |name, way| Case { name, way, says: "", post: None, connections: 24, memory: 16 };
+    let case = |name, way| Case { name, way, says: "", post: None, connections: 24, commands: 3000, memory: 16 };
     // What it has, and what is new, is all the same.
     let has = |ids: &'static [&'static str]| {
         Way::Answers(Box::new(move |fake: &Fake, words: &[&str]| match words {
@@ -511,21 +513,29 @@ fn a_redis_whose_answers_are_no_answers_harms_nobody() {
         Case { post: Some(503), ..case("XADD null for ever", but("XADD", |_, _| bytes("$-1\r\n"))) },
         // Whoever publishes tries again until two seconds are over; what was lost is looked for on a new connection.
         Case { post: Some(503), connections: 900, ..case("XADD closes", but("XADD", |_, _| Answer::Close)) },
-        Case { post: Some(200), ..case("UNBLOCK in vain", but("CLIENT UNBLOCK", |_, _| bytes(":0\r\n"))) },
-        case(
-            "UNBLOCK in vain, and no news",
-            Way::Answers(Box::new(|fake, words| match words {
-                ["CLIENT", "UNBLOCK", ..] => bytes(":0\r\n"),
-                ["XREAD", ..] => Answer::Silence,
-                _ => fake.usual(words),
-            })),
-        ),
+        // It is tried each millisecond, for up to two seconds.
+        Case {
+            post: Some(200),
+            commands: 8000,
+            ..case("UNBLOCK in vain", but("CLIENT UNBLOCK", |_, _| bytes(":0\r\n")))
+        },
+        Case {
+            commands: 8000,
+            ..case(
+                "UNBLOCK in vain, and no news",
+                Way::Answers(Box::new(|fake, words| match words {
+                    ["CLIENT", "UNBLOCK", ..] => bytes(":0\r\n"),
+                    ["XREAD", ..] => Answer::Silence,
+                    _ => fake.usual(words),
+                })),
+            )
+        },
     ]);
 }
 
 #[test]
 fn a_redis_whose_answers_have_no_end_harms_nobody() {
-    let case = |name, way| Case { name, way, says: "", post: None, connections: 24, memory: 16 };
+    let case = |name, way| Case { name, way, says: "", post: None, connections: 24, commands: 3000, memory: 16 };
     let endless = |first: &'static str, again: &'static str| {
         let again = again.repeat(20_000 / again.len());
         behind_the_beginning(move |_, _| Answer::Endless(first.into(), again.clone().into()))
@@ -546,12 +556,29 @@ fn a_redis_whose_answers_have_no_end_harms_nobody() {
                 bytes(entries((0..1000).map(|n| format!("7-{n}")).collect::<Vec<_>>().iter().map(String::as_str)))
             }),
         ),
+        // More than any page has, always newer ones: whoever opens a channel would be told of the last one tomorrow.
         case(
-            "thousands of entries at once",
-            but("XREAD", |fake, _| {
-                let ids: Vec<String> = (0..5000).map(|_| fake.id()).collect();
-                news(&[("tincan:kitchen", entries(ids.iter().map(String::as_str)))])
-            }),
+            "new pages for ever",
+            Way::Answers(Box::new(|fake, words| match words {
+                ["XRANGE", ..] | ["XREAD", ..] => {
+                    let ids: Vec<String> = (0..2000).map(|_| fake.id()).collect();
+                    let page = entries(ids.iter().map(String::as_str));
+                    if words[0] == "XREAD" { news(&[("tincan:kitchen", page)]) } else { bytes(page) }
+                }
+                _ => fake.usual(words),
+            })),
+        ),
+        case(
+            "pages that go back",
+            Way::Answers(Box::new(|fake, words| match words {
+                ["XRANGE", ..] | ["XREAD", ..] => {
+                    let ids: Vec<String> = (1..2000).rev().map(|n| format!("1763654400001-{n}")).collect();
+                    let page = entries(ids.iter().map(String::as_str));
+                    sleep(Duration::from_millis(100));
+                    if words[0] == "XREAD" { news(&[("tincan:kitchen", page)]) } else { bytes(page) }
+                }
+                _ => fake.usual(words),
+            })),
         ),
     ]);
 }

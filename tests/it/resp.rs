@@ -245,6 +245,8 @@ fn a_value_is_found_by_its_name_and_nothing_else_is() {
     for name in ["odd", "none", ""] {
         assert_eq!(info.get(name), None, "{name}");
     }
+    let value = Reply::List(["kind", "length", "length", "3"].map(text).into());
+    assert_eq!(value.get("length"), Some(&text("3")), "a value is no name");
     assert_eq!(text("length").get("length"), None);
     assert_eq!(Reply::Null.get("length"), None);
 }
