@@ -12,7 +12,7 @@
 //! by. Then readers hear of a gap. Where ids fell back, or others cannot know of it, a `gap` event is added to the stream
 //! for all, with an id above all that were seen, so that no id is given out twice.
 //!
-//! Limits: `PAGE`, `TOGETHER`, `REPLY`, `UNHEARD`, `PATIENCE`. Shortcut: all nodes should have the same `--history`; the
+//! Limits: `PAGE`, `TOGETHER`, `REPLY`, `UNHEARD`, `COMPLAINTS`, `PATIENCE`. Shortcut: all nodes should have the same `--history`; the
 //! smallest one counts, and nobody waits for a node that is slower than the publishers of the others.
 
 use crate::channel::{Channel, lock};
@@ -85,10 +85,12 @@ pub struct Cluster {
     posts: AtomicU64,
     pub(crate) followed: Mutex<BTreeMap<String, Followed>>,
     page: AtomicUsize,              // entries that are asked for at a time
+    pub(crate) heard: AtomicU64,    // entries
     pub(crate) changes: AtomicU64,  // of `followed`
     pub(crate) seen: AtomicU64,     // how many of them are in the XREAD under way
     pub(crate) follower: AtomicI64, // its connection's number
     pub(crate) connected: AtomicBool,
+    pub(crate) trying: AtomicBool, // to connect, and it has not failed yet
     pub(crate) connections: AtomicU64,
     pub(crate) current: Mutex<Instant>,  // when this node last had everything
     complaints: Mutex<BTreeSet<String>>, // about single streams, as they were told
@@ -129,21 +131,18 @@ impl Cluster {
             posts: AtomicU64::new(1),
             followed: Mutex::default(),
             page: AtomicUsize::new(PAGE),
+            heard: AtomicU64::new(0),
             changes: AtomicU64::new(0),
             seen: AtomicU64::new(0),
             follower: AtomicI64::new(0),
             connected: AtomicBool::new(false),
+            trying: AtomicBool::new(true),
             connections: AtomicU64::new(0),
             current: Mutex::new(Instant::now()),
             state: Mutex::default(),
             complaints: Mutex::default(),
             wake,
         }
-    }
-
-    /// Whether it is known if Redis is there.
-    pub fn has_begun(&self) -> bool {
-        !lock(&self.state).is_empty()
     }
 
     /// Tells a person, where it is news.
@@ -170,8 +169,13 @@ impl Cluster {
         REDIS_REFUSES
     }
 
-    /// Whether this node follows; if not, nobody is told what could not be heard here.
+    /// Whether this node follows: what it could not hear it does not publish. Where a connection was lost just now, this waits
+    /// for the next one.
     fn is_followed(&self) -> Result<(), Reject> {
+        let until = Instant::now() + PATIENCE;
+        while !self.connected.load(SeqCst) && self.trying.load(SeqCst) && Instant::now() < until {
+            thread::sleep(AGAIN);
+        }
         if self.connected.load(SeqCst) { Ok(()) } else { Err(REDIS_AWAY) }
     }
 
@@ -289,6 +293,7 @@ impl Cluster {
         if (gone || lost.is_some()) && !page.iter().any(announced) {
             self.doubt(asked, lost, entries.first().map(|entry| entry.id))?;
         }
+        self.heard.fetch_add(entries.len() as u64, Relaxed);
         channel.take(&entries, || (self.wake)(channel));
         (self.wake)(channel);
         self.note(name, |f| {
@@ -438,6 +443,7 @@ impl Cluster {
         &self, name: &str, last: Id, posts: &[String], was_there: bool, until: Instant,
     ) -> Result<Option<Vec<Reply>>, Reject> {
         let ours = |entry: &&Reply| field(entry, "post").is_some_and(|post| posts.iter().any(|p| p.as_bytes() == post));
+        let mut again = AGAIN;
         while Instant::now() < until {
             let (mut found, mut from) = (Vec::new(), last.to_string());
             let mut sure = !was_there && self.info(name).is_ok_and(|info| info == Reply::Null || is_whole(&info));
@@ -456,7 +462,8 @@ impl Cluster {
                     return if sure && self.pipe.is_settled() { Ok(None) } else { Err(REDIS_LOST) };
                 }
             }
-            thread::sleep(AGAIN);
+            thread::sleep(again);
+            again *= 2;
         }
         Err(REDIS_LOST)
     }

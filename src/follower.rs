@@ -7,7 +7,7 @@
 //! Limits: `BLOCK`, `HOT`. Shortcut: each `XREAD` names all streams again, which Redis looks up each time.
 
 use crate::channel::lock;
-use crate::cluster::{Channels, Cluster};
+use crate::cluster::{AGAIN, Channels, Cluster};
 use crate::redis::{ANSWER, Failed, Link, pause};
 use crate::resp::{Reply, command};
 use crate::stream::{PREFIX, key};
@@ -42,6 +42,7 @@ impl Cluster {
         loop {
             // A panic is a bug; it must not end what all channels live from.
             let followed = catch_unwind(AssertUnwindSafe(|| self.follow_on(&mut failures)));
+            self.trying.store(failures == 0, SeqCst);
             self.connected.store(false, SeqCst);
             let why = followed.unwrap_or(Ok(())).err().unwrap_or_else(|| io::Error::other("a bug"));
             self.say(format!("away: {why}"));
@@ -60,6 +61,7 @@ impl Cluster {
         self.say("connected".into());
         let (mut tried, mut hot) = (Instant::now(), Vec::new());
         loop {
+            let (before, began) = (self.changes.load(SeqCst) + self.heard.load(Relaxed), Instant::now());
             let mut commands = self.wait();
             let asked = self.ask_for(hot.drain(..).take(HOT), &mut commands);
             link.send(&commands, BLOCK + ANSWER)?;
@@ -82,6 +84,9 @@ impl Cluster {
                 }
             }
             self.hear(&mut link, more)?;
+            if self.changes.load(SeqCst) + self.heard.load(Relaxed) == before && began.elapsed() < AGAIN {
+                thread::sleep(AGAIN); // news that are none must not make us spin
+            }
             *lock(&self.current) = Instant::now();
             if self.pipe.leads_elsewhere(&link) {
                 return Err(io::Error::other("its name leads to another server now"));

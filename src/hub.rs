@@ -33,9 +33,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// Limit: cores that write to the subscribers of one channel.
 const CORES: usize = 8;
 
-/// Limit: how long the first client may have to wait for Redis.
-const FIRST: Duration = Duration::from_secs(1);
-
 /// Starts a thread.
 ///
 /// # Errors
@@ -165,16 +162,12 @@ impl Hub {
         Ok(hub)
     }
 
-    /// Starts to follow Redis, where it keeps the logs, and waits a moment until it is known whether that is there.
+    /// Starts to follow Redis, where it keeps the logs.
     pub fn follow(self: &Arc<Hub>) {
-        let Some(cluster) = self.cluster.get() else { return };
-        let (hub, until) = (self.clone(), Instant::now() + FIRST);
+        let hub = self.clone();
         let follow = move || hub.cluster.get().map_or((), |cluster| cluster.follow());
-        if start("follower", Box::new(follow)).is_err() {
+        if self.cluster.get().is_some() && start("follower", Box::new(follow)).is_err() {
             let _ = writeln!(io::stderr(), "tincan: no thread can be had to follow Redis with; start the server again");
-        }
-        while !cluster.has_begun() && Instant::now() < until {
-            thread::sleep(Duration::from_millis(1));
         }
     }
 
