@@ -1,4 +1,4 @@
-//! The benchmark: `cargo bench`, or `cargo bench -- flood` for the rows whose name has that word. About three minutes.
+//! The benchmark: `cargo bench`, or `cargo bench -- flood` for the rows whose name has that word. About eight minutes.
 //!
 //! Each row stands beside a *bare write loop*: this program again, as a server of its own that does one write for each
 //! reader and message and nothing else, so that the ratio says what tincan adds to what the kernel takes anyway. Both
@@ -11,8 +11,11 @@
 //! two parts: *forward*, which gives the latencies; and *backward*, where the client waits for the last reader only and
 //! finds that all others were served, which gives the processor time.
 //!
-//! Shortcut: who kills this program with SIGKILL has to end the server that it has started as well.
+//! Shortcut: who kills this program with SIGKILL has to end the servers that it has started as well.
 #![forbid(unsafe_code)]
+
+#[path = "bench_redis.rs"]
+mod redis;
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::{read_dir, read_to_string};
@@ -138,27 +141,41 @@ struct Server {
 }
 
 impl Server {
-    /// Starts one on its core, or on all.
+    /// Starts tincan, or the bare write loop.
     fn start(bare: bool, cores: &str) -> Server {
-        let me = std::env::current_exe().unwrap();
-        let program = if bare { me.to_str().unwrap() } else { env!("CARGO_BIN_EXE_tincan") };
-        let mut command = match std::env::var(cores).unwrap().as_str() {
-            "" => Command::new(program),
-            cores => pinned(cores, program),
-        };
-        let more = ["--quiet", "--listen", "127.0.0.1:0", "--max-connections", "20000", "--max-channels", "2000"];
-        command.args(if bare { &["--floor"][..] } else { &more[..] });
-        for (name, _) in std::env::vars_os().filter(|v| v.0.to_string_lossy().starts_with("TINCAN_")) {
-            command.env_remove(name);
+        if bare {
+            return Server::run(std::env::current_exe().unwrap().to_str().unwrap(), &["--floor"], cores);
         }
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut server = Server { child, stderr, port: 0 }; // from here on it is ended, whatever happens
+        Server::tincan(&[], cores)
+    }
+
+    fn tincan(more: &[&str], cores: &str) -> Server {
+        let args = ["--quiet", "--listen", "127.0.0.1:0", "--max-connections", "20000", "--max-channels", "2000"];
+        Server::run(env!("CARGO_BIN_EXE_tincan"), &[&args, more].concat(), cores)
+    }
+
+    /// Starts a program on its core, or on all. Its first line says where it listens.
+    fn run(program: &str, args: &[&str], cores: &str) -> Server {
+        let mut server = Server::spawn(program, args, cores);
         let mut line = String::new();
         server.stderr.read_line(&mut line).unwrap();
         let port = line.trim_end().trim_end_matches('/').rsplit(':').next().unwrap();
         server.port = port.parse().unwrap_or_else(|_| panic!("no port in {line:?}"));
         server
+    }
+
+    fn spawn(program: &str, args: &[&str], cores: &str) -> Server {
+        let mut command = match std::env::var(cores).unwrap().as_str() {
+            "" => Command::new(program),
+            cores => pinned(cores, program),
+        };
+        command.args(args);
+        for (name, _) in std::env::vars_os().filter(|v| v.0.to_string_lossy().starts_with("TINCAN_")) {
+            command.env_remove(name);
+        }
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        Server { child, stderr, port: 0 } // from here on it is ended, whatever happens
     }
 
     /// Seconds on the processor so far. Not a number where there is no /proc.
@@ -395,17 +412,27 @@ fn steady(
     let mut publisher = server.publishers(1);
     let (rounds, pause) = (messages / channels, Duration::from_secs(1) / rate);
     let path = |n| format!("/c{}", n % channels);
-    publish(&mut publisher, channels, Duration::ZERO, path, || arrange(readers));
-    let mut late: Vec<u64> = Vec::with_capacity(readers.len() * rounds);
-    publish(&mut publisher, messages, pause, path, || hear(readers, rounds, |stamp| late.push(now() - stamp)));
-    late.sort_unstable();
-    let [median, high] = [50, 99].map(|percent| late[late.len() * percent / 100] as f64 / 1e6);
+    let late = latency(&mut publisher, readers, channels, rate, messages);
     readers.reverse();
-    let (_, time) = timed(server, late.len() as f64, || {
+    let (_, time) = timed(server, (readers.len() * rounds) as f64, || {
         publish(&mut publisher, messages, pause, path, || hear(readers, rounds, |_| ()));
     });
     let what = format!("{what}, {} messages/s", thousands(rate as usize));
-    (what, vec![("processor, µs per delivery", time), ("latency, median, ms", median), ("latency, 99 %, ms", high)])
+    (what, [vec![("processor, µs per delivery", time)], late].concat())
+}
+
+/// The part of a steady rate that is heard forward.
+fn latency(
+    publisher: &mut [Publisher], readers: &mut Vec<Reader>, channels: usize, rate: u32, messages: usize,
+) -> Vec<(&'static str, f64)> {
+    let (rounds, pause) = (messages / channels, Duration::from_secs(1) / rate);
+    let path = |n| format!("/c{}", n % channels);
+    publish(publisher, channels, Duration::ZERO, path, || arrange(readers));
+    let mut late: Vec<u64> = Vec::with_capacity(readers.len() * rounds);
+    publish(publisher, messages, pause, path, || hear(readers, rounds, |stamp| late.push(now() - stamp)));
+    late.sort_unstable();
+    let [median, high] = [50, 99].map(|percent| late[late.len() * percent / 100] as f64 / 1e6);
+    vec![("latency, median, ms", median), ("latency, 99 %, ms", high)]
 }
 
 /// As many readers as there can be: how they join, what they take, what they hear.
@@ -505,7 +532,7 @@ fn replay(server: &Server, _: usize) -> Rows {
 
 // ---- the table
 
-/// What, unit, and pairs of runs: tincan, bare write loop.
+/// What, unit, and pairs of runs: what is measured, and what stands beside it.
 type Line = (String, &'static str, Vec<[f64; 2]>);
 
 fn client(words: Vec<String>) {
@@ -513,36 +540,57 @@ fn client(words: Vec<String>) {
     let soft = limits.lines().find_map(|l| l.strip_prefix("Max open files")?.split_whitespace().next()?.parse().ok());
     let many = soft.map_or(MANY, |n: usize| MANY.min(n.saturating_sub(300)));
     assert!(many >= 1000, "this needs 1,300 descriptors: raise `ulimit -n`");
-    let wanted = |name: &str| words.is_empty() || words.iter().any(|w| name.contains(w.as_str()));
+    println!("{}", machine());
+    let scenes = SCENES.map(|(name, scene)| {
+        let cores = if name == ALL_CORES { "BENCH_CORES" } else { "BENCH_CORE" };
+        (name, move |bare| scene(&Server::start(bare, cores), many))
+    });
+    let mut rows = measure(["tincan", "bare write loop"], &scenes, &words);
+    if Command::new("redis-server").arg("-v").stdout(Stdio::null()).status().is_ok_and(|s| s.success()) {
+        rows += measure(["through Redis", "beside it"], &redis::SCENES, &words);
+    } else {
+        println!("\nLeft out: the rows with Redis, for there is no redis-server.");
+        rows += 1;
+    }
+    assert!(rows > 0, "no such row; there are {:?} {:?}", SCENES.map(|s| s.0), redis::SCENES.map(|s| s.0));
+}
+
+/// Runs the scenes whose name has one of the words, with the one (false) and the other (true) by turns, and prints a
+/// table of their rows. Returns how many there are.
+fn measure(sides: [&str; 2], scenes: &[(&str, impl Fn(bool) -> Rows)], words: &[String]) -> usize {
+    let wanted = |name: &str| words.is_empty() || words.iter().any(|w| name.to_lowercase().contains(w.as_str()));
     let mut table: Vec<Line> = Vec::new();
-    for (name, scene) in SCENES.iter().filter(|s| wanted(s.0)) {
+    for (name, scene) in scenes.iter().filter(|s| wanted(s.0)) {
         for run in 0..RUNS {
             eprintln!("{name}: run {} of {RUNS}", run + 1);
-            let lines = |bare| {
-                let cores = if *name == ALL_CORES { "BENCH_CORES" } else { "BENCH_CORE" };
-                let rows = scene(&Server::start(bare, cores), many).into_iter().filter(|r| wanted(&r.0));
+            let lines = |beside| {
+                let rows = scene(beside).into_iter().filter(|r| wanted(&r.0));
                 rows.flat_map(|(what, values)| values.into_iter().map(move |(unit, n)| (what.clone(), unit, n)))
             };
-            for ((what, unit, tincan), (.., bare)) in lines(false).zip(lines(true)) {
+            for ((what, unit, value), (.., beside)) in lines(false).zip(lines(true)) {
                 match table.iter_mut().find(|line| line.0 == what && line.1 == unit) {
-                    Some(line) => line.2.push([tincan, bare]),
-                    None => table.push((what, unit, vec![[tincan, bare]])),
+                    Some(line) => line.2.push([value, beside]),
+                    None => table.push((what, unit, vec![[value, beside]])),
                 }
             }
         }
     }
-    assert!(!table.is_empty(), "no such row; there are {:?}", SCENES.map(|s| s.0));
-    println!("{}\n", machine());
-    println!("| what | unit | tincan | bare write loop | ratio | in single runs |\n|---|---|--:|--:|--:|--:|");
-    let mut above = String::new();
+    if table.is_empty() {
+        return 0;
+    }
+    let [one, other] = sides;
+    println!("\n| what | unit | {one} | {other} | ratio | in single runs |\n|---|---|--:|--:|--:|--:|");
+    let (rows, mut above) = (table.len(), String::new());
     for (what, unit, runs) in table {
-        let [tincan, bare] = [0, 1].map(|side| sorted(runs.iter().map(|r| r[side]))[RUNS / 2]);
+        let [value, beside] = [0, 1].map(|side| sorted(runs.iter().map(|r| r[side]))[RUNS / 2]);
         let ratios = sorted(runs.iter().map(|r| r[0] / r[1]));
-        let [tincan, bare, ratio, low, high] = [tincan, bare, tincan / bare, ratios[0], ratios[RUNS - 1]].map(number);
+        let [value, beside, ratio, low, high] =
+            [value, beside, value / beside, ratios[0], ratios[RUNS - 1]].map(number);
         let shown = if what == above { "" } else { &what };
-        println!("| {shown} | {unit} | {tincan} | {bare} | {ratio} | {low} to {high} |");
+        println!("| {shown} | {unit} | {value} | {beside} | {ratio} | {low} to {high} |");
         above = what;
     }
+    rows
 }
 
 fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {

@@ -1,0 +1,204 @@
+//! What it costs to go through Redis: rows of the benchmark, each with what it stands beside.
+//!
+//! Each run has a redis-server of its own, on a free port, with an empty directory and an append-only file. It and all
+//! nodes share the servers' core, except where the row names all cores.
+
+use super::*;
+use std::path::PathBuf;
+
+/// Publishers on each node.
+const PUBLISHERS: usize = 32;
+/// Where Redis is alone: commands that it is sent at a time.
+const AT_ONCE: usize = 32;
+
+/// What is measured, through Redis or (true) what it stands beside.
+type Measured = fn(bool) -> Rows;
+
+pub const SCENES: [(&str, Measured); 8] = [
+    ("through redis: latency on one node", |plain| latencies(&Cluster::start(1, plain, ONE), "on one node")),
+    ("through redis: latency from node to node", |plain| {
+        latencies(&Cluster::start(2, plain, ONE), "from one node to another")
+    }),
+    ("through redis: publishing on 1 node", |plain| publishing(1, plain, "1 node")),
+    ("through redis: publishing on 3 nodes", |plain| publishing(3, plain, "3 nodes (without: 1)")),
+    ("through redis: publishing beside XADD", |bare| {
+        if bare { alone() } else { publishing(1, false, "1 node, beside XADD alone") }
+    }),
+    ("through redis: fan-out", fan_out),
+    ("through redis: memory", memory),
+    ("through redis: 1,000 channels", channels),
+];
+const ONE: &str = "BENCH_CORE";
+const ALL: &str = "BENCH_CORES";
+
+/// Nodes, and the Redis that they share; or one node that keeps its channels in memory.
+struct Cluster {
+    nodes: Vec<Server>, // they end before Redis does
+    redis: Option<Redis>,
+}
+
+impl Cluster {
+    fn start(nodes: usize, plain: bool, cores: &str) -> Cluster {
+        if plain {
+            return Cluster { nodes: vec![Server::tincan(&[], cores)], redis: None };
+        }
+        let redis = Redis::start(cores);
+        let at = format!("127.0.0.1:{}", redis.server.port);
+        let nodes = (0..nodes).map(|_| Server::tincan(&["--redis", &at], cores)).collect();
+        Cluster { nodes, redis: Some(redis) }
+    }
+
+    /// Does this many things: how many a second, and how many microseconds the nodes and Redis compute for each.
+    fn timed(&self, count: f64, work: impl FnOnce()) -> [f64; 3] {
+        let redis = || self.redis.as_ref().map_or(f64::NAN, |redis| redis.server.time());
+        let nodes = || self.nodes.iter().map(Server::time).sum::<f64>();
+        let (nodes_before, redis_before, start) = (nodes(), redis(), Instant::now());
+        work();
+        let rate = count / start.elapsed().as_secs_f64();
+        [rate, (nodes() - nodes_before) * 1e6 / count, (redis() - redis_before) * 1e6 / count]
+    }
+}
+
+struct Redis {
+    server: Server,
+    dir: PathBuf,
+}
+
+impl Redis {
+    fn start(cores: &str) -> Redis {
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let dir = std::env::temp_dir().join(format!("tincan-bench-{}-{port}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        let (port, path) = (port.to_string(), dir.to_str().unwrap());
+        let args = ["--port", &port, "--bind", "127.0.0.1", "--dir", path, "--save", "", "--appendonly", "yes"];
+        let mut server = Server::spawn("redis-server", &args, cores);
+        server.port = port.parse().unwrap();
+        let (redis, deadline) = (Redis { server, dir }, Instant::now() + PATIENCE);
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, redis.server.port)).is_err() {
+            assert!(Instant::now() < deadline, "redis-server does not listen on {port}");
+            sleep(Duration::from_millis(10));
+        }
+        redis
+    }
+
+    /// Asks for a number.
+    fn number(&self, command: &str) -> f64 {
+        let (mut stream, mut line) = (self.server.connect(), String::new());
+        stream.write_all(format!("{command}\r\n").as_bytes()).unwrap();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        line.trim_start_matches(':').trim_end().parse().unwrap_or_else(|_| panic!("{command}: {line:?}"))
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.server.child.kill();
+        let _ = self.server.child.wait();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Published on the first node, heard on the last.
+fn latencies(cluster: &Cluster, what: &str) -> Rows {
+    let mut readers = cluster.nodes[cluster.nodes.len() - 1].readers(100, "/c0");
+    let values = latency(&mut cluster.nodes[0].publishers(1), &mut readers, 1, 100, 300);
+    vec![(format!("through Redis, {what}, 100 readers, 100 messages/s"), values)]
+}
+
+/// As fast as it goes, to one reader on each node.
+fn publishing(nodes: usize, plain: bool, what: &str) -> Rows {
+    let cluster = Cluster::start(nodes, plain, ALL);
+    let (mut readers, mut publishers) = (Vec::new(), Vec::new());
+    for node in &cluster.nodes {
+        readers.append(&mut node.readers(1, "/c0"));
+        publishers.append(&mut node.publishers(PUBLISHERS));
+    }
+    let count = publishers.len() * 500;
+    let cost = cluster.timed(count as f64, || {
+        publish(&mut publishers, count, Duration::ZERO, |_| "/c0".into(), || hear(&mut readers, count, |_| ()));
+    });
+    published(what, cost)
+}
+
+fn published(what: &str, [rate, nodes, redis]: [f64; 3]) -> Rows {
+    let values = vec![
+        ("messages/s", rate),
+        ("processor of all nodes, µs per message", nodes),
+        ("processor of Redis, µs per message", redis),
+    ];
+    vec![(format!("through Redis, publishing on {what}, {PUBLISHERS} publishers each, all cores"), values)]
+}
+
+/// Redis alone, with the commands that a node sends, over one connection that always has the next ones waiting.
+fn alone() -> Rows {
+    let redis = Redis::start(ALL);
+    let mut stream = redis.server.connect();
+    let data = format!("{:0SIZE$}", now());
+    let words = ["XADD", "tincan:c0", "MAXLEN", "~", "6000", "*", "data", &data, "post", "0123456789abcdef-12345"];
+    let command: String = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len())).collect();
+    let batch = format!("*{}\r\n{command}", words.len()).repeat(AT_ONCE);
+    let cluster = Cluster { nodes: Vec::new(), redis: Some(redis) };
+    let (batches, mut lines, mut buf) = (2000, 0, vec![0; 64 << 10]);
+    let cost = cluster.timed((batches * AT_ONCE) as f64, || {
+        for sent in 1..=batches {
+            stream.write_all(batch.as_bytes()).unwrap();
+            let due = if sent == batches { batches } else { sent - 1 };
+            while lines < 2 * AT_ONCE * due {
+                let n = stream.read(&mut buf).unwrap();
+                assert!(n > 0 && buf[0] != b'-', "{}", String::from_utf8_lossy(&buf[..n]));
+                lines += buf[..n].iter().filter(|b| **b == b'\n').count();
+            }
+        }
+    });
+    published("", cost)
+}
+
+fn fan_out(plain: bool) -> Rows {
+    let steadily = Cluster::start(1, plain, ONE);
+    let mut readers = steadily.nodes[0].readers(1000, "/c0");
+    let mut rows = vec![steady(&steadily.nodes[0], &mut readers, "steady fan-out to 1,000 readers", 1, 20, 30)];
+    drop(readers);
+    rows.append(&mut flood(&Cluster::start(1, plain, ONE).nodes[0], 0));
+    rows.into_iter().map(|(what, values)| (format!("through Redis, {what}"), values)).collect()
+}
+
+/// A channel that holds all it may.
+fn memory(plain: bool) -> Rows {
+    let cluster = Cluster::start(1, plain, ONE);
+    let (node, mut publishers) = (&cluster.nodes[0], cluster.nodes[0].publishers(8));
+    let before = node.memory();
+    publish(&mut publishers, 3 * REPLAY, Duration::ZERO, |_| "/c0".into(), || ());
+    let (mut stream, mut kept) = (node.connect(), String::new());
+    stream.write_all(b"GET /c0?wait=0&since=all HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    stream.read_to_string(&mut kept).unwrap();
+    let events = kept.matches("\ndata: ").count() as f64;
+    let in_redis = cluster
+        .redis
+        .as_ref()
+        .map_or(f64::NAN, |redis| redis.number("MEMORY USAGE tincan:c0 SAMPLES 0") / redis.number("XLEN tincan:c0"));
+    let values = vec![
+        ("bytes per event, node", (node.memory() - before) * 1024.0 / events),
+        ("bytes per event, Redis", in_redis),
+    ];
+    vec![("through Redis, memory of a full channel of 1 MB".into(), values)]
+}
+
+/// What it takes to follow many.
+fn channels(plain: bool) -> Rows {
+    let (cluster, mut readers) = (Cluster::start(1, plain, ONE), Vec::new());
+    cluster.nodes[0].join(1000, |n| format!("/c{n}"), |reader| readers.push(reader));
+    let mut publisher = cluster.nodes[0].publishers(1);
+    let path = |n| format!("/c{}", n % 1000);
+    publish(&mut publisher, 1000, Duration::ZERO, path, || arrange(&mut readers));
+    let mut values = latency(&mut publisher, &mut readers, 1000, 1000, 1000);
+    readers.reverse();
+    // A second has a thousand messages.
+    let [_, node, redis] = cluster.timed(2000.0, || {
+        publish(&mut publisher, 2000, Duration::from_millis(1), path, || hear(&mut readers, 2, |_| ()));
+    });
+    values.append(&mut vec![
+        ("processor of the node, ms per second", node),
+        ("processor of Redis, ms per second", redis),
+    ]);
+    vec![("through Redis, 1,000 channels with a reader and a message/s each".into(), values)]
+}
