@@ -154,12 +154,11 @@ impl Server {
         Server::run(env!("CARGO_BIN_EXE_tincan"), &[&args, more].concat(), cores)
     }
 
-    /// Starts a program on its core, or on all. Its first line says where it listens.
+    /// Starts a program on its core, or on all. A line says where it listens.
     fn run(program: &str, args: &[&str], cores: &str) -> Server {
         let mut server = Server::spawn(program, args, cores);
-        let mut line = String::new();
-        server.stderr.read_line(&mut line).unwrap();
-        let port = line.trim_end().trim_end_matches('/').rsplit(':').next().unwrap();
+        let line = server.stderr.by_ref().lines().map(Result::unwrap).find(|line| line.contains("http://")).unwrap();
+        let port = line.trim_end_matches('/').rsplit(':').next().unwrap();
         server.port = port.parse().unwrap_or_else(|_| panic!("no port in {line:?}"));
         server
     }
@@ -547,7 +546,8 @@ fn client(words: Vec<String>) {
     });
     let mut rows = measure(["tincan", "bare write loop"], &scenes, &words);
     if Command::new("redis-server").arg("-v").stdout(Stdio::null()).status().is_ok_and(|s| s.success()) {
-        rows += measure(["through Redis", "beside it"], &redis::SCENES, &words);
+        let scenes = redis::SCENES.map(|(name, scene)| (name, move |plain| scene(name, plain)));
+        rows += measure(["through Redis", "plain tincan"], &scenes, &words);
     } else {
         println!("\nLeft out: the rows with Redis, for there is no redis-server.");
         rows += 1;

@@ -1,7 +1,7 @@
 //! What it costs to go through Redis: rows of the benchmark, each with what it stands beside.
 //!
-//! Each run has a redis-server of its own, on a free port, with an empty directory and an append-only file. It and all
-//! nodes share the servers' core, except where the row names all cores.
+//! Each run has a redis-server of its own, on a free port, with an empty directory and an append-only file. It and the
+//! nodes share the servers' core; in the rows for publishing, all cores.
 
 use super::*;
 use std::path::PathBuf;
@@ -11,22 +11,20 @@ const PUBLISHERS: usize = 32;
 /// Where Redis is alone: commands that it is sent at a time.
 const AT_ONCE: usize = 32;
 
-/// What is measured, through Redis or (true) what it stands beside.
-type Measured = fn(bool) -> Rows;
+/// What a row of this name measures, through Redis or (true) beside it.
+type Measured = fn(&str, bool) -> Rows;
 
 pub const SCENES: [(&str, Measured); 8] = [
-    ("through redis: latency on one node", |plain| latencies(&Cluster::start(1, plain, ONE), "on one node")),
-    ("through redis: latency from node to node", |plain| {
-        latencies(&Cluster::start(2, plain, ONE), "from one node to another")
+    ("through Redis, 100 readers on the same node, 100 messages/s", |name, plain| latencies(name, plain, 1)),
+    ("through Redis, 100 readers on another node, 100 messages/s", |name, plain| latencies(name, plain, 2)),
+    ("through Redis, publishing on 1 node, 32 publishers", |name, plain| publishing(name, plain, 1)),
+    ("through Redis, publishing on 3 nodes, 96 publishers", |name, plain| publishing(name, plain, 3)),
+    ("through Redis, publishing on 1 node, beside XADD alone", |name, bare| {
+        if bare { alone(name) } else { publishing(name, false, 1) }
     }),
-    ("through redis: publishing on 1 node", |plain| publishing(1, plain, "1 node")),
-    ("through redis: publishing on 3 nodes", |plain| publishing(3, plain, "3 nodes (without: 1)")),
-    ("through redis: publishing beside XADD", |bare| {
-        if bare { alone() } else { publishing(1, false, "1 node, beside XADD alone") }
-    }),
-    ("through redis: fan-out", fan_out),
-    ("through redis: memory", memory),
-    ("through redis: 1,000 channels", channels),
+    ("through Redis, steady fan-out and flood", fan_out),
+    ("through Redis, memory of 4 channels of 1 MB", memory),
+    ("through Redis, 1,000 channels with a reader and a message/s each", channels),
 ];
 const ONE: &str = "BENCH_CORE";
 const ALL: &str = "BENCH_CORES";
@@ -99,14 +97,14 @@ impl Drop for Redis {
 }
 
 /// Published on the first node, heard on the last.
-fn latencies(cluster: &Cluster, what: &str) -> Rows {
+fn latencies(name: &str, plain: bool, nodes: usize) -> Rows {
+    let cluster = Cluster::start(nodes, plain, ONE);
     let mut readers = cluster.nodes[cluster.nodes.len() - 1].readers(100, "/c0");
-    let values = latency(&mut cluster.nodes[0].publishers(1), &mut readers, 1, 100, 300);
-    vec![(format!("through Redis, {what}, 100 readers, 100 messages/s"), values)]
+    vec![(name.into(), latency(&mut cluster.nodes[0].publishers(1), &mut readers, 1, 100, 300))]
 }
 
 /// As fast as it goes, to one reader on each node.
-fn publishing(nodes: usize, plain: bool, what: &str) -> Rows {
+fn publishing(name: &str, plain: bool, nodes: usize) -> Rows {
     let cluster = Cluster::start(nodes, plain, ALL);
     let (mut readers, mut publishers) = (Vec::new(), Vec::new());
     for node in &cluster.nodes {
@@ -117,20 +115,20 @@ fn publishing(nodes: usize, plain: bool, what: &str) -> Rows {
     let cost = cluster.timed(count as f64, || {
         publish(&mut publishers, count, Duration::ZERO, |_| "/c0".into(), || hear(&mut readers, count, |_| ()));
     });
-    published(what, cost)
+    published(name, cost)
 }
 
-fn published(what: &str, [rate, nodes, redis]: [f64; 3]) -> Rows {
+fn published(name: &str, [rate, nodes, redis]: [f64; 3]) -> Rows {
     let values = vec![
         ("messages/s", rate),
         ("processor of all nodes, µs per message", nodes),
         ("processor of Redis, µs per message", redis),
     ];
-    vec![(format!("through Redis, publishing on {what}, {PUBLISHERS} publishers each, all cores"), values)]
+    vec![(name.into(), values)]
 }
 
 /// Redis alone, with the commands that a node sends, over one connection that always has the next ones waiting.
-fn alone() -> Rows {
+fn alone(name: &str) -> Rows {
     let redis = Redis::start(ALL);
     let mut stream = redis.server.connect();
     let data = format!("{:0SIZE$}", now());
@@ -150,10 +148,10 @@ fn alone() -> Rows {
             }
         }
     });
-    published("", cost)
+    published(name, [cost[0], f64::NAN, cost[2]])
 }
 
-fn fan_out(plain: bool) -> Rows {
+fn fan_out(_: &str, plain: bool) -> Rows {
     let steadily = Cluster::start(1, plain, ONE);
     let mut readers = steadily.nodes[0].readers(1000, "/c0");
     let mut rows = vec![steady(&steadily.nodes[0], &mut readers, "steady fan-out to 1,000 readers", 1, 20, 30)];
@@ -162,29 +160,28 @@ fn fan_out(plain: bool) -> Rows {
     rows.into_iter().map(|(what, values)| (format!("through Redis, {what}"), values)).collect()
 }
 
-/// A channel that holds all it may.
-fn memory(plain: bool) -> Rows {
+/// Four channels that hold all they may.
+fn memory(name: &str, plain: bool) -> Rows {
     let cluster = Cluster::start(1, plain, ONE);
     let (node, mut publishers) = (&cluster.nodes[0], cluster.nodes[0].publishers(8));
     let before = node.memory();
-    publish(&mut publishers, 3 * REPLAY, Duration::ZERO, |_| "/c0".into(), || ());
+    publish(&mut publishers, 5 * REPLAY, Duration::ZERO, |n| format!("/c{}", n % 4), || ());
+    sleep(Duration::from_millis(300)); // the node has it all, too
+    let all = (node.memory() - before) * 1024.0;
     let (mut stream, mut kept) = (node.connect(), String::new());
     stream.write_all(b"GET /c0?wait=0&since=all HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     stream.read_to_string(&mut kept).unwrap();
-    let events = kept.matches("\ndata: ").count() as f64;
     let in_redis = cluster
         .redis
         .as_ref()
         .map_or(f64::NAN, |redis| redis.number("MEMORY USAGE tincan:c0 SAMPLES 0") / redis.number("XLEN tincan:c0"));
-    let values = vec![
-        ("bytes per event, node", (node.memory() - before) * 1024.0 / events),
-        ("bytes per event, Redis", in_redis),
-    ];
-    vec![("through Redis, memory of a full channel of 1 MB".into(), values)]
+    let events = 4.0 * kept.matches("\ndata: ").count() as f64;
+    let values = vec![("node, bytes per event", all / events), ("Redis, bytes per event", in_redis)];
+    vec![(name.into(), values)]
 }
 
 /// What it takes to follow many.
-fn channels(plain: bool) -> Rows {
+fn channels(name: &str, plain: bool) -> Rows {
     let (cluster, mut readers) = (Cluster::start(1, plain, ONE), Vec::new());
     cluster.nodes[0].join(1000, |n| format!("/c{n}"), |reader| readers.push(reader));
     let mut publisher = cluster.nodes[0].publishers(1);
@@ -200,5 +197,5 @@ fn channels(plain: bool) -> Rows {
         ("processor of the node, ms per second", node),
         ("processor of Redis, ms per second", redis),
     ]);
-    vec![("through Redis, 1,000 channels with a reader and a message/s each".into(), values)]
+    vec![(name.into(), values)]
 }
