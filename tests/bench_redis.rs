@@ -155,7 +155,7 @@ fn fan_out(_: &str, plain: bool) -> Rows {
     let steadily = Cluster::start(1, plain, ONE);
     let mut readers = steadily.nodes[0].readers(1000, "/c0");
     let mut rows = vec![steady(&steadily.nodes[0], &mut readers, "steady fan-out to 1,000 readers", 1, 20, 30)];
-    drop(readers);
+    drop((readers, steadily));
     rows.append(&mut flood(&Cluster::start(1, plain, ONE).nodes[0], 0));
     rows.into_iter().map(|(what, values)| (format!("through Redis, {what}"), values)).collect()
 }
@@ -186,7 +186,6 @@ fn channels(name: &str, plain: bool) -> Rows {
     cluster.nodes[0].join(1000, |n| format!("/c{n}"), |reader| readers.push(reader));
     let mut publisher = cluster.nodes[0].publishers(1);
     let path = |n| format!("/c{}", n % 1000);
-    publish(&mut publisher, 1000, Duration::ZERO, path, || arrange(&mut readers));
     let mut values = latency(&mut publisher, &mut readers, 1000, 1000, 1000);
     readers.reverse();
     // A second has a thousand messages.
