@@ -1,4 +1,4 @@
-//! The benchmark: `cargo bench`, or `cargo bench -- flood` for the rows whose name has that word. About eight minutes.
+//! The benchmark: `cargo bench`, or `cargo bench -- flood` for the rows whose name has that word. About six minutes.
 //!
 //! Each row stands beside a *bare write loop*: this program again, as a server of its own that does one write for each
 //! reader and message and nothing else, so that the ratio says what tincan adds to what the kernel takes anyway. Both
