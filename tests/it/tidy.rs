@@ -56,7 +56,7 @@ fn the_source_can_be_read_in_one_evening() {
         assert!(*code <= 400, "{name} has {code} lines of code");
     }
     let total: usize = files.values().map(|f| f.1).sum();
-    assert!(total < 5600, "{total} lines of code");
+    assert!(total < 5700, "{total} lines of code");
 }
 
 #[test]
