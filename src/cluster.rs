@@ -25,8 +25,8 @@ use crate::reject::{REDIS_AWAY, REDIS_LOST, REDIS_REFUSES, Reject};
 use crate::resp::{Address, Reply, command};
 use crate::secrets::{Byte, visible};
 use crate::stream::{self, Entry, PREFIX, above, below, field, id, id_of, key};
+use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
-use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
@@ -61,10 +61,10 @@ pub type Wake = Box<dyn Fn(&Arc<Channel>) + Send + Sync>;
 #[derive(Debug)]
 pub(crate) struct Followed {
     pub(crate) channel: Weak<Channel>,
-    pub(crate) acked: BTreeSet<Id>, // what publishers here were told of, and has not come by
-    told: Id,                       // nothing is missing up to here, or that was told
-    pub(crate) ready: bool,         // it was read to the end once
-    pub(crate) barred: bool,        // Redis does not let us read it, for it is no stream or not ours
+    pub(crate) acked: Vec<Id>, // what publishers here were told of, and has not come by
+    told: Id,                  // nothing is missing up to here, or that was told
+    pub(crate) ready: bool,    // it was read to the end once
+    pub(crate) barred: bool,   // Redis does not let us read it, for it is no stream or not ours
 }
 
 /// What was asked for, and what it goes on from.
@@ -92,9 +92,9 @@ pub struct Cluster {
     pub(crate) connected: AtomicBool,
     pub(crate) trying: AtomicBool, // to connect, and it has not failed yet
     pub(crate) connections: AtomicU64,
-    pub(crate) current: Mutex<Instant>,  // when this node last had everything
-    complaints: Mutex<BTreeSet<String>>, // about single streams, as they were told
-    state: Mutex<String>,                // as it was last told on standard error
+    pub(crate) current: Mutex<Instant>, // when this node last had everything
+    complaints: Mutex<Vec<String>>,     // about single streams, as they were told
+    state: Mutex<String>,               // as it was last told on standard error
     pub(crate) wake: Wake,
 }
 
@@ -163,7 +163,8 @@ impl Cluster {
         }
         // Once: it may be asked for by turns with others, as often as a client likes.
         let (complaint, mut told) = (format!("refuses {}: {why}", key(name)), lock(&self.complaints));
-        if told.len() < COMPLAINTS && told.insert(complaint.clone()) {
+        if told.len() < COMPLAINTS && !told.contains(&complaint) {
+            told.push(complaint.clone());
             self.say(complaint);
         }
         REDIS_REFUSES
@@ -195,7 +196,7 @@ impl Cluster {
         let last = info.get("last-generated-id").and_then(id).unwrap_or_default();
         let start = if is_whole(&info) { Id::default() } else { first.map_or(last, below) };
         let channel = Arc::new(Channel::new(name, Log::copy(start, self.history)));
-        let (acked, told, ready, barred) = (BTreeSet::new(), start, false, false);
+        let (acked, told, ready, barred) = (Vec::new(), start, false, false);
         let followed = Followed { channel: Arc::downgrade(&channel), acked, told, ready, barred };
         lock(&self.followed).insert(name.into(), followed);
         self.refresh(vec![(name.into(), channel.clone())], |commands, n| self.pipe.call(commands, n))
@@ -243,7 +244,7 @@ impl Cluster {
         let count = (page + 1).to_string();
         let ask = |(name, channel): (String, Arc<Channel>)| {
             let (last, mut told, mut acked) = (channel.last(), Id::default(), Vec::new());
-            self.note(&name, |f| (told, acked) = (f.told, f.acked.iter().copied().collect()));
+            self.note(&name, |f| (told, acked) = (f.told, f.acked.clone()));
             command(&["XRANGE", &key(&name), &last.to_string(), "+", "COUNT", &count], commands);
             Asked { name, channel, last, told, acked, page }
         };
@@ -364,7 +365,7 @@ impl Cluster {
     /// The last event that publishers here were told of, and has not come by; and how many there are.
     fn acked(&self, name: &str) -> (Id, usize) {
         let mut acked = (Id::default(), 0);
-        self.note(name, |f| acked = (f.acked.last().copied().unwrap_or_default(), f.acked.len()));
+        self.note(name, |f| acked = (f.acked.iter().max().copied().unwrap_or_default(), f.acked.len()));
         acked
     }
 
