@@ -236,10 +236,10 @@ impl Channel {
             drop(state);
             let mut subscribers = self.subscribers(); // held, so that nobody is given it before we know who is not
             let sub = self.find(&mut subscribers, address)?;
-            if !sub.can_skip() {
+            state = lock(&self.state);
+            if !sub.can_skip(state.log.written().pos) {
                 return Err(BEHIND);
             }
-            state = lock(&self.state);
             if behind(&mut state) && Instant::now() < until {
                 continue; // others have published since, and the pump cannot have its turn while we hold the list
             }

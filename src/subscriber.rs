@@ -103,9 +103,9 @@ impl Subscriber {
         matches!(self.poll(), Some(Poll::Wait(..)))
     }
 
-    /// Whether it can remember to pass over something more.
-    pub fn can_skip(&self) -> bool {
-        self.more.as_ref().is_none_or(|more| more.skips.len() < SKIPS)
+    /// Whether it can remember to pass over something more, which begins here.
+    pub fn can_skip(&self, from: u64) -> bool {
+        self.more.as_ref().is_none_or(|more| more.skips.len() < SKIPS || more.skips.back().is_some_and(|s| s.1 == from))
     }
 
     /// What the log has from one position to another is not for it.
