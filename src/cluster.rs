@@ -87,7 +87,7 @@ pub struct Cluster {
     page: AtomicUsize,              // entries that are asked for at a time
     pub(crate) heard: AtomicU64,    // entries
     pub(crate) changes: AtomicU64,  // of `followed`
-    pub(crate) seen: AtomicU64,     // how many of them are in the XREAD under way
+    pub(crate) seen: AtomicU64,     // the changes that the XREAD under way knows of
     pub(crate) follower: AtomicI64, // its connection's number
     pub(crate) connected: AtomicBool,
     pub(crate) trying: AtomicBool, // to connect, and it has not failed yet

@@ -1,10 +1,11 @@
 //! The thread that follows: one connection for all channels of a node.
 //!
 //! It has Redis wait for news of all streams in use (`XREAD BLOCK`), and then asks for what is new in those that have some.
-//! Where one had news before, that is asked for in the same breath, and Redis answers both at once. Whoever brings a new channel interrupts it (`CLIENT UNBLOCK`). When the connection is lost it makes another, after a
-//! pause that grows, and takes over what is new in all.
+//! Where one had news before, that is asked for in the same breath, and Redis answers both at once. Whoever brings a new
+//! channel interrupts it (`CLIENT UNBLOCK`). When the connection is lost it makes another, after a pause that grows, and
+//! takes over what is new in all.
 //!
-//! Limits: `BLOCK`, `HOT`. Shortcut: each `XREAD` names all streams again, which Redis looks up each time.
+//! Limits: `BLOCK`, `HOT`.
 
 use crate::channel::lock;
 use crate::cluster::{AGAIN, Channels, Cluster};
@@ -22,6 +23,11 @@ const BLOCK: Duration = Duration::from_secs(1);
 
 /// Limit: streams that are asked for before it is known whether they have news.
 const HOT: usize = 4;
+
+/// Where more streams than this are waited for, there is a pause between two `XREAD`s, so much for each: each names all of
+/// them again, and takes Redis half a microsecond for each.
+const MANY: u32 = 50;
+const EACH: Duration = Duration::from_micros(5);
 
 fn lost(why: io::Error) -> Failed {
     if why.kind() == io::ErrorKind::InvalidData { Failed::TooLarge } else { Failed::Lost }
@@ -62,10 +68,11 @@ impl Cluster {
         let (mut tried, mut hot) = (Instant::now(), Vec::new());
         loop {
             let (before, began) = (self.changes.load(SeqCst) + self.heard.load(Relaxed), Instant::now());
-            let mut commands = self.wait();
+            let (mut commands, streams) = self.wait();
             let asked = self.ask_for(hot.drain(..).take(HOT), &mut commands);
             link.send(&commands, BLOCK + ANSWER)?;
             let news = link.reply()?;
+            self.seen.store(u64::MAX, SeqCst); // whatever changes from here on is seen before it waits again
             let pages = asked.iter().map(|_| link.reply()).collect::<io::Result<_>>()?;
             let known: Vec<String> = asked.iter().map(|asked| asked.name.clone()).collect();
             let mut more = self.accept(asked, pages).map_err(told)?;
@@ -88,6 +95,9 @@ impl Cluster {
                 thread::sleep(AGAIN); // news that are none must not make us spin
             }
             *lock(&self.current) = Instant::now();
+            if streams > MANY {
+                thread::sleep((EACH * streams).min(BLOCK / 10)); // news come together meanwhile
+            }
             if self.pipe.leads_elsewhere(&link) {
                 return Err(io::Error::other("its name leads to another server now"));
             }
@@ -105,8 +115,8 @@ impl Cluster {
         self.refresh(channels, ask).map_err(told)
     }
 
-    /// The command that waits for news of the channels in use.
-    fn wait(&self) -> Vec<u8> {
+    /// The command that waits for news of the channels in use, and how many these are.
+    fn wait(&self) -> (Vec<u8>, u32) {
         let change = self.changes.load(SeqCst);
         lock(&self.followed).retain(|_, f| f.channel.strong_count() > 0);
         let channels = self.channels(|f| f.ready && !f.barred);
@@ -122,7 +132,7 @@ impl Cluster {
         words.extend(keys.iter().chain(&lasts).map(String::as_str));
         let mut commands = Vec::new();
         command(&words, &mut commands);
-        commands
+        (commands, u32::try_from(keys.len()).unwrap_or(u32::MAX))
     }
 
     /// The channels whose streams such a reply names.
