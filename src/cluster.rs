@@ -24,7 +24,7 @@ use crate::redis::{Answer, Failed, Pipe};
 use crate::reject::{REDIS_AWAY, REDIS_LOST, REDIS_REFUSES, Reject};
 use crate::resp::{Address, Reply, command};
 use crate::secrets::{Byte, visible};
-use crate::stream::{self, Entry, PREFIX, above, below, field, id, id_of, key};
+use crate::stream::{self, Entry, PREFIX, above, below, field, id, id_of, is_trimmed, is_whole, key, removed};
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -63,6 +63,7 @@ pub(crate) struct Followed {
     pub(crate) channel: Weak<Channel>,
     pub(crate) acked: Vec<Id>, // what publishers here were told of, and has not come by
     told: Id,                  // nothing is missing up to here, or that was told
+    removed: Option<i64>,      // from the stream, when the copy began, where there was nothing to go on from
     pub(crate) ready: bool,    // it was read to the end once
     pub(crate) barred: bool,   // Redis does not let us read it, for it is no stream or not ours
 }
@@ -107,16 +108,6 @@ impl std::fmt::Debug for Cluster {
 /// Whether an error is one of a single stream, which is no stream, or not ours.
 fn is_of_key(why: &str) -> bool {
     ["WRONGTYPE", "NOPERM"].iter().any(|code| why.starts_with(code))
-}
-
-/// Whether nothing was ever taken from a stream, as far as it is known: Redis 7 counts what was added.
-fn is_whole(info: &Reply) -> bool {
-    info.get("entries-added").is_some_and(|added| Some(added) == info.get("length"))
-}
-
-/// Whether a stream may just have dropped this entry as one of its oldest.
-fn is_trimmed(info: &Reply, id: Id) -> bool {
-    !is_whole(info) && info.get("first-entry").and_then(id_of).is_some_and(|first| first > id)
 }
 
 impl Cluster {
@@ -195,9 +186,10 @@ impl Cluster {
         let first = info.get("first-entry").and_then(id_of);
         let last = info.get("last-generated-id").and_then(id).unwrap_or_default();
         let start = if is_whole(&info) { Id::default() } else { first.map_or(last, below) };
+        let removed = removed(&info).filter(|_| start == Id::default() || first.is_none());
         let channel = Arc::new(Channel::new(name, Log::copy(start, self.history)));
         let (acked, told, ready, barred) = (Vec::new(), start, false, false);
-        let followed = Followed { channel: Arc::downgrade(&channel), acked, told, ready, barred };
+        let followed = Followed { channel: Arc::downgrade(&channel), acked, told, removed, ready, barred };
         lock(&self.followed).insert(name.into(), followed);
         self.refresh(vec![(name.into(), channel.clone())], |commands, n| self.pipe.call(commands, n))
             .map_err(reject)?;
@@ -290,6 +282,7 @@ impl Cluster {
             entry.id > was
         };
         let entries: Vec<Entry> = page.iter().filter_map(Entry::read).filter(rises).collect();
+        let gone = gone || !entries.is_empty() && self.has_missed(asked)?;
         let announced = |e: &Reply| stream::lost(e) >= Some(*lost.unwrap_or(last));
         if (gone || lost.is_some()) && !page.iter().any(announced) {
             self.doubt(asked, lost, entries.first().map(|entry| entry.id))?;
@@ -306,6 +299,16 @@ impl Cluster {
             self.page.store((2 * asked.page).min(PAGE), Relaxed);
         }
         Ok(more)
+    }
+
+    /// Whether something was taken from a stream before the first entry that its copy is to have.
+    fn has_missed(&self, asked: &Asked) -> Result<bool, Failed> {
+        let (mut before, Asked { name, channel, .. }) = (None, asked);
+        self.note(name, |f| before = f.removed);
+        if before.is_none() || !channel.is_empty() {
+            return Ok(false);
+        }
+        Ok(removed(&self.info(name)?).is_some_and(|now| Some(now) != before))
     }
 
     /// Tells of what is gone: what a channel goes on from, or what was acknowledged.

@@ -84,6 +84,24 @@ pub fn lost(entry: &Reply) -> Option<Id> {
     Id::parse(std::str::from_utf8(field(entry, "lost")?).ok()?)
 }
 
+/// How many entries were ever taken from a stream, by what `XINFO STREAM` says of it, where that is known: Redis 7 counts what was added.
+pub fn removed(info: &Reply) -> Option<i64> {
+    match (info.get("entries-added"), info.get("length")) {
+        (Some(Reply::Number(added)), Some(Reply::Number(length))) => added.checked_sub(*length),
+        _ => Some(0).filter(|_| *info == Reply::Null), // there is no such stream
+    }
+}
+
+/// Whether nothing was ever taken from a stream, as far as it is known.
+pub fn is_whole(info: &Reply) -> bool {
+    removed(info) == Some(0)
+}
+
+/// Whether a stream may just have dropped this entry as one of its oldest.
+pub fn is_trimmed(info: &Reply, id: Id) -> bool {
+    !is_whole(info) && info.get("first-entry").and_then(id_of).is_some_and(|first| first > id)
+}
+
 /// The command that adds an event to a stream, with these words before its fields.
 pub fn add(name: &str, how: &[&str], event: &Event, except: Option<&str>, post: &str, out: &mut Vec<u8>) {
     let (key, fields) = (key(name), event.fields());

@@ -611,6 +611,28 @@ fn what_was_trimmed_while_a_node_was_away_is_a_gap_only_where_it_was_not_heard()
     assert_eq!(*other.until("fresh").last().unwrap(), format!("data: fresh\nid: {fresh}\n\n"));
 }
 
+#[test]
+fn where_there_was_nothing_yet_what_came_and_was_dropped_meanwhile_is_a_gap() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let between = Between::new(redis.port);
+    let (behind, ahead) = (node(between.port, &["--history", "8K"]), redis.node(&["--history", "8K"]));
+    for (channel, emptied) in [("kitchen", false), ("cellar", true)] {
+        if emptied {
+            ahead.post("/cellar", "soup");
+            redis.ask(&["XTRIM", "tincan:cellar", "MAXLEN", "0"]);
+        }
+        let mut reader = Reader::of(&behind, channel);
+        between.cut();
+        let all: Vec<String> =
+            (0..60).map(|n| ahead.post(&format!("/{channel}"), "z".repeat(1000 + n)).remove(0)).collect();
+        between.mend();
+        let gap = reader.hears_a_gap();
+        let kept = redis.entries(channel);
+        assert!(gap.contains(&format!("\"from\":\"{}\"", kept[0].id)) && kept.len() < all.len(), "{gap}");
+        reader.hears(&kept);
+    }
+}
+
 /// A replica of a Redis, which has all that it has.
 fn replica(redis: &Redis) -> Option<Redis> {
     let replica = Redis::start(&[])?;
