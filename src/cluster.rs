@@ -282,7 +282,7 @@ impl Cluster {
             entry.id > was
         };
         let entries: Vec<Entry> = page.iter().filter_map(Entry::read).filter(rises).collect();
-        let gone = gone || !entries.is_empty() && self.has_missed(asked)?;
+        let gone = gone || self.has_missed(asked, &entries)?;
         let announced = |e: &Reply| stream::lost(e) >= Some(*lost.unwrap_or(last));
         if (gone || lost.is_some()) && !page.iter().any(announced) {
             self.doubt(asked, lost, entries.first().map(|entry| entry.id))?;
@@ -302,13 +302,12 @@ impl Cluster {
     }
 
     /// Whether something was taken from a stream before the first entry that its copy is to have.
-    fn has_missed(&self, asked: &Asked) -> Result<bool, Failed> {
-        let (mut before, Asked { name, channel, .. }) = (None, asked);
+    fn has_missed(&self, asked: &Asked, entries: &[Entry]) -> Result<bool, Failed> {
+        let (mut before, Asked { name, channel, last, .. }) = (None, asked);
         self.note(name, |f| before = f.removed);
-        if before.is_none() || !channel.is_empty() {
-            return Ok(false);
-        }
-        Ok(removed(&self.info(name)?).is_some_and(|now| Some(now) != before))
+        let Some(first) = entries.first().filter(|_| channel.is_empty()) else { return Ok(false) };
+        let Some(before) = before else { return Ok(first.id != above(*last)) };
+        Ok(removed(&self.info(name)?).is_some_and(|now| now != before))
     }
 
     /// Tells of what is gone: what a channel goes on from, or what was acknowledged.
@@ -449,15 +448,17 @@ impl Cluster {
         let ours = |entry: &&Reply| field(entry, "post").is_some_and(|post| posts.iter().any(|p| p.as_bytes() == post));
         let mut again = AGAIN;
         while Instant::now() < until {
-            let (mut found, mut from) = (Vec::new(), last.to_string());
-            let mut sure = !was_there && self.info(name).is_ok_and(|info| info == Reply::Null || is_whole(&info));
+            let (mut found, mut at) = (Vec::new(), last);
+            // What a page goes on from must be there: where it is gone, so may be what came behind it.
+            let mut empty = !was_there && self.info(name).is_ok_and(|info| is_whole(&info));
+            let mut sure = true;
             while let Ok(Reply::List(page)) =
-                self.pipe.ask(&["XRANGE", &key(name), &from, "+", "COUNT", &PAGE.to_string()])
+                self.pipe.ask(&["XRANGE", &key(name), &at.to_string(), "+", "COUNT", &PAGE.to_string()])
             {
-                // Where that one is gone, so may be what came behind it.
-                sure |= page.first().and_then(id_of) == Some(last);
-                found.extend(page.iter().filter(ours).filter_map(|entry| entry.list().first().cloned()));
-                from = format!("({}", page.last().and_then(id_of).unwrap_or_default());
+                sure &= std::mem::take(&mut empty) || page.first().and_then(id_of) == Some(at);
+                let new = page.iter().filter(|entry| id_of(entry) > Some(at)).filter(ours);
+                found.extend(new.filter_map(|entry| entry.list().first().cloned()));
+                at = page.last().and_then(id_of).unwrap_or_default();
                 if found.len() == posts.len() {
                     return Ok(Some(found));
                 }

@@ -330,7 +330,7 @@ impl Pipe {
         let mut state = lock(&self.state);
         let ours = state.link.as_ref().and_then(|ours| ours.run.as_ref());
         let elsewhere = ours.zip(link.run.as_ref()).is_some_and(|(ours, theirs)| ours != theirs);
-        state.link.take_if(|_| elsewhere).is_some()
+        state.link.take_if(|_| elsewhere).is_some_and(|ours| ours.is_open()) // else it is only what is left of the one before
     }
 
     fn connect(&self) -> io::Result<Link> {

@@ -304,17 +304,15 @@ impl Shared {
             Err(r) if r.status == 503 && req.method == "GET" && req.is_event_source() => {
                 // No blank line: without an id before it, it would take the reader's place from it (WHATWG HTML,
                 // "Interpreting an event stream": each stream begins with an empty last event ID buffer).
+                connection.brief = true; // this is the end of the stream, also for who does not count its bytes
                 let body = format!(": {}\nretry: {}\n", r.why, jitter(FULL_RETRY, 50));
                 Answer { fields: STREAM_FIELDS.into(), ..Answer::text(body) }
             }
             Err(r) => r.into(),
         };
         let keep = req.keep_alive() && !connection.brief;
-        let option = match (keep, req.minor) {
-            (false, _) => "Connection: close\r\n",
-            (true, 0) => "Connection: keep-alive\r\n",
-            (true, _) => "",
-        };
+        let kept = if req.minor == 0 { "Connection: keep-alive\r\n" } else { "" };
+        let option = if keep { kept } else { "Connection: close\r\n" };
         connection.send(&answer, option)?;
         if keep { Ok(None) } else { Err(Stop::Close) }
     }
