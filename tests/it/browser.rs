@@ -58,20 +58,31 @@ pub fn driver() -> Option<Driver> {
     std::fs::create_dir(&dir).unwrap();
     let mut command = Command::new(chromedriver);
     command.arg("--port=0").env("HOME", &dir).env("TMPDIR", &dir).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().unwrap();
-    let stdout = BufReader::new(child.stdout.take().unwrap());
-    let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).timeout_global(Some(3 * SOON));
-    let agent = config.build().new_agent();
-    let mut driver = Driver { child, agent, base: String::new(), chromium, dir, _one: one };
-    let (found, port) = mpsc::channel();
-    thread::spawn(move || {
-        for line in stdout.lines().map_while(Result::ok) {
-            if let Some((_, port)) = line.split_once("started successfully on port ") {
-                let _ = found.send(port.trim_end_matches('.').to_string());
+    // It looks for a free port and then takes it, and ends where another test was faster.
+    let start = || {
+        let mut child = command.spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (found, port) = mpsc::channel();
+        thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if let Some((_, port)) = line.split_once("started successfully on port ") {
+                    let _ = found.send(port.trim_end_matches('.').to_string());
+                }
+            }
+        });
+        match port.recv_timeout(SOON) {
+            Ok(port) => Some((port, child)),
+            Err(_) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                None
             }
         }
-    });
-    driver.base = format!("http://127.0.0.1:{}", port.recv_timeout(SOON).expect("ChromeDriver does not start"));
+    };
+    let (port, child) = std::iter::repeat_with(start).take(5).flatten().next().expect("ChromeDriver does not start");
+    let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).timeout_global(Some(3 * SOON));
+    let (agent, base) = (config.build().new_agent(), format!("http://127.0.0.1:{port}"));
+    let driver = Driver { child, agent, base, chromium, dir, _one: one };
     Some(driver)
 }
 
