@@ -627,7 +627,11 @@ fn where_there_was_nothing_yet_what_came_and_was_dropped_meanwhile_is_a_gap() {
         let all: Vec<String> =
             (0..60).map(|n| ahead.post(&format!("/{channel}"), "z".repeat(1000 + n)).remove(0)).collect();
         between.mend();
-        let gap = reader.hears_a_gap();
+        // The first may have been on its way before the cut.
+        let mut gap = reader.next();
+        if gap.contains(&all[0]) {
+            gap = reader.hears_a_gap();
+        }
         let kept = redis.entries(channel);
         assert!(gap.contains(&format!("\"from\":\"{}\"", kept[0].id)) && kept.len() < all.len(), "{gap}");
         reader.hears(&kept);
