@@ -16,12 +16,13 @@ use crate::flags::Config;
 use crate::id::Id;
 use crate::log::{From, Log, Place, Trimmed};
 use crate::reject::{BEHIND, DISK_FULL, LOG_FAILED, NOBODY, Reject};
+use crate::report::report;
 use crate::stream::Entry;
 use crate::subscriber::{Gone, More, Poll, Slot, Subscriber};
 use crate::trace::Trace;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::io::{self, Write};
+use std::io;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -320,7 +321,7 @@ impl Channel {
         drop(state);
         if news {
             let what = done.as_ref().err().map_or("takes events again".into(), |e| format!("takes no event: {e}"));
-            let _ = writeln!(io::stderr(), "tincan: /{} {what}", self.name);
+            report(format!("tincan: /{} {what}", self.name));
         }
         match done {
             Ok(first) => Ok(((0..events.len() as u64).map(|n| first.plus(n)).collect(), start, end)),

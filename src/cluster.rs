@@ -22,13 +22,13 @@ use crate::id::Id;
 use crate::log::{From, Gap, Log};
 use crate::redis::{Answer, Failed, Pipe};
 use crate::reject::{REDIS_AWAY, REDIS_LOST, REDIS_REFUSES, Reject};
+use crate::report::report;
 use crate::resp::{Address, Reply, command};
 use crate::secrets::{Byte, visible};
 use crate::stream::{self, Entry, PREFIX, above, below, field, id, id_of, is_trimmed, is_whole, key, removed};
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
@@ -141,7 +141,7 @@ impl Cluster {
         let mut state = lock(&self.state);
         if *state != news {
             let text: Vec<Byte> = news.bytes().map(|b| (b, false)).collect(); // in part what Redis says
-            let _ = writeln!(io::stderr(), "tincan: redis: {}: {}", self.pipe.address, visible(&text));
+            report(format!("tincan: redis: {}: {}", self.pipe.address, visible(&text)));
             *state = news;
         }
     }

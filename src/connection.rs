@@ -7,6 +7,7 @@
 
 use crate::http::{self, Chunked, Framing, Request};
 use crate::reject::{Reject, TIMEOUT, TOO_LARGE};
+use crate::report::report;
 use crate::trace::{Tap, Trace};
 use std::borrow::Cow;
 use std::io::{self, ErrorKind, Read, Write};
@@ -282,7 +283,7 @@ impl Connection {
     pub fn note(&self, status: u16) {
         if !self.quiet {
             let line = if self.line.is_empty() { "-" } else { &self.line };
-            let _ = writeln!(io::stderr(), "{} {} {line} {status}", http::now(), self.peer);
+            report(format!("{} {} {line} {status}", http::now(), self.peer));
         }
     }
 }

@@ -19,10 +19,11 @@ use crate::id::Id;
 use crate::limits;
 use crate::log::{From, Log};
 use crate::reject::{CHANNELS, LOG_CLOSED, OPEN_LOGS, Reject};
+use crate::report::report;
 use crate::subscriber::{LOOK, Slot};
 use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::io::{self, Write};
+use std::io;
 use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
@@ -167,7 +168,7 @@ impl Hub {
         let hub = self.clone();
         let follow = move || hub.cluster.get().map_or((), |cluster| cluster.follow());
         if self.cluster.get().is_some() && start("follower", Box::new(follow)).is_err() {
-            let _ = writeln!(io::stderr(), "tincan: no thread can be had to follow Redis with; start the server again");
+            report("tincan: no thread can be had to follow Redis with; start the server again".into());
         }
     }
 
@@ -217,7 +218,7 @@ impl Hub {
             Some(dir) => Log::open(dir, name, epoch, self.config.history, self.config.sync),
         };
         let log = log.map_err(|e| {
-            let _ = writeln!(io::stderr(), "tincan: /{name} cannot be opened: {e}");
+            report(format!("tincan: /{name} cannot be opened: {e}"));
             LOG_CLOSED
         })?;
         let channel = Arc::new(Channel::new(name, log));

@@ -14,6 +14,7 @@
 //! | 0 | `reject.rs` | the refusal table: status, rule, and a line for the person |
 //! | 0 | `limits.rs` | what the system lets this process have |
 //! | 0 | `listener.rs` | the listening socket |
+//! | 0 | `report.rs` | what the owner is told on standard error |
 //! | 0 | `id.rs` | an event's id; pure |
 //! | 0 | `base64.rs` | base64, for Basic credentials and the WebSocket handshake; pure |
 //! | 0 | `sha1.rs` | SHA-1, for the WebSocket handshake; pure |
@@ -85,6 +86,7 @@ pub mod percent;
 pub mod recovery;
 pub mod redis;
 pub mod reject;
+pub mod report;
 pub mod resp;
 pub mod secrets;
 pub mod server;

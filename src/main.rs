@@ -1,11 +1,12 @@
 //! The program, in three steps: read the flags, bind, run.
 #![forbid(unsafe_code)]
 
-use std::io::{Write, stderr, stdout};
+use std::io::{Write, stdout};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::exit;
 use tincan::Server;
 use tincan::flags::{Command, parse};
+use tincan::report::report;
 
 fn main() {
     let args: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
@@ -20,7 +21,7 @@ fn main() {
 }
 
 fn fail(code: i32, why: &str) -> ! {
-    let _ = writeln!(stderr(), "tincan: {why}");
+    report(format!("tincan: {why}"));
     exit(code)
 }
 
@@ -31,5 +32,5 @@ fn greet(server: &Server) {
     let local = ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST;
     let url = if local { format!("localhost:{}", address.port()) } else { address.to_string() };
     let curl = format!("  curl -N {url}/kitchen\n  curl -d 'soup is ready' {url}/kitchen");
-    let _ = writeln!(stderr(), "tincan: http://{url}/\n{curl}\n  {}", server.notes().join("\n  "));
+    report(format!("tincan: http://{url}/\n{curl}\n  {}", server.notes().join("\n  ")));
 }

@@ -13,10 +13,11 @@
 //! Shortcut: with `--trace`, a standard error that nobody reads holds everything up.
 
 use crate::explain::Explainer;
+use crate::report::report;
 use crate::secrets::{Secrets, is_credential};
 use std::env::var_os;
 use std::fmt::{Debug, Write as _};
-use std::io::{self, IsTerminal, Write as _};
+use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -90,10 +91,10 @@ impl Tracer {
     }
 }
 
-/// Shows whole lines, in one write, so that those of several connections do not mix.
-fn show(lines: String) {
-    if !lines.is_empty() {
-        let _ = io::stderr().write_all(lines.as_bytes()); // there is nobody else to tell
+/// Shows whole lines together, so that those of several connections do not mix.
+fn show(mut lines: String) {
+    if lines.pop().is_some() {
+        report(lines); // it ends the last line again
     }
 }
 

@@ -24,6 +24,7 @@ mod publish;
 mod readme;
 mod redis;
 mod redis_soak;
+mod report;
 mod resp;
 mod small;
 mod soak;
