@@ -23,7 +23,7 @@ function openLine(url, headers) {
   let state = {};
   let lastEventId = '';            // the id from which a new EventSource goes on
   let asked = '';                  // the id from which this one was asked to go on
-  let began = 0;                   // when it was
+  let wished = -Infinity;          // when a tab last had us connect
   let failures = 0;                // failed connections since the last one that opened
   let pauseTimer = 0;
   let awake = Infinity;            // the last second in which a tab could be seen
@@ -33,7 +33,6 @@ function openLine(url, headers) {
     source?.close();               // a closed EventSource fires no further event, not even a queued one
     tellState('connecting');
     asked = lastEventId;
-    began = performance.now();
     const Source = headers ? TincanEventSource : EventSource;
     source = new Source(`${url}?since=${encodeURIComponent(asked || 'all')}`, { headers });
     // A stream may name its events like the EventSource's own; those have data.
@@ -102,8 +101,11 @@ function openLine(url, headers) {
       source.close();
       awake = Infinity;
     } else if (wish === 'connect') {
-      const busy = source.readyState === EventSource.CONNECTING && performance.now() - began < AT_ONCE;
-      if (!busy) connect();
+      const now = performance.now();
+      // What comes of the first wish may be there before the last tab has its own.
+      if (now - wished < AT_ONCE && source.readyState !== EventSource.CLOSED) return;
+      wished = now;
+      connect();
     } else {
       // Whoever slept, or was hidden for long, may hold a socket that is dead without the browser's knowing. The time
       // of the last visible second tells all cases: a sleeping machine and hidden tabs both leave it behind.

@@ -1,11 +1,12 @@
 //! A real tincan on a free port, and raw sockets to talk to it. Everything waits with a deadline.
 
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// How long anything may take that should happen at once. Generous, for machines are shared.
@@ -15,7 +16,8 @@ pub const SOON: Duration = Duration::from_secs(20);
 pub struct Tincan {
     child: Child,
     pub port: u16,
-    stderr: Arc<Mutex<String>>,
+    /// Its standard error. A file, and no pipe that a thread reads: what is written is there for the test at once.
+    log: File,
 }
 
 impl Tincan {
@@ -23,37 +25,51 @@ impl Tincan {
         Tincan::spawn("127.0.0.1:0", args)
     }
 
-    /// Starts on an address; with port 0 on a free one.
+    /// Starts on an address; with port 0 on a free one, which stays this test's also while no server has it. No ping
+    /// comes between what a test expects, unless it asks for pings.
     pub fn spawn(listen: &str, args: &[&str]) -> Tincan {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tincan"));
-        command.args(["--listen", listen]).args(args);
-        Tincan::run(command)
+        let quiet = if args.contains(&"--heartbeat") { &[][..] } else { &["--heartbeat", "3600"] };
+        loop {
+            let port = listen.strip_suffix(":0").map(|host| format!("{host}:{}", free_port()));
+            let mut command = Command::new(env!("CARGO_BIN_EXE_tincan"));
+            command.args(["--listen", port.as_deref().unwrap_or(listen)]).args(quiet).args(args);
+            match Tincan::launch(command) {
+                Err(said) if port.is_some() && said.contains(" is taken; ") => {} // another program was faster
+                server => return server.unwrap_or_else(|said| panic!("it does not start: {said}")),
+            }
+        }
     }
 
     /// Runs a command that is tincan; returns once it says that it listens.
-    pub fn run(mut command: Command) -> Tincan {
+    pub fn run(command: Command) -> Tincan {
+        Tincan::launch(command).unwrap_or_else(|said| panic!("it does not start: {said}"))
+    }
+
+    /// Runs it; or returns what it says when it ends at once.
+    fn launch(mut command: Command) -> Result<Tincan, String> {
         for (name, _) in std::env::vars_os() {
             if name == "PORT" || name.to_string_lossy().starts_with("TINCAN_") {
                 command.env_remove(name);
             }
         }
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap());
-        let mut first = String::new();
-        lines.read_line(&mut first).unwrap();
-        let stderr = Arc::new(Mutex::new(first.clone()));
-        let copy = stderr.clone();
-        std::thread::spawn(move || {
-            let mut line = Vec::new();
-            while matches!(lines.read_until(b'\n', &mut line), Ok(1..)) {
-                copy.lock().unwrap().push_str(&String::from_utf8_lossy(&line));
-                line.clear();
+        let log = unnamed_file();
+        let child = command.stdout(Stdio::null()).stderr(log.try_clone().unwrap()).spawn().unwrap();
+        let mut server = Tincan { child, port: 0, log }; // from here on it is ended, whatever happens
+        let deadline = Instant::now() + SOON;
+        while !server.stderr().contains('\n') {
+            if server.child.try_wait().unwrap().is_some() && !server.stderr().contains('\n') {
+                return Err(server.stderr());
             }
-        });
-        let mut server = Tincan { child, port: 0, stderr }; // from here on it is ended, whatever happens
-        let port = first.trim_end().trim_end_matches('/').rsplit(':').next().unwrap().parse();
-        server.port = port.unwrap_or_else(|_| panic!("no port in {first:?}"));
-        server
+            assert!(Instant::now() < deadline, "it says nothing");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let said = server.stderr();
+        let first = said.lines().next().unwrap();
+        match first.trim_end_matches('/').rsplit(':').next().unwrap().parse() {
+            Ok(port) => server.port = port,
+            Err(_) => return Err(said),
+        }
+        Ok(server)
     }
 
     pub fn pid(&self) -> u32 {
@@ -62,7 +78,9 @@ impl Tincan {
 
     /// What it has written to standard error so far.
     pub fn stderr(&self) -> String {
-        self.stderr.lock().unwrap().clone()
+        let mut bytes = vec![0; self.log.metadata().unwrap().len().try_into().unwrap()];
+        self.log.read_exact_at(&mut bytes, 0).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// kill -9, and waits until it is gone.
@@ -179,16 +197,28 @@ impl Random {
     }
 }
 
+/// A file to append to that has no name any more.
+fn unnamed_file() -> File {
+    let scratch = Scratch::new();
+    let options = OpenOptions::new().read(true).append(true).create(true).clone();
+    options.open(scratch.0.join("log")).unwrap()
+}
+
 /// A directory of its own, removed with the test.
 pub struct Scratch(pub PathBuf);
 
 impl Scratch {
     pub fn new() -> Scratch {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("tincan-test-{}-{}", std::process::id(), COUNT.fetch_add(1, SeqCst));
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path).unwrap();
-        Scratch(path)
+        loop {
+            let name = format!("tincan-test-{}-{}", std::process::id(), COUNT.fetch_add(1, SeqCst));
+            let path = std::env::temp_dir().join(name);
+            match std::fs::create_dir(&path) {
+                Ok(()) => return Scratch(path),
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {} // of a process that was killed
+                Err(e) => panic!("{}: {e}", path.display()),
+            }
+        }
     }
 
     /// The path, as an argument.

@@ -4,6 +4,7 @@
 use crate::browser::*;
 use crate::harness::*;
 use std::collections::VecDeque;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Tabs of one Chromium, beside an empty one.
 struct Tabs<'a> {
@@ -39,8 +40,9 @@ impl<'a> Tabs<'a> {
     }
 }
 
-/// Has a tab that lies behind another one take itself for seen, unless the test says otherwise.
-const SEEN: &str = "window.unseen = false, Object.defineProperty(document, 'hidden', { get: () => unseen })";
+/// Has a tab that lies behind another one take itself for seen, unless the test says otherwise; its seconds stand still.
+const SEEN: &str = "window.setInterval = () => 0, window.unseen = false, \
+    Object.defineProperty(document, 'hidden', { get: () => unseen })";
 
 /// How often a stream was asked for.
 fn streams(server: &Tincan) -> usize {
@@ -56,7 +58,7 @@ fn nine_tabs_hear_and_speak_over_one_connection() {
     let mut log = vec!["plain|early".to_string()];
     // Whoever comes later sees what the others see.
     for n in 0..9 {
-        let page = tabs.open(&url(&server, "/kitchen"), "");
+        let page = tabs.open(&url(&server, "/kitchen"), STILL);
         page.shows(&log);
         page.is_open();
         server.post("/kitchen", format!("tab {n}"));
@@ -70,6 +72,7 @@ fn nine_tabs_hear_and_speak_over_one_connection() {
     }
     for page in tabs.all() {
         page.shows(&log);
+        page.js("askListeners()");
         page.becomes("q('#listeners').textContent", "1 listener");
     }
     assert_eq!((server.readers("kitchen"), streams(&server)), (1, 1));
@@ -85,7 +88,7 @@ fn nine_tabs_hear_and_speak_over_one_connection() {
         }
     }
     for _ in 0..2 {
-        tabs.open(&url(&server, "/kitchen"), "").shows(&log);
+        tabs.open(&url(&server, "/kitchen"), STILL).shows(&log);
     }
 
     // A restart is told to each of them, and to whoever comes behind it.
@@ -97,7 +100,7 @@ fn nine_tabs_hear_and_speak_over_one_connection() {
         page.is_open();
         page.shows(&log);
     }
-    tabs.open(&url(&server, "/kitchen"), "").shows(&log);
+    tabs.open(&url(&server, "/kitchen"), STILL).shows(&log);
     server.post("/kitchen", "back");
     log.push("plain|back".into());
     tabs.all().for_each(|page| page.shows(&log));
@@ -155,15 +158,20 @@ fn a_worker_that_fails_leaves_no_tab_behind() {
         let channel = format!("kitchen-{n}");
         server.post(&format!("/{channel}"), "soup");
         let page = driver.chromium("en", "normal");
-        page.before(worker);
+        page.before(&format!("{STILL}, {worker}"));
         page.open(&url(&server, &format!("/{channel}")));
+        // All but the silent one are noticed at once. That one is missed, and so is what replaces it.
+        let silent = worker.contains("MessageChannel");
+        for deaths in [1, 2].into_iter().filter(|_| silent) {
+            assert_eq!(page.js("[everySecond(), everySecond(), deaths][2]"), (deaths - 1).to_string());
+            assert_eq!(page.js("[everySecond(), deaths][1]"), deaths.to_string());
+        }
         page.shows(&["plain|soup"]);
         page.is_open();
         page.say("bread");
         page.shows(&["plain|soup", "said|anonymous|bread"]);
         assert_eq!(server.readers(&channel), 1, "{worker}");
-        let deaths = if worker.contains("MessageChannel") { "2" } else { "0" };
-        assert_eq!(page.js("deaths"), deaths, "all but the silent one are noticed at once: {worker}");
+        assert_eq!(page.js("deaths"), if silent { "2" } else { "0" }, "{worker}");
         drop(page);
         eventually("it is gone", || server.readers(&channel) == 0);
     }
@@ -176,17 +184,22 @@ fn a_worker_that_dies_is_missed_and_replaced() {
     let mut tabs = Tabs::new(&driver, "normal");
     server.post("/kitchen", "soup");
     for _ in 0..3 {
-        tabs.open(&url(&server, "/kitchen"), SEEN).shows(&["plain|soup"]);
+        let page = tabs.open(&url(&server, "/kitchen"), SEEN);
+        page.shows(&["plain|soup"]);
+        page.becomes("unanswered", "0");
     }
     let targets = tabs.page.cdp("Target.getTargets", "{\"filter\":[{\"type\":\"shared_worker\"}]}");
     let ids: Vec<&str> = targets.split("\"targetId\":\"").skip(1).map(|t| t.split('"').next().unwrap()).collect();
     assert_eq!(ids.len(), 1, "{targets}");
     tabs.page.cdp("Target.closeTarget", &format!("{{\"targetId\":\"{}\"}}", ids[0]));
-    eventually("a second stream", || streams(&server) == 2);
+    // Three seconds without an answer are a slow worker, four are a dead one.
     for page in tabs.all() {
-        page.becomes("[deaths, unanswered < 2]", "1,true");
+        assert_eq!(page.js("[unanswered = 0, everySecond(), everySecond(), everySecond(), deaths][4]"), "0");
+        assert_eq!(page.js("[everySecond(), deaths][1]"), "1");
+        page.becomes("unanswered", "0");
         page.is_open();
     }
+    eventually("a second stream", || streams(&server) == 2);
     eventually("the first is gone", || server.readers("kitchen") == 1);
     server.post("/kitchen", "bread");
     tabs.all().for_each(|page| page.shows(&["plain|soup", "plain|bread"]));
@@ -196,11 +209,11 @@ fn a_worker_that_dies_is_missed_and_replaced() {
 #[test]
 fn a_tab_that_leaves_and_comes_back_has_one_line_and_each_message_once() {
     let Some(driver) = driver() else { return };
-    for before in ["", "delete window.SharedWorker"] {
+    for before in ["", ", delete window.SharedWorker"] {
         let server = Tincan::start(&[]);
         server.post("/kitchen", "soup");
         let page = driver.chromium("en", "normal");
-        page.before(before);
+        page.before(&format!("{STILL}{before}"));
         page.open(&url(&server, "/kitchen"));
         page.shows(&["plain|soup"]);
         // As from the back/forward cache, whatever this browser puts there.
@@ -222,9 +235,12 @@ fn tabs_that_take_turns_are_not_taken_for_asleep_but_all_hidden_are() {
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&[]);
     let mut tabs = Tabs::new(&driver, "normal");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis(); // for both, however far apart they begin
     for _ in 0..2 {
         let page = tabs.open(&url(&server, "/kitchen"), SEEN);
-        page.js("window.now = Date.now(), Date.now = () => now, everySecond()");
+        page.becomes("unanswered", "0");
+        page.js(&format!("window.now = {now}, Date.now = () => now, unanswered = 1, everySecond()"));
+        page.becomes("unanswered", "0");
         page.is_open();
     }
     // Each step is 15 seconds, of which the line hears from the tab that can be seen.
@@ -251,14 +267,42 @@ fn tabs_that_take_turns_are_not_taken_for_asleep_but_all_hidden_are() {
 fn what_all_tabs_ask_for_at_once_is_done_once() {
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&[]);
-    let page = driver.page(&url(&server, "/kitchen"));
+    let page = driver.chromium("en", "normal");
+    page.before("delete window.SharedWorker"); // so that the line lives in the page, and the test can stop its clock
+    page.open(&url(&server, "/kitchen"));
     page.is_open();
-    page.js("[1, 2, 3, 4, 5, 6, 7, 8, 9].forEach(() => dispatchEvent(new Event('online')))");
+    page.js("(now => performance.now = () => now)(performance.now())");
+    let online = "dispatchEvent(new Event('online'))";
+    page.js(&format!("[1, 2, 3, 4, 5].forEach(() => {online})"));
     eventually("a second stream", || streams(&server) == 2);
     page.is_open();
+    // Some of the tabs are slower than the new stream.
+    page.js(&format!("[6, 7, 8, 9].forEach(() => {online})"));
     server.post("/kitchen", "soup");
     page.shows(&["plain|soup"]);
     assert_eq!((streams(&server), page.js(STATE).as_str()), (2, "open"));
+    // A second later it is another wish.
+    page.js(&format!("(now => performance.now = () => now)(performance.now() + 1001), {online}"));
+    eventually("a third stream", || streams(&server) == 3);
+}
+
+#[test]
+fn a_wish_that_failed_is_followed_by_the_next_at_once() {
+    let Some(driver) = driver() else { return };
+    let mut server = Tincan::start(&[]);
+    let page = driver.chromium("en", "normal");
+    page.before("delete window.SharedWorker");
+    page.open(&url(&server, "/kitchen"));
+    page.is_open();
+    server.kill();
+    let end_gateway = bad_gateway(server.port);
+    page.js("(Math.random = () => -100000, window.now = performance.now(), performance.now = () => now, connect())");
+    page.becomes(STATE, "waiting");
+    end_gateway();
+    server = again(server.port);
+    page.js("connect()"); // no second has passed
+    page.is_open();
+    assert_eq!(streams(&server), 1);
 }
 
 #[test]
