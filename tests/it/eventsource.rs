@@ -3,7 +3,7 @@
 
 use crate::browser::{driver, guarded, signed_url};
 use crate::harness::*;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -152,7 +152,11 @@ fn serve(mut wire: TcpStream, noted: &Mutex<Vec<String>>, scripts: &[(&str, Vec<
     }
     wire.write_all(&bytes[at..]).ok()?;
     if hold {
-        let ended = matches!(wire.read(&mut [0]), Ok(0)) || wire.take_error().is_err();
+        // A client that closes with bytes unread resets the connection.
+        let ended = match wire.read(&mut [0]) {
+            Ok(n) => n == 0,
+            Err(e) => e.kind() == ErrorKind::ConnectionReset,
+        };
         noted.lock().unwrap().push(format!("{path} closed {ended}"));
     }
     Some(())
