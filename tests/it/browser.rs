@@ -117,6 +117,9 @@ impl Driver {
         let binary = json(&self.chromium.to_string_lossy());
         let options = format!("{{\"binary\":{binary},\"args\":[{FLAGS},{profile}],\"prefs\":{prefs}}}");
         let wanted = format!("\"goog:chromeOptions\":{options},\"pageLoadStrategy\":\"{strategy}\"");
+        let patience = (2 * SOON).as_millis(); // a busy machine runs a script slowly
+        let timeouts = format!("{{\"script\":{patience},\"pageLoad\":{patience}}}");
+        let wanted = format!("{wanted},\"timeouts\":{timeouts}");
         let wanted = format!("\"goog:loggingPrefs\":{{\"browser\":\"ALL\"}},{wanted}");
         let answer = self.post("/session", &format!("{{\"capabilities\":{{\"alwaysMatch\":{{{wanted}}}}}}}"));
         Page { driver: self, session: format!("/session/{}", string(&answer, "\"sessionId\":")) }
