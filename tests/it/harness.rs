@@ -1,16 +1,62 @@
 //! A real tincan on a free port, and raw sockets to talk to it. Everything waits with a deadline.
 
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::io::{BufRead, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering::SeqCst};
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 /// How long anything may take that should happen at once. Generous, for machines are shared.
 pub const SOON: Duration = Duration::from_secs(20);
+
+/// What an idle reader hears.
+pub const PING: &str = ":ping\n\n";
+
+/// A clock that knows how late this machine is: what the server promises within a time is kept if it comes in that
+/// time, and in what the machine took from everybody meanwhile.
+pub struct Stopwatch {
+    began: Instant,
+    late: u64,
+}
+
+/// How much later than asked for a thread was woken that sleeps again and again, in microseconds, all added up.
+static LATE: AtomicU64 = AtomicU64::new(0);
+
+impl Stopwatch {
+    pub fn start() -> Stopwatch {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            std::thread::spawn(|| {
+                const NAP: Duration = Duration::from_millis(5);
+                loop {
+                    let began = Instant::now();
+                    std::thread::sleep(NAP);
+                    let late = began.elapsed().saturating_sub(NAP);
+                    LATE.fetch_add(late.as_micros().try_into().unwrap(), SeqCst);
+                }
+            });
+        });
+        Stopwatch { began: Instant::now(), late: LATE.load(SeqCst) }
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Asserts that no more than this time has passed. Several threads, one after the other, have a hand in it, and each of
+    /// them may have been late.
+    pub fn within(&self, promised: Duration) {
+        let took = self.elapsed();
+        let late = Duration::from_micros(LATE.load(SeqCst) - self.late);
+        let allowed = promised + Duration::from_millis(300) + 4 * late;
+        assert!(took < allowed, "{took:?}, and not {promised:?}; the machine was {late:?} late");
+    }
+}
 
 /// A running server, ended with the test; it must not have panicked.
 pub struct Tincan {
@@ -47,11 +93,7 @@ impl Tincan {
 
     /// Runs it; or returns what it says when it ends at once.
     fn launch(mut command: Command) -> Result<Tincan, String> {
-        for (name, _) in std::env::vars_os() {
-            if name == "PORT" || name.to_string_lossy().starts_with("TINCAN_") {
-                command.env_remove(name);
-            }
-        }
+        bare(&mut command);
         let log = unnamed_file();
         let child = command.stdout(Stdio::null()).stderr(log.try_clone().unwrap()).spawn().unwrap();
         let mut server = Tincan { child, port: 0, log }; // from here on it is ended, whatever happens
@@ -146,6 +188,15 @@ impl Drop for Tincan {
         let stderr = self.stderr();
         if !std::thread::panicking() {
             assert!(!stderr.contains("panicked"), "{stderr}");
+        }
+    }
+}
+
+/// Takes away what in the environment of the tests would be an option of tincan.
+pub fn bare(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if name == "PORT" || name.to_string_lossy().starts_with("TINCAN_") {
+            command.env_remove(name);
         }
     }
 }
@@ -258,6 +309,32 @@ pub fn free_port() -> u16 {
     ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
+/// An address of this machine at which nobody listens, and nobody can for as long as the first value lives: it is the
+/// client's end of a connection.
+pub fn closed_address() -> ((TcpStream, TcpListener), SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let address = client.local_addr().unwrap();
+    ((client, listener), address)
+}
+
+/// Has this process, and the servers that it starts from here on, open at least 4096 descriptors, if its user may.
+pub fn many_descriptors() {
+    if tincan::limits::soft("Max open files").is_some_and(|most| most < 4096) {
+        let own = std::process::id().to_string();
+        let _ = Command::new("prlimit").args(["--pid", &own, "--nofile=4096:"]).status();
+    }
+}
+
+/// Tests that spend their time waiting do it together. Each has its name; all of them must pass.
+pub fn side_by_side(tests: &[(&str, fn())]) {
+    std::thread::scope(|scope| {
+        for (name, test) in tests {
+            Builder::new().name((*name).into()).spawn_scoped(scope, test).unwrap();
+        }
+    });
+}
+
 /// Sends a process a signal; whether that could be done.
 pub fn signal(name: &str, pid: u32) -> bool {
     Command::new("kill").args(["-s", name, &pid.to_string()]).status().unwrap().success()
@@ -312,13 +389,16 @@ impl Wire {
 
     /// Takes everything up to and with `end`.
     pub fn until(&mut self, end: &[u8]) -> String {
-        let mut from = 0;
+        let (mut at, last) = (0, *end.last().unwrap());
         loop {
-            if let Some(n) = self.buf[from..].windows(end.len()).position(|w| w == end) {
-                return self.take(from + n + end.len());
+            // From one such byte to the next with a search that std has compiled: this is a debug build.
+            at += (&self.buf[at..]).skip_until(last).unwrap();
+            if self.buf[..at].ends_with(end) {
+                return self.take(at);
             }
-            from = self.buf.len().saturating_sub(end.len() - 1);
-            assert!(self.more(), "ended before {end:?}: {:.500?}", String::from_utf8_lossy(&self.buf));
+            if at == self.buf.len() {
+                assert!(self.more(), "ended before {end:?}: {:.500?}", String::from_utf8_lossy(&self.buf));
+            }
         }
     }
 
@@ -334,10 +414,18 @@ impl Wire {
 
     /// Takes exactly these bytes.
     pub fn expect(&mut self, bytes: impl AsRef<[u8]>) {
-        let bytes = bytes.as_ref();
-        while self.buf.len() < bytes.len() && bytes.starts_with(&self.buf) && self.more() {}
-        let got = &self.buf[..bytes.len().min(self.buf.len())];
-        assert_eq!(String::from_utf8_lossy(got), String::from_utf8_lossy(bytes));
+        let (bytes, mut same) = (bytes.as_ref(), 0);
+        loop {
+            let n = bytes.len().min(self.buf.len());
+            if self.buf[same..n] != bytes[same..n] || n < bytes.len() && !self.more() {
+                assert_eq!(String::from_utf8_lossy(&self.buf[..n]), String::from_utf8_lossy(bytes));
+                panic!("what differs is no text");
+            }
+            same = n; // each byte is compared once
+            if n == bytes.len() {
+                break;
+            }
+        }
         self.buf.drain(..bytes.len());
     }
 
