@@ -3,15 +3,17 @@
 //! A connection is reset by closing it with bytes unread, for std cannot set SO_LINGER.
 
 use crate::harness::*;
+use crate::http;
 use std::collections::VecDeque;
 use std::io::{Read, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::thread::{Builder, JoinHandle, scope, sleep, spawn};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::{JoinHandle, scope, sleep, spawn};
 use std::time::{Duration, Instant};
 use tincan::reject::{self, Reject};
 
-/// What an honest client may have to wait, whatever others do.
+/// What an honest client may have to wait, whatever others do; see [`in_time`].
 const PATIENCE: Duration = Duration::from_secs(1);
 const HEALTH: &str = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const CHUNKED: &str = "POST /attacked HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -21,21 +23,31 @@ fn post(path: &str, body: &str) -> String {
 }
 
 /// A publisher and a reader of /honest: a number every 50 ms, with the time at which it was sent.
-struct Honest {
-    over: Arc<AtomicBool>,
+struct Pair {
     publisher: JoinHandle<u64>,
     reader: JoinHandle<u64>,
+    worst: Worst,
 }
 
-impl Honest {
+/// What took longest, and when.
+type Worst = Arc<Mutex<(Duration, String)>>;
+
+impl Pair {
     /// With `newcomer` also a new client at each message, which asks for /health on a connection of its own.
-    fn start(server: &Tincan, newcomer: bool) -> Honest {
-        let (began, over, port) = (Instant::now(), Arc::new(AtomicBool::new(false)), server.port);
-        let soon = move |what: &str, sent: Duration| {
-            let took = began.elapsed().saturating_sub(sent);
-            assert!(took < PATIENCE, "{what} took {took:?}, {sent:?} after the start");
+    fn start(server: &Tincan, newcomer: bool, over: &Arc<AtomicBool>) -> Pair {
+        let (began, port, worst) = (Instant::now(), server.port, Worst::default());
+        let note = |worst: &Worst| {
+            let worst = worst.clone();
+            move |what: &str, sent: Duration| {
+                let took = began.elapsed().saturating_sub(sent);
+                let mut worst = worst.lock().unwrap();
+                if took > worst.0 {
+                    *worst = (took, format!("{what} took {took:?}, {sent:?} after the start"));
+                }
+            }
         };
         let (mut wire, _) = server.listen("/honest", "");
+        let soon = note(&worst);
         let reader = spawn(move || {
             let mut n = 0;
             loop {
@@ -47,7 +59,7 @@ impl Honest {
                 n += 1;
             }
         });
-        let (mut wire, ended) = (server.connect(), over.clone());
+        let (mut wire, ended, soon) = (server.connect(), over.clone(), note(&worst));
         let ask = move |wire: &mut Wire, what: &str, sent: Duration, request: &str| {
             wire.send(request);
             assert_eq!(wire.response().status, 200, "{what}");
@@ -68,15 +80,44 @@ impl Honest {
             ask(&mut wire, "the last answer", began.elapsed(), &post("/honest", &format!("{n} at the end")));
             n
         });
-        Honest { over, publisher, reader }
+        Pair { publisher, reader, worst }
+    }
+
+    /// How many messages there were, and what took longest.
+    fn finish(self) -> (u64, Duration, String) {
+        let sent = self.publisher.join().expect("the honest publisher has noticed something");
+        assert_eq!(self.reader.join().expect("the honest reader has noticed something"), sent);
+        let (took, what) = self.worst.lock().unwrap().clone();
+        (sent + 1, took, what)
+    }
+}
+
+/// Fails where who is honest had to wait for longer than a busy machine has anybody wait, as a server shows that is not
+/// attacked.
+fn in_time(worst: Duration, control: Duration, what: &str) {
+    assert!(worst < PATIENCE + BUSY.min(3 * control), "{what}; without an attack at most {control:?}");
+}
+
+/// An honest pair beside the attack, and a second one at a server of its own.
+struct Honest {
+    over: Arc<AtomicBool>,
+    attacked: Pair,
+    control: (Pair, Tincan),
+}
+
+impl Honest {
+    fn start(server: &Tincan, newcomer: bool) -> Honest {
+        let (over, alone) = (Arc::default(), Tincan::start(&["--quiet"]));
+        let attacked = Pair::start(server, newcomer, &over);
+        Honest { attacked, control: (Pair::start(&alone, newcomer, &over), alone), over }
     }
 
     /// Fails where one of them has noticed anything. Returns how many messages there were.
     fn finish(self) -> u64 {
         self.over.store(true, SeqCst);
-        let sent = self.publisher.join().expect("the honest publisher has noticed something");
-        assert_eq!(self.reader.join().expect("the honest reader has noticed something"), sent);
-        sent + 1
+        let (sent, worst, what) = self.attacked.finish();
+        in_time(worst, self.control.0.finish().1, &what);
+        sent
     }
 }
 
@@ -87,8 +128,26 @@ pub fn status(server: &Tincan, name: &str) -> u64 {
     line.trim().split(' ').next().unwrap().parse().unwrap()
 }
 
+/// The processor time that it has used, of all its threads.
+pub fn processor_time(server: &Tincan) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.pid())).unwrap();
+    let user_and_system = stat.rsplit(')').next().unwrap().split_whitespace().skip(11).take(2);
+    Duration::from_millis(10 * user_and_system.map(|ticks| ticks.parse::<u64>().unwrap()).sum::<u64>()) // proc(5)
+}
+
 pub fn descriptors(server: &Tincan) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count()
+}
+
+/// The descriptors of a server that has started, and has no connection but its listening socket.
+fn descriptors_at_rest(server: &Tincan) -> usize {
+    server.get("/health"); // once this is answered, it has read all files that it reads for its greeting
+    let files = || std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
+    let socket = |entry: std::io::Result<std::fs::DirEntry>| {
+        std::fs::read_link(entry.unwrap().path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"))
+    };
+    eventually("only its listening socket is there", || files().filter_map(|e| socket(e).then_some(())).count() == 1);
+    descriptors(server)
 }
 
 /// Of the attack and of the honest pair: the server has as many descriptors as before, and its idle threads.
@@ -119,25 +178,23 @@ fn time_out(wires: &mut [(Instant, Wire)]) {
         wire.response().refused(reject::TIMEOUT);
         assert_eq!(wire.rest(), "");
         let took = began.elapsed();
-        assert!(took >= Duration::from_secs(10) && took < Duration::from_secs(12), "{took:?}");
+        assert!(took >= Duration::from_secs(10) && took < Duration::from_secs(10) + BUSY, "{took:?}");
     }
 }
 
 /// These wait for the server's ten seconds, so they do it together.
 #[test]
 fn what_does_not_arrive_in_time_ends_and_harms_nobody() {
-    let attacks: [(&str, fn()); 5] = [
+    many_descriptors();
+    side_by_side(&[
         ("one byte a second", five_hundred_requests_of_one_byte_a_second_end_in_time_and_delay_nobody),
         ("silent", five_hundred_silent_connections_are_told_and_leave_nothing_behind),
         ("announced", nothing_is_reserved_for_bodies_that_are_only_announced),
         ("without end", what_has_no_end_is_ended),
         ("full", who_is_there_goes_on_while_silent_connections_fill_the_server),
-    ];
-    scope(|s| {
-        for (name, attack) in attacks {
-            Builder::new().name(name.into()).spawn_scoped(s, attack).unwrap();
-        }
-    });
+        ("not finished", http::a_request_that_is_not_finished_in_ten_seconds_is_refused),
+        ("not read", http::a_client_that_does_not_read_its_answers_is_given_up),
+    ]);
 }
 
 fn five_hundred_requests_of_one_byte_a_second_end_in_time_and_delay_nobody() {
@@ -160,7 +217,7 @@ fn five_hundred_requests_of_one_byte_a_second_end_in_time_and_delay_nobody() {
 
 fn five_hundred_silent_connections_are_told_and_leave_nothing_behind() {
     let server = Tincan::start(&["--quiet"]);
-    let bare = descriptors(&server);
+    let bare = descriptors_at_rest(&server);
     let honest = Honest::start(&server, true);
     let mut silent = open(&server, 500, |_| String::new());
     eventually("all are in", || descriptors(&server) >= bare + 500);
@@ -175,29 +232,37 @@ fn readers_of_one_byte_a_second_cost_no_memory_and_delay_nobody() {
     let server = Tincan::start(&["--quiet", "--history", "1M"]);
     let honest = Honest::start(&server, true);
     let body = "y".repeat(60_000);
-    let mut publisher = server.connect();
+    let control = Tincan::start(&["--quiet", "--history", "1M"]);
+    let mut publishers = [server.connect(), control.connect()];
+    let mut worst = [Duration::ZERO; 2];
     let mut publish = |megabytes: usize| {
         for _ in 0..megabytes * 17 {
-            let sent = Instant::now();
-            publisher.send(post("/attacked", &body));
-            assert_eq!(publisher.response().status, 200);
-            assert!(sent.elapsed() < PATIENCE, "the answer to a large POST took {:?}", sent.elapsed());
+            for (publisher, worst) in publishers.iter_mut().zip(&mut worst) {
+                let sent = Instant::now();
+                publisher.send(post("/attacked", &body));
+                assert_eq!(publisher.response().status, 200);
+                *worst = sent.elapsed().max(*worst);
+            }
         }
     };
     publish(2); // so that the log is full
     let before = status(&server, "VmRSS:");
     let mut slow: Vec<Wire> = (0..10).map(|_| server.listen("/attacked?since=all", "").0).collect();
-    let over = AtomicBool::new(false);
+    let (over, is_over) = channel::<()>();
     scope(|s| {
-        s.spawn(|| {
-            for _ in (0..SOON.as_secs()).take_while(|_| !over.load(SeqCst)) {
+        let slow = &mut slow;
+        s.spawn(move || {
+            loop {
                 slow.iter_mut().for_each(|wire| wire.stream.read_exact(&mut [0]).unwrap());
-                sleep(PATIENCE);
+                if is_over.recv_timeout(Duration::from_secs(1)) != Err(RecvTimeoutError::Timeout) {
+                    return;
+                }
             }
         });
         publish(20);
-        over.store(true, SeqCst);
+        drop(over);
     });
+    in_time(worst[0], worst[1], &format!("the answer to a large POST took {:?}", worst[0]));
     // What they did not read is 200 MB.
     let grown = status(&server, "VmHWM:").saturating_sub(before);
     assert!(grown < 4096, "{grown} KiB more at times");
@@ -284,7 +349,7 @@ fn twenty_thousand_channel_names_make_no_files() {
 #[test]
 fn connections_reset_at_any_stage_leave_nothing_behind() {
     let server = Tincan::start(&["--quiet"]);
-    let bare = descriptors(&server);
+    let bare = descriptors_at_rest(&server);
     let honest = Honest::start(&server, true);
     let stages = [
         String::new(),
@@ -321,7 +386,7 @@ fn connections_reset_at_any_stage_leave_nothing_behind() {
 /// 4 MB for all of them.
 fn refused_in_the_end(attacks: &[(&str, &str, Reject)]) {
     let server = Tincan::start(&["--quiet"]);
-    let bare = descriptors(&server);
+    let bare = descriptors_at_rest(&server);
     let honest = Honest::start(&server, true);
     let (before, began) = (status(&server, "VmRSS:"), Instant::now());
     let attack = |(start, piece, reject): &(&str, &str, Reject)| {
@@ -341,7 +406,7 @@ fn refused_in_the_end(attacks: &[(&str, &str, Reject)]) {
         });
     };
     scope(|s| attacks.iter().for_each(|one| drop(s.spawn(|| attack(one)))));
-    assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(12) + BUSY, "{:?}", began.elapsed());
     let grown = status(&server, "VmHWM:").saturating_sub(before);
     assert!(grown < 4096, "{grown} KiB more at times");
     assert_eq!(Some(honest.finish()), server.metric("tincan_events_total"), "nothing of this was published");
@@ -353,6 +418,8 @@ fn what_has_no_end_is_ended() {
     refused_in_the_end(&[
         ("", "\r\n", reject::TIMEOUT),
         ("", "A", reject::REQUEST_LINE),
+        ("GET /health HTTP/1.1", "1", reject::REQUEST_LINE), // also behind its target
+        ("GET /health ", "HTTP/1.1 ", reject::REQUEST_LINE),
         ("GET /", "a", reject::LONG_TARGET),
         (field, "y", reject::LARGE_SECTION),
         (field, "y\r\nX: ", reject::LARGE_SECTION),
@@ -360,14 +427,6 @@ fn what_has_no_end_is_ended() {
         (&format!("{CHUNKED}1;x="), "y", reject::CHUNK),
         (CHUNKED, "1\r\nx\r\n", reject::TOO_LARGE),
         (&format!("{CHUNKED}0\r\n"), "X: y\r\n", reject::LARGE_SECTION),
-    ]);
-}
-
-#[test]
-fn a_request_line_without_end_is_refused_also_behind_its_target() {
-    refused_in_the_end(&[
-        ("GET /health HTTP/1.1", "1", reject::REQUEST_LINE),
-        ("GET /health ", "HTTP/1.1 ", reject::REQUEST_LINE),
     ]);
 }
 
@@ -385,9 +444,11 @@ fn nonsense_is_answered_once_and_a_million_blank_lines_are_a_matter_of_seconds()
     }
     wire.response().refused(reject::REQUEST_LINE);
     assert_eq!(wire.rest(), "");
-    let began = Instant::now();
+    // It has ten seconds for that, and takes one.
+    let began = processor_time(&server);
     assert_eq!(server.ask("\r\n".repeat(1_000_000) + HEALTH).text(), "ok\n");
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    let took = processor_time(&server) - began;
+    assert!(took < Duration::from_secs(10), "{took:?}");
     assert_eq!(server.ask(format!("{CHUNKED}{}0\r\n\r\n", "1\r\nx\r\n".repeat(100_000))).status, 200);
     let kept = server.get("/attacked?wait=0&since=all").text();
     assert!(kept.contains(&format!("\n\ndata: {}\nid: ", "x".repeat(100_000))));
@@ -407,7 +468,7 @@ fn who_is_there_goes_on_while_silent_connections_fill_the_server() {
     silent.extend(open(&server, 100, |_| String::new()));
     eventually("not all are let in", || descriptors(&server) < 140);
     let answers: Vec<String> = silent.iter_mut().map(|(_, wire)| wire.rest()).collect();
-    assert!(silent[0].0.elapsed() < Duration::from_secs(13), "{:?}", silent[0].0.elapsed());
+    assert!(silent[0].0.elapsed() < Duration::from_secs(13) + BUSY, "{:?}", silent[0].0.elapsed());
     let late = format!("\r\n\r\n{}", reject::TIMEOUT.line());
     let told = answers.iter().filter(|a| a.starts_with("HTTP/1.1 408 ") && a.ends_with(&late)).count();
     let closed = answers.iter().filter(|a| a.is_empty()).count();
@@ -425,20 +486,18 @@ fn silent_connections_that_come_and_go_hold_nobody_up() {
     // Each is there for a moment only, so that the thread that accepts might wait for all of them, one after another.
     let server = Tincan::start(&["--quiet"]);
     let port = server.port;
-    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let (stop, stopped) = channel::<()>();
     let attack = std::thread::spawn(move || {
         let mut open: VecDeque<Wire> = (0..100).map(|_| Wire::to(port)).collect();
-        while stopped.recv_timeout(Duration::from_millis(2)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+        while stopped.recv_timeout(Duration::from_millis(2)) == Err(RecvTimeoutError::Timeout) {
             open.pop_front();
             open.push_back(Wire::to(port));
         }
     });
-    let (begin, mut answers) = (Instant::now(), 0);
-    while begin.elapsed() < Duration::from_secs(2) {
-        assert_eq!(server.get("/health").text(), "ok\n");
-        answers += 1;
-    }
+    let begin = Instant::now();
+    (0..100).for_each(|_| assert_eq!(server.get("/health").text(), "ok\n"));
+    let took = begin.elapsed();
     drop(stop);
     attack.join().unwrap();
-    assert!(answers > 25, "{answers} answers in two seconds");
+    assert!(took < Duration::from_secs(8), "a hundred answers took {took:?}");
 }

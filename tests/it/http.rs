@@ -288,8 +288,8 @@ fn a_body_that_is_not_utf8_is_refused() {
     server.post_with("/a", "Content-Type: text/event-stream\r\n", b"data: \xff\n\n").refused(reject::BODY_UTF8);
 }
 
-#[test]
-fn a_request_that_is_not_finished_in_ten_seconds_is_refused() {
+/// It waits for the server's ten seconds together with others, in `hostile.rs`.
+pub fn a_request_that_is_not_finished_in_ten_seconds_is_refused() {
     let server = Tincan::start(&[]);
     let began = Instant::now();
     // Whole and silent, in the head, in the body; and one that sends all the time, but too slowly.
@@ -309,20 +309,25 @@ fn a_request_that_is_not_finished_in_ten_seconds_is_refused() {
     for wire in silent.iter_mut().chain([&mut slow]) {
         wire.response().refused(reject::TIMEOUT);
         let took = began.elapsed();
-        assert!(took >= Duration::from_secs(10) && took < Duration::from_secs(13), "{took:?}");
+        // Each byte of the slow one would give it ten seconds more.
+        assert!(took >= Duration::from_secs(10) && took < Duration::from_secs(10) + BUSY, "{took:?}");
     }
 }
 
-#[test]
-fn a_client_that_does_not_read_its_answers_is_given_up() {
+/// As the one above.
+pub fn a_client_that_does_not_read_its_answers_is_given_up() {
     let server = Tincan::start(&["--quiet"]);
-    let mut wire = server.connect();
-    // 27 MB of answers, more than the kernel takes for a socket that nobody reads.
+    let wire = server.connect();
+    // 27 MB of answers, more than the kernel takes for a socket that nobody reads. It need not take all requests, either.
     let began = Instant::now();
-    wire.send("GET /assets/chat.js HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(3000));
+    let mut sender = wire.stream.try_clone().unwrap();
+    let requests = "GET /assets/chat.js HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(3000);
+    let sender = std::thread::spawn(move || std::io::Write::write_all(&mut sender, requests.as_bytes()).is_ok());
     eventually("its connection is there", || server.metric("tincan_connections") == Some(2));
     eventually("its connection is closed", || server.metric("tincan_connections") == Some(1));
     assert!(began.elapsed() > Duration::from_secs(9), "{:?}: it has time", began.elapsed());
+    drop(wire);
+    sender.join().unwrap();
 }
 
 #[test]
@@ -485,15 +490,23 @@ fn a_head_that_is_refused_has_no_body_either() {
 fn answers_do_not_wait_for_each_other() {
     let server = Tincan::start(&["--quiet"]);
     let mut wire = server.connect();
-    let began = Instant::now();
-    for _ in 0..20 {
-        wire.send(get("").repeat(3));
-        for _ in 0..3 {
+    let mut round = |requests: usize| {
+        let began = Instant::now();
+        wire.send(get("").repeat(requests));
+        for _ in 0..requests {
             assert_eq!(wire.response().text(), "ok\n");
         }
-    }
-    // Held back until the one before is acknowledged, each round would take 40 ms.
-    assert!(began.elapsed() < Duration::from_millis(600), "{:?}", began.elapsed());
+        began.elapsed()
+    };
+    // One answer has none before it, so what it takes is this machine's doing. Held back until the one before is
+    // acknowledged, the second of three would take 40 ms longer, but for the first few on a connection.
+    let (mut ones, mut threes): (Vec<_>, Vec<_>) = (0..41).map(|_| (round(1), round(3))).unzip();
+    let median = |times: &mut Vec<Duration>| {
+        times.sort_unstable();
+        times[times.len() / 2]
+    };
+    let (one, three) = (median(&mut ones), median(&mut threes));
+    assert!(three < one + Duration::from_millis(30), "{three:?} for three, {one:?} for one");
 }
 
 #[test]
