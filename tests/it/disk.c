@@ -6,7 +6,8 @@
  *   names      what the names stood for at the last fsync of the directory: lines "NAME INODE"
  *   dirs       which directories were synced, a path a line
  *   count      a byte for each sync
- * Nothing is really synced. Each sync takes DISK_SLOW milliseconds, and fails with EIO while the file DISK_FAIL exists.
+ * Nothing is really synced. Each sync takes DISK_SLOW milliseconds, and as long as the file DISK_BUSY exists; it fails
+ * with EIO while the file DISK_FAIL exists.
  * Where DISK_CLOCK is given the clock stands still at that second. */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -103,6 +104,7 @@ int fsync(int fd) {
     put(side(path, "count"), 1, ".");
     if (fstat(fd, &st) < 0) return -1; /* what comes while it syncs may be lost */
     if (getenv("DISK_SLOW")) usleep(1000 * atoi(getenv("DISK_SLOW")));
+    while (getenv("DISK_BUSY") && access(getenv("DISK_BUSY"), F_OK) == 0) usleep(1000);
     if (getenv("DISK_FAIL") && access(getenv("DISK_FAIL"), F_OK) == 0) {
         errno = EIO;
         return -1;
