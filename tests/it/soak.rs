@@ -329,7 +329,8 @@ fn five_minutes_of_readers_that_come_stall_and_resume() {
     let length = Duration::from_secs(std::env::var("SOAK_SECONDS").map_or(300, |s| s.parse().unwrap()));
     let dir = Scratch::new();
     let args = ["--quiet", "--data", dir.arg(), "--history", "1M", "--max-age", "20", "--heartbeat", "1"];
-    let mut server = Tincan::start(&args);
+    // Not a port that the system gives to connections: while there is no server, a reader would be given it.
+    let mut server = Tincan::spawn(&format!("127.0.0.1:{}", free_port()), &args);
     let (mut start, began) = (size(server.pid()), Instant::now());
     let soak = &Soak { port: server.port, ..Soak::default() };
     let dropped = |server: &Tincan| server.metric("tincan_dropped_subscribers_total").unwrap();
