@@ -236,8 +236,9 @@ fn readers_of_one_byte_a_second_cost_no_memory_and_delay_nobody() {
     let mut publishers = [server.connect(), control.connect()];
     let mut worst = [Duration::ZERO; 2];
     let mut publish = |megabytes: usize| {
-        for _ in 0..megabytes * 17 {
-            for (publisher, worst) in publishers.iter_mut().zip(&mut worst) {
+        for n in 0..megabytes * 17 {
+            let both = if n % 4 == 0 { 2 } else { 1 };
+            for (publisher, worst) in publishers.iter_mut().zip(&mut worst).take(both) {
                 let sent = Instant::now();
                 publisher.send(post("/attacked", &body));
                 assert_eq!(publisher.response().status, 200);
