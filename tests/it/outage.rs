@@ -16,6 +16,8 @@ use tincan::redis::ANSWER;
 use tincan::reject::{REDIS_AWAY, REDIS_LOST, REDIS_REFUSES, Reject};
 
 const STREAM: &str = "Accept: text/event-stream\r\n"; // as EventSource asks for it
+/// How long a node tries to do what a publisher asks for, at least (`cluster.rs`).
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a publisher was told.
 #[derive(Debug, Clone, PartialEq)]
@@ -302,30 +304,53 @@ fn a_redis_that_is_killed_and_back_at_once_again_and_again_has_no_gap() {
 #[test]
 fn an_error_is_not_taken_for_a_stream_that_is_gone() {
     let Some(redis) = Redis::start(&[]) else { return };
+    scope(|scope| {
+        scope.spawn(|| an_error_when_it_is_back(&redis));
+        scope.spawn(|| an_error_in_passing(&redis));
+    });
+}
+
+/// Asserts that no gap was told of in this channel, where nothing is missing.
+fn has_no_gap(redis: &Redis, channel: &str, reader: &mut Reader) {
+    let entries = redis.entries(channel);
+    assert!(!entries.iter().any(Entry::is_gap), "{entries:#?}");
+    reader.hears(&entries);
+}
+
+fn an_error_when_it_is_back(redis: &Redis) {
     let between = Between::new(redis.port);
     let node = node(between.port, &["--heartbeat", "1"]);
     let mut reader = Reader::of(&node, "kitchen");
-    node.post("/kitchen", "before");
+    let post = |data| eventually("it takes events", || node.post_with("/kitchen", "", data).status == 200);
+    post("before");
     for words in [&["XRANGE"][..], &["XRANGE", "XINFO"], &["XINFO"], &["XADD", "XINFO"], &["XREAD"]] {
         between.cut();
         words.iter().for_each(|word| between.lose(word, Lost::Loading));
         between.mend();
         is_well(&node);
-        while node.post_with("/kitchen", "", "after").status != 200 {}
+        post("after");
         eventually("it follows", || node.metric("tincan_redis_connected") == Some(1));
         between.forgive();
     }
-    // Also where it looks in passing, some time after it has done so last.
+    post("the last one");
+    has_no_gap(redis, "kitchen", &mut reader);
+}
+
+/// Where it looks some time after it has done so last.
+fn an_error_in_passing(redis: &Redis) {
+    let between = Between::new(redis.port);
+    let node = node(between.port, &["--heartbeat", "1"]);
+    let mut reader = Reader::of(&node, "cellar");
+    let post = |data| eventually("it takes events", || node.post_with("/cellar", "", data).status == 200);
+    post("before");
     let mut other = Reader::of(&node, "other");
     for _ in 0..2 {
-        (0..2).for_each(|_| while other.wire.block() != ":ping\n\n" {});
+        (0..2).for_each(|_| assert_eq!(other.wire.block(), ":ping\n\n"));
         between.lose("XRANGE", Lost::Loading);
-        redis.add("kitchen", "from elsewhere");
+        redis.add("cellar", "from elsewhere");
     }
-    node.post("/kitchen", "the last one");
-    let entries = redis.entries("kitchen");
-    assert!(!entries.iter().any(Entry::is_gap), "{entries:#?}");
-    reader.hears(&entries);
+    post("the last one");
+    has_no_gap(redis, "cellar", &mut reader);
 }
 
 #[test]
@@ -390,7 +415,7 @@ fn a_command_that_is_lost_or_whose_answer_is_lost_is_done_exactly_once() {
     let (between, other) = (Between::new(redis.port), redis.node(&[]));
     let node = node(between.port, &[]);
     let mut readers = [&node, &other].map(|node| Reader::of(node, "kitchen"));
-    let (mut said, mut losses) = (Vec::new(), 0);
+    let (mut said, mut losses, mut given_up) = (Vec::new(), 0, 0);
     for round in 0..6 {
         for how in [Lost::Answer, Lost::Command, Lost::Half, Lost::Late] {
             let data: Vec<String> = (0..1 + round % 2 * 2).map(|k| format!("{how:?} {round} {k}")).collect();
@@ -404,48 +429,64 @@ fn a_command_that_is_lost_or_whose_answer_is_lost_is_done_exactly_once() {
             let began = Instant::now();
             let told = answer(&post_stream(&node, "kitchen", &body));
             let took = began.elapsed();
-            assert_eq!(between.losses(), losses, "{how:?}");
+            assert!(between.losses() == losses || !matches!(told, Told::Kept(_)), "{how:?}");
+            losses = between.losses();
+            // On a machine that is so busy that the time for it is over, a node may give up, but not at every turn.
+            let gave_up = !matches!(told, Told::Kept(_));
+            assert!(!gave_up || took >= PATIENCE, "{data:?}: {told:?} after {took:?}");
+            given_up += usize::from(gave_up);
             if how == Lost::Late {
                 let done = between.deliver();
-                assert!(!done, "Redis has done what came late on a connection that should be over");
+                assert!(gave_up || !done, "Redis has done what came late on a connection that should be over");
             }
-            assert!(matches!(told, Told::Kept(_)), "{data:?}: {told:?} after {took:?}");
+            between.forgive(); // what would have been lost at a second try that was not made
             said.push((data, told));
         }
     }
     let entries = redis.entries("kitchen");
     settled(&entries, &said);
     readers.iter_mut().for_each(|reader| reader.hears(&entries));
-    assert_eq!(entries.len(), said.iter().map(|(data, _)| data.len()).sum::<usize>());
+    let is_there = |(data, told): &&Said| matches!(told, Told::Kept(_)) || entries.iter().any(|e| e.data() == data[0]);
+    assert_eq!(entries.len(), said.iter().filter(is_there).map(|(data, _)| data.len()).sum::<usize>());
+    assert!(given_up <= said.len() / 8, "{said:?}");
 }
 
 #[test]
 fn a_connection_that_falls_silent_or_ends_within_an_answer_is_replaced_and_nothing_is_missing() {
     let Some(redis) = Redis::start(&[]) else { return };
+    scope(|scope| {
+        for (channel, word) in [("kitchen", "XREAD"), ("cellar", "EXEC"), ("attic", "XADD")] {
+            scope.spawn(|| is_replaced(&redis, channel, word));
+        }
+    });
+}
+
+/// Loses commands with this word, in each way. It may be in no name and in no data, else another command is lost.
+fn is_replaced(redis: &Redis, channel: &str, word: &str) {
     let (between, other) = (Between::new(redis.port), redis.node(&[]));
     let node = node(between.port, &["--heartbeat", "1"]);
-    let mut reader = Reader::of(&node, "kitchen");
+    let mut reader = Reader::of(&node, channel);
     let (mut said, mut losses) = (Vec::new(), 0);
     for how in [Lost::Silence, Lost::HalfAnswer, Lost::Answer, Lost::Half] {
-        for word in ["XREAD", "EXEC", "XADD"] {
-            losses += 1;
-            between.lose(word, how);
-            for n in 0.. {
-                let data: Vec<String> = (0..1 + n % 2).map(|k| format!("{word} {how:?} {n} {k}")).collect();
-                let body: String = data.iter().map(|data| format!("data: {data}\n\n")).collect();
-                let told = answer(&post_stream(&node, "kitchen", &body));
-                said.push((data, told));
-                other.post("/kitchen", "from elsewhere");
-                if between.losses() == losses {
-                    break;
-                }
-                std::thread::sleep(Duration::from_millis(50)); // the next XREAD may be a second away
+        losses += 1;
+        between.lose(word, how);
+        let until = Instant::now() + SOON;
+        for n in 0.. {
+            let data: Vec<String> = (0..1 + n % 2).map(|k| format!("{how:?} {n} {k}")).collect();
+            let body: String = data.iter().map(|data| format!("data: {data}\n\n")).collect();
+            let told = answer(&post_stream(&node, channel, &body));
+            said.push((data, told));
+            other.post(&format!("/{channel}"), "from elsewhere");
+            if between.losses() == losses {
+                break;
             }
-            is_well(&node);
+            assert!(Instant::now() < until, "no {word} comes");
+            std::thread::sleep(Duration::from_millis(50)); // the next XREAD may be a second away
         }
+        is_well(&node);
     }
-    let last = other.post("/kitchen", "the last one");
-    let entries = redis.entries("kitchen");
+    let last = other.post(&format!("/{channel}"), "the last one");
+    let entries = redis.entries(channel);
     assert_eq!(entries.last().unwrap().id, last[0]);
     settled(&entries, &said);
     reader.hears(&entries);
