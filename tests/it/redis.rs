@@ -6,7 +6,7 @@
 use crate::harness::*;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -14,7 +14,7 @@ use std::time::Instant;
 
 /// A redis-server with a directory of its own, ended with the test.
 pub struct Redis {
-    child: Child,
+    child: Ended,
     pub port: u16,
     dir: Scratch,
     args: Vec<String>,
@@ -31,19 +31,22 @@ impl Redis {
             eprintln!("{why}");
             return None;
         }
-        let (port, dir, args) = (free_port(), Scratch::new(), args.iter().map(|arg| arg.to_string()).collect());
-        Some(Redis { child: run(port, &dir, &args), port, dir, args })
+        let (dir, args): (_, Vec<String>) = (Scratch::new(), args.iter().map(|arg| arg.to_string()).collect());
+        // A port that was free may be taken before it is used.
+        let mut tries = (0..5).map(|_| free_port()).filter_map(|port| Some((run(port, &dir, &args)?, port)));
+        let (child, port) = tries.next().expect("redis-server has ended");
+        Some(Redis { child, port, dir, args })
     }
 
     /// kill -9.
     pub fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.child.0.kill();
+        let _ = self.child.0.wait();
     }
 
     /// Starts it again where it was, after [`Redis::kill`].
     pub fn again(&mut self) {
-        self.child = run(self.port, &self.dir, &self.args);
+        self.child = run(self.port, &self.dir, &self.args).expect("redis-server has ended");
     }
 
     /// Forgets what it had kept; only while it is killed.
@@ -53,7 +56,7 @@ impl Redis {
 
     /// Stops it, so that it answers nobody; or lets it go on.
     pub fn hangs(&self, stopped: bool) {
-        assert!(signal(if stopped { "STOP" } else { "CONT" }, self.child.id()));
+        assert!(signal(if stopped { "STOP" } else { "CONT" }, self.child.0.id()));
     }
 
     pub fn client(&self) -> Client {
@@ -81,30 +84,27 @@ impl Redis {
     }
 }
 
-impl Drop for Redis {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// Runs redis-server. It keeps what it has answered also when it is killed: with the default, `everysec`, it answers
-/// before it writes where the disk is slow (redis.conf, `appendfsync`).
-fn run(port: u16, dir: &Scratch, args: &Vec<String>) -> Child {
+/// Runs redis-server; none if it has ended at once. It keeps what it has answered also when it is killed: with the
+/// default, `everysec`, it answers before it writes where the disk is slow (redis.conf, `appendfsync`).
+fn run(port: u16, dir: &Scratch, args: &[String]) -> Option<Ended> {
     let mut command = Command::new("redis-server");
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir", dir.arg(), "--save", ""]);
     command.args(["--appendonly", "yes", "--appendfsync", "no", "--auto-aof-rewrite-percentage", "0"]);
     command.args(["--repl-diskless-sync-delay", "0", "--loglevel", "warning"]).args(args);
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = Ended(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    let password = args.iter().skip_while(|arg| *arg != "--requirepass").nth(1);
+    let (id, mut has_ended) = (format!("process_id:{}\r\n", child.0.id()), false);
     eventually("redis-server is up", || {
-        assert!(child.try_wait().unwrap().is_none(), "redis-server has ended");
-        let Ok(stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
+        has_ended = child.0.try_wait().unwrap().is_some();
+        let Ok(stream) = TcpStream::connect(("127.0.0.1", port)) else { return has_ended };
         stream.set_read_timeout(Some(SOON)).unwrap();
-        match Client(BufReader::new(stream)).send(&["PING"]) {
-            Value::Error(why) => !why.starts_with("LOADING"), // it may ask for a password
-            _ => true,
-        }
+        let mut client = Client(BufReader::new(stream));
+        password.iter().for_each(|password| drop(client.send(&["AUTH", password])));
+        // It may be another one, which has taken the port.
+        let is_loaded = !matches!(client.send(&["PING"]), Value::Error(_));
+        has_ended || is_loaded && matches!(client.send(&["INFO", "server"]), Value::Text(info) if info.contains(&id))
     });
-    child
+    (!has_ended).then_some(child)
 }
 
 /// Starts a node with the Redis, or the one in between, of this port.
