@@ -94,6 +94,7 @@ fn what_redis_cli_adds_is_heard_on_every_node() {
     let add = |words: &[&str]| {
         let mut command = Command::new("redis-cli");
         command.args(["-p", &redis.port.to_string(), "XADD", "tincan:kitchen", "*"]).args(words);
+        command.env_remove("REDISCLI_AUTH");
         let out = command.output().unwrap();
         assert!(out.status.success(), "{out:?}");
         String::from_utf8(out.stdout).unwrap().trim_end().to_string()
@@ -102,7 +103,7 @@ fn what_redis_cli_adds_is_heard_on_every_node() {
     let mut all = format!("data: soup is ready\nid: {id}\n\n");
     let id = add(&["event", "bell", "data", "two\nlines", "color", "red", "retry", "9"]);
     all += &format!("event: bell\nretry: 9\ndata: two\ndata: lines\nid: {id}\n\n");
-    readers.iter_mut().for_each(|reader| reader.wire.expect(&all));
+    readers.iter_mut().for_each(|reader| assert_eq!(reader.next() + &reader.next(), all));
     assert_eq!(poll(&nodes[1], "kitchen", "all"), all);
 }
 
@@ -311,19 +312,27 @@ fn a_channel_is_heard_at_once_when_it_comes_into_use_and_all_share_two_connectio
         started = connections();
         started[0] == 2 * nodes.len() + 1
     });
-    let mut times = Vec::new();
+    let (mut times, mut known) = (Vec::new(), Vec::new());
     let mut readers = Vec::new();
     for n in 0..60 {
         let channel = format!("kitchen-{n}");
         let mut reader = Reader::of(&nodes[0], &channel);
-        let began = Instant::now();
-        let id = nodes[1].post(&format!("/{channel}"), "x").remove(0);
-        assert_eq!(reader.next(), format!("data: x\nid: {id}\n\n"));
-        times.push(began.elapsed());
+        // For comparison the same again, once the channel is known.
+        for (data, times) in [("x", &mut times), ("again", &mut known)] {
+            let began = Instant::now();
+            let id = nodes[1].post(&format!("/{channel}"), data).remove(0);
+            assert_eq!(reader.next(), format!("data: {data}\nid: {id}\n\n"));
+            times.push(began.elapsed());
+        }
         readers.push(reader);
     }
     times.sort();
-    assert!(times[30] < Duration::from_millis(100), "half of the new channels were heard only after {:?}", times[30]);
+    known.sort();
+    let (half, known) = (times[30], known[30]);
+    assert!(
+        half < Duration::from_millis(100) + 4 * known,
+        "half of the new channels were heard only after {half:?}, and known ones after {known:?}"
+    );
     for (n, reader) in readers.iter_mut().enumerate() {
         let id = nodes[1].post(&format!("/kitchen-{n}"), "y").remove(0);
         assert_eq!(reader.next(), format!("data: y\nid: {id}\n\n"));
@@ -370,7 +379,7 @@ fn what_is_for_all_but_one_passes_over_that_one_on_whatever_node_it_is() {
     let entries = redis.entries("kitchen");
     assert_eq!(entries.iter().filter(|entry| entry.field("except") == Some(&address)).count(), 10);
     others.iter_mut().for_each(|reader| reader.hears(&entries));
-    one.wire.expect(&expected);
+    assert_eq!((0..10).map(|_| one.next()).collect::<String>(), expected);
     // Nobody else learns the address.
     assert!(!poll(&nodes[1], "kitchen", "all").contains(&address));
 }
@@ -495,6 +504,12 @@ fn a_user_needs_the_commands_of_the_readme_and_no_other() {
     between.cut();
     between.mend();
     reader.hears_a_gap();
+    // A channel interrupts the follower only if it comes while that one waits.
+    let mut others = Vec::new();
+    eventually("a new channel has interrupted the follower", || {
+        others.push(Reader::of(&node, &format!("other-{}", others.len())));
+        client.ask(&["INFO", "commandstats"]).text().contains("cmdstat_client|unblock:")
+    });
     let denied = client.ask(&["ACL", "LOG"]);
     assert_eq!(denied, Value::List(vec![]));
     let stats = client.ask(&["INFO", "commandstats"]).text();

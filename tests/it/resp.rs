@@ -12,12 +12,13 @@ use tincan::stream::{Entry, above, add_all, below, key};
 /// Bytes of a reply.
 const MOST: u64 = 1 << 20;
 
-/// Gives one byte at each read, and counts them.
-struct Drops<R>(R, u64);
+/// Gives one byte at each read, or so many, and counts them.
+struct Drops<R, const SIZE: usize = 1>(R, u64);
 
-impl<R: Read> Read for Drops<R> {
+impl<R: Read, const SIZE: usize> Read for Drops<R, SIZE> {
     fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.0.read(&mut out[..1])?;
+        let most = SIZE.min(out.len());
+        let n = self.0.read(&mut out[..most])?;
         self.1 += n as u64;
         Ok(n)
     }
@@ -28,7 +29,7 @@ fn whole(bytes: &[u8]) -> Result<Reply, ErrorKind> {
 }
 
 fn drops(bytes: &[u8]) -> Result<Reply, ErrorKind> {
-    read(&mut BufReader::new(Drops(bytes, 0)), MOST).map_err(|e| e.kind())
+    read(&mut BufReader::with_capacity(64, Drops::<_>(bytes, 0)), MOST).map_err(|e| e.kind())
 }
 
 fn text(text: impl AsRef<[u8]>) -> Reply {
@@ -196,7 +197,7 @@ fn a_line_arrays_within_arrays_and_a_reply_have_limits() {
     assert!(whole(&line(MAX_LINE)).is_ok());
     assert_eq!(whole(&line(MAX_LINE + 1)), Err(ErrorKind::InvalidData));
     // A line without end is not read to its end.
-    let mut stream = BufReader::new(Drops(std::io::repeat(b'+'), 0));
+    let mut stream = BufReader::new(Drops::<_>(std::io::repeat(b'+'), 0));
     assert_eq!(read(&mut stream, MOST).map_err(|e| e.kind()), Err(ErrorKind::InvalidData));
     assert!(stream.get_ref().1 <= MAX_LINE, "{} bytes", stream.get_ref().1);
 
@@ -204,7 +205,7 @@ fn a_line_arrays_within_arrays_and_a_reply_have_limits() {
     assert!(whole(nested(MAX_DEPTH).as_bytes()).is_ok());
     assert_eq!(whole(nested(MAX_DEPTH + 1).as_bytes()), Err(ErrorKind::InvalidData));
     let arrays = b"*1\r\n".repeat(1000);
-    let mut stream = BufReader::new(Drops(&arrays[..], 0));
+    let mut stream = BufReader::new(Drops::<_>(&arrays[..], 0));
     assert_eq!(read(&mut stream, MOST).map_err(|e| e.kind()), Err(ErrorKind::InvalidData));
     assert!(stream.get_ref().1 < 100);
 
@@ -222,7 +223,7 @@ fn a_line_arrays_within_arrays_and_a_reply_have_limits() {
     let string = format!("$60000\r\n{}\r\n", "x".repeat(60_000));
     for element in [":1\r\n", "$-1\r\n", "*0\r\n", "*1\r\n$0\r\n\r\n", &line, &line.replace('+', "-"), &string] {
         let all = [b"*4611686018427387904\r\n", &element.repeat(MOST as usize / element.len() + 9).into_bytes()[..]];
-        let mut stream = BufReader::new(Drops(std::io::Cursor::new(all.concat()), 0));
+        let mut stream = BufReader::new(Drops::<_, 16>(std::io::Cursor::new(all.concat()), 0));
         assert_eq!(read(&mut stream, MOST).map_err(|e| e.kind()), Err(ErrorKind::InvalidData), "{element:.9}");
         assert!(stream.get_ref().1 <= MOST + MAX_LINE, "{} bytes", stream.get_ref().1);
     }
@@ -547,7 +548,7 @@ impl Model {
             pos += piece.len() as u64;
             heard.append(&mut piece);
         }
-        assert!(heard == self.blocks[from..].iter().flat_map(|block| block.1.clone()).collect::<Vec<_>>());
+        assert!(heard == self.blocks[from..].iter().map(|block| &*block.1).collect::<Vec<_>>().concat());
         if all.pos > 0 {
             assert!(log.read(all.pos - 1, &mut piece).is_err(), "what is trimmed cannot be read");
         }
@@ -593,7 +594,9 @@ fn a_copy_finds_every_place(seed: u64, limit: usize, rounds: usize, gaps: u64) {
 #[test]
 fn a_copy_of_a_log_finds_every_place_with_gaps_anywhere() {
     let logs = [(32 << 10, 250, 0), (32 << 10, 250, 30), (4 << 10, 500, 30), (64 << 10, 250, 80), (1 << 10, 500, 50)];
-    for (seed, (limit, rounds, gaps)) in (80..).zip(logs) {
-        a_copy_finds_every_place(seed, limit, rounds, gaps);
-    }
+    std::thread::scope(|scope| {
+        for (seed, (limit, rounds, gaps)) in (80..).zip(logs) {
+            scope.spawn(move || a_copy_finds_every_place(seed, limit, rounds, gaps));
+        }
+    });
 }
