@@ -304,7 +304,7 @@ pub fn address_of(prelude: &str) -> String {
 /// A free port below those that outgoing connections are given.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = 12_000 + u16::try_from(std::process::id() % 150).unwrap() * 100;
+    let first = 12_000 + u16::try_from(std::process::id() % 100).unwrap() * 200;
     let mut ports = std::iter::repeat_with(|| first + NEXT.fetch_add(1, SeqCst));
     ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }

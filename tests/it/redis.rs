@@ -4,7 +4,7 @@
 //! be there.
 
 use crate::harness::*;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::SeqCst};
@@ -98,11 +98,14 @@ fn run(port: u16, dir: &Scratch, args: &[String]) -> Option<Ended> {
         has_ended = child.0.try_wait().unwrap().is_some();
         let Ok(stream) = TcpStream::connect(("127.0.0.1", port)) else { return has_ended };
         stream.set_read_timeout(Some(SOON)).unwrap();
-        let mut client = Client(BufReader::new(stream));
-        password.iter().for_each(|password| drop(client.send(&["AUTH", password])));
-        // It may be another one, which has taken the port.
-        let is_loaded = !matches!(client.send(&["PING"]), Value::Error(_));
-        has_ended || is_loaded && matches!(client.send(&["INFO", "server"]), Value::Text(info) if info.contains(&id))
+        // It may be another one, which has taken the port, and may end at any time.
+        let (mut client, mut told) = (Client(BufReader::new(stream)), Vec::new());
+        let mut words: Vec<Vec<&[u8]>> = vec![vec![b"PING"], vec![b"INFO", b"server"], vec![b"QUIT"]];
+        password.iter().for_each(|password| words.insert(0, vec![b"AUTH", password.as_bytes()]));
+        let asked = words.iter().try_for_each(|words| client.try_write(words));
+        let read = asked.and_then(|()| client.0.read_to_end(&mut told));
+        let told = String::from_utf8_lossy(&told);
+        has_ended || read.is_ok() && told.contains("+PONG\r\n") && told.contains(&id)
     });
     (!has_ended).then_some(child)
 }
@@ -176,13 +179,17 @@ impl Client {
     }
 
     pub fn write_bytes(&mut self, words: &[&[u8]]) {
+        self.try_write(words).unwrap();
+    }
+
+    fn try_write(&mut self, words: &[&[u8]]) -> io::Result<()> {
         let mut out = format!("*{}\r\n", words.len()).into_bytes();
         for word in words {
             out.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
             out.extend_from_slice(word);
             out.extend_from_slice(b"\r\n");
         }
-        self.0.get_mut().write_all(&out).unwrap();
+        self.0.get_mut().write_all(&out)
     }
 
     pub fn read(&mut self) -> Value {
