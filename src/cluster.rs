@@ -393,13 +393,12 @@ impl Cluster {
         let (posts, until, mut told) = (self.posts(events.len()), Instant::now() + PATIENCE, false);
         let mut again = AGAIN;
         while Instant::now() < until {
+            let was_there = !channel.is_empty(); // before `last`: what comes between the two is found behind it
             let last = channel.last();
             let (commands, replies) = stream::add_all(name, events, but, &posts, last.max(acked), channel.kept());
             let added = match self.pipe.call(commands, replies) {
                 Err(failed @ (Failed::Unsent | Failed::Refused(_))) => return Err(self.reject(name, failed)),
-                Err(Failed::Lost | Failed::TooLarge) => {
-                    self.look_for(name, last, &posts, !channel.is_empty(), until)?
-                }
+                Err(Failed::Lost | Failed::TooLarge) => self.look_for(name, last, &posts, was_there, until)?,
                 Ok(mut replies) => match replies.pop() {
                     Some(Reply::List(replies)) => Some(replies),
                     reply => reply.map(|reply| vec![reply]),
