@@ -588,7 +588,7 @@ fn where_no_thread_can_be_had_requests_are_answered_one_after_another() {
     );
     // For each a second to say something, and one to read the refusal; not ten.
     assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
-    began.within(Duration::from_secs(4));
+    began.within("an answer behind two who are silent", Duration::from_secs(4));
     reader.expect(PING);
     drop(silent);
     assert!(threads() <= before, "{} threads, {before} before", threads());

@@ -50,11 +50,12 @@ impl Stopwatch {
 
     /// Asserts that no more than this time has passed. Several threads, one after the other, have a hand in it, and each of
     /// them may have been late.
-    pub fn within(&self, promised: Duration) {
+    #[track_caller]
+    pub fn within(&self, what: &str, promised: Duration) {
         let took = self.elapsed();
         let late = Duration::from_micros(LATE.load(SeqCst) - self.late);
         let allowed = promised + Duration::from_millis(300) + 4 * late;
-        assert!(took < allowed, "{took:?}, and not {promised:?}; the machine was {late:?} late");
+        assert!(took < allowed, "{what}: {took:?}, and not {promised:?}; the machine was {late:?} late");
     }
 }
 
@@ -304,7 +305,7 @@ pub fn address_of(prelude: &str) -> String {
 /// A free port below those that outgoing connections are given.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = 12_000 + u16::try_from(std::process::id() % 100).unwrap() * 200;
+    let first = 12_000 + u16::try_from(std::process::id() % 50).unwrap() * 400;
     let mut ports = std::iter::repeat_with(|| first + NEXT.fetch_add(1, SeqCst));
     ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }

@@ -178,7 +178,7 @@ fn time_out(wires: &mut [(Stopwatch, Wire)]) {
         wire.response().refused(reject::TIMEOUT);
         assert_eq!(wire.rest(), "");
         assert!(began.elapsed() >= Duration::from_secs(10), "{:?}", began.elapsed());
-        began.within(Duration::from_secs(12));
+        began.within("a refusal", Duration::from_secs(12));
     }
 }
 
@@ -408,7 +408,7 @@ fn refused_in_the_end(attacks: &[(&str, &str, Reject)]) {
         });
     };
     scope(|s| attacks.iter().for_each(|one| drop(s.spawn(|| attack(one)))));
-    began.within(Duration::from_secs(12));
+    began.within("all refusals", Duration::from_secs(12));
     let grown = status(&server, "VmHWM:").saturating_sub(before);
     assert!(grown < 4096, "{grown} KiB more at times");
     assert_eq!(Some(honest.finish()), server.metric("tincan_events_total"), "nothing of this was published");
@@ -470,7 +470,7 @@ fn who_is_there_goes_on_while_silent_connections_fill_the_server() {
     silent.extend(open(&server, 100, |_| String::new()));
     eventually("not all are let in", || descriptors(&server) < 140);
     let answers: Vec<String> = silent.iter_mut().map(|(_, wire)| wire.rest()).collect();
-    silent[0].0.within(Duration::from_secs(13));
+    silent[0].0.within("all are told", Duration::from_secs(13));
     let late = format!("\r\n\r\n{}", reject::TIMEOUT.line());
     let told = answers.iter().filter(|a| a.starts_with("HTTP/1.1 408 ") && a.ends_with(&late)).count();
     let closed = answers.iter().filter(|a| a.is_empty()).count();

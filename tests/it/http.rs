@@ -309,7 +309,7 @@ pub fn a_request_that_is_not_finished_in_ten_seconds_is_refused() {
     for wire in silent.iter_mut().chain([&mut slow]) {
         wire.response().refused(reject::TIMEOUT);
         assert!(began.elapsed() >= Duration::from_secs(10), "{:?}", began.elapsed());
-        began.within(Duration::from_secs(13)); // each byte of the slow one would give it ten seconds more
+        began.within("a refusal", Duration::from_secs(13)); // each byte of the slow one would give it ten seconds more
     }
 }
 

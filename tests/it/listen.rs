@@ -167,7 +167,7 @@ fn an_idle_reader_is_pinged_only_between_events() {
     wire.expect(PING);
     assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
     wire.expect(PING);
-    began.within(Duration::from_secs(4));
+    began.within("two pings", Duration::from_secs(4));
     let id = server.post("/a", "x").remove(0);
     let event = format!("data: x\nid: {id}\n\n");
     // Further pings may come before it, if it took a second to be said, and nothing else.
@@ -188,13 +188,13 @@ fn a_reader_that_leaves_is_gone_from_the_metrics_within_two_seconds() {
     drop(wire);
     let left = Stopwatch::start();
     eventually("one reader is left", || server.readers("a") == 1);
-    left.within(PROMISED);
+    left.within("who has left is gone", PROMISED);
     // A close with bytes unread is a reset.
     server.post("/a", "never read");
     drop(stays);
     let left = Stopwatch::start();
     eventually("no reader is left", || server.readers("a") == 0);
-    left.within(PROMISED);
+    left.within("who has left is gone", PROMISED);
     eventually("its connection is not counted any more", || server.metric("tincan_connections") == Some(1));
 }
 
@@ -232,7 +232,7 @@ fn max_age_ends_a_stream_and_the_client_resumes() {
     let (mut wire, place) = server.listen("/a", "");
     assert_eq!(wire.rest(), "");
     assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
-    began.within(Duration::from_millis(2500));
+    began.within("the age limit", Duration::from_millis(2500));
     let id = server.post("/a", "meanwhile");
     let (mut wire, _) = server.listen("/a", &format!("Last-Event-ID: {place}\r\n"));
     wire.expect(format!("data: meanwhile\nid: {}\n\n", id[0]));

@@ -120,7 +120,7 @@ fn a_poll_ends_with_its_time() {
     let began = Stopwatch::start();
     let answer = poll(&server, 1).response();
     assert!(began.elapsed() >= Duration::from_millis(950), "{:?}", began.elapsed());
-    began.within(Duration::from_millis(1900));
+    began.within("a poll of a second", Duration::from_millis(1900));
     assert_eq!(answer.text().matches('\n').count(), 4, "the prelude alone: {}", answer.text());
     eventually("it is gone", || server.readers("a") == 0);
 }
@@ -145,7 +145,7 @@ fn a_poll_that_leaves_is_gone_within_two_seconds() {
     drop(left);
     let since = Stopwatch::start();
     eventually("it has left", || server.readers("a") == 0);
-    since.within(Duration::from_secs(2));
+    since.within("who has left is gone", Duration::from_secs(2));
 }
 
 fn a_client_that_only_stops_sending_still_gets_its_long_poll() {
@@ -158,7 +158,7 @@ fn a_client_that_only_stops_sending_still_gets_its_long_poll() {
     late.shut();
     let answer = late.response();
     assert!(began.elapsed() >= Duration::from_millis(1900), "{:?}", began.elapsed());
-    began.within(Duration::from_millis(3500));
+    began.within("a poll of two seconds", Duration::from_millis(3500));
     assert_eq!(answer.text().matches('\n').count(), 4, "the prelude alone: {}", answer.text());
     let id = server.post("/a", "x");
     let answer = early.response().text();
