@@ -167,7 +167,7 @@ impl Player<'_> {
     /// Pongs come in their order, and so do messages; but which of the two comes first is not said. Where the connection
     /// ends at once some messages may not have come back yet, and yet have been published.
     fn play(&mut self, what: &str, client: &[u8], expected: &[Reaction], how: How) {
-        let what = format!("{what}, {how:?}: {:.300}", client.escape_ascii().to_string());
+        let what = format!("{what}, {how:?}: {:.300}", client[..client.len().min(300)].escape_ascii().to_string());
         let mut wire = self.server.connect();
         let asked = handshake(&self.path, "").into_bytes();
         let (with, then) = match how {
@@ -229,12 +229,18 @@ impl Player<'_> {
     }
 }
 
-/// How many descriptors a server has that has just started: at first it opens some for a moment.
+/// How many descriptors a server has that has just started: at first it opens some for a moment. A thread of it that has
+/// still to do so may be waiting for a processor.
 fn at_rest(server: &Tincan) -> usize {
+    let sleeps = || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
+        let stats = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default());
+        stats.into_iter().all(|stat| stat.contains(") S "))
+    };
     let (mut last, mut same) = (0, 0);
     eventually("its descriptors stay the same", || {
         let now = descriptors(server);
-        (last, same) = (now, if now == last { same + 1 } else { 0 });
+        (last, same) = (now, if now == last && sleeps() { same + 1 } else { 0 });
         same == 20
     });
     last
@@ -242,7 +248,7 @@ fn at_rest(server: &Tincan) -> usize {
 
 #[test]
 fn every_case_of_the_table_is_answered_over_sockets_byte_for_byte() {
-    let server = Tincan::start(&["--quiet"]);
+    let server = Tincan::calm(&["--quiet"]);
     let mut jobs = Vec::new();
     let cases = cases();
     for case in &cases {
@@ -279,14 +285,15 @@ fn every_case_of_the_table_is_answered_over_sockets_byte_for_byte() {
 
 #[test]
 fn random_frames_over_sockets_are_answered_by_the_book() {
-    let server = Tincan::start(&["--quiet", "--max-body", &SMALL.to_string()]);
+    let server = Tincan::calm(&["--quiet", "--max-body", &SMALL.to_string()]);
     let end = Instant::now() + Duration::from_secs(10);
     let counts = scope(|s| {
         let work = |number| {
             let server = &server;
             s.spawn(move || {
                 let (mut random, mut player, mut rounds) = (Random(number), Player::new(server, number as usize), 0);
-                while Instant::now() < end && rounds < 600 {
+                // A slow machine has less time for many, and yet does so many.
+                while rounds < 30 || (Instant::now() < end && rounds < 600) {
                     let bytes = random_bytes(&mut random);
                     let how = match random.index(4) {
                         0 => How::Whole,
@@ -309,7 +316,7 @@ fn random_frames_over_sockets_are_answered_by_the_book() {
 
 #[test]
 fn a_handshake_is_answered_with_exactly_these_bytes() {
-    let server = Tincan::start(&[]);
+    let server = Tincan::calm(&[]);
     for (fields, answer) in [
         ("", ""),
         ("Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n", ""),
@@ -337,7 +344,7 @@ fn a_handshake_is_answered_with_exactly_these_bytes() {
 
 #[test]
 fn a_handshake_that_breaks_a_rule_is_refused_and_the_connection_goes_on() {
-    let server = Tincan::start(&[]);
+    let server = Tincan::calm(&[]);
     let asked = handshake("/a", "");
     let without =
         |name: &str| asked.lines().filter(|line| !line.starts_with(name)).map(|l| format!("{l}\r\n")).collect();
@@ -395,7 +402,7 @@ fn a_handshake_that_breaks_a_rule_is_refused_and_the_connection_goes_on() {
 
 #[test]
 fn a_handshake_from_another_site_is_refused() {
-    let server = Tincan::start(&[]);
+    let server = Tincan::calm(&[]);
     let origin = |origin: &str| format!("Origin: {origin}\r\n");
     let other = [origin("http://evil.example"), origin("null"), origin("http://localhost:1"), origin("")];
     for fields in other.into_iter().chain(["Sec-Fetch-Site: cross-site\r\n".into()]) {
@@ -405,7 +412,7 @@ fn a_handshake_from_another_site_is_refused() {
         server.ask(wrong).refused(reject::CROSS_SITE);
     }
     assert_eq!(server.metric("tincan_channels"), Some(0));
-    let allows = Tincan::start(&["--allow-origin", "https://app.example"]);
+    let allows = Tincan::calm(&["--allow-origin", "https://app.example"]);
     let fields = "Origin: https://app.example\r\nSec-Fetch-Site: cross-site\r\n";
     let mut wire = allows.connect();
     wire.send(handshake("/a", fields));
@@ -419,7 +426,7 @@ fn a_websocket_needs_the_token_for_reading_and_a_message_the_one_for_publishing(
     let path = dir.0.join("tokens");
     std::fs::write(&path, "read r3ad\npublish p0st\nread b0th\npublish b0th\n").unwrap();
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    let server = Tincan::start(&["--token-file", path.to_str().unwrap()]);
+    let server = Tincan::calm(&["--token-file", path.to_str().unwrap()]);
     let bearer = |token: &str| format!("Authorization: Bearer {token}\r\n");
     for fields in [String::new(), bearer("wrong"), bearer("p0st")] {
         let answer = server.ask(handshake("/a", &fields));
@@ -444,7 +451,7 @@ fn a_websocket_needs_the_token_for_reading_and_a_message_the_one_for_publishing(
 
 #[test]
 fn a_websocket_counts_as_four_connections_and_a_full_server_says_503() {
-    let server = Tincan::start(&["--max-connections", "6"]);
+    let server = Tincan::calm(&["--max-connections", "6"]);
     let bare = at_rest(&server);
     let first = Ws::open(&server, "/a");
     assert_eq!(server.metric("tincan_connections"), Some(5));
@@ -458,7 +465,7 @@ fn a_websocket_counts_as_four_connections_and_a_full_server_says_503() {
     Ws::open(&server, "/a").close();
     eventually("nothing is left", || server.metric("tincan_connections") == Some(1));
     eventually("no descriptor is left", || descriptors(&server) == bare);
-    let server = Tincan::start(&["--max-channels", "1"]);
+    let server = Tincan::calm(&["--max-channels", "1"]);
     server.post("/a", "x");
     server.ask(handshake("/b", "")).refused(reject::CHANNELS);
 }
@@ -473,7 +480,7 @@ fn prelude(text: &str, channel: &str) -> String {
 
 #[test]
 fn everyone_hears_what_anyone_says_in_the_same_order() {
-    let server = Tincan::start(&["--retry", "0"]);
+    let server = Tincan::calm(&["--retry", "0"]);
     let (mut stream, first) = server.listen("/a", "");
     let (mut blocks, text_of_prelude) = Ws::blocks(&server, "/a", "");
     assert_eq!(prelude(&text_of_prelude, "a"), first);
@@ -535,7 +542,7 @@ fn everyone_hears_what_anyone_says_in_the_same_order() {
 
 #[test]
 fn a_websocket_comes_back_to_where_it_was_and_is_told_what_it_missed() {
-    let server = Tincan::start(&["--retry", "0", "--history", "1K"]);
+    let server = Tincan::calm(&["--retry", "0", "--history", "1K"]);
     let ids: Vec<String> = (1..=9).map(|n| server.post("/a", n.to_string()).remove(0)).collect();
     let events = |from: usize| (from..=9).map(|n| (n.to_string(), block(&n.to_string(), &ids[n - 1])));
     // After an id, of the query or of the field, which wins; all that is kept; and from now on.
@@ -579,7 +586,7 @@ fn a_websocket_comes_back_to_where_it_was_and_is_told_what_it_missed() {
 #[test]
 fn what_a_websocket_says_is_on_the_disk_and_what_does_not_get_there_closes_it() {
     let dir = Scratch::new();
-    let server = Tincan::start(&["--data", dir.arg(), "--sync"]);
+    let server = Tincan::calm(&["--data", dir.arg(), "--sync"]);
     let mut ws = Ws::open(&server, "/a?event=soup");
     for n in 0..20 {
         ws.send(text(n.to_string()));
@@ -616,31 +623,37 @@ const CALLED_BACK: &str = "you have fallen behind, or your time is over; come ba
 #[test]
 fn a_websocket_is_pinged_each_heartbeat_and_closed_when_two_pings_go_unanswered() {
     let server = Tincan::start(&["--heartbeat", "1"]);
-    let (mut silent, mut answers, began) = (Ws::open(&server, "/a"), Ws::open(&server, "/b"), Instant::now());
     scope(|s| {
-        s.spawn(|| {
-            // Any answer will do, also one that was not asked for (§5.5.3); but not a message.
-            for n in 0..5 {
-                answers.gets(0x89, "");
-                answers.send(frame(0x8a, if n % 2 == 0 { "" } else { "odd" }));
-            }
-            answers.send(text("still here"));
-            answers.hears("still here");
-        });
+        // Any answer will do, also one that was not asked for (§5.5.3); but not a message.
+        for (path, pong) in [("b", ""), ("c", "odd")] {
+            let (server, mut answers) = (&server, Ws::open(&server, &format!("/{path}")));
+            s.spawn(move || {
+                for _ in 0..4 {
+                    answers.gets(0x89, "");
+                    answers.send(frame(0x8a, pong));
+                }
+                answers.send(text("still here"));
+                let frames = std::iter::repeat_with(|| answers.frame().unwrap());
+                let heard = frames.into_iter().find(|frame| *frame != (0x89, vec![]));
+                assert_eq!(heard, Some((0x81, b"still here".into())));
+                assert_eq!(server.readers(path), 1);
+            });
+        }
+        let began = Instant::now();
+        let mut silent = Ws::open(&server, "/a");
         silent.gets(0x89, "");
         assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
         silent.gets(0x89, "");
         assert_eq!(silent.frame(), None, "it ends");
         let took = began.elapsed();
-        assert!(took > Duration::from_millis(2800) && took < Duration::from_secs(5), "{took:?}");
+        assert!(took > Duration::from_millis(2800) && took < Duration::from_secs(5) + BUSY, "{took:?}");
         eventually("it is gone", || server.readers("a") == 0);
     });
-    assert_eq!(server.readers("b"), 1);
 }
 
 #[test]
 fn pings_are_answered_while_the_stream_is_busy() {
-    let server = Tincan::start(&["--quiet"]);
+    let server = Tincan::calm(&["--quiet"]);
     let (mut ws, over) = (Ws::open(&server, "/a"), AtomicBool::new(false));
     scope(|s| {
         s.spawn(|| {
@@ -668,7 +681,7 @@ fn pings_are_answered_while_the_stream_is_busy() {
                     }
                 }
                 between += 1;
-                assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+                assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
             }
         }
     });
@@ -676,83 +689,140 @@ fn pings_are_answered_while_the_stream_is_busy() {
 
 #[test]
 fn at_its_age_limit_a_websocket_is_called_back_and_ends() {
-    let server = Tincan::start(&["--max-age", "1"]);
-    let (mut answers, mut silent, began) = (Ws::open(&server, "/a"), Ws::open(&server, "/a"), Instant::now());
-    answers.send(text("x"));
-    answers.hears("x");
-    silent.hears("x");
-    for ws in [&mut answers, &mut silent] {
-        ws.gets(0x88, [&1013u16.to_be_bytes(), CALLED_BACK.as_bytes()].concat());
-        let took = began.elapsed();
-        assert!(took > Duration::from_millis(850) && took < Duration::from_secs(3), "{took:?}");
-    }
-    // What comes behind our Close frame and before the client's is still heard; nothing is sent any more.
-    let told = Instant::now();
-    answers.send([text("one more"), ping("a"), closing(1013, "")].concat());
-    assert_eq!(answers.frame(), None);
-    assert!(told.elapsed() < Duration::from_secs(1), "{:?}", told.elapsed());
-    assert!(server.get("/a?since=all&wait=0").text().contains("data: one more\n"));
-    assert_eq!(silent.frame(), None, "who does not answer is not waited for");
-    assert!(told.elapsed() < Duration::from_secs(4), "{:?}", told.elapsed());
+    let server = Tincan::calm(&["--max-age", "1"]);
+    server.post("/a", "x");
+    let began = Instant::now();
+    let open = || Ws::open(&server, "/a?since=all");
+    let mut silent = open();
+    let mut several: Vec<_> = (0..4).map(|_| open()).collect();
+    // Whose answer ends its connection does not have to wait; a busy machine may delay some of them.
+    let mut ends = scope(|s| {
+        let ends: Vec<_> = several
+            .iter_mut()
+            .map(|answers| {
+                s.spawn(|| {
+                    called_back(answers, began);
+                    // What comes behind our Close frame and before the client's is still heard; nothing is sent any more.
+                    let told = Instant::now();
+                    answers.send([text("one more"), ping("a"), closing(1013, "")].concat());
+                    assert_eq!(answers.frame(), None);
+                    told.elapsed()
+                })
+            })
+            .collect();
+        called_back(&mut silent, began);
+        let told = Instant::now();
+        assert_eq!(silent.frame(), None, "who does not answer is not waited for");
+        assert!(told.elapsed() < Duration::from_secs(4) + BUSY, "{:?}", told.elapsed());
+        ends.into_iter().map(|end| end.join().unwrap()).collect::<Vec<_>>()
+    });
+    ends.sort();
+    assert!(ends[0] < Duration::from_secs(1), "{ends:?}");
+    assert_eq!(server.get("/a?since=all&wait=0").text().matches("data: one more\n").count(), 4);
     eventually("nothing is left", || server.metric("tincan_connections") == Some(1));
+}
+
+/// It hears what is kept, and at its age limit of a second a Close frame; but nothing of what others say meanwhile.
+fn called_back(ws: &mut Ws, began: Instant) {
+    ws.hears("x");
+    while let Some((first, payload)) = ws.frame() {
+        if (first, &payload[..]) == (0x81, b"one more") {
+            continue; // of one that was called back a little earlier
+        }
+        assert_eq!((first, payload), (0x88, [&1013u16.to_be_bytes(), CALLED_BACK.as_bytes()].concat()));
+        let took = began.elapsed();
+        assert!(took > Duration::from_millis(850) && took < Duration::from_secs(3) + BUSY, "{took:?}");
+        return;
+    }
+    panic!("it ends without a Close frame");
 }
 
 #[test]
 fn a_websocket_that_leaves_is_gone_from_the_metrics_within_two_seconds() {
-    let server = Tincan::start(&[]);
+    let server = Tincan::calm(&[]);
     let bare = at_rest(&server);
-    for how in ["close", "end", "reset", "shut"] {
-        let mut ws = Ws::open(&server, "/a");
-        assert_eq!(server.readers("a"), 1);
-        let began = Instant::now();
-        let mut kept = None;
-        match how {
-            "close" => ws.close(),
-            "end" => drop(ws),
-            "reset" => {
-                server.post("/a", "x");
-                ws.0.stream.peek(&mut [0]).unwrap(); // a close with bytes unread is a reset
-                drop(ws);
+    let kept = scope(|s| {
+        let leaves = |how: &'static str| {
+            let (server, path) = (&server, format!("/{how}"));
+            move || {
+                let mut ws = Ws::open(server, &path);
+                assert_eq!(server.readers(how), 1);
+                let mut kept = None;
+                let began = match how {
+                    "close" => {
+                        let began = Instant::now();
+                        ws.close();
+                        began
+                    }
+                    "end" => {
+                        drop(ws);
+                        Instant::now()
+                    }
+                    "reset" => {
+                        server.post(&path, "x");
+                        ws.0.stream.peek(&mut [0]).unwrap(); // a close with bytes unread is a reset
+                        drop(ws);
+                        Instant::now()
+                    }
+                    // A WebSocket has no half that goes on: without a Close frame it is over (§7.1.4).
+                    _ => {
+                        ws.0.shut();
+                        let began = Instant::now();
+                        assert_eq!(ws.frame(), None);
+                        kept = Some(ws);
+                        began
+                    }
+                };
+                eventually("it is gone", || server.readers(how) == 0);
+                assert!(began.elapsed() < Duration::from_secs(2) + BUSY, "{how}: {:?}", began.elapsed());
+                kept
             }
-            // A WebSocket has no half that goes on: without a Close frame it is over (§7.1.4).
-            _ => {
-                ws.0.shut();
-                assert_eq!(ws.frame(), None);
-                kept = Some(ws);
-            }
-        }
-        eventually("it is gone", || server.readers("a") == 0);
-        assert!(began.elapsed() < Duration::from_secs(2), "{how}: {:?}", began.elapsed());
-        drop(kept);
-        eventually("it is not counted", || server.metric("tincan_connections") == Some(1));
-    }
+        };
+        let all = ["close", "end", "reset", "shut"].map(|how| s.spawn(leaves(how)));
+        all.map(|one| one.join().unwrap())
+    });
+    drop(kept);
+    eventually("none is counted", || server.metric("tincan_connections") == Some(1));
     eventually("no descriptor is left", || descriptors(&server) == bare);
     eventually("no thread is left", || crate::hostile::status(&server, "Threads:") <= 8);
 }
 
 #[test]
 fn a_stalled_websocket_keeps_its_place_and_falls_off_the_log_in_the_end() {
-    let body = |n: usize| format!("{n} {}", "x".repeat(60_000));
-    // As long as its place is kept it goes on from there.
-    let server = Tincan::start(&["--quiet", "--history", "64M"]);
+    scope(|s| {
+        s.spawn(keeps_its_place);
+        falls_off_the_log();
+    });
+}
+
+/// A message of some size.
+fn large(n: usize) -> String {
+    format!("{n} {}", "x".repeat(60_000))
+}
+
+/// As long as its place is kept it goes on from there.
+fn keeps_its_place() {
+    let server = Tincan::calm(&["--quiet", "--history", "64M"]);
     let (mut ws, _) = Ws::blocks(&server, "/a", "");
     let (mut reader, _) = server.listen("/a", "");
     let mut expected = Vec::new();
-    for n in 0..200 {
-        expected.push(block(&body(n), &server.post("/a", body(n))[0]));
+    for n in 0..=more_than_a_socket_takes() / large(0).len() {
+        expected.push(block(&large(n), &server.post("/a", large(n))[0]));
         reader.expect(&expected[n]);
     }
     expected.iter().for_each(|block| ws.hears(block));
     ws.send(text("end"));
     assert!(ws.message().starts_with("data: end\n"));
     assert_eq!(server.metric("tincan_dropped_subscribers_total"), Some(0));
-    drop(server);
-    // Then it is told to come back, behind whole messages.
-    let server = Tincan::start(&["--quiet", "--history", "256K"]);
+}
+
+/// Then it is told to come back, behind whole messages.
+fn falls_off_the_log() {
+    let server = Tincan::calm(&["--quiet", "--history", "256K"]);
     let ((mut ws, _), mut count) = (Ws::blocks(&server, "/a", ""), 0);
     let mut expected = Vec::new();
     eventually("it is cut off", || {
-        expected.push(block(&body(count), &server.post("/a", body(count))[0]));
+        expected.push(block(&large(count), &server.post("/a", large(count))[0]));
         count += 1;
         server.metric("tincan_dropped_subscribers_total") == Some(1)
     });
@@ -777,15 +847,15 @@ fn a_stalled_websocket_keeps_its_place_and_falls_off_the_log_in_the_end() {
 
 #[test]
 fn a_websocket_that_never_reads_is_gone_after_some_heartbeats() {
-    let server = Tincan::start(&["--quiet", "--heartbeat", "1", "--history", "64M"]);
-    let stalled = Ws::open(&server, "/a");
-    let body = "x".repeat(60_000);
-    (0..200).for_each(|_| drop(server.post("/a", &body)));
+    let server = Tincan::start(&["--quiet", "--heartbeat", "1", "--max-body", "64M", "--history", "64M"]);
     let began = Instant::now();
+    let stalled = Ws::open(&server, "/a");
+    server.post("/a", "x".repeat(more_than_a_socket_takes()));
     assert_eq!(server.readers("a"), 1);
+    let said = Instant::now();
     eventually("it is gone", || server.readers("a") == 0);
-    let took = began.elapsed();
-    assert!(took > Duration::from_millis(1500) && took < Duration::from_secs(8), "{took:?}");
+    assert!(began.elapsed() > Duration::from_millis(1500), "{:?}", began.elapsed());
+    assert!(said.elapsed() < Duration::from_secs(8) + BUSY, "{:?}", said.elapsed());
     eventually("nothing is left", || server.metric("tincan_connections") == Some(1));
     drop(stalled);
 }
@@ -793,14 +863,19 @@ fn a_websocket_that_never_reads_is_gone_after_some_heartbeats() {
 #[test]
 fn a_hundred_stalled_websockets_delay_no_honest_reader_and_cost_little_memory() {
     // Two servers, of which one has stalled WebSockets; the same readers at each, asked by turns.
-    let servers = [(); 2].map(|()| Tincan::start(&["--quiet", "--history", "32M"]));
-    let stalled: Vec<Ws> = (0..100).map(|_| Ws::open(&servers[1], "/a")).collect();
+    let servers = [(); 2].map(|()| Tincan::calm(&["--quiet", "--max-body", "64M", "--history", "64M"]));
+    // Few of them without blocks: to take the data out of each costs time.
+    let open = |n| if n % 10 == 0 { Ws::open(&servers[1], "/a") } else { Ws::blocks(&servers[1], "/a", "").0 };
+    let stalled: Vec<Ws> = (0..100).map(open).collect();
     let body = "x".repeat(60_000);
     for server in &servers {
-        (0..120).for_each(|_| drop(server.post("/a", &body)));
+        (0..=more_than_a_socket_takes() / body.len()).for_each(|_| drop(server.post("/a", &body)));
     }
     assert_eq!(servers[1].readers("a"), 100, "they are behind, and have their place");
-    let mut readers = servers.each_ref().map(|server| (0..1000).map(|_| server.listen("/a", "").0).collect::<Vec<_>>());
+    // As many as the system allows.
+    let count = tincan::limits::soft("Max open files").map_or(1000, |n| 1000.min(n / 4));
+    let mut readers =
+        servers.each_ref().map(|server| (0..count).map(|_| server.listen("/a", "").0).collect::<Vec<_>>());
     let [without, with] = servers.each_ref().map(|server| pss(server.pid()));
     assert!(with < without + 100 * 256, "{without} KiB without and {with} KiB with 100 stalled WebSockets");
     let mut times = [vec![], vec![]];
@@ -814,16 +889,16 @@ fn a_hundred_stalled_websockets_delay_no_honest_reader_and_cost_little_memory() 
     }
     times.iter_mut().for_each(|times| times.sort());
     let [without, with] = [times[0][12], times[1][12]];
-    println!("until 1,000 readers have heard: {without:?} without, {with:?} with 100 stalled WebSockets");
+    println!("until {count} readers have heard: {without:?} without, {with:?} with 100 stalled WebSockets");
     assert!(with < without * 2 + Duration::from_millis(20), "{without:?} without, {with:?} with");
-    assert_eq!(servers[1].readers("a"), 1100);
+    assert_eq!(servers[1].readers("a"), count + 100);
     drop(stalled);
 }
 
 #[test]
 fn chromiums_websocket_speaks_with_the_server() {
     let Some(driver) = driver() else { return };
-    let server = Tincan::start(&["--retry", "0"]);
+    let server = Tincan::calm(&["--retry", "0"]);
     let page = driver.page(&url(&server, "/lab"));
     let open = |path: &str, protocols: &str| {
         let at = json(&format!("ws://127.0.0.1:{}{path}", server.port));
@@ -865,7 +940,7 @@ fn chromiums_websocket_speaks_with_the_server() {
     // A refused handshake is an error without a reason; so is a page of another site.
     open("/nothing/here", "[]");
     page.becomes("end", "error 1006||false");
-    let other = Tincan::start(&[]);
+    let other = Tincan::calm(&[]);
     page.open(&url(&other, "/health")); // has no policy that would keep it from asking
     open("/a", "[]");
     page.becomes("end", "error 1006||false");
@@ -877,7 +952,7 @@ fn a_client_in_python_speaks_with_the_server() {
     if !works("/usr/bin/python3 -c 'import websockets'") {
         return;
     }
-    let server = Tincan::start(&["--retry", "0", "--max-body", "1K"]);
+    let server = Tincan::calm(&["--retry", "0", "--max-body", "1K"]);
     let script = r#"
 import asyncio, sys, websockets
 async def main(base):
@@ -912,12 +987,13 @@ async def main(base):
     assert all(h == heard[0] for h in heard) and sorted(heard[0], key=int) == [str(n) for n in range(20)]
     for ws in many: await ws.close()
     print("all")
-asyncio.run(asyncio.wait_for(main(sys.argv[1]), 20))
+asyncio.run(asyncio.wait_for(main(sys.argv[1]), 100))
 "#;
     let mut command = Command::new("/usr/bin/python3");
     command.args(["-c", script, &format!("ws://127.0.0.1:{}/a", server.port)]).env("PYTHONUTF8", "1");
     let out = command.output().unwrap();
-    let said = String::from_utf8(out.stdout).unwrap() + &String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let said = String::from_utf8(out.stdout).unwrap(); // on the other there may be warnings of its own
     let (binary, long) = (BINARY_DATA.reason, TOO_LONG.reason);
     let expected = format!(
         "None []\nsoup is ready\n3001 \nevent-stream : connected to /a\nevent: e\ndata: named\n\n\
@@ -933,7 +1009,7 @@ fn characters(bytes: impl AsRef<[u8]>) -> String {
 
 #[test]
 fn a_tap_tells_each_byte_of_a_websocket_once_and_its_plug_ends_it() {
-    let server = Tincan::start(&["--retry", "0"]);
+    let server = Tincan::calm(&["--retry", "0"]);
     let (mut tap, _) = server.listen("/lab/k?since=all", "");
     // The first message comes in one packet with the handshake.
     let (asked, first) = (handshake("/a?tap=k", ""), text("one"));
@@ -968,7 +1044,7 @@ fn a_tap_tells_each_byte_of_a_websocket_once_and_its_plug_ends_it() {
     assert_eq!(ws.frame(), None);
     while told(&tap.block()).0 != "end" {}
     eventually("it has left", || server.readers("a") == 0);
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(2) + BUSY, "{:?}", began.elapsed());
     eventually("nothing is left", || server.metric("tincan_connections") == Some(2)); // the tap's reader, and who asks
 }
 
