@@ -27,7 +27,7 @@ fn file(scratch: &Scratch, name: &str, text: impl AsRef<[u8]>, mode: u32) -> Pat
 /// A server with these tokens.
 pub fn guarded(scratch: &Scratch, text: &str, args: &[&str]) -> Tincan {
     let path = file(scratch, "tokens", text, 0o600);
-    Tincan::start(&[&["--token-file", path.to_str().unwrap()], args].concat())
+    Tincan::calm(&[&["--token-file", path.to_str().unwrap()], args].concat())
 }
 
 /// Two tokens for each right, and one that is on both lines.
@@ -144,7 +144,7 @@ fn credentials() -> Vec<(String, bool, bool)> {
 fn each_right_asks_for_its_own_token_and_no_token_is_ever_shown() {
     let scratch = Scratch::new();
     let server = five(&scratch, &[]);
-    let (mut answers, mut asked, mut said) = (String::new(), 4, 0);
+    let (mut answers, mut asked, mut said) = (String::new(), 0, 0);
     for (fields, publish, read) in credentials() {
         for (needs, requests) in REQUESTS {
             let may = needs.is_none_or(|needs| if needs == reject::READ_TOKEN { read } else { publish });
@@ -181,8 +181,11 @@ fn each_right_asks_for_its_own_token_and_no_token_is_ever_shown() {
     let kept = ask(&server, "GET /kitchen?wait=0&since=all", bearer(READ)).text();
     assert_eq!((kept.matches("\ndata:").count(), said > 5), (said, true));
     shows_no_token(&answers);
-    eventually("every request is logged", || server.stderr().lines().count() >= asked + 2);
-    assert_eq!(server.stderr().lines().count(), asked + 2, "{}", server.stderr());
+    // What it says at its start is one or more lines with a space before them, by the system's limits.
+    let greets = |line: &str| line.starts_with("tincan: ") || line.starts_with("  ");
+    let logged = || server.stderr().lines().filter(|line| !greets(line)).count();
+    eventually("every request is logged", || logged() >= asked + 2);
+    assert_eq!(logged(), asked + 2, "{}", server.stderr());
     shows_no_token(&server.stderr());
 }
 
