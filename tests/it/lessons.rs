@@ -2,8 +2,9 @@
 
 use crate::browser::{driver, url};
 use crate::harness::*;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
-use tincan::lessons::{LESSONS, Script, Step, parse, parts, says};
+use tincan::lessons::{LESSONS, Lesson, Script, Step, parse, parts, says};
 use tincan::reject::{NOT_FOUND, PAGE_METHOD, PLAYING, SINCE};
 use tincan::ws;
 
@@ -176,7 +177,7 @@ fn chromium_hears_of_each_lesson_what_it_teaches() {
     let Some(driver) = driver() else { return };
     assert!(HEARD.iter().map(|row| row.0).eq(LESSONS.iter().map(|lesson| lesson.name)), "each has its row, in order");
     // Chromium opens six connections to a host and port; a port for each six lets all lessons play at once.
-    let servers: Vec<Tincan> = HEARD.chunks(6).map(|_| Tincan::start(&["--allow-origin", "*"])).collect();
+    let servers: Vec<Tincan> = HEARD.chunks(6).map(|_| Tincan::calm(&["--allow-origin", "*"])).collect();
     let page = driver.page(&url(&servers[0], "/health"));
     page.js(PLAY);
     let ended = |heard: &[&str]| matches!(heard.last(), Some(&"error|2" | &"pause|please close|5"));
@@ -201,12 +202,14 @@ fn chromium_hears_of_each_lesson_what_it_teaches() {
     page.becomes("heard.since.join('\\n')", &format!("{missed}\nopen\nmessage|four, and the stream stays|4"));
     // By `retry: 500`, and not after the three seconds that are Chromium's own, nor those of the field that is ignored.
     let pause: u64 = page.js("heard.retry.at[3] - heard.retry.at[2]").parse().unwrap();
-    assert!((400..2500).contains(&pause), "{pause} ms");
+    assert!((400..3000).contains(&pause), "{pause} ms");
     // Who is to stay away does: no further request is in the log.
     for (rows, server) in HEARD.chunks(6).zip(&servers) {
         for (name, _, heard) in rows.iter().filter(|row| ended(row.2)) {
-            let requests = server.stderr().matches(&format!(" GET /lessons/{name} ")).count();
-            assert_eq!(requests, if heard.contains(&"error|0") { 2 } else { 1 }, "{name}");
+            let requests = || server.stderr().matches(&format!(" GET /lessons/{name} ")).count();
+            let expected = if heard.contains(&"error|0") { 2 } else { 1 };
+            eventually("they are in the log", || requests() >= expected);
+            assert_eq!(requests(), expected, "{name}");
         }
     }
 }
@@ -235,7 +238,7 @@ fn the_frames_in_the_lesson_are_frames() {
 #[test]
 fn the_seventh_stream_waits_for_one_of_six() {
     let Some(driver) = driver() else { return };
-    let server = Tincan::start(&[]);
+    let server = Tincan::calm(&[]);
     let page = driver.page(&url(&server, "/health"));
     page.js(PLAY);
     for n in 1..=7 {
@@ -270,9 +273,75 @@ fn ids(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter_map(|line| line.strip_prefix(": when Last-Event-ID: "))
 }
 
+/// A lesson as it was played to one client.
+pub struct Played {
+    pub lesson: &'static Lesson,
+    /// The last event ID that the client brought, and whether in a field, or else in the query.
+    id: &'static str,
+    in_field: bool,
+    /// Without its date.
+    head: String,
+    body: String,
+    /// What `--trace` showed of it, each line with this at its begin.
+    pub sign: String,
+    pub trace: String,
+}
+
+/// Plays each lesson to its end, for no id and for each id that it knows, and some for further ids. Once for all tests, and
+/// all at the same time, for each takes its time.
+pub fn played() -> &'static [Played] {
+    static PLAYED: LazyLock<Vec<Played>> = LazyLock::new(play);
+    &PLAYED
+}
+
+fn play() -> Vec<Played> {
+    let mut server = Tincan::calm(&["--trace", "--quiet"]);
+    let mut asked: Vec<(&str, &str, bool)> = Vec::new();
+    for lesson in LESSONS {
+        asked.extend([""].into_iter().chain(ids(parts(lesson.text).0)).map(|id| (lesson.name, id, false)));
+    }
+    asked.extend([
+        ("no-content", "1", true),
+        ("cut-id", "none of its ids", true),
+        ("reconnection", "2", true),
+        ("fresh-start", "a {time} \u{e9}", true),
+    ]);
+    let mut opened = Vec::new();
+    for (n, (name, id, in_field)) in asked.into_iter().enumerate() {
+        let lesson = LESSONS.iter().find(|lesson| lesson.name == name).unwrap();
+        let repeats = matches!(parse(lesson.text, id.as_bytes()).unwrap().steps.last(), Some(Step::Repeat(_)));
+        let (head, wire) = match (id, in_field) {
+            ("", _) => get(&server, name, ""),
+            (_, true) => get(&server, name, &format!("Last-Event-ID: {id}\r\n")),
+            (_, false) => get(&server, &format!("{name}?since={id}"), ""),
+        };
+        let (body, trace) = (String::new(), String::new());
+        let played = Played { lesson, id, in_field, head, body, sign: format!("#{} ", n + 1), trace };
+        opened.push((repeats, wire, played));
+    }
+    opened.sort_by_key(|(repeats, ..)| *repeats); // those that end first
+    let mut all = Vec::new();
+    for (repeats, mut wire, mut played) in opened {
+        if repeats {
+            server.kill();
+        }
+        played.body = wire.rest();
+        all.push((repeats, played));
+        if !repeats {
+            drop(wire);
+            let end = format!("\n{}- ", all.last().unwrap().1.sign);
+            eventually("its connection ends", || server.stderr().contains(&end));
+        }
+    }
+    let shown = server.stderr();
+    for (_, played) in &mut all {
+        played.trace.extend(shown.split_inclusive('\n').filter(|line| line.starts_with(&played.sign)));
+    }
+    all.into_iter().map(|(_, played)| played).collect()
+}
+
 #[test]
 fn a_lesson_is_its_file_on_the_wire() {
-    let server = Tincan::start(&[]);
     let head = |status: &str, kind: &str, more: &str| {
         let usual = "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\nVary: Accept\r\n";
         let (first, last) = if more.is_empty() { (kind, "") } else { ("", kind) };
@@ -281,21 +350,25 @@ fn a_lesson_is_its_file_on_the_wire() {
         )
     };
     let stream = "Content-Type: text/event-stream\r\n";
+    let find = |name: &str, id: &str| {
+        let mut all = played().iter();
+        let is = |p: &&Played| p.lesson.name == name && p.id == id && p.in_field != id.is_empty();
+        let Played { head, body, .. } = all.find(is).unwrap();
+        (head.clone(), body.clone())
+    };
     let asked = [
         ("first-event", ""),
         ("unavailable", ""),
         ("wrong-type", ""),
-        ("no-content", "Last-Event-ID: 1\r\n"),
+        ("no-content", "1"),
         ("line-ends", ""),
         ("nul-in-id", ""),
         ("byte-order-mark", ""),
-        ("cut-id", "Last-Event-ID: none of its ids\r\n"),
-        ("reconnection", "Last-Event-ID: 2\r\n"),
-        ("fresh-start", "Last-Event-ID: a {time} \u{e9}\r\n"),
+        ("cut-id", "none of its ids"),
+        ("reconnection", "2"),
+        ("fresh-start", "a {time} \u{e9}"),
     ];
-    let opened = asked.map(|(name, fields)| get(&server, name, fields)); // all at once, for each takes its time
-    let [first, unavailable, kind, none, ends, nul, mark, cut, part, echo] =
-        opened.map(|(head, mut wire)| (head, wire.rest()));
+    let [first, unavailable, kind, none, ends, nul, mark, cut, part, echo] = asked.map(|(name, id)| find(name, id));
     assert_eq!(first, (head("200 OK", stream, ""), file("first-event").into()));
     let later = head("503 Service Unavailable", stream, "").replace("Connection", "Retry-After: 1\r\nConnection");
     assert_eq!(unavailable, (later, file("unavailable").into()));
@@ -313,26 +386,51 @@ fn a_lesson_is_its_file_on_the_wire() {
 
 #[test]
 fn a_lesson_is_played_block_by_block() {
-    let server = Tincan::start(&[]);
-    let (begin, (_, mut wire)) = (Instant::now(), get(&server, "first-event", ""));
-    assert!(wire.block().ends_with("\ndata: Hello\n\n"));
-    assert!(begin.elapsed() < Duration::from_millis(900), "{:?}", begin.elapsed());
-    let (begin, (_, mut wire)) = (Instant::now(), get(&server, "clock", ""));
-    assert!(wire.block().contains("\nevent: connecttime\ndata: "));
-    assert!(begin.elapsed() < Duration::from_millis(900));
-    let times = [wire.block(), wire.block()];
-    assert!(begin.elapsed() > Duration::from_millis(1900), "{:?}", begin.elapsed());
-    assert!(times[0].starts_with("data: ") && times[0] != times[1], "{times:?}");
-    let (begin, (_, mut wire)) = (Instant::now(), get(&server, "buffering", ""));
-    wire.until(b"data: The first half,");
-    assert!(begin.elapsed() < Duration::from_millis(1900));
-    wire.expect(" and the second half.\n\n");
-    assert!(begin.elapsed() > Duration::from_millis(1900), "{:?}", begin.elapsed());
+    let server = Tincan::calm(&[]);
+    // What is said before a pause is there before it is over. Each is played to several, for a busy machine may be late with
+    // some of them; but to nobody is it played before its time.
+    let quickest = |play: &(dyn Fn() -> Duration + Sync)| {
+        std::thread::scope(|s| {
+            let plays: Vec<_> = (0..4).map(|_| s.spawn(play)).collect();
+            plays.into_iter().map(|play| play.join().unwrap()).min().unwrap()
+        })
+    };
+    let first_event = || {
+        let (begin, (_, mut wire)) = (Instant::now(), get(&server, "first-event", ""));
+        assert!(wire.block().ends_with("\ndata: Hello\n\n"));
+        begin.elapsed()
+    };
+    let clock = || {
+        let (begin, (_, mut wire)) = (Instant::now(), get(&server, "clock", ""));
+        assert!(wire.block().contains("\nevent: connecttime\ndata: "));
+        let took = begin.elapsed();
+        let times = [wire.block(), wire.block()];
+        assert!(begin.elapsed() > Duration::from_millis(1900), "{:?}", begin.elapsed());
+        assert!(times[0].starts_with("data: ") && times[0] != times[1], "{times:?}");
+        took
+    };
+    let buffering = || {
+        let (begin, (_, mut wire)) = (Instant::now(), get(&server, "buffering", ""));
+        wire.until(b"data: The first half,");
+        let took = begin.elapsed();
+        wire.expect(" and the second half.\n\n");
+        assert!(begin.elapsed() > Duration::from_millis(1900), "{:?}", begin.elapsed());
+        took
+    };
+    let plays: [(&(dyn Fn() -> Duration + Sync), u64); 3] = [(&first_event, 900), (&clock, 900), (&buffering, 1900)];
+    std::thread::scope(|s| {
+        for (play, most) in plays {
+            s.spawn(move || {
+                let took = quickest(play);
+                assert!(took < Duration::from_millis(most), "{took:?} and not {most} ms");
+            });
+        }
+    });
 }
 
 #[test]
 fn each_lesson_says_what_to_look_for_and_asks_a_question_in_two_languages() {
-    let (server, mut list) = (Tincan::start(&[]), String::new());
+    let (server, mut list) = (Tincan::calm(&[]), String::new());
     let chinese = |c: char| ('\u{4e00}'..='\u{9fff}').contains(&c);
     for lesson in LESSONS {
         let (played, not_sent) = parts(lesson.text);
@@ -377,7 +475,7 @@ fn each_lesson_says_what_to_look_for_and_asks_a_question_in_two_languages() {
 
 #[test]
 fn a_lesson_can_be_read_without_being_played() {
-    let server = Tincan::start(&[]);
+    let server = Tincan::calm(&[]);
     for lesson in LESSONS {
         let answer = server.get(&format!("/lessons/{}.txt", lesson.name));
         assert_eq!((answer.status, answer.text()), (200, lesson.text.into()));
@@ -402,7 +500,7 @@ fn a_lesson_can_be_read_without_being_played() {
 
 #[test]
 fn since_is_the_last_event_id_of_a_lesson_where_there_is_no_field() {
-    let server = Tincan::start(&[]);
+    let server = Tincan::calm(&[]);
     let first = |since: &str, fields: &str| get(&server, &format!("reconnection?since={since}"), fields).1.until(b"\n");
     assert_eq!(first("2", ""), ": when Last-Event-ID: 2\n");
     assert_eq!(first("2", "Last-Event-ID:\r\n"), ": when Last-Event-ID: 2\n");
@@ -420,26 +518,12 @@ fn since_is_the_last_event_id_of_a_lesson_where_there_is_no_field() {
 
 #[test]
 fn the_chinese_part_is_never_sent() {
-    let mut server = Tincan::start(&[]);
-    let mut played = Vec::new();
-    for lesson in LESSONS {
-        let text = parts(lesson.text).0;
-        for id in [""].into_iter().chain(ids(text)) {
-            let repeats = matches!(parse(lesson.text, id.as_bytes()).unwrap().steps.last(), Some(Step::Repeat(_)));
-            let (head, wire) = get(&server, &format!("{}?since={id}", lesson.name), "");
-            played.push((repeats, lesson, id, head, wire)); // all at once, for each takes its time
-        }
-    }
-    played.sort_by_key(|(repeats, ..)| *repeats); // those that end first
-    assert!(played.len() > LESSONS.len() + 5);
-    for (repeats, lesson, id, head, mut wire) in played {
-        if repeats {
-            server.kill();
-        }
-        let heard = wire.rest();
+    assert!(played().len() > LESSONS.len() + 5);
+    for Played { lesson, id, in_field, head, body: heard, .. } in played() {
         let (text, not_sent) = parts(lesson.text);
-        let begin =
-            if id.is_empty() { text.split('\n').next().unwrap() } else { &format!(": when Last-Event-ID: {id}") };
+        let known = ids(text).any(|known| known == *id);
+        assert!(known || id.is_empty() || *in_field);
+        let begin = if known { &format!(": when Last-Event-ID: {id}") } else { text.split('\n').next().unwrap() };
         if !head.starts_with("HTTP/1.1 204 ") {
             assert!(heard.starts_with(&begin.replace("{BOM}", "\u{feff}")), "{} {id}: {heard}", lesson.name);
         }
@@ -451,7 +535,7 @@ fn the_chinese_part_is_never_sent() {
 
 #[test]
 fn pulling_the_plug_ends_a_lesson() {
-    let server = Tincan::start(&[]);
+    let server = Tincan::calm(&[]);
     let (mut other, mut wire) = (get(&server, "clock?tap=other", "").1, get(&server, "six-connections?tap=plug", "").1);
     wire.block();
     wire.block();
@@ -519,15 +603,25 @@ fn braces_are_words_or_an_error() {
 
 #[test]
 fn more_players_than_there_are_places_are_told_so() {
-    let server = Tincan::start(&["--quiet"]);
-    let mut wires: Vec<_> = (0..64).map(|_| get(&server, "heartbeat", "").1).collect();
+    let server = Tincan::calm(&["--quiet"]);
+    let mut wires: Vec<_> = (0..64).map(|_| get(&server, "clock", "").1).collect(); // none of them ends by itself
     server.get("/lessons/clock").refused(PLAYING);
     let (head, mut wire) = get(&server, "clock", "Accept: text/event-stream\r\n");
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "an EventSource is kept alive: {head}");
     wire.expect(format!(": {}\nretry: ", PLAYING.why));
     assert_eq!(server.get("/health").status, 200);
-    // A player that ends, and one whose client leaves, give their places back.
-    wires.pop().unwrap().rest();
-    wires.clear();
-    eventually("there are places again", || get(&server, "clock", "").0.starts_with("HTTP/1.1 200 OK\r\n"));
+    // A player whose client leaves, and one that ends, give their place back, and no more than that.
+    let is_played = |name: &str| {
+        let mut last = None;
+        eventually("there is a place again", || {
+            let (head, wire) = get(&server, name, "");
+            last = Some(wire);
+            head.starts_with("HTTP/1.1 200 OK\r\n")
+        });
+        last.unwrap()
+    };
+    wires.pop();
+    assert!(is_played("cut-id").rest().ends_with("\ndata: tw"));
+    wires.push(is_played("clock"));
+    server.get("/lessons/clock").refused(PLAYING);
 }

@@ -1,19 +1,20 @@
 //! `--trace`: what each line is, that no token is ever shown, and that nothing reaches a terminal but text.
 
 use crate::harness::*;
+use crate::lessons::{Played, played};
 use crate::tokens::encode;
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use tincan::explain::{Explainer, LINE};
 use tincan::secrets::Secrets;
 
 const TOKEN: &str = "ses%25me/Open+7"; // a token may look as if it were encoded
 
 pub fn traced(args: &[&str]) -> Tincan {
-    Tincan::start(&[&["--trace", "--quiet"], args].concat())
+    Tincan::calm(&[&["--trace", "--quiet"], args].concat())
 }
 
 /// The lines of a connection, once it has ended; with 9 for each digit of an epoch or a reconnection time, and no date.
@@ -90,14 +91,13 @@ const STREAM: &str = "
 
 #[test]
 fn a_stream_is_shown_line_by_line_with_what_each_line_is() {
-    let server = traced(&["--heartbeat", "1"]);
+    let server = Tincan::start(&["--trace", "--quiet", "--heartbeat", "1"]);
     let (mut wire, _) = server.listen("/kitchen", "");
     server.post("/kitchen?event=order", "two\nlines");
-    wire.block();
+    wire.until(b"-1\n\n"); // on a slow machine there is a ping before it
     wire.expect(":ping\n\n");
     drop(wire);
     let got = ended(&server, 1);
-    let (got, pings) = got.split_at(got.find("#1 < :ping").unwrap());
     let expected = format!(
         "#1 > GET /kitchen HTTP/1.1␍␊ | request line
         #1 > Host: localhost␍␊ | field line
@@ -115,9 +115,11 @@ fn a_stream_is_shown_line_by_line_with_what_each_line_is() {
         #1 < id: 9999999999999-1␊ | id, from the blank line on
         #1 < ␊ | dispatch: order"
     );
-    assert_eq!(got, shown(&expected));
-    // A closed connection is found at a ping.
     let ping = shown("#1 < :ping␊ | ping\n#1 < ␊ | fires nothing");
+    let dispatch = shown("#1 < ␊ | dispatch: order");
+    let (got, pings) = got.split_at(got.find(&dispatch).unwrap_or_else(|| panic!("{got}")) + dispatch.len());
+    assert_eq!(got.replace(&ping, ""), shown(&expected));
+    // A closed connection is found at a ping.
     let end = shown("#1 -  | the connection ends");
     assert!(pings.replace(&ping, "") == end && pings.starts_with(&ping), "{pings}");
 }
@@ -261,7 +263,6 @@ fn what_cannot_be_understood_is_shown_and_said_to_be_refused() {
 
 #[test]
 fn lessons_show_their_special_bytes_and_what_comes_of_them() {
-    let server = traced(&[]);
     let lessons = [
         (
             "nul-in-id",
@@ -309,32 +310,18 @@ fn lessons_show_their_special_bytes_and_what_comes_of_them() {
         ("no-content", "id: 1␊ | id, from the blank line on"),
         ("charset", "data: crème brûlée, 汤, 🍲␊ | data\n␊ | dispatch: message"),
     ];
+    let played = |name: &str| played().iter().find(|played| played.lesson.name == name).unwrap();
     // What a lesson says up to a pause is one write, the time in its middle too.
-    let clock = traced(&[]);
-    let mut wire = clock.connect();
-    wire.send("GET /lessons/clock HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    let mut wires = Vec::new();
-    for (n, (lesson, _)) in lessons.iter().enumerate() {
-        let mut wire = server.connect();
-        wire.send(format!("GET /lessons/{lesson} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
-        eventually("it is read", || server.stderr().contains(&format!("\n#{} > GET", n + 1)));
-        wires.push(wire);
-    }
-    for mut wire in wires {
-        wire.rest();
-    }
-    wire.block();
-    drop(wire);
-    let lines = raw(&clock, 1);
+    let lines = &played("clock").trace;
     assert!(lines.contains(" GMT␊ ") && !lines.contains("not ended yet"), "{lines}");
-    for (n, (lesson, expected)) in lessons.iter().enumerate() {
-        let text = raw(&server, n + 1);
+    for (lesson, expected) in lessons {
+        let Played { sign: begin, trace: text, .. } = played(lesson);
         let mut rest = text.lines();
         for line in expected.lines() {
             let (part, note) = line.split_once("| ").unwrap();
-            let (part, begin) = (part.strip_suffix(' ').unwrap(), format!("#{} ", n + 1));
+            let part = part.strip_suffix(' ').unwrap();
             let is = |l: &str| {
-                l.ends_with(&format!("  {note}")) && l.strip_prefix(&begin).is_some_and(|l| l[2..].starts_with(part))
+                l.ends_with(&format!("  {note}")) && l.strip_prefix(begin).is_some_and(|l| l[2..].starts_with(part))
             };
             assert!(rest.any(is), "{lesson} lacks {line:?}: {text}");
         }
@@ -365,6 +352,7 @@ fn a_request_cut_anywhere_is_explained_the_same() {
         wire.send([*byte]);
     }
     wire.rest();
+    drop(wire); // else the server waits for a while
     let up: String =
         ended(&server, 1).lines().filter(|l| l.starts_with("#1 > ")).map(|l| l.to_string() + "\n").collect();
     assert_eq!(
@@ -387,7 +375,12 @@ fn percent(token: &str) -> [String; 2] {
 }
 
 /// Everything from which the token can be read: itself, and what only it decides of its base64.
-fn spellings() -> Vec<String> {
+fn spellings() -> &'static [String] {
+    static ALL: LazyLock<Vec<String>> = LazyLock::new(spell);
+    &ALL
+}
+
+fn spell() -> Vec<String> {
     let mut all = vec![TOKEN.to_string()];
     all.extend(percent(TOKEN));
     for before in ["", "u", "me"] {
@@ -399,7 +392,7 @@ fn spellings() -> Vec<String> {
 
 fn shows_no_token(text: &str, what: &str) {
     for secret in spellings() {
-        assert!(!text.contains(&secret), "{secret} of {what} is in {text}");
+        assert!(!text.contains(secret), "{secret} of {what} is in {text}");
     }
 }
 
@@ -669,7 +662,8 @@ fn lines_of_several_connections_do_not_mix() {
         }
     });
     eventually("all are shown", || (1..=160).all(|n| server.stderr().contains(&format!("\n#{n} - "))));
-    for line in server.stderr().lines().skip(5) {
+    // Before the first of them stands what it says at its start, with more lines if the system's limits are low.
+    for line in server.stderr().lines().skip_while(|line| !line.starts_with('#')) {
         let (number, rest) = line.strip_prefix('#').unwrap().split_once(' ').unwrap();
         assert!((1..=160).contains(&number.parse::<u32>().unwrap()), "{line}");
         assert!(["> ", "< ", "- "].iter().any(|sign| rest.starts_with(sign)) && rest.contains("  "), "{line}");
