@@ -3,7 +3,9 @@
 use crate::harness::*;
 use crate::trace;
 use std::fs::{read_dir, read_to_string};
+use std::io::Read;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -35,7 +37,7 @@ fn mask(text: &str) -> String {
 
 #[test]
 fn every_command_runs() {
-    let server = Tincan::start(&[]);
+    let server = Tincan::calm(&[]);
     let here = format!("localhost:{}", server.port);
     let ci = read_to_string(format!("{ROOT}/.ci/run")).unwrap();
     let commands: Vec<String> = blocks("sh").iter().flat_map(|b| b.lines()).map(String::from).collect();
@@ -46,25 +48,43 @@ fn every_command_runs() {
             assert!(ci.contains(command), "CI does not run `{command}`");
             continue;
         }
-        // What listens is given a second, and has to hear something in it: at least the prelude.
-        let out = Command::new("sh")
-            .arg("-c")
-            .arg(format!("timeout 1 {}", command.replace("localhost:8000", &here).replace("curl ", "curl -f ")))
-            .output()
-            .unwrap();
-        let ends = if command.contains("-N") { Some(124) } else { Some(0) };
-        assert_eq!(out.status.code(), ends, "{command}: {}", String::from_utf8_lossy(&out.stderr));
-        assert!(!out.stdout.is_empty(), "{command}");
+        let line = command.replace("localhost:8000", &here).replace("curl ", "curl -f ");
+        if command.contains("-N") {
+            // What listens has to hear something: at least the prelude. It does not end by itself.
+            let mut listens = shell(&format!("exec {line}"));
+            let listens = listens.stdout(Stdio::piped()).stderr(Stdio::null());
+            let mut listens = Ended(listens.spawn().unwrap());
+            let (heard, hears) = mpsc::channel();
+            let mut stdout = listens.0.stdout.take().unwrap();
+            std::thread::spawn(move || heard.send(stdout.read(&mut [0; 1024])));
+            let bytes = hears.recv_timeout(SOON).unwrap_or_else(|_| panic!("{command} hears nothing")).unwrap();
+            assert!(bytes > 0, "{command} ends");
+            assert_eq!(listens.0.try_wait().unwrap(), None, "{command} ends");
+        } else {
+            let out = shell(&format!("timeout {} sh -c \"$0\"", SOON.as_secs())).arg(&line).output().unwrap();
+            assert!(out.status.success(), "{command}: {}", String::from_utf8_lossy(&out.stderr));
+            assert!(!out.stdout.is_empty(), "{command}");
+        }
     }
+}
+
+/// A shell for a command line with curl, which knows of no proxy and of no file of its user.
+fn shell(line: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", line]).env("HOME", "/nonexistent").env("CURL_HOME", "/nonexistent");
+    for name in ["http_proxy", "all_proxy", "ALL_PROXY", "XDG_CONFIG_HOME"] {
+        command.env_remove(name);
+    }
+    command
 }
 
 #[test]
 fn the_transcript_is_what_trace_shows_while_the_commands_run() {
-    let server = Tincan::start(&["--trace", "--quiet"]);
+    let server = Tincan::calm(&["--trace", "--quiet"]);
     let commands = blocks("sh").into_iter().find(|b| b.contains("order")).unwrap();
     let run = |command: &str| {
         let line = command.replace("localhost:8000", &format!("localhost:{}", server.port));
-        Command::new("sh").arg("-c").arg(line).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        shell(&line).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     };
     let mut commands = commands.lines();
     let _listens = Ended(run(&format!("exec {}", commands.next().unwrap())));
@@ -95,7 +115,7 @@ fn text_block(begin: &str) -> String {
 #[test]
 fn the_file_is_what_the_readme_shows() {
     let dir = Scratch::new();
-    let server = Tincan::start(&["--data", dir.arg()]);
+    let server = Tincan::calm(&["--data", dir.arg()]);
     server.post("/kitchen", "soup is ready");
     server.post("/kitchen", "two\nlines");
     assert_eq!(mask(&dir.read("kitchen.sse")), mask(&text_block(": tincan log")));
@@ -108,7 +128,7 @@ fn the_token_file_can_be_used_as_the_readme_shows_it() {
     let lines = text_block("# head");
     std::fs::write(&path, &lines).unwrap();
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    let server = Tincan::start(&["--token-file", path.to_str().unwrap()]);
+    let server = Tincan::calm(&["--token-file", path.to_str().unwrap()]);
     for line in lines.lines().skip(1) {
         let (right, token) = line.split_once(' ').unwrap();
         let request = if right == "publish" { "POST /a" } else { "GET /a?wait=0" };

@@ -5,10 +5,11 @@
 
 use crate::harness::*;
 use std::collections::BTreeSet;
-use std::fs::{self, File, read_to_string};
+use std::fs::{self, File, Permissions, read_to_string};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write, pipe};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -338,7 +339,7 @@ fn a_burst_waits_in_a_long_queue_until_the_server_is_back() {
     let signal = |name: &str| has("kill", &[name, &server.pid().to_string()]);
     assert!(signal("-STOP"));
     let connect = |_| {
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).expect("there is room for it");
+        let mut stream = TcpStream::connect_timeout(&address, SOON).expect("there is room for it");
         stream.set_read_timeout(Some(SOON)).unwrap();
         stream.write_all(HEALTH.as_bytes()).unwrap();
         stream
@@ -385,7 +386,11 @@ fn the_units_of_the_readme_can_be_used_as_they_stand() {
         .collect();
     assert_eq!(units.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["tincan.socket", "tincan.service"]);
     let paths: Vec<_> = units.iter().map(|(name, _)| format!("{}/{name}", dir.arg())).collect();
-    paths.iter().zip(&units).for_each(|(path, (_, unit))| fs::write(path, unit).unwrap());
+    let write = |path: &str, unit: &str| {
+        fs::write(path, unit).unwrap();
+        fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap(); // whatever the umask is
+    };
+    paths.iter().zip(&units).for_each(|(path, (_, unit))| write(path, unit));
 
     // What it starts is what this program understands.
     let command = units[1].1.lines().find_map(|l| l.strip_prefix("ExecStart=")).unwrap();
@@ -399,9 +404,18 @@ fn the_units_of_the_readme_can_be_used_as_they_stand() {
 
     if has("systemd-analyze", &["--version"]) {
         let analyze = |args: &[&str]| Command::new("systemd-analyze").args(args).output().unwrap();
-        // It warns of a setting that it does not know, and yet succeeds.
-        let Output { status, stderr, .. } = analyze(&["verify", &paths[0], &paths[1]]);
-        assert_eq!((status.code(), String::from_utf8(stderr).unwrap()), (Some(0), String::new()));
+        // It warns of a setting that it does not know, and yet succeeds. It may also warn of what is not ours.
+        let verify = |paths: [&String; 2]| {
+            let Output { status, stderr, .. } = analyze(&["verify", paths[0], paths[1]]);
+            let said = String::from_utf8_lossy(&stderr);
+            let ours = said.lines().filter(|line| line.contains(dir.arg()) || line.contains("tincan."));
+            (status.code(), ours.fold(String::new(), |all, line| all + line + "\n"))
+        };
+        assert_eq!(verify([&paths[0], &paths[1]]), (Some(0), String::new()));
+        write(&paths[1], &units[1].1.replace("[Service]\n", "[Service]\nNoSuchSetting=1\n"));
+        let (status, warned) = verify([&paths[0], &paths[1]]);
+        assert!(status == Some(0) && warned.contains("NoSuchSetting"), "{status:?} {warned}");
+        write(&paths[1], &units[1].1);
         // 0 is a service that can do nothing, 100 one that can do everything.
         let out = analyze(&["security", "--offline=true", "--threshold=10", &paths[1]]);
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
