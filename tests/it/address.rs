@@ -178,7 +178,7 @@ fn who_does_not_keep_up_is_not_spoken_to_and_has_only_so_much_to_pass_over() {
 #[test]
 fn what_is_said_to_one_may_be_larger_than_its_socket() {
     // A WebSocket that takes nothing for three heartbeats is gone, and so a heartbeat is not shorter.
-    let server = Tincan::start(&["--quiet", "--max-body", "64M", "--history", "64M", "--heartbeat", "3"]);
+    let server = Tincan::start(&["--quiet", "--max-body", "64M", "--history", "64M", "--heartbeat", "4"]);
     // A slow machine may need a heartbeat to get that far; a ping within a block would be seen.
     let next = |wire: &mut Wire| loop {
         let block = wire.block();
