@@ -7,7 +7,8 @@ use crate::ws::frame;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::thread::scope;
+use std::thread::{scope, sleep};
+use std::time::Duration;
 use tincan::reject::{self, BEHIND, NOBODY};
 
 /// Opens a stream; returns it behind its prelude, with its address and the prelude's id.
@@ -175,10 +176,37 @@ fn who_does_not_keep_up_is_not_spoken_to_and_has_only_so_much_to_pass_over() {
     deaf.expect("data: now\n\n");
 }
 
+/// The next message, whatever pings come before it. Its payload is taken once `begins` is set: in small pieces, with a pause
+/// behind each until `fast` is set.
+fn hears(ws: &mut Ws, begins: &AtomicBool, fast: &AtomicBool) -> String {
+    loop {
+        let head = ws.0.bytes(2);
+        if head == [0x89, 0] {
+            ws.send(frame(0x8a, ""));
+            continue;
+        }
+        assert_eq!(head[0], 0x81);
+        let form = [0, 2, 8][usize::from(head[1]).saturating_sub(125)];
+        let told = ws.0.bytes(form).iter().fold(0, |n, byte| n << 8 | usize::from(*byte));
+        let (length, mut payload) = (if form == 0 { head[1].into() } else { told }, Vec::new());
+        while !begins.load(SeqCst) {
+            sleep(Duration::from_millis(20));
+        }
+        while payload.len() < length {
+            let piece = ws.0.bytes(4096.min(length - payload.len()));
+            assert!(!piece.is_empty(), "half a message");
+            payload.extend(piece);
+            if !fast.load(SeqCst) {
+                sleep(Duration::from_millis(20));
+            }
+        }
+        return String::from_utf8(payload).unwrap();
+    }
+}
+
 #[test]
 fn what_is_said_to_one_may_be_larger_than_its_socket() {
-    // A WebSocket that takes nothing for three heartbeats is gone, and so a heartbeat is not shorter.
-    let server = Tincan::start(&["--quiet", "--max-body", "64M", "--history", "64M", "--heartbeat", "4"]);
+    let server = Tincan::start(&["--quiet", "--max-body", "64M", "--history", "64M", "--heartbeat", "2"]);
     // A slow machine may need a heartbeat to get that far; a ping within a block would be seen.
     let next = |wire: &mut Wire| loop {
         let block = wire.block();
@@ -186,32 +214,33 @@ fn what_is_said_to_one_may_be_larger_than_its_socket() {
             break block;
         }
     };
-    let hears = |ws: &mut Ws| loop {
-        match ws.frame().unwrap() {
-            (0x89, payload) => ws.send(frame(0x8a, payload)),
-            (0x81, block) => break String::from_utf8(block).unwrap(),
-            (first, payload) => panic!("{first:#x} {}", payload.escape_ascii()),
-        }
-    };
     let (mut one, address, _) = listen(&server, "/a");
     let (mut other, ..) = listen(&server, "/a");
+    let (body, begins, fast) = ("x".repeat(more_than_a_socket_takes()), AtomicBool::new(false), AtomicBool::new(false));
+    let own = format!("data: {body}\n\n");
+    assert_eq!(to(&server, "/a", &address, &body).status, 200);
+    to(&server, "/a", &address, "too soon").refused(BEHIND);
     let (mut blocks, prelude) = Ws::blocks(&server, "/a", "");
-    let body = "x".repeat(more_than_a_socket_takes());
-    for address in [&address, &address_of(&prelude)] {
-        assert_eq!(to(&server, "/a", address, &body).status, 200);
-        to(&server, "/a", address, "too soon").refused(BEHIND);
-    }
-    let after = block("after", &server.post("/a", "after")[0]);
-    assert_eq!(next(&mut other), after);
-    other.expect(":ping\n\n"); // none of them goes into the middle of what is for the others alone
-    assert!(hears(&mut blocks) == format!("data: {body}\n\n"), "it is whole");
-    assert_eq!(hears(&mut blocks), after);
-    drop(blocks);
-    assert!(next(&mut one) == format!("data: {body}\n\n"), "it is whole");
+    let after = scope(|s| {
+        // A WebSocket that takes nothing for three heartbeats is given up. This one takes little, and so stays behind.
+        let heard = s.spawn(|| hears(&mut blocks, &begins, &fast));
+        let (_begins, at_end) = (AtEnd(&begins), AtEnd(&fast));
+        assert_eq!(to(&server, "/a", &address_of(&prelude), &body).status, 200);
+        to(&server, "/a", &address_of(&prelude), "too soon").refused(BEHIND);
+        begins.store(true, SeqCst);
+        let after = block("after", &server.post("/a", "after")[0]);
+        assert_eq!(next(&mut other), after);
+        other.expect(":ping\n\n"); // none of them goes into the middle of what is for the others alone
+        drop(at_end);
+        assert!(heard.join().unwrap() == own, "it is whole");
+        after
+    });
+    assert_eq!(hears(&mut blocks, &begins, &fast), after);
+    assert!(next(&mut one) == own, "it is whole");
     assert_eq!(next(&mut one), after);
     // Also where nothing else is said.
     assert_eq!(to(&server, "/a", &address, &body).status, 200);
-    assert!(next(&mut one) == format!("data: {body}\n\n"), "it is whole");
+    assert!(next(&mut one) == own, "it is whole");
 }
 
 #[test]

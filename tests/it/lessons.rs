@@ -536,14 +536,16 @@ fn the_chinese_part_is_never_sent() {
 #[test]
 fn pulling_the_plug_ends_a_lesson() {
     let server = Tincan::calm(&[]);
-    let (mut other, mut wire) = (get(&server, "clock?tap=other", "").1, get(&server, "six-connections?tap=plug", "").1);
-    wire.block();
-    wire.block();
+    let [mut other, mut quick, mut slow] =
+        ["clock?tap=other", "clock?tap=plug", "six-connections?tap=plug"].map(|name| get(&server, name, "").1);
+    slow.block();
+    slow.block();
     // Now it pauses for five seconds.
-    wire.stream.set_read_timeout(Some(Duration::from_secs(4))).unwrap();
-    assert_eq!(server.post_with("/lab/plug", "", "").text(), "connections cut: 1\n");
-    assert_eq!(wire.rest(), "");
-    // Its thread finds out at the next write, after which the tap says no more.
+    slow.stream.set_read_timeout(Some(Duration::from_secs(4))).unwrap();
+    assert_eq!(server.post_with("/lab/plug", "", "").text(), "connections cut: 2\n");
+    assert_eq!(slow.rest(), "");
+    quick.rest();
+    // Its thread finds out at the next write, after which the tap says no more. That of the quick one has it within a second.
     server.listen("/lab/plug?since=all", "").0.until(b"\nevent: end\n");
     other.block(); // who was not meant goes on
 }

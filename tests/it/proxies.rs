@@ -107,12 +107,15 @@ impl Proxy {
             assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
             let child = command(run).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
             let mut proxy = Proxy { child, workers: name == "nginx", port, _dir: dir };
-            let (mut ended, pid) = (false, proxy.child.id());
-            eventually("the proxy listens", || {
-                ended = proxy.child.try_wait().unwrap().is_some();
-                ended || listens(pid, port)
-            });
-            (!ended).then_some(proxy)
+            let deadline = Instant::now() + 3 * SOON; // these programs are large
+            while proxy.child.try_wait().unwrap().is_none() {
+                if listens(proxy.child.id(), port) {
+                    return Some(proxy);
+                }
+                assert!(Instant::now() < deadline, "the proxy does not listen");
+                thread::sleep(Duration::from_millis(10));
+            }
+            None
         };
         Some(std::iter::repeat_with(start).take(5).flatten().next().expect("the proxy does not start"))
     }

@@ -703,6 +703,7 @@ fn it_is_in_colour_on_a_terminal_alone_and_where_nobody_says_otherwise() {
         let line = format!("echo $$; exec env {env} {program} --listen 127.0.0.1:0 --trace --quiet");
         let mut command = Command::new("script");
         command.args(["-qefc", &line, "/dev/null"]).env_remove("NO_COLOR").env_remove("PORT");
+        command.env("SHELL", "/bin/sh"); // nobody's is none
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut child = Ended(child);
         let mut out = BufReader::new(child.0.stdout.take().unwrap());

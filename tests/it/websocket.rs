@@ -608,7 +608,7 @@ fn what_a_websocket_says_is_on_the_disk_and_what_does_not_get_there_closes_it() 
         return;
     }
     let dir = Scratch::new();
-    let server = shell("ulimit -S -f 64; exec", &["--data", dir.arg()]);
+    let server = shell("ulimit -S -f 64; exec", &["--heartbeat", "3600", "--data", dir.arg()]);
     let mut ws = Ws::open(&server, "/a");
     let body = "x".repeat(5000);
     while server.post_with("/a", "", &body).status == 200 {
