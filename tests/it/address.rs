@@ -453,13 +453,13 @@ fn each_reader_hears_exactly_what_is_for_it_while_many_speak_and_come_and_go() {
 #[test]
 fn many_who_leave_one_reader_out_at_once_push_nobody_off_the_log() {
     // All of it is more than the log keeps, and less than the socket of a reader takes that is late.
-    let server = Tincan::calm(&["--quiet", "--history", "512K"]);
+    let server = Tincan::calm(&["--quiet", "--history", "128K"]);
     let (_one, address, _) = listen(&server, "/a");
     let (mut other, ..) = listen(&server, "/a");
-    let (mut wires, body) = (Vec::new(), "x".repeat(20_000));
+    let (mut wires, body) = (Vec::new(), "x".repeat(5_000));
     for _ in 0..100 {
         let mut wire = server.connect();
-        let head = "HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20001\r\n\r\n";
+        let head = "HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5001\r\n\r\n";
         wire.send(format!("POST /a?except={address} {head}{body}"));
         wires.push(wire);
     }

@@ -821,11 +821,12 @@ fn falls_off_the_log() {
     let server = Tincan::calm(&["--quiet", "--history", "256K"]);
     let ((mut ws, _), mut count) = (Ws::blocks(&server, "/a", ""), 0);
     let mut expected = Vec::new();
-    eventually("it is cut off", || {
+    while server.metric("tincan_dropped_subscribers_total") == Some(0) {
+        assert!(count < 1000, "it is cut off");
         expected.push(block(&large(count), &server.post("/a", large(count))[0]));
         count += 1;
-        server.metric("tincan_dropped_subscribers_total") == Some(1)
-    });
+    }
+    assert_eq!(server.metric("tincan_dropped_subscribers_total"), Some(1));
     assert_eq!(server.readers("a"), 0);
     let mut heard = 0;
     let close = loop {
@@ -852,10 +853,8 @@ fn a_websocket_that_never_reads_is_gone_after_some_heartbeats() {
     let stalled = Ws::open(&server, "/a");
     server.post("/a", "x".repeat(more_than_a_socket_takes()));
     assert_eq!(server.readers("a"), 1);
-    let said = Instant::now();
     eventually("it is gone", || server.readers("a") == 0);
     assert!(began.elapsed() > Duration::from_millis(1500), "{:?}", began.elapsed());
-    assert!(said.elapsed() < Duration::from_secs(8) + BUSY, "{:?}", said.elapsed());
     eventually("nothing is left", || server.metric("tincan_connections") == Some(1));
     drop(stalled);
 }
