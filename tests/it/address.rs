@@ -32,8 +32,8 @@ fn except(server: &Tincan, channel: &str, address: &str, body: &str) -> String {
 fn in_memory_and_on_the_disk(args: &[&str], test: impl Fn(&Tincan) + Sync) {
     let dir = Scratch::new();
     scope(|s| {
-        s.spawn(|| test(&Tincan::calm(args)));
-        test(&Tincan::calm(&[args, &["--data", dir.arg(), "--sync"]].concat()));
+        s.spawn(|| test(&Tincan::start(args)));
+        test(&Tincan::start(&[args, &["--data", dir.arg(), "--sync"]].concat()));
     });
 }
 
@@ -140,7 +140,7 @@ fn a_reader_that_is_behind_passes_over_what_is_not_for_it() {
 
 #[test]
 fn who_does_not_keep_up_is_not_spoken_to_and_has_only_so_much_to_pass_over() {
-    let server = Tincan::calm(&["--quiet", "--history", "64M"]);
+    let server = Tincan::start(&["--quiet", "--history", "64M"]);
     let (mut one, address, expected) = stalled(&server);
     let answer = to(&server, "/a", &address, "x");
     answer.refused(BEHIND);
@@ -245,7 +245,7 @@ fn what_is_said_to_one_may_be_larger_than_its_socket() {
 
 #[test]
 fn an_address_is_a_readers_own_and_ends_with_it() {
-    let server = Tincan::calm(&["--retry", "0"]);
+    let server = Tincan::start(&["--retry", "0"]);
     let mut readers: Vec<_> = (0..50).map(|_| listen(&server, "/a")).collect();
     let (mut elsewhere, foreign, _) = listen(&server, "/b");
     let (_ws, prelude) = Ws::blocks(&server, "/a", "");
@@ -303,7 +303,7 @@ fn an_address_gives_no_right_that_a_post_needs() {
 
 #[test]
 fn an_address_is_good_as_soon_as_it_is_told() {
-    let server = Tincan::calm(&["--quiet"]);
+    let server = Tincan::start(&["--quiet"]);
     let over = AtomicBool::new(false);
     scope(|s| {
         // Others come and go meanwhile, and the channel is busy.
@@ -453,7 +453,7 @@ fn each_reader_hears_exactly_what_is_for_it_while_many_speak_and_come_and_go() {
 #[test]
 fn many_who_leave_one_reader_out_at_once_push_nobody_off_the_log() {
     // All of it is more than the log keeps, and less than the socket of a reader takes that is late.
-    let server = Tincan::calm(&["--quiet", "--history", "128K"]);
+    let server = Tincan::start(&["--quiet", "--history", "128K"]);
     let (_one, address, _) = listen(&server, "/a");
     let (mut other, ..) = listen(&server, "/a");
     let (mut wires, body) = (Vec::new(), "x".repeat(5_000));

@@ -228,6 +228,13 @@ pub fn pss(pid: u32) -> usize {
     line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
+/// More bytes than the kernel takes for a socket that nobody reads.
+pub fn more_than_a_socket_takes() -> usize {
+    // The last number is the most that waits at the sender (tcp(7)); at a receiver that does not read it is far less.
+    let sizes = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_wmem").unwrap_or_default();
+    sizes.split_whitespace().last().map_or(4 << 20, |most| most.parse().unwrap()) + (1 << 20)
+}
+
 /// SplitMix64: small, and the same on every machine.
 pub struct Random(pub u64);
 

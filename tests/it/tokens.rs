@@ -27,7 +27,7 @@ fn file(scratch: &Scratch, name: &str, text: impl AsRef<[u8]>, mode: u32) -> Pat
 /// A server with these tokens.
 pub fn guarded(scratch: &Scratch, text: &str, args: &[&str]) -> Tincan {
     let path = file(scratch, "tokens", text, 0o600);
-    Tincan::calm(&[&["--token-file", path.to_str().unwrap()], args].concat())
+    Tincan::start(&[&["--token-file", path.to_str().unwrap()], args].concat())
 }
 
 /// Two tokens for each right, and one that is on both lines.

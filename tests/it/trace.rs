@@ -14,7 +14,7 @@ use tincan::secrets::Secrets;
 const TOKEN: &str = "ses%25me/Open+7"; // a token may look as if it were encoded
 
 pub fn traced(args: &[&str]) -> Tincan {
-    Tincan::calm(&[&["--trace", "--quiet"], args].concat())
+    Tincan::start(&[&["--trace", "--quiet"], args].concat())
 }
 
 /// The lines of a connection, once it has ended; with 9 for each digit of an epoch or a reconnection time, and no date.
