@@ -11,10 +11,10 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tincan::event::json;
 
 /// Loopback only: the last rule lets no other name or address resolve.
@@ -34,16 +34,31 @@ pub const TAB: &str = "\u{e004}";
 /// is slow on a busy machine is taken for dead.
 pub const STILL: &str = "window.setInterval = () => 0";
 
-/// A running ChromeDriver.
+/// Where the programs are. While a test has it, browsers are kept for the next one.
 pub struct Driver {
-    child: Child,
-    agent: ureq::Agent,
-    base: String,
     chromium: PathBuf,
-    dir: Scratch, // what Chromium writes
+    chromedriver: PathBuf,
 }
 
-/// Starts ChromeDriver; none where it or Chromium is missing.
+/// A ChromeDriver and the Chromium that it drives.
+struct Browser {
+    driver: Child,
+    agent: ureq::Agent,
+    base: String,
+    session: String,
+    home: String, // the handle of a tab that stays, so that the Chromium does
+    dir: Scratch, // what they write
+}
+
+/// Browsers that wait for the next page: to start one takes more of the processor than most tests do with it. Nothing is
+/// left in them that the next page could see: each server has a port, and so an origin, of its own.
+static KEPT: Mutex<(usize, Vec<Browser>)> = Mutex::new((0, Vec::new()));
+
+fn kept() -> MutexGuard<'static, (usize, Vec<Browser>)> {
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Finds the programs; none where one of them is missing.
 pub fn driver() -> Option<Driver> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let find = |name: &str| std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file());
@@ -53,84 +68,149 @@ pub fn driver() -> Option<Driver> {
         eprintln!("{why}");
         return None;
     };
-    let dir = Scratch::new();
-    let mut command = Command::new(chromedriver);
-    command.arg("--port=0").env("HOME", &dir.0).env("TMPDIR", &dir.0).stdout(Stdio::piped()).stderr(Stdio::null());
-    // It looks for a free port and then takes it, and ends where another test was faster.
-    let start = || {
-        let mut child = command.spawn().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let (found, port) = mpsc::channel();
-        thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                if let Some((_, port)) = line.split_once("started successfully on port ") {
-                    let _ = found.send(port.trim_end_matches('.').to_string());
-                }
-            }
-        });
-        match port.recv_timeout(SOON) {
-            Ok(port) => Some((port, child)),
-            Err(_) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                None
-            }
-        }
-    };
-    let (port, child) = std::iter::repeat_with(start).take(5).flatten().next().expect("ChromeDriver does not start");
-    let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).timeout_global(Some(3 * SOON));
-    let (agent, base) = (config.build().new_agent(), format!("http://127.0.0.1:{port}"));
-    Some(Driver { child, agent, base, chromium, dir })
+    kept().0 += 1;
+    Some(Driver { chromium, chromedriver })
 }
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        // A Chromium that is just ending may still write a file.
-        let deadline = Instant::now() + SOON;
-        while std::fs::remove_dir_all(&self.dir.0).is_err() && self.dir.0.exists() && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(50));
+        let mut kept = kept();
+        kept.0 -= 1;
+        if kept.0 == 0 {
+            let browsers = std::mem::take(&mut kept.1);
+            drop(kept);
+            drop(browsers);
         }
     }
 }
 
 impl Driver {
-    /// Opens a URL in a Chromium of its own, with its own storage.
+    /// Opens a URL in a Chromium that no other page of this test has, with its own storage.
     pub fn page(&self, url: &str) -> Page<'_> {
         let page = self.chromium("en", "normal");
         page.open(url);
         page
     }
 
-    /// Starts a Chromium of its own whose user reads these languages. It waits for a page to be loaded, or with the
-    /// strategy `none` for nothing (WebDriver, "Page load strategy").
+    /// A Chromium whose user reads these languages. It waits for a page to be loaded, or with the strategy `none` for
+    /// nothing (WebDriver, "Page load strategy").
     pub fn chromium(&self, languages: &str, strategy: &str) -> Page<'_> {
-        static NUMBER: AtomicUsize = AtomicUsize::new(0);
-        let profile = self.dir.0.join(format!("profile-{}", NUMBER.fetch_add(1, SeqCst)));
-        let profile = json(&format!("--user-data-dir={}", profile.display()));
+        let usual = (languages, strategy) == ("en", "normal");
+        let waits = usual.then(|| kept().1.pop()).flatten();
+        let browser = waits.unwrap_or_else(|| Browser::start(self, languages, strategy));
+        let page = Page { browser: Some(browser), usual, _driver: self };
+        page.tab();
+        page.cdp("Page.bringToFront", "{}"); // else a key press does not go to the page
+        page.console();
+        page
+    }
+}
+
+impl Browser {
+    fn start(programs: &Driver, languages: &str, strategy: &str) -> Browser {
+        let dir = Scratch::new();
+        let mut command = Command::new(&programs.chromedriver);
+        command.arg("--port=0").env("HOME", &dir.0).env("TMPDIR", &dir.0).stdout(Stdio::piped()).stderr(Stdio::null());
+        // It looks for a free port and then takes it, and ends if another program was faster.
+        let start = || {
+            let mut driver = command.spawn().unwrap();
+            let stdout = BufReader::new(driver.stdout.take().unwrap());
+            let (found, port) = mpsc::channel();
+            thread::spawn(move || {
+                for line in stdout.lines().map_while(Result::ok) {
+                    if let Some((_, port)) = line.split_once("started successfully on port ") {
+                        let _ = found.send(port.trim_end_matches('.').to_string());
+                    }
+                }
+            });
+            match port.recv_timeout(SOON) {
+                Ok(port) => Some((port, driver)),
+                Err(_) => {
+                    let _ = driver.kill();
+                    let _ = driver.wait();
+                    None
+                }
+            }
+        };
+        let found = std::iter::repeat_with(start).take(5).flatten().next();
+        let (port, driver) = found.expect("ChromeDriver does not start");
+        let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None);
+        let agent = config.timeout_global(Some(3 * SOON)).build().new_agent();
+        let base = format!("http://127.0.0.1:{port}");
+        let mut browser = Browser { driver, agent, base, session: String::new(), home: String::new(), dir };
+        let answer = browser.post("/session", &browser.wishes(&programs.chromium, languages, strategy));
+        browser.session = format!("/session/{}", string(&answer, "\"sessionId\":"));
+        browser.home = string(&browser.get("/window"), "\"value\":");
+        browser
+    }
+
+    /// The session that is wanted (WebDriver, "New Session").
+    fn wishes(&self, chromium: &Path, languages: &str, strategy: &str) -> String {
+        let profile = json(&format!("--user-data-dir={}", self.dir.0.join("profile").display()));
         // It starts with an empty page: its own one asks the network for things, and writes into the console.
         let prefs = format!(
             "{{\"intl.accept_languages\":{},\"session\":{{\"restore_on_startup\":4,\"startup_urls\":[\"data:,\"]}}}}",
             json(languages)
         );
-        let binary = json(&self.chromium.to_string_lossy());
+        let binary = json(&chromium.to_string_lossy());
         let options = format!("{{\"binary\":{binary},\"args\":[{FLAGS},{profile}],\"prefs\":{prefs}}}");
-        let wanted = format!("\"goog:chromeOptions\":{options},\"pageLoadStrategy\":\"{strategy}\"");
         let patience = (2 * SOON).as_millis(); // a busy machine runs a script slowly
-        let timeouts = format!("{{\"script\":{patience},\"pageLoad\":{patience}}}");
-        let wanted = format!("{wanted},\"timeouts\":{timeouts}");
-        let wanted = format!("\"goog:loggingPrefs\":{{\"browser\":\"ALL\"}},{wanted}");
-        let answer = self.post("/session", &format!("{{\"capabilities\":{{\"alwaysMatch\":{{{wanted}}}}}}}"));
-        Page { driver: self, session: format!("/session/{}", string(&answer, "\"sessionId\":")) }
+        let wishes = [
+            format!("\"goog:chromeOptions\":{options}"),
+            format!("\"goog:loggingPrefs\":{{\"browser\":\"ALL\"}}"),
+            format!("\"pageLoadStrategy\":{}", json(strategy)),
+            format!("\"timeouts\":{{\"script\":{patience},\"pageLoad\":{patience}}}"),
+        ];
+        format!("{{\"capabilities\":{{\"alwaysMatch\":{{{}}}}}}}", wishes.join(","))
     }
 
-    pub fn post(&self, path: &str, body: &str) -> String {
-        let request = self.agent.post(format!("{}{path}", self.base)).content_type("application/json");
-        let mut answer = request.send(body).unwrap();
-        let text = answer.body_mut().read_to_string().unwrap();
-        assert_eq!(answer.status(), 200, "{path} {body}: {text}");
-        text
+    fn url(&self, path: &str) -> String {
+        format!("{}{}{path}", self.base, self.session)
+    }
+
+    fn post(&self, path: &str, body: &str) -> String {
+        let request = self.agent.post(self.url(path)).content_type("application/json");
+        answered(request.send(body), &format!("{path} {body}"))
+    }
+
+    fn get(&self, path: &str) -> String {
+        answered(self.agent.get(self.url(path)).call(), path)
+    }
+
+    fn delete(&self, path: &str) -> String {
+        answered(self.agent.delete(self.url(path)).call(), path)
+    }
+
+    /// Closes all tabs that a page had.
+    fn clear(&self) {
+        let handles = self.get("/window/handles");
+        let handles = handles.split_once('[').map_or("", |(_, list)| list).split('"').skip(1).step_by(2);
+        for handle in handles.filter(|handle| *handle != self.home) {
+            self.post("/window", &format!("{{\"handle\":{}}}", json(handle)));
+            self.delete("/window");
+        }
+        self.post("/window", &format!("{{\"handle\":{}}}", json(&self.home)));
+    }
+}
+
+/// The body of a response that has to be a success.
+fn answered(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>, what: &str) -> String {
+    let mut response = response.unwrap_or_else(|e| panic!("{what}: {e}"));
+    let text = response.body_mut().read_to_string().unwrap();
+    assert_eq!(response.status(), 200, "{what}: {text}");
+    text
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let _ = self.agent.delete(self.url("")).call();
+        let _ = self.driver.kill();
+        let _ = self.driver.wait();
+        // A Chromium that is just ending may still write a file.
+        let began = Instant::now();
+        while std::fs::remove_dir_all(&self.dir.0).is_err() && self.dir.0.exists() && began.elapsed() < SOON {
+            look_again(began);
+        }
     }
 }
 
@@ -156,21 +236,30 @@ pub fn string(text: &str, key: &str) -> String {
     }
 }
 
-/// A window of a Chromium that has no other.
+/// A window of a Chromium, in which no other page is open.
 pub struct Page<'a> {
-    driver: &'a Driver,
-    session: String,
+    browser: Option<Browser>,
+    usual: bool,
+    _driver: &'a Driver,
 }
 
 impl Drop for Page<'_> {
     fn drop(&mut self) {
-        let _ = self.driver.agent.delete(format!("{}{}", self.driver.base, self.session)).call();
+        // What a test has failed with may be in any state.
+        if let Some(browser) = self.browser.take().filter(|_| self.usual && !thread::panicking()) {
+            browser.clear();
+            kept().1.push(browser);
+        }
     }
 }
 
 impl Page<'_> {
+    fn browser(&self) -> &Browser {
+        self.browser.as_ref().expect("it is there as long as the page")
+    }
+
     pub fn post(&self, path: &str, body: &str) -> String {
-        self.driver.post(&format!("{}{path}", self.session), body)
+        self.browser().post(path, body)
     }
 
     /// Opens a URL, and is back when the page and its script are loaded.
@@ -192,7 +281,7 @@ impl Page<'_> {
 
     /// Closes the tab; another one must be turned to.
     pub fn close_tab(&self) {
-        self.driver.agent.delete(format!("{}{}/window", self.driver.base, self.session)).call().unwrap();
+        self.browser().delete("/window");
     }
 
     /// Has each page in this tab run this before its own scripts.
@@ -216,14 +305,14 @@ impl Page<'_> {
 
     /// Waits until an expression has exactly this value.
     pub fn becomes(&self, expression: &str, expected: &str) {
-        let deadline = Instant::now() + SOON;
+        let began = Instant::now();
         loop {
             let value = self.js(expression);
             if value == expected {
                 return;
             }
-            assert!(Instant::now() < deadline, "{expression}\nis      {value:?}\nand not {expected:?}");
-            thread::sleep(Duration::from_millis(10));
+            assert!(began.elapsed() < SOON, "{expression}\nis      {value:?}\nand not {expected:?}");
+            look_again(began);
         }
     }
 
@@ -595,10 +684,8 @@ fn it_works_with_the_keyboard_and_tells_what_things_are() {
         ("h1", "heading", "/kitchen"),
     ];
     for (css, role, label) in things {
-        let computed = |what: &str| {
-            let url = format!("{}{}{}/computed{what}", driver.base, page.session, page.element(css));
-            string(&driver.agent.get(url).call().unwrap().body_mut().read_to_string().unwrap(), "\"value\":")
-        };
+        let computed =
+            |what: &str| string(&page.browser().get(&format!("{}/computed{what}", page.element(css))), "\"value\":");
         assert_eq!((computed("role").as_str(), computed("label").as_str()), (role, label), "{css}");
     }
     let labels = "['#name', '#msg'].map(css => q(css).labels[0].textContent)";

@@ -350,11 +350,17 @@ pub fn signal(name: &str, pid: u32) -> bool {
 
 /// Waits until a condition holds.
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + SOON;
+    let began = Instant::now();
     while !holds() {
-        assert!(Instant::now() < deadline, "not within {SOON:?}: {what}");
-        std::thread::sleep(Duration::from_millis(10));
+        assert!(began.elapsed() < SOON, "not within {SOON:?}: {what}");
+        look_again(began);
     }
+}
+
+/// Sleeps for an eighth of the time for which something was waited for already: to ask takes the processor from what is
+/// asked for.
+pub fn look_again(began: Instant) {
+    std::thread::sleep((began.elapsed() / 8).clamp(Duration::from_millis(1), Duration::from_millis(100)));
 }
 
 /// A raw connection.
