@@ -157,7 +157,7 @@ impl Browser {
         let patience = (2 * SOON).as_millis(); // a busy machine runs a script slowly
         let wishes = [
             format!("\"goog:chromeOptions\":{options}"),
-            format!("\"goog:loggingPrefs\":{{\"browser\":\"ALL\"}}"),
+            "\"goog:loggingPrefs\":{\"browser\":\"ALL\"}".to_string(),
             format!("\"pageLoadStrategy\":{}", json(strategy)),
             format!("\"timeouts\":{{\"script\":{patience},\"pageLoad\":{patience}}}"),
         ];
