@@ -53,7 +53,7 @@ fn an_idle_server_takes_less_than_a_mebibyte() {
 #[test]
 fn the_first_byte_comes_within_five_milliseconds_of_the_start() {
     let Some(program) = release() else { return };
-    // The client is there before the server is. The best of several starts, for machines are shared.
+    // The client is there before the server is. The best of many starts, for machines are shared.
     let start = || {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -72,9 +72,11 @@ fn the_first_byte_comes_within_five_milliseconds_of_the_start() {
         assert!(Command::new(&program).arg("--version").output().unwrap().status.success());
         began.elapsed()
     };
-    let (starts, nothings): (Vec<_>, Vec<_>) = (0..20).map(|_| (start(), nothing())).unzip();
-    let (best, nothing) = (starts.iter().min().unwrap(), nothings.iter().min().unwrap());
-    assert!(*best < Duration::from_millis(5).max(4 * *nothing), "{best:?}; {nothing:?} for nothing");
+    let (mut best, mut least) = (start(), nothing());
+    eventually("the first byte of the best start comes in time", || {
+        (best, least) = (best.min(start()), least.min(nothing()));
+        best < Duration::from_millis(5).max(4 * least)
+    });
 }
 
 #[test]
