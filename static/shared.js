@@ -23,7 +23,7 @@ function openLine(url, headers) {
   let state = {};
   let lastEventId = '';            // the id from which a new EventSource goes on
   let asked = '';                  // the id from which this one was asked to go on
-  let wished = -Infinity;          // when a tab last had us connect
+  let began = 0;                   // when it was
   let failures = 0;                // failed connections since the last one that opened
   let pauseTimer = 0;
   let awake = Infinity;            // the last second in which a tab could be seen
@@ -33,6 +33,7 @@ function openLine(url, headers) {
     source?.close();               // a closed EventSource fires no further event, not even a queued one
     tellState('connecting');
     asked = lastEventId;
+    began = performance.now();
     const Source = headers ? TincanEventSource : EventSource;
     source = new Source(`${url}?since=${encodeURIComponent(asked || 'all')}`, { headers });
     // A stream may name its events like the EventSource's own; those have data.
@@ -101,11 +102,9 @@ function openLine(url, headers) {
       source.close();
       awake = Infinity;
     } else if (wish === 'connect') {
-      const now = performance.now();
-      // What comes of the first wish may be there before the last tab has its own.
-      if (now - wished < AT_ONCE && source.readyState !== EventSource.CLOSED) return;
-      wished = now;
-      connect();
+      // The new stream may be open before the last tab has told its wish.
+      const done = source.readyState !== EventSource.CLOSED && performance.now() - began < AT_ONCE;
+      if (!done) connect();
     } else {
       // Whoever slept, or was hidden for long, may hold a socket that is dead without the browser's knowing. The time
       // of the last visible second tells all cases: a sleeping machine and hidden tabs both leave it behind.

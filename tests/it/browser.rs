@@ -30,11 +30,13 @@ pub const MISSED: &str = "gap|Some messages may have been missed here";
 pub const ENTER: &str = "\u{e007}"; // WebDriver, "Keyboard actions"
 pub const TAB: &str = "\u{e004}";
 
+/// The machine has slept for a minute.
+const WAKES_UP: &str = "(real => Date.now = () => real() + 60000)(Date.now), everySecond()";
 /// The page's seconds do not pass by themselves: the test calls `everySecond()` when one is over. Otherwise a worker that
 /// is slow on a busy machine is taken for dead.
 pub const STILL: &str = "window.setInterval = () => 0";
 
-/// Where the programs are. While a test has it, browsers are kept for the next one.
+/// The paths of the programs. While a test has it, browsers are kept for the next one.
 pub struct Driver {
     chromium: PathBuf,
     chromedriver: PathBuf,
@@ -745,7 +747,7 @@ fn a_page_does_not_claim_to_have_missed_what_it_could_not_hear() {
     for _ in 0..100 {
         server.post("/kitchen?event=tick", "a type that nobody listens for");
     }
-    page.js("connect()"); // what the page does when it wakes up
+    page.js(WAKES_UP);
     page.shows(&["plain|heard", MISSED]);
 }
 
@@ -811,7 +813,8 @@ fn a_token_for_publishing_does_not_push_out_the_one_for_reading() {
     page.js("posted.send('said')");
     page.becomes("posted.status", "200");
     page.shows(&["plain|said"]);
-    page.js("connect()"); // what the page does when it wakes up
+    page.js(WAKES_UP);
+    eventually("a second stream", || server.stderr().matches(" GET /kitchen?since=").count() == 2);
     page.is_open();
 }
 

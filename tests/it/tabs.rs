@@ -271,9 +271,9 @@ fn what_all_tabs_ask_for_at_once_is_done_once() {
     page.before("delete window.SharedWorker"); // so that the line lives in the page, and the test can stop its clock
     page.open(&url(&server, "/kitchen"));
     page.is_open();
-    page.js("(now => performance.now = () => now)(performance.now())");
+    let forward = "(now => performance.now = () => now)(performance.now() + 1001)";
     let online = "dispatchEvent(new Event('online'))";
-    page.js(&format!("[1, 2, 3, 4, 5].forEach(() => {online})"));
+    page.js(&format!("{forward}, [1, 2, 3, 4, 5].forEach(() => {online})"));
     eventually("a second stream", || streams(&server) == 2);
     page.is_open();
     // Some of the tabs are slower than the new stream.
@@ -282,8 +282,16 @@ fn what_all_tabs_ask_for_at_once_is_done_once() {
     page.shows(&["plain|soup"]);
     assert_eq!((streams(&server), page.js(STATE).as_str()), (2, "open"));
     // A second later it is another wish.
-    page.js(&format!("(now => performance.now = () => now)(performance.now() + 1001), {online}"));
+    page.js(&format!("{forward}, {online}"));
     eventually("a third stream", || streams(&server) == 3);
+    page.is_open();
+    // A machine that wakes up tells it twice: by the time that has passed, and by being online.
+    page.js(&format!("{forward}, (real => Date.now = () => real() + 60000)(Date.now), everySecond(), {online}"));
+    eventually("a fourth stream", || streams(&server) == 4);
+    page.is_open();
+    server.post("/kitchen", "bread");
+    page.shows(&["plain|soup", "plain|bread"]);
+    assert_eq!(streams(&server), 4);
 }
 
 #[test]
