@@ -6,6 +6,8 @@ use std::io::{self, Write};
 /// piece of a format string would be a call of its own. A report that cannot be written is dropped, for nobody else is
 /// there to be told.
 pub fn report(mut lines: String) {
-    lines.push('\n');
+    if !lines.ends_with('\n') {
+        lines.push('\n');
+    }
     let _ = io::stderr().write_all(lines.as_bytes());
 }

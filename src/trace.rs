@@ -92,9 +92,9 @@ impl Tracer {
 }
 
 /// Shows whole lines together, so that those of several connections do not mix.
-fn show(mut lines: String) {
-    if lines.pop().is_some() {
-        report(lines); // it ends the last line again
+fn show(lines: String) {
+    if !lines.is_empty() {
+        report(lines);
     }
 }
 

@@ -57,6 +57,22 @@ fn each_line_is_one_write() {
 }
 
 #[test]
+fn what_the_disk_does_is_one_write_a_line() {
+    let dir = Scratch::new();
+    let (_server, writes) = start(0, &["--quiet", "--data", dir.arg()]);
+    let (port, _) = greeting(&writes);
+    let post = |status: &str| {
+        let mut wire = Wire::to(port);
+        wire.send("POST /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nsoup");
+        assert_eq!(wire.response().status.to_string(), status);
+    };
+    post("200");
+    std::fs::remove_file(dir.0.join("a.sse")).unwrap();
+    post("500");
+    line(&writes, "tincan: /a takes no event: ");
+}
+
+#[test]
 fn each_reason_why_it_does_not_start_is_one_write() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     for (args, part) in [(&[][..], " is taken; "), (&["--no-such-option"], "--no-such-option")] {
