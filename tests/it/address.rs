@@ -114,7 +114,7 @@ fn stalled(server: &Tincan) -> (Wire, String, String) {
 
 #[test]
 fn a_reader_that_is_behind_passes_over_what_is_not_for_it() {
-    in_memory_and_on_the_disk(&["--quiet", "--history", "64M"], |server| {
+    in_memory_and_on_the_disk(&["--quiet", "--history", &roomy()], |server| {
         let (mut one, address, mut expected) = stalled(server);
         let (mut other, ..) = listen(server, "/a");
         let mut heard = String::new();
@@ -140,7 +140,7 @@ fn a_reader_that_is_behind_passes_over_what_is_not_for_it() {
 
 #[test]
 fn who_does_not_keep_up_is_not_spoken_to_and_has_only_so_much_to_pass_over() {
-    let server = Tincan::start(&["--quiet", "--history", "64M"]);
+    let server = Tincan::start(&["--quiet", "--history", &roomy()]);
     let (mut one, address, expected) = stalled(&server);
     let answer = to(&server, "/a", &address, "x");
     answer.refused(BEHIND);
@@ -206,7 +206,7 @@ fn hears(ws: &mut Ws, begins: &AtomicBool, fast: &AtomicBool) -> String {
 
 #[test]
 fn what_is_said_to_one_may_be_larger_than_its_socket() {
-    let server = Tincan::start(&["--quiet", "--max-body", "64M", "--history", "64M", "--heartbeat", "2"]);
+    let server = Tincan::start(&["--quiet", "--max-body", &roomy(), "--history", &roomy(), "--heartbeat", "2"]);
     // A slow machine may need a heartbeat to get that far; a ping within a block would be seen.
     let next = |wire: &mut Wire| loop {
         let block = wire.block();
@@ -339,7 +339,7 @@ fn an_address_is_good_as_soon_as_it_is_told() {
 
 #[test]
 fn each_reader_hears_exactly_what_is_for_it_while_many_speak_and_come_and_go() {
-    in_memory_and_on_the_disk(&["--quiet", "--history", "64M"], |server| {
+    in_memory_and_on_the_disk(&["--quiet", "--history", &roomy()], |server| {
         let readers: Vec<_> = (0..6).map(|_| listen(server, "/a")).collect();
         let sockets: Vec<_> = (0..2).map(|_| Ws::blocks(server, "/a", "")).collect();
         let mut addresses: Vec<String> = readers.iter().map(|r| r.1.clone()).collect();

@@ -325,7 +325,7 @@ fn a_channel_is_forgotten_after_its_time_and_its_ids_never_come_back() {
     reader.send("GET /read HTTP/1.1\r\nHost: localhost\r\n\r\n");
     reader.block();
     let publish = |name: &str| hub.publish(name, &[tincan::Event::new("x")]).unwrap().remove(0);
-    // The one is used again and again, and the test knows the longest time for which it was not.
+    // `used` is published to all the time; `idle` is its longest pause.
     let (first, mut use_at, mut idle) = (publish("left"), Instant::now(), Duration::ZERO);
     let second = publish("used");
     let mut again = || {

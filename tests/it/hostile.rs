@@ -92,8 +92,8 @@ impl Pair {
     }
 }
 
-/// Fails where who is honest had to wait for longer than a busy machine has anybody wait, as a server shows that is not
-/// attacked. `work`: how many times as much the attacked one may have to do.
+/// Fails if an honest client had to wait for too long. A server that is not attacked shows how long a client waits because the
+/// machine is busy. The attacked server may have `work` times as much to do.
 fn in_time(worst: Duration, control: Duration, work: u32, what: &str) {
     assert!(worst < PATIENCE + work * control, "{what}; without an attack at most {control:?}");
 }
@@ -496,10 +496,9 @@ fn silent_connections_that_come_and_go_hold_nobody_up() {
             open.push_back(Wire::to(port));
         }
     });
-    let begin = Instant::now();
+    let begin = Stopwatch::start();
     (0..100).for_each(|_| assert_eq!(server.get("/health").text(), "ok\n"));
-    let took = begin.elapsed();
+    begin.within("a hundred answers", Duration::from_secs(8));
     drop(stop);
     attack.join().unwrap();
-    assert!(took < Duration::from_secs(8), "a hundred answers took {took:?}");
 }

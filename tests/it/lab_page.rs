@@ -132,7 +132,7 @@ fn a_lesson_in_the_lab_shows_its_bytes_and_what_came_of_each() {
 /// Waits until a lesson is over, and compares what its table shows with its file.
 fn shows(page: &Page, name: &str, text: &str) {
     page.becomes("source?.readyState + ' ' + all('.over, .fired .failed').length", "2 1");
-    // Where the stream departs from its file.
+    // How the stream departs from its file.
     let unlike = [("{CR}", "\r"), ("{NUL}", "\0"), ("{BOM}", "\u{feff}"), ("{wait 1 s}", ""), ("{last-event-id}", "")];
     let part = parts(text).0.split(": when ").next().unwrap();
     let sent = unlike.iter().fold(part.to_string(), |sent, (word, bytes)| sent.replace(word, bytes));

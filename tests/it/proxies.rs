@@ -225,7 +225,7 @@ fn leave(server: &Tincan, channel: &str, readers: Vec<Stream>) {
     let closed = Stopwatch::start();
     drop(readers);
     eventually("they are gone", || server.readers(channel) == 0);
-    closed.within("who has left is gone", Duration::from_secs(5));
+    closed.within("readers that have left are gone", Duration::from_secs(5));
 }
 
 #[test]

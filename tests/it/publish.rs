@@ -145,7 +145,7 @@ fn a_poll_that_leaves_is_gone_within_two_seconds() {
     drop(left);
     let since = Stopwatch::start();
     eventually("it has left", || server.readers("a") == 0);
-    since.within("who has left is gone", Duration::from_secs(2));
+    since.within("a poll that has left is gone", Duration::from_secs(2));
 }
 
 fn a_client_that_only_stops_sending_still_gets_its_long_poll() {

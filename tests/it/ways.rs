@@ -219,7 +219,7 @@ fn each_way_hears_the_same_messages_and_each_of_its_bytes_is_counted() {
         page.all_become("heard", &ids.len().to_string());
     }
     assert_eq!(page.row("median"), ["–"; 4], "nobody knows when others began to publish");
-    // The last to hear is who polls, so its next question is almost four seconds away.
+    // The poll is the last to hear, so its next question is almost four seconds away.
     page.set("every", "4");
     for n in 6..=8 {
         page.click("one");

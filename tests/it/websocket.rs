@@ -792,7 +792,7 @@ fn large(n: usize) -> String {
 
 /// As long as its place is kept it goes on from there.
 fn keeps_its_place() {
-    let server = Tincan::start(&["--quiet", "--history", "64M"]);
+    let server = Tincan::start(&["--quiet", "--history", &roomy()]);
     let (mut ws, _) = Ws::blocks(&server, "/a", "");
     let (mut reader, _) = server.listen("/a", "");
     let mut expected = Vec::new();
@@ -838,11 +838,11 @@ fn falls_off_the_log() {
 
 #[test]
 fn a_websocket_that_never_reads_is_gone_after_some_heartbeats() {
-    let server = Tincan::start(&["--quiet", "--heartbeat", "1", "--max-body", "64M", "--history", "64M"]);
+    let server = Tincan::start(&["--quiet", "--heartbeat", "1", "--max-body", &roomy(), "--history", &roomy()]);
     let began = Stopwatch::start();
     let stalled = Ws::open(&server, "/a");
-    server.post("/a", "x".repeat(more_than_a_socket_takes()));
     assert_eq!(server.readers("a"), 1);
+    server.post("/a", "x".repeat(more_than_a_socket_takes()));
     eventually("it is gone", || server.readers("a") == 0);
     assert!(began.elapsed() > Duration::from_millis(1500), "{:?}", began.elapsed());
     began.within("it is gone", Duration::from_secs(8));
@@ -853,7 +853,7 @@ fn a_websocket_that_never_reads_is_gone_after_some_heartbeats() {
 #[test]
 fn a_hundred_stalled_websockets_delay_no_honest_reader_and_cost_little_memory() {
     // Two servers, of which one has stalled WebSockets; the same readers at each, asked by turns.
-    let servers = [(); 2].map(|()| Tincan::start(&["--quiet", "--max-body", "64M", "--history", "64M"]));
+    let servers = [(); 2].map(|()| Tincan::start(&["--quiet", "--max-body", &roomy(), "--history", &roomy()]));
     // Few of them without blocks: to take the data out of each costs time.
     let open = |n| if n % 10 == 0 { Ws::open(&servers[1], "/a") } else { Ws::blocks(&servers[1], "/a", "").0 };
     let stalled: Vec<Ws> = (0..100).map(open).collect();
