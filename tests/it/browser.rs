@@ -813,8 +813,12 @@ fn a_token_for_publishing_does_not_push_out_the_one_for_reading() {
     page.js("posted.send('said')");
     page.becomes("posted.status", "200");
     page.shows(&["plain|said"]);
+    // The first page may have had a stream as well, and the browser may try without a token first.
+    let streams =
+        || server.stderr().lines().filter(|l| l.contains(" GET /kitchen?since=") && l.ends_with(" 200")).count();
+    let before = streams();
     page.js(WAKES_UP);
-    eventually("a second stream", || server.stderr().matches(" GET /kitchen?since=").count() == 2);
+    eventually("a new stream", || streams() > before);
     page.is_open();
 }
 

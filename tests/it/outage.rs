@@ -716,6 +716,8 @@ fn where_there_was_nothing_yet_what_came_and_was_dropped_meanwhile_is_a_gap() {
     for (channel, emptied) in [("kitchen", false), ("cellar", true)] {
         if emptied {
             ahead.post("/cellar", "soup");
+            // What a node has not heard yet when it is removed is a gap as well.
+            eventually("it is heard", || ahead.get("/cellar?wait=0&since=all").text().contains("data: soup\n"));
             redis.ask(&["XTRIM", "tincan:cellar", "MAXLEN", "0"]);
         }
         is_well(&behind); // its connection for commands was cut as well, the last time
