@@ -191,7 +191,8 @@ impl Cluster {
         let (acked, told, ready, barred) = (Vec::new(), start, false, false);
         let followed = Followed { channel: Arc::downgrade(&channel), acked, told, removed, ready, barred };
         lock(&self.followed).insert(name.into(), followed);
-        self.refresh(vec![(name.into(), channel.clone())], |commands, n| self.pipe.call(commands, n))
+        // Up to what was there when it began: what comes meanwhile may have no end, and the follower hears of it.
+        self.refresh(vec![(name.into(), channel.clone())], last, |commands, n| self.pipe.call(commands, n))
             .map_err(reject)?;
         self.note(name, |f| f.ready = true);
         self.interrupt(self.changes.fetch_add(1, SeqCst) + 1);
@@ -211,9 +212,9 @@ impl Cluster {
         lock(&self.followed).iter().filter_map(open).collect()
     }
 
-    /// Takes over what is new in these channels; `ask` sends commands, and returns so many replies.
+    /// Takes over what is new in these channels, at least up to this id; `ask` sends commands, and returns so many replies.
     pub(crate) fn refresh(
-        &self, mut channels: Channels, mut ask: impl FnMut(Vec<u8>, usize) -> Answer,
+        &self, mut channels: Channels, least: Id, mut ask: impl FnMut(Vec<u8>, usize) -> Answer,
     ) -> Result<(), Failed> {
         while !channels.is_empty() {
             let mut commands = Vec::new();
@@ -223,7 +224,7 @@ impl Cluster {
                     self.page.store((self.page.load(Relaxed) / 2).max(1), Relaxed); // for the next try
                 }
             })?;
-            channels.extend(self.accept(asked, pages)?);
+            channels.extend(self.accept(asked, pages)?.into_iter().filter(|(_, channel)| channel.last() < least));
         }
         Ok(())
     }

@@ -9,6 +9,7 @@
 
 use crate::channel::lock;
 use crate::cluster::{AGAIN, Channels, Cluster};
+use crate::id::Id;
 use crate::redis::{ANSWER, Failed, Link, pause};
 use crate::resp::{Reply, command};
 use crate::stream::{PREFIX, key};
@@ -112,7 +113,7 @@ impl Cluster {
     /// Takes over what is new in these channels.
     fn hear(&self, link: &mut Link, channels: Channels) -> io::Result<()> {
         let ask = |commands: Vec<u8>, replies| link.ask_all(&commands, replies).map_err(lost);
-        self.refresh(channels, ask).map_err(told)
+        self.refresh(channels, Id { epoch: u64::MAX, seq: u64::MAX }, ask).map_err(told)
     }
 
     /// The command that waits for news of the channels in use, and how many these are.
