@@ -477,7 +477,8 @@ fn a_redis_that_refuses_harms_nobody_and_its_words_are_shown_as_text_without_the
 fn a_redis_whose_answers_are_no_answers_harms_nobody() {
     const MOST: &str = "18446744073709551615-18446744073709551615";
     const NESTED: &str = "*3\r\n*-1\r\n*2\r\n$-1\r\n*1\r\n*-1\r\n*2\r\n*2\r\n$-1\r\n*-1\r\n:7\r\n";
-    let case = |name, way| Case { name, way, says: "", post: None, connections: 24, commands: 3000, memory: 16 };
+    // Each of some eight tries to follow lets each of seven clients that wait for it try as well.
+    let case = |name, way| Case { name, way, says: "", post: None, connections: 64, commands: 3000, memory: 16 };
     // What it has, and what is new, is all the same.
     let has = |ids: &'static [&'static str]| {
         Way::Answers(Box::new(move |fake: &Fake, words: &[&str]| match words {
@@ -538,7 +539,8 @@ fn a_redis_whose_answers_are_no_answers_harms_nobody() {
 
 #[test]
 fn a_redis_whose_answers_have_no_end_harms_nobody() {
-    let case = |name, way| Case { name, way, says: "", post: None, connections: 24, commands: 3000, memory: 16 };
+    // Each of some eight tries to follow lets each of seven clients that wait for it try as well.
+    let case = |name, way| Case { name, way, says: "", post: None, connections: 64, commands: 3000, memory: 16 };
     let endless = |first: &'static str, again: &'static str| {
         let again = again.repeat(20_000 / again.len());
         behind_the_beginning(move |_, _| Answer::Endless(first.into(), again.clone().into()))
