@@ -151,6 +151,11 @@ fn down_to_the_end(mut server: TcpStream, mut client: TcpStream, talks: &Mutex<V
     let _ = client.shutdown(Shutdown::Write);
 }
 
+/// The number in a cell of the table; from 1,000 on it has a comma.
+fn number(way: &str, row: &str) -> String {
+    format!("Number(q('#ways-{way}-{row}').textContent.replaceAll(',', ''))")
+}
+
 impl Page<'_> {
     /// What stands in the table's row, for each way.
     fn row(&self, row: &str) -> Vec<String> {
@@ -176,7 +181,7 @@ impl Page<'_> {
     }
 
     fn all_reach(&self, row: &str, least: usize) {
-        WAYS.iter().for_each(|way| self.becomes(&format!("q('#ways-{way}-{row}').textContent >= {least}"), "true"));
+        WAYS.iter().for_each(|way| self.becomes(&format!("{} >= {least}", number(way, row)), "true"));
     }
 
     fn set(&self, id: &str, value: &str) {
@@ -212,7 +217,7 @@ fn each_way_hears_the_same_messages_and_each_of_its_bytes_is_counted() {
     let page = driver.page(&proxy.url("/lab"));
     page.runs();
     let quiet = page.numbers("out")[3];
-    page.becomes(&format!("q('#ways-websocket-out').textContent > {quiet}"), "true"); // a Ping frame
+    page.becomes(&format!("{} > {quiet}", number("websocket", "out")), "true"); // a Ping frame
     let mut ids = Vec::new();
     for said in ["soup", "two\nlines", "été 🍲\u{1}\"\\", &"long".repeat(2000), ""] {
         ids.extend(server.post("/kitchen", said));
@@ -352,7 +357,7 @@ fn silence_costs_only_who_polls_and_a_token_is_not_counted() {
     // The last ten seconds begin when each has its connection, and two polls before the clock is put forward.
     page.all_reach("in", 1);
     let polls = page.numbers("requests")[0];
-    page.becomes(&format!("q('#ways-poll-requests').textContent > {}", polls + 4), "true");
+    page.becomes(&format!("{} > {}", number("poll", "requests"), polls + 4), "true");
     page.js("ahead = 9000");
     let silence = "q('#ways-silence').textContent.replace(/Polling [1-9][\\d,]+,/, 'Polling N,')";
     page.becomes(silence, "Ten seconds of silence, in bytes: Polling N, Long polling 0, Event stream 0, WebSocket 0.");
