@@ -2,24 +2,32 @@
 //!
 //! Whoever writes to subscribers holds the channel's list of them. Nobody waits for a reader: sockets do not block, and
 //! one that is full is tried again after a growing pause. A publisher waits, for a bounded time, for the *pump*: else a
-//! flood could drop events from the log before the pump had offered them to readers that keep up. With `--sync` it also
-//! waits for the disk: one of those who wait writes for all of them, and without the lock, so that others can append.
+//! flood could drop events from the log before the pump had offered them to readers that keep up.
 //!
-//! Shortcut: what is for all but one (`?except=`) is written with the list held, with `--sync` to the disk as well.
+//! Locks, in the order in which they are taken:
+//!
+//! 1. `writer`: the one publisher that appends. It may wait for the disk, and for the pump.
+//! 2. `subscribers`: whoever writes to them.
+//! 3. `joining`, `state`: for a few steps in memory.
+//!
+//! So nobody waits for the disk but publishers of the same log. Publishers that wait for the disk with `--sync` have one
+//! of them sync for all, without a lock. What stands in a file alone is read by those who asked for it, or by the thread
+//! that replays (`hub.rs`), without a lock as well.
 //!
 //! Limits: `--history` for the log, `PUBLISH_PATIENCE`.
 //! Deliberately absent: HTTP. Heads come from `server.rs`, ready to be sent.
 
 use crate::disk;
-use crate::event::Event;
+use crate::event::{Event, seal};
 use crate::flags::Config;
 use crate::id::Id;
-use crate::log::{From, Log, Place, Trimmed};
-use crate::reject::{BEHIND, DISK_FULL, LOG_FAILED, NOBODY, Reject};
+use crate::log::{End, From, Log, PIECE, Place, Trimmed};
+use crate::reject::{BEHIND, DISK_FULL, LOG_FAILED, LOG_UNREADABLE, NOBODY, Reject};
 use crate::report::report;
 use crate::stream::Entry;
 use crate::subscriber::{Gone, More, Poll, Slot, Subscriber};
 use crate::trace::Trace;
+use crate::writer::{Begun, Writer};
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io;
@@ -59,10 +67,12 @@ pub fn millis(duration: Duration) -> u64 {
 #[derive(Debug)]
 struct State {
     log: Log,
-    pumped: u64,   // the lowest position of a subscriber that keeps up, at the end of the last turn
-    used: Instant, // when somebody last came, left or published
-    syncing: bool, // a publisher is writing to the disk for all
-    failing: bool, // the last append failed
+    pumped: u64,         // the lowest position of a subscriber that keeps up, at the end of the last turn
+    used: Instant,       // when somebody last came, left or published
+    syncing: bool,       // a publisher is writing to the disk for all
+    failing: bool,       // the last append failed
+    wanted: Option<u64>, // somebody has to be given what stands in a file from here on
+    replayed: u64,       // the end of what was last read from a file
 }
 
 /// Which ids events get.
@@ -76,11 +86,34 @@ enum Numbers {
     None,
 }
 
+impl Numbers {
+    /// The ids of the first and of the last of so many events, behind this one.
+    fn of(self, before: Id, count: usize) -> (Id, Id) {
+        match self {
+            Numbers::Own => (before.plus(1), before.plus(count as u64)),
+            Numbers::Given(id) => (id, id),
+            Numbers::None => (before, before),
+        }
+    }
+}
+
+/// What was written behind the log's end.
+struct Written<'a> {
+    block: &'a [u8],
+    last: Id,
+    begun: Option<Begun>,
+    retired: bool, // the newest file is the older part now
+    alone: bool,   // nobody else syncs meanwhile
+    heard: bool,   // it may be heard at once
+    done: io::Result<()>,
+}
+
 /// A log and its subscribers.
 #[derive(Debug)]
 pub struct Channel {
     name: String,
     secret: RandomState, // makes addresses of keys
+    writer: Mutex<Writer>,
     state: Mutex<State>,
     changed: Condvar, // `pumped`, or what is on the disk
     subscribers: Mutex<Vec<Subscriber>>,
@@ -88,6 +121,8 @@ pub struct Channel {
     readers: AtomicUsize,            // in both lists
     /// Whether it waits for the pump.
     pub queued: AtomicBool,
+    /// Whether it waits for the thread that replays.
+    pub replaying: AtomicBool,
 }
 
 type Served = Result<(), Gone>;
@@ -97,17 +132,34 @@ type Served = Result<(), Gone>;
 pub struct Piece {
     from: u64,
     bytes: Vec<u8>,
+    bad: bool, // nothing could be read there
 }
 
 impl Piece {
-    fn at(&mut self, channel: &Channel, pos: u64) -> Result<&[u8], Trimmed> {
-        let ahead = |p: &Piece| pos.checked_sub(p.from).map(|n| n as usize).filter(|&n| n < p.bytes.len());
-        if ahead(self).is_none() {
-            // Shortcut: with files the pump waits for the disk here, so a slow one slows the replay of all channels.
-            lock(&channel.state).log.read(pos, &mut self.bytes)?;
+    /// What it has from this position on.
+    fn get(&self, pos: u64) -> Option<&[u8]> {
+        let from = usize::try_from(pos.checked_sub(self.from)?).ok()?;
+        self.bytes.get(from..).filter(|rest| !rest.is_empty())
+    }
+
+    /// What the log has in memory from this position on; none if that is in a file.
+    fn at(&mut self, channel: &Channel, pos: u64) -> Result<Option<&[u8]>, Trimmed> {
+        if self.get(pos).is_none() {
             self.from = pos;
+            if lock(&channel.state).log.read(pos, &mut self.bytes)?.is_some() {
+                return Ok(None);
+            }
         }
-        Ok(ahead(self).and_then(|n| self.bytes.get(n..)).unwrap_or_default())
+        Ok(Some(self.get(pos).unwrap_or_default()))
+    }
+
+    /// Reads what stands in a file from this position on, and waits for the disk.
+    fn load(&mut self, channel: &Channel, pos: u64) {
+        let stretch = lock(&channel.state).log.read(pos, &mut self.bytes);
+        let read = stretch.map_or(Ok(()), |stretch| stretch.map_or(Ok(()), |stretch| stretch.read(&mut self.bytes)));
+        self.from = pos;
+        self.bad = read.is_err();
+        let _ = read.map_err(|e| channel.unreadable(pos, &e));
     }
 }
 
@@ -116,8 +168,10 @@ impl Piece {
 pub struct Opening {
     /// Its response head; a poll's without `Content-Length` and the blank line.
     pub head: String,
-    /// Where it starts.
+    /// Where it wants to start.
     pub from: From,
+    /// Where that is, see [`Channel::place`].
+    pub place: Place,
     /// With this it gets a `Content-Length`, and ends at the first events, or after this time; else it goes on for ever.
     pub wait: Option<Duration>,
     /// What watches its bytes.
@@ -125,31 +179,43 @@ pub struct Opening {
 }
 
 /// What a turn did.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Turn {
     /// Bytes of events given to readers.
     pub delivered: u64,
     /// Readers that fell off the log.
     pub cut_off: u64,
-    /// Somebody who keeps up has not yet got everything.
+    /// Somebody who keeps up has not yet got everything that is in memory.
     pub more: bool,
+    /// Somebody wants what is in a file.
+    pub disk: bool,
     /// When the first stalled reader is to be tried again.
     pub retry: Option<u64>,
 }
 
 impl Channel {
     /// A channel without subscribers.
-    pub fn new(name: &str, log: Log) -> Channel {
-        let pumped = log.heard().pos;
+    pub fn new(name: &str, log: Log, writer: Writer) -> Channel {
+        let state = State {
+            pumped: log.heard().pos,
+            log,
+            used: Instant::now(),
+            syncing: false,
+            failing: false,
+            wanted: None,
+            replayed: 0,
+        };
         Channel {
             name: name.into(),
             secret: RandomState::new(),
-            state: Mutex::new(State { log, pumped, used: Instant::now(), syncing: false, failing: false }),
+            writer: Mutex::new(writer),
+            state: Mutex::new(state),
             changed: Condvar::new(),
             subscribers: Mutex::default(),
             joining: Mutex::default(),
             readers: AtomicUsize::new(0),
             queued: AtomicBool::new(false),
+            replaying: AtomicBool::new(false),
         }
     }
 
@@ -220,34 +286,19 @@ impl Channel {
     fn put(
         &self, events: &[Event], numbers: Numbers, but: Option<&str>, pump: impl Fn(),
     ) -> Result<(Vec<Id>, u64), Reject> {
-        let mut state = lock(&self.state);
-        let behind = |state: &mut State| {
-            self.readers() > 0 && state.log.written().pos.saturating_sub(state.pumped) > state.log.slack()
-        };
         let until = Instant::now() + PUBLISH_PATIENCE;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            if !left.is_zero() && behind(&mut state) {
-                pump();
-                state = self.changed.wait_timeout_while(state, left, behind).unwrap_or_else(PoisonError::into_inner).0;
-            }
-            let Some(address) = but else {
-                return self.append(state, events, numbers).map(|(ids, at, end)| (ids, end - at));
-            };
-            drop(state);
-            let mut subscribers = self.subscribers(); // held, so that nobody is given it before we know who is not
-            let sub = self.find(&mut subscribers, address)?;
-            state = lock(&self.state);
-            if !sub.can_skip(state.log.written().pos) {
-                return Err(BEHIND);
-            }
-            if behind(&mut state) && Instant::now() < until {
-                continue; // others have published since, and the pump cannot have its turn while we hold the list
-            }
-            let (ids, at, end) = self.append(state, events, numbers)?;
-            sub.skip(at, end);
-            return Ok((ids, end - at));
+        let writer = lock(&self.writer);
+        let behind = |state: &mut State| {
+            self.readers() > 0 && state.log.end().written.pos.saturating_sub(state.pumped) > state.log.slack()
+        };
+        let mut state = lock(&self.state);
+        let left = until.saturating_duration_since(Instant::now());
+        if !left.is_zero() && behind(&mut state) {
+            pump();
+            state = self.changed.wait_timeout_while(state, left, behind).unwrap_or_else(PoisonError::into_inner).0;
         }
+        drop(state);
+        self.append(writer, events, numbers, but)
     }
 
     /// Gives events to one subscriber alone; they are not kept. It first gets what was said before.
@@ -257,17 +308,31 @@ impl Channel {
     pub fn send_to(&self, address: &str, events: &[Event], now: u64, heartbeat: Duration) -> Result<(), Reject> {
         let mut bytes = Vec::new();
         events.iter().for_each(|event| event.write(None::<Id>, &mut bytes));
-        let mut subscribers = self.subscribers();
-        let sub = self.find(&mut subscribers, address)?;
-        let (end, mut piece) = (lock(&self.state).log.heard().pos, Piece::default());
-        while sub.wants(end, now) {
-            let next = piece.at(self, sub.pos).map_err(|Trimmed| BEHIND)?;
-            sub.give(next, now, millis(heartbeat)).map_err(|_| NOBODY)?;
+        let (mut piece, until) = (Piece::default(), Instant::now() + PUBLISH_PATIENCE);
+        while Instant::now() < until {
+            let mut subscribers = self.subscribers();
+            let sub = self.find(&mut subscribers, address)?;
+            let end = lock(&self.state).log.heard().pos;
+            if !sub.wants(end, now) {
+                if sub.stalls > 0 || sub.pos < end {
+                    return Err(BEHIND);
+                }
+                return sub.give_alone(&bytes, now, millis(heartbeat)).map_err(|_| NOBODY);
+            }
+            match piece.at(self, sub.pos).map_err(|Trimmed| BEHIND)? {
+                Some(next) => drop(sub.give(next, now, millis(heartbeat)).map_err(|_| NOBODY)?),
+                None => {
+                    // Whoever speaks to a reader that has still to be given what is in a file waits for the disk itself.
+                    let pos = sub.pos;
+                    drop(subscribers);
+                    piece.load(self, pos);
+                    if piece.bad {
+                        return Err(BEHIND);
+                    }
+                }
+            }
         }
-        if sub.stalls > 0 || sub.pos < end {
-            return Err(BEHIND);
-        }
-        sub.give_alone(&bytes, now, millis(heartbeat)).map_err(|_| NOBODY)
+        Err(BEHIND)
     }
 
     /// The subscriber of this address.
@@ -288,35 +353,28 @@ impl Channel {
     /// # Errors
     /// As [`Channel::publish`].
     pub fn tell(&self, event: &Event) -> Result<(), Reject> {
-        self.append(lock(&self.state), std::slice::from_ref(event), Numbers::Own).map(|_| ())
+        self.append(lock(&self.writer), std::slice::from_ref(event), Numbers::Own, None).map(|_| ())
     }
 
-    /// Returns the ids, and from where to where they stand in the log.
-    fn append<'a>(
-        &'a self, mut state: MutexGuard<'a, State>, events: &[Event], numbers: Numbers,
-    ) -> Result<(Vec<Id>, u64, u64), Reject> {
-        while state.log.is_unsettled() {
-            let end = state.log.written().pos;
-            state = self.settle(state, end).0;
-        }
-        let start = state.log.written().pos;
-        let write = |id: Option<Id>, out: &mut Vec<u8>| {
-            events.iter().zip(0..).for_each(|(event, n)| event.write(id.map(|first| first.plus(n)), out));
+    /// Returns the ids, and how many bytes they have in the log, once they may be heard.
+    fn append(
+        &self, mut writer: MutexGuard<'_, Writer>, events: &[Event], numbers: Numbers, but: Option<&str>,
+    ) -> Result<(Vec<Id>, u64), Reject> {
+        let mut block = std::mem::take(&mut writer.block);
+        let written = self.write(&mut writer, events, numbers, but, &mut block);
+        let len = block.len() as u64;
+        block.clear();
+        block.shrink_to(PIECE);
+        writer.block = block;
+        drop(writer);
+        let done = match written? {
+            Ok((first, end)) => self.settle(end.written.pos + len, end.failed).map(|()| first),
+            Err(e) => Err(e),
         };
-        let appended = match numbers {
-            Numbers::Own => state.log.append(events.len() as u64, |first, out| write(Some(first), out)),
-            Numbers::Given(id) => state.log.push(id, |out| write(Some(id), out)).map(|()| id),
-            Numbers::None => {
-                let last = state.log.written().id;
-                state.log.push(last, |out| write(None, out)).map(|()| last)
-            }
-        };
-        let end = state.log.written().pos;
-        let (mut state, settled) = self.settle(state, end);
+        let mut state = lock(&self.state);
         if self.readers() == 0 {
             state.pumped = state.log.heard().pos;
         }
-        let done = appended.and_then(|first| settled.map(|()| first));
         let news = std::mem::replace(&mut state.failing, done.is_err()) != done.is_err();
         drop(state);
         if news {
@@ -324,37 +382,183 @@ impl Channel {
             report(format!("tincan: /{} {what}", self.name));
         }
         match done {
-            Ok(first) => Ok(((0..events.len() as u64).map(|n| first.plus(n)).collect(), start, end)),
+            Ok(first) => Ok(((0..events.len() as u64).map(|n| first.plus(n)).collect(), len)),
             Err(e) if disk::is_full(&e) => Err(DISK_FULL),
             Err(_) => Err(LOG_FAILED),
         }
     }
 
-    /// Waits until what was appended up to `end` may be heard. Where that takes the disk, one of those who wait has it
-    /// write for all of them.
-    fn settle<'a>(&'a self, mut state: MutexGuard<'a, State>, end: u64) -> (MutexGuard<'a, State>, io::Result<()>) {
-        let failed = state.log.failed();
-        while state.log.heard().pos < end {
+    /// Writes events behind the log's end. Returns the id of the first, and where that end was.
+    ///
+    /// # Errors
+    /// As [`Channel::publish`]; within, those of the disk.
+    fn write(
+        &self, writer: &mut Writer, events: &[Event], numbers: Numbers, but: Option<&str>, block: &mut Vec<u8>,
+    ) -> Result<io::Result<(Id, End)>, Reject> {
+        loop {
+            let end = lock(&self.state).log.end();
+            if let Some(files) = &mut writer.files
+                && let Err(e) = files.mend(end.newest)
+            {
+                return Ok(Err(e));
+            }
+            let (first, last) = numbers.of(end.written.id, events.len());
+            block.clear();
+            for (event, n) in events.iter().zip(0..) {
+                event.write(if let Numbers::None = numbers { None } else { Some(first.plus(n)) }, block);
+            }
+            if let Some(address) = but
+                && !self.find(&mut self.subscribers(), address)?.can_skip(end.written.pos)
+            {
+                return Err(BEHIND);
+            }
+            let alone = writer.files.as_mut().is_some_and(|files| {
+                seal(events.len(), block);
+                files.fresh || !files.fits(end.newest, block.len() as u64) || (files.sync && but.is_some())
+            });
+            if alone && !self.begin_sync(end.failed) {
+                continue; // others have had to take back what they had written
+            }
+            let (begun, done) = match &mut writer.files {
+                None => (None, Ok(())),
+                Some(files) if files.fits(end.newest, block.len() as u64) => (None, files.append(block, alone)),
+                Some(files) => files.begin(end.newest, end.last, block),
+            };
+            let retired = writer.files.as_ref().is_some_and(|files| files.retired);
+            let heard = alone || writer.files.as_ref().is_none_or(|files| !files.sync);
+            let written = Written { block, last, begun, retired, alone, heard, done };
+            let done = self.commit(&end, written, but);
+            if done.is_err() {
+                self.mend(writer);
+            }
+            return Ok(done.map(|()| (first, end)));
+        }
+    }
+
+    /// Waits until nobody syncs, and keeps others from it. Returns whether nothing was taken back since.
+    fn begin_sync(&self, failed: u64) -> bool {
+        let syncing = |state: &mut State| state.syncing;
+        let mut state = self.changed.wait_while(lock(&self.state), syncing).unwrap_or_else(PoisonError::into_inner);
+        state.syncing = state.log.failed().0 == failed;
+        state.syncing
+    }
+
+    /// Tells the log, and so all readers, what was written behind its end.
+    fn commit(&self, end: &End, written: Written, but: Option<&str>) -> io::Result<()> {
+        let Written { block, last, begun, retired, alone, heard, mut done } = written;
+        // Nobody is given anything before we know who is not to be given this.
+        let mut held = but.filter(|_| done.is_ok()).map(|_| self.subscribers());
+        if let (Some(subscribers), Some(address)) = (&mut held, but)
+            && let Ok(sub) = self.find(subscribers, address)
+        {
+            sub.skip(end.written.pos, end.written.pos + block.len() as u64);
+        }
+        let listened = self.readers() > 0;
+        let mut state = lock(&self.state);
+        if alone {
+            state.syncing = false;
+        }
+        let (failed, why) = state.log.failed();
+        match &done {
+            Ok(()) if failed != end.failed => done = Err(why.into()),
+            Err(e) if alone => state.log.take_back(e.kind()),
+            _ => {}
+        }
+        let empty = done.is_err();
+        if retired {
+            state.log.keep_newest(1);
+        }
+        if !empty || begun.is_some() {
+            let (block, last) = if empty { (&[][..], end.written.id) } else { (block, last) };
+            state.log.commit(block, last, begun, listened);
+        }
+        if heard && !empty {
+            let mark = state.log.end().written;
+            state.log.hear(mark);
+        }
+        drop(state);
+        if alone {
+            self.changed.notify_all();
+        }
+        done
+    }
+
+    /// Cuts off what was taken back, so that it is not there after a crash.
+    fn mend(&self, writer: &mut Writer) {
+        let newest = lock(&self.state).log.end().newest;
+        if let Some(files) = &mut writer.files {
+            let _ = files.mend(newest); // else before the next append
+        }
+    }
+
+    /// Waits until what was appended up to `end` may be heard. If that takes the disk, one of those who wait has it write
+    /// for all of them.
+    fn settle(&self, end: u64, failed: u64) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        loop {
+            let (times, why) = state.log.failed();
+            if times != failed {
+                return Err(why.into());
+            }
+            if state.log.heard().pos >= end {
+                return Ok(());
+            }
             if state.syncing {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-            } else {
-                state.syncing = true;
-                let unsynced = state.log.unsynced();
-                drop(state);
-                let done = unsynced.sync();
-                state = lock(&self.state);
-                state.syncing = false;
-                self.changed.notify_all();
-                if let Err(e) = state.log.synced(&unsynced, done) {
-                    return (state, Err(e));
-                }
+                continue;
             }
-            if state.log.failed() != failed {
-                let kind = state.log.failed().1;
-                return (state, Err(kind.into()));
+            state.syncing = true;
+            let (mark, file) = state.log.unsynced();
+            drop(state);
+            let done = file.map_or(Ok(()), |file| file.sync());
+            state = lock(&self.state);
+            state.syncing = false;
+            match &done {
+                Ok(()) => state.log.hear(mark),
+                Err(e) => state.log.take_back(e.kind()),
+            }
+            self.changed.notify_all();
+            if done.is_err() {
+                drop(state);
+                let _ = self.writer.try_lock().map(|mut writer| self.mend(&mut writer)); // else whoever has it does
+                return done;
             }
         }
-        (state, Ok(()))
+    }
+
+    /// Tells the owner, once, that the log cannot be read back.
+    fn unreadable(&self, pos: u64, error: &io::Error) {
+        if lock(&self.state).log.note_bad(pos) {
+            report(format!(
+                "tincan: /{} cannot be read back: {error}; put the file right and start the server again",
+                self.name
+            ));
+        }
+    }
+
+    /// Whether the log could not be read back.
+    pub fn is_bad(&self) -> bool {
+        lock(&self.state).log.is_bad()
+    }
+
+    /// The place for a reader. It may wait for the disk.
+    ///
+    /// # Errors
+    /// [`LOG_UNREADABLE`] if the disk fails, or has less than was written.
+    pub fn place(&self, from: &From) -> Result<Place, Reject> {
+        let state = lock(&self.state);
+        let found = match state.log.on_disk().filter(|_| *from != From::Now) {
+            None => state.log.find(from),
+            Some(log) => {
+                drop(state);
+                log.find(from)
+            }
+        };
+        found.map_err(|e| {
+            let end = lock(&self.state).log.heard().pos;
+            self.unreadable(end, &e);
+            LOG_UNREADABLE
+        })
     }
 
     /// Makes a connection a subscriber, see `Hub::subscribe`. Returns whether there is something for it already.
@@ -377,11 +581,11 @@ impl Channel {
     fn greet(
         &self, config: &Config, now: u64, stream: TcpStream, slot: Slot, opening: Opening,
     ) -> io::Result<(Subscriber, Vec<u8>)> {
-        let Opening { head, from, wait, trace } = opening;
-        let (Place { pos, id, gap }, end) = {
-            let state = lock(&self.state);
-            (state.log.find(&from)?, state.log.heard().pos)
-        };
+        let Opening { head, from, place, wait, trace } = opening;
+        let state = lock(&self.state);
+        let Place { pos, id, gap } = if from == From::Now { state.log.find(&from)? } else { place };
+        let end = state.log.heard().pos;
+        drop(state);
         let retry = jitter(config.retry, 50);
         let key = RandomState::new().hash_one(());
         let address = if wait.is_none() { format!(" as {}", self.address(key)) } else { String::new() };
@@ -409,18 +613,39 @@ impl Channel {
         Ok((sub, Vec::new()))
     }
 
-    /// Gives each subscriber its next piece; where there are many, `helpers` stand for further cores.
-    pub fn turn(&self, piece: &mut Piece, helpers: &mut [Piece], now: u64, heartbeat: Duration) -> Turn {
+    /// Has what somebody waits for read from a file, and gives it to all who stand there.
+    pub fn replay(&self, piece: &mut Piece, helpers: &mut [Piece], now: u64, heartbeat: Duration) -> Turn {
+        self.replaying.store(false, SeqCst);
+        let mut state = lock(&self.state);
+        let Some(pos) = state.wanted.take() else { return Turn::default() };
+        drop(state);
+        let mut read = std::mem::take(piece);
+        read.load(self, pos);
+        lock(&self.state).replayed = read.from + read.bytes.len() as u64;
+        let turn = self.turn(&read, piece, helpers, now, heartbeat);
+        *piece = read;
+        turn
+    }
+
+    /// Gives each subscriber its next piece, of those that were `read` from a file or are in memory; if there are many,
+    /// `helpers` stand for further cores.
+    pub fn turn(&self, read: &Piece, piece: &mut Piece, helpers: &mut [Piece], now: u64, heartbeat: Duration) -> Turn {
         self.queued.store(false, SeqCst); // before the log is read: whoever appends after that queues it again
         piece.bytes.clear();
         helpers.iter_mut().for_each(|piece| piece.bytes.clear());
         let mut subscribers = self.subscribers();
         let end = lock(&self.state).log.heard().pos;
-        let (mut lowest, mut retry, delivered) = (end, u64::MAX, AtomicU64::new(0));
+        let delivered = AtomicU64::new(0);
         let give = |sub: &mut Subscriber, piece: &mut Piece| -> Result<u64, Gone> {
+            if read.bad && read.from == sub.pos {
+                return Err(Gone::CutOff);
+            }
             sub.begin(end)?;
-            let bytes = piece.at(self, sub.pos).map_err(|Trimmed| Gone::CutOff)?;
-            sub.give(bytes, now, millis(heartbeat))
+            let next = match read.get(sub.pos) {
+                None => piece.at(self, sub.pos).map_err(|Trimmed| Gone::CutOff)?,
+                read => read,
+            };
+            next.map_or(Ok(0), |next| sub.give(next, now, millis(heartbeat)))
         };
         let all = |subs: &mut [Subscriber], piece: &mut Piece| {
             let mut sum = 0;
@@ -432,7 +657,7 @@ impl Channel {
             }
             delivered.fetch_add(sum, Relaxed);
         };
-        // Where there are many, each core takes a share; if no thread can be had for one, all are looked at again.
+        // If there are many, each core takes a share; if no thread can be had for one, all are looked at again.
         let share = subscribers.len().div_ceil(helpers.len() + 1).max(SHARE);
         let mut missed = false;
         thread::scope(|scope| {
@@ -447,22 +672,48 @@ impl Channel {
         if missed {
             all(&mut subscribers, piece);
         }
-        let cut_off = self.keep(&mut subscribers, |sub| {
+        let turn = self.end_turn(subscribers, end, now);
+        self.changed.notify_all();
+        Turn { delivered: delivered.into_inner(), ..turn }
+    }
+
+    /// Drops those that are gone, and finds out who wants more.
+    fn end_turn(&self, mut subscribers: MutexGuard<'_, Vec<Subscriber>>, end: u64, now: u64) -> Turn {
+        let (mut turn, mut lowest, mut wanted) = (Turn::default(), end, None);
+        let state = lock(&self.state);
+        let (memory, replayed) = (state.log.memory(), state.replayed);
+        drop(state);
+        turn.cut_off = self.keep(&mut subscribers, |sub| {
             if let Some(gone) = sub.gone.take() {
                 return Err(gone);
             }
-            match sub.stalls {
-                0 if sub.wants(end, now) => lowest = lowest.min(sub.pos),
-                0 => {}
-                _ => retry = retry.min(sub.due),
+            let wants = sub.wants(end, now);
+            // In the order of their places, round and round: so those who are near each other share a piece.
+            let ahead = |pos: u64| pos.wrapping_sub(replayed);
+            if wants && sub.pos < memory {
+                if wanted.is_none_or(|other| ahead(sub.pos) < ahead(other)) {
+                    wanted = Some(sub.pos);
+                }
+            } else if sub.stalls > 0 {
+                turn.retry = Some(turn.retry.map_or(sub.due, |at| at.min(sub.due)));
+            } else {
+                turn.more |= wants;
+            }
+            if wants && sub.stalls == 0 {
+                lowest = lowest.min(sub.pos);
             }
             Ok(())
         });
-        drop(subscribers);
-        lock(&self.state).pumped = lowest;
-        self.changed.notify_all();
-        let (more, retry) = (lowest < end, Some(retry).filter(|at| *at < u64::MAX));
-        Turn { delivered: delivered.into_inner(), cut_off, more, retry }
+        let joining = !lock(&self.joining).is_empty();
+        let mut state = lock(&self.state); // with the list: what a turn finds out counts until the next one ends
+        state.pumped = lowest;
+        state.wanted = wanted;
+        if !joining {
+            state.log.given(lowest);
+        }
+        drop(state);
+        turn.disk = wanted.is_some();
+        turn
     }
 
     /// Checks each subscriber. Returns when the next poll is over.

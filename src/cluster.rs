@@ -26,6 +26,7 @@ use crate::report::report;
 use crate::resp::{Address, Reply, command};
 use crate::secrets::{Byte, visible};
 use crate::stream::{self, Entry, PREFIX, above, below, field, id, id_of, is_trimmed, is_whole, key, removed};
+use crate::writer::Writer;
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -187,7 +188,7 @@ impl Cluster {
         let last = info.get("last-generated-id").and_then(id).unwrap_or_default();
         let start = if is_whole(&info) { Id::default() } else { first.map_or(last, below) };
         let removed = removed(&info).filter(|_| start == Id::default() || first.is_none());
-        let channel = Arc::new(Channel::new(name, Log::copy(start, self.history)));
+        let channel = Arc::new(Channel::new(name, Log::copy(start, self.history), Writer::default()));
         let (acked, told, ready, barred) = (Vec::new(), start, false, false);
         let followed = Followed { channel: Arc::downgrade(&channel), acked, told, removed, ready, barred };
         lock(&self.followed).insert(name.into(), followed);

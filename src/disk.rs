@@ -8,7 +8,7 @@
 
 use crate::limits;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +19,9 @@ pub struct Dir {
     path: PathBuf,
     handle: File,
 }
+
+/// By which a change of a channel's files is seen: inode, length and times of each.
+pub type Stamp = [Option<[u64; 5]>; 2];
 
 /// The same error with words before it.
 fn told(error: &io::Error, what: impl std::fmt::Display) -> io::Error {
@@ -76,13 +79,22 @@ impl Dir {
         for entry in fs::read_dir(&self.path)? {
             let name = entry?.file_name().to_string_lossy().into_owned();
             let stem = name.strip_suffix(".sse").map(|stem| stem.strip_suffix(".old").unwrap_or(stem));
+            let kept = name.split_once(".cut-").is_some_and(|(stem, _)| is_channel(stem));
             match stem.filter(|stem| is_channel(stem)) {
-                _ if name.starts_with('.') => {}
+                _ if kept || name.starts_with('.') => {}
                 Some(stem) => add(&mut stems, stem),
                 None => add(&mut others, &name),
             }
         }
         Ok((stems, others))
+    }
+
+    /// Which files a channel has now.
+    pub fn stamp(&self, name: &str) -> Stamp {
+        [false, true].map(|old| {
+            let meta = fs::symlink_metadata(self.path(name, old)).ok()?;
+            Some([meta.ino(), meta.len(), meta.mtime() as u64, meta.mtime_nsec() as u64, meta.ctime_nsec() as u64])
+        })
     }
 
     fn path(&self, name: &str, old: bool) -> PathBuf {
@@ -100,32 +112,61 @@ impl Dir {
     /// Where it cannot be read and written, or is no file.
     pub fn get(&self, name: &str, old: bool) -> io::Result<Option<LogFile>> {
         let path = self.path(name, old);
-        let open = || -> io::Result<(File, u64)> {
-            let meta = fs::metadata(&path)?;
-            if !meta.is_file() {
+        let open = || -> io::Result<File> {
+            if !fs::metadata(&path)?.is_file() {
                 // To open a pipe would be to wait for its other end.
                 return Err(io::Error::new(ErrorKind::InvalidInput, "it is no file; move it away"));
             }
-            Ok((File::options().read(true).write(true).open(&path)?, meta.len()))
+            File::options().read(true).write(true).open(&path)
         };
         match open() {
-            Ok((file, len)) => Ok(Some(LogFile::new(path, file, len))),
+            Ok(file) => Ok(Some(LogFile { path, file, head: 0 })),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(e) => Err(told(&e, path.display())),
         }
     }
 
-    /// Makes a channel's next file, with a head and its first events, beside the one that there is.
+    /// Makes a channel's next file, with a head and its first events, beside the one that there is; on the disk.
     ///
     /// # Errors
-    /// Where that fails; nothing has changed then.
-    pub fn create(&self, name: &str, head: &[u8], events: &[u8]) -> io::Result<LogFile> {
+    /// If that fails; nothing has changed then.
+    pub fn create(&self, name: &str, head: &[u8], events: &[u8]) -> io::Result<Output> {
         let path = self.next(name);
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path);
-        let mut file = LogFile::new(self.path(name, false), file.map_err(|e| told(&e, path.display()))?, 0);
-        file.append(&[head, events].concat()).inspect_err(|_| drop(fs::remove_file(&path)))?;
-        file.head = head.len() as u64;
-        Ok(file)
+        let file = self.make(&path).map_err(|e| told(&e, path.display()))?;
+        let mut output = Output::new(LogFile { path: self.path(name, false), file, head: head.len() as u64 }, 0);
+        let done = output.append(&[head, events].concat()).and_then(|()| output.file.sync());
+        done.inspect_err(|_| drop(fs::remove_file(&path)))?;
+        Ok(output)
+    }
+
+    /// Keeps what is about to be cut off a log, from this byte on, in a file `NAME.cut-N` beside it; on the disk. Returns
+    /// the file's name.
+    ///
+    /// # Errors
+    /// If that fails; nothing has changed then.
+    pub fn keep(&self, name: &str, log: &LogFile, from: u64) -> io::Result<String> {
+        let path = self.next(name);
+        let save = || -> io::Result<String> {
+            let mut copy = self.make(&path)?;
+            let mut rest = &log.file;
+            rest.seek(SeekFrom::Start(from))?;
+            io::copy(&mut rest, &mut copy)?;
+            copy.sync_all()?;
+            let free = |n: &u64| !self.path.join(format!("{name}.cut-{n}")).exists();
+            let kept = format!("{name}.cut-{}", (1..).find(free).unwrap_or(0));
+            self.rename(&path, &self.path.join(&kept))?;
+            self.sync()?;
+            Ok(kept)
+        };
+        save().map_err(|e| {
+            let _ = fs::remove_file(&path);
+            told(&e, format!("{}: what a crash left has to be cut off, and cannot be kept first", log.path.display()))
+        })
+    }
+
+    /// Makes a new file, in place of what has its name.
+    fn make(&self, path: &Path) -> io::Result<File> {
+        File::options().read(true).write(true).create(true).truncate(true).open(path)
     }
 
     /// Makes a channel's file its older part, in place of the one that it had.
@@ -142,6 +183,11 @@ impl Dir {
     /// Where that fails; nothing has changed then.
     pub fn place(&self, name: &str) -> io::Result<()> {
         self.rename(&self.next(name), &self.path(name, false))
+    }
+
+    /// Drops a channel's next file.
+    pub fn discard(&self, name: &str) {
+        let _ = fs::remove_file(self.next(name));
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -165,46 +211,81 @@ impl Dir {
     }
 }
 
-/// A channel's file.
+/// A channel's file, as those who read it see it.
 #[derive(Debug)]
 pub struct LogFile {
     path: PathBuf,
-    /// Shared with who puts it on the disk.
-    pub file: Arc<File>,
+    /// Its bytes.
+    pub file: File,
     /// Bytes before the first event.
     pub head: u64,
-    /// Bytes in all.
-    pub len: u64,
-    torn: bool,   // there may be more bytes, which have to go
-    largest: u64, // what the process may make it, as far as that is known
 }
 
 impl LogFile {
-    fn new(path: PathBuf, file: File, len: u64) -> LogFile {
-        LogFile { path, file: Arc::new(file), head: 0, len, torn: false, largest: 0 }
-    }
-
     /// An error with the file's name.
     pub fn told(&self, error: &io::Error) -> io::Error {
         told(error, self.path.display())
     }
 
+    /// Waits until its bytes are on the disk.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync_data().map_err(|e| self.told(&e))
+    }
+
+    /// Cuts off what is behind these bytes.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn cut(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len).map_err(|e| self.told(&e))
+    }
+}
+
+/// The end of a channel's file, where events are appended.
+#[derive(Debug)]
+pub struct Output {
+    /// The file.
+    pub file: Arc<LogFile>,
+    len: u64,     // bytes that count
+    torn: bool,   // there may be more, which have to go
+    largest: u64, // what the process may make it, as far as that is known
+}
+
+impl Output {
+    /// The end of a file of this length.
+    pub fn new(file: LogFile, len: u64) -> Output {
+        Output { file: Arc::new(file), len, torn: false, largest: 0 }
+    }
+
+    /// Cuts off what is behind so many bytes, if there is or may be anything. Returns whether there was.
+    ///
+    /// # Errors
+    /// If that fails; the next call tries it again.
+    pub fn cut(&mut self, len: u64) -> io::Result<bool> {
+        self.torn |= self.len != len;
+        self.len = len;
+        if self.torn {
+            self.file.cut(len)?;
+        }
+        Ok(std::mem::take(&mut self.torn))
+    }
+
     /// Appends all of these bytes, or none.
     ///
     /// # Errors
-    /// Where there is no room (see [`is_full`]), where the write fails, where another program has changed the file.
+    /// If there is no room (see [`is_full`]), if the write fails, if another program has changed the file.
     pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.torn {
-            self.cut(self.len)?;
-        }
-        let meta = self.file.metadata().map_err(|e| self.told(&e))?;
+        let meta = self.file.file.metadata().map_err(|e| self.file.told(&e))?;
         if meta.len() != self.len || meta.nlink() == 0 {
             let why = "another program has changed or removed it; start the server again".to_string();
-            return Err(self.told(&io::Error::other(why)));
+            return Err(self.file.told(&io::Error::other(why)));
         }
         let end = self.len.saturating_add(bytes.len() as u64);
         let written = match self.may_reach(end) {
-            true => self.file.write_at(bytes, self.len),
+            true => self.file.file.write_at(bytes, self.len),
             false => Err(ErrorKind::FileTooLarge.into()),
         };
         match written {
@@ -215,8 +296,9 @@ impl LogFile {
             failed => {
                 // Less than everything means that there is no room for the rest.
                 let error = failed.err().unwrap_or_else(|| ErrorKind::StorageFull.into());
+                self.torn = true;
                 let _ = self.cut(self.len); // else before the next append
-                Err(self.told(&error))
+                Err(self.file.told(&error))
             }
         }
     }
@@ -228,24 +310,5 @@ impl LogFile {
             self.largest = limits::soft("Max file size").unwrap_or(u64::MAX);
         }
         len < self.largest
-    }
-
-    /// Cuts off what is behind these bytes.
-    ///
-    /// # Errors
-    /// Where that fails; it is tried again before the next append.
-    pub fn cut(&mut self, len: u64) -> io::Result<()> {
-        (self.len, self.torn) = (len, true);
-        self.file.set_len(len).map_err(|e| self.told(&e))?;
-        self.torn = false;
-        Ok(())
-    }
-
-    /// Copies bytes from an offset on; how many. Fewer than there is room for only at the end of the file.
-    ///
-    /// # Errors
-    /// Where the disk fails.
-    pub fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<usize> {
-        self.file.read_at(out, offset).map_err(|e| self.told(&e))
     }
 }

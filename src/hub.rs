@@ -1,18 +1,22 @@
 //! The hub: all channels of a server, the pump and the heartbeat, the metrics.
 //!
-//! Two threads write to subscribers, and a turn with many of them borrows more for its length:
+//! Three threads write to subscribers, and a turn with many of them borrows more for its length:
 //!
 //! - the *pump* takes a channel that has news and gives every subscriber what lies between its position and the log's
 //!   end, a piece at a time (`Channel::turn`). Broadcast, replay, the rest of a slow reader's event and the answer to a
-//!   long poll are all this one loop;
+//!   long poll are all this one loop. It never waits for a disk;
+//! - what stands in a file alone is read by the thread that *replays*, which then has a turn of its own with it;
 //! - the *heartbeat* looks twice a second for sockets that were closed, for polls whose time is over and for readers
 //!   that have heard nothing for `--heartbeat` (`Channel::sweep`). Without a reader it does not wake up at all.
 //!
+//! A log is opened without a lock, so that nobody waits for it who does not ask for that channel. One that is damaged is
+//! remembered, and looked at again only if its files are others.
+//!
 //! Limits: `--max-channels`. Deliberately absent: HTTP.
 
-use crate::channel::{Channel, Opening, Piece, STACK, lock, millis};
+use crate::channel::{Channel, Opening, Piece, STACK, Turn, lock, millis};
 use crate::cluster::Cluster;
-use crate::disk::Dir;
+use crate::disk::{Dir, Stamp};
 use crate::event::Event;
 use crate::flags::Config;
 use crate::id::Id;
@@ -21,13 +25,14 @@ use crate::log::{From, Log};
 use crate::reject::{CHANNELS, LOG_CLOSED, OPEN_LOGS, Reject};
 use crate::report::report;
 use crate::subscriber::{LOOK, Slot};
+use crate::writer::Writer;
 use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -42,11 +47,19 @@ pub fn start(name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
     Ok(thread::Builder::new().name(name.into()).stack_size(STACK).spawn(work)?.thread().clone())
 }
 
-/// A channel by its name; none where only its files remember it.
+/// A channel by its name; none if only its files remember it.
 #[derive(Debug)]
 struct Entry {
     name: Box<str>,
     channel: Option<Arc<Channel>>,
+    closed: Option<Box<Closed>>,
+}
+
+/// Why a channel's log cannot be used.
+#[derive(Debug)]
+struct Closed {
+    why: String,
+    damaged: Option<Stamp>, // as long as its files are these
 }
 
 /// In the order of their names. Shortcut: a new one moves those behind it, which takes a moment from 100,000 on.
@@ -62,12 +75,17 @@ impl Channels {
         self.entries.binary_search_by(|e| (*e.name).cmp(name))
     }
 
-    fn put(&mut self, name: &str, channel: Option<Arc<Channel>>) {
-        match self.find(name).map(|at| self.entries.get_mut(at)) {
-            Ok(Some(entry)) => entry.channel = channel,
-            Ok(None) => {}
-            Err(at) => self.entries.insert(at, Entry { name: name.into(), channel }),
+    fn put(&mut self, name: &str, channel: Option<Arc<Channel>>, closed: Option<Box<Closed>>) {
+        let entry = Entry { name: name.into(), channel, closed };
+        match self.find(name) {
+            Ok(at) => drop(self.entries.get_mut(at).map(|old| *old = entry)),
+            Err(at) => self.entries.insert(at, entry),
         }
+    }
+
+    /// Why the log of this channel cannot be used, if that is known.
+    fn closed(&self, name: &str) -> Option<&Closed> {
+        self.entries.get(self.find(name).ok()?)?.closed.as_deref()
     }
 
     fn open(&self) -> impl Iterator<Item = &Arc<Channel>> {
@@ -85,9 +103,12 @@ pub struct Hub {
     notes: Vec<String>,
     open_logs: usize,
     channels: Mutex<Channels>,
-    opening: Mutex<()>,
+    opening: Mutex<Vec<String>>, // logs that are being opened
+    opened: Condvar,
     news: Mutex<VecDeque<Arc<Channel>>>, // each at most once, see `Channel::queued`
     pump: OnceLock<Thread>,
+    replays: Mutex<VecDeque<Arc<Channel>>>, // each at most once, see `Channel::replaying`
+    replay: OnceLock<Thread>,
     heart: OnceLock<Thread>,
     heart_sleeps: AtomicBool,
     epoch: AtomicU64,
@@ -115,23 +136,48 @@ pub fn is_lab(name: &str) -> bool {
     name.strip_prefix("lab/").is_some_and(is_channel)
 }
 
+impl Closed {
+    fn new(dir: &Dir, name: &str, error: &io::Error) -> Closed {
+        let damaged = (error.kind() == ErrorKind::InvalidData).then(|| dir.stamp(name));
+        Closed { why: error.to_string(), damaged }
+    }
+}
+
+/// Lets the next one open a log of this name.
+struct Turnstile<'a> {
+    hub: &'a Hub,
+    key: &'a str,
+}
+
+impl Drop for Turnstile<'_> {
+    fn drop(&mut self) {
+        lock(&self.hub.opening).retain(|other| other != self.key);
+        self.hub.opened.notify_all();
+    }
+}
+
+/// What further cores have for a turn.
+fn helpers() -> Vec<Piece> {
+    (1..limits::cores().min(CORES)).map(|_| Piece::default()).collect()
+}
+
 impl Hub {
     /// A hub with the channels that `--data` holds, each of which is checked; starts the pump and the heartbeat. At
     /// most `open_logs` of them are open at a time.
     ///
     /// # Errors
-    /// Where the directory cannot be had, where a log in it is damaged, where the two threads cannot be started.
+    /// If the directory cannot be had, or the threads cannot be started.
     pub fn new(config: Config, open_logs: usize) -> io::Result<Arc<Hub>> {
         let dir = config.data.as_deref().map(Dir::open).transpose()?.map(Arc::new);
         let (mut channels, mut notes) = (Channels { entries: Vec::new(), next_purge: Instant::now() }, Vec::new());
         if let Some(dir) = &dir {
             let (names, others) = dir.list(is_channel)?;
             for name in names {
-                match Log::open(dir, &name, 0, config.history, false)?.cut() {
-                    0 => {}
-                    cut => notes.push(format!("--data: /{name}: an unfinished event was cut off, {cut} bytes")),
-                }
-                channels.put(&name, None);
+                let mut note = |what: String| notes.push(format!("--data: /{name}: {what}"));
+                let opened = Log::open(dir, &name, 0, config.history, false, &mut note);
+                let closed = opened.err().map(|e| Closed::new(dir, &name, &e));
+                closed.iter().for_each(|closed| note(format!("it is closed: {}", closed.why)));
+                channels.put(&name, None, closed.map(Box::new));
             }
             notes.extend(others.iter().map(|file| format!("--data: {file:?} is no channel's log; it is left alone")));
         }
@@ -144,8 +190,11 @@ impl Hub {
             open_logs,
             channels: Mutex::new(channels),
             opening: Mutex::default(),
+            opened: Condvar::new(),
             news: Mutex::default(),
             pump: OnceLock::new(),
+            replays: Mutex::default(),
+            replay: OnceLock::new(),
             heart: OnceLock::new(),
             heart_sleeps: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
@@ -155,6 +204,10 @@ impl Hub {
         let (pump, heart) = (hub.clone(), hub.clone());
         let _ = hub.pump.set(start("pump", Box::new(move || pump.pump()))?);
         let _ = hub.heart.set(start("heartbeat", Box::new(move || heart.beat()))?);
+        if hub.dir.is_some() {
+            let replay = hub.clone();
+            let _ = hub.replay.set(start("replay", Box::new(move || replay.replay()))?);
+        }
         if let Some(address) = &hub.config.redis {
             let waking = hub.clone();
             let wake = move |channel: &Arc<Channel>| waking.wake(channel);
@@ -195,35 +248,59 @@ impl Hub {
     /// The channel of this name, which exists from now on.
     ///
     /// # Errors
-    /// [`CHANNELS`] where it would be one more than `--max-channels`, [`OPEN_LOGS`] where its files would be too many,
-    /// [`LOG_CLOSED`] where they cannot be used.
+    /// [`CHANNELS`] if it would be one more than `--max-channels`, [`OPEN_LOGS`] if its files would be too many,
+    /// [`LOG_CLOSED`] if they cannot be used.
     pub fn channel(&self, name: &str) -> Result<Arc<Channel>, Reject> {
-        if let Some(channel) = self.known(name)? {
+        if let Some(channel) = self.known(name, 0)? {
             channel.touch();
             return Ok(channel);
         }
-        // One at a time, and without the lock on the channels: to open a large log takes a moment.
-        let _alone = lock(&self.opening);
-        if let Some(channel) = self.known(name)? {
+        // One at a time of each name, or through Redis, and without the lock on the channels: it may take long.
+        let key = if self.cluster(name).is_some() { "" } else { name };
+        let busy = |opening: &mut Vec<String>| opening.iter().any(|other| other == key);
+        let opening = self.opened.wait_while(lock(&self.opening), busy);
+        let mut opening = opening.unwrap_or_else(PoisonError::into_inner);
+        if let Some(channel) = self.known(name, opening.len())? {
             return Ok(channel);
         }
-        if let Some(cluster) = self.cluster(name) {
-            let channel = cluster.open(name)?;
-            lock(&self.channels).put(name, Some(channel.clone()));
-            return Ok(channel);
-        }
-        let epoch = self.new_epoch();
-        let log = match self.dir.as_ref().filter(|_| !is_lab(name)) {
-            None => Ok(Log::new(epoch, self.config.history)),
-            Some(dir) => Log::open(dir, name, epoch, self.config.history, self.config.sync),
+        opening.push(key.into());
+        drop(opening);
+        let _turn = Turnstile { hub: self, key };
+        let channel = match self.cluster(name) {
+            Some(cluster) => cluster.open(name)?,
+            None => self.open(name)?,
         };
-        let log = log.map_err(|e| {
-            report(format!("tincan: /{name} cannot be opened: {e}"));
-            LOG_CLOSED
-        })?;
-        let channel = Arc::new(Channel::new(name, log));
-        lock(&self.channels).put(name, Some(channel.clone()));
+        lock(&self.channels).put(name, Some(channel.clone()), None);
         Ok(channel)
+    }
+
+    /// Opens a log.
+    fn open(&self, name: &str) -> Result<Arc<Channel>, Reject> {
+        let epoch = self.new_epoch();
+        let Some(dir) = self.dir.as_ref().filter(|_| !is_lab(name)) else {
+            return Ok(Arc::new(Channel::new(name, Log::new(epoch, self.config.history), Writer::default())));
+        };
+        let stamp = dir.stamp(name);
+        let same = |closed: &Closed| closed.damaged.as_ref() == Some(&stamp);
+        if lock(&self.channels).closed(name).is_some_and(same) {
+            return Err(LOG_CLOSED);
+        }
+        let mut note = |what: String| report(format!("tincan: --data: /{name}: {what}"));
+        match Log::open(dir, name, epoch, self.config.history, self.config.sync, &mut note) {
+            Ok((log, writer)) => Ok(Arc::new(Channel::new(name, log, writer))),
+            Err(e) => {
+                let closed = Closed::new(dir, name, &e);
+                let mut channels = lock(&self.channels);
+                let new = channels.closed(name).is_none_or(|old| old.why != closed.why);
+                let why = closed.why.clone();
+                channels.put(name, None, Some(Box::new(closed)));
+                drop(channels);
+                if new {
+                    report(format!("tincan: /{name} is closed: {why}"));
+                }
+                Err(LOG_CLOSED)
+            }
+        }
     }
 
     /// The Redis that keeps the log of the channel of this name, where one does.
@@ -241,28 +318,40 @@ impl Hub {
         Ok(channel)
     }
 
-    /// Whether events can be published.
+    /// Whether events can be published. Returns the names of those channels whose logs are damaged or cannot be read.
     ///
     /// # Errors
     /// As [`Cluster::health`].
-    pub fn health(&self) -> Result<(), Reject> {
-        self.cluster.get().map_or(Ok(()), Cluster::health)
+    pub fn health(&self) -> Result<Vec<String>, Reject> {
+        self.cluster.get().map_or(Ok(()), Cluster::health)?;
+        let sick = |e: &&Entry| e.closed.is_some() || e.channel.as_ref().is_some_and(|channel| channel.is_bad());
+        let names: Vec<String> = lock(&self.channels).entries.iter().filter(sick).map(|e| e.name.to_string()).collect();
+        let ill = |name: &String| self.channel(name).map_or(true, |channel| channel.is_bad()); // its files may be others now
+        Ok(names.into_iter().filter(ill).collect())
     }
 
-    /// The channel of this name where it is open; else makes sure that there is room to open it.
-    fn known(&self, name: &str) -> Result<Option<Arc<Channel>>, Reject> {
+    /// The channel of this name if it is open; else makes sure that there is room to open it, beside others that are being
+    /// opened.
+    fn known(&self, name: &str, others: usize) -> Result<Option<Arc<Channel>>, Reject> {
+        let mut unused = Vec::new(); // their files are closed without the lock
+        let known = self.look(name, others, &mut unused);
+        drop(unused);
+        known
+    }
+
+    fn look(&self, name: &str, others: usize, gone: &mut Vec<Arc<Channel>>) -> Result<Option<Arc<Channel>>, Reject> {
         let now = Instant::now();
         let mut channels = lock(&self.channels);
         // Only the list holds a channel that nobody is in the middle of using.
         let unused = |c: &Arc<Channel>| Arc::strong_count(c) == 1 && c.readers() == 0;
         let files = self.dir.is_some();
-        let forget = |channels: &mut Channels, idle: Duration| {
+        let mut forget = |channels: &mut Channels, idle: Duration| {
             channels.entries.retain_mut(|e| {
-                match e.channel.take_if(|c| unused(c) && c.idle(now) >= if is_lab(&e.name) { idle / 60 } else { idle })
-                {
-                    Some(channel) => files && !channel.is_empty() && !is_lab(&e.name),
-                    None => true,
-                }
+                let idle = if is_lab(&e.name) { idle / 60 } else { idle };
+                let Some(channel) = e.channel.take_if(|c| unused(c) && c.idle(now) >= idle) else { return true };
+                let keeps = files && !channel.is_empty() && !is_lab(&e.name);
+                gone.push(channel);
+                keeps
             });
         };
         if now >= channels.next_purge {
@@ -275,11 +364,11 @@ impl Hub {
         {
             return Ok(Some(channel.clone()));
         }
-        let many = |channels: &Channels| files && channels.open().count() >= self.open_logs;
+        let many = |channels: &Channels| files && channels.open().count() + others >= self.open_logs;
         if many(&channels) {
             forget(&mut channels, Duration::ZERO);
         }
-        let full = |channels: &Channels| channels.entries.len() >= self.config.max_channels && at.is_err();
+        let full = |channels: &Channels| channels.entries.len() + others >= self.config.max_channels && at.is_err();
         if full(&channels) {
             // Those in which nothing was ever said: else whoever only asks for names could use them all up.
             let useless = |c: &Arc<Channel>, name: &str| {
@@ -371,9 +460,36 @@ impl Hub {
         Ok(())
     }
 
+    /// Has what stands in files read for those who want it, a piece of a channel at a time.
+    fn replay(&self) {
+        let (mut piece, mut helpers) = (Piece::default(), helpers());
+        loop {
+            let Some(channel) = lock(&self.replays).pop_front() else {
+                thread::park();
+                continue;
+            };
+            let replay = || channel.replay(&mut piece, &mut helpers, self.now(), self.config.heartbeat);
+            if let Ok(turn) = catch_unwind(AssertUnwindSafe(replay))
+                && (self.ended(&channel, &turn) || turn.retry.is_some())
+            {
+                self.wake(&channel);
+            }
+        }
+    }
+
+    /// Counts what a turn has done. Returns whether the pump has more to do.
+    fn ended(&self, channel: &Arc<Channel>, turn: &Turn) -> bool {
+        self.counted.delivered.fetch_add(turn.delivered, Relaxed);
+        self.counted.dropped.fetch_add(turn.cut_off, Relaxed);
+        if turn.disk && !channel.replaying.swap(true, SeqCst) {
+            lock(&self.replays).push_back(channel.clone());
+            self.replay.get().inspect(|replay| replay.unpark());
+        }
+        turn.more
+    }
+
     fn pump(&self) {
-        let mut piece = Piece::default();
-        let mut helpers: Vec<Piece> = (1..limits::cores().min(CORES)).map(|_| Piece::default()).collect();
+        let (mut piece, mut helpers) = (Piece::default(), helpers());
         let mut later: Vec<(u64, Arc<Channel>)> = Vec::new(); // channels with stalled readers, each once
         loop {
             let channel = lock(&self.news).pop_front();
@@ -400,10 +516,8 @@ impl Hub {
 
     /// One turn of a channel. Returns when the first stalled subscriber is to be tried again.
     fn turn(&self, channel: &Arc<Channel>, piece: &mut Piece, helpers: &mut [Piece]) -> Option<u64> {
-        let turn = channel.turn(piece, helpers, self.now(), self.config.heartbeat);
-        self.counted.delivered.fetch_add(turn.delivered, Relaxed);
-        self.counted.dropped.fetch_add(turn.cut_off, Relaxed);
-        if turn.more {
+        let turn = channel.turn(&Piece::default(), piece, helpers, self.now(), self.config.heartbeat);
+        if self.ended(channel, &turn) {
             self.wake(channel); // behind the other channels that have news
         }
         turn.retry
@@ -469,7 +583,7 @@ impl Hub {
         }
         out.push_str("# HELP tincan_subscribers Readers of a channel.\n# TYPE tincan_subscribers gauge\n");
         let named = |e: &&Entry| only.map_or(!is_lab(&e.name), |only| *only == *e.name);
-        for Entry { name, channel } in channels.entries.iter().filter(named) {
+        for Entry { name, channel, .. } in channels.entries.iter().filter(named) {
             if let Some(channel) = channel {
                 let _ = writeln!(out, "tincan_subscribers{{channel=\"{name}\"}} {}", channel.readers());
             }

@@ -31,8 +31,9 @@
 //! | 2 | `ws.rs` | WebSocket: its handshake, and frames to and from bytes; pure |
 //! | 2 | `stream.rs` | the entries of a Redis stream, and the events that they are; pure |
 //! | 3 | `gate.rs` | who may: `Host`, `Origin`, CORS, tokens |
-//! | 3 | `log.rs` | the append-only bytes: positions, memory, files, trimming |
+//! | 3 | `writer.rs` | what appends to a channel's files, and begins the next one |
 //! | 3 | `explain.rs` | a connection's bytes, line by line, for a person; pure |
+//! | 4 | `log.rs` | the append-only bytes: positions, memory, files, trimming |
 //! | 4 | `trace.rs` | what watches a connection's bytes |
 //! | 5 | `subscriber.rs` | a socket and a position: what it takes, when it is gone |
 //! | 5 | `connection.rs` | one client: requests in time, answers out |
@@ -95,6 +96,7 @@ pub mod stream;
 pub mod subscriber;
 pub mod trace;
 pub mod websocket;
+pub mod writer;
 pub mod ws;
 
 pub use event::Event;

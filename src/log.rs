@@ -4,29 +4,36 @@
 //! positions only grow and are never used twice, so a reader's place stays true when older events are dropped.
 //!
 //! The bytes lie in parts, in memory or in files (`--data`). What one POST publishes never spans two parts, and the
-//! oldest part is dropped whole. In memory a part has a sixteenth of the limit, or [`PIECE`] where that is less. On disk
+//! oldest part is dropped whole. In memory a part has a sixteenth of the limit, or [`PIECE`] if that is less. On disk
 //! there are two: `NAME.sse`, and `NAME.old.sse`, which it becomes at half of the limit. There is no index beside them:
 //! ids only grow, so [`Log::find`] searches in the bytes themselves, by halves.
+//!
+//! A log with files knows what stands in them, and does not touch them under its lock: `writer.rs` appends, and tells the
+//! log ([`Log::commit`]). What was just written is kept in memory too until all readers that keep up were given it, so
+//! they never wait for the disk; older bytes are read from a [`Stretch`] of a file, without the log.
 //!
 //! *Written* and *heard*: with `--sync` readers are given only what is on the disk. Without it a file's first event
 //! alone waits for the disk, and so does an epoch's: then no id can be given out twice, whatever a power cut takes.
 //!
-//! Limits: the bytes kept are at most the limit given (the newest POST is kept even where it alone is larger).
+//! Limits: the bytes kept are at most the limit given (the newest POST is kept even if it alone is larger); `RECENT`.
 //! Deliberately absent: who reads, and when. Shortcut: a byte that changed within the data of an event is not noticed.
 
-use crate::disk::{Dir, LogFile};
+use crate::disk::{Dir, LogFile, Output};
 use crate::event::{self, Event};
 use crate::id::Id;
 use crate::recovery::{self, MAX_HEAD};
+use crate::writer::{Begun, Files, Newest, Writer};
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 /// Limit: the bytes that one [`Log::read`] copies.
 pub const PIECE: usize = 64 << 10;
 /// An id line has at most 45 bytes; this many before a blank line always hold it.
 const ID_LINE: usize = 64;
+/// Limit: the bytes of a log with files that are in memory as well.
+const RECENT: usize = 64 << 10;
 
 /// Where a reader wants to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,32 +89,57 @@ pub struct Mark {
     pub id: Id,
 }
 
+/// Bytes of a file, for those who may wait for the disk.
 #[derive(Debug)]
-enum Bytes {
-    Memory(Vec<u8>),
-    File(LogFile),
+pub struct Stretch {
+    file: Arc<LogFile>,
+    offset: u64,
+    len: usize,
 }
 
-#[derive(Debug)]
+impl Stretch {
+    /// Copies what the disk gives at a time, at least one byte.
+    ///
+    /// # Errors
+    /// If the disk fails, or has less than was written.
+    pub fn read(&self, out: &mut Vec<u8>) -> io::Result<()> {
+        out.resize(self.len, 0);
+        let read = self.file.file.read_at(out, self.offset).and_then(|n| if n > 0 { Ok(n) } else { Err(shortened()) });
+        out.truncate(*read.as_ref().unwrap_or(&0));
+        read.map(|_| ()).map_err(|e| self.file.told(&e))
+    }
+}
+
+fn shortened() -> io::Error {
+    io::Error::new(ErrorKind::UnexpectedEof, "it has less than was written to it")
+}
+
+#[derive(Debug, Clone)]
+enum Bytes {
+    Memory(Vec<u8>),
+    File(Arc<LogFile>),
+}
+
+#[derive(Debug, Clone)]
 struct Part {
     start: u64, // position of its first byte
+    len: u64,
     before: Id, // of the event before its first
     bytes: Bytes,
 }
 
 impl Part {
-    fn len(&self) -> u64 {
-        match &self.bytes {
-            Bytes::Memory(bytes) => bytes.len() as u64,
-            Bytes::File(file) => file.len - file.head,
-        }
-    }
-
     /// Copies bytes from a position in this part on; how many. Fewer than there is room for only at its end.
     fn copy(&self, pos: u64, out: &mut [u8]) -> io::Result<usize> {
         let from = pos.saturating_sub(self.start);
         match &self.bytes {
-            Bytes::File(file) => file.read(file.head + from, out),
+            Bytes::File(file) => {
+                let len = (out.len() as u64).min(self.len.saturating_sub(from)) as usize;
+                let out = out.get_mut(..len).unwrap_or_default();
+                let short = |e: io::Error| if e.kind() == ErrorKind::UnexpectedEof { shortened() } else { e };
+                file.file.read_exact_at(out, file.head + from).map_err(|e| file.told(&short(e)))?;
+                Ok(len)
+            }
             Bytes::Memory(bytes) => {
                 usize::try_from(from).ok().and_then(|n| bytes.get(n..)).unwrap_or_default().read(out)
             }
@@ -136,37 +168,21 @@ impl Part {
     }
 }
 
-/// What a log with files has beside them.
+/// The end of a log, for those who append to it.
 #[derive(Debug)]
-struct Disk {
-    dir: Arc<Dir>,
-    name: String,
-    sync: bool,    // --sync
-    fresh: bool,   // the first event of an epoch, or of a file, or the file's name, is not yet on the disk
-    retired: bool, // the newest part is NAME.old.sse
-}
-
-/// What has to be put on the disk before readers hear it.
-#[derive(Debug)]
-pub struct Unsynced {
-    mark: Mark,
-    files: Vec<Arc<File>>,
-    dir: Option<Arc<Dir>>,
-}
-
-impl Unsynced {
-    /// Waits until it is on the disk.
-    ///
-    /// # Errors
-    /// Where the disk fails.
-    pub fn sync(&self) -> io::Result<()> {
-        self.files.iter().try_for_each(|file| file.sync_data())?;
-        self.dir.iter().try_for_each(|dir| dir.sync())
-    }
+pub struct End {
+    /// The end of what was appended.
+    pub written: Mark,
+    /// How often what was appended and not yet heard had to be taken back.
+    pub failed: u64,
+    /// Its newest events.
+    pub newest: Option<Newest>,
+    /// The id of the last event, of whatever epoch.
+    pub last: Id,
 }
 
 /// The events of one channel, newest last.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Log {
     limit: usize,
     found: Id, // the last event before this epoch
@@ -174,11 +190,11 @@ pub struct Log {
     written: Mark,
     heard: Mark,
     failed: (u64, ErrorKind),
-    cut: u64,   // bytes, when it was opened
     copy: bool, // of a log elsewhere, whose ids are no count
+    files: bool,
     parts: VecDeque<Part>,
-    block: Vec<u8>, // what is being written
-    disk: Option<Disk>,
+    recent: Vec<u8>,  // of files: the last bytes written
+    bad: Option<u64>, // here it could not be read back
 }
 
 impl Log {
@@ -194,50 +210,60 @@ impl Log {
 
     fn at(start: Id, limit: usize, copy: bool) -> Log {
         let start = Mark { pos: 0, id: start };
-        let (written, heard, parts, block) = (start, start, VecDeque::new(), Vec::new());
         Log {
             limit,
             found: start.id,
             hole: Id::default(),
-            written,
-            heard,
+            written: start,
+            heard: start,
             failed: (0, ErrorKind::Other),
-            cut: 0,
             copy,
-            parts,
-            block,
-            disk: None,
+            files: false,
+            parts: VecDeque::new(),
+            recent: Vec::new(),
+            bad: None,
         }
     }
 
-    /// The log of a channel in files, with what they hold. Its epoch is greater than any in them.
+    /// The log of a channel in files, with what they hold, and what writes to it. Its epoch is greater than any in them.
+    /// What a crash has left unfinished or full of holes is cut off, and kept beside it; `note` is told.
     ///
     /// # Errors
-    /// Where a file cannot be read, or is not as this server writes it.
-    pub fn open(dir: &Arc<Dir>, name: &str, epoch: u64, limit: usize, sync: bool) -> io::Result<Log> {
+    /// If a file cannot be read, or is not as this server writes it.
+    pub fn open(
+        dir: &Arc<Dir>, name: &str, epoch: u64, limit: usize, sync: bool, note: &mut dyn FnMut(String),
+    ) -> io::Result<(Log, Writer)> {
         let mut log = Log::new(epoch, limit.saturating_sub(2 * MAX_HEAD)); // the heads count as well
         let (mut last, mut first, mut dropped) = (Id::default(), None, None);
-        let (mut retired, mut pos) = (false, 0);
+        let mut files = Files::new(dir, name, log.limit as u64, sync);
+        let mut pos = 0;
         for old in [true, false] {
             let Some(mut file) = dir.get(name, old)? else { continue };
-            let (before, len) = (last, file.len);
-            let (head, start) = recovery::recover(&mut file, &mut last).map_err(|e| file.told(&e))?;
-            if sync {
-                file.file.sync_data()?; // what was heard from a file must be on the disk
+            let before = last;
+            let found = recovery::recover(&file.file, &mut last).map_err(|e| file.told(&e))?;
+            if found.good < found.len {
+                let kept = dir.keep(name, &file, found.good)?;
+                file.cut(found.good)?;
+                note(found.words(&kept));
             }
-            log.cut += len - file.len;
-            dropped = head.filter(|_| !old);
-            let Some(start) = start else { continue }; // it gives way to the next file
+            file.head = found.head;
+            if sync {
+                file.sync()?; // what was heard from a file must be on the disk
+            }
+            dropped = found.dropped.filter(|_| !old);
+            let Some(start) = found.first else { continue }; // it gives way to the next file
             if first.is_some() && !before.precedes(start) {
                 log.hole = before;
             }
             first = first.or(Some(start));
-            retired = old;
-            let part = Part { start: pos, before, bytes: Bytes::File(file) };
-            pos += part.len();
-            log.parts.push_back(part);
+            let output = Output::new(file, found.good);
+            let (file, len) = (output.file.clone(), found.good - found.head);
+            files.retired = old;
+            files.output = Some(output);
+            log.parts.push_back(Part { start: pos, len, before, bytes: Bytes::File(file) });
+            pos += len;
         }
-        // What the newest file says was dropped, where that fits what is there; files may have been taken away.
+        // What the newest file says was dropped, if that fits what is there; files may have been taken away.
         let kept = match first {
             Some(first) => {
                 dropped.filter(|d| d.precedes(first)).unwrap_or(Id { seq: first.seq.saturating_sub(1), ..first })
@@ -251,11 +277,11 @@ impl Log {
         let epoch = epoch.max(log.found.epoch.saturating_add(1));
         log.written = Mark { pos, id: Id { epoch, seq: 0 } };
         log.heard = log.written;
+        log.files = true;
         if sync {
             dir.sync()?;
         }
-        log.disk = Some(Disk { dir: dir.clone(), name: name.into(), sync, fresh: true, retired });
-        Ok(log)
+        Ok((log, Writer { files: Some(files), ..Writer::default() }))
     }
 
     /// The end of what readers may hear.
@@ -273,15 +299,11 @@ impl Log {
         self.failed
     }
 
-    /// Bytes of an unfinished event that were cut off when it was opened.
-    pub fn cut(&self) -> u64 {
-        self.cut
-    }
-
-    /// Whether a file was begun that is not yet on the disk. Nothing should be appended before it is: with two such files
-    /// no older one would be left, and a power cut could take everything.
-    pub fn is_unsettled(&self) -> bool {
-        self.disk.as_ref().is_some_and(|disk| disk.fresh) && self.heard.pos < self.written.pos
+    /// Where the next events are appended.
+    pub fn end(&self) -> End {
+        let last = if self.written.id.seq == 0 && !self.copy { self.found } else { self.written.id };
+        let newest = self.parts.back().map(|part| Newest { len: part.len, before: part.before });
+        End { written: self.written, failed: self.failed.0, newest, last }
     }
 
     /// Whether there is no event in it.
@@ -299,154 +321,141 @@ impl Log {
         self.limit as u64 / 4
     }
 
-    fn part_limit(&self) -> usize {
-        if self.disk.is_some() { self.limit / 2 } else { (self.limit / 16).min(PIECE) }
-    }
-
-    /// Appends `count` events in one step: all or none. `write` is given the id of the first, and writes all blocks.
-    /// Drops what is over the limit. Returns the first id.
-    ///
-    /// # Errors
-    /// Where the disk does not take them; see [`LogFile::append`].
-    pub fn append(&mut self, count: u64, write: impl FnOnce(Id, &mut Vec<u8>)) -> io::Result<Id> {
-        let first = self.written.id.plus(1);
-        self.push(self.written.id.plus(count), |block| write(first, block)).map(|()| first)
-    }
-
-    /// Appends what ends with this id, or where it is that of the last event, a gap. See [`Log::append`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn push(&mut self, last: Id, write: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
-        let mut block = std::mem::take(&mut self.block);
-        write(&mut block);
-        let kept = self.keep(&block);
-        let len = block.len() as u64;
-        block.clear();
-        block.shrink_to(PIECE);
-        self.block = block;
-        kept?;
+    /// Takes over a block that was written, whose last event has this id; a gap leaves the id as it is. `begun`: it is the
+    /// first of a new file. `listened`: there are readers. Drops what is over the limit.
+    pub fn commit(&mut self, block: &[u8], last: Id, begun: Option<Begun>, listened: bool) {
+        let (len, before) = (block.len() as u64, self.end().last);
+        if let Some(begun) = begun {
+            self.keep_newest(usize::from(begun.stays));
+            self.add(before, Bytes::File(begun.file));
+        } else if !self.files {
+            self.remember(block, before);
+        }
+        if let Some(part) = self.parts.back_mut() {
+            part.len += len;
+        }
         self.written = Mark { pos: self.written.pos + len, id: last };
-        if self.disk.as_ref().is_none_or(|disk| !disk.sync && !disk.fresh) {
-            self.heard = self.written;
+        if !self.files {
+            return;
         }
-        Ok(())
-    }
-
-    fn keep(&mut self, block: &[u8]) -> io::Result<()> {
-        let (part_limit, len, start) = (self.part_limit() as u64, block.len() as u64, self.written.pos);
-        let retired = self.disk.as_ref().is_some_and(|disk| disk.retired);
-        let fits = |part: &&mut Part| !retired && (part.len() == 0 || part.len() + len <= part_limit);
-        match self.parts.back_mut().filter(fits).map(|part| &mut part.bytes) {
-            Some(Bytes::File(file)) => return file.append(block),
-            Some(Bytes::Memory(bytes)) => {
-                bytes.extend_from_slice(block);
-                return Ok(());
-            }
-            None => {}
+        if self.recent.len() + block.len() > RECENT {
+            self.recent.drain(..self.recent.len() - (RECENT / 2).min(self.recent.len()));
         }
-        let before = if self.written.id.seq == 0 && !self.copy { self.found } else { self.written.id };
-        let room = (self.limit as u64).saturating_sub(part_limit.max(len)); // for what stays
-        let bytes = match &mut self.disk {
-            None => {
-                let mut memory = Vec::new();
-                while self.parts.front().is_some_and(|p| start - p.start > room) {
-                    // Its memory serves the next part, so a flood does not make the process grow.
-                    if let Some(Part { bytes: Bytes::Memory(bytes), .. }) = self.parts.pop_front() {
-                        memory = bytes;
-                    }
-                }
-                memory.clear();
-                memory.shrink_to(part_limit as usize);
-                memory.extend_from_slice(block);
-                Bytes::Memory(memory)
-            }
-            Some(disk) => {
-                // The new file is complete before an older one gives way to it.
-                let stays = self.parts.back().filter(|part| part.len() <= room);
-                let head = recovery::head(stays.map_or(before, |part| part.before));
-                let file = disk.dir.create(&disk.name, head.as_bytes(), block)?;
-                if !retired && !self.parts.is_empty() {
-                    disk.dir.retire(&disk.name)?;
-                    (disk.retired, disk.fresh) = (true, true);
-                    while self.parts.len() > 1 {
-                        self.parts.pop_front();
-                    }
-                }
-                disk.dir.place(&disk.name)?;
-                (disk.retired, disk.fresh) = (false, true);
-                Bytes::File(file)
-            }
-        };
-        self.parts.push_back(Part { start, before, bytes });
-        Ok(())
+        if listened && self.recent.len() + block.len() <= RECENT {
+            self.recent.extend_from_slice(block);
+        } else {
+            self.recent.clear();
+        }
     }
 
-    /// What has to be put on the disk until everything written may be heard: with a new file also the one before it.
-    pub fn unsynced(&self) -> Unsynced {
-        let fresh = self.disk.as_ref().filter(|disk| disk.fresh);
-        let behind = |p: &&Part| fresh.is_some() || p.start + p.len() > self.heard.pos;
-        let file = |p: &Part| if let Bytes::File(f) = &p.bytes { Some(f.file.clone()) } else { None };
-        let files = self.parts.iter().filter(behind).filter_map(file).collect();
-        Unsynced { mark: self.written, files, dir: fresh.map(|disk| disk.dir.clone()) }
+    fn add(&mut self, before: Id, bytes: Bytes) {
+        self.parts.push_back(Part { start: self.written.pos, len: 0, before, bytes });
     }
 
-    /// What came of [`Unsynced::sync`]. Where it failed, everything that nobody has heard is taken back: the kernel has
-    /// forgotten what it could not write, so a second try would succeed without it.
+    /// Drops all parts but so many of the newest ones.
+    pub fn keep_newest(&mut self, count: usize) {
+        self.parts.drain(..self.parts.len().saturating_sub(count));
+    }
+
+    /// Puts a block into memory.
+    fn remember(&mut self, block: &[u8], before: Id) {
+        let part_limit = (self.limit / 16).min(PIECE);
+        let fits = |part: &&mut Part| part.len as usize + block.len() <= part_limit;
+        if let Some(Part { bytes: Bytes::Memory(bytes), .. }) = self.parts.back_mut().filter(fits) {
+            return bytes.extend_from_slice(block);
+        }
+        let room = self.limit.saturating_sub(part_limit.max(block.len())) as u64; // for what stays
+        let mut memory = Vec::new();
+        while self.parts.front().is_some_and(|part| self.written.pos - part.start > room) {
+            // Its memory serves the next part, so a flood does not make the process grow.
+            if let Some(Part { bytes: Bytes::Memory(bytes), .. }) = self.parts.pop_front() {
+                memory = bytes;
+            }
+        }
+        memory.clear();
+        memory.shrink_to(part_limit);
+        memory.extend_from_slice(block);
+        self.add(before, Bytes::Memory(memory));
+    }
+
+    /// What has to be on the disk until everything written may be heard.
+    pub fn unsynced(&self) -> (Mark, Option<Arc<LogFile>>) {
+        let file =
+            self.parts.back().and_then(|p| if let Bytes::File(file) = &p.bytes { Some(file.clone()) } else { None });
+        (self.written, file)
+    }
+
+    /// What was written up to here may be heard.
+    pub fn hear(&mut self, mark: Mark) {
+        self.heard = mark;
+    }
+
+    /// Takes back everything that nobody has heard: the kernel has forgotten what it could not write, so a second try would
+    /// succeed without it.
+    pub fn take_back(&mut self, why: ErrorKind) {
+        let unheard = self.written.pos - self.heard.pos;
+        if let Some(part) = self.parts.back_mut() {
+            part.len = part.len.saturating_sub(unheard);
+        }
+        self.recent.truncate(self.recent.len().saturating_sub(unheard as usize));
+        self.written = self.heard;
+        self.failed = (self.failed.0 + 1, why);
+    }
+
+    /// All readers that keep up were given what is in front of this position.
+    pub fn given(&mut self, pos: u64) {
+        if pos >= self.written.pos {
+            self.recent.clear();
+            self.recent.shrink_to(RECENT / 16);
+        }
+    }
+
+    /// From here on the bytes are in memory.
+    pub fn memory(&self) -> u64 {
+        if self.files { self.written.pos - self.recent.len() as u64 } else { 0 }
+    }
+
+    /// A copy for those who may wait for the disk, if the log is in files.
+    pub fn on_disk(&self) -> Option<Log> {
+        self.files.then(|| Log { recent: Vec::new(), ..self.clone() })
+    }
+
+    /// Notes where it could not be read back. Returns whether that is new.
+    pub fn note_bad(&mut self, pos: u64) -> bool {
+        let new = !self.is_bad();
+        self.bad = Some(pos);
+        new
+    }
+
+    /// Whether it could not be read back, at a place that is still kept.
+    pub fn is_bad(&self) -> bool {
+        self.bad.is_some_and(|bad| self.parts.front().is_some_and(|part| part.start <= bad))
+    }
+
+    /// Copies bytes from `pos` on into `out`: at most [`PIECE`], and none if `pos` is the end of what may be heard. What is
+    /// not in memory is returned as a stretch of a file.
     ///
     /// # Errors
-    /// That it failed.
-    pub fn synced(&mut self, unsynced: &Unsynced, done: io::Result<()>) -> io::Result<()> {
-        let Some(disk) = &mut self.disk else { return Ok(()) };
-        if let Err(e) = done {
-            for part in &mut self.parts {
-                let keep = self.heard.pos.saturating_sub(part.start).min(part.len());
-                if let Bytes::File(file) = &mut part.bytes
-                    && file.head + keep < file.len
-                {
-                    let _ = file.cut(file.head + keep); // else before the next append
-                }
-                if part.start > self.heard.pos {
-                    (part.start, part.before) = (self.heard.pos, self.heard.id);
-                }
-            }
-            self.written = self.heard;
-            self.failed = (self.failed.0 + 1, e.kind());
-            return Err(e);
-        }
-        // Others may have written meanwhile, and even begun a new file.
-        let rolled = self.parts.back().is_some_and(|part| part.start >= unsynced.mark.pos);
-        self.heard = if disk.sync || rolled { unsynced.mark } else { self.written };
-        if !rolled {
-            disk.fresh = false;
-            // An older part that leaves no room for the newest goes now that the newest is on the disk.
-            if let [old, new] = &*self.parts.make_contiguous()
-                && old.len() + new.len().max(self.limit as u64 / 2) > self.limit as u64
-                && disk.dir.remove_old(&disk.name).is_ok()
-            {
-                self.parts.pop_front();
-            }
-        }
-        Ok(())
-    }
-
-    /// Copies bytes from `pos` on into `out`: at most [`PIECE`], and none where `pos` is the end of what may be heard.
-    ///
-    /// # Errors
-    /// [`Trimmed`] where the byte at `pos` is no longer there.
-    pub fn read(&self, pos: u64, out: &mut Vec<u8>) -> Result<(), Trimmed> {
+    /// [`Trimmed`] if the byte at `pos` is no longer there.
+    pub fn read(&self, pos: u64, out: &mut Vec<u8>) -> Result<Option<Stretch>, Trimmed> {
         out.clear();
         if pos >= self.heard.pos {
-            return Ok(());
+            return Ok(None);
         }
+        let most = |end: u64| end.min(self.heard.pos).saturating_sub(pos).min(PIECE as u64) as usize;
         let part = self.part(|p| p.start <= pos).ok_or(Trimmed)?;
-        let end = self.heard.pos.min(part.start + part.len());
-        out.resize(end.saturating_sub(pos).min(PIECE as u64) as usize, 0);
-        match part.copy(pos, out) {
-            Ok(n) if n == out.len() && n > 0 => Ok(()),
-            _ => {
-                out.clear();
-                Err(Trimmed)
+        let recent = pos.checked_sub(self.memory()).filter(|_| self.files);
+        if let Some(bytes) = recent.and_then(|from| self.recent.get(from as usize..)) {
+            out.extend_from_slice(bytes.get(..most(u64::MAX)).unwrap_or(bytes));
+            return Ok(None);
+        }
+        let len = most(part.start + part.len);
+        match &part.bytes {
+            Bytes::File(file) => Ok(Some(Stretch { file: file.clone(), offset: file.head + pos - part.start, len })),
+            Bytes::Memory(bytes) => {
+                let from = (pos - part.start) as usize;
+                out.extend_from_slice(bytes.get(from..from + len).ok_or(Trimmed)?);
+                Ok(None)
             }
         }
     }
@@ -492,12 +501,16 @@ impl Log {
 
     /// The id of the event at this position, which is between two events; none at the end.
     fn next(&self, pos: u64) -> io::Result<Option<Id>> {
-        if pos < self.heard.pos { Ok(self.block(pos)?.map(|mark| mark.id)) } else { Ok(None) }
+        if pos >= self.heard.pos {
+            return Ok(None);
+        }
+        let next = self.block(pos)?.map(|mark| mark.id);
+        if self.files && next.is_none_or(|next| next > self.written.id) { Err(shortened()) } else { Ok(next) }
     }
 
     /// The end of the first event that ends behind `pos`, and its id.
     fn block(&self, pos: u64) -> io::Result<Option<Mark>> {
-        let from = self.parts.partition_point(|p| p.start + p.len() <= pos);
+        let from = self.parts.partition_point(|p| p.start + p.len <= pos);
         let mut marks = self.parts.iter().skip(from).map(|part| part.block(pos));
         marks.find(|mark| !matches!(mark, Ok(None))).unwrap_or(Ok(None)) // a part may have only gaps
     }
@@ -508,7 +521,7 @@ impl Log {
         // Behind the event before it, gaps may stand in the part that has this event, and fill further ones.
         let first = self.part(|p| p.before < part.before).or(self.parts.front()).unwrap_or(part);
         let mut found = Mark { pos: first.start, id: first.before };
-        let mut end = self.heard.pos.min(part.start + part.len());
+        let mut end = self.heard.pos.min(part.start + part.len);
         while found.pos < end {
             let middle = found.pos + (end - found.pos) / 2;
             match self.block(middle)? {

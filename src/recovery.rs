@@ -17,8 +17,8 @@
 //!
 //! Limits: `LINE`. Deliberately absent: checksums. A byte that changed within the data of an event is not noticed.
 
-use crate::disk::LogFile;
 use crate::id::Id;
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 
 /// Limit: the bytes of a line that are looked at: enough for a head and for an id.
@@ -47,13 +47,40 @@ enum At {
     Bad,
 }
 
-/// Reads a file through, cuts an unfinished block off its end, and takes `last` to its last id. Returns the id up to
-/// which its head says that events were dropped, if it has a head, and the id of its first event, if it has one.
-pub fn recover(file: &mut LogFile, last: &mut Id) -> io::Result<(Option<Id>, Option<Id>)> {
-    let stream = file.file.clone();
-    let mut reader = BufReader::with_capacity(READ, &*stream);
+/// What a file holds.
+#[derive(Debug)]
+pub struct Found {
+    /// Bytes of the head.
+    pub head: u64,
+    /// Bytes up to the end of the last whole unit.
+    pub good: u64,
+    /// Bytes in all.
+    pub len: u64,
+    /// Behind `good` there is a hole.
+    pub hole: bool,
+    /// The id up to which its head says that events were dropped, if it has a head.
+    pub dropped: Option<Id>,
+    /// The id of its first event, if it has one.
+    pub first: Option<Id>,
+}
+
+impl Found {
+    /// What is cut off, in words; `kept`: the file that has it from now on.
+    pub fn words(&self, kept: &str) -> String {
+        let what = match self.hole {
+            true => "a hole that a power cut has left was cut off, with what follows it",
+            false => "an unfinished event was cut off",
+        };
+        format!("{what}, {} bytes; {kept} has them", self.len - self.good)
+    }
+}
+
+/// Reads a file through, and takes `last` to its last id.
+pub fn recover(file: &File, last: &mut Id) -> io::Result<Found> {
+    let mut reader = BufReader::with_capacity(READ, file);
     let (mut line, mut pos, mut good, mut at) = (Vec::new(), 0, 0, At::Start);
     let (mut dropped, mut first, mut foreign) = (None, None, false);
+    let mut head = 0;
     loop {
         line.clear();
         let mut len = reader.by_ref().take(LINE).read_until(b'\n', &mut line)?;
@@ -70,7 +97,7 @@ pub fn recover(file: &mut LogFile, last: &mut Id) -> io::Result<(Option<Id>, Opt
         }
         at = match at {
             At::Head if text.is_empty() => {
-                (file.head, good) = (pos, pos);
+                (head, good) = (pos, pos);
                 At::Start
             }
             At::Id(id) if text.is_empty() => {
@@ -99,10 +126,7 @@ pub fn recover(file: &mut LogFile, last: &mut Id) -> io::Result<(Option<Id>, Opt
     if good == 0 && foreign {
         return Err(damaged(0));
     }
-    if good < file.len {
-        file.cut(good)?;
-    }
-    Ok((dropped, first))
+    Ok(Found { head, good, len: pos, hole: false, dropped, first })
 }
 
 /// Whether there can be an id after this one, and a later epoch.

@@ -194,7 +194,7 @@ enum Reply<'a> {
     Stream(Arc<Channel>, Opening),
     /// It is played here, behind a head of these field lines.
     Lesson(Script, String, Place<'a>),
-    WebSocket(Arc<Channel>, From, Accepted),
+    WebSocket(Arc<Channel>, Opening, Accepted),
 }
 
 impl Shared {
@@ -294,14 +294,14 @@ impl Shared {
                 }
                 return Err(Stop::Close);
             }
-            Ok(Reply::WebSocket(channel, from, accepted)) => {
-                match websocket::serve(connection, &self.hub, &channel, from, accepted, self.shares.connections) {
+            Ok(Reply::WebSocket(channel, opening, accepted)) => {
+                match websocket::serve(connection, &self.hub, &channel, opening, accepted, self.shares.connections) {
                     Ok(()) => return Err(Stop::Close),
                     Err(r) => r.into(),
                 }
             }
             // A status other than 200 makes EventSource give up for ever (WHATWG HTML, "Processing model").
-            Err(r) if r.status == 503 && req.method == "GET" && req.is_event_source() => {
+            Err(r) if (r.status == 503 || r == LOG_UNREADABLE) && req.method == "GET" && req.is_event_source() => {
                 // No blank line: without an id before it, it would take the reader's place from it (WHATWG HTML,
                 // "Interpreting an event stream": each stream begins with an empty last event ID buffer).
                 connection.brief = true; // this is the end of the stream, also for who does not count its bytes
@@ -386,7 +386,13 @@ impl Shared {
                 answer.fields.extend(["Cache-Control: no-cache\r\n", pages::POLICY, vary]);
                 answer
             }
-            Route::Health => self.hub.health().map(|()| Answer::text("ok\n".into()))?,
+            Route::Health => match self.hub.health()?.join(", ") {
+                sick if sick.is_empty() => Answer::text("ok\n".into()),
+                sick => {
+                    let line = format!("{}: {sick}\n", LOG_SICK.line().trim_end());
+                    Answer { body: line.into_bytes().into(), ..Answer::from(LOG_SICK) }
+                }
+            },
             Route::Metrics(only) => {
                 Answer::new("text/plain; version=0.0.4; charset=utf-8", self.hub.metrics(only.as_deref()).into_bytes())
             }
@@ -412,12 +418,16 @@ impl Shared {
             }
             Route::Listen(name, from, wait) => {
                 let channel = self.hub.channel_from(&name, &from)?;
+                let place = channel.place(&from)?;
                 let end = if wait.is_none() { "Connection: close\r\n\r\n" } else { "Connection: close\r\n" };
                 let head = http::head(200, &[STREAM_FIELDS, cors, end]);
-                return Ok(Reply::Stream(channel, Opening { head, from, wait, trace: None }));
+                return Ok(Reply::Stream(channel, Opening { head, from, place, wait, trace: None }));
             }
             Route::WebSocket(from, accepted) => {
-                return Ok(Reply::WebSocket(self.hub.channel_from(&accepted.name, &from)?, from, accepted));
+                let channel = self.hub.channel_from(&accepted.name, &from)?;
+                let place = channel.place(&from)?;
+                let opening = Opening { head: String::new(), from, place, wait: None, trace: None };
+                return Ok(Reply::WebSocket(channel, opening, accepted));
             }
             Route::Publish(name, template, to) => {
                 let events = events(req, template, body)?;

@@ -15,7 +15,6 @@ use crate::channel::{Channel, Opening, lock};
 use crate::connection::Connection;
 use crate::event::Event;
 use crate::hub::{Hub, start};
-use crate::log::From;
 use crate::reject::{CONNECTIONS, PUBLISH_TOKEN, Reject};
 use crate::subscriber::Slot;
 use crate::trace::Trace;
@@ -199,7 +198,8 @@ fn data(block: &[u8]) -> Vec<u8> {
 /// # Errors
 /// Where it would be one too many, or the system has not what it takes; then nothing was sent.
 pub fn serve(
-    connection: &mut Connection, hub: &Arc<Hub>, channel: &Arc<Channel>, from: From, accepted: Accepted, most: usize,
+    connection: &mut Connection, hub: &Arc<Hub>, channel: &Arc<Channel>, opening: Opening, accepted: Accepted,
+    most: usize,
 ) -> Result<(), Reject> {
     let [slot, (second, _), (third, number)] = [hub.connect(), hub.connect(), hub.connect()];
     let pair = UnixStream::pair().ok().filter(|_| number <= most);
@@ -213,7 +213,6 @@ pub fn serve(
         _slots: [second, third],
     });
     let timeout = connection.stream.set_write_timeout(Some(hub.config().heartbeat));
-    let opening = Opening { head: String::new(), from, wait: None, trace: None };
     let theirs = TcpStream::from(OwnedFd::from(theirs)); // a socket is a socket: nothing of TCP is asked of it
     if timeout.is_err() || hub.subscribe(channel, theirs, slot.0, opening).is_err() {
         return Err(CONNECTIONS);

@@ -7,6 +7,7 @@ use tincan::event::{Event, parse};
 use tincan::http::{Chunked, Framing, Request, date, head_end};
 use tincan::id::Id;
 use tincan::log::{From, Log};
+use tincan::writer::Writer;
 
 impl Random {
     fn pick<'a>(&mut self, of: &[&'a str]) -> &'a str {
@@ -198,30 +199,50 @@ fn damaged_requests_are_answered_or_refused_and_never_more() {
 
 #[test]
 fn a_log_finds_every_place_in_any_part() {
-    finds_every_place(4, Log::new(7, 4096), &mut |_| None);
+    finds_every_place(4, (Log::new(7, 4096), Writer::default()), &mut |_| None);
 }
 
 #[test]
 fn a_log_in_files_finds_every_place_in_any_part_and_epoch() {
     let place = Scratch::new();
     let dir = Arc::new(Dir::open(&place.0).unwrap());
-    let open = |epoch| Log::open(&dir, "a", epoch, 4096, false).unwrap();
+    let open = |epoch| Log::open(&dir, "a", epoch, 4096, false, &mut |_| panic!("nothing is cut")).unwrap();
     let mut epochs = 7..;
     finds_every_place(5, open(6), &mut |random| (random.index(30) == 0).then(|| open(epochs.next().unwrap())));
     let bytes: u64 = ["a.sse", "a.old.sse"].iter().map(|f| place.0.join(f).metadata().unwrap().len()).sum();
     assert!(bytes <= 4096, "{bytes} bytes in files");
 }
 
+/// Appends an event, as a channel does. Returns its id.
+fn append(log: &mut Log, writer: &mut Writer, event: &Event) -> Id {
+    let (end, mut block) = (log.end(), Vec::new());
+    let id = end.written.id.plus(1);
+    event.write(Some(id), &mut block);
+    let (begun, done) = match &mut writer.files {
+        None => (None, Ok(())),
+        Some(files) if files.fits(end.newest, block.len() as u64) => (None, files.append(&block, true)),
+        Some(files) => files.begin(end.newest, end.last, &block),
+    };
+    done.unwrap();
+    log.commit(&block, id, begun, true);
+    log.hear(log.end().written);
+    id
+}
+
+type Opened = (Log, Writer);
+
 /// Appends events of all sizes, and from time to time opens the log anew.
-fn finds_every_place(seed: u64, mut log: Log, reopen: &mut dyn FnMut(&mut Random) -> Option<Log>) {
+fn finds_every_place(seed: u64, opened: Opened, reopen: &mut dyn FnMut(&mut Random) -> Option<Opened>) {
+    let (mut log, mut writer) = opened;
     let mut random = Random(seed);
     let mut all: Vec<(Id, Vec<u8>)> = Vec::new();
     for n in 0..2000 {
-        log = reopen(&mut random).unwrap_or(log);
+        (log, writer) = reopen(&mut random).unwrap_or((log, writer));
         let event = Event::new("x".repeat(random.index(if n % 100 == 0 { 6000 } else { 90 })));
-        let id = log.append(1, |id, out| event.write(Some(id), out)).unwrap();
-        let unsynced = log.unsynced();
-        log.synced(&unsynced, unsynced.sync()).unwrap();
+        let id = append(&mut log, &mut writer, &event);
+        if random.index(2) == 0 {
+            log.given(log.end().written.pos); // from here on it is read from the file
+        }
         let mut bytes = Vec::new();
         event.write(Some(id), &mut bytes);
         all.push((id, bytes));
@@ -236,7 +257,9 @@ fn finds_every_place(seed: u64, mut log: Log, reopen: &mut dyn FnMut(&mut Random
         assert_eq!((found.id, found.gap), (asked, None));
         let (mut pos, mut heard, mut piece) = (found.pos, Vec::new(), Vec::new());
         while pos < end {
-            log.read(pos, &mut piece).unwrap();
+            if let Some(stretch) = log.read(pos, &mut piece).unwrap() {
+                stretch.read(&mut piece).unwrap();
+            }
             pos += piece.len() as u64;
             heard.extend_from_slice(&piece);
         }

@@ -574,7 +574,8 @@ fn a_copy_finds_every_place(seed: u64, limit: usize, rounds: usize, gaps: u64) {
                 _ => Gap { from: Some(above(last)), lost: None }.event(&last.to_string()),
             };
             event.write(None::<Id>, &mut block);
-            log.push(last, |out| out.extend_from_slice(&block)).unwrap();
+            log.commit(&block, last, None, true);
+            log.hear(log.end().written);
             model.blocks.push((None, block));
         } else {
             let id = match random.below(4) {
@@ -584,7 +585,8 @@ fn a_copy_finds_every_place(seed: u64, limit: usize, rounds: usize, gaps: u64) {
                 _ => Id { epoch: last.epoch + 1, seq: random.below(3) },
             };
             Event::new("x".repeat(size)).write(Some(id), &mut block);
-            log.push(id, |out| out.extend_from_slice(&block)).unwrap();
+            log.commit(&block, id, None, true);
+            log.hear(log.end().written);
             model.blocks.push((Some(id), block));
         }
         model.compare(&log, limit, &mut random);
