@@ -313,13 +313,13 @@ impl Run<'_> {
 }
 
 /// Events of the slow log that is replayed, of 600 KB in all.
-const OLD: usize = 1000;
+const OLD: usize = 60;
 
 /// A log as the server writes it.
 fn log(events: usize) -> String {
     let mut text = ": tincan log\n\n".to_string();
     for n in 1..=events {
-        let _ = write!(text, "data: {}\nid: 1763654400123-{n}\n\n", "x".repeat(570));
+        let _ = write!(text, "data: {}\nid: 1763654400123-{n}\n\n", "x".repeat(10_000));
     }
     text
 }
