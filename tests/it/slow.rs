@@ -6,6 +6,7 @@
 
 use crate::faults::works;
 use crate::harness::*;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -16,7 +17,7 @@ use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 /// How long each case is looked at.
-const TIME: Duration = Duration::from_secs(4);
+const TIME: Duration = Duration::from_secs(3);
 /// What "at once" is.
 const AT_ONCE: Duration = Duration::from_millis(50);
 /// The median of it: no machine is late half of the time.
@@ -63,8 +64,7 @@ const fn all(what: &'static str, load: Load) -> Case {
     Case { what, sync: true, crawl: "300 * sync dir", load }
 }
 
-const CASES: [Case; 18] = [
-    CONTROL,
+const CASES: [Case; 17] = [
     slow("one publisher", false, Load::Publish(1)),
     slow("one publisher, --sync", true, Load::Publish(1)),
     slow("32 publishers", false, Load::Publish(32)),
@@ -103,11 +103,11 @@ impl Sample {
     }
 
     /// How long it took without what the machine took from everybody meanwhile. Several threads have a hand in it, and
-    /// each of them may have been late.
+    /// each of them may have been late; but nothing takes five times what it may take.
     fn own(&self, naps: &[Sample]) -> Duration {
         let meanwhile = |nap: &&Sample| nap.from <= self.from + self.took && self.from <= nap.from + nap.took;
         let late: Duration = naps.iter().filter(meanwhile).map(|nap| nap.took.saturating_sub(NAP)).sum();
-        self.took.saturating_sub(4 * late)
+        self.took.saturating_sub((4 * late).min(4 * AT_ONCE))
     }
 }
 
@@ -129,7 +129,7 @@ struct Row {
     case: &'static str,
     what: String,
     samples: Vec<Sample>,
-    worst: Duration,
+    bound: Duration,
 }
 
 impl Row {
@@ -147,6 +147,10 @@ impl Row {
 /// When what was heard or answered: an id, and the moment.
 type Moments = Vec<(String, Instant)>;
 
+fn is_end(block: &str) -> bool {
+    block.starts_with("data: end\n")
+}
+
 /// A case that runs.
 struct Run<'a> {
     case: Case,
@@ -157,11 +161,11 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn row(&self, what: impl Into<String>, samples: Vec<Sample>, worst: Duration) {
+    fn row(&self, what: impl Into<String>, samples: Vec<Sample>, bound: Duration) {
         let (mut rows, what) = (self.rows.lock().unwrap(), what.into());
         match rows.iter_mut().find(|row| row.what == what) {
             Some(row) => row.samples.extend(samples),
-            None => rows.push(Row { case: self.case.what, what, samples, worst }),
+            None => rows.push(Row { case: self.case.what, what, samples, bound }),
         }
     }
 
@@ -198,14 +202,14 @@ impl Run<'_> {
         samples
     }
 
-    /// Takes the blocks up to the event `end`.
-    fn blocks(&self, mut wire: Wire, mut each: impl FnMut(String)) {
+    /// Takes the blocks up to the event `end`, and with it.
+    fn blocks(&self, mut wire: Wire, mut each: impl FnMut(&str)) {
         let began = Instant::now();
-        while let block = wire.block()
-            && !block.starts_with("data: end\n")
-        {
+        let mut block = String::new();
+        while !is_end(&block) {
             assert!(began.elapsed() < TIME + SOON, "{}: it does not end", self.case.what);
-            each(block);
+            block = wire.block();
+            each(&block);
         }
     }
 
@@ -216,8 +220,8 @@ impl Run<'_> {
             // A second, and the heartbeat looks twice a second.
             late.push(Sample::since(from + Duration::from_millis(1500)));
             from = Instant::now();
-            if block != PING {
-                heard.push((id_of(&block), from));
+            if block != PING && !is_end(block) {
+                heard.push((id_of(block), from));
             }
         });
         self.row(format!("late pings of {who}"), late, AT_ONCE);
@@ -227,7 +231,7 @@ impl Run<'_> {
     /// Compares when events were heard with when they were answered.
     fn compare(&self, channel: &str, heard: Moments) {
         let answers = std::mem::take(&mut *self.answers[usize::from(channel == "quick")].lock().unwrap());
-        let heard: std::collections::BTreeMap<_, _> = heard.into_iter().collect();
+        let heard: BTreeMap<_, _> = heard.into_iter().collect();
         let late = |(id, from): &(String, Instant)| {
             let at = heard.get(id).unwrap_or_else(|| panic!("{}: {id} was never heard", self.case.what));
             Sample { from: *from, took: at.saturating_duration_since(*from) }
@@ -308,7 +312,7 @@ impl Run<'_> {
     fn replay(&self) {
         let mut count = 0;
         self.blocks(self.server.listen("/slow?since=all", "").0, |block| count += usize::from(block != PING));
-        assert!(count > OLD, "{count} events are replayed");
+        assert!(count > OLD + 1, "{count} events are replayed");
     }
 }
 
@@ -333,7 +337,7 @@ fn start(case: Case, scratch: &Scratch, library: &Path) -> Tincan {
     if case.load == Load::Replay {
         fs::write(at("data/slow.sse"), log(OLD)).unwrap();
     }
-    for n in 0..if case.load == Load::Open { 20 } else { 0 } {
+    for n in 0..if case.load == Load::Open { 5 } else { 0 } {
         (0..4).for_each(|client| fs::write(at(&format!("data/slow{client}-{n}.sse")), log(OLD / 4)).unwrap());
     }
     let mut command = Command::new(env!("CARGO_BIN_EXE_tincan"));
@@ -395,51 +399,59 @@ fn run(case: Case, library: &Path) -> Vec<Row> {
     run.rows.into_inner().unwrap()
 }
 
-/// Prints a row; returns what is wrong with it.
-fn judge(row: &Row, control: Option<&Row>, naps: &[Sample]) -> Option<String> {
-    let own = |sample: &Sample| sample.own(naps);
-    let millis = |time: Duration| time.as_secs_f64() * 1000.0;
-    let line = format!(
-        "{:42} {:24} {:5} {:9.1} {:9.1}",
-        row.case,
-        row.what,
-        row.samples.len(),
-        millis(row.median()),
-        millis(row.worst(|sample| sample.took))
-    );
-    println!("{line}");
-    if row.samples.is_empty() {
-        return Some(format!("{line}: nothing was measured"));
+impl Row {
+    /// Prints it; returns whether it is wrong.
+    fn judge(&self, control: Option<&Row>, naps: &[Sample]) -> bool {
+        let own = |sample: &Sample| sample.own(naps);
+        let millis = |time: Duration| time.as_secs_f64() * 1000.0;
+        let (count, longest) = (self.samples.len(), millis(self.worst(|sample| sample.took)));
+        let worst = self.bound.saturating_add(control.map_or(Duration::ZERO, |row| row.worst(own)));
+        let median = MEDIAN + control.map_or(Duration::ZERO, Row::median);
+        let late = self.worst(own) > worst || self.what == "events of quick" && self.median() > median;
+        let mark = if late { "waits" } else { "" };
+        let (case, what) = (self.case, &self.what);
+        println!("{case:42} {what:30} {count:5} {:9.1} {longest:9.1} {mark}", millis(self.median()));
+        late || self.samples.is_empty()
     }
-    let worst = row.worst.saturating_add(control.map_or(Duration::ZERO, |row| row.worst(own)));
-    let median = MEDIAN + control.map_or(Duration::ZERO, Row::median);
-    let late = row.worst(own) > worst || row.what == "events of quick" && row.median() > median;
-    late.then_some(line)
+}
+
+/// Runs cases side by side, and with them the one that shows what this machine does. Returns what is wrong.
+fn judge(cases: &[Case], library: &Path) -> BTreeSet<(&'static str, String)> {
+    let stop = AtomicBool::new(false);
+    let (rows, naps) = thread::scope(|scope| {
+        let _end = AtEnd(&stop);
+        let naps = scope.spawn(|| nap(&stop));
+        let start = |case: &Case| {
+            let case = *case;
+            scope.spawn(move || run(case, library))
+        };
+        let runs: Vec<_> = [CONTROL].iter().chain(cases).map(start).collect();
+        let rows: Vec<Row> = runs.into_iter().flat_map(|run| run.join().unwrap()).collect();
+        stop.store(true, SeqCst);
+        (rows, naps.join().unwrap())
+    });
+    println!("{:42} {:30} {:>5} {:>9} {:>9}", "case", "what", "count", "median ms", "worst ms");
+    let control = |what: &str| rows.iter().find(|row| row.case == CONTROL.what && row.what == what);
+    let wrong = rows.iter().filter(|row| row.judge(control(&row.what), &naps));
+    wrong.map(|row| (row.case, row.what.clone())).collect()
 }
 
 #[test]
 fn nobody_waits_for_a_disk_but_those_who_asked_it() {
-    let (built, stop) = (Scratch::new(), AtomicBool::new(false));
+    let built = Scratch::new();
     let library = built.0.join("disk.so");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/disk.c");
     if !works(&format!("cc -shared -fPIC -pthread -o {} {source}", library.display())) {
         return;
     }
-    let (rows, naps) = thread::scope(|scope| {
-        let _end = AtEnd(&stop);
-        let naps = scope.spawn(|| nap(&stop));
-        let runs = CASES.map(|case| {
-            scope.spawn({
-                let library = &library;
-                move || run(case, library)
-            })
-        });
-        let rows: Vec<Row> = runs.into_iter().flat_map(|run| run.join().unwrap()).collect();
-        stop.store(true, SeqCst);
-        (rows, naps.join().unwrap())
-    });
-    println!("{:42} {:24} {:>5} {:>9} {:>9}", "case", "what", "count", "median ms", "worst ms");
-    let control = |what: &str| rows.iter().find(|row| row.case == CONTROL.what && row.what == what);
-    let wrong: Vec<_> = rows.iter().filter_map(|row| judge(row, control(&row.what), &naps)).collect();
-    assert!(wrong.is_empty(), "{} of {} wait for the disk:\n{}", wrong.len(), rows.len(), wrong.join("\n"));
+    // A machine is late at times; a server that waits for the disk does so each time.
+    let mut wrong = judge(&CASES, &library);
+    for _ in 0..2 {
+        let again: Vec<Case> =
+            CASES.into_iter().filter(|case| wrong.iter().any(|(what, _)| *what == case.what)).collect();
+        if !again.is_empty() {
+            wrong = &wrong & &judge(&again, &library);
+        }
+    }
+    assert!(wrong.is_empty(), "{} wait for the disk: {wrong:#?}", wrong.len());
 }
