@@ -8,6 +8,9 @@
  *   count      a byte for each sync
  * Nothing is really synced. Each sync takes DISK_SLOW milliseconds, and as long as the file DISK_BUSY exists; it fails
  * with EIO while the file DISK_FAIL exists.
+ * While the file DISK_CRAWL exists each step that it names takes a while: it holds "MILLISECONDS PREFIX KIND...", such as
+ * "300 slow write sync", for the logs of channels whose names begin so (or "*" for all). Kinds are open, read, write,
+ * sync, truncate, rename, unlink, and dir, the sync of the directory.
  * Where DISK_CLOCK is given the clock stands still at that second. */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -55,12 +58,57 @@ static int is_log(const char *path) {
     return len > 4 && (strcmp(path + len - 4, ".sse") == 0 || strcmp(path + len - 4, ".new") == 0);
 }
 
+/* Waits before a step, with no lock held. */
+static void crawl(const char *kind, const char *path) {
+    char text[256] = "", *rest, *word;
+    int orders = getenv("DISK_CRAWL") ? openat(AT_FDCWD, getenv("DISK_CRAWL"), O_RDONLY) : -1;
+    if (orders < 0) return;
+    int any = syscall(SYS_read, orders, text, sizeof text - 1) > 0;
+    close(orders);
+    const char *name = strrchr(path, '/');
+    if (!any || !name) return;
+    name += name[1] == '.' ? 2 : 1;
+    long time = strtol(text, &rest, 10);
+    const char *prefix = strtok_r(rest, " ", &rest);
+    int dir = strcmp(kind, "dir") == 0, log = strstr(name, ".sse") || strstr(name, ".new");
+    if (!prefix || !(dir || (log && (*prefix == '*' || strncmp(name, prefix, strlen(prefix)) == 0)))) return;
+    while ((word = strtok_r(NULL, " ", &rest)))
+        if (strcmp(word, kind) == 0) usleep(1000 * time);
+}
+
+static void crawl_at(const char *kind, int fd) {
+    char self[64], path[1024] = "";
+    snprintf(self, sizeof self, "/proc/self/fd/%d", fd);
+    if (getenv("DISK_CRAWL") && readlink(self, path, sizeof path - 1) > 0) crawl(kind, path);
+}
+
+ssize_t read(int fd, void *to, size_t len) {
+    crawl_at("read", fd);
+    return syscall(SYS_read, fd, to, len);
+}
+
+ssize_t pread64(int fd, void *to, size_t len, off64_t at) {
+    crawl_at("read", fd);
+    return syscall(SYS_pread64, fd, to, len, at);
+}
+
+ssize_t write(int fd, const void *from, size_t len) {
+    crawl_at("write", fd);
+    return syscall(SYS_write, fd, from, len);
+}
+
+ssize_t pwrite64(int fd, const void *from, size_t len, off64_t at) {
+    crawl_at("write", fd);
+    return syscall(SYS_pwrite64, fd, from, len, at);
+}
+
 int open64(const char *path, int flags, ...) {
     va_list rest;
     va_start(rest, flags);
     mode_t mode = flags & O_CREAT ? va_arg(rest, mode_t) : 0;
     va_end(rest);
     if (!is_log(path)) return openat(AT_FDCWD, path, flags, mode);
+    crawl("open", path);
     pthread_mutex_lock(&names);
     char self[64], link[4096];
     struct stat st;
@@ -103,6 +151,7 @@ int fsync(int fd) {
     struct stat st;
     put(side(path, "count"), 1, ".");
     if (fstat(fd, &st) < 0) return -1; /* what comes while it syncs may be lost */
+    crawl_at(S_ISDIR(st.st_mode) ? "dir" : "sync", fd);
     if (getenv("DISK_SLOW")) usleep(1000 * atoi(getenv("DISK_SLOW")));
     while (getenv("DISK_BUSY") && access(getenv("DISK_BUSY"), F_OK) == 0) usleep(1000);
     if (getenv("DISK_FAIL") && access(getenv("DISK_FAIL"), F_OK) == 0) {
@@ -120,6 +169,7 @@ int fdatasync(int fd) { return fsync(fd); }
 int ftruncate64(int fd, off64_t len) {
     char path[4096], text[32] = "";
     struct stat st;
+    crawl_at("truncate", fd);
     if (fstat(fd, &st) == 0) {
         int note = openat(AT_FDCWD, side_of(path, st.st_ino, ".len"), O_RDONLY);
         if (note >= 0 && read(note, text, sizeof text - 1) > 0 && atoll(text) > len) on_disk(st.st_ino, len);
@@ -129,6 +179,7 @@ int ftruncate64(int fd, off64_t len) {
 }
 
 int rename(const char *from, const char *to) {
+    crawl("rename", from);
     pthread_mutex_lock(&names);
     int done = renameat(AT_FDCWD, from, AT_FDCWD, to);
     pthread_mutex_unlock(&names);
@@ -136,6 +187,7 @@ int rename(const char *from, const char *to) {
 }
 
 int unlink(const char *path) {
+    crawl("unlink", path);
     pthread_mutex_lock(&names);
     int done = unlinkat(AT_FDCWD, path, 0);
     pthread_mutex_unlock(&names);

@@ -26,6 +26,7 @@ mod redis;
 mod redis_soak;
 mod report;
 mod resp;
+mod slow;
 mod small;
 mod soak;
 mod socket;
