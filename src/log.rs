@@ -220,14 +220,18 @@ impl Log {
         let (mut retired, mut pos) = (false, 0);
         for old in [true, false] {
             let Some(mut file) = dir.get(name, old)? else { continue };
-            let (before, len) = (last, file.len);
-            let (head, start) = recovery::recover(&mut file, &mut last).map_err(|e| file.told(&e))?;
+            let before = last;
+            let found = recovery::recover(&file.file, &mut last).map_err(|e| file.told(&e))?;
+            file.head = found.head;
+            if found.good < found.len {
+                file.cut(found.good)?;
+            }
             if sync {
                 file.file.sync_data()?; // what was heard from a file must be on the disk
             }
-            log.cut += len - file.len;
-            dropped = head.filter(|_| !old);
-            let Some(start) = start else { continue }; // it gives way to the next file
+            log.cut += found.len - found.good;
+            dropped = found.dropped.filter(|_| !old);
+            let Some(start) = found.first else { continue }; // it gives way to the next file
             if first.is_some() && !before.precedes(start) {
                 log.hole = before;
             }
