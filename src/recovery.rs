@@ -1,4 +1,4 @@
-//! What stands in a file of a log, and what to do with it after a crash.
+//! What stands in a file of a log, and how much of it is whole after a crash. It only reads; its caller cuts.
 //!
 //! A file is an event stream, such as a client could be sent as it is:
 //!
@@ -8,24 +8,56 @@
 //! data: soup is ready
 //! id: 1763654400123-41
 //!
+//! : one POST, 2 events, 1 NULs
+//! data: bread
+//! id: 1763654400123-42
+//!
+//! data: one NUL: ␀
+//! id: 1763654400123-43
+//!
 //! ```
 //!
-//! Its first block is a comment, its *head*; the rest are events (`event.rs`), each with its id. What follows the last
-//! blank line was not finished when the process ended: it is cut, by the rule by which a client discards it (WHATWG HTML,
-//! "Interpreting an event stream"). Everything else that this server would not have written is damage, or not a log at
-//! all: it is told, and nothing is touched.
+//! Its first block is a comment, its *head*. The rest are *units*. A unit is what one POST wrote, and stays or goes as a
+//! whole:
 //!
-//! Limits: `LINE`. Deliberately absent: checksums. A byte that changed within the data of an event is not noticed.
+//! ```text
+//! file   = head *unit
+//! unit   = block           ; which has no NUL
+//!        / seal n(block)   ; which together have m NULs
+//! seal   = ": one POST, " n " events, " m " NULs" LF
+//! block  = 1*(("event: " / "retry: " / "data: ") *any LF) "id: " id LF LF
+//! ```
+//!
+//! A seal (`event.rs`) stands before a unit only if it has several events or a NUL, and each id is the next one. A file of
+//! a version that wrote no seals is read as well, event by event; but a NUL in its data is a hole.
+//!
+//! What can follow the last whole unit:
+//!
+//! - **An unfinished unit**: the file ends in it. The process ended, or the power was cut, while it was written. A client
+//!   discards such an event as well (WHATWG HTML, "Interpreting an event stream").
+//! - **A hole**. A file system puts pages on the disk in any order. After a power cut a file may have its new length, and
+//!   a later page of what was not yet synced, and lack an earlier one. What lacks was never written to the disk, so it
+//!   reads as NULs. A hole can begin and end anywhere, and has swallowed line ends, ids, a seal or whole units.
+//! - **Damage**: everything else that this server would not have written. It is told, and nothing is touched.
+//!
+//! A hole only ever turns bytes into NULs. So it makes no blank line and no seal, and a unit has a hole if and only if it
+//! has more NULs than its seal says. Nothing behind a hole is looked at: there it is unknown where a unit begins.
+//!
+//! Out of reach: file systems that show what was on the disk before, where they should show NULs. Those are the ones that
+//! put a file's new length on the disk before its data, and do not know which blocks of it were never written: without
+//! ordered data (ext4 with `data=writeback`), or without a size or a mark that changes only after the write (delayed
+//! allocation and unwritten extents do that).
+//!
+//! Limits: `READ`. Deliberately absent: checksums. A byte that changed within the data of an event, to anything but NUL,
+//! is not noticed.
 
 use crate::id::Id;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek, Take};
 
-/// Limit: the bytes of a line that are looked at: enough for a head and for an id.
-const LINE: u64 = MAX_HEAD as u64;
 /// A head has at most so many bytes.
 pub const MAX_HEAD: usize = 128;
-/// Bytes read from a file at a time.
+/// Limit: the bytes that are read from a file at a time, and how much of a line is looked at. In all of it NULs count.
 const READ: usize = 64 << 10;
 const HEAD: &str = ": tincan log";
 const DROPPED: &str = "; no longer kept: everything up to ";
@@ -38,29 +70,20 @@ pub fn head(dropped: Id) -> String {
     format!("{HEAD}{dropped}\n\n")
 }
 
-/// Where a line may stand in a file.
-enum At {
-    Start,
-    Head,
-    Fields,
-    Id(Id),
-    Bad,
-}
-
-/// What a file holds.
-#[derive(Debug)]
+/// What stands in a file.
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// Bytes of the head.
+    /// The bytes of its head; 0 if that is not whole.
     pub head: u64,
-    /// Bytes up to the end of the last whole unit.
+    /// The bytes up to the end of the last whole unit.
     pub good: u64,
-    /// Bytes in all.
+    /// The bytes of the file.
     pub len: u64,
-    /// Behind `good` there is a hole.
+    /// Whether what is behind `good` begins with a unit that has a hole. Otherwise it is an unfinished unit.
     pub hole: bool,
-    /// The id up to which its head says that events were dropped, if it has a head.
+    /// The id up to which the head says that events were dropped.
     pub dropped: Option<Id>,
-    /// The id of its first event, if it has one.
+    /// The id of the first event.
     pub first: Option<Id>,
 }
 
@@ -68,65 +91,170 @@ impl Found {
     /// What is cut off, in words; `kept`: the file that has it from now on.
     pub fn words(&self, kept: &str) -> String {
         let what = match self.hole {
-            true => "a hole that a power cut has left was cut off, with what follows it",
+            true => "a hole that a power cut left was cut off, with what follows it",
             false => "an unfinished event was cut off",
         };
         format!("{what}, {} bytes; {kept} has them", self.len - self.good)
     }
 }
 
-/// Reads a file through, and takes `last` to its last id.
+/// Reads a file through, and takes `last` from the last id before this file to the last one in it.
+///
+/// # Errors
+/// If the disk fails, or the file is damaged.
 pub fn recover(file: &File, last: &mut Id) -> io::Result<Found> {
-    let mut reader = BufReader::with_capacity(READ, file);
-    let (mut line, mut pos, mut good, mut at) = (Vec::new(), 0, 0, At::Start);
-    let (mut dropped, mut first, mut foreign) = (None, None, false);
-    let mut head = 0;
-    loop {
-        line.clear();
-        let mut len = reader.by_ref().take(LINE).read_until(b'\n', &mut line)?;
-        if len == 0 {
+    let mut found = Found { len: file.metadata()?.len(), ..Found::default() };
+    let mut lines = Lines::of(file, found.len)?;
+    let mut unit = Unit { at: At::Head, blocks: 1, nuls: 0, sealed: 0, dropped: None, first: None, last: *last };
+    while lines.next()? {
+        let text = lines.text.strip_suffix(b"\n").unwrap_or(&lines.text);
+        if unit.at == At::Head && is_foreign(text) {
+            return Err(damaged(0));
+        }
+        unit.take(text, lines.nuls);
+        if unit.nuls > unit.sealed {
+            found.hole = true;
             break;
         }
-        if !line.ends_with(b"\n") {
-            len += reader.skip_until(b'\n')?;
+        // The other one is an empty line to a client, but not one of ours: other hands have changed the ends of lines.
+        if !text.is_empty() && text != b"\r" {
+            continue;
         }
-        pos += len as u64;
-        let text = line.strip_suffix(b"\n").unwrap_or(&line);
-        if pos == len as u64 {
-            foreign = !text.starts_with(HEAD.as_bytes()) && !HEAD.as_bytes().starts_with(text);
+        unit.blocks -= 1;
+        if unit.blocks > 0 {
+            continue;
         }
-        at = match at {
-            At::Head if text.is_empty() => {
-                (head, good) = (pos, pos);
-                At::Start
+        if unit.at == At::Wrong || unit.nuls < unit.sealed {
+            return Err(damaged(found.good));
+        }
+        if found.good == 0 {
+            found.head = lines.pos;
+        }
+        found.good = lines.pos;
+        (found.dropped, found.first, *last) = (unit.dropped, unit.first, unit.last);
+        unit = Unit { at: At::Unit, blocks: 1, nuls: 0, sealed: 0, ..unit };
+    }
+    Ok(found)
+}
+
+/// The lines of a file, up to the length that it had when this began.
+struct Lines<'a> {
+    reader: BufReader<Take<&'a File>>,
+    text: Vec<u8>, // the first bytes of the line, with its end if that is among them
+    rest: Vec<u8>,
+    nuls: u64, // in all of the line
+    pos: u64,  // behind the line
+}
+
+impl Lines<'_> {
+    fn of(mut file: &File, len: u64) -> io::Result<Lines<'_>> {
+        file.rewind()?;
+        let reader = BufReader::with_capacity(READ, file.take(len));
+        Ok(Lines { reader, text: Vec::new(), rest: Vec::new(), nuls: 0, pos: 0 })
+    }
+
+    /// Goes to the next line; false at the end of the file.
+    fn next(&mut self) -> io::Result<bool> {
+        let start = self.pos;
+        self.nuls = 0;
+        let mut piece = &mut self.text;
+        loop {
+            piece.clear();
+            self.pos += self.reader.by_ref().take(READ as u64).read_until(b'\n', piece)? as u64;
+            self.nuls += piece.iter().filter(|&&byte| byte == 0).count() as u64;
+            if piece.is_empty() || piece.ends_with(b"\n") {
+                return Ok(self.pos > start);
             }
-            At::Id(id) if text.is_empty() => {
-                good = pos;
-                first = first.or(Some(id));
-                *last = id;
-                At::Start
-            }
-            // An empty line to a client, but not one of ours: other hands have changed the ends of lines.
-            _ if text.is_empty() || text == b"\r" => return Err(damaged(good)),
-            At::Start if pos == len as u64 && text.starts_with(HEAD.as_bytes()) => {
+            piece = &mut self.rest;
+        }
+    }
+}
+
+/// What has to come next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// The head.
+    Head,
+    /// A seal or a field.
+    Unit,
+    /// A field.
+    Block,
+    /// A field or an id.
+    Fields,
+    /// The blank line.
+    End,
+    /// It has not come.
+    Wrong,
+}
+
+/// A unit, as far as it was read. The head is one as well.
+struct Unit {
+    at: At,
+    blocks: u64, // that have to come
+    nuls: u64,
+    sealed: u64, // how many NULs its seal says
+    dropped: Option<Id>,
+    first: Option<Id>, // of the file
+    last: Id,
+}
+
+impl Unit {
+    fn take(&mut self, text: &[u8], nuls: u64) {
+        self.nuls += nuls;
+        self.at = match self.at {
+            At::Head if text.starts_with(HEAD.as_bytes()) => {
                 let text = String::from_utf8_lossy(text);
                 let id = text.split_once(DROPPED).map_or(Some(Id::default()), |(_, id)| Id::parse(id));
-                dropped = id.filter(can_grow);
-                At::Head
+                self.dropped = id.filter(can_grow);
+                At::End
             }
-            At::Start | At::Fields if FIELDS.iter().any(|name| text.starts_with(name)) => At::Fields,
-            At::Fields => {
-                // The first one of a file has none before it to follow, or it has lost it in a power cut.
-                let follows = |id: &Id| if first.is_none() { *last < *id } else { last.precedes(*id) };
-                Id::from_line(text).filter(|id| can_grow(id) && follows(id)).map_or(At::Bad, At::Id)
+            At::Unit if let Some(seal) = seal(text) => {
+                (self.blocks, self.sealed) = seal;
+                At::Block
             }
-            _ => At::Bad,
+            At::Unit | At::Block | At::Fields if FIELDS.iter().any(|name| text.starts_with(name)) => At::Fields,
+            At::Fields if let Some(id) = Id::from_line(text).filter(|id| can_grow(id) && self.follows(id)) => {
+                self.first = self.first.or(Some(id));
+                self.last = id;
+                At::End
+            }
+            At::End if text.is_empty() => At::Block,
+            _ => {
+                // Without a NUL up to here it is no hole, whatever follows. Otherwise it may be that the NULs of a hole are
+                // not yet more than the seal says, for those that it counts are further behind. No blank line comes from
+                // a hole: so with as many as the unit has, all of it was read, and the sum can be told.
+                if self.nuls == 0 {
+                    (self.blocks, self.sealed) = (1, u64::MAX);
+                }
+                At::Wrong
+            }
         };
     }
-    if good == 0 && foreign {
-        return Err(damaged(0));
+
+    /// Whether this id can be the next. The first one of a file has none before it to follow, or it has lost it in a
+    /// power cut.
+    fn follows(&self, id: &Id) -> bool {
+        if self.first.is_none() { self.last < *id } else { self.last.precedes(*id) }
     }
-    Ok(Found { head, good, len: pos, hole: false, dropped, first })
+}
+
+/// How many events and NULs a seal says: exactly as `event::seal` writes it, and only if that would.
+fn seal(line: &[u8]) -> Option<(u64, u64)> {
+    let text = std::str::from_utf8(line).ok()?;
+    let (events, nuls) = text.strip_prefix(": one POST, ")?.strip_suffix(" NULs")?.split_once(" events, ")?;
+    let (events, nuls) = (number(events)?, number(nuls)?);
+    (events > 1 || (events == 1 && nuls > 0)).then_some((events, nuls))
+}
+
+/// A decimal number without a sign or a leading zero.
+fn number(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|number: &u64| number.to_string() == text)
+}
+
+/// Whether a file that begins with this line is no log. What is before its first NUL, if it has one, was written so.
+fn is_foreign(line: &[u8]) -> bool {
+    let text = line.split(|&byte| byte == 0).next().unwrap_or_default();
+    !text.starts_with(HEAD.as_bytes()) && !HEAD.as_bytes().starts_with(text)
 }
 
 /// Whether there can be an id after this one, and a later epoch.

@@ -22,6 +22,7 @@ mod props;
 mod proxies;
 mod publish;
 mod readme;
+mod recovery;
 mod redis;
 mod redis_soak;
 mod report;
