@@ -7,9 +7,11 @@
 //! Deliberately absent: links, further directories, and every file that is not named like a channel's.
 
 use crate::limits;
-use std::fs::{self, File};
+use crate::secrets::visible;
+use std::fmt::Display;
+use std::fs::{self, DirBuilder, DirEntry, File, Metadata, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,11 +20,14 @@ use std::sync::Arc;
 pub struct Dir {
     path: PathBuf,
     handle: File,
+    private: bool,
+    sync: bool,
 }
 
-/// The same error with words before it.
-fn told(error: &io::Error, what: impl std::fmt::Display) -> io::Error {
-    io::Error::new(error.kind(), format!("{what}: {error}"))
+/// The same error with words before it, in which a path cannot break the line or drive a terminal.
+fn told(error: &io::Error, what: impl Display) -> io::Error {
+    let what: Vec<_> = what.to_string().bytes().map(|byte| (byte, false)).collect();
+    io::Error::new(error.kind(), format!("{}: {error}", visible(&what)))
 }
 
 /// Whether there is no room for a write: on the device (ENOSPC), in a quota (EDQUOT) or under `ulimit -f` (EFBIG).
@@ -30,42 +35,95 @@ pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
 }
 
+/// Whether a file system says that it has no sync, and not that one has failed: EINVAL (fsync(2)), ENOSYS, EOPNOTSUPP,
+/// and as others have met it on directories of network file systems, ENOENT, EBADF (9) and ENOTTY (25).
+fn has_no_sync(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported | ErrorKind::NotFound)
+        || matches!(error.raw_os_error(), Some(9 | 25))
+}
+
+/// Whether both are one and the same file.
+fn same(a: &Metadata, b: &Metadata) -> bool {
+    (a.dev(), a.ino()) == (b.dev(), b.ino())
+}
+
+/// Whether this file is what has this name now; a link to it is not.
+fn is_at(path: &Path, file: &Metadata) -> io::Result<bool> {
+    Ok(same(file, &fs::symlink_metadata(path)?))
+}
+
 impl Dir {
-    /// Makes the directory where it is missing, locks it and makes sure that files can be made in it.
+    /// Makes the directory if it is missing, locks it and makes sure that it can do what logs need. `private`: others
+    /// than the owner may not read what stands in it. `sync`: what was synced has to be there after a power cut.
     ///
     /// # Errors
-    /// Where one of these fails, in words for a person.
-    pub fn open(path: &Path) -> io::Result<Dir> {
+    /// If one of these fails, in words for a person.
+    pub fn open(path: &Path, private: bool, sync: bool) -> io::Result<Dir> {
         let at = format!("--data {}", path.display());
         let missing = !path.exists();
-        let usable = fs::create_dir_all(path).and_then(|()| File::open(path));
+        let made = DirBuilder::new().recursive(true).mode(if private { 0o700 } else { 0o777 }).create(path);
         if let (true, Ok(path)) = (missing, path.canonicalize()) {
             // Its name has to be on the disk as well, and so on; a parent that may not be opened was there before.
             path.ancestors().skip(1).filter_map(|p| File::open(p).ok()).for_each(|p| drop(p.sync_all()));
         }
-        let handle = usable.map_err(|e| told(&e, format!("{at} is no directory that can be used")))?;
+        let why = "is no directory that can be read; give one, with the rights to read and write it";
+        let handle = made.and_then(|()| File::open(path)).map_err(|e| told(&e, format!("{at} {why}")))?;
         match handle.try_lock() {
             Err(fs::TryLockError::WouldBlock) => {
                 let why = format!("{at} is in use by another server; give each a directory of its own");
                 return Err(io::Error::new(ErrorKind::ResourceBusy, why));
             }
-            Err(fs::TryLockError::Error(e)) => return Err(told(&e, format!("{at} cannot be locked"))),
+            Err(fs::TryLockError::Error(e)) => {
+                let why = "cannot be locked, so two servers could write there; give one on another file system";
+                return Err(told(&e, format!("{at} {why}")));
+            }
             Ok(()) => {}
         }
-        let probe = path.join(".tincan-can-write");
-        match File::create(&probe).and_then(|_| fs::remove_file(&probe)) {
-            Err(e) if !is_full(&e) => {
-                return Err(told(&e, format!("{at} cannot be written to; give another")));
-            }
-            _ => {} // a full disk is told to whoever publishes; what is there can be read
+        let dir = Dir { path: path.into(), handle, private, sync };
+        match dir.probe() {
+            // A full disk is told to whoever publishes; what is there can be read.
+            Err(e) if !is_full(&e) => Err(told(&e, format!("{at} will not do; give another"))),
+            _ => Ok(dir),
         }
-        Ok(Dir { path: path.into(), handle })
     }
 
-    /// The names of the channels that have files in it, and of all other files that are not hidden.
+    /// Makes sure that its file system does what logs need: it is tried, for the list of those that do not is long.
+    fn probe(&self) -> io::Result<()> {
+        // As long as the longest name of a log, and more.
+        let [name, other, case] =
+            ["can-write", "can-rename", "CAN-WRITE"].map(|what| self.path.join(format!(".tincan-{what:-<80}")));
+        let no = |why| Err(io::Error::other(why));
+        let tried = || {
+            let file = self.make(&name)?;
+            let meta = file.metadata()?;
+            if fs::symlink_metadata(&case).is_ok() {
+                return no(
+                    "names that differ in case alone are one file there, so /ROOM would replace what /room keeps",
+                );
+            }
+            if !is_at(&name, &meta)? {
+                return no("its file system cannot say which name is which file");
+            }
+            if self.private && meta.mode() & 0o077 != 0 {
+                return no("others can read the files that are made there, and reading needs a token");
+            }
+            file.sync_data().map_err(|e| told(&e, "its files cannot be synced"))?;
+            self.make(&other)?;
+            fs::rename(&name, &other) // as a log is put into its place, over one that is open
+        };
+        let done = tried();
+        let _ = fs::remove_file(&name);
+        let _ = fs::remove_file(&other);
+        done?;
+        let why = if self.sync { "it cannot be synced, so leave --sync out" } else { "it cannot be synced" };
+        self.sync_names().map_err(|e| told(&e, why))
+    }
+
+    /// The names of the channels that have files in it, and of all other files that are not hidden. If the directory is
+    /// private, takes from others the right to read what holds bytes of a log.
     ///
     /// # Errors
-    /// Where it cannot be read.
+    /// If it cannot be read, or a file's mode not be changed.
     pub fn list(&self, is_channel: impl Fn(&str) -> bool) -> io::Result<(Vec<String>, Vec<String>)> {
         let (mut stems, mut others) = (Vec::<String>::new(), Vec::new());
         let add = |to: &mut Vec<String>, name: &str| {
@@ -74,8 +132,15 @@ impl Dir {
             }
         };
         for entry in fs::read_dir(&self.path)? {
-            let name = entry?.file_name().to_string_lossy().into_owned();
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
             let stem = name.strip_suffix(".sse").map(|stem| stem.strip_suffix(".old").unwrap_or(stem));
+            let next = name.strip_prefix('.').and_then(|name| name.strip_suffix(".new"));
+            let rest = name.split_once(".cut-").map(|(stem, _)| stem);
+            if self.private && stem.or(next).or(rest).is_some_and(&is_channel) {
+                let why = "others can read it, and reading needs a token; chmod 600 it";
+                narrow(&entry).map_err(|e| told(&e, format!("{}: {why}", entry.path().display())))?;
+            }
             match stem.filter(|stem| is_channel(stem)) {
                 _ if name.starts_with('.') => {}
                 Some(stem) => add(&mut stems, stem),
@@ -94,19 +159,51 @@ impl Dir {
         self.path.join(format!(".{name}.new"))
     }
 
-    /// Opens a channel's file, or its older part, where it is there.
+    /// Makes sure that the path still leads to this directory. Another one in its place, such as what is left after a
+    /// disk is unmounted, may be another server's.
+    fn check(&self) -> io::Result<()> {
+        let there = fs::metadata(&self.path);
+        if there.is_ok_and(|there| self.handle.metadata().is_ok_and(|own| same(&own, &there))) {
+            return Ok(());
+        }
+        let why = "it is gone, or another directory has its place; put it back, or start the server again";
+        Err(told(&io::Error::other(why), self.path.display()))
+    }
+
+    /// Makes a new file in place of what has the name, which may be a link to anywhere.
+    fn make(&self, path: &Path) -> io::Result<File> {
+        self.check()?;
+        match fs::remove_file(path) {
+            Err(e) if e.kind() == ErrorKind::IsADirectory => return Err(told(&e, "move it away")),
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let mode = if self.private { 0o600 } else { 0o666 };
+        File::options().read(true).write(true).create_new(true).mode(mode).open(path)
+    }
+
+    /// Opens a channel's file, or its older part, if it is there.
     ///
     /// # Errors
-    /// Where it cannot be read and written, or is no file.
+    /// If it cannot be read and written, or is no file of its own.
     pub fn get(&self, name: &str, old: bool) -> io::Result<Option<LogFile>> {
+        self.check()?;
         let path = self.path(name, old);
         let open = || -> io::Result<(File, u64)> {
-            let meta = fs::metadata(&path)?;
+            let meta = fs::symlink_metadata(&path)?;
             if !meta.is_file() {
-                // To open a pipe would be to wait for its other end.
-                return Err(io::Error::new(ErrorKind::InvalidInput, "it is no file; move it away"));
+                // To open a pipe would be to wait for its other end, and a link may lead to what is not ours.
+                return Err(io::Error::new(ErrorKind::InvalidInput, "it is no file, or a link to one; move it away"));
             }
-            Ok((File::options().read(true).write(true).open(&path)?, meta.len()))
+            if meta.nlink() > 1 {
+                self.detach(name, &path).inspect_err(|_| drop(fs::remove_file(self.next(name))))?;
+            }
+            let file = File::options().read(true).write(true).open(&path)?;
+            let meta = file.metadata()?;
+            match is_at(&path, &meta)? {
+                true => Ok((file, meta.len())),
+                false => Err(io::Error::other("another program replaces it")),
+            }
         };
         match open() {
             Ok((file, len)) => Ok(Some(LogFile::new(path, file, len))),
@@ -115,14 +212,28 @@ impl Dir {
         }
     }
 
+    /// Puts a copy into the place of a file that has a second name, as a backup by `cp -al` gives it one: what is
+    /// written from now on does not belong there. Shortcut: it is copied in one piece.
+    fn detach(&self, name: &str, path: &Path) -> io::Result<()> {
+        let next = self.next(name);
+        let mut copy = LogFile::new(next.clone(), self.make(&next)?, 0);
+        copy.append(&fs::read(path)?)?;
+        if !self.private {
+            copy.file.set_permissions(fs::metadata(path)?.permissions())?;
+        }
+        copy.file.sync_data()?;
+        fs::rename(next, path)?;
+        self.sync()
+    }
+
     /// Makes a channel's next file, with a head and its first events, beside the one that there is.
     ///
     /// # Errors
-    /// Where that fails; nothing has changed then.
+    /// If that fails; nothing has changed then.
     pub fn create(&self, name: &str, head: &[u8], events: &[u8]) -> io::Result<LogFile> {
         let path = self.next(name);
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path);
-        let mut file = LogFile::new(self.path(name, false), file.map_err(|e| told(&e, path.display()))?, 0);
+        let file = self.make(&path).map_err(|e| told(&e, path.display()))?;
+        let mut file = LogFile::new(self.path(name, false), file, 0);
         file.append(&[head, events].concat()).inspect_err(|_| drop(fs::remove_file(&path)))?;
         file.head = head.len() as u64;
         Ok(file)
@@ -131,7 +242,7 @@ impl Dir {
     /// Makes a channel's file its older part, in place of the one that it had.
     ///
     /// # Errors
-    /// Where that fails; nothing has changed then.
+    /// If that fails; nothing has changed then.
     pub fn retire(&self, name: &str) -> io::Result<()> {
         self.rename(&self.path(name, false), &self.path(name, true))
     }
@@ -139,30 +250,48 @@ impl Dir {
     /// Puts a channel's next file into its place.
     ///
     /// # Errors
-    /// Where that fails; nothing has changed then.
+    /// If that fails; nothing has changed then.
     pub fn place(&self, name: &str) -> io::Result<()> {
         self.rename(&self.next(name), &self.path(name, false))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::rename(from, to).map_err(|e| told(&e, from.display()))
+        self.check()?;
+        fs::rename(from, to).map_err(|e| told(&e, format!("{} cannot become {}", from.display(), to.display())))
     }
 
     /// Drops a channel's older part.
     ///
     /// # Errors
-    /// Where that fails.
+    /// If that fails.
     pub fn remove_old(&self, name: &str) -> io::Result<()> {
+        self.check()?;
         fs::remove_file(self.path(name, true))
     }
 
     /// Puts the names of the files on the disk.
     ///
     /// # Errors
-    /// Where that fails.
+    /// If that fails.
     pub fn sync(&self) -> io::Result<()> {
-        self.handle.sync_all().map_err(|e| told(&e, self.path.display()))
+        self.sync_names().map_err(|e| told(&e, self.path.display()))
     }
+
+    /// Without --sync the names are as safe as the file system makes them.
+    fn sync_names(&self) -> io::Result<()> {
+        self.handle.sync_all().or_else(|e| if !self.sync && has_no_sync(&e) { Ok(()) } else { Err(e) })
+    }
+}
+
+/// Leaves a file to its owner alone. What is no file, or has a second name, is not ours to change; see [`Dir::get`].
+fn narrow(entry: &DirEntry) -> io::Result<()> {
+    let meta = entry.metadata()?;
+    if !meta.is_file() || meta.nlink() > 1 || meta.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    let file = File::open(entry.path())?;
+    let mode = Permissions::from_mode(meta.mode() & 0o700);
+    if same(&meta, &file.metadata()?) { file.set_permissions(mode) } else { Ok(()) }
 }
 
 /// A channel's file.
