@@ -81,7 +81,8 @@ impl Dir {
         }
         let dir = Dir { path: path.into(), handle, private, sync };
         match dir.probe() {
-            // A full disk is told to whoever publishes; what is there can be read.
+            // A full disk is told to whoever publishes; what is there can be read. Shortcut: what else the file system
+            // cannot do is not told before there is room.
             Err(e) if !is_full(&e) => Err(told(&e, format!("{at} will not do; give another"))),
             _ => Ok(dir),
         }
@@ -115,8 +116,10 @@ impl Dir {
         let _ = fs::remove_file(&name);
         let _ = fs::remove_file(&other);
         done?;
-        let why = if self.sync { "it cannot be synced, so leave --sync out" } else { "it cannot be synced" };
-        self.sync_names().map_err(|e| told(&e, why))
+        self.sync_names().map_err(|e| {
+            let remedy = if has_no_sync(&e) { " (without --sync it will do)" } else { "" };
+            told(&e, format!("it cannot be synced{remedy}"))
+        })
     }
 
     /// The names of the channels that have files in it, and of all other files that are not hidden. If the directory is
@@ -162,12 +165,13 @@ impl Dir {
     /// Makes sure that the path still leads to this directory. Another one in its place, such as what is left after a
     /// disk is unmounted, may be another server's.
     fn check(&self) -> io::Result<()> {
-        let there = fs::metadata(&self.path);
-        if there.is_ok_and(|there| self.handle.metadata().is_ok_and(|own| same(&own, &there))) {
-            return Ok(());
+        let own = self.handle.metadata()?;
+        match fs::metadata(&self.path) {
+            Ok(there) if same(&own, &there) => Ok(()),
+            _ => Err(io::Error::other(
+                "its directory is gone, or another has its place; put it back, or start the server again",
+            )),
         }
-        let why = "it is gone, or another directory has its place; put it back, or start the server again";
-        Err(told(&io::Error::other(why), self.path.display()))
     }
 
     /// Makes a new file in place of what has the name, which may be a link to anywhere.
@@ -187,9 +191,9 @@ impl Dir {
     /// # Errors
     /// If it cannot be read and written, or is no file of its own.
     pub fn get(&self, name: &str, old: bool) -> io::Result<Option<LogFile>> {
-        self.check()?;
         let path = self.path(name, old);
         let open = || -> io::Result<(File, u64)> {
+            self.check()?;
             let meta = fs::symlink_metadata(&path)?;
             if !meta.is_file() {
                 // To open a pipe would be to wait for its other end, and a link may lead to what is not ours.
@@ -256,8 +260,8 @@ impl Dir {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.check()?;
-        fs::rename(from, to).map_err(|e| told(&e, format!("{} cannot become {}", from.display(), to.display())))
+        let moved = self.check().and_then(|()| fs::rename(from, to));
+        moved.map_err(|e| told(&e, format!("{} cannot become {}", from.display(), to.display())))
     }
 
     /// Drops a channel's older part.

@@ -2,10 +2,13 @@
  *
  *   QUIRK_FOLD    names in upper and lower case are one name, as on exFAT, NTFS and macOS
  *   QUIRK_NAMES   the longest name, in bytes
+ *   QUIRK_RESERVED a name that no file can be given, as AUX on Windows
  *   QUIRK_MODES   each file can be read by all, whatever mode it was given, as on vfat
  *   QUIRK_INODES  each look at a file finds another inode number
  *   QUIRK_REPLACE the error number of a rename over a name that is there
- *   QUIRK_DIRSYNC, QUIRK_SYNC, QUIRK_FLOCK   the error number of fsync on a directory, of fdatasync on a file, of flock */
+ *   QUIRK_DIRSYNC the error number of fsync on a directory
+ *   QUIRK_SYNC    the error number of fdatasync on a file
+ *   QUIRK_FLOCK   the error number of flock */
 #define _GNU_SOURCE
 #include <ctype.h>
 #include <errno.h>
@@ -66,6 +69,11 @@ int statx(int at, const char *path, int flags, unsigned mask, struct statx *st) 
 int rename(const char *from, const char *to) {
     char copy[4096], other[4096];
     if (!(from = own(from, copy)) || !(to = own(to, other))) return -1;
+    size_t end = getenv("QUIRK_RESERVED") ? strlen(getenv("QUIRK_RESERVED")) : 0;
+    if (end && strlen(to) > end && strcmp(to + strlen(to) - end, getenv("QUIRK_RESERVED")) == 0) {
+        errno = EINVAL;
+        return -1;
+    }
     if (number("QUIRK_REPLACE") && faccessat(AT_FDCWD, to, F_OK, 0) == 0) return answer("QUIRK_REPLACE", 0);
     return renameat(AT_FDCWD, from, AT_FDCWD, to);
 }

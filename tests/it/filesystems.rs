@@ -146,8 +146,20 @@ fn names_that_are_too_long_are_refused_at_the_start() {
 }
 
 #[test]
-fn a_name_that_cannot_be_made_is_told_to_the_publisher() {
-    // As `aux.sse` on some drivers of NTFS: here a directory has the name of the temporary file.
+fn a_name_that_the_file_system_does_not_take_is_told_to_the_publisher() {
+    let Some(place) = Place::odd(&[("QUIRK_RESERVED", "aux.sse")]) else { return };
+    let server = place.server(&["--sync"]);
+    for _ in 0..2 {
+        server.post_with("/aux", "", "x").refused(LOG_FAILED);
+        server.post("/other", "y");
+    }
+    let [from, to] = [".aux.new", "aux.sse"].map(|name| place.at(name).display().to_string());
+    let why = format!("tincan: /aux takes no event: {from} cannot become {to}: Invalid argument (os error 22)\n");
+    eventually("it is told", || server.stderr().contains(&why));
+}
+
+#[test]
+fn a_directory_with_the_name_of_a_temporary_file_is_told_to_the_publisher() {
     let place = Place::new();
     fs::create_dir(place.at(".aux.new")).unwrap();
     let server = place.server(&[]);
@@ -172,7 +184,7 @@ fn a_directory_that_cannot_be_synced_will_do_without_sync_alone() {
     ] {
         let Some(place) = Place::odd(&[("QUIRK_DIRSYNC", error)]) else { return };
         is_used(&place.server(&ROLLS));
-        let why = "will not do; give another: it cannot be synced, so leave --sync out";
+        let why = "will not do; give another: it cannot be synced (without --sync it will do)";
         assert_eq!(place.refusal(&["--sync"]), format!("{why}: {words} (os error {error})"));
     }
 }
@@ -347,18 +359,20 @@ fn a_directory_that_is_replaced_is_written_to_no_more() {
     server.post("/a", "x");
     let moved = place.root.0.join("moved");
     fs::rename(place.data(), &moved).unwrap();
-    let why = "it is gone, or another directory has its place; put it back, or start the server again";
+    let why = "its directory is gone, or another has its place; put it back, or start the server again";
     for replaced in [false, true] {
         if replaced {
             fs::create_dir(place.data()).unwrap();
         }
         server.post_with("/new", "", "x").refused(LOG_CLOSED);
-        let told = format!("tincan: /new cannot be opened: {}: {why}\n", place.data().display());
+        let told = format!("tincan: /new cannot be opened: {}: {why}\n", place.at("new.old.sse").display());
         eventually("it is told", || server.stderr().matches(&told).count() == 1 + usize::from(replaced));
     }
     // The log that is open takes events until the next file begins.
     let mut posts = (0..60).map(|_| server.post_with("/a", "", "x".repeat(100)));
     posts.find(|answer| answer.status != 200).unwrap().refused(LOG_FAILED);
+    let told = format!("tincan: /a takes no event: {}: {why}\n", place.at(".a.new").display());
+    eventually("it is told", || server.stderr().contains(&told));
     assert_eq!(fs::read_dir(place.data()).unwrap().count(), 0);
     fs::remove_dir(place.data()).unwrap();
     fs::rename(&moved, place.data()).unwrap();
