@@ -7,9 +7,11 @@
 //! Deliberately absent: links, further directories, and every file that is not named like a channel's.
 
 use crate::limits;
-use std::fs::{self, File};
+use crate::secrets::visible;
+use std::fmt::Display;
+use std::fs::{self, DirBuilder, DirEntry, File, Metadata, Permissions};
 use std::io::{self, ErrorKind, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,14 +20,17 @@ use std::sync::Arc;
 pub struct Dir {
     path: PathBuf,
     handle: File,
+    private: bool,
+    sync: bool,
 }
 
 /// By which a change of a channel's files is seen: inode, length and times of each.
 pub type Stamp = [Option<[u64; 5]>; 2];
 
-/// The same error with words before it.
-fn told(error: &io::Error, what: impl std::fmt::Display) -> io::Error {
-    io::Error::new(error.kind(), format!("{what}: {error}"))
+/// The same error with words before it, in which a path cannot break the line or drive a terminal.
+fn told(error: &io::Error, what: impl Display) -> io::Error {
+    let what: Vec<_> = what.to_string().bytes().map(|byte| (byte, false)).collect();
+    io::Error::new(error.kind(), format!("{}: {error}", visible(&what)))
 }
 
 /// Whether there is no room for a write: on the device (ENOSPC), in a quota (EDQUOT) or under `ulimit -f` (EFBIG).
@@ -33,42 +38,98 @@ pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
 }
 
+/// Whether a file system says that it has no sync, and not that one has failed: EINVAL (fsync(2)), ENOSYS, EOPNOTSUPP,
+/// and as others have met it on directories of network file systems, ENOENT, EBADF (9) and ENOTTY (25).
+fn has_no_sync(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported | ErrorKind::NotFound)
+        || matches!(error.raw_os_error(), Some(9 | 25))
+}
+
+/// Whether both are one and the same file.
+fn same(a: &Metadata, b: &Metadata) -> bool {
+    (a.dev(), a.ino()) == (b.dev(), b.ino())
+}
+
+/// Whether this file is what has this name now; a link to it is not.
+fn is_at(path: &Path, file: &Metadata) -> io::Result<bool> {
+    Ok(same(file, &fs::symlink_metadata(path)?))
+}
+
 impl Dir {
-    /// Makes the directory where it is missing, locks it and makes sure that files can be made in it.
+    /// Makes the directory if it is missing, locks it and makes sure that it can do what logs need. `private`: others
+    /// than the owner may not read what stands in it. `sync`: what was synced has to be there after a power cut.
     ///
     /// # Errors
-    /// Where one of these fails, in words for a person.
-    pub fn open(path: &Path) -> io::Result<Dir> {
+    /// If one of these fails, in words for a person.
+    pub fn open(path: &Path, private: bool, sync: bool) -> io::Result<Dir> {
         let at = format!("--data {}", path.display());
         let missing = !path.exists();
-        let usable = fs::create_dir_all(path).and_then(|()| File::open(path));
+        let made = DirBuilder::new().recursive(true).mode(if private { 0o700 } else { 0o777 }).create(path);
         if let (true, Ok(path)) = (missing, path.canonicalize()) {
             // Its name has to be on the disk as well, and so on; a parent that may not be opened was there before.
             path.ancestors().skip(1).filter_map(|p| File::open(p).ok()).for_each(|p| drop(p.sync_all()));
         }
-        let handle = usable.map_err(|e| told(&e, format!("{at} is no directory that can be used")))?;
+        let why = "is no directory that can be read; give one, with the rights to read and write it";
+        let handle = made.and_then(|()| File::open(path)).map_err(|e| told(&e, format!("{at} {why}")))?;
         match handle.try_lock() {
             Err(fs::TryLockError::WouldBlock) => {
                 let why = format!("{at} is in use by another server; give each a directory of its own");
                 return Err(io::Error::new(ErrorKind::ResourceBusy, why));
             }
-            Err(fs::TryLockError::Error(e)) => return Err(told(&e, format!("{at} cannot be locked"))),
+            Err(fs::TryLockError::Error(e)) => {
+                let why = "cannot be locked, so two servers could write there; give one on another file system";
+                return Err(told(&e, format!("{at} {why}")));
+            }
             Ok(()) => {}
         }
-        let probe = path.join(".tincan-can-write");
-        match File::create(&probe).and_then(|_| fs::remove_file(&probe)) {
-            Err(e) if !is_full(&e) => {
-                return Err(told(&e, format!("{at} cannot be written to; give another")));
-            }
-            _ => {} // a full disk is told to whoever publishes; what is there can be read
+        let dir = Dir { path: path.into(), handle, private, sync };
+        match dir.probe() {
+            // A full disk is told to whoever publishes; what is there can be read. Shortcut: what else the file system
+            // cannot do is not told before there is room.
+            Err(e) if !is_full(&e) => Err(told(&e, format!("{at} will not do; give another"))),
+            _ => Ok(dir),
         }
-        Ok(Dir { path: path.into(), handle })
     }
 
-    /// The names of the channels that have files in it, and of all other files that are not hidden.
+    /// Makes sure that its file system does what logs need: it is tried, for the list of those that do not is long.
+    fn probe(&self) -> io::Result<()> {
+        // As long as the longest name of a log, and more.
+        let [name, other, case] =
+            ["can-write", "can-rename", "CAN-WRITE"].map(|what| self.path.join(format!(".tincan-{what:-<80}")));
+        let no = |why| Err(io::Error::other(why));
+        let tried = || {
+            let file = self.make(&name)?;
+            let meta = file.metadata()?;
+            if fs::symlink_metadata(&case).is_ok() {
+                return no(
+                    "names that differ in case alone are one file there, so /ROOM would replace what /room keeps",
+                );
+            }
+            if !is_at(&name, &meta)? {
+                return no("its file system cannot say which name is which file");
+            }
+            if self.private && meta.mode() & 0o077 != 0 {
+                return no("others can read the files that are made there, and reading needs a token");
+            }
+            file.sync_data().map_err(|e| told(&e, "its files cannot be synced"))?;
+            self.make(&other)?;
+            fs::rename(&name, &other) // as a log is put into its place, over one that is open
+        };
+        let done = tried();
+        let _ = fs::remove_file(&name);
+        let _ = fs::remove_file(&other);
+        done?;
+        self.sync_names().map_err(|e| {
+            let remedy = if has_no_sync(&e) { " (without --sync it will do)" } else { "" };
+            told(&e, format!("it cannot be synced{remedy}"))
+        })
+    }
+
+    /// The names of the channels that have files in it, and of all other files that are not hidden. If the directory is
+    /// private, takes from others the right to read what holds bytes of a log.
     ///
     /// # Errors
-    /// Where it cannot be read.
+    /// If it cannot be read, or a file's mode not be changed.
     pub fn list(&self, is_channel: impl Fn(&str) -> bool) -> io::Result<(Vec<String>, Vec<String>)> {
         let (mut stems, mut others) = (Vec::<String>::new(), Vec::new());
         let add = |to: &mut Vec<String>, name: &str| {
@@ -77,11 +138,17 @@ impl Dir {
             }
         };
         for entry in fs::read_dir(&self.path)? {
-            let name = entry?.file_name().to_string_lossy().into_owned();
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
             let stem = name.strip_suffix(".sse").map(|stem| stem.strip_suffix(".old").unwrap_or(stem));
-            let kept = name.split_once(".cut-").is_some_and(|(stem, _)| is_channel(stem));
+            let next = name.strip_prefix('.').and_then(|name| name.strip_suffix(".new"));
+            let rest = name.split_once(".cut-").map(|(stem, _)| stem);
+            if self.private && stem.or(next).or(rest).is_some_and(&is_channel) {
+                let why = "others can read it, and reading needs a token; chmod 600 it";
+                narrow(&entry).map_err(|e| told(&e, format!("{}: {why}", entry.path().display())))?;
+            }
             match stem.filter(|stem| is_channel(stem)) {
-                _ if kept || name.starts_with('.') => {}
+                _ if rest.is_some_and(&is_channel) || name.starts_with('.') => {}
                 Some(stem) => add(&mut stems, stem),
                 None => add(&mut others, &name),
             }
@@ -106,24 +173,92 @@ impl Dir {
         self.path.join(format!(".{name}.new"))
     }
 
-    /// Opens a channel's file, or its older part, where it is there.
+    /// Makes sure that the path still leads to this directory. Another one in its place, such as what is left after a
+    /// disk is unmounted, may be another server's.
+    fn check(&self) -> io::Result<()> {
+        let own = self.handle.metadata()?;
+        match fs::metadata(&self.path) {
+            Ok(there) if same(&own, &there) => Ok(()),
+            _ => Err(io::Error::other(
+                "its directory is gone, or another has its place; put it back, or start the server again",
+            )),
+        }
+    }
+
+    /// Makes a new file in place of what has the name, which may be a link to anywhere.
+    fn make(&self, path: &Path) -> io::Result<File> {
+        self.check()?;
+        match fs::remove_file(path) {
+            Err(e) if e.kind() == ErrorKind::IsADirectory => return Err(told(&e, "move it away")),
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let mode = if self.private { 0o600 } else { 0o666 };
+        File::options().read(true).write(true).create_new(true).mode(mode).open(path)
+    }
+
+    /// Opens a channel's file, or its older part, if it is there.
     ///
     /// # Errors
-    /// Where it cannot be read and written, or is no file.
+    /// If it cannot be read and written, or is no file of its own.
     pub fn get(&self, name: &str, old: bool) -> io::Result<Option<LogFile>> {
         let path = self.path(name, old);
         let open = || -> io::Result<File> {
-            if !fs::metadata(&path)?.is_file() {
-                // To open a pipe would be to wait for its other end.
-                return Err(io::Error::new(ErrorKind::InvalidInput, "it is no file; move it away"));
+            self.check()?;
+            let meta = fs::symlink_metadata(&path)?;
+            if !meta.is_file() {
+                // To open a pipe would be to wait for its other end, and a link may lead to what is not ours.
+                return Err(io::Error::new(ErrorKind::InvalidInput, "it is no file, or a link to one; move it away"));
             }
-            File::options().read(true).write(true).open(&path)
+            if meta.nlink() > 1 {
+                self.detach(name, &path).inspect_err(|_| self.discard(name))?;
+            }
+            let file = File::options().read(true).write(true).open(&path)?;
+            match is_at(&path, &file.metadata()?)? {
+                true => Ok(file),
+                false => Err(io::Error::other("another program replaces it")),
+            }
         };
         match open() {
             Ok(file) => Ok(Some(LogFile { path, file, head: 0 })),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(e) => Err(told(&e, path.display())),
         }
+    }
+
+    /// Puts a copy into the place of a file that has a second name, as a backup by `cp -al` gives it one: what is
+    /// written from now on does not belong there.
+    fn detach(&self, name: &str, path: &Path) -> io::Result<()> {
+        let mut file = File::open(path)?;
+        self.copy(name, &mut file, 0, path)?;
+        self.sync()
+    }
+
+    /// Copies a file, from this byte on, to another that then has this path.
+    fn copy(&self, name: &str, file: &mut File, from: u64, to: &Path) -> io::Result<()> {
+        let next = self.next(name);
+        let mut copy = self.make(&next)?;
+        file.seek(SeekFrom::Start(from))?;
+        io::copy(file, &mut copy)?;
+        if !self.private {
+            copy.set_permissions(file.metadata()?.permissions())?;
+        }
+        copy.sync_data()?;
+        self.rename(&next, to)
+    }
+
+    /// Keeps what is about to be cut off a log, from this byte on, in a file `NAME.cut-N` beside it; on the disk. Returns
+    /// the file's name.
+    ///
+    /// # Errors
+    /// If that fails; nothing has changed then.
+    pub fn keep(&self, name: &str, log: &mut LogFile, from: u64) -> io::Result<String> {
+        let free = |kept: &String| fs::symlink_metadata(self.path.join(kept)).is_err();
+        let kept = (1u64..).map(|n| format!("{name}.cut-{n}")).find(free).unwrap_or_default();
+        let done = self.copy(name, &mut log.file, from, &self.path.join(&kept)).and_then(|()| self.sync());
+        let why = "what a crash left in it has to be cut off, and cannot be kept first";
+        done.inspect_err(|_| self.discard(name)).map_err(|e| log.told(&told(&e, why)))?;
+        Ok(kept)
     }
 
     /// Makes a channel's next file, with a head and its first events, beside the one that there is; on the disk.
@@ -135,44 +270,14 @@ impl Dir {
         let file = self.make(&path).map_err(|e| told(&e, path.display()))?;
         let mut output = Output::new(LogFile { path: self.path(name, false), file, head: head.len() as u64 }, 0);
         let done = output.append(&[head, events].concat()).and_then(|()| output.file.sync());
-        done.inspect_err(|_| drop(fs::remove_file(&path)))?;
+        done.inspect_err(|_| self.discard(name))?;
         Ok(output)
-    }
-
-    /// Keeps what is about to be cut off a log, from this byte on, in a file `NAME.cut-N` beside it; on the disk. Returns
-    /// the file's name.
-    ///
-    /// # Errors
-    /// If that fails; nothing has changed then.
-    pub fn keep(&self, name: &str, log: &LogFile, from: u64) -> io::Result<String> {
-        let path = self.next(name);
-        let save = || -> io::Result<String> {
-            let mut copy = self.make(&path)?;
-            let mut rest = &log.file;
-            rest.seek(SeekFrom::Start(from))?;
-            io::copy(&mut rest, &mut copy)?;
-            copy.sync_all()?;
-            let free = |n: &u64| !self.path.join(format!("{name}.cut-{n}")).exists();
-            let kept = format!("{name}.cut-{}", (1..).find(free).unwrap_or(0));
-            self.rename(&path, &self.path.join(&kept))?;
-            self.sync()?;
-            Ok(kept)
-        };
-        save().map_err(|e| {
-            let _ = fs::remove_file(&path);
-            told(&e, format!("{}: what a crash left has to be cut off, and cannot be kept first", log.path.display()))
-        })
-    }
-
-    /// Makes a new file, in place of what has its name.
-    fn make(&self, path: &Path) -> io::Result<File> {
-        File::options().read(true).write(true).create(true).truncate(true).open(path)
     }
 
     /// Makes a channel's file its older part, in place of the one that it had.
     ///
     /// # Errors
-    /// Where that fails; nothing has changed then.
+    /// If that fails; nothing has changed then.
     pub fn retire(&self, name: &str) -> io::Result<()> {
         self.rename(&self.path(name, false), &self.path(name, true))
     }
@@ -180,7 +285,7 @@ impl Dir {
     /// Puts a channel's next file into its place.
     ///
     /// # Errors
-    /// Where that fails; nothing has changed then.
+    /// If that fails; nothing has changed then.
     pub fn place(&self, name: &str) -> io::Result<()> {
         self.rename(&self.next(name), &self.path(name, false))
     }
@@ -191,24 +296,42 @@ impl Dir {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::rename(from, to).map_err(|e| told(&e, from.display()))
+        let moved = self.check().and_then(|()| fs::rename(from, to));
+        moved.map_err(|e| told(&e, format!("{} cannot become {}", from.display(), to.display())))
     }
 
     /// Drops a channel's older part.
     ///
     /// # Errors
-    /// Where that fails.
+    /// If that fails.
     pub fn remove_old(&self, name: &str) -> io::Result<()> {
+        self.check()?;
         fs::remove_file(self.path(name, true))
     }
 
     /// Puts the names of the files on the disk.
     ///
     /// # Errors
-    /// Where that fails.
+    /// If that fails.
     pub fn sync(&self) -> io::Result<()> {
-        self.handle.sync_all().map_err(|e| told(&e, self.path.display()))
+        self.sync_names().map_err(|e| told(&e, self.path.display()))
     }
+
+    /// Without --sync the names are as safe as the file system makes them.
+    fn sync_names(&self) -> io::Result<()> {
+        self.handle.sync_all().or_else(|e| if !self.sync && has_no_sync(&e) { Ok(()) } else { Err(e) })
+    }
+}
+
+/// Leaves a file to its owner alone. What is no file, or has a second name, is not ours to change; see [`Dir::get`].
+fn narrow(entry: &DirEntry) -> io::Result<()> {
+    let meta = entry.metadata()?;
+    if !meta.is_file() || meta.nlink() > 1 || meta.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    let file = File::open(entry.path())?;
+    let mode = Permissions::from_mode(meta.mode() & 0o700);
+    if same(&meta, &file.metadata()?) { file.set_permissions(mode) } else { Ok(()) }
 }
 
 /// A channel's file, as those who read it see it.

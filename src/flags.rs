@@ -209,14 +209,16 @@ pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<Co
         flags.push((name, value));
     }
     let mut config = Config::default();
-    for (name, _, _, set) in OPTIONS {
+    for (name, kind, _, set) in OPTIONS {
         let mut source = format!("--{name}");
         let mut values: Vec<String> = flags.iter().filter(|f| f.0 == *name).map(|f| f.1.to_string()).collect();
         if values.is_empty() {
             source = format!("TINCAN_{}", name.replace('-', "_").to_ascii_uppercase());
             let several = ["host", "allow-origin"].contains(name);
             let value = env(&source).unwrap_or_default();
-            let split = value.split(|c| several && c == ',').map(str::trim).filter(|v| !v.is_empty());
+            let path = ["DIR", "FILE"].contains(kind); // one that ends with a space is another without it
+            let trim = |v| if path { v } else { str::trim(v) };
+            let split = value.split(|c| several && c == ',').map(trim).filter(|v| !v.is_empty());
             values = split.map(String::from).collect();
         }
         if values.is_empty() && *name == "listen" {

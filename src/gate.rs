@@ -138,6 +138,11 @@ impl Tokens {
         }
     }
 
+    /// Whether reading needs one.
+    pub fn guard_reading(&self) -> bool {
+        !self.read.is_empty()
+    }
+
     /// All of them, to be kept out of sight.
     pub fn secrets(&self) -> Secrets {
         Secrets::new(self.publish.iter().chain(&self.read).map(String::as_str))

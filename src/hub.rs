@@ -163,12 +163,12 @@ fn helpers() -> Vec<Piece> {
 
 impl Hub {
     /// A hub with the channels that `--data` holds, each of which is checked; starts the pump and the heartbeat. At
-    /// most `open_logs` of them are open at a time.
+    /// most `open_logs` of them are open at a time. `private`: their files are for their owner alone.
     ///
     /// # Errors
     /// If the directory cannot be had, or the threads cannot be started.
-    pub fn new(config: Config, open_logs: usize) -> io::Result<Arc<Hub>> {
-        let dir = config.data.as_deref().map(Dir::open).transpose()?.map(Arc::new);
+    pub fn new(config: Config, open_logs: usize, private: bool) -> io::Result<Arc<Hub>> {
+        let dir = config.data.as_deref().map(|path| Dir::open(path, private, config.sync)).transpose()?.map(Arc::new);
         let (mut channels, mut notes) = (Channels { entries: Vec::new(), next_purge: Instant::now() }, Vec::new());
         if let Some(dir) = &dir {
             let (names, others) = dir.list(is_channel)?;

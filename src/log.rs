@@ -242,7 +242,7 @@ impl Log {
             let before = last;
             let found = recovery::recover(&file.file, &mut last).map_err(|e| file.told(&e))?;
             if found.good < found.len {
-                let kept = dir.keep(name, &file, found.good)?;
+                let kept = dir.keep(name, &mut file, found.good)?;
                 file.cut(found.good)?;
                 note(found.words(&kept));
             }

@@ -1,16 +1,19 @@
 //! The program, in three steps: read the flags, bind, run.
 #![forbid(unsafe_code)]
 
+use std::env::{args_os, var_os};
+use std::ffi::OsString;
 use std::io::{Write, stdout};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::exit;
 use tincan::Server;
 use tincan::flags::{Command, parse};
 use tincan::report::report;
+use tincan::secrets::visible;
 
 fn main() {
-    let args: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
-    let config = match parse(&args, |name| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned())) {
+    let args: Vec<String> = args_os().skip(1).map(|arg| text("an argument", arg)).collect();
+    let config = match parse(&args, |name| var_os(name).map(|value| text(name, value))) {
         Ok(Command::Run(config)) => *config,
         Ok(Command::Print(text)) => exit(i32::from(stdout().write_all(text.as_bytes()).is_err())),
         Err(why) => fail(2, &why),
@@ -20,8 +23,18 @@ fn main() {
     server.run()
 }
 
+/// The text of an argument or a variable. With other bytes a path would become another path.
+fn text(what: &str, value: OsString) -> String {
+    value.into_string().unwrap_or_else(|value| {
+        let secret = value.to_string_lossy().contains("://"); // it may hold a password
+        let shown = if secret { "this value".into() } else { format!("{value:?}") };
+        fail(2, &format!("{what}: {shown} is not UTF-8; give a path through a link that has a name in UTF-8"))
+    })
+}
+
 fn fail(code: i32, why: &str) -> ! {
-    report(format!("tincan: {why}"));
+    let why: Vec<_> = why.bytes().map(|byte| (byte, false)).collect(); // one line, whatever stands in a path
+    report(format!("tincan: {}", visible(&why)));
     exit(code)
 }
 

@@ -87,7 +87,7 @@ impl Server {
         let listener = listen_on(listen).map_err(told)?;
         let shares =
             limits::shares(config.max_connections, if config.data.is_some() { config.max_channels } else { 0 });
-        let hub = Hub::new(config, shares.logs)?;
+        let hub = Hub::new(config, shares.logs, tokens.guard_reading())?;
         let early = first(&listener).map_err(told)?; // last, so that a start that fails takes no client with it
         let (idle, players) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let waited = Mutex::new((Instant::now(), Duration::ZERO));

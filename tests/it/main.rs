@@ -8,6 +8,7 @@ mod cluster;
 mod data;
 mod eventsource;
 mod faults;
+mod filesystems;
 mod gate;
 mod harness;
 mod hostile;

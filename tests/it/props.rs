@@ -205,7 +205,7 @@ fn a_log_finds_every_place_in_any_part() {
 #[test]
 fn a_log_in_files_finds_every_place_in_any_part_and_epoch() {
     let place = Scratch::new();
-    let dir = Arc::new(Dir::open(&place.0).unwrap());
+    let dir = Arc::new(Dir::open(&place.0, false, false).unwrap());
     let open = |epoch| Log::open(&dir, "a", epoch, 4096, false, &mut |_| panic!("nothing is cut")).unwrap();
     let mut epochs = 7..;
     finds_every_place(5, open(6), &mut |random| (random.index(30) == 0).then(|| open(epochs.next().unwrap())));
