@@ -8,8 +8,8 @@
  *   count      a byte for each sync
  * Nothing is really synced. Each sync takes DISK_SLOW milliseconds, and as long as the file DISK_BUSY exists; it fails
  * with EIO while the file DISK_FAIL exists.
- * While the file DISK_CRAWL exists each step that it names takes a while: it holds "MILLISECONDS PREFIX KIND...", such as
- * "300 slow write sync", for the logs of channels whose names begin so (or "*" for all). Kinds are open, read, write,
+ * While the file DISK_CRAWL exists each step that it names takes a while: it holds "MILLISECONDS PREFIX KIND...", such
+ * as "300 slow write sync", for the logs of channels whose names begin so ("*": for all). Kinds are open, read, write,
  * sync, truncate, rename, unlink, and dir, the sync of the directory.
  * Where DISK_CLOCK is given the clock stands still at that second. */
 #define _GNU_SOURCE

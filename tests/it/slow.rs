@@ -1,8 +1,8 @@
-//! Nobody waits for a disk but those who asked it: CONTRACT 9. On the disk of `disk.c` each step takes 300 ms, most
-//! often for the channels alone whose names begin with `slow`. Publishers of these wait for their file; their subscribers,
-//! the pump, the heartbeat and all other channels do not.
+//! Nobody waits for a disk but those who asked it: CONTRACT 9. On the disk of `disk.c` each step takes 300 ms, mostly
+//! for channels whose names begin with `slow`. Their publishers wait for their file; their subscribers, the
+//! pump, the heartbeat and all other channels do not.
 //!
-//! All cases run side by side, and beside them a server with a quick disk, which shows what this machine does to anybody.
+//! All cases run side by side, and with them a server with a quick disk. It shows what this machine does to anybody.
 
 use crate::faults::works;
 use crate::harness::*;
