@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use tincan::reject::{CHANNELS, LOG_CLOSED, LOG_FAILED, OPEN_LOGS};
+use tincan::reject::{CHANNELS, LOG_CLOSED, LOG_FAILED, LOG_UNREADABLE, OPEN_LOGS};
 
 const HEAD: &str = ": tincan log\n\n";
 /// The epoch of logs that a test writes itself; long ago.
@@ -73,7 +73,7 @@ fn a_file_is_the_event_stream_byte_for_byte() {
         let e = epoch(&place);
         let events = format!(
             "data: one\nid: {e}-1\n\ndata: \u{e9}\ndata: \ndata: id: 7\nid: {e}-2\n\n\
-             event: order\ndata: \nid: {e}-3\n\nretry: 5\ndata: x\nid: {e}-4\n\n\
+             event: order\ndata: \nid: {e}-3\n\n: one POST, 3 events, 0 NULs\nretry: 5\ndata: x\nid: {e}-4\n\n\
              data: y\nid: {e}-5\n\nevent: z\ndata: z\nid: {e}-6\n\n"
         );
         assert_eq!(dir.read("a.sse"), format!("{HEAD}{events}"));
@@ -173,19 +173,16 @@ fn what_a_crash_left_unfinished_is_cut_off_wherever_it_ends() {
     }
 }
 
-#[test]
-fn a_damaged_log_is_told_and_left_as_it_was() {
-    let dir = Scratch::new();
+/// Logs that are damaged, from which byte on, and why.
+fn damaged() -> Vec<(&'static str, String, usize)> {
     let [one, two, three] = three();
     let file = [HEAD, &one, &two, &three].concat();
     let (b2, b3) = (HEAD.len() + one.len(), HEAD.len() + one.len() + two.len());
     let with = |second: &str, third: &str| [HEAD, &one, second, third].concat();
-    let path = dir.0.join("kitchen.sse");
-    for (what, bytes, byte) in [
+    vec![
         ("another number", file.replace(&format!("{EPOCH}-2"), &format!("{EPOCH}-7")), b2),
         ("no number", file.replace(&format!("{EPOCH}-2"), &format!("{EPOCH}-x")), b2),
-        ("a field that is none", file.replacen("data: ", "dat\0: ", 1), HEAD.len()),
-        ("a block of NULs", with(&"\0".repeat(two.len()), &three), b2),
+        ("a field that is none", file.replacen("data: ", "datum: ", 1), HEAD.len()),
         ("a missing blank line", with(two.trim_end_matches('\n'), &format!("\n{three}")), b2),
         ("a further blank line", with(&format!("\n{two}"), &three), b2),
         ("a block without an id", with("data: x\n\n", &two), b2),
@@ -198,26 +195,190 @@ fn a_damaged_log_is_told_and_left_as_it_was() {
         ("a text", "Dear diary,\n\ntoday\n".into(), 0),
         ("a word", "diary".into(), 0),
         ("another event stream", "data: x\n\n".into(), 0),
-    ] {
-        fs::write(&path, &bytes).unwrap();
-        let text = refusal(&dir.0);
-        assert!(text.contains(path.to_str().unwrap()), "{what}: {text}");
-        assert!(text.contains(&format!("from byte {byte} on")) && text.contains("ove it away"), "{what}: {text}");
-        assert_eq!(dir.read("kitchen.sse"), bytes, "{what}");
+    ]
+}
+
+#[test]
+fn a_damaged_log_closes_its_own_channel_and_is_left_as_it_was() {
+    let dir = Scratch::new();
+    let [one, two, three] = three();
+    let file = [HEAD, &one, &two, &three].concat();
+    let cases = damaged();
+    let name = |n: usize| format!("bad-{n}");
+    for (n, (_, bytes, _)) in cases.iter().enumerate() {
+        put(&dir, &format!("{}.sse", name(n)), bytes);
     }
-    // Ids that go back from one file to the next.
-    fs::write(&path, &file).unwrap();
-    put(&dir, "kitchen.old.sse", &file);
-    assert!(refusal(&dir.0).contains(path.to_str().unwrap()));
-    assert_eq!((dir.read("kitchen.sse"), dir.read("kitchen.old.sse")), (file.clone(), file));
-    // What has the name but is no file. (To open a pipe would wait for its other end.)
-    fs::remove_file(&path).unwrap();
-    for command in ["mkdir", "mkfifo"] {
-        assert!(Command::new(command).arg(&path).status().unwrap().success());
-        let text = refusal(&dir.0);
-        assert!(text.contains(path.to_str().unwrap()) && text.contains("ove it away"), "{command}: {text}");
-        fs::rename(&path, dir.0.join(command)).unwrap(); // it is still there
+    // Ids that go back from one file to the next, and what has the name but is no file. (To open a pipe would wait for
+    // its other end.)
+    put(&dir, "back.sse", &file);
+    put(&dir, "back.old.sse", &file);
+    for (command, name) in [("mkdir", "directory"), ("mkfifo", "pipe")] {
+        assert!(Command::new(command).arg(dir.0.join(format!("{name}.sse"))).status().unwrap().success());
     }
+    put(&dir, "good.sse", &file);
+    let server = serve(&dir, &[]);
+    let closed: Vec<String> =
+        ["back", "directory", "pipe"].map(String::from).into_iter().chain((0..cases.len()).map(name)).collect();
+    assert_eq!(from(&server, "good", "all"), [&*one, &two, &three].concat());
+    server.post("/good", "goes on");
+    server.post("/new", "goes on");
+    let check = || {
+        let health = server.get("/health");
+        assert_eq!(health.status, 503);
+        for name in &closed {
+            server.post_with(&format!("/{name}"), "", "x").refused(LOG_CLOSED);
+            server.get(&format!("/{name}?since=all")).refused(LOG_CLOSED);
+            assert!(health.text().contains(name), "{}", health.text());
+        }
+        assert!(!health.text().contains("good") && health.text().lines().count() == 1, "{}", health.text());
+    };
+    check();
+    let told = server.stderr();
+    for (n, (what, bytes, byte)) in cases.iter().enumerate() {
+        let path = dir.0.join(format!("{}.sse", name(n)));
+        let line = told.lines().find(|line| line.contains(path.to_str().unwrap())).unwrap();
+        assert!(line.contains(&format!("from byte {byte} on")) && line.contains("ove it away"), "{what}: {line}");
+        assert_eq!(fs::read_to_string(path).unwrap(), *bytes, "{what}");
+    }
+    assert_eq!((dir.read("back.sse"), dir.read("back.old.sse")), (file.clone(), file.clone()));
+    for name in ["directory.sse", "pipe.sse"] {
+        assert!(told.lines().any(|line| line.contains(name) && line.contains("ove it away")), "{name}: {told}");
+        assert!(!dir.0.join(name).is_file());
+    }
+    check();
+    assert_eq!(server.stderr(), told, "each is told once");
+    // One is put right, and is heard again without a new start.
+    put(&dir, "bad-0.sse", &file);
+    assert!(!server.get("/health").text().contains("bad-0,"), "{}", server.get("/health").text());
+    assert_eq!(from(&server, "bad-0", "all"), [&*one, &two, &three].concat());
+}
+
+#[test]
+fn a_hole_is_cut_out_with_what_follows_it_and_kept_beside_the_log() {
+    let dir = Scratch::new();
+    let head_and = |events: &[String]| HEAD.to_string() + &events.concat();
+    let small: Vec<String> = (1..=300).map(|n| block(format!("{EPOCH}-{n}"), &"s".repeat(40 + n % 50))).collect();
+    let small = head_and(&small);
+    let large = head_and(&[block(format!("{EPOCH}-1"), "one"), block(format!("{EPOCH}-2"), &"l".repeat(20_000))]);
+    let hole = |text: &str, from: usize, to: usize| {
+        let mut bytes = text.as_bytes().to_vec();
+        bytes[from..to].fill(0);
+        bytes
+    };
+    let first = HEAD.len() + block(format!("{EPOCH}-1"), "one").len();
+    // A name, what is there, and up to where it is whole.
+    let cases = [
+        ("first-page", hole(&large, first, 4096), first),
+        ("middle-page", hole(&large, 8192, 12_288), first),
+        ("among-many", hole(&small, 8192, 12_288), small[..8192].rfind("\n\n").unwrap() + 2),
+        ("the-head", hole(&small, 0, 4096), 0),
+        ("everything", vec![0; 9000], 0),
+    ];
+    for (name, bytes, _) in &cases {
+        put(&dir, &format!("{name}.sse"), bytes);
+    }
+    let data = "n".repeat(10) + &"\0".repeat(4096) + "n";
+    let mut server = serve(&dir, &["--sync"]);
+    for (name, bytes, good) in &cases {
+        let kept = String::from_utf8_lossy(&bytes[..*good]).into_owned();
+        assert_eq!(from(&server, name, "all"), kept.strip_prefix(HEAD).unwrap_or_default(), "{name}");
+        assert_eq!(fs::read(dir.0.join(format!("{name}.cut-1"))).unwrap(), bytes[*good..], "{name}");
+        let line = format!("--data: /{name}: a hole that a power cut left was cut off, with what follows it, ");
+        assert!(server.stderr().contains(&line), "{}", server.stderr());
+        let id = server.post(&format!("/{name}"), "next").remove(0);
+        assert!(from(&server, name, "all").ends_with(&block(id, "next")));
+        // What has NULs of its own says so.
+        let id = server.post(&format!("/{name}"), &data).remove(0);
+        let sealed = format!(": one POST, 1 events, 4096 NULs\ndata: {data}\nid: {id}\n\n");
+        assert!(from(&server, name, "all").ends_with(&sealed), "{name}");
+    }
+    let before = cases.clone().map(|(name, ..)| from(&server, name, "all"));
+    server.kill();
+    server = serve(&dir, &[]);
+    assert_eq!(cases.clone().map(|(name, ..)| from(&server, name, "all")), before);
+    assert!(!server.stderr().contains("cut"), "what was kept is no matter of the next start: {}", server.stderr());
+    assert_eq!(server.get("/health").text(), "ok\n");
+}
+
+#[test]
+fn what_one_post_wrote_stays_or_goes_as_a_whole() {
+    let dir = Scratch::new();
+    let mut server = serve(&dir, &["--sync"]);
+    server.post("/a", "one");
+    let before = dir.read("a.sse");
+    let field = "Content-Type: text/event-stream\r\n";
+    let body = format!("data: two\n\nevent: x\ndata: {}\n\ndata: four\n\n", "3".repeat(5000));
+    let ids = server.post_with("/a", field, &body).text();
+    let ids: Vec<&str> = ids.lines().collect();
+    let after = dir.read("a.sse");
+    let unit = format!(
+        ": one POST, 3 events, 0 NULs\n{}event: x\n{}{}",
+        block(ids[0], "two"),
+        block(ids[1], &"3".repeat(5000)),
+        block(ids[2], "four")
+    );
+    assert_eq!(after, before.clone() + &unit);
+    let mut random = Random(15);
+    for round in 0..30 {
+        server.kill();
+        // Its end is missing, or a part of it reads as NULs.
+        let mut bytes = after.as_bytes().to_vec();
+        let at = before.len() + random.index(unit.len() - 1) + 1;
+        if round % 2 == 0 {
+            bytes.truncate(at);
+        } else {
+            let end = bytes.len().min(at + 1 + random.index(3000));
+            bytes[at - 1..end].fill(0);
+        }
+        put(&dir, "a.sse", bytes);
+        server = serve(&dir, &[]);
+        assert_eq!(dir.read("a.sse"), before, "round {round}");
+        assert_eq!(from(&server, "a", "all"), before[HEAD.len()..]);
+    }
+}
+
+#[test]
+fn a_log_that_cannot_be_read_back_is_told_and_skips_nothing() {
+    let dir = Scratch::new();
+    let server = serve(&dir, &["--heartbeat", "1"]);
+    let (mut live, _) = server.listen("/a", "");
+    let ids: Vec<String> = (0..300).flat_map(|n| server.post("/a", format!("{n} {}", "x".repeat(500)))).collect();
+    for (n, id) in ids.iter().enumerate() {
+        live.expect(block(id, &format!("{n} {}", "x".repeat(500))));
+    }
+    let all = fs::read(dir.0.join("a.sse")).unwrap();
+    let file = File::options().write(true).open(dir.0.join("a.sse")).unwrap();
+    let event_source = |since: &str| {
+        server.ask(&format!("GET /a?since={since} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"))
+    };
+    for len in [all.len() / 2, 0] {
+        file.set_len(len as u64).unwrap();
+        // Whoever comes back with an id that is not there any more, or asks for all when nothing is.
+        let since = if len == 0 { "all" } else { &ids[250] };
+        for _ in 0..3 {
+            server.get(&format!("/a?wait=0&since={since}")).refused(LOG_UNREADABLE);
+            let answer = event_source(since);
+            let text = answer.text();
+            assert_eq!((answer.status, answer.field("content-type")), (200, Some("text/event-stream")));
+            assert!(text.starts_with(&format!(": {}\nretry: ", LOG_UNREADABLE.why)) && !text.contains("id:"), "{text}");
+        }
+        let health = server.get("/health");
+        assert!(health.status == 503 && health.text().ends_with(": a\n"), "{}", health.text());
+        eventually("it is told", || server.stderr().contains("tincan: /a cannot be read back: "));
+        assert_eq!(server.stderr().matches("tincan: /a cannot be read back: ").count(), 1, "{}", server.stderr());
+    }
+    // What is there is given as far as it goes, and no further.
+    file.set_len(0).unwrap();
+    fs::write(dir.0.join("a.sse"), &all[..all.len() / 2]).unwrap();
+    let mut reader = server.connect();
+    reader.send("GET /a?since=all HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let text = reader.rest();
+    let (_, body) = text.split_once("\n\n").unwrap();
+    assert_eq!(body.as_bytes(), &all[HEAD.len()..all.len() / 2]);
+    // Nothing is written to such a file; who only listens is not concerned.
+    server.post_with("/a", "", "x").refused(LOG_FAILED);
+    live.expect(PING);
+    server.post("/b", "another channel goes on");
 }
 
 #[test]
