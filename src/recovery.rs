@@ -36,17 +36,17 @@
 //! - **An unfinished unit**: the file ends in it. The process ended, or the power was cut, while it was written. A client
 //!   discards such an event as well (WHATWG HTML, "Interpreting an event stream").
 //! - **A hole**. A file system puts pages on the disk in any order. After a power cut a file may have its new length, and
-//!   a later page of what was not yet synced, and lack an earlier one. What lacks was never written to the disk, so it
-//!   reads as NULs. A hole can begin and end anywhere, and has swallowed line ends, ids, a seal or whole units.
+//!   a later page of what was not yet synced, but not an earlier one. The missing page was never written, so it reads as
+//!   NULs. A hole can begin and end anywhere. It swallows line ends, ids, seals and whole units.
 //! - **Damage**: everything else that this server would not have written. It is told, and nothing is touched.
 //!
 //! A hole only ever turns bytes into NULs. So it makes no blank line and no seal, and a unit has a hole if and only if it
 //! has more NULs than its seal says. Nothing behind a hole is looked at: there it is unknown where a unit begins.
 //!
-//! Out of reach: file systems that show what was on the disk before, where they should show NULs. Those are the ones that
-//! put a file's new length on the disk before its data, and do not know which blocks of it were never written: without
-//! ordered data (ext4 with `data=writeback`), or without a size or a mark that changes only after the write (delayed
-//! allocation and unwritten extents do that).
+//! Out of reach: a file system that shows old blocks of the disk instead of NULs. It does so if it puts a file's new length
+//! on the disk before the data, and keeps no note of which blocks are not yet written. So a file system needs ordered data,
+//! a size that it updates only after the write, or unwritten extents. ext4 with `data=writeback` and without delayed
+//! allocation has none of them.
 //!
 //! Limits: `READ`. Deliberately absent: checksums. A byte that changed within the data of an event, to anything but NUL,
 //! is not noticed.
@@ -131,7 +131,9 @@ pub fn recover(file: &File, last: &mut Id) -> io::Result<Found> {
             found.head = lines.pos;
         }
         found.good = lines.pos;
-        (found.dropped, found.first, *last) = (unit.dropped, unit.first, unit.last);
+        found.dropped = unit.dropped;
+        found.first = unit.first;
+        *last = unit.last;
         unit = Unit { at: At::Unit, blocks: 1, nuls: 0, sealed: 0, ..unit };
     }
     Ok(found)
@@ -220,9 +222,9 @@ impl Unit {
             }
             At::End if text.is_empty() => At::Block,
             _ => {
-                // Without a NUL up to here it is no hole, whatever follows. Otherwise it may be that the NULs of a hole are
-                // not yet more than the seal says, for those that it counts are further behind. No blank line comes from
-                // a hole: so with as many as the unit has, all of it was read, and the sum can be told.
+                // Without a NUL so far, it is not a hole that made it wrong. Otherwise it may be one, with fewer NULs so
+                // far than the seal counts, for the event's own come later. A hole makes no blank line, so behind as many
+                // blank lines as the unit has blocks all of it was read, and its NULs can be compared.
                 if self.nuls == 0 {
                     (self.blocks, self.sealed) = (1, u64::MAX);
                 }
