@@ -206,6 +206,10 @@ impl Dir {
         let open = || -> io::Result<File> {
             self.check()?;
             let meta = fs::symlink_metadata(&path)?;
+            if old && is_at(&self.path(name, false), &meta).unwrap_or(false) {
+                // A crash can leave both names of a rename, on a file system whose renames are two steps.
+                return Err(ErrorKind::NotFound.into());
+            }
             if !meta.is_file() {
                 // To open a pipe would be to wait for its other end, and a link may lead to what is not ours.
                 return Err(io::Error::new(ErrorKind::InvalidInput, "it is no file, or a link to one; move it away"));

@@ -176,7 +176,7 @@ impl Hub {
                 let mut note = |what: String| notes.push(format!("--data: /{name}: {what}"));
                 let opened = Log::open(dir, &name, 0, config.history, false, &mut note);
                 let closed = opened.err().map(|e| Closed::new(dir, &name, &e));
-                closed.iter().for_each(|closed| note(format!("it is closed: {}", closed.why)));
+                closed.iter().for_each(|closed| note(format!("it cannot be opened: {}", closed.why)));
                 channels.put(&name, None, closed.map(Box::new));
             }
             notes.extend(others.iter().map(|file| format!("--data: {file:?} is no channel's log; it is left alone")));
@@ -296,7 +296,7 @@ impl Hub {
                 channels.put(name, None, Some(Box::new(closed)));
                 drop(channels);
                 if new {
-                    report(format!("tincan: /{name} is closed: {why}"));
+                    report(format!("tincan: /{name} cannot be opened: {why}"));
                 }
                 Err(LOG_CLOSED)
             }
