@@ -18,16 +18,16 @@
 //! Deliberately absent: HTTP. Heads come from `server.rs`, ready to be sent.
 
 use crate::disk;
-use crate::event::{Event, seal};
+use crate::event::Event;
 use crate::flags::Config;
 use crate::id::Id;
-use crate::log::{End, From, Log, PIECE, Place, Trimmed};
+use crate::log::{From, Log, PIECE, Place, Trimmed};
 use crate::reject::{BEHIND, DISK_FULL, LOG_FAILED, LOG_UNREADABLE, NOBODY, Reject};
 use crate::report::report;
 use crate::stream::Entry;
 use crate::subscriber::{Gone, More, Poll, Slot, Subscriber};
 use crate::trace::Trace;
-use crate::writer::{Begun, Writer};
+use crate::writer::{Begun, End, Writer};
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io;
@@ -95,17 +95,6 @@ impl Numbers {
             Numbers::None => (before, before),
         }
     }
-}
-
-/// What was written behind the log's end.
-struct Written<'a> {
-    block: &'a [u8],
-    last: Id,
-    begun: Option<Begun>,
-    retired: bool, // the newest file is the older part now
-    alone: bool,   // nobody else syncs meanwhile
-    heard: bool,   // it may be heard at once
-    done: io::Result<()>,
 }
 
 /// A log and its subscribers.
@@ -289,7 +278,7 @@ impl Channel {
         let until = Instant::now() + PUBLISH_PATIENCE;
         let writer = lock(&self.writer);
         let behind = |state: &mut State| {
-            self.readers() > 0 && state.log.end().written.pos.saturating_sub(state.pumped) > state.log.slack()
+            self.readers() > 0 && state.log.written().pos.saturating_sub(state.pumped) > state.log.slack()
         };
         let mut state = lock(&self.state);
         let left = until.saturating_duration_since(Instant::now());
@@ -360,24 +349,16 @@ impl Channel {
     fn append(
         &self, mut writer: MutexGuard<'_, Writer>, events: &[Event], numbers: Numbers, but: Option<&str>,
     ) -> Result<(Vec<Id>, u64), Reject> {
-        let mut block = std::mem::take(&mut writer.block);
-        let written = self.write(&mut writer, events, numbers, but, &mut block);
-        let len = block.len() as u64;
-        block.clear();
-        block.shrink_to(PIECE);
-        writer.block = block;
+        let written = self.write(&mut writer, events, numbers, but);
+        let len = writer.block.len() as u64;
+        writer.block.clear();
+        writer.block.shrink_to(PIECE);
         drop(writer);
         let done = match written? {
             Ok((first, end)) => self.settle(end.written.pos + len, end.failed).map(|()| first),
             Err(e) => Err(e),
         };
-        let mut state = lock(&self.state);
-        if self.readers() == 0 {
-            state.pumped = state.log.heard().pos;
-        }
-        let news = std::mem::replace(&mut state.failing, done.is_err()) != done.is_err();
-        drop(state);
-        if news {
+        if std::mem::replace(&mut lock(&self.state).failing, done.is_err()) != done.is_err() {
             let what = done.as_ref().err().map_or("takes events again".into(), |e| format!("takes no event: {e}"));
             report(format!("tincan: /{} {what}", self.name));
         }
@@ -393,41 +374,32 @@ impl Channel {
     /// # Errors
     /// As [`Channel::publish`]; within, those of the disk.
     fn write(
-        &self, writer: &mut Writer, events: &[Event], numbers: Numbers, but: Option<&str>, block: &mut Vec<u8>,
+        &self, writer: &mut Writer, events: &[Event], numbers: Numbers, but: Option<&str>,
     ) -> Result<io::Result<(Id, End)>, Reject> {
         loop {
             let end = lock(&self.state).log.end();
-            if let Some(files) = &mut writer.files
-                && let Err(e) = files.mend(end.newest)
-            {
+            if let Err(e) = writer.mend(end.newest) {
                 return Ok(Err(e));
             }
             let (first, last) = numbers.of(end.written.id, events.len());
-            block.clear();
+            writer.block.clear();
             for (event, n) in events.iter().zip(0..) {
-                event.write(if let Numbers::None = numbers { None } else { Some(first.plus(n)) }, block);
+                let id = if let Numbers::None = numbers { None } else { Some(first.plus(n)) };
+                event.write(id, &mut writer.block);
             }
             if let Some(address) = but
                 && !self.find(&mut self.subscribers(), address)?.can_skip(end.written.pos)
             {
                 return Err(BEHIND);
             }
-            let alone = writer.files.as_mut().is_some_and(|files| {
-                seal(events.len(), block);
-                files.fresh || !files.fits(end.newest, block.len() as u64) || (files.sync && but.is_some())
-            });
-            if alone && !self.begin_sync(end.failed) {
+            let alone = writer.seal(events.len(), end.newest) || (writer.syncs() && but.is_some());
+            if alone && self.settle(end.written.pos, end.failed).is_err() {
                 continue; // others have had to take back what they had written
             }
-            let (begun, done) = match &mut writer.files {
-                None => (None, Ok(())),
-                Some(files) if files.fits(end.newest, block.len() as u64) => (None, files.append(block, alone)),
-                Some(files) => files.begin(end.newest, end.last, block),
-            };
-            let retired = writer.files.as_ref().is_some_and(|files| files.retired);
-            let heard = alone || writer.files.as_ref().is_none_or(|files| !files.sync);
-            let written = Written { block, last, begun, retired, alone, heard, done };
-            let done = self.commit(&end, written, but);
+            let done = writer.write(&end, alone).and_then(|begun| {
+                let heard = alone || !writer.syncs();
+                self.commit(&end, last, &writer.block, begun, but, heard)
+            });
             if done.is_err() {
                 self.mend(writer);
             }
@@ -435,60 +407,35 @@ impl Channel {
         }
     }
 
-    /// Waits until nobody syncs, and keeps others from it. Returns whether nothing was taken back since.
-    fn begin_sync(&self, failed: u64) -> bool {
-        let syncing = |state: &mut State| state.syncing;
-        let mut state = self.changed.wait_while(lock(&self.state), syncing).unwrap_or_else(PoisonError::into_inner);
-        state.syncing = state.log.failed().0 == failed;
-        state.syncing
-    }
-
     /// Tells the log, and so all readers, what was written behind its end.
-    fn commit(&self, end: &End, written: Written, but: Option<&str>) -> io::Result<()> {
-        let Written { block, last, begun, retired, alone, heard, mut done } = written;
+    fn commit(
+        &self, end: &End, last: Id, block: &[u8], begun: Option<Begun>, but: Option<&str>, heard: bool,
+    ) -> io::Result<()> {
         // Nobody is given anything before we know who is not to be given this.
-        let mut held = but.filter(|_| done.is_ok()).map(|_| self.subscribers());
-        if let (Some(subscribers), Some(address)) = (&mut held, but)
+        let mut held = but.map(|address| (self.subscribers(), address));
+        if let Some((subscribers, address)) = &mut held
             && let Ok(sub) = self.find(subscribers, address)
         {
             sub.skip(end.written.pos, end.written.pos + block.len() as u64);
         }
         let listened = self.readers() > 0;
         let mut state = lock(&self.state);
-        if alone {
-            state.syncing = false;
+        state.log.still(end.failed)?;
+        state.log.commit(block, last, begun, listened);
+        let written = state.log.written();
+        if heard {
+            state.log.hear(written);
         }
-        let (failed, why) = state.log.failed();
-        match &done {
-            Ok(()) if failed != end.failed => done = Err(why.into()),
-            Err(e) if alone => state.log.take_back(e.kind()),
-            _ => {}
+        if !listened {
+            state.pumped = written.pos;
         }
-        let empty = done.is_err();
-        if retired {
-            state.log.keep_newest(1);
-        }
-        if !empty || begun.is_some() {
-            let (block, last) = if empty { (&[][..], end.written.id) } else { (block, last) };
-            state.log.commit(block, last, begun, listened);
-        }
-        if heard && !empty {
-            let mark = state.log.end().written;
-            state.log.hear(mark);
-        }
-        drop(state);
-        if alone {
-            self.changed.notify_all();
-        }
-        done
+        Ok(())
     }
 
     /// Cuts off what was taken back, so that it is not there after a crash.
     fn mend(&self, writer: &mut Writer) {
         let newest = lock(&self.state).log.end().newest;
-        if let Some(files) = &mut writer.files {
-            let _ = files.mend(newest); // else before the next append
-        }
+        let _ = writer.mend(newest); // else before the next append
     }
 
     /// Waits until what was appended up to `end` may be heard. If that takes the disk, one of those who wait has it write
@@ -496,10 +443,7 @@ impl Channel {
     fn settle(&self, end: u64, failed: u64) -> io::Result<()> {
         let mut state = lock(&self.state);
         loop {
-            let (times, why) = state.log.failed();
-            if times != failed {
-                return Err(why.into());
-            }
+            state.log.still(failed)?;
             if state.log.heard().pos >= end {
                 return Ok(());
             }
@@ -513,16 +457,14 @@ impl Channel {
             let done = file.map_or(Ok(()), |file| file.sync());
             state = lock(&self.state);
             state.syncing = false;
-            match &done {
-                Ok(()) => state.log.hear(mark),
-                Err(e) => state.log.take_back(e.kind()),
-            }
             self.changed.notify_all();
-            if done.is_err() {
+            if let Err(e) = done {
+                state.log.take_back(e.kind());
                 drop(state);
                 let _ = self.writer.try_lock().map(|mut writer| self.mend(&mut writer)); // else whoever has it does
-                return done;
+                return Err(e);
             }
+            state.log.hear(mark);
         }
     }
 

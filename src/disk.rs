@@ -24,9 +24,6 @@ pub struct Dir {
     sync: bool,
 }
 
-/// By which a change of a channel's files is seen: inode, length and times of each.
-pub type Stamp = [Option<[u64; 5]>; 2];
-
 /// The same error with words before it, in which a path cannot break the line or drive a terminal.
 fn told(error: &io::Error, what: impl Display) -> io::Error {
     let what: Vec<_> = what.to_string().bytes().map(|byte| (byte, false)).collect();
@@ -154,14 +151,6 @@ impl Dir {
             }
         }
         Ok((stems, others))
-    }
-
-    /// Which files a channel has now.
-    pub fn stamp(&self, name: &str) -> Stamp {
-        [false, true].map(|old| {
-            let meta = fs::symlink_metadata(self.path(name, old)).ok()?;
-            Some([meta.ino(), meta.len(), meta.mtime() as u64, meta.mtime_nsec() as u64, meta.ctime_nsec() as u64])
-        })
     }
 
     fn path(&self, name: &str, old: bool) -> PathBuf {

@@ -9,14 +9,13 @@
 //! - the *heartbeat* looks twice a second for sockets that were closed, for polls whose time is over and for readers
 //!   that have heard nothing for `--heartbeat` (`Channel::sweep`). Without a reader it does not wake up at all.
 //!
-//! A log is opened without a lock, so that nobody waits for it who does not ask for that channel. One that is damaged is
-//! remembered, and looked at again only if its files are others.
+//! A log is opened without a lock, so that nobody waits for it who does not ask for that channel.
 //!
 //! Limits: `--max-channels`. Deliberately absent: HTTP.
 
 use crate::channel::{Channel, Opening, Piece, STACK, Turn, lock, millis};
 use crate::cluster::Cluster;
-use crate::disk::{Dir, Stamp};
+use crate::disk::Dir;
 use crate::event::Event;
 use crate::flags::Config;
 use crate::id::Id;
@@ -28,7 +27,7 @@ use crate::subscriber::{LOOK, Slot};
 use crate::writer::Writer;
 use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
@@ -52,14 +51,7 @@ pub fn start(name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
 struct Entry {
     name: Box<str>,
     channel: Option<Arc<Channel>>,
-    closed: Option<Box<Closed>>,
-}
-
-/// Why a channel's log cannot be used.
-#[derive(Debug)]
-struct Closed {
-    why: String,
-    damaged: Option<Stamp>, // as long as its files are these
+    closed: Option<Box<str>>, // why its log cannot be used
 }
 
 /// In the order of their names. Shortcut: a new one moves those behind it, which takes a moment from 100,000 on.
@@ -75,17 +67,12 @@ impl Channels {
         self.entries.binary_search_by(|e| (*e.name).cmp(name))
     }
 
-    fn put(&mut self, name: &str, channel: Option<Arc<Channel>>, closed: Option<Box<Closed>>) {
+    fn put(&mut self, name: &str, channel: Option<Arc<Channel>>, closed: Option<Box<str>>) {
         let entry = Entry { name: name.into(), channel, closed };
         match self.find(name) {
             Ok(at) => drop(self.entries.get_mut(at).map(|old| *old = entry)),
             Err(at) => self.entries.insert(at, entry),
         }
-    }
-
-    /// Why the log of this channel cannot be used, if that is known.
-    fn closed(&self, name: &str) -> Option<&Closed> {
-        self.entries.get(self.find(name).ok()?)?.closed.as_deref()
     }
 
     fn open(&self) -> impl Iterator<Item = &Arc<Channel>> {
@@ -136,13 +123,6 @@ pub fn is_lab(name: &str) -> bool {
     name.strip_prefix("lab/").is_some_and(is_channel)
 }
 
-impl Closed {
-    fn new(dir: &Dir, name: &str, error: &io::Error) -> Closed {
-        let damaged = (error.kind() == ErrorKind::InvalidData).then(|| dir.stamp(name));
-        Closed { why: error.to_string(), damaged }
-    }
-}
-
 /// Lets the next one open a log of this name.
 struct Turnstile<'a> {
     hub: &'a Hub,
@@ -175,9 +155,9 @@ impl Hub {
             for name in names {
                 let mut note = |what: String| notes.push(format!("--data: /{name}: {what}"));
                 let opened = Log::open(dir, &name, 0, config.history, false, &mut note);
-                let closed = opened.err().map(|e| Closed::new(dir, &name, &e));
-                closed.iter().for_each(|closed| note(format!("it cannot be opened: {}", closed.why)));
-                channels.put(&name, None, closed.map(Box::new));
+                let closed = opened.err().map(|e| e.to_string().into_boxed_str());
+                closed.iter().for_each(|why| note(format!("it cannot be opened: {why}")));
+                channels.put(&name, None, closed);
             }
             notes.extend(others.iter().map(|file| format!("--data: {file:?} is no channel's log; it is left alone")));
         }
@@ -280,23 +260,18 @@ impl Hub {
         let Some(dir) = self.dir.as_ref().filter(|_| !is_lab(name)) else {
             return Ok(Arc::new(Channel::new(name, Log::new(epoch, self.config.history), Writer::default())));
         };
-        let stamp = dir.stamp(name);
-        let same = |closed: &Closed| closed.damaged.as_ref() == Some(&stamp);
-        if lock(&self.channels).closed(name).is_some_and(same) {
-            return Err(LOG_CLOSED);
-        }
         let mut note = |what: String| report(format!("tincan: --data: /{name}: {what}"));
         match Log::open(dir, name, epoch, self.config.history, self.config.sync, &mut note) {
             Ok((log, writer)) => Ok(Arc::new(Channel::new(name, log, writer))),
             Err(e) => {
-                let closed = Closed::new(dir, name, &e);
+                let why = Some(e.to_string().into_boxed_str());
                 let mut channels = lock(&self.channels);
-                let new = channels.closed(name).is_none_or(|old| old.why != closed.why);
-                let why = closed.why.clone();
-                channels.put(name, None, Some(Box::new(closed)));
+                let told =
+                    channels.find(name).is_ok_and(|at| channels.entries.get(at).is_some_and(|e| e.closed == why));
+                channels.put(name, None, why);
                 drop(channels);
-                if new {
-                    report(format!("tincan: /{name} cannot be opened: {why}"));
+                if !told {
+                    report(format!("tincan: /{name} cannot be opened: {e}"));
                 }
                 Err(LOG_CLOSED)
             }

@@ -22,7 +22,7 @@ use crate::disk::{Dir, LogFile, Output};
 use crate::event::{self, Event};
 use crate::id::Id;
 use crate::recovery::{self, MAX_HEAD};
-use crate::writer::{Begun, Files, Newest, Writer};
+use crate::writer::{Begun, End, Mark, Newest, Writer};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::FileExt;
@@ -79,15 +79,6 @@ impl Gap {
 /// The log was asked for bytes that are no longer there.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Trimmed;
-
-/// A place between two events.
-#[derive(Debug, Clone, Copy)]
-pub struct Mark {
-    /// The position behind the one.
-    pub pos: u64,
-    /// Its id.
-    pub id: Id,
-}
 
 /// Bytes of a file, for those who may wait for the disk.
 #[derive(Debug)]
@@ -168,19 +159,6 @@ impl Part {
     }
 }
 
-/// The end of a log, for those who append to it.
-#[derive(Debug)]
-pub struct End {
-    /// The end of what was appended.
-    pub written: Mark,
-    /// How often what was appended and not yet heard had to be taken back.
-    pub failed: u64,
-    /// Its newest events.
-    pub newest: Option<Newest>,
-    /// The id of the last event, of whatever epoch.
-    pub last: Id,
-}
-
 /// The events of one channel, newest last.
 #[derive(Debug, Clone)]
 pub struct Log {
@@ -235,7 +213,7 @@ impl Log {
     ) -> io::Result<(Log, Writer)> {
         let mut log = Log::new(epoch, limit.saturating_sub(2 * MAX_HEAD)); // the heads count as well
         let (mut last, mut first, mut dropped) = (Id::default(), None, None);
-        let mut files = Files::new(dir, name, log.limit as u64, sync);
+        let mut writer = Writer::new(dir, name, log.limit as u64, sync);
         let mut pos = 0;
         for old in [true, false] {
             let Some(mut file) = dir.get(name, old)? else { continue };
@@ -258,8 +236,7 @@ impl Log {
             first = first.or(Some(start));
             let output = Output::new(file, found.good);
             let (file, len) = (output.file.clone(), found.good - found.head);
-            files.retired = old;
-            files.output = Some(output);
+            writer.goes_on(output, old);
             log.parts.push_back(Part { start: pos, len, before, bytes: Bytes::File(file) });
             pos += len;
         }
@@ -281,7 +258,7 @@ impl Log {
         if sync {
             dir.sync()?;
         }
-        Ok((log, Writer { files: Some(files), ..Writer::default() }))
+        Ok((log, writer))
     }
 
     /// The end of what readers may hear.
@@ -294,9 +271,12 @@ impl Log {
         self.written
     }
 
-    /// How often what was appended and not yet heard had to be taken back, and why the last time.
-    pub fn failed(&self) -> (u64, ErrorKind) {
-        self.failed
+    /// Makes sure that nothing was taken back since [`End::failed`] was so much.
+    ///
+    /// # Errors
+    /// Of the kind that made it necessary.
+    pub fn still(&self, failed: u64) -> io::Result<()> {
+        if self.failed.0 == failed { Ok(()) } else { Err(self.failed.1.into()) }
     }
 
     /// Where the next events are appended.
@@ -326,7 +306,7 @@ impl Log {
     pub fn commit(&mut self, block: &[u8], last: Id, begun: Option<Begun>, listened: bool) {
         let (len, before) = (block.len() as u64, self.end().last);
         if let Some(begun) = begun {
-            self.keep_newest(usize::from(begun.stays));
+            self.parts.drain(..self.parts.len().saturating_sub(usize::from(begun.stays)));
             self.add(before, Bytes::File(begun.file));
         } else if !self.files {
             self.remember(block, before);
@@ -350,11 +330,6 @@ impl Log {
 
     fn add(&mut self, before: Id, bytes: Bytes) {
         self.parts.push_back(Part { start: self.written.pos, len: 0, before, bytes });
-    }
-
-    /// Drops all parts but so many of the newest ones.
-    pub fn keep_newest(&mut self, count: usize) {
-        self.parts.drain(..self.parts.len().saturating_sub(count));
     }
 
     /// Puts a block into memory.

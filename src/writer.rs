@@ -13,10 +13,33 @@
 //! Limits: those of the log. Deliberately absent: positions and readers; `log.rs` has them.
 
 use crate::disk::{Dir, LogFile, Output};
+use crate::event;
 use crate::id::Id;
 use crate::recovery;
 use std::io;
 use std::sync::Arc;
+
+/// The end of a log, for those who append to it.
+#[derive(Debug)]
+pub struct End {
+    /// The end of what was appended.
+    pub written: Mark,
+    /// How often what was appended and not yet heard had to be taken back.
+    pub failed: u64,
+    /// Its newest events.
+    pub newest: Option<Newest>,
+    /// The id of the last event, of whatever epoch.
+    pub last: Id,
+}
+
+/// A place between two events.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark {
+    /// The position behind the one.
+    pub pos: u64,
+    /// Its id.
+    pub id: Id,
+}
 
 /// The newest events of a log, as a writer has to know them.
 #[derive(Debug, Clone, Copy)]
@@ -41,34 +64,41 @@ pub struct Begun {
 pub struct Writer {
     /// Memory for the block that is being written.
     pub block: Vec<u8>,
-    /// The files.
-    pub files: Option<Files>,
+    files: Option<Files>,
 }
 
-/// What a log with files has beside them.
 #[derive(Debug)]
-pub struct Files {
-    /// Where they are.
-    pub dir: Arc<Dir>,
-    /// The channel's name.
-    pub name: String,
-    /// `--sync`.
-    pub sync: bool,
-    /// The history.
-    pub limit: u64,
-    /// The next event has to be on the disk before it is heard, for it is the first of an epoch, or takes an id that an
-    /// event had which was taken back.
-    pub fresh: bool,
-    /// The newest file is `NAME.old.sse`.
-    pub retired: bool,
-    /// The newest file.
-    pub output: Option<Output>,
+struct Files {
+    dir: Arc<Dir>,
+    name: String,
+    sync: bool, // --sync
+    limit: u64, // the history
+    // The next event has to be on the disk before it is heard, for it is the first of an epoch, or takes an id that an
+    // event had which was taken back.
+    fresh: bool,
+    retired: bool, // the newest events are in NAME.old.sse
+    output: Option<Output>,
 }
 
-impl Files {
-    /// The files of a channel, which has none yet.
-    pub fn new(dir: &Arc<Dir>, name: &str, limit: u64, sync: bool) -> Files {
-        Files { dir: dir.clone(), name: name.into(), sync, limit, fresh: true, retired: false, output: None }
+impl Writer {
+    /// A writer to a channel's files, of which there are none yet.
+    pub fn new(dir: &Arc<Dir>, name: &str, limit: u64, sync: bool) -> Writer {
+        let files =
+            Files { dir: dir.clone(), name: name.into(), sync, limit, fresh: true, retired: false, output: None };
+        Writer { block: Vec::new(), files: Some(files) }
+    }
+
+    /// Has the next event go behind the events of this file.
+    pub fn goes_on(&mut self, output: Output, old: bool) {
+        if let Some(files) = &mut self.files {
+            files.retired = old;
+            files.output = Some(output);
+        }
+    }
+
+    /// Whether an event is heard only once it is on the disk.
+    pub fn syncs(&self) -> bool {
+        self.files.as_ref().is_some_and(|files| files.sync)
     }
 
     /// Cuts off what was taken back, or a write has left behind that failed.
@@ -76,23 +106,44 @@ impl Files {
     /// # Errors
     /// If the disk fails.
     pub fn mend(&mut self, newest: Option<Newest>) -> io::Result<()> {
-        if let (Some(output), Some(newest)) = (&mut self.output, newest) {
-            self.fresh |= output.cut(output.file.head + newest.len)?;
+        if let Some(Files { output: Some(output), fresh, .. }) = &mut self.files
+            && let Some(newest) = newest
+        {
+            *fresh |= output.cut(output.file.head + newest.len)?;
         }
         Ok(())
     }
 
-    /// Whether a block of so many bytes goes into the newest file.
-    pub fn fits(&self, newest: Option<Newest>, len: u64) -> bool {
+    /// Seals the block, if it is for a file. Returns whether it has to be on the disk before anything else is written.
+    pub fn seal(&mut self, events: usize, newest: Option<Newest>) -> bool {
+        let Some(files) = &self.files else { return false };
+        event::seal(events, &mut self.block);
+        files.fresh || !files.fits(newest, self.block.len() as u64)
+    }
+
+    /// Writes the block behind the log's end; with `settle` it is on the disk then, with the names of the files. Returns
+    /// the file that had to be begun for it.
+    ///
+    /// # Errors
+    /// If the disk fails; see [`Output::append`]. The log is as before then.
+    pub fn write(&mut self, end: &End, settle: bool) -> io::Result<Option<Begun>> {
+        match &mut self.files {
+            None => Ok(None),
+            Some(files) if files.fits(end.newest, self.block.len() as u64) => {
+                files.append(&self.block, settle).map(|()| None)
+            }
+            Some(files) => files.begin(end, &self.block).map(Some),
+        }
+    }
+}
+
+impl Files {
+    fn fits(&self, newest: Option<Newest>, len: u64) -> bool {
         let small = |newest: Newest| newest.len == 0 || newest.len + len <= self.limit / 2;
         !self.retired && self.output.is_some() && newest.is_some_and(small)
     }
 
-    /// Appends to the newest file; with `settle` it is on the disk then, with the names of the files.
-    ///
-    /// # Errors
-    /// If the disk fails; see [`Output::append`].
-    pub fn append(&mut self, block: &[u8], settle: bool) -> io::Result<()> {
+    fn append(&mut self, block: &[u8], settle: bool) -> io::Result<()> {
         let Some(output) = &mut self.output else { return Ok(()) };
         output.append(block)?;
         if settle {
@@ -103,37 +154,28 @@ impl Files {
         Ok(())
     }
 
-    /// Begins the next file with a block; `last` is the id before it. Returns the file as soon as it has its place, also
-    /// if its name is not on the disk: then the block is not in it.
-    ///
-    /// # Errors
-    /// If the disk fails.
-    pub fn begin(&mut self, newest: Option<Newest>, last: Id, block: &[u8]) -> (Option<Begun>, io::Result<()>) {
+    /// Begins the next file with a block. If that fails, it has no event, and gives way to the next one.
+    fn begin(&mut self, end: &End, block: &[u8]) -> io::Result<Begun> {
         let room = self.limit.saturating_sub((self.limit / 2).max(block.len() as u64));
-        let stays = newest.filter(|newest| newest.len <= room);
-        let head = recovery::head(stays.map_or(last, |newest| newest.before));
-        let mut output = match self.place(&head, block) {
-            Ok(output) => output,
-            Err(e) => {
-                self.dir.discard(&self.name);
-                return (None, Err(e));
-            }
-        };
-        let done = self.dir.sync();
-        match &done {
-            Ok(()) if newest.is_some() && stays.is_none() => drop(self.dir.remove_old(&self.name)),
-            Ok(()) => {}
-            Err(_) => drop(output.cut(head.len() as u64)), // else before the next append
+        let stays = end.newest.filter(|newest| newest.len <= room);
+        let head = recovery::head(stays.map_or(end.last, |newest| newest.before));
+        let mut next = self.dir.create(&self.name, head.as_bytes(), block)?;
+        self.place().inspect_err(|_| {
+            drop(next.cut(head.len() as u64));
+            self.dir.discard(&self.name);
+        })?;
+        self.retired = false;
+        self.fresh = false;
+        if end.newest.is_some() && stays.is_none() {
+            let _ = self.dir.remove_old(&self.name);
         }
-        self.fresh = done.is_err();
-        let begun = Begun { file: output.file.clone(), stays: stays.is_some() };
-        self.output = Some(output);
-        (Some(begun), done)
+        let file = next.file.clone();
+        self.output = Some(next);
+        Ok(Begun { file, stays: stays.is_some() })
     }
 
-    /// Makes the next file, and puts it into its place.
-    fn place(&mut self, head: &str, block: &[u8]) -> io::Result<Output> {
-        let next = self.dir.create(&self.name, head.as_bytes(), block)?;
+    /// Puts the next file into its place.
+    fn place(&mut self) -> io::Result<()> {
         if let Some(output) = self.output.as_ref().filter(|_| !self.retired) {
             output.file.sync()?;
             self.dir.retire(&self.name)?;
@@ -141,7 +183,6 @@ impl Files {
             self.dir.sync()?;
         }
         self.dir.place(&self.name)?;
-        self.retired = false;
-        Ok(next)
+        self.dir.sync()
     }
 }

@@ -349,7 +349,7 @@ fn a_log_that_cannot_be_read_back_is_told_and_skips_nothing() {
     let all = fs::read(dir.0.join("a.sse")).unwrap();
     let file = File::options().write(true).open(dir.0.join("a.sse")).unwrap();
     let event_source = |since: &str| {
-        server.ask(&format!("GET /a?since={since} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"))
+        server.ask(format!("GET /a?since={since} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"))
     };
     for len in [all.len() / 2, 0] {
         file.set_len(len as u64).unwrap();

@@ -215,16 +215,13 @@ fn a_log_in_files_finds_every_place_in_any_part_and_epoch() {
 
 /// Appends an event, as a channel does. Returns its id.
 fn append(log: &mut Log, writer: &mut Writer, event: &Event) -> Id {
-    let (end, mut block) = (log.end(), Vec::new());
+    let end = log.end();
     let id = end.written.id.plus(1);
-    event.write(Some(id), &mut block);
-    let (begun, done) = match &mut writer.files {
-        None => (None, Ok(())),
-        Some(files) if files.fits(end.newest, block.len() as u64) => (None, files.append(&block, true)),
-        Some(files) => files.begin(end.newest, end.last, &block),
-    };
-    done.unwrap();
-    log.commit(&block, id, begun, true);
+    writer.block.clear();
+    event.write(Some(id), &mut writer.block);
+    let settle = writer.seal(1, end.newest);
+    let begun = writer.write(&end, settle).unwrap();
+    log.commit(&writer.block, id, begun, true);
     log.hear(log.end().written);
     id
 }
