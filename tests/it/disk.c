@@ -7,7 +7,7 @@
  *   dirs       which directories were synced, a path a line
  *   count      a byte for each sync
  * Nothing is really synced. Each sync takes DISK_SLOW milliseconds, and as long as the file DISK_BUSY exists; it fails
- * with EIO while the file DISK_FAIL exists.
+ * with EIO while the file DISK_FAIL exists. While the file DISK_FULL exists, of each write there is room for one half.
  * Where DISK_CLOCK is given the clock stands still at that second.
  *
  * The file DISK_JOURNAL gets a record of each operation, in the order in which they are done; the test adds its own:
@@ -72,7 +72,7 @@ static void record(const void *bytes, size_t len, const char *format, ...) {
     if (fd < 0 || syscall(SYS_writev, fd, parts, 2) < 0) abort();
     close(fd);
     int kills = getenv("DISK_KILL") ? openat(AT_FDCWD, getenv("DISK_KILL"), O_RDONLY) : -1;
-    if (kills >= 0 && read(kills, trap, sizeof trap - 1) > 0 && strncmp(line, trap, strlen(trap)) == 0)
+    if (kills >= 0 && syscall(SYS_read, kills, trap, sizeof trap - 1) > 0 && strncmp(line, trap, strlen(trap)) == 0)
         kill(getpid(), SIGKILL);
     if (kills >= 0) close(kills);
     errno = error;
@@ -207,6 +207,7 @@ int ftruncate64(int fd, off64_t len) {
 /* Writes to a file at an offset, or with a negative one at its place. */
 static ssize_t write_and_record(int fd, const void *bytes, size_t len, off64_t at) {
     struct stat st;
+    if (getenv("DISK_FULL") && access(getenv("DISK_FULL"), F_OK) == 0) len = (len + 1) / 2;
     pthread_mutex_lock(&names);
     ssize_t n = at < 0 ? syscall(SYS_write, fd, bytes, len) : syscall(SYS_pwrite64, fd, bytes, len, at);
     if (n > 0 && is_recorded(fd, &st)) {
