@@ -1,32 +1,42 @@
 /* A disk that forgets. Loaded with LD_PRELOAD, it notes what a power cut would leave of each log, and of the names.
  *
- * In the directory DISK_SIDE:
+ * In the directory DISK_SIDE, if it is given:
  *   INODE      a link to each file, so that one that is removed or renamed over is still there
  *   INODE.len  how much of it was on the disk at its last fsync or fdatasync
  *   names      what the names stood for at the last fsync of the directory: lines "NAME INODE"
  *   dirs       which directories were synced, a path a line
  *   count      a byte for each sync
  * Nothing is really synced. Each sync takes DISK_SLOW milliseconds, and as long as the file DISK_BUSY exists; it fails
- * with EIO while the file DISK_FAIL exists.
+ * with EIO while the file DISK_FAIL exists. While the file DISK_FULL exists, of each write there is room for one half.
  * While the file DISK_CRAWL exists each step that it names takes a while: it holds "MILLISECONDS PREFIX KIND...", such
  * as "300 slow write sync", for the logs of channels whose names begin so ("*": for all). Kinds are open, read, write,
  * sync, truncate, rename, unlink, and dir, the sync of the directory.
- * Where DISK_CLOCK is given the clock stands still at that second. */
+ * Where DISK_CLOCK is given the clock stands still at that second.
+ *
+ * The file DISK_JOURNAL gets a record of each operation, in the order in which they are done; the test adds its own:
+ *   create INODE NAME | link INODE NAME | rename INODE FROM TO | unlink INODE NAME
+ *   write INODE OFFSET LENGTH, and behind the line the bytes
+ *   length INODE LENGTH
+ *   begin SYNC INODE, and later "end SYNC ok" or "end SYNC failed"; for the directory INODE is "dir"
+ * If the file DISK_KILL exists, the process is killed (SIGKILL) as soon as a record was made that begins with what the
+ * file holds. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
-/* Names, and the notes of them, change in one step. */
+/* What is done, and the notes of it, are one step. */
 static pthread_mutex_t names = PTHREAD_MUTEX_INITIALIZER;
 
 static char *side(char path[4096], const char *name) {
@@ -43,7 +53,7 @@ static char *side_of(char path[4096], ino_t inode, const char *more) {
 /* Writes at the end of a side file, or in place of what stands there: in one write, which a kill does not cut. */
 static void put(const char *path, int more, const char *text) {
     int fd = openat(AT_FDCWD, path, O_WRONLY | O_CREAT | (more ? O_APPEND : 0), 0600);
-    if (fd < 0 || write(fd, text, strlen(text)) < 0) abort();
+    if (fd < 0 || syscall(SYS_write, fd, text, strlen(text)) < 0) abort();
     close(fd);
 }
 
@@ -51,6 +61,40 @@ static void on_disk(ino_t inode, off_t len) {
     char path[4096], text[32];
     snprintf(text, sizeof text, "%020lld", (long long)len);
     put(side_of(path, inode, ".len"), 0, text);
+}
+
+/* Adds a record to the journal, in one write. Whoever calls it holds the lock. */
+static void record(const void *bytes, size_t len, const char *format, ...) {
+    char line[1024], trap[16] = "";
+    int error = errno, fd = openat(AT_FDCWD, getenv("DISK_JOURNAL"), O_WRONLY | O_APPEND | O_CREAT, 0600);
+    va_list rest;
+    va_start(rest, format);
+    vsnprintf(line, sizeof line, format, rest);
+    va_end(rest);
+    struct iovec parts[] = {{line, strlen(line)}, {(void *)bytes, len}};
+    if (fd < 0 || syscall(SYS_writev, fd, parts, 2) < 0) abort();
+    close(fd);
+    int kills = getenv("DISK_KILL") ? openat(AT_FDCWD, getenv("DISK_KILL"), O_RDONLY) : -1;
+    if (kills >= 0 && syscall(SYS_read, kills, trap, sizeof trap - 1) > 0 && strncmp(line, trap, strlen(trap)) == 0)
+        kill(getpid(), SIGKILL);
+    if (kills >= 0) close(kills);
+    errno = error;
+}
+
+static const char *base(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+/* The inode of a name; 0 if there is none. */
+static unsigned long inode_of(const char *path) {
+    struct stat st;
+    return fstatat(AT_FDCWD, path, &st, AT_SYMLINK_NOFOLLOW) == 0 ? st.st_ino : 0;
+}
+
+/* Whether what happens to this file is recorded: it is none of the three with which a process starts. */
+static int is_recorded(int fd, struct stat *st) {
+    return getenv("DISK_JOURNAL") && fd > 2 && fstat(fd, st) == 0 && S_ISREG(st->st_mode);
 }
 
 static int is_log(const char *path) {
@@ -92,31 +136,28 @@ ssize_t pread64(int fd, void *to, size_t len, off64_t at) {
     return syscall(SYS_pread64, fd, to, len, at);
 }
 
-ssize_t write(int fd, const void *from, size_t len) {
-    crawl_at("write", fd);
-    return syscall(SYS_write, fd, from, len);
-}
-
-ssize_t pwrite64(int fd, const void *from, size_t len, off64_t at) {
-    crawl_at("write", fd);
-    return syscall(SYS_pwrite64, fd, from, len, at);
-}
-
 int open64(const char *path, int flags, ...) {
     va_list rest;
     va_start(rest, flags);
     mode_t mode = flags & O_CREAT ? va_arg(rest, mode_t) : 0;
     va_end(rest);
-    if (!is_log(path)) return openat(AT_FDCWD, path, flags, mode);
+    int recorded = getenv("DISK_JOURNAL") && (flags & O_ACCMODE) != O_RDONLY;
+    if (!is_log(path) && !recorded) return openat(AT_FDCWD, path, flags, mode);
     crawl("open", path);
     pthread_mutex_lock(&names);
     char self[64], link[4096];
     struct stat st;
+    unsigned long before = inode_of(path);
     int fd = openat(AT_FDCWD, path, flags, mode), error = errno;
-    if (fd >= 0 && fstat(fd, &st) == 0) {
+    if (fd >= 0 && recorded && is_recorded(fd, &st)) {
+        if (!before) record("", 0, "create %lu %s\n", (unsigned long)st.st_ino, base(path));
+        else if (flags & O_TRUNC) record("", 0, "length %lu 0\n", (unsigned long)st.st_ino);
+    }
+    if (fd >= 0 && is_log(path) && getenv("DISK_SIDE") && fstat(fd, &st) == 0) {
         snprintf(self, sizeof self, "/proc/self/fd/%d", fd);
         /* What is there when the server starts is what the disk has. */
-        if (linkat(AT_FDCWD, self, AT_FDCWD, side_of(link, st.st_ino, ""), AT_SYMLINK_FOLLOW) == 0 || flags & O_TRUNC)
+        side_of(link, st.st_ino, "");
+        if (syscall(SYS_linkat, AT_FDCWD, self, AT_FDCWD, link, AT_SYMLINK_FOLLOW) == 0 || flags & O_TRUNC)
             on_disk(st.st_ino, st.st_size);
     }
     pthread_mutex_unlock(&names);
@@ -146,21 +187,41 @@ static void names_on_disk(int fd) {
     pthread_mutex_unlock(&names);
 }
 
-int fsync(int fd) {
-    char path[4096];
-    struct stat st;
-    put(side(path, "count"), 1, ".");
-    if (fstat(fd, &st) < 0) return -1; /* what comes while it syncs may be lost */
-    crawl_at(S_ISDIR(st.st_mode) ? "dir" : "sync", fd);
+/* Waits as long as the disk is slow or busy; whether it takes what it is given. */
+static int takes(void) {
     if (getenv("DISK_SLOW")) usleep(1000 * atoi(getenv("DISK_SLOW")));
     while (getenv("DISK_BUSY") && access(getenv("DISK_BUSY"), F_OK) == 0) usleep(1000);
-    if (getenv("DISK_FAIL") && access(getenv("DISK_FAIL"), F_OK) == 0) {
-        errno = EIO;
-        return -1;
+    return !getenv("DISK_FAIL") || access(getenv("DISK_FAIL"), F_OK) != 0;
+}
+
+/* Records that a sync has begun, or how it ended. */
+static void sync_record(int sync, const struct stat *st, int done) {
+    char what[32] = "dir";
+    if (!getenv("DISK_JOURNAL")) return;
+    pthread_mutex_lock(&names);
+    if (!S_ISDIR(st->st_mode)) snprintf(what, sizeof what, "%lu", (unsigned long)st->st_ino);
+    if (done < 0) record("", 0, "begin %d-%d %s\n", getpid(), sync, what);
+    else record("", 0, "end %d-%d %s\n", getpid(), sync, done ? "ok" : "failed");
+    pthread_mutex_unlock(&names);
+}
+
+int fsync(int fd) {
+    static int syncs;
+    char path[4096];
+    struct stat st;
+    if (getenv("DISK_SIDE")) put(side(path, "count"), 1, ".");
+    if (fstat(fd, &st) < 0) return -1; /* what comes while it syncs may be lost */
+    int sync = __atomic_add_fetch(&syncs, 1, __ATOMIC_SEQ_CST);
+    sync_record(sync, &st, -1);
+    crawl_at(S_ISDIR(st.st_mode) ? "dir" : "sync", fd);
+    int done = takes();
+    if (done && getenv("DISK_SIDE")) {
+        if (S_ISDIR(st.st_mode)) names_on_disk(fd);
+        else on_disk(st.st_ino, st.st_size);
     }
-    if (S_ISDIR(st.st_mode)) names_on_disk(fd);
-    else on_disk(st.st_ino, st.st_size);
-    return 0;
+    sync_record(sync, &st, done);
+    errno = EIO;
+    return done ? 0 : -1;
 }
 
 int fdatasync(int fd) { return fsync(fd); }
@@ -170,26 +231,82 @@ int ftruncate64(int fd, off64_t len) {
     char path[4096], text[32] = "";
     struct stat st;
     crawl_at("truncate", fd);
-    if (fstat(fd, &st) == 0) {
+    if (getenv("DISK_SIDE") && fstat(fd, &st) == 0) {
         int note = openat(AT_FDCWD, side_of(path, st.st_ino, ".len"), O_RDONLY);
         if (note >= 0 && read(note, text, sizeof text - 1) > 0 && atoll(text) > len) on_disk(st.st_ino, len);
         if (note >= 0) close(note);
     }
-    return syscall(SYS_ftruncate, fd, len);
+    pthread_mutex_lock(&names);
+    int done = syscall(SYS_ftruncate, fd, len);
+    if (done == 0 && is_recorded(fd, &st))
+        record("", 0, "length %lu %lld\n", (unsigned long)st.st_ino, (long long)len);
+    pthread_mutex_unlock(&names);
+    return done;
+}
+
+/* Writes to a file at an offset, or with a negative one at its place. */
+static ssize_t write_and_record(int fd, const void *bytes, size_t len, off64_t at) {
+    struct stat st;
+    if (getenv("DISK_FULL") && access(getenv("DISK_FULL"), F_OK) == 0) len = (len + 1) / 2;
+    pthread_mutex_lock(&names);
+    ssize_t n = at < 0 ? syscall(SYS_write, fd, bytes, len) : syscall(SYS_pwrite64, fd, bytes, len, at);
+    if (n > 0 && is_recorded(fd, &st)) {
+        if (at < 0) at = lseek(fd, 0, SEEK_CUR) - n;
+        record(bytes, n, "write %lu %lld %zd\n", (unsigned long)st.st_ino, (long long)at, n);
+    }
+    pthread_mutex_unlock(&names);
+    return n;
+}
+
+ssize_t write(int fd, const void *bytes, size_t len) {
+    struct stat st;
+    crawl_at("write", fd);
+    return is_recorded(fd, &st) ? write_and_record(fd, bytes, len, -1) : syscall(SYS_write, fd, bytes, len);
+}
+
+ssize_t pwrite64(int fd, const void *bytes, size_t len, off64_t at) {
+    crawl_at("write", fd);
+    return write_and_record(fd, bytes, len, at);
+}
+
+/* Whoever copies with these goes on with read and write then. */
+ssize_t copy_file_range(int in, off64_t *in_at, int out, off64_t *out_at, size_t len, unsigned flags) {
+    (void)in, (void)in_at, (void)out, (void)out_at, (void)len, (void)flags;
+    errno = ENOSYS;
+    return -1;
+}
+
+ssize_t sendfile64(int out, int in, off64_t *at, size_t len) {
+    (void)out, (void)in, (void)at, (void)len;
+    errno = ENOSYS;
+    return -1;
 }
 
 int rename(const char *from, const char *to) {
     crawl("rename", from);
     pthread_mutex_lock(&names);
     int done = renameat(AT_FDCWD, from, AT_FDCWD, to);
+    if (done == 0 && getenv("DISK_JOURNAL")) record("", 0, "rename %lu %s %s\n", inode_of(to), base(from), base(to));
     pthread_mutex_unlock(&names);
     return done;
 }
 
+int linkat(int in, const char *from, int out, const char *to, int flags) {
+    pthread_mutex_lock(&names);
+    int done = syscall(SYS_linkat, in, from, out, to, flags);
+    if (done == 0 && getenv("DISK_JOURNAL")) record("", 0, "link %lu %s\n", inode_of(to), base(to));
+    pthread_mutex_unlock(&names);
+    return done;
+}
+
+int link(const char *from, const char *to) { return linkat(AT_FDCWD, from, AT_FDCWD, to, 0); }
+
 int unlink(const char *path) {
     crawl("unlink", path);
     pthread_mutex_lock(&names);
+    unsigned long inode = inode_of(path);
     int done = unlinkat(AT_FDCWD, path, 0);
+    if (done == 0 && getenv("DISK_JOURNAL")) record("", 0, "unlink %lu %s\n", inode, base(path));
     pthread_mutex_unlock(&names);
     return done;
 }

@@ -5,6 +5,7 @@ mod address;
 mod browser;
 mod cli;
 mod cluster;
+mod crash;
 mod data;
 mod eventsource;
 mod faults;
