@@ -77,14 +77,25 @@ struct Files {
     // event had which was taken back.
     fresh: bool,
     retired: bool, // the newest events are in NAME.old.sse
+    // What others wrote to the newest file, or this process without a sync, may be lost although a later sync succeeds: the
+    // kernel forgets what it could not write. Behind such a hole the first event of an epoch would not be found.
+    spoiled: bool,
     output: Option<Output>,
 }
 
 impl Writer {
     /// A writer to a channel's files, of which there are none yet.
     pub fn new(dir: &Arc<Dir>, name: &str, limit: u64, sync: bool) -> Writer {
-        let files =
-            Files { dir: dir.clone(), name: name.into(), sync, limit, fresh: true, retired: false, output: None };
+        let files = Files {
+            dir: dir.clone(),
+            name: name.into(),
+            sync,
+            limit,
+            fresh: true,
+            retired: false,
+            spoiled: false,
+            output: None,
+        };
         Writer { block: Vec::new(), files: Some(files) }
     }
 
@@ -140,14 +151,16 @@ impl Writer {
 impl Files {
     fn fits(&self, newest: Option<Newest>, len: u64) -> bool {
         let small = |newest: Newest| newest.len == 0 || newest.len + len <= self.limit / 2;
-        !self.retired && self.output.is_some() && newest.is_some_and(small)
+        !self.retired && !self.spoiled && self.output.is_some() && newest.is_some_and(small)
     }
 
     fn append(&mut self, block: &[u8], settle: bool) -> io::Result<()> {
         let Some(output) = &mut self.output else { return Ok(()) };
         output.append(block)?;
         if settle {
+            self.spoiled = !self.sync; // until it has succeeded
             output.file.sync()?;
+            self.spoiled = false;
             self.dir.sync()?;
             self.fresh = false;
         }
@@ -165,6 +178,7 @@ impl Files {
             self.dir.discard(&self.name);
         })?;
         self.retired = false;
+        self.spoiled = false;
         self.fresh = false;
         if end.newest.is_some() && stays.is_none() {
             let _ = self.dir.remove_old(&self.name);
