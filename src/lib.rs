@@ -27,7 +27,7 @@
 //! | 1 | `disk.rs` | a directory of logs: its lock, its files, all or nothing |
 //! | 2 | `flags.rs` | arguments and environment to `Config`; the help text |
 //! | 2 | `lessons.rs` | the lessons: files of `static/lessons/` to scripts, and their player |
-//! | 2 | `recovery.rs` | what stands in a file after a crash: whole, torn or damaged |
+//! | 2 | `recovery.rs` | what stands in a file after a crash: whole, unfinished, with a hole, or damaged |
 //! | 2 | `ws.rs` | WebSocket: its handshake, and frames to and from bytes; pure |
 //! | 2 | `stream.rs` | the entries of a Redis stream, and the events that they are; pure |
 //! | 3 | `gate.rs` | who may: `Host`, `Origin`, CORS, tokens |
