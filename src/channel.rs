@@ -11,7 +11,7 @@
 //! 3. `joining`, `state`: for a few steps in memory.
 //!
 //! So nobody waits for the disk but publishers of the same log. Publishers that wait for the disk with `--sync` have one
-//! of them sync for all, without a lock. What stands in a file alone is read by those who asked for it, or by the thread
+//! of them sync for all, without a lock. What stands in a file alone is read by those who asked for it, or by a thread
 //! that replays (`hub.rs`), without a lock as well.
 //!
 //! Limits: `--history` for the log, `PUBLISH_PATIENCE`.
@@ -72,6 +72,7 @@ struct State {
     syncing: bool,       // a publisher is writing to the disk for all
     failing: bool,       // the last append failed
     wanted: Option<u64>, // somebody has to be given what stands in a file from here on
+    replaying: bool,     // a thread reads from files
     replayed: u64,       // the end of what was last read from a file
 }
 
@@ -110,8 +111,6 @@ pub struct Channel {
     readers: AtomicUsize,            // in both lists
     /// Whether it waits for the pump.
     pub queued: AtomicBool,
-    /// Whether it waits for the thread that replays.
-    pub replaying: AtomicBool,
 }
 
 type Served = Result<(), Gone>;
@@ -176,7 +175,7 @@ pub struct Turn {
     pub cut_off: u64,
     /// Somebody who keeps up has not yet got everything that is in memory.
     pub more: bool,
-    /// Somebody wants what is in a file.
+    /// Somebody wants what is in a file, and no thread reads it yet.
     pub disk: bool,
     /// When the first stalled reader is to be tried again.
     pub retry: Option<u64>,
@@ -192,6 +191,7 @@ impl Channel {
             syncing: false,
             failing: false,
             wanted: None,
+            replaying: false,
             replayed: 0,
         };
         Channel {
@@ -204,7 +204,6 @@ impl Channel {
             joining: Mutex::default(),
             readers: AtomicUsize::new(0),
             queued: AtomicBool::new(false),
-            replaying: AtomicBool::new(false),
         }
     }
 
@@ -555,18 +554,21 @@ impl Channel {
         Ok((sub, Vec::new()))
     }
 
-    /// Has what somebody waits for read from a file, and gives it to all who stand there.
-    pub fn replay(&self, piece: &mut Piece, helpers: &mut [Piece], now: u64, heartbeat: Duration) -> Turn {
-        self.replaying.store(false, SeqCst);
+    /// Has what somebody waits for read from a file, and gives it to all who stand there; none if nobody waits.
+    pub fn replay(&self, piece: &mut Piece, helpers: &mut [Piece], now: u64, heartbeat: Duration) -> Option<Turn> {
         let mut state = lock(&self.state);
-        let Some(pos) = state.wanted.take() else { return Turn::default() };
+        let wanted = state.wanted.take();
+        state.replaying = wanted.is_some();
         drop(state);
-        let mut read = std::mem::take(piece);
-        read.load(self, pos);
+        let mut read = Piece::default();
+        read.load(self, wanted?);
         lock(&self.state).replayed = read.from + read.bytes.len() as u64;
-        let turn = self.turn(&read, piece, helpers, now, heartbeat);
-        *piece = read;
-        turn
+        Some(self.turn(&read, piece, helpers, now, heartbeat))
+    }
+
+    /// Nobody reads from its files any more, whatever is wanted.
+    pub fn replayed(&self) {
+        lock(&self.state).replaying = false;
     }
 
     /// Gives each subscriber its next piece, of those that were `read` from a file or are in memory; if there are many,
@@ -653,8 +655,8 @@ impl Channel {
         if !joining {
             state.log.given(lowest);
         }
+        turn.disk = wanted.is_some() && !std::mem::replace(&mut state.replaying, true);
         drop(state);
-        turn.disk = wanted.is_some();
         turn
     }
 

@@ -1,17 +1,17 @@
 //! The hub: all channels of a server, the pump and the heartbeat, the metrics.
 //!
-//! Three threads write to subscribers, and a turn with many of them borrows more for its length:
+//! Two threads write to subscribers, and a turn with many of them borrows more for its length:
 //!
 //! - the *pump* takes a channel that has news and gives every subscriber what lies between its position and the log's
 //!   end, a piece at a time (`Channel::turn`). Broadcast, replay, the rest of a slow reader's event and the answer to a
-//!   long poll are all this one loop. It never waits for a disk;
-//! - what stands in a file alone is read by the thread that *replays*, which then has a turn of its own with it;
+//!   long poll are all this one loop. It never waits for a disk: what stands in a file alone is read by a thread that
+//!   *replays* that channel, for as long as somebody wants it, and has turns of its own with it;
 //! - the *heartbeat* looks twice a second for sockets that were closed, for polls whose time is over and for readers
 //!   that have heard nothing for `--heartbeat` (`Channel::sweep`). Without a reader it does not wake up at all.
 //!
 //! A log is opened without a lock, so that nobody waits for it who does not ask for that channel.
 //!
-//! Limits: `--max-channels`. Deliberately absent: HTTP.
+//! Limits: `--max-channels`, `REPLAYS`. Deliberately absent: HTTP.
 
 use crate::channel::{Channel, Opening, Piece, STACK, Turn, lock, millis};
 use crate::cluster::Cluster;
@@ -37,6 +37,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Limit: cores that write to the subscribers of one channel.
 const CORES: usize = 8;
+/// Limit: channels that are replayed from files at a time. Others wait for their turn.
+const REPLAYS: usize = 16;
+/// Pause, in milliseconds, before it is tried again to replay a channel for which there was no thread.
+const REPLAY_PAUSE: u64 = 20;
 
 /// Starts a thread.
 ///
@@ -94,8 +98,7 @@ pub struct Hub {
     opened: Condvar,
     news: Mutex<VecDeque<Arc<Channel>>>, // each at most once, see `Channel::queued`
     pump: OnceLock<Thread>,
-    replays: Mutex<VecDeque<Arc<Channel>>>, // each at most once, see `Channel::replaying`
-    replay: OnceLock<Thread>,
+    replays: AtomicUsize, // under way
     heart: OnceLock<Thread>,
     heart_sleeps: AtomicBool,
     epoch: AtomicU64,
@@ -173,8 +176,7 @@ impl Hub {
             opened: Condvar::new(),
             news: Mutex::default(),
             pump: OnceLock::new(),
-            replays: Mutex::default(),
-            replay: OnceLock::new(),
+            replays: AtomicUsize::new(0),
             heart: OnceLock::new(),
             heart_sleeps: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
@@ -184,10 +186,6 @@ impl Hub {
         let (pump, heart) = (hub.clone(), hub.clone());
         let _ = hub.pump.set(start("pump", Box::new(move || pump.pump()))?);
         let _ = hub.heart.set(start("heartbeat", Box::new(move || heart.beat()))?);
-        if hub.dir.is_some() {
-            let replay = hub.clone();
-            let _ = hub.replay.set(start("replay", Box::new(move || replay.replay()))?);
-        }
         if let Some(address) = &hub.config.redis {
             let waking = hub.clone();
             let wake = move |channel: &Arc<Channel>| waking.wake(channel);
@@ -435,35 +433,39 @@ impl Hub {
         Ok(())
     }
 
-    /// Has what stands in files read for those who want it, a piece of a channel at a time.
-    fn replay(&self) {
+    /// Has a thread replay a channel. Returns when to try it again, if there is none.
+    fn start_replay(self: &Arc<Hub>, channel: &Arc<Channel>) -> Option<u64> {
+        let (hub, own) = (self.clone(), channel.clone());
+        let work = move || {
+            if catch_unwind(AssertUnwindSafe(|| hub.replay(&own))).is_err() {
+                own.replayed(); // a panic is a bug
+            }
+            hub.replays.fetch_sub(1, SeqCst);
+        };
+        if self.replays.fetch_add(1, SeqCst) < REPLAYS && start("replay", Box::new(work)).is_ok() {
+            return None;
+        }
+        self.replays.fetch_sub(1, SeqCst);
+        channel.replayed();
+        Some(self.now() + REPLAY_PAUSE)
+    }
+
+    fn replay(&self, channel: &Arc<Channel>) {
         let (mut piece, mut helpers) = (Piece::default(), helpers());
-        loop {
-            let Some(channel) = lock(&self.replays).pop_front() else {
-                thread::park();
-                continue;
-            };
-            let replay = || channel.replay(&mut piece, &mut helpers, self.now(), self.config.heartbeat);
-            if let Ok(turn) = catch_unwind(AssertUnwindSafe(replay))
-                && (self.ended(&channel, &turn) || turn.retry.is_some())
-            {
-                self.wake(&channel);
+        while let Some(turn) = channel.replay(&mut piece, &mut helpers, self.now(), self.config.heartbeat) {
+            self.count(&turn);
+            if turn.more || turn.retry.is_some() {
+                self.wake(channel);
             }
         }
     }
 
-    /// Counts what a turn has done. Returns whether the pump has more to do.
-    fn ended(&self, channel: &Arc<Channel>, turn: &Turn) -> bool {
+    fn count(&self, turn: &Turn) {
         self.counted.delivered.fetch_add(turn.delivered, Relaxed);
         self.counted.dropped.fetch_add(turn.cut_off, Relaxed);
-        if turn.disk && !channel.replaying.swap(true, SeqCst) {
-            lock(&self.replays).push_back(channel.clone());
-            self.replay.get().inspect(|replay| replay.unpark());
-        }
-        turn.more
     }
 
-    fn pump(&self) {
+    fn pump(self: &Arc<Hub>) {
         let (mut piece, mut helpers) = (Piece::default(), helpers());
         let mut later: Vec<(u64, Arc<Channel>)> = Vec::new(); // channels with stalled readers, each once
         loop {
@@ -490,12 +492,14 @@ impl Hub {
     }
 
     /// One turn of a channel. Returns when the first stalled subscriber is to be tried again.
-    fn turn(&self, channel: &Arc<Channel>, piece: &mut Piece, helpers: &mut [Piece]) -> Option<u64> {
+    fn turn(self: &Arc<Hub>, channel: &Arc<Channel>, piece: &mut Piece, helpers: &mut [Piece]) -> Option<u64> {
         let turn = channel.turn(&Piece::default(), piece, helpers, self.now(), self.config.heartbeat);
-        if self.ended(channel, &turn) {
+        self.count(&turn);
+        if turn.more {
             self.wake(channel); // behind the other channels that have news
         }
-        turn.retry
+        let again = if turn.disk { self.start_replay(channel) } else { None };
+        turn.retry.into_iter().chain(again).min()
     }
 
     fn beat(&self) {
