@@ -361,10 +361,12 @@ fn doubt(file: usize, what: &What) -> Doubt {
     }
 }
 
-/// The ways in which a power cut may decide: all of them if they are few, else nothing, everything, each alone missing, each
-/// alone kept, and some at random. At most so many, of which the first two are nothing and everything.
+/// The ways in which a power cut may decide: all of them if they are few. Else nothing, everything, each alone missing or
+/// at an earlier version, each alone kept, and some at random. At most so many; nothing and everything are always there.
 fn choices(doubts: &Choice, most: usize, random: &mut Random) -> Vec<Choice> {
-    let few = doubts.values().try_fold(1usize, |product, versions| Some(product * (versions + 1)).filter(|&n| n <= 16));
+    let few = doubts
+        .values()
+        .try_fold(1usize, |product, versions| Some(product * (versions + 1)).filter(|&n| n <= most.clamp(16, 128)));
     let (none, all) = (doubts.keys().map(|doubt| (*doubt, 0)).collect::<Choice>(), doubts.clone());
     let mut list = Vec::new();
     if let Some(count) = few {
@@ -381,10 +383,10 @@ fn choices(doubts: &Choice, most: usize, random: &mut Random) -> Vec<Choice> {
             let set =
                 |choice: &Choice, kept| choice.iter().map(|(d, k)| (*d, if d == doubt { kept } else { *k })).collect();
             list.push(set(&all, 0));
-            list.push(set(&all, random.index(*versions)));
+            list.extend((1..*versions).map(|kept| set(&all, kept)));
             list.push(set(&none, *versions));
         }
-        for _ in 0..8 {
+        for _ in 0..16 {
             // A length that is old hides what the pages hold.
             let mut draw = |(doubt, versions): (&Doubt, &usize)| match (doubt, random.below(4)) {
                 (Doubt::Length(_), 1..) => (*doubt, *versions),
@@ -599,7 +601,11 @@ impl Life {
         for n in 0..count {
             let size = size / 2 + self.random.index(size);
             let kind = ["", "lines", "nuls", "named", "except", "hole"][n % 6];
-            assert_eq!(self.post("a", kind, &[size]), Some(200));
+            match self.post("a", kind, &[size]) {
+                // The reader was cut off: it was far behind when the log rolled over.
+                Some(404) if kind == "except" => {}
+                answer => assert_eq!(answer, Some(200)),
+            }
         }
     }
 
@@ -655,7 +661,11 @@ impl Life {
         self.post("a", "", &[20_000]);
         self.until("fail", "", &[900], Some(500));
         self.say(4, 500);
-        self.until("full", "", &[6000], Some(507));
+        // Each of these is followed by another one in its place, of the same size.
+        self.until("fail", "", &[5000], Some(500));
+        self.post("a", "", &[5000]);
+        self.until("full", "", &[7000], Some(507));
+        self.post("a", "", &[7000]);
         self.post("a", "hole", &[3000, 9000, 3000]);
         self.say(2, 5000);
         self.killed("write", &[9000]);
@@ -1099,7 +1109,8 @@ fn every_crash_point() {
     let (mut seed, time) = (number("CRASH_SEED", 1), Duration::from_secs(number("CRASH_SECONDS", 60)));
     let (mut sum, began) = (Tally::default(), Instant::now());
     while seed == number("CRASH_SEED", 1) || began.elapsed() < time {
-        sum.add(try_all(seed, 40));
+        println!("seed {seed}");
+        sum.add(try_all(seed, 100));
         seed += 1;
     }
     judged(&sum);
@@ -1133,7 +1144,7 @@ fn the_model_keeps_what_was_synced_and_any_part_of_the_rest() {
     assert!(named(&[Doubt::Length(0)]) == bytes(&[(b'1', 5000), (0, 4000)]));
     let hole = named(&[Doubt::Length(0), Doubt::Page(0, 2)]);
     assert!(hole == bytes(&[(b'1', 5000), (0, 3192), (b'4', 808)]));
-    assert_eq!(choices(&doubts, 99, &mut Random(1)).len(), 2 + 3 * doubts.len() + 8);
+    assert_eq!(choices(&doubts, 99, &mut Random(1)).len(), 2 + 2 * doubts.len() + 16);
 
     // A failed sync forgets pages, whatever succeeds later, until they are written to again.
     let more = ["begin y 1", "end y failed", "begin z 1", "end z ok", "write 1 8990 10", "begin w 1", "end w ok"];
