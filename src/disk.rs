@@ -351,12 +351,13 @@ impl LogFile {
         self.file.sync_data().map_err(|e| self.told(&e))
     }
 
-    /// Cuts off what is behind these bytes.
+    /// Cuts off what is behind these bytes, and waits until that is on the disk.
     ///
     /// # Errors
     /// If the disk fails.
     pub fn cut(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len).map_err(|e| self.told(&e))
+        self.file.set_len(len).map_err(|e| self.told(&e))?;
+        self.sync()
     }
 }
 
@@ -376,17 +377,19 @@ impl Output {
         Output { file: Arc::new(file), len, torn: false, largest: 0 }
     }
 
-    /// Cuts off what is behind so many bytes, if there is or may be anything. Returns whether there was.
+    /// Cuts off what is behind so many bytes, if there is or may be anything. It is on the disk then: else a power cut could
+    /// mix what was cut off with what is written in its place.
     ///
     /// # Errors
     /// If that fails; the next call tries it again.
-    pub fn cut(&mut self, len: u64) -> io::Result<bool> {
+    pub fn cut(&mut self, len: u64) -> io::Result<()> {
         self.torn |= self.len != len;
         self.len = len;
         if self.torn {
             self.file.cut(len)?;
+            self.torn = false;
         }
-        Ok(std::mem::take(&mut self.torn))
+        Ok(())
     }
 
     /// Appends all of these bytes, or none.

@@ -71,11 +71,9 @@ pub struct Writer {
 struct Files {
     dir: Arc<Dir>,
     name: String,
-    sync: bool, // --sync
-    limit: u64, // the history
-    // The next event has to be on the disk before it is heard, for it is the first of an epoch, or takes an id that an
-    // event had which was taken back.
-    fresh: bool,
+    sync: bool,    // --sync
+    limit: u64,    // the history
+    fresh: bool,   // the next event is the first of an epoch
     retired: bool, // the newest events are in NAME.old.sse
     // What others wrote to the newest file, or this process without a sync, may be lost although a later sync succeeds: the
     // kernel forgets what it could not write. Behind such a hole the first event of an epoch would not be found.
@@ -117,10 +115,10 @@ impl Writer {
     /// # Errors
     /// If the disk fails.
     pub fn mend(&mut self, newest: Option<Newest>) -> io::Result<()> {
-        if let Some(Files { output: Some(output), fresh, .. }) = &mut self.files
+        if let Some(Files { output: Some(output), spoiled, sync, .. }) = &mut self.files
             && let Some(newest) = newest
         {
-            *fresh |= output.cut(output.file.head + newest.len)?;
+            output.cut(output.file.head + newest.len).inspect_err(|_| *spoiled = !*sync)?;
         }
         Ok(())
     }
