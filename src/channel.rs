@@ -523,10 +523,8 @@ impl Channel {
         &self, config: &Config, now: u64, stream: TcpStream, slot: Slot, opening: Opening,
     ) -> io::Result<(Subscriber, Vec<u8>)> {
         let Opening { head, from, place, wait, trace } = opening;
-        let state = lock(&self.state);
-        let Place { pos, id, gap } = if from == From::Now { state.log.find(&from)? } else { place };
-        let end = state.log.heard().pos;
-        drop(state);
+        let Place { pos, id, gap } = place;
+        let end = lock(&self.state).log.heard().pos;
         let retry = jitter(config.retry, 50);
         let key = RandomState::new().hash_one(());
         let address = if wait.is_none() { format!(" as {}", self.address(key)) } else { String::new() };

@@ -8,6 +8,7 @@
 
 use crate::limits;
 use crate::secrets::visible;
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::fs::{self, DirBuilder, DirEntry, File, Metadata, Permissions};
 use std::io::{self, ErrorKind, Seek, SeekFrom};
@@ -127,13 +128,9 @@ impl Dir {
     ///
     /// # Errors
     /// If it cannot be read, or a file's mode not be changed.
-    pub fn list(&self, is_channel: impl Fn(&str) -> bool) -> io::Result<(Vec<String>, Vec<String>)> {
-        let (mut stems, mut others) = (Vec::<String>::new(), Vec::new());
-        let add = |to: &mut Vec<String>, name: &str| {
-            if let Err(at) = to.binary_search_by(|other| other.as_str().cmp(name)) {
-                to.insert(at, name.into()); // in order, and each once
-            }
-        };
+    pub fn list(&self, is_channel: impl Fn(&str) -> bool) -> io::Result<(BTreeSet<String>, BTreeSet<String>)> {
+        let mut stems = BTreeSet::new();
+        let mut others = BTreeSet::new();
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -145,10 +142,10 @@ impl Dir {
                 narrow(&entry).map_err(|e| told(&e, format!("{}: {why}", entry.path().display())))?;
             }
             match stem.filter(|stem| is_channel(stem)) {
-                _ if rest.is_some_and(&is_channel) || name.starts_with('.') => {}
-                Some(stem) => add(&mut stems, stem),
-                None => add(&mut others, &name),
-            }
+                _ if rest.is_some_and(&is_channel) || name.starts_with('.') => false,
+                Some(stem) => stems.insert(stem.to_string()),
+                None => others.insert(name),
+            };
         }
         Ok((stems, others))
     }

@@ -21,7 +21,7 @@
 use crate::disk::{Dir, LogFile, Output};
 use crate::event::{self, Event};
 use crate::id::Id;
-use crate::recovery::{self, MAX_HEAD};
+use crate::recovery::{self, Found, MAX_HEAD};
 use crate::writer::{Begun, End, Mark, Newest, Writer};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read};
@@ -159,6 +159,21 @@ impl Part {
     }
 }
 
+/// A file of a log, if it is there, without what a crash has left in it.
+fn recover(
+    dir: &Dir, name: &str, old: bool, last: &mut Id, note: &mut dyn FnMut(String),
+) -> io::Result<Option<(LogFile, Found)>> {
+    let Some(mut file) = dir.get(name, old)? else { return Ok(None) };
+    let found = recovery::recover(&file.file, last).map_err(|e| file.told(&e))?;
+    if found.good < found.len {
+        let kept = dir.keep(name, &mut file, found.good)?;
+        file.cut(found.good)?;
+        note(found.words(&kept));
+    }
+    file.head = found.head;
+    Ok(Some((file, found)))
+}
+
 /// The events of one channel, newest last.
 #[derive(Debug, Clone)]
 pub struct Log {
@@ -213,18 +228,10 @@ impl Log {
     ) -> io::Result<(Log, Writer)> {
         let mut log = Log::new(epoch, limit.saturating_sub(2 * MAX_HEAD)); // the heads count as well
         let (mut last, mut first, mut dropped) = (Id::default(), None, None);
-        let mut writer = Writer::new(dir, name, log.limit as u64, sync);
-        let mut pos = 0;
+        let mut newest = None;
         for old in [true, false] {
-            let Some(mut file) = dir.get(name, old)? else { continue };
             let before = last;
-            let found = recovery::recover(&file.file, &mut last).map_err(|e| file.told(&e))?;
-            if found.good < found.len {
-                let kept = dir.keep(name, &mut file, found.good)?;
-                file.cut(found.good)?;
-                note(found.words(&kept));
-            }
-            file.head = found.head;
+            let Some((file, found)) = recover(dir, name, old, &mut last, note)? else { continue };
             if sync {
                 file.sync()?; // what was heard from a file must be on the disk
             }
@@ -236,9 +243,9 @@ impl Log {
             first = first.or(Some(start));
             let output = Output::new(file, found.good);
             let (file, len) = (output.file.clone(), found.good - found.head);
-            writer.goes_on(output, old);
-            log.parts.push_back(Part { start: pos, len, before, bytes: Bytes::File(file) });
-            pos += len;
+            newest = Some((output, old));
+            log.parts.push_back(Part { start: log.written.pos, len, before, bytes: Bytes::File(file) });
+            log.written.pos += len;
         }
         // What the newest file says was dropped, if that fits what is there; files may have been taken away.
         let kept = match first {
@@ -252,12 +259,13 @@ impl Log {
         }
         log.found = last.max(kept);
         let epoch = epoch.max(log.found.epoch.saturating_add(1));
-        log.written = Mark { pos, id: Id { epoch, seq: 0 } };
+        log.written.id = Id { epoch, seq: 0 };
         log.heard = log.written;
         log.files = true;
         if sync {
             dir.sync()?;
         }
+        let writer = Writer::new(dir, name, log.limit as u64, sync, newest);
         Ok((log, writer))
     }
 
@@ -417,22 +425,19 @@ impl Log {
         if pos >= self.heard.pos {
             return Ok(None);
         }
-        let most = |end: u64| end.min(self.heard.pos).saturating_sub(pos).min(PIECE as u64) as usize;
         let part = self.part(|p| p.start <= pos).ok_or(Trimmed)?;
-        let recent = pos.checked_sub(self.memory()).filter(|_| self.files);
-        if let Some(bytes) = recent.and_then(|from| self.recent.get(from as usize..)) {
-            out.extend_from_slice(bytes.get(..most(u64::MAX)).unwrap_or(bytes));
-            return Ok(None);
-        }
-        let len = most(part.start + part.len);
-        match &part.bytes {
-            Bytes::File(file) => Ok(Some(Stretch { file: file.clone(), offset: file.head + pos - part.start, len })),
-            Bytes::Memory(bytes) => {
-                let from = (pos - part.start) as usize;
-                out.extend_from_slice(bytes.get(from..from + len).ok_or(Trimmed)?);
-                Ok(None)
+        let end = self.heard.pos.min(part.start + part.len);
+        let len = end.saturating_sub(pos).min(PIECE as u64) as usize;
+        let (bytes, from) = match &part.bytes {
+            Bytes::Memory(bytes) => (bytes, part.start),
+            Bytes::File(_) if pos >= self.memory() => (&self.recent, self.memory()),
+            Bytes::File(file) => {
+                return Ok(Some(Stretch { file: file.clone(), offset: file.head + pos - part.start, len }));
             }
-        }
+        };
+        let from = (pos - from) as usize;
+        out.extend_from_slice(bytes.get(from..from + len).ok_or(Trimmed)?);
+        Ok(None)
     }
 
     /// The place for a reader, with what it may have missed. "After" an id is the first event with a greater one.

@@ -82,27 +82,20 @@ struct Files {
 }
 
 impl Writer {
-    /// A writer to a channel's files, of which there are none yet.
-    pub fn new(dir: &Arc<Dir>, name: &str, limit: u64, sync: bool) -> Writer {
+    /// A writer to a channel's files. `newest`: the one that has its newest events, and whether that is the older part.
+    pub fn new(dir: &Arc<Dir>, name: &str, limit: u64, sync: bool, newest: Option<(Output, bool)>) -> Writer {
+        let retired = newest.as_ref().is_some_and(|(_, old)| *old);
         let files = Files {
             dir: dir.clone(),
             name: name.into(),
             sync,
             limit,
             fresh: true,
-            retired: false,
+            retired,
             spoiled: false,
-            output: None,
+            output: newest.map(|(output, _)| output),
         };
         Writer { block: Vec::new(), files: Some(files) }
-    }
-
-    /// Has the next event go behind the events of this file.
-    pub fn goes_on(&mut self, output: Output, old: bool) {
-        if let Some(files) = &mut self.files {
-            files.retired = old;
-            files.output = Some(output);
-        }
     }
 
     /// Whether an event is heard only once it is on the disk.
