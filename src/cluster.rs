@@ -59,7 +59,7 @@ pub(crate) type Channels = Vec<(String, Arc<Channel>)>;
 pub type Wake = Box<dyn Fn(&Arc<Channel>) + Send + Sync>;
 
 /// A channel that is followed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Followed {
     pub(crate) channel: Weak<Channel>,
     pub(crate) acked: Vec<Id>, // what publishers here were told of, and has not come by
@@ -154,7 +154,8 @@ impl Cluster {
             return REDIS_REFUSES;
         }
         // Once: it may be asked for by turns with others, as often as a client likes.
-        let (complaint, mut told) = (format!("refuses {}: {why}", key(name)), lock(&self.complaints));
+        let complaint = format!("refuses {}: {why}", key(name));
+        let mut told = lock(&self.complaints);
         if told.len() < COMPLAINTS && !told.contains(&complaint) {
             told.push(complaint.clone());
             self.say(complaint);
@@ -189,8 +190,7 @@ impl Cluster {
         let start = if is_whole(&info) { Id::default() } else { first.map_or(last, below) };
         let removed = removed(&info).filter(|_| start == Id::default() || first.is_none());
         let channel = Arc::new(Channel::new(name, Log::copy(start, self.history), Writer::default()));
-        let (acked, told, ready, barred) = (Vec::new(), start, false, false);
-        let followed = Followed { channel: Arc::downgrade(&channel), acked, told, removed, ready, barred };
+        let followed = Followed { channel: Arc::downgrade(&channel), told: start, removed, ..Followed::default() };
         lock(&self.followed).insert(name.into(), followed);
         // Up to what was there when it began: what comes meanwhile may have no end, and the follower hears of it.
         self.refresh(vec![(name.into(), channel.clone())], last, |commands, n| self.pipe.call(commands, n))
@@ -200,11 +200,9 @@ impl Cluster {
         Ok(channel)
     }
 
-    /// Notes something of a channel.
-    pub(crate) fn note(&self, name: &str, what: impl FnOnce(&mut Followed)) {
-        if let Some(f) = lock(&self.followed).get_mut(name) {
-            what(f);
-        }
+    /// Notes something of a channel, or looks it up.
+    fn note<T>(&self, name: &str, what: impl FnOnce(&mut Followed) -> T) -> Option<T> {
+        lock(&self.followed).get_mut(name).map(what)
     }
 
     /// The channels for which this holds, as long as they are in use.
@@ -237,8 +235,8 @@ impl Cluster {
         let page = self.page.load(Relaxed);
         let count = (page + 1).to_string();
         let ask = |(name, channel): (String, Arc<Channel>)| {
-            let (last, mut told, mut acked) = (channel.last(), Id::default(), Vec::new());
-            self.note(&name, |f| (told, acked) = (f.told, f.acked.clone()));
+            let last = channel.last();
+            let (told, acked) = self.note(&name, |f| (f.told, f.acked.clone())).unwrap_or_default();
             command(&["XRANGE", &key(&name), &last.to_string(), "+", "COUNT", &count], commands);
             Asked { name, channel, last, told, acked, page }
         };
@@ -261,19 +259,12 @@ impl Cluster {
         let Asked { name, channel, last, told, acked, .. } = asked;
         let page = match page {
             Reply::List(page) => page,
-            Reply::Error(why) if is_of_key(&why) => {
-                self.note(name, |f| f.barred = true);
-                self.refused(name, &why);
-                return if lock(&self.followed).get(name).is_some_and(|f| f.ready) {
-                    Ok(false)
-                } else {
-                    Err(Failed::Refused(why))
-                };
-            }
+            Reply::Error(why) if is_of_key(&why) && self.bar(name, &why) => return Ok(false),
             Reply::Error(why) => return Err(Failed::Refused(why)), // such as that it is loading its file
             _ => return Err(Failed::Refused("it answers without entries".into())),
         };
-        let (whole, end) = (page.len() <= asked.page, page.last().and_then(id_of).unwrap_or_default());
+        let whole = page.len() <= asked.page;
+        let end = page.last().and_then(id_of).unwrap_or_default();
         let gone = last > told && page.first().and_then(id_of) != Some(*last);
         let due = |id: &&Id| *last < **id && (whole || **id <= end); // who came by may be noted only now
         let lost = acked.iter().filter(due).find(|id| !page.iter().any(|entry| id_of(entry) == Some(**id)));
@@ -303,12 +294,21 @@ impl Cluster {
         Ok(more)
     }
 
+    /// Leaves a stream alone that Redis does not let us read. Returns whether it could be read before.
+    fn bar(&self, name: &str, why: &str) -> bool {
+        let ready = self.note(name, |f| {
+            f.barred = true;
+            f.ready
+        });
+        self.refused(name, why);
+        ready == Some(true)
+    }
+
     /// Whether something was taken from a stream before the first entry that its copy is to have.
     fn has_missed(&self, asked: &Asked, entries: &[Entry]) -> Result<bool, Failed> {
-        let (mut before, Asked { name, channel, last, .. }) = (None, asked);
-        self.note(name, |f| before = f.removed);
+        let Asked { name, channel, last, .. } = asked;
         let Some(first) = entries.first().filter(|_| channel.is_empty()) else { return Ok(false) };
-        let Some(before) = before else { return Ok(first.id != above(*last)) };
+        let Some(before) = self.note(name, |f| f.removed).flatten() else { return Ok(first.id != above(*last)) };
         Ok(removed(&self.info(name)?).is_some_and(|now| now != before))
     }
 
@@ -368,9 +368,8 @@ impl Cluster {
 
     /// The last event that publishers here were told of, and has not come by; and how many there are.
     fn acked(&self, name: &str) -> (Id, usize) {
-        let mut acked = (Id::default(), 0);
-        self.note(name, |f| acked = (f.acked.iter().max().copied().unwrap_or_default(), f.acked.len()));
-        acked
+        let acked = |f: &mut Followed| (f.acked.iter().max().copied().unwrap_or_default(), f.acked.len());
+        self.note(name, acked).unwrap_or_default()
     }
 
     /// What marks so many events as published here.
@@ -392,7 +391,9 @@ impl Cluster {
         if unheard >= UNHEARD && !channel.wait_for(acked, PATIENCE) {
             return Err(REDIS_AWAY);
         }
-        let (posts, until, mut told) = (self.posts(events.len()), Instant::now() + PATIENCE, false);
+        let posts = self.posts(events.len());
+        let until = Instant::now() + PATIENCE;
+        let mut told = false;
         let mut again = AGAIN;
         while Instant::now() < until {
             let was_there = !channel.is_empty(); // before `last`: what comes between the two is found behind it
@@ -406,29 +407,26 @@ impl Cluster {
                     reply => reply.map(|reply| vec![reply]),
                 },
             };
-            match added {
-                Some(ids) if ids.len() == events.len() && ids.iter().all(|reply| id(reply).is_some()) => {
-                    let ids: Vec<Id> = ids.iter().filter_map(id).collect();
-                    self.added(name, &ids);
-                    if ids.first().is_some_and(|id| *id <= last) {
-                        let _ = self.announce(name, last.max(acked), true); // its ids fell back
-                    }
-                    return Ok(ids);
+            let Some(replies) = added else {
+                thread::sleep(again); // it was not sent, or in vain
+                again *= 2;
+                continue;
+            };
+            let ids: Vec<Id> = replies.iter().filter_map(id).collect();
+            if ids.len() == events.len() && ids.len() == replies.len() {
+                self.added(name, &ids);
+                if ids.first().is_some_and(|id| *id <= last) {
+                    let _ = self.announce(name, last.max(acked), true); // its ids fell back
                 }
-                Some(gone) if gone.iter().all(|reply| *reply == Reply::Null) && !told => {
-                    // Whoever takes the stream's name next begins above all that was said.
-                    told = self.announce(name, channel.last().max(acked), true).is_ok(); // or somebody else has begun it
-                }
-                Some(other) => {
-                    let error =
-                        other.iter().find_map(|reply| if let Reply::Error(why) = reply { Some(&**why) } else { None });
-                    return Err(self.refused(name, error.unwrap_or("it answers without an id")));
-                }
-                None => {
-                    thread::sleep(again); // it was not sent, or in vain
-                    again *= 2;
-                }
+                return Ok(ids);
             }
+            if told || replies.iter().any(|reply| *reply != Reply::Null) {
+                let error =
+                    replies.iter().find_map(|reply| if let Reply::Error(why) = reply { Some(why) } else { None });
+                return Err(self.refused(name, error.map_or("it answers without an id", |why| why)));
+            }
+            // Whoever takes the stream's name next begins above all that was said.
+            told = self.announce(name, channel.last().max(acked), true).is_ok(); // or somebody else has begun it
         }
         Err(REDIS_AWAY)
     }
@@ -446,10 +444,13 @@ impl Cluster {
     fn look_for(
         &self, name: &str, last: Id, posts: &[String], was_there: bool, until: Instant,
     ) -> Result<Option<Vec<Reply>>, Reject> {
-        let ours = |entry: &&Reply| field(entry, "post").is_some_and(|post| posts.iter().any(|p| p.as_bytes() == post));
+        let ours = |entry: &&Reply| {
+            field(entry, "post").and_then(Reply::text).is_some_and(|post| posts.iter().any(|p| p.as_bytes() == post))
+        };
         let mut again = AGAIN;
         while Instant::now() < until {
-            let (mut found, mut at) = (Vec::new(), last);
+            let mut found = Vec::new();
+            let mut at = last;
             // What a page goes on from must be there: where it is gone, so may be what came behind it.
             let mut empty = !was_there && self.info(name).is_ok_and(|info| is_whole(&info));
             let mut sure = true;
@@ -478,10 +479,10 @@ impl Cluster {
     /// whether that could be done.
     fn announce(&self, name: &str, top: Id, raise: bool) -> Result<bool, Failed> {
         let gap = Gap { from: None, lost: None }.event(&top.to_string());
-        let (at, mut commands) = (if raise { above(top).to_string() } else { "*".into() }, Vec::new());
-        self.posts(1)
-            .iter()
-            .for_each(|post| stream::add(name, &[&at, "lost", &top.to_string()], &gap, None, post, &mut commands));
+        let at = if raise { above(top).to_string() } else { "*".into() };
+        let mut commands = Vec::new();
+        let how = [&at, "lost", &top.to_string()];
+        stream::add(name, &how, &gap, None, &self.posts(1).concat(), &mut commands);
         Ok(self.pipe.call(commands, 1)?.first().is_some_and(|reply| id(reply).is_some()))
     }
 
@@ -497,12 +498,12 @@ impl Cluster {
 
     /// Name, type, help and value of each metric.
     pub fn metrics(&self) -> [(&'static str, &'static str, &'static str, String); 3] {
-        let (connected, connections) = (self.connected.load(SeqCst), self.connections.load(Relaxed));
+        let connected = u8::from(self.connected.load(SeqCst)).to_string();
         let lag = lock(&self.current).elapsed();
         let lag = format!("{}.{:03}", lag.as_secs(), lag.subsec_millis());
-        let again = connections.saturating_sub(1).to_string();
+        let again = self.connections.load(Relaxed).saturating_sub(1).to_string();
         [
-            ("redis_connected", "gauge", "Whether this node follows Redis.", u8::from(connected).to_string()),
+            ("redis_connected", "gauge", "Whether this node follows Redis.", connected),
             ("redis_lag_seconds", "gauge", "Since when this node may lack something; up to 1 is usual.", lag),
             ("redis_reconnections_total", "counter", "Connections to Redis after the first.", again),
         ]

@@ -65,6 +65,11 @@ impl Answer {
         Answer { status: 200, fields: format!("Content-Type: {kind}\r\n"), body: body.into() }
     }
 
+    /// One without a body.
+    pub fn empty(status: u16, fields: impl Into<String>) -> Answer {
+        Answer { status, fields: fields.into(), body: Vec::new().into() }
+    }
+
     /// A 200 of plain text.
     pub fn text(body: String) -> Answer {
         Answer::new("text/plain; charset=utf-8", body.into_bytes())
@@ -110,9 +115,19 @@ impl Connection {
         let timeout = if brief { BRIEF_TIME } else { REQUEST_TIME };
         stream.set_read_timeout(Some(timeout))?;
         stream.set_write_timeout(Some(RESPONSE_TIME))?;
-        let (buf, line, cors) = (Vec::new(), String::new(), String::new());
-        let trace = None;
-        Ok(Connection { stream, buf, timeout, brief, fresh: true, head_only: false, quiet, peer, line, cors, trace })
+        Ok(Connection {
+            stream,
+            buf: Vec::new(),
+            timeout,
+            brief,
+            fresh: true,
+            head_only: false,
+            quiet,
+            peer,
+            line: String::new(),
+            cors: String::new(),
+            trace: None,
+        })
     }
 
     /// Reads the next head; returns it with the time by which its body must be there.
@@ -144,7 +159,8 @@ impl Connection {
     /// # Errors
     /// Where it is too large, malformed or late.
     pub fn body(&mut self, req: &Request, max: usize, deadline: Instant) -> Result<Vec<u8>, Stop> {
-        let (mut heard, mut chunked) = (0, Chunked::default());
+        let mut heard = 0;
+        let mut chunked = Chunked::default();
         let mut expects = req.expects;
         loop {
             match req.framing {
@@ -254,8 +270,7 @@ impl Connection {
             match self.write(rest) {
                 Ok(n) if n > 0 && Instant::now() < deadline => rest = rest.get(n..).unwrap_or_default(),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Ok(_) => return Err(ErrorKind::TimedOut.into()),
-                Err(e) => return Err(e),
+                _ => return Err(ErrorKind::TimedOut.into()),
             }
         }
         Ok(())

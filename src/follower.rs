@@ -51,7 +51,7 @@ impl Cluster {
             let followed = catch_unwind(AssertUnwindSafe(|| self.follow_on(&mut failures)));
             self.trying.store(failures == 0, SeqCst);
             self.connected.store(false, SeqCst);
-            let why = followed.unwrap_or(Ok(())).err().unwrap_or_else(|| io::Error::other("a bug"));
+            let why = if let Ok(Err(why)) = followed { why } else { io::Error::other("a bug") };
             self.say(format!("away: {why}"));
             thread::sleep(pause(failures));
             failures = failures.saturating_add(1);
@@ -66,15 +66,17 @@ impl Cluster {
         self.connected.store(true, SeqCst);
         self.connections.fetch_add(1, Relaxed);
         self.say("connected".into());
-        let (mut tried, mut hot) = (Instant::now(), Vec::new());
+        let mut tried = Instant::now();
+        let mut hot = Vec::new();
         loop {
-            let (before, began) = (self.changes.load(SeqCst) + self.heard.load(Relaxed), Instant::now());
+            let before = self.changes.load(SeqCst) + self.heard.load(Relaxed);
+            let began = Instant::now();
             let (mut commands, streams) = self.wait();
             let asked = self.ask_for(hot.drain(..).take(HOT), &mut commands);
             link.send(&commands, BLOCK + ANSWER)?;
             let news = link.reply()?;
             self.seen.store(u64::MAX, SeqCst); // whatever changes from here on is seen before it waits again
-            let pages = asked.iter().map(|_| link.reply()).collect::<io::Result<_>>()?;
+            let pages = link.replies(asked.len())?;
             let known: Vec<String> = asked.iter().map(|asked| asked.name.clone()).collect();
             let mut more = self.accept(asked, pages).map_err(told)?;
             match &news {
@@ -125,7 +127,9 @@ impl Cluster {
             channels.iter().map(|(name, channel)| (key(name), channel.last().to_string())).unzip();
         drop(channels); // else none of them would ever be forgotten
         if keys.is_empty() {
-            (keys, lasts) = (vec![PREFIX.into()], vec!["$".into()]); // so that the connection stays, and is known to
+            // So that the connection stays, and is known to.
+            keys.push(PREFIX.into());
+            lasts.push("$".into());
         }
         self.seen.store(change, SeqCst);
         let block = BLOCK.as_millis().to_string();

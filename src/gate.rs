@@ -15,14 +15,14 @@
 
 use crate::base64;
 use crate::flags::Config;
-use crate::http::{Request, split_port};
+use crate::http::{Request, is_ipv6, split_port};
 use crate::reject::{PUBLISH_TOKEN, READ_TOKEN, Reject};
 use crate::secrets::Secrets;
 use std::fmt;
 use std::fs::File;
 use std::hint::black_box;
 use std::io::{self, Read};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -34,8 +34,7 @@ const MAX_TOKEN_FILE: u64 = 64 << 10;
 pub fn misdirected(config: &Config, authority: &str) -> bool {
     let host = split_port(authority).0.to_ascii_lowercase();
     let name = host.strip_suffix('.').unwrap_or(&host);
-    let literal = name.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
-    let address = name.parse::<IpAddr>().is_ok() || literal.is_some_and(|h| h.parse::<Ipv6Addr>().is_ok());
+    let address = name.parse::<IpAddr>().is_ok() || is_ipv6(name);
     let local = [".local", ".lan", ".home.arpa", ".internal"].iter().any(|suffix| name.ends_with(suffix));
     !(address || local || (!name.is_empty() && !name.contains('.')) || config.hosts.iter().any(|h| h == name))
 }

@@ -72,7 +72,9 @@ pub struct Request<'a> {
 /// # Errors
 /// A line end that is no CR LF, a target or a section over its limit.
 pub fn head_end(buf: &[u8]) -> Result<Option<usize>, Reject> {
-    let (mut at, mut count, mut first_end) = (0, 0, None);
+    let mut at = 0;
+    let mut count = 0;
+    let mut first_end = None;
     while let Some(rest) = buf.get(at..) {
         let line = rest.split(|&b| b == b'\n').next().unwrap_or_default();
         if let Some(start) = first_end {
@@ -175,13 +177,13 @@ impl<'a> Request<'a> {
     fn frame(&self) -> Result<Framing, Reject> {
         let chunked = |coding: &&[u8]| coding.eq_ignore_ascii_case(b"chunked");
         let digits = |length: &&[u8]| !length.is_empty() && length.iter().all(u8::is_ascii_digit);
-        let (codings, lengths): (Vec<_>, Vec<_>) =
-            (self.list("transfer-encoding").collect(), self.list("content-length").collect());
+        let codings: Vec<_> = self.list("transfer-encoding").collect();
+        let lengths: Vec<_> = self.list("content-length").collect();
         match (&codings[..], &lengths[..]) {
             ([], []) => Ok(Framing::Length(0)),
             ([], [one, others @ ..]) if digits(one) && others.iter().all(|l| l == one) => {
                 // Digits that are no u64 are a number all the same, and too large for any limit.
-                Ok(Framing::Length(std::str::from_utf8(one).ok().and_then(|l| l.parse().ok()).unwrap_or(u64::MAX)))
+                Ok(Framing::Length(String::from_utf8_lossy(one).parse().unwrap_or(u64::MAX)))
             }
             ([], _) => Err(LENGTH),
             (_, [_, ..]) => Err(BOTH_LENGTHS),
@@ -264,12 +266,13 @@ fn thousandths(weight: &str) -> u16 {
 }
 
 fn field_line(line: &[u8]) -> Result<(&str, &[u8]), Reject> {
-    if line.starts_with(b" ") || line.starts_with(b"\t") {
+    if let [b' ' | b'\t', ..] = line {
         return Err(FOLDED);
     }
-    let colon = line.iter().position(|&b| b == b':').ok_or(FIELD_NAME)?;
-    let (name, value) = (line.get(..colon).unwrap_or_default(), line.get(colon + 1..).unwrap_or_default());
-    if name.ends_with(b" ") || name.ends_with(b"\t") {
+    let mut parts = line.splitn(2, |&b| b == b':');
+    let name = parts.next().unwrap_or_default();
+    let value = parts.next().ok_or(FIELD_NAME)?;
+    if let [.., b' ' | b'\t'] = name {
         return Err(SPACE_BEFORE_COLON);
     }
     if !is_token(name) {
@@ -303,10 +306,13 @@ fn host_of(value: &[u8]) -> Option<&str> {
     let (host, port) = split_port(text);
     // Deviation: a registered name may be percent-encoded and have other characters; no name in the DNS has them.
     let name = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-    let literal =
-        host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).is_some_and(|h| h.parse::<Ipv6Addr>().is_ok());
-    (port.bytes().all(|b| b.is_ascii_digit()) && !host.is_empty() && (literal || host.bytes().all(name)))
+    (port.bytes().all(|b| b.is_ascii_digit()) && !host.is_empty() && (is_ipv6(host) || host.bytes().all(name)))
         .then_some(text)
+}
+
+/// Whether a host is an IPv6 address, which stands in brackets (RFC 3986 §3.2.2).
+pub fn is_ipv6(host: &str) -> bool {
+    host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).is_some_and(|h| h.parse::<Ipv6Addr>().is_ok())
 }
 
 /// Host and port of an authority; the port is empty where there is none.
@@ -403,8 +409,7 @@ impl Chunked {
         if digits.is_empty() || !extension || line.iter().any(|&b| b.is_ascii_control() && b != b'\t') {
             return Err(CHUNK);
         }
-        let size =
-            std::str::from_utf8(digits).ok().and_then(|d| usize::from_str_radix(d, 16).ok()).unwrap_or(usize::MAX);
+        let size = usize::from_str_radix(&String::from_utf8_lossy(digits), 16).unwrap_or(usize::MAX);
         if size > max.saturating_sub(self.body.len()) { Err(TOO_LARGE) } else { Ok(size) }
     }
 }
@@ -426,14 +431,18 @@ pub fn now() -> String {
 
 /// An IMF-fixdate (RFC 9110 §5.6.7) of a second since 1970, by the Gregorian calendar.
 pub fn date(secs: u64) -> String {
-    let (days, time) = (secs / 86_400, secs % 86_400);
+    let days = secs / 86_400;
+    let time = secs % 86_400;
     // Years that begin with March end with their leap day, so that months have a fixed place in them. Counted from
     // 1 March of the year 0, and in eras of 400 years, which all have 146,097 days.
-    let (era, day) = ((days + 719_468) / 146_097, (days + 719_468) % 146_097);
+    let march = days + 719_468;
+    let era = march / 146_097;
+    let day = march % 146_097;
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
     let day = day - (365 * year + year / 4 - year / 100);
     let month = (5 * day + 2) / 153; // 0 is March
-    let (day, year) = (day - (153 * month + 2) / 5 + 1, era * 400 + year + u64::from(month >= 10));
+    let day = day - (153 * month + 2) / 5 + 1;
+    let year = era * 400 + year + u64::from(month >= 10);
     let name = |names: &'static str, n: u64| names.split(' ').nth(n as usize).unwrap_or_default();
     let month = name("Mar Apr May Jun Jul Aug Sep Oct Nov Dec Jan Feb", month);
     let weekday = name("Thu Fri Sat Sun Mon Tue Wed", days % 7); // 1970 began with a Thursday
