@@ -97,7 +97,7 @@ pub struct Cluster {
     pub(crate) current: Mutex<Instant>, // when this node last had everything
     complaints: Mutex<Vec<String>>,     // about single streams, as they were told
     state: Mutex<String>,               // as it was last told on standard error
-    pub(crate) wake: Wake,
+    wake: Wake,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -234,13 +234,13 @@ impl Cluster {
     ) -> Vec<Asked> {
         let page = self.page.load(Relaxed);
         let count = (page + 1).to_string();
-        let ask = |(name, channel): (String, Arc<Channel>)| {
+        let asked = channels.map(|(name, channel)| {
             let last = channel.last();
             let (told, acked) = self.note(&name, |f| (f.told, f.acked.clone())).unwrap_or_default();
             command(&["XRANGE", &key(&name), &last.to_string(), "+", "COUNT", &count], commands);
             Asked { name, channel, last, told, acked, page }
-        };
-        channels.map(ask).collect()
+        });
+        asked.collect()
     }
 
     /// Takes over what came of it. Returns those in which there is more.
@@ -347,8 +347,10 @@ impl Cluster {
     /// # Errors
     /// [`REDIS_AWAY`] where that cannot be known.
     pub fn catch_up(&self, name: &str, channel: &Channel, from: &From) -> Result<(), Reject> {
-        let asked = if let From::After(text) = from { Id::parse(text) } else { None };
-        if let Some(asked) = asked.filter(|asked| *asked > channel.last()) {
+        if let From::After(text) = from
+            && let Some(asked) = Id::parse(text)
+            && asked > channel.last()
+        {
             self.is_followed()?;
             let info = self.info(name).map_err(|failed| self.reject(name, failed))?;
             let last = info.get("last-entry").and_then(id_of).unwrap_or_default();
@@ -493,7 +495,8 @@ impl Cluster {
     pub fn health(&self) -> Result<(), Reject> {
         self.is_followed()?;
         let added = self.pipe.ask(&["XADD", PREFIX, "NOMKSTREAM", "*", "data", ""]);
-        added.map(|_| ()).map_err(|failed| self.reject("", failed))
+        added.map_err(|failed| self.reject("", failed))?;
+        Ok(())
     }
 
     /// Name, type, help and value of each metric.

@@ -71,8 +71,8 @@ impl Answer {
     }
 
     /// A 200 of plain text.
-    pub fn text(body: String) -> Answer {
-        Answer::new("text/plain; charset=utf-8", body.into_bytes())
+    pub fn text(body: impl Into<String>) -> Answer {
+        Answer::new("text/plain; charset=utf-8", body.into().into_bytes())
     }
 }
 

@@ -7,7 +7,6 @@
 //! Limits: numbers have the ranges that their messages name.
 
 use crate::resp::Address;
-use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -246,13 +245,13 @@ fn help() -> String {
     let mut out = String::from(
         "A channel is a URL; what you POST to it, everyone who GETs it hears.\n\nusage: tincan [OPTIONS]\n\n",
     );
-    let version = [("-h, --help".to_string(), "this text"), ("-V, --version".to_string(), "the version")];
-    let options = OPTIONS.iter().map(|(name, kind, text, _)| (format!("--{name} {kind}"), *text));
-    for (name, text) in options.chain(version) {
-        let _ = writeln!(out, "  {name:<22} {text}");
+    for (name, kind, text, _) in OPTIONS {
+        let option = format!("--{name} {kind}");
+        out += &format!("  {option:<22} {text}\n");
     }
     out.push_str(
-        "\nSIZE: bytes, or with K, M or G. --opt VALUE and --opt=VALUE are the same.\n\
+        "  -h, --help             this text\n  -V, --version          the version\n\n\
+         SIZE: bytes, or with K, M or G. --opt VALUE and --opt=VALUE are the same.\n\
          Environment: TINCAN_LISTEN, TINCAN_HISTORY and so on, below flags; PORT alone means 0.0.0.0:$PORT.\n",
     );
     out

@@ -79,17 +79,17 @@ impl Cluster {
             let pages = link.replies(asked.len())?;
             let known: Vec<String> = asked.iter().map(|asked| asked.name.clone()).collect();
             let mut more = self.accept(asked, pages).map_err(told)?;
-            match &news {
+            match news {
                 // One that we may not read must not keep us from all others.
                 Reply::Error(why) => {
                     self.hear(&mut link, self.channels(|f| f.ready))?;
                     if self.channels(|f| f.barred).is_empty() {
-                        return Err(io::Error::other(why.clone()));
+                        return Err(io::Error::other(why));
                     }
                 }
                 Reply::Null => more.extend(self.channels(|f| f.ready && !f.acked.is_empty())),
                 news => {
-                    hot = self.named(news);
+                    hot = self.named(&news);
                     more.extend(hot.iter().filter(|(name, _)| !known.contains(name)).cloned());
                 }
             }
@@ -122,10 +122,10 @@ impl Cluster {
     fn wait(&self) -> (Vec<u8>, u32) {
         let change = self.changes.load(SeqCst);
         lock(&self.followed).retain(|_, f| f.channel.strong_count() > 0);
-        let channels = self.channels(|f| f.ready && !f.barred);
+        // Not one of them is held while it waits: else it would never be forgotten.
+        let channels = self.channels(|f| f.ready && !f.barred).into_iter();
         let (mut keys, mut lasts): (Vec<_>, Vec<_>) =
-            channels.iter().map(|(name, channel)| (key(name), channel.last().to_string())).unzip();
-        drop(channels); // else none of them would ever be forgotten
+            channels.map(|(name, channel)| (key(&name), channel.last().to_string())).unzip();
         if keys.is_empty() {
             // So that the connection stays, and is known to.
             keys.push(PREFIX.into());

@@ -46,11 +46,11 @@ pub fn cross_site(config: &Config, req: &Request) -> bool {
     }
     let says_so = req.all("sec-fetch-site").any(|site| site.eq_ignore_ascii_case(b"cross-site"));
     // Compared without the scheme: behind a proxy that ends TLS, ours is http and the page's is https.
-    let same = |origin: &[u8], host: &str| {
+    let same = |origin: &[u8]| {
         let origin = std::str::from_utf8(origin).ok().and_then(|o| o.split_once("://"));
-        origin.is_some_and(|(_, origin)| origin.eq_ignore_ascii_case(host))
+        origin.zip(req.authority).is_some_and(|((_, origin), host)| origin.eq_ignore_ascii_case(host))
     };
-    says_so || !req.all("origin").all(|origin| req.authority.is_some_and(|host| same(origin, host)))
+    says_so || !req.all("origin").all(same)
 }
 
 /// The value of `Access-Control-Allow-Origin` for this request, where `--allow-origin` covers it.
@@ -153,26 +153,22 @@ impl Tokens {
     /// # Errors
     /// [`PUBLISH_TOKEN`] or [`READ_TOKEN`].
     pub fn check(&self, req: &Request) -> Result<(), Reject> {
-        let (_, refusal) = self.right(req.method);
-        if self.may(req, req.method) { Ok(()) } else { Err(refusal) }
+        match req.method {
+            method if self.may(req, method) => Ok(()),
+            "POST" => Err(PUBLISH_TOKEN),
+            _ => Err(READ_TOKEN),
+        }
     }
 
     /// Whether it may do what a request of this method would.
     pub fn may(&self, req: &Request, method: &str) -> bool {
-        let (tokens, _) = self.right(method);
+        let tokens = if method == "POST" { &self.publish } else { &self.read };
         if tokens.is_empty() || method == "OPTIONS" || req.path == "/health" {
             return true;
         }
         let given = given(req).unwrap_or_default();
         // All of them are compared, so the time does not tell which one it was.
         tokens.iter().fold(false, |known, token| known | same(&given, token))
-    }
-
-    fn right(&self, method: &str) -> (&[String], Reject) {
-        match method {
-            "POST" => (&self.publish, PUBLISH_TOKEN),
-            _ => (&self.read, READ_TOKEN),
-        }
     }
 }
 

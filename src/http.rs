@@ -157,7 +157,6 @@ impl<'a> Request<'a> {
         let framing = Framing::Length(0);
         let mut req = Request { method, path, query, target, authority, minor, framing, expects: false, fields };
         req.authority = match (&req.all("host").collect::<Vec<_>>()[..], authority, minor) {
-            ([], None, 0) => None,
             ([], _, 1) => return Err(NO_HOST),
             ([], given, _) => given,
             // The target's own authority replaces the field (RFC 9112 §3.2.2), which must be valid all the same.
@@ -336,8 +335,7 @@ pub struct Chunked {
 enum Chunk {
     #[default]
     Size,
-    Data(usize),
-    DataEnd,
+    Data(usize), // so much of it is to come, and CR LF behind it
     Trailer,
 }
 
@@ -354,19 +352,13 @@ impl Chunked {
                 let data = rest.get(..left).unwrap_or(rest);
                 self.body.extend_from_slice(data);
                 at += data.len();
-                if data.len() < left {
-                    self.state = Chunk::Data(left - data.len());
-                    return Ok((at, false));
-                }
-                self.state = Chunk::DataEnd;
-                continue;
-            }
-            if let Chunk::DataEnd = self.state {
-                match rest {
-                    [b'\r', b'\n', ..] => (at, self.state) = (at + 2, Chunk::Size),
-                    [] | [b'\r'] => return Ok((at, false)),
+                self.state = Chunk::Data(left - data.len());
+                match rest.get(left..) {
+                    Some([b'\r', b'\n', ..]) => self.state = Chunk::Size,
+                    None | Some([] | [b'\r']) => return Ok((at, false)),
                     _ => return Err(CHUNK),
                 }
+                at += 2;
                 continue;
             }
             let Some(end) = rest.iter().position(|&b| b == b'\n') else {

@@ -181,10 +181,10 @@ enum Route {
     Metrics(Option<String>),
     /// A lesson, and the last event ID that the client brings.
     Lesson(&'static Lesson, Vec<u8>),
-    Listen(String, From, Option<Duration>),
+    /// The channel, where to begin, `?wait=`, and the handshake of a WebSocket.
+    Listen(String, From, Option<Duration>, Option<Accepted>),
     /// The channel, what the events are called, and the addresses of `?to=` and `?except=`.
     Publish(String, Event, Option<String>, Option<String>),
-    WebSocket(From, Accepted),
     /// Pull the plug of a tap's connections.
     Cut(String),
 }
@@ -287,7 +287,7 @@ impl Shared {
         connection.cors = gate::cors(self.hub.config(), &req);
         let route = match if full { Err(CONNECTIONS) } else { self.route(&req, &head, connection) } {
             Ok(Route::Lesson(..)) if connection.brief => Err(PLAYING), // others wait for this thread
-            Ok(Route::WebSocket(..)) if connection.brief => Err(CONNECTIONS),
+            Ok(Route::Listen(.., Some(_))) if connection.brief => Err(CONNECTIONS),
             route => route,
         };
         // Who waits for 100 Continue keeps its body to itself where it is not wanted.
@@ -328,7 +328,9 @@ impl Shared {
         }
         self.tokens.check(req)?;
         if let Some(key) = req.param("tap")? {
-            let key = Some(key).filter(|key| is_channel(key) && !req.path.starts_with("/lab/")).ok_or(TAP)?;
+            if !is_channel(&key) || req.path.starts_with("/lab/") {
+                return Err(TAP);
+            }
             connection.tap(self.lab.tap(&self.hub, self.shares.connections, &key, &connection.stream)?, head);
         }
         let lesson = |path: &str| path.strip_prefix("/lessons/").and_then(lessons::find);
@@ -340,7 +342,7 @@ impl Shared {
             "/lessons" => Some(page(Answer::text(lessons::list()), &[])),
             path => match (lesson(path), path.strip_suffix(".txt").and_then(lesson)) {
                 (Some(lesson), _) => Some(Route::Lesson(lesson, last_id(req)?)),
-                (_, Some(lesson)) => Some(page(Answer::text(lesson.text.into()), &[])),
+                (_, Some(lesson)) => Some(page(Answer::text(lesson.text), &[])),
                 _ => pages::ASSETS.iter().find(|f| path.strip_prefix("/assets/") == Some(f.name)).map(|f| file(f, "")),
             },
         };
@@ -352,7 +354,7 @@ impl Shared {
             let may_publish = self.tokens.may(req, "POST");
             let template = named(req)?;
             let accepted = Accepted { head, blocks: event_stream, may_publish, name: name.into(), template };
-            return Ok(Route::WebSocket(place(req)?, accepted));
+            return Ok(Route::Listen(name.into(), place(req)?, None, Some(accepted)));
         }
         match (req.method, page, channel) {
             ("OPTIONS", Some(_), _) => Ok(Route::Page(Answer::empty(204, ALLOW_PAGE))),
@@ -382,7 +384,7 @@ impl Shared {
         Ok(Reply::Answer(match route {
             Route::Page(answer) => answer,
             Route::Health => match self.hub.health()?.join(", ") {
-                sick if sick.is_empty() => Answer::text("ok\n".into()),
+                sick if sick.is_empty() => Answer::text("ok\n"),
                 sick => {
                     let line = format!("{}: {sick}\n", LOG_SICK.line().trim_end());
                     Answer { body: line.into_bytes().into(), ..Answer::from(LOG_SICK) }
@@ -410,17 +412,15 @@ impl Shared {
             }
             Route::Cut(key) => Answer::text(format!("connections cut: {}\n", self.lab.cut(&key))),
             Route::Listen(..) if req.method == "HEAD" => Answer::empty(200, STREAM_FIELDS),
-            Route::Listen(name, from, wait) => {
+            Route::Listen(name, from, wait, accepted) => {
                 let channel = self.hub.channel_from(&name, &from)?;
                 let place = channel.place(&from)?;
-                let end = if wait.is_none() { "Connection: close\r\n\r\n" } else { "Connection: close\r\n" };
-                let head = http::head(200, &[STREAM_FIELDS, &connection.cors, end]);
-                return Ok(Reply::Stream(channel, Opening { head, from, place, wait, trace: None }));
-            }
-            Route::WebSocket(from, accepted) => {
-                let channel = self.hub.channel_from(&accepted.name, &from)?;
-                let place = channel.place(&from)?;
-                let opening = Opening { head: String::new(), from, place, wait: None, trace: None };
+                let mut opening = Opening { head: String::new(), from, place, wait, trace: None };
+                let Some(accepted) = accepted else {
+                    let end = if wait.is_none() { "Connection: close\r\n\r\n" } else { "Connection: close\r\n" };
+                    opening.head = http::head(200, &[STREAM_FIELDS, &connection.cors, end]);
+                    return Ok(Reply::Stream(channel, opening));
+                };
                 match websocket::serve(connection, &self.hub, &channel, opening, accepted, self.shares.connections) {
                     Ok(()) => return Ok(Reply::Given),
                     Err(r) => r.into(),
@@ -430,7 +430,7 @@ impl Shared {
                 let events = events(req, template, body)?;
                 if let Some(address) = to {
                     self.hub.send_to(&name, &events, &address)?;
-                    return Ok(Reply::Answer(Answer::text("given to that reader; not kept\n".into())));
+                    return Ok(Reply::Answer(Answer::text("given to that reader; not kept\n")));
                 }
                 let ids = self.hub.publish_but(&name, &events, except.as_deref())?;
                 Answer::text(ids.iter().fold(String::new(), |out, id| out + &id.to_string() + "\n"))
@@ -447,7 +447,7 @@ fn listen(req: &Request, name: &str) -> Result<Route, Reject> {
     let from = place(req)?;
     let seconds = |s: String| s.parse().ok().filter(|n| *n <= MAX_WAIT && !s.starts_with('+')).ok_or(WAIT);
     let wait = req.param("wait")?.map(seconds).transpose()?.map(Duration::from_secs);
-    Ok(Route::Listen(name.into(), from, wait))
+    Ok(Route::Listen(name.into(), from, wait, None))
 }
 
 /// What a request's events are called, but for the data.
@@ -471,7 +471,7 @@ fn place(req: &Request) -> Result<From, Reject> {
 /// The last event ID that a client brings to a lesson; empty where it brings none.
 fn last_id(req: &Request) -> Result<Vec<u8>, Reject> {
     let since = req.param("since")?.filter(|id| id != "all").unwrap_or_default();
-    if since.contains(|c: char| c.is_control()) {
+    if since.contains(char::is_control) {
         return Err(SINCE); // a lesson may say it again, and it must not become a line of its own
     }
     // The field wins, as in `listen`.
