@@ -59,7 +59,7 @@ pub(crate) type Channels = Vec<(String, Arc<Channel>)>;
 pub type Wake = Box<dyn Fn(&Arc<Channel>) + Send + Sync>;
 
 /// A channel that is followed.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Followed {
     pub(crate) channel: Weak<Channel>,
     pub(crate) acked: Vec<Id>, // what publishers here were told of, and has not come by
@@ -87,8 +87,7 @@ pub struct Cluster {
     posts: AtomicU64,
     pub(crate) followed: Mutex<BTreeMap<String, Followed>>,
     page: AtomicUsize,              // entries that are asked for at a time
-    pub(crate) heard: AtomicU64,    // entries
-    pub(crate) changes: AtomicU64,  // of `followed`
+    pub(crate) changes: AtomicU64,  // of `followed`, and entries that were heard
     pub(crate) seen: AtomicU64,     // the changes that the XREAD under way knows of
     pub(crate) follower: AtomicI64, // its connection's number
     pub(crate) connected: AtomicBool,
@@ -101,7 +100,7 @@ pub struct Cluster {
 }
 
 impl std::fmt::Debug for Cluster {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         write!(f, "Cluster({})", self.pipe.address)
     }
 }
@@ -123,7 +122,6 @@ impl Cluster {
             posts: AtomicU64::new(1),
             followed: Mutex::default(),
             page: AtomicUsize::new(PAGE),
-            heard: AtomicU64::new(0),
             changes: AtomicU64::new(0),
             seen: AtomicU64::new(0),
             follower: AtomicI64::new(0),
@@ -207,8 +205,9 @@ impl Cluster {
 
     /// The channels for which this holds, as long as they are in use.
     pub(crate) fn channels(&self, which: impl Fn(&Followed) -> bool) -> Channels {
-        let open = |(name, f): (&String, &Followed)| Some((name.clone(), f.channel.upgrade().filter(|_| which(f))?));
-        lock(&self.followed).iter().filter_map(open).collect()
+        let followed = lock(&self.followed);
+        let open = followed.iter().filter(|(_, f)| which(f));
+        open.filter_map(|(name, f)| Some((name.clone(), f.channel.upgrade()?))).collect()
     }
 
     /// Takes over what is new in these channels, at least up to this id; `ask` sends commands, and returns so many replies.
@@ -276,11 +275,10 @@ impl Cluster {
         };
         let entries: Vec<Entry> = page.iter().filter_map(Entry::read).filter(rises).collect();
         let gone = gone || self.has_missed(asked, &entries)?;
-        let announced = |e: &Reply| stream::lost(e) >= Some(*lost.unwrap_or(last));
-        if (gone || lost.is_some()) && !page.iter().any(announced) {
+        if (gone || lost.is_some()) && !page.iter().any(|entry| stream::lost(entry) >= Some(*lost.unwrap_or(last))) {
             self.doubt(asked, lost, entries.first().map(|entry| entry.id))?;
         }
-        self.heard.fetch_add(entries.len() as u64, Relaxed);
+        self.changes.fetch_add(entries.len() as u64, SeqCst);
         channel.take(&entries, || (self.wake)(channel));
         (self.wake)(channel);
         self.note(name, |f| {
@@ -317,7 +315,7 @@ impl Cluster {
         let Asked { name, channel, last, acked, .. } = asked;
         let info = self.info(name)?;
         let newest = info.get("last-generated-id").and_then(id).unwrap_or_default();
-        let top = acked.iter().fold(*last, |top, id| top.max(*id));
+        let top = *acked.iter().fold(last, Ord::max);
         if newest == top && lost.is_none() || newest < top && self.announce(name, top, true)? {
             return Ok(()); // nothing came behind it; or all hear of it
         }
@@ -370,8 +368,8 @@ impl Cluster {
 
     /// The last event that publishers here were told of, and has not come by; and how many there are.
     fn acked(&self, name: &str) -> (Id, usize) {
-        let acked = |f: &mut Followed| (f.acked.iter().max().copied().unwrap_or_default(), f.acked.len());
-        self.note(name, acked).unwrap_or_default()
+        let acked = self.note(name, |f| (f.acked.iter().max().copied().unwrap_or_default(), f.acked.len()));
+        acked.unwrap_or_default()
     }
 
     /// What marks so many events as published here.

@@ -8,7 +8,7 @@
 use crate::http::{self, Chunked, Framing, Request};
 use crate::reject::{Reject, TIMEOUT, TOO_LARGE};
 use crate::report::report;
-use crate::trace::{Tap, Trace};
+use crate::trace::Trace;
 use std::borrow::Cow;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -28,7 +28,6 @@ const LINGER: Duration = Duration::from_secs(2);
 const READ: usize = 512;
 
 /// Why a connection takes no further request.
-#[derive(Debug)]
 pub enum Stop {
     /// The peer is gone, or everything is said.
     Close,
@@ -49,7 +48,6 @@ impl From<Reject> for Stop {
 }
 
 /// An answer with a length.
-#[derive(Debug)]
 pub struct Answer {
     /// The status code.
     pub status: u16,
@@ -79,13 +77,12 @@ impl Answer {
 impl From<Reject> for Answer {
     fn from(reject: Reject) -> Answer {
         let mut answer = Answer { status: reject.status, ..Answer::text(reject.line()) };
-        answer.fields.push_str(reject.field());
+        answer.fields += reject.field();
         answer
     }
 }
 
 /// A connection with what it has received and not yet used.
-#[derive(Debug)]
 pub struct Connection {
     /// The socket; it blocks, within limits.
     pub stream: TcpStream,
@@ -112,13 +109,11 @@ impl Connection {
     /// Where the socket fails.
     pub fn new(stream: TcpStream, peer: SocketAddr, quiet: bool, brief: bool) -> io::Result<Connection> {
         stream.set_nodelay(true)?; // an answer, or an event, must not wait for the acknowledgement of the one before
-        let timeout = if brief { BRIEF_TIME } else { REQUEST_TIME };
-        stream.set_read_timeout(Some(timeout))?;
         stream.set_write_timeout(Some(RESPONSE_TIME))?;
         Ok(Connection {
             stream,
             buf: Vec::new(),
-            timeout,
+            timeout: Duration::MAX,
             brief,
             fresh: true,
             head_only: false,
@@ -189,11 +184,6 @@ impl Connection {
         }
     }
 
-    /// Taps this exchange, of which the head was read.
-    pub fn tap(&mut self, tap: Tap, head: &[u8]) {
-        self.trace.get_or_insert_default().tap(tap, head);
-    }
-
     /// Has a tap hear what is there of a body up to `end`: behind that in the buffer may stand the next request.
     fn hear(&mut self, from: usize, end: usize) {
         let bytes = self.buf.get(from..end.min(self.buf.len())).unwrap_or_default();
@@ -257,9 +247,9 @@ impl Connection {
         let mut head = http::head(answer.status, &[&answer.fields, &self.cors, option]);
         // 204 has no length (RFC 9110 §8.6), and of a stream no HEAD can tell it.
         if answer.status != 204 && !(self.head_only && answer.body.is_empty()) {
-            head.push_str(&format!("Content-Length: {}\r\n", answer.body.len()));
+            head += &format!("Content-Length: {}\r\n", answer.body.len());
         }
-        head.push_str("\r\n");
+        head += "\r\n";
         let mut bytes = head.into_bytes();
         if !self.head_only {
             bytes.extend_from_slice(&answer.body);

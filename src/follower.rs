@@ -69,7 +69,7 @@ impl Cluster {
         let mut tried = Instant::now();
         let mut hot = Vec::new();
         loop {
-            let before = self.changes.load(SeqCst) + self.heard.load(Relaxed);
+            let before = self.changes.load(SeqCst);
             let began = Instant::now();
             let (mut commands, streams) = self.wait();
             let asked = self.ask_for(hot.drain(..).take(HOT), &mut commands);
@@ -94,7 +94,7 @@ impl Cluster {
                 }
             }
             self.hear(&mut link, more)?;
-            if self.changes.load(SeqCst) + self.heard.load(Relaxed) == before && began.elapsed() < AGAIN {
+            if self.changes.load(SeqCst) == before && began.elapsed() < AGAIN {
                 thread::sleep(AGAIN); // news that are none must not make us spin
             }
             *lock(&self.current) = Instant::now();
@@ -114,8 +114,9 @@ impl Cluster {
 
     /// Takes over what is new in these channels.
     fn hear(&self, link: &mut Link, channels: Channels) -> io::Result<()> {
-        let ask = |commands: Vec<u8>, replies| link.ask_all(&commands, replies).map_err(lost);
-        self.refresh(channels, Id { epoch: u64::MAX, seq: u64::MAX }, ask).map_err(told)
+        let end = Id { epoch: u64::MAX, seq: u64::MAX };
+        let ask = |commands: Vec<u8>, n| link.send(&commands, ANSWER).and_then(|()| link.replies(n)).map_err(lost);
+        self.refresh(channels, end, ask).map_err(told)
     }
 
     /// The command that waits for news of the channels in use, and how many these are.
@@ -143,11 +144,11 @@ impl Cluster {
     /// The channels whose streams such a reply names.
     fn named(&self, reply: &Reply) -> Channels {
         let followed = lock(&self.followed);
-        let named = |stream: &Reply| {
-            let key = std::str::from_utf8(stream.list().first()?.text()?).ok()?;
+        let named = reply.list().iter().filter_map(|stream| {
+            let key = str::from_utf8(stream.list().first()?.text()?).ok()?;
             let name = key.strip_prefix(PREFIX)?;
             Some((name.into(), followed.get(name)?.channel.upgrade()?))
-        };
-        reply.list().iter().filter_map(named).collect()
+        });
+        named.collect()
     }
 }

@@ -47,7 +47,7 @@ pub fn cross_site(config: &Config, req: &Request) -> bool {
     let says_so = req.all("sec-fetch-site").any(|site| site.eq_ignore_ascii_case(b"cross-site"));
     // Compared without the scheme: behind a proxy that ends TLS, ours is http and the page's is https.
     let same = |origin: &[u8]| {
-        let origin = std::str::from_utf8(origin).ok().and_then(|o| o.split_once("://"));
+        let origin = str::from_utf8(origin).ok().and_then(|o| o.split_once("://"));
         origin.zip(req.authority).is_some_and(|((_, origin), host)| origin.eq_ignore_ascii_case(host))
     };
     says_so || !req.all("origin").all(same)
@@ -87,7 +87,7 @@ pub struct Tokens {
 
 /// Tells how many there are, and nothing more.
 impl fmt::Debug for Tokens {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "Tokens {{ publish: {}, read: {} }}", self.publish.len(), self.read.len())
     }
 }

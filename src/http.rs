@@ -132,7 +132,7 @@ impl<'a> Request<'a> {
     /// The first rule that the head breaks.
     pub fn parse(head: &'a [u8]) -> Result<Request<'a>, Reject> {
         let mut lines = head.split(|&b| b == b'\n').map(|l| l.strip_suffix(b"\r").unwrap_or(l));
-        let line = std::str::from_utf8(lines.next().unwrap_or_default()).map_err(|_| REQUEST_LINE)?;
+        let line = str::from_utf8(lines.next().unwrap_or_default()).map_err(|_| REQUEST_LINE)?;
         let [method, target, version] = line.split(' ').collect::<Vec<_>>()[..] else { return Err(REQUEST_LINE) };
         let minor = match version.strip_prefix("HTTP/").ok_or(REQUEST_LINE)?.as_bytes() {
             b"1.1" => 1,
@@ -175,12 +175,13 @@ impl<'a> Request<'a> {
     /// RFC 9112 §6.3. A length that does not parse is an error, never "no body".
     fn frame(&self) -> Result<Framing, Reject> {
         let chunked = |coding: &&[u8]| coding.eq_ignore_ascii_case(b"chunked");
-        let digits = |length: &&[u8]| !length.is_empty() && length.iter().all(u8::is_ascii_digit);
         let codings: Vec<_> = self.list("transfer-encoding").collect();
         let lengths: Vec<_> = self.list("content-length").collect();
         match (&codings[..], &lengths[..]) {
             ([], []) => Ok(Framing::Length(0)),
-            ([], [one, others @ ..]) if digits(one) && others.iter().all(|l| l == one) => {
+            ([], [one @ [_, ..], others @ ..])
+                if one.iter().all(u8::is_ascii_digit) && others.iter().all(|l| l == one) =>
+            {
                 // Digits that are no u64 are a number all the same, and too large for any limit.
                 Ok(Framing::Length(String::from_utf8_lossy(one).parse().unwrap_or(u64::MAX)))
             }
@@ -205,7 +206,7 @@ impl<'a> Request<'a> {
 
     /// The first value of a field, empty where it is not UTF-8. `name` in any case.
     pub fn field(&self, name: &str) -> Option<&'a str> {
-        self.bytes(name).map(|v| std::str::from_utf8(v).unwrap_or_default())
+        self.bytes(name).map(|v| str::from_utf8(v).unwrap_or_default())
     }
 
     /// The members of a field that is a comma-separated list (RFC 9110 §5.6.1), over all its field lines.
@@ -280,7 +281,7 @@ fn field_line(line: &[u8]) -> Result<(&str, &[u8]), Reject> {
     if value.iter().any(|&b| b.is_ascii_control() && b != b'\t') {
         return Err(FIELD_VALUE);
     }
-    Ok((std::str::from_utf8(name).map_err(|_| FIELD_NAME)?, trim(value)))
+    Ok((str::from_utf8(name).map_err(|_| FIELD_NAME)?, trim(value)))
 }
 
 /// Origin form or absolute form (RFC 9112 §3.2.1, §3.2.2): the authority, if any, and path with query.
@@ -301,7 +302,7 @@ fn split_target(target: &str) -> Option<(Option<&str>, &str)> {
 
 /// `uri-host [ ":" port ]` (RFC 9110 §7.2), as text where it is one.
 fn host_of(value: &[u8]) -> Option<&str> {
-    let text = std::str::from_utf8(value).ok()?;
+    let text = str::from_utf8(value).ok()?;
     let (host, port) = split_port(text);
     // Deviation: a registered name may be percent-encoded and have other characters; no name in the DNS has them.
     let name = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
@@ -409,11 +410,10 @@ impl Chunked {
 /// The head of a response up to, but without, its blank line: status line, `Date`, `nosniff`, and `fields`, which are
 /// whole field lines with their CRLF.
 pub fn head(status: u16, fields: &[&str]) -> String {
-    let mut out = String::with_capacity(512); // one allocation, the usual head with room for a length and a prelude
-    out.extend(["HTTP/1.1 ", &status.to_string(), " ", reason(status), "\r\nDate: ", &now()]);
-    out.push_str("\r\nX-Content-Type-Options: nosniff\r\n");
-    out.extend(fields.iter().copied());
-    out
+    let reason = reason(status);
+    let date = now();
+    let fields = fields.concat();
+    format!("HTTP/1.1 {status} {reason}\r\nDate: {date}\r\nX-Content-Type-Options: nosniff\r\n{fields}")
 }
 
 /// The time, as [`date`] writes it.

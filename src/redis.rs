@@ -14,7 +14,7 @@
 use crate::channel::{jitter, lock};
 use crate::resp::{self, Address, Reply, command};
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
@@ -42,14 +42,13 @@ pub fn pause(failures: u32) -> Duration {
 fn look_up(address: &Address) -> io::Result<Vec<SocketAddr>> {
     let host = address.host.clone();
     let port = address.port;
-    let look_up = move || (&*host, port).to_socket_addrs().map(Iterator::collect);
     // No scoped one: the end of a scope unparks who began it, and the follower's next pause would be over at once.
-    let resolver = thread::Builder::new().stack_size(RESOLVER).spawn(look_up)?;
+    let resolver = thread::Builder::new().stack_size(RESOLVER);
+    let resolver = resolver.spawn(move || (&*host, port).to_socket_addrs().map(Iterator::collect))?;
     resolver.join().unwrap_or_else(|_| Err(io::Error::other("its name could not be looked up")))
 }
 
 /// A socket whose reads end in time.
-#[derive(Debug)]
 struct Timed {
     stream: TcpStream,
     until: Instant,
@@ -59,19 +58,19 @@ impl Read for Timed {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let left = self.until.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
+            return Err(ErrorKind::TimedOut.into());
         }
         self.stream.set_read_timeout(Some(left))?;
-        let late =
-            |e: io::Error| if e.kind() == io::ErrorKind::WouldBlock { io::ErrorKind::TimedOut.into() } else { e };
-        let len = self.stream.read(out).map_err(late)?;
+        let len = match self.stream.read(out) {
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return Err(ErrorKind::TimedOut.into()),
+            read => read?,
+        };
         self.until += BYTE * len as u32; // no read has 2 GiB (read(2))
         Ok(len)
     }
 }
 
 /// One connection.
-#[derive(Debug)]
 pub struct Link {
     stream: BufReader<Timed>,
     most: u64, // bytes of a reply
@@ -146,15 +145,6 @@ impl Link {
         resp::read(&mut self.stream, self.most)
     }
 
-    /// Sends commands, and reads so many replies.
-    ///
-    /// # Errors
-    /// As [`Link::send`] and [`Link::reply`].
-    pub fn ask_all(&mut self, commands: &[u8], replies: usize) -> io::Result<Vec<Reply>> {
-        self.send(commands, ANSWER)?;
-        self.replies(replies)
-    }
-
     /// Reads so many replies.
     ///
     /// # Errors
@@ -173,15 +163,16 @@ impl Link {
     /// Whether the server has not closed it, as far as can be seen.
     fn is_open(&self) -> bool {
         let stream = &self.stream.get_ref().stream;
-        let open = |e: io::Error| e.kind() == io::ErrorKind::WouldBlock;
         let seen = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0]));
         // What is there already is the answer to nothing: all that follow would be taken for others' answers.
-        self.stream.buffer().is_empty() && seen.is_err_and(open) && stream.set_nonblocking(false).is_ok()
+        self.stream.buffer().is_empty()
+            && seen.is_err_and(|e| e.kind() == ErrorKind::WouldBlock)
+            && stream.set_nonblocking(false).is_ok()
     }
 }
 
 /// Why commands have no replies.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq)]
 pub enum Failed {
     /// They were not sent.
     Unsent,
@@ -196,14 +187,13 @@ pub enum Failed {
 /// What came of commands.
 pub type Answer = Result<Vec<Reply>, Failed>;
 
-#[derive(Debug)]
 struct Call {
     ticket: u64,
     commands: Vec<u8>,
     replies: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     waiting: VecDeque<Call>,
     answers: BTreeMap<u64, Answer>,
@@ -215,7 +205,6 @@ struct State {
 }
 
 /// One connection for the commands of many threads.
-#[derive(Debug)]
 pub struct Pipe {
     /// Where it leads.
     pub address: Address,
@@ -295,7 +284,7 @@ impl Pipe {
             let link = state.link.take();
             drop(state);
             let mut trip = Trip { pipe: self, calls, link, failed: Failed::Unsent };
-            if trip.go().is_err_and(|e| e.kind() == io::ErrorKind::InvalidData) {
+            if trip.go().is_err_and(|e| e.kind() == ErrorKind::InvalidData) {
                 trip.failed = Failed::TooLarge;
             }
             drop(trip); // what failed is in the answers

@@ -59,8 +59,8 @@ impl Reply {
 
     /// In an array of names and values, the value of this name.
     pub fn get(&self, name: &str) -> Option<&Reply> {
-        let is = |key: &Reply| key.text() == Some(name.as_bytes());
-        self.list().as_chunks().0.iter().find_map(|[key, value]| is(key).then_some(value))
+        let name = Some(name.as_bytes());
+        self.list().as_chunks().0.iter().find_map(|[key, value]| (key.text() == name).then_some(value))
     }
 }
 
@@ -173,7 +173,7 @@ impl Address {
 }
 
 impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Address { host, port, .. } = self;
         if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
     }
@@ -181,7 +181,7 @@ impl fmt::Display for Address {
 
 /// The password is not shown.
 impl fmt::Debug for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "Address({self})")
     }
 }

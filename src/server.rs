@@ -200,7 +200,7 @@ enum Reply {
 
 /// A page, which is asked for again each time; and the field lines that it needs.
 fn page(mut answer: Answer, fields: &[&str]) -> Route {
-    answer.fields.push_str("Cache-Control: no-cache\r\n");
+    answer.fields += "Cache-Control: no-cache\r\n";
     answer.fields.extend(fields.iter().copied());
     Route::Page(answer)
 }
@@ -216,7 +216,9 @@ impl Shared {
     fn work(self: &Arc<Self>, forever: bool) {
         loop {
             let accepted = self.listener.accept();
-            if let (Ok((stream, _)), 1) = (&accepted, self.idle.load(SeqCst)) {
+            if let Ok((stream, _)) = &accepted
+                && self.idle.load(SeqCst) == 1
+            {
                 self.wait_for(stream);
             }
             let mut alone = false;
@@ -331,7 +333,8 @@ impl Shared {
             if !is_channel(&key) || req.path.starts_with("/lab/") {
                 return Err(TAP);
             }
-            connection.tap(self.lab.tap(&self.hub, self.shares.connections, &key, &connection.stream)?, head);
+            let tap = self.lab.tap(&self.hub, self.shares.connections, &key, &connection.stream)?;
+            connection.trace.get_or_insert_default().tap(tap, head);
         }
         let lesson = |path: &str| path.strip_prefix("/lessons/").and_then(lessons::find);
         let page = match req.path.as_str() {
@@ -347,7 +350,8 @@ impl Shared {
             },
         };
         let channel = req.path.strip_prefix('/').filter(|name| is_channel(name) || is_lab(name));
-        if let Some(name) = channel.filter(|name| is_channel(name))
+        if let Some(name) = channel
+            && !is_lab(name)
             && let Some(ws::Handshake { fields, event_stream }) = handshake?
         {
             let head = http::head(101, &[&fields, "\r\n"]);
@@ -395,9 +399,9 @@ impl Shared {
             }
             Route::Lesson(lesson, last_id) => {
                 let script = lessons::parse(lesson.text, &last_id).map_err(|_| NOT_FOUND)?; // a test parses them all
-                let own = |line: &str| line.split_once(':').is_some_and(|(name, _)| script.fields.contains(name));
-                let usual: String = STREAM_FIELDS.split_inclusive('\n').filter(|line| !own(line)).collect();
-                let fields = usual + &script.fields;
+                let usual = STREAM_FIELDS.split_inclusive('\n');
+                let usual = usual.filter(|line| !line.split(':').take(1).any(|name| script.fields.contains(name)));
+                let fields = usual.collect::<String>() + &script.fields;
                 if req.method == "HEAD" {
                     return Ok(Reply::Answer(Answer::empty(script.status, fields)));
                 }

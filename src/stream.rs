@@ -63,7 +63,7 @@ pub fn above(id: Id) -> Id {
 
 /// An id.
 pub fn id(reply: &Reply) -> Option<Id> {
-    Id::parse(std::str::from_utf8(reply.text()?).ok()?)
+    Id::parse(str::from_utf8(reply.text()?).ok()?)
 }
 
 /// The id of an entry.

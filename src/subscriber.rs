@@ -144,12 +144,6 @@ impl Subscriber {
         Ok(taken)
     }
 
-    /// Where what it may be given next ends.
-    fn limit(&self) -> u64 {
-        let skip = self.more.as_ref().and_then(|more| more.skips.front());
-        skip.map_or(u64::MAX, |skip| skip.0).min(self.stop())
-    }
-
     /// Where it ends.
     fn stop(&self) -> u64 {
         if let Some(&Poll::Until(stop)) = self.poll() { stop } else { u64::MAX }
@@ -200,7 +194,9 @@ impl Subscriber {
         if !own.is_empty() {
             return self.give_alone(&own, now, heartbeat).map(|()| 0);
         }
-        let bytes = bytes.get(..usize::try_from(self.limit() - self.pos).unwrap_or(usize::MAX)).unwrap_or(bytes);
+        let skip = self.more.as_ref().and_then(|more| more.skips.front());
+        let limit = skip.map_or(u64::MAX, |skip| skip.0).min(self.stop());
+        let bytes = bytes.get(..usize::try_from(limit - self.pos).unwrap_or(usize::MAX)).unwrap_or(bytes);
         let taken = self.offer(bytes, now, heartbeat)?;
         self.pos += taken as u64;
         while let Some(more) = &mut self.more
