@@ -264,7 +264,6 @@ impl Cluster {
         };
         let whole = page.len() <= asked.page;
         let end = page.last().and_then(id_of).unwrap_or_default();
-        let gone = last > told && page.first().and_then(id_of) != Some(*last);
         let due = |id: &&Id| *last < **id && (whole || **id <= end); // who came by may be noted only now
         let lost = acked.iter().filter(due).find(|id| !page.iter().any(|entry| id_of(entry) == Some(**id)));
         let mut before = *last; // a Redis that is none may say one twice
@@ -274,7 +273,7 @@ impl Cluster {
             entry.id > was
         };
         let entries: Vec<Entry> = page.iter().filter_map(Entry::read).filter(rises).collect();
-        let gone = gone || self.has_missed(asked, &entries)?;
+        let gone = last > told && page.first().and_then(id_of) != Some(*last) || self.has_missed(asked, &entries)?;
         if (gone || lost.is_some()) && !page.iter().any(|entry| stream::lost(entry) >= Some(*lost.unwrap_or(last))) {
             self.doubt(asked, lost, entries.first().map(|entry| entry.id))?;
         }
@@ -400,11 +399,11 @@ impl Cluster {
             let last = channel.last();
             let (commands, replies) = stream::add_all(name, events, but, &posts, last.max(acked), channel.kept());
             let added = match self.pipe.call(commands, replies) {
-                Err(failed @ (Failed::Unsent | Failed::Refused(_))) => return Err(self.reject(name, failed)),
-                Err(Failed::Lost | Failed::TooLarge) => self.look_for(name, last, &posts, was_there, until)?,
+                Err(Failed::Unsent) => return Err(REDIS_AWAY),
+                Err(_) => self.look_for(name, last, &posts, was_there, until)?,
                 Ok(mut replies) => match replies.pop() {
                     Some(Reply::List(replies)) => Some(replies),
-                    reply => reply.map(|reply| vec![reply]),
+                    reply => Some(Vec::from_iter(reply)),
                 },
             };
             let Some(replies) = added else {
@@ -483,7 +482,7 @@ impl Cluster {
         let mut commands = Vec::new();
         let how = [&at, "lost", &top.to_string()];
         stream::add(name, &how, &gap, None, &self.posts(1).concat(), &mut commands);
-        Ok(self.pipe.call(commands, 1)?.first().is_some_and(|reply| id(reply).is_some()))
+        Ok(self.pipe.call(commands, 1)?.first().and_then(id).is_some())
     }
 
     /// Whether events could be published: asks for one to be added to a stream that is not there.

@@ -226,15 +226,14 @@ impl Connection {
         let read = self.stream.read(self.buf.get_mut(before..).unwrap_or_default());
         self.buf.truncate(before + read.as_ref().map_or(0, |n| *n));
         match read {
-            Ok(0) => Err(Stop::Close),
-            Ok(_) => {
+            Ok(1..) => {
                 let read = self.buf.get(before..).unwrap_or_default();
                 self.trace.iter_mut().for_each(|trace| trace.received(read));
                 Ok(true)
             }
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(false),
             Err(e) if e.kind() == ErrorKind::Interrupted => Ok(true), // stopped and continued (signal(7))
-            Err(_) => Err(Stop::Close),
+            _ => Err(Stop::Close),
         }
     }
 

@@ -101,23 +101,24 @@ impl Tokens {
     pub fn load(path: &Path) -> io::Result<Tokens> {
         let at = format!("--token-file {}", path.display());
         let told = |e: io::Error| io::Error::new(e.kind(), format!("{at}: {e}"));
-        let wrong = |why: String| io::Error::new(io::ErrorKind::InvalidData, format!("{at}{why}"));
+        let wrong = |why: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{at}{why}"));
         let file = File::open(path).map_err(told)?;
         let meta = file.metadata().map_err(told)?;
         let mode = meta.mode() & 0o777;
         if !meta.is_file() {
-            return Err(wrong(" is no file; write lines `publish TOKEN` and `read TOKEN` into one".into()));
+            return Err(wrong(" is no file; write lines `publish TOKEN` and `read TOKEN` into one"));
         }
         // Root may hand it to a group: systemd does so with a credential, by an ACL that shows as the group's right.
         let others = if meta.uid() == 0 { 0o037 } else { 0o077 };
         if mode & others != 0 {
-            let why = format!(" has mode {mode:03o}, so others than its owner can read or change it; chmod 600 it");
-            return Err(wrong(why));
+            return Err(wrong(&format!(
+                " has mode {mode:03o}, so others than its owner can read or change it; chmod 600 it"
+            )));
         }
         let mut text = String::new();
         file.take(MAX_TOKEN_FILE + 1).read_to_string(&mut text).map_err(told)?;
         if text.len() as u64 > MAX_TOKEN_FILE {
-            return Err(wrong(format!(" has more than {MAX_TOKEN_FILE} bytes")));
+            return Err(wrong(&format!(" has more than {MAX_TOKEN_FILE} bytes")));
         }
         let mut tokens = Tokens::default();
         for (line, n) in text.lines().zip(1..) {
@@ -128,11 +129,11 @@ impl Tokens {
                     let of = if right == "read" { &mut tokens.read } else { &mut tokens.publish };
                     of.push(token.into());
                 }
-                _ => return Err(wrong(format!(", line {n}: write `publish TOKEN` or `read TOKEN`, in ASCII"))),
+                _ => return Err(wrong(&format!(", line {n}: write `publish TOKEN` or `read TOKEN`, in ASCII"))),
             }
         }
         match tokens.publish.is_empty() && tokens.read.is_empty() {
-            true => Err(wrong(" has no token; write `publish TOKEN` or `read TOKEN`, one a line".into())),
+            true => Err(wrong(" has no token; write `publish TOKEN` or `read TOKEN`, one a line")),
             false => Ok(tokens),
         }
     }

@@ -95,8 +95,8 @@ impl Link {
         let stream = tried?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(ANSWER))?;
-        let stream = BufReader::new(Timed { stream, until: Instant::now() });
-        let mut link = Link { stream, most, id: None, run: None };
+        let timed = Timed { stream, until: Instant::now() };
+        let mut link = Link { stream: BufReader::new(timed), most, id: None, run: None };
         let Address { user, password, .. } = address;
         let auth: &[&str] = if user.is_empty() { &["AUTH", password] } else { &["AUTH", user, password] };
         if !password.is_empty()

@@ -270,9 +270,9 @@ impl Shared {
         loop {
             match self.request(&mut connection, full) {
                 Ok(None) => {}
-                Ok(Some((channel, opening))) => {
+                Ok(Some((channel, mut opening))) => {
+                    opening.trace = connection.trace;
                     // Where this fails the reader is gone.
-                    let opening = Opening { trace: connection.trace, ..opening };
                     let _ = self.hub.subscribe(&channel, connection.stream, slot, opening);
                     return;
                 }
@@ -354,10 +354,13 @@ impl Shared {
             && !is_lab(name)
             && let Some(ws::Handshake { fields, event_stream }) = handshake?
         {
-            let head = http::head(101, &[&fields, "\r\n"]);
-            let may_publish = self.tokens.may(req, "POST");
-            let template = named(req)?;
-            let accepted = Accepted { head, blocks: event_stream, may_publish, name: name.into(), template };
+            let accepted = Accepted {
+                head: http::head(101, &[&fields, "\r\n"]),
+                blocks: event_stream,
+                may_publish: self.tokens.may(req, "POST"),
+                name: name.into(),
+                template: named(req)?,
+            };
             return Ok(Route::Listen(name.into(), place(req)?, None, Some(accepted)));
         }
         match (req.method, page, channel) {
