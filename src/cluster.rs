@@ -46,32 +46,37 @@ const UNHEARD: usize = 256;
 /// Limit: how long a publisher or a reader waits while Redis is away, and one round trip more.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The pause before the same is asked again.
-pub(crate) const AGAIN: Duration = Duration::from_millis(20);
+pub const AGAIN: Duration = Duration::from_millis(20);
 
 /// Limit: lines on standard error about single streams.
 const COMPLAINTS: usize = 100;
 const REFUSES: &str = "refuses events";
 
 /// Channels by their names.
-pub(crate) type Channels = Vec<(String, Arc<Channel>)>;
+pub type Channels = Vec<(String, Arc<Channel>)>;
 
 /// Tells the pump that a channel has news.
 pub type Wake = Box<dyn Fn(&Arc<Channel>) + Send + Sync>;
 
 /// A channel that is followed.
 #[derive(Default)]
-pub(crate) struct Followed {
-    pub(crate) channel: Weak<Channel>,
-    pub(crate) acked: Vec<Id>, // what publishers here were told of, and has not come by
-    told: Id,                  // nothing is missing up to here, or that was told
-    removed: Option<i64>,      // from the stream, when the copy began, where there was nothing to go on from
-    pub(crate) ready: bool,    // it was read to the end once
-    pub(crate) barred: bool,   // Redis does not let us read it, for it is no stream or not ours
+pub struct Followed {
+    /// It, as long as it is in use.
+    pub channel: Weak<Channel>,
+    /// What publishers here were told of, and has not come by.
+    pub acked: Vec<Id>,
+    told: Id,             // nothing is missing up to here, or that was told
+    removed: Option<i64>, // from the stream, when the copy began, where there was nothing to go on from
+    /// It was read to the end once.
+    pub ready: bool,
+    /// Redis does not let us read it, for it is no stream or not ours.
+    pub barred: bool,
 }
 
 /// What was asked for, and what it goes on from.
-pub(crate) struct Asked {
-    pub(crate) name: String,
+pub struct Asked {
+    /// The channel's name.
+    pub name: String,
     channel: Arc<Channel>,
     last: Id,
     told: Id,
@@ -81,21 +86,30 @@ pub(crate) struct Asked {
 
 /// What the channels of this node have in common.
 pub struct Cluster {
-    pub(crate) pipe: Pipe,
+    /// What sends commands.
+    pub pipe: Pipe,
     history: usize,
     node: String,
     posts: AtomicU64,
-    pub(crate) followed: Mutex<BTreeMap<String, Followed>>,
-    page: AtomicUsize,              // entries that are asked for at a time
-    pub(crate) changes: AtomicU64,  // of `followed`, and entries that were heard
-    pub(crate) seen: AtomicU64,     // the changes that the XREAD under way knows of
-    pub(crate) follower: AtomicI64, // its connection's number
-    pub(crate) connected: AtomicBool,
-    pub(crate) trying: AtomicBool, // to connect, and it has not failed yet
-    pub(crate) connections: AtomicU64,
-    pub(crate) current: Mutex<Instant>, // when this node last had everything
-    complaints: Mutex<Vec<String>>,     // about single streams, as they were told
-    state: Mutex<String>,               // as it was last told on standard error
+    /// The channels that are followed, by their names.
+    pub followed: Mutex<BTreeMap<String, Followed>>,
+    page: AtomicUsize, // entries that are asked for at a time
+    /// Changes of `followed`, and entries that were heard.
+    pub changes: AtomicU64,
+    /// The changes that the `XREAD` under way knows of.
+    pub seen: AtomicU64,
+    /// The number of the follower's connection.
+    pub follower: AtomicI64,
+    /// Whether it follows.
+    pub connected: AtomicBool,
+    /// Whether it tries to connect, and has not failed yet.
+    pub trying: AtomicBool,
+    /// How often it has connected.
+    pub connections: AtomicU64,
+    /// When this node last had everything.
+    pub current: Mutex<Instant>,
+    complaints: Mutex<Vec<String>>, // about single streams, as they were told
+    state: Mutex<String>,           // as it was last told on standard error
     wake: Wake,
 }
 
@@ -136,7 +150,7 @@ impl Cluster {
     }
 
     /// Tells a person, where it is news.
-    pub(crate) fn say(&self, news: String) {
+    pub fn say(&self, news: String) {
         let mut state = lock(&self.state);
         if *state != news {
             let text: Vec<Byte> = news.bytes().map(|b| (b, false)).collect(); // in part what Redis says
@@ -204,14 +218,17 @@ impl Cluster {
     }
 
     /// The channels for which this holds, as long as they are in use.
-    pub(crate) fn channels(&self, which: impl Fn(&Followed) -> bool) -> Channels {
+    pub fn channels(&self, which: impl Fn(&Followed) -> bool) -> Channels {
         let followed = lock(&self.followed);
         let open = followed.iter().filter(|(_, f)| which(f));
         open.filter_map(|(name, f)| Some((name.clone(), f.channel.upgrade()?))).collect()
     }
 
     /// Takes over what is new in these channels, at least up to this id; `ask` sends commands, and returns so many replies.
-    pub(crate) fn refresh(
+    ///
+    /// # Errors
+    /// Where there are none, or a stream cannot be read.
+    pub fn refresh(
         &self, mut channels: Channels, least: Id, mut ask: impl FnMut(Vec<u8>, usize) -> Answer,
     ) -> Result<(), Failed> {
         while !channels.is_empty() {
@@ -228,7 +245,7 @@ impl Cluster {
     }
 
     /// Writes the commands that ask for what is new in these channels.
-    pub(crate) fn ask_for(
+    pub fn ask_for(
         &self, channels: impl Iterator<Item = (String, Arc<Channel>)>, commands: &mut Vec<u8>,
     ) -> Vec<Asked> {
         let page = self.page.load(Relaxed);
@@ -243,7 +260,10 @@ impl Cluster {
     }
 
     /// Takes over what came of it. Returns those in which there is more.
-    pub(crate) fn accept(&self, asked: Vec<Asked>, pages: Vec<Reply>) -> Result<Channels, Failed> {
+    ///
+    /// # Errors
+    /// Where a stream cannot be read.
+    pub fn accept(&self, asked: Vec<Asked>, pages: Vec<Reply>) -> Result<Channels, Failed> {
         let mut more = Vec::new();
         for (asked, page) in asked.into_iter().zip(pages) {
             if self.take(&asked, page)? {
