@@ -68,9 +68,7 @@ impl Reply {
 pub fn command(words: &[&str], out: &mut Vec<u8>) {
     out.extend(format!("*{}\r\n", words.len()).bytes());
     for word in words {
-        out.extend(format!("${}\r\n", word.len()).bytes());
-        out.extend_from_slice(word.as_bytes());
-        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(format!("${}\r\n{word}\r\n", word.len()).as_bytes());
     }
 }
 
@@ -92,7 +90,7 @@ fn reply(stream: &mut impl BufRead, depth: u8, room: &mut u64) -> io::Result<Rep
     *room = room.checked_sub(ELEMENT + line.len() as u64).ok_or_else(|| wrong("a reply is too large"))?;
     let (kind, rest) = line.split_first().ok_or_else(|| wrong("this is no Redis: an empty line"))?;
     let text = || String::from_utf8_lossy(rest);
-    let number = || text().parse::<i64>().map_err(|_| wrong("this is no Redis: no number where one is due"));
+    let number = || text().parse().map_err(|_| wrong("this is no Redis: no number where one is due"));
     match kind {
         b'+' => return Ok(Reply::Text(rest.into())),
         b'-' => return Ok(Reply::Error(text().into())),
