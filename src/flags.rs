@@ -6,6 +6,7 @@
 //!
 //! Limits: numbers have the ranges that their messages name.
 
+use crate::percent::is_made_of;
 use crate::resp::Address;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -119,16 +120,13 @@ const OPTIONS: &[(&str, &str, &str, Set)] = &[
     }),
     ("max-channels", "N", "channels at a time [1000]", |c, v| count(v).map(|n| c.max_channels = n)),
     ("host", "NAME", "a further name that this server answers to; may be repeated", |c, v| {
-        let ok = !v.is_empty() && v.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
         c.hosts.push(v.trim_end_matches('.').to_ascii_lowercase());
-        check(ok, "a host name without scheme and port, such as chat.example.org")
+        check(is_made_of(v, b"-._"), "a host name without scheme and port, such as chat.example.org")
     }),
     ("allow-origin", "ORIGIN", "a further web origin that may read and publish, or *; may be repeated", |c, v| {
         let host = v.strip_prefix("https://").or_else(|| v.strip_prefix("http://")).unwrap_or_default();
-        let ok =
-            v == "*" || (!host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b)));
         c.origins.push(v.to_ascii_lowercase());
-        check(ok, "an origin without a path, such as https://example.org, or *")
+        check(v == "*" || is_made_of(host, b"-._:[]"), "an origin without a path, such as https://example.org, or *")
     }),
     ("token-file", "FILE", "lines `publish TOKEN`, `read TOKEN`: who may publish, who may read", |c, v| {
         c.token_file = Some(v.into());
@@ -153,8 +151,7 @@ fn switch(text: &str) -> Told<bool> {
 }
 
 fn number(text: &str, least: u64, most: u64, right: &'static str) -> Told<u64> {
-    let digits = text.bytes().all(|b| b.is_ascii_digit());
-    text.parse().ok().filter(|n| digits && (least..=most).contains(n)).ok_or(right)
+    text.parse().ok().filter(|n| !text.starts_with('+') && (least..=most).contains(n)).ok_or(right)
 }
 
 fn count(text: &str) -> Told<usize> {

@@ -114,7 +114,7 @@ pub fn head_end(buf: &[u8]) -> Result<Option<usize>, Reject> {
 
 /// Whether this is a `token` (RFC 9110 §5.6.2).
 pub fn is_token(text: &[u8]) -> bool {
-    !text.is_empty() && text.iter().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b))
+    percent::is_made_of(text, b"!#$%&'*+-.^_`|~")
 }
 
 /// Takes optional white space off (RFC 9110 §5.6.3: only space and tab).
@@ -305,9 +305,8 @@ fn host_of(value: &[u8]) -> Option<&str> {
     let text = str::from_utf8(value).ok()?;
     let (host, port) = split_port(text);
     // Deviation: a registered name may be percent-encoded and have other characters; no name in the DNS has them.
-    let name = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-    (port.bytes().all(|b| b.is_ascii_digit()) && !host.is_empty() && (is_ipv6(host) || host.bytes().all(name)))
-        .then_some(text)
+    let known = is_ipv6(host) || percent::is_made_of(host, b"-._~");
+    (known && port.bytes().all(|b| b.is_ascii_digit())).then_some(text)
 }
 
 /// Whether a host is an IPv6 address, which stands in brackets (RFC 3986 §3.2.2).

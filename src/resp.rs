@@ -160,8 +160,7 @@ impl Address {
         };
         let port =
             if port.is_empty() { PORT } else { u16::try_from(number(port.strip_prefix(':')?, PORT.into())?).ok()? };
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._:".contains(&b);
-        (port > 0 && !host.is_empty() && host.bytes().all(plain)).then_some(())?;
+        (port > 0 && percent::is_made_of(host, b"-._:")).then_some(())?;
         let user = percent::decode(user, false)?;
         let password = percent::decode(password, false)?;
         let database = number(database, 0)?;
