@@ -46,32 +46,37 @@ const UNHEARD: usize = 256;
 /// Limit: how long a publisher or a reader waits while Redis is away, and one round trip more.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The pause before the same is asked again.
-pub(crate) const AGAIN: Duration = Duration::from_millis(20);
+pub const AGAIN: Duration = Duration::from_millis(20);
 
 /// Limit: lines on standard error about single streams.
 const COMPLAINTS: usize = 100;
 const REFUSES: &str = "refuses events";
 
 /// Channels by their names.
-pub(crate) type Channels = Vec<(String, Arc<Channel>)>;
+pub type Channels = Vec<(String, Arc<Channel>)>;
 
 /// Tells the pump that a channel has news.
 pub type Wake = Box<dyn Fn(&Arc<Channel>) + Send + Sync>;
 
 /// A channel that is followed.
-#[derive(Debug)]
-pub(crate) struct Followed {
-    pub(crate) channel: Weak<Channel>,
-    pub(crate) acked: Vec<Id>, // what publishers here were told of, and has not come by
-    told: Id,                  // nothing is missing up to here, or that was told
-    removed: Option<i64>,      // from the stream, when the copy began, where there was nothing to go on from
-    pub(crate) ready: bool,    // it was read to the end once
-    pub(crate) barred: bool,   // Redis does not let us read it, for it is no stream or not ours
+#[derive(Default)]
+pub struct Followed {
+    /// It, as long as it is in use.
+    pub channel: Weak<Channel>,
+    /// What publishers here were told of, and has not come by.
+    pub acked: Vec<Id>,
+    told: Id,             // nothing is missing up to here, or that was told
+    removed: Option<i64>, // from the stream, when the copy began, where there was nothing to go on from
+    /// It was read to the end once.
+    pub ready: bool,
+    /// Redis does not let us read it, for it is no stream or not ours.
+    pub barred: bool,
 }
 
 /// What was asked for, and what it goes on from.
-pub(crate) struct Asked {
-    pub(crate) name: String,
+pub struct Asked {
+    /// The channel's name.
+    pub name: String,
     channel: Arc<Channel>,
     last: Id,
     told: Id,
@@ -81,27 +86,35 @@ pub(crate) struct Asked {
 
 /// What the channels of this node have in common.
 pub struct Cluster {
-    pub(crate) pipe: Pipe,
+    /// What sends commands.
+    pub pipe: Pipe,
     history: usize,
     node: String,
     posts: AtomicU64,
-    pub(crate) followed: Mutex<BTreeMap<String, Followed>>,
-    page: AtomicUsize,              // entries that are asked for at a time
-    pub(crate) heard: AtomicU64,    // entries
-    pub(crate) changes: AtomicU64,  // of `followed`
-    pub(crate) seen: AtomicU64,     // the changes that the XREAD under way knows of
-    pub(crate) follower: AtomicI64, // its connection's number
-    pub(crate) connected: AtomicBool,
-    pub(crate) trying: AtomicBool, // to connect, and it has not failed yet
-    pub(crate) connections: AtomicU64,
-    pub(crate) current: Mutex<Instant>, // when this node last had everything
-    complaints: Mutex<Vec<String>>,     // about single streams, as they were told
-    state: Mutex<String>,               // as it was last told on standard error
-    pub(crate) wake: Wake,
+    /// The channels that are followed, by their names.
+    pub followed: Mutex<BTreeMap<String, Followed>>,
+    page: AtomicUsize, // entries that are asked for at a time
+    /// Changes of `followed`, and entries that were heard.
+    pub changes: AtomicU64,
+    /// The changes that the `XREAD` under way knows of.
+    pub seen: AtomicU64,
+    /// The number of the follower's connection.
+    pub follower: AtomicI64,
+    /// Whether it follows.
+    pub connected: AtomicBool,
+    /// Whether it tries to connect, and has not failed yet.
+    pub trying: AtomicBool,
+    /// How often it has connected.
+    pub connections: AtomicU64,
+    /// When this node last had everything.
+    pub current: Mutex<Instant>,
+    complaints: Mutex<Vec<String>>, // about single streams, as they were told
+    state: Mutex<String>,           // as it was last told on standard error
+    wake: Wake,
 }
 
 impl std::fmt::Debug for Cluster {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         write!(f, "Cluster({})", self.pipe.address)
     }
 }
@@ -123,7 +136,6 @@ impl Cluster {
             posts: AtomicU64::new(1),
             followed: Mutex::default(),
             page: AtomicUsize::new(PAGE),
-            heard: AtomicU64::new(0),
             changes: AtomicU64::new(0),
             seen: AtomicU64::new(0),
             follower: AtomicI64::new(0),
@@ -138,7 +150,7 @@ impl Cluster {
     }
 
     /// Tells a person, where it is news.
-    pub(crate) fn say(&self, news: String) {
+    pub fn say(&self, news: String) {
         let mut state = lock(&self.state);
         if *state != news {
             let text: Vec<Byte> = news.bytes().map(|b| (b, false)).collect(); // in part what Redis says
@@ -154,7 +166,8 @@ impl Cluster {
             return REDIS_REFUSES;
         }
         // Once: it may be asked for by turns with others, as often as a client likes.
-        let (complaint, mut told) = (format!("refuses {}: {why}", key(name)), lock(&self.complaints));
+        let complaint = format!("refuses {}: {why}", key(name));
+        let mut told = lock(&self.complaints);
         if told.len() < COMPLAINTS && !told.contains(&complaint) {
             told.push(complaint.clone());
             self.say(complaint);
@@ -189,8 +202,7 @@ impl Cluster {
         let start = if is_whole(&info) { Id::default() } else { first.map_or(last, below) };
         let removed = removed(&info).filter(|_| start == Id::default() || first.is_none());
         let channel = Arc::new(Channel::new(name, Log::copy(start, self.history), Writer::default()));
-        let (acked, told, ready, barred) = (Vec::new(), start, false, false);
-        let followed = Followed { channel: Arc::downgrade(&channel), acked, told, removed, ready, barred };
+        let followed = Followed { channel: Arc::downgrade(&channel), told: start, removed, ..Followed::default() };
         lock(&self.followed).insert(name.into(), followed);
         // Up to what was there when it began: what comes meanwhile may have no end, and the follower hears of it.
         self.refresh(vec![(name.into(), channel.clone())], last, |commands, n| self.pipe.call(commands, n))
@@ -200,21 +212,23 @@ impl Cluster {
         Ok(channel)
     }
 
-    /// Notes something of a channel.
-    pub(crate) fn note(&self, name: &str, what: impl FnOnce(&mut Followed)) {
-        if let Some(f) = lock(&self.followed).get_mut(name) {
-            what(f);
-        }
+    /// Notes something of a channel, or looks it up.
+    fn note<T>(&self, name: &str, what: impl FnOnce(&mut Followed) -> T) -> Option<T> {
+        lock(&self.followed).get_mut(name).map(what)
     }
 
     /// The channels for which this holds, as long as they are in use.
-    pub(crate) fn channels(&self, which: impl Fn(&Followed) -> bool) -> Channels {
-        let open = |(name, f): (&String, &Followed)| Some((name.clone(), f.channel.upgrade().filter(|_| which(f))?));
-        lock(&self.followed).iter().filter_map(open).collect()
+    pub fn channels(&self, which: impl Fn(&Followed) -> bool) -> Channels {
+        let followed = lock(&self.followed);
+        let open = followed.iter().filter(|(_, f)| which(f));
+        open.filter_map(|(name, f)| Some((name.clone(), f.channel.upgrade()?))).collect()
     }
 
     /// Takes over what is new in these channels, at least up to this id; `ask` sends commands, and returns so many replies.
-    pub(crate) fn refresh(
+    ///
+    /// # Errors
+    /// Where there are none, or a stream cannot be read.
+    pub fn refresh(
         &self, mut channels: Channels, least: Id, mut ask: impl FnMut(Vec<u8>, usize) -> Answer,
     ) -> Result<(), Failed> {
         while !channels.is_empty() {
@@ -231,22 +245,25 @@ impl Cluster {
     }
 
     /// Writes the commands that ask for what is new in these channels.
-    pub(crate) fn ask_for(
+    pub fn ask_for(
         &self, channels: impl Iterator<Item = (String, Arc<Channel>)>, commands: &mut Vec<u8>,
     ) -> Vec<Asked> {
         let page = self.page.load(Relaxed);
         let count = (page + 1).to_string();
-        let ask = |(name, channel): (String, Arc<Channel>)| {
-            let (last, mut told, mut acked) = (channel.last(), Id::default(), Vec::new());
-            self.note(&name, |f| (told, acked) = (f.told, f.acked.clone()));
+        let asked = channels.map(|(name, channel)| {
+            let last = channel.last();
+            let (told, acked) = self.note(&name, |f| (f.told, f.acked.clone())).unwrap_or_default();
             command(&["XRANGE", &key(&name), &last.to_string(), "+", "COUNT", &count], commands);
             Asked { name, channel, last, told, acked, page }
-        };
-        channels.map(ask).collect()
+        });
+        asked.collect()
     }
 
     /// Takes over what came of it. Returns those in which there is more.
-    pub(crate) fn accept(&self, asked: Vec<Asked>, pages: Vec<Reply>) -> Result<Channels, Failed> {
+    ///
+    /// # Errors
+    /// Where a stream cannot be read.
+    pub fn accept(&self, asked: Vec<Asked>, pages: Vec<Reply>) -> Result<Channels, Failed> {
         let mut more = Vec::new();
         for (asked, page) in asked.into_iter().zip(pages) {
             if self.take(&asked, page)? {
@@ -261,20 +278,12 @@ impl Cluster {
         let Asked { name, channel, last, told, acked, .. } = asked;
         let page = match page {
             Reply::List(page) => page,
-            Reply::Error(why) if is_of_key(&why) => {
-                self.note(name, |f| f.barred = true);
-                self.refused(name, &why);
-                return if lock(&self.followed).get(name).is_some_and(|f| f.ready) {
-                    Ok(false)
-                } else {
-                    Err(Failed::Refused(why))
-                };
-            }
+            Reply::Error(why) if is_of_key(&why) && self.bar(name, &why) => return Ok(false),
             Reply::Error(why) => return Err(Failed::Refused(why)), // such as that it is loading its file
             _ => return Err(Failed::Refused("it answers without entries".into())),
         };
-        let (whole, end) = (page.len() <= asked.page, page.last().and_then(id_of).unwrap_or_default());
-        let gone = last > told && page.first().and_then(id_of) != Some(*last);
+        let whole = page.len() <= asked.page;
+        let end = page.last().and_then(id_of).unwrap_or_default();
         let due = |id: &&Id| *last < **id && (whole || **id <= end); // who came by may be noted only now
         let lost = acked.iter().filter(due).find(|id| !page.iter().any(|entry| id_of(entry) == Some(**id)));
         let mut before = *last; // a Redis that is none may say one twice
@@ -284,12 +293,11 @@ impl Cluster {
             entry.id > was
         };
         let entries: Vec<Entry> = page.iter().filter_map(Entry::read).filter(rises).collect();
-        let gone = gone || self.has_missed(asked, &entries)?;
-        let announced = |e: &Reply| stream::lost(e) >= Some(*lost.unwrap_or(last));
-        if (gone || lost.is_some()) && !page.iter().any(announced) {
+        let gone = last > told && page.first().and_then(id_of) != Some(*last) || self.has_missed(asked, &entries)?;
+        if (gone || lost.is_some()) && !page.iter().any(|entry| stream::lost(entry) >= Some(*lost.unwrap_or(last))) {
             self.doubt(asked, lost, entries.first().map(|entry| entry.id))?;
         }
-        self.heard.fetch_add(entries.len() as u64, Relaxed);
+        self.changes.fetch_add(entries.len() as u64, SeqCst);
         channel.take(&entries, || (self.wake)(channel));
         (self.wake)(channel);
         self.note(name, |f| {
@@ -303,12 +311,21 @@ impl Cluster {
         Ok(more)
     }
 
+    /// Leaves a stream alone that Redis does not let us read. Returns whether it could be read before.
+    fn bar(&self, name: &str, why: &str) -> bool {
+        let ready = self.note(name, |f| {
+            f.barred = true;
+            f.ready
+        });
+        self.refused(name, why);
+        ready == Some(true)
+    }
+
     /// Whether something was taken from a stream before the first entry that its copy is to have.
     fn has_missed(&self, asked: &Asked, entries: &[Entry]) -> Result<bool, Failed> {
-        let (mut before, Asked { name, channel, last, .. }) = (None, asked);
-        self.note(name, |f| before = f.removed);
+        let Asked { name, channel, last, .. } = asked;
         let Some(first) = entries.first().filter(|_| channel.is_empty()) else { return Ok(false) };
-        let Some(before) = before else { return Ok(first.id != above(*last)) };
+        let Some(before) = self.note(name, |f| f.removed).flatten() else { return Ok(first.id != above(*last)) };
         Ok(removed(&self.info(name)?).is_some_and(|now| now != before))
     }
 
@@ -317,7 +334,7 @@ impl Cluster {
         let Asked { name, channel, last, acked, .. } = asked;
         let info = self.info(name)?;
         let newest = info.get("last-generated-id").and_then(id).unwrap_or_default();
-        let top = acked.iter().fold(*last, |top, id| top.max(*id));
+        let top = *acked.iter().fold(last, Ord::max);
         if newest == top && lost.is_none() || newest < top && self.announce(name, top, true)? {
             return Ok(()); // nothing came behind it; or all hear of it
         }
@@ -347,8 +364,10 @@ impl Cluster {
     /// # Errors
     /// [`REDIS_AWAY`] where that cannot be known.
     pub fn catch_up(&self, name: &str, channel: &Channel, from: &From) -> Result<(), Reject> {
-        let asked = if let From::After(text) = from { Id::parse(text) } else { None };
-        if let Some(asked) = asked.filter(|asked| *asked > channel.last()) {
+        if let From::After(text) = from
+            && let Some(asked) = Id::parse(text)
+            && asked > channel.last()
+        {
             self.is_followed()?;
             let info = self.info(name).map_err(|failed| self.reject(name, failed))?;
             let last = info.get("last-entry").and_then(id_of).unwrap_or_default();
@@ -368,9 +387,8 @@ impl Cluster {
 
     /// The last event that publishers here were told of, and has not come by; and how many there are.
     fn acked(&self, name: &str) -> (Id, usize) {
-        let mut acked = (Id::default(), 0);
-        self.note(name, |f| acked = (f.acked.iter().max().copied().unwrap_or_default(), f.acked.len()));
-        acked
+        let acked = self.note(name, |f| (f.acked.iter().max().copied().unwrap_or_default(), f.acked.len()));
+        acked.unwrap_or_default()
     }
 
     /// What marks so many events as published here.
@@ -392,43 +410,42 @@ impl Cluster {
         if unheard >= UNHEARD && !channel.wait_for(acked, PATIENCE) {
             return Err(REDIS_AWAY);
         }
-        let (posts, until, mut told) = (self.posts(events.len()), Instant::now() + PATIENCE, false);
+        let posts = self.posts(events.len());
+        let until = Instant::now() + PATIENCE;
+        let mut told = false;
         let mut again = AGAIN;
         while Instant::now() < until {
             let was_there = !channel.is_empty(); // before `last`: what comes between the two is found behind it
             let last = channel.last();
             let (commands, replies) = stream::add_all(name, events, but, &posts, last.max(acked), channel.kept());
             let added = match self.pipe.call(commands, replies) {
-                Err(failed @ (Failed::Unsent | Failed::Refused(_))) => return Err(self.reject(name, failed)),
-                Err(Failed::Lost | Failed::TooLarge) => self.look_for(name, last, &posts, was_there, until)?,
+                Err(Failed::Unsent) => return Err(REDIS_AWAY),
+                Err(_) => self.look_for(name, last, &posts, was_there, until)?,
                 Ok(mut replies) => match replies.pop() {
                     Some(Reply::List(replies)) => Some(replies),
-                    reply => reply.map(|reply| vec![reply]),
+                    reply => Some(Vec::from_iter(reply)),
                 },
             };
-            match added {
-                Some(ids) if ids.len() == events.len() && ids.iter().all(|reply| id(reply).is_some()) => {
-                    let ids: Vec<Id> = ids.iter().filter_map(id).collect();
-                    self.added(name, &ids);
-                    if ids.first().is_some_and(|id| *id <= last) {
-                        let _ = self.announce(name, last.max(acked), true); // its ids fell back
-                    }
-                    return Ok(ids);
+            let Some(replies) = added else {
+                thread::sleep(again); // it was not sent, or in vain
+                again *= 2;
+                continue;
+            };
+            let ids: Vec<Id> = replies.iter().filter_map(id).collect();
+            if ids.len() == events.len() && ids.len() == replies.len() {
+                self.added(name, &ids);
+                if ids.first().is_some_and(|id| *id <= last) {
+                    let _ = self.announce(name, last.max(acked), true); // its ids fell back
                 }
-                Some(gone) if gone.iter().all(|reply| *reply == Reply::Null) && !told => {
-                    // Whoever takes the stream's name next begins above all that was said.
-                    told = self.announce(name, channel.last().max(acked), true).is_ok(); // or somebody else has begun it
-                }
-                Some(other) => {
-                    let error =
-                        other.iter().find_map(|reply| if let Reply::Error(why) = reply { Some(&**why) } else { None });
-                    return Err(self.refused(name, error.unwrap_or("it answers without an id")));
-                }
-                None => {
-                    thread::sleep(again); // it was not sent, or in vain
-                    again *= 2;
-                }
+                return Ok(ids);
             }
+            if told || replies.iter().any(|reply| *reply != Reply::Null) {
+                let error =
+                    replies.iter().find_map(|reply| if let Reply::Error(why) = reply { Some(why) } else { None });
+                return Err(self.refused(name, error.map_or("it answers without an id", |why| why)));
+            }
+            // Whoever takes the stream's name next begins above all that was said.
+            told = self.announce(name, channel.last().max(acked), true).is_ok(); // or somebody else has begun it
         }
         Err(REDIS_AWAY)
     }
@@ -446,10 +463,13 @@ impl Cluster {
     fn look_for(
         &self, name: &str, last: Id, posts: &[String], was_there: bool, until: Instant,
     ) -> Result<Option<Vec<Reply>>, Reject> {
-        let ours = |entry: &&Reply| field(entry, "post").is_some_and(|post| posts.iter().any(|p| p.as_bytes() == post));
+        let ours = |entry: &&Reply| {
+            field(entry, "post").and_then(Reply::text).is_some_and(|post| posts.iter().any(|p| p.as_bytes() == post))
+        };
         let mut again = AGAIN;
         while Instant::now() < until {
-            let (mut found, mut at) = (Vec::new(), last);
+            let mut found = Vec::new();
+            let mut at = last;
             // What a page goes on from must be there: where it is gone, so may be what came behind it.
             let mut empty = !was_there && self.info(name).is_ok_and(|info| is_whole(&info));
             let mut sure = true;
@@ -478,11 +498,11 @@ impl Cluster {
     /// whether that could be done.
     fn announce(&self, name: &str, top: Id, raise: bool) -> Result<bool, Failed> {
         let gap = Gap { from: None, lost: None }.event(&top.to_string());
-        let (at, mut commands) = (if raise { above(top).to_string() } else { "*".into() }, Vec::new());
-        self.posts(1)
-            .iter()
-            .for_each(|post| stream::add(name, &[&at, "lost", &top.to_string()], &gap, None, post, &mut commands));
-        Ok(self.pipe.call(commands, 1)?.first().is_some_and(|reply| id(reply).is_some()))
+        let at = if raise { above(top).to_string() } else { "*".into() };
+        let mut commands = Vec::new();
+        let how = [&at, "lost", &top.to_string()];
+        stream::add(name, &how, &gap, None, &self.posts(1).concat(), &mut commands);
+        Ok(self.pipe.call(commands, 1)?.first().and_then(id).is_some())
     }
 
     /// Whether events could be published: asks for one to be added to a stream that is not there.
@@ -492,17 +512,18 @@ impl Cluster {
     pub fn health(&self) -> Result<(), Reject> {
         self.is_followed()?;
         let added = self.pipe.ask(&["XADD", PREFIX, "NOMKSTREAM", "*", "data", ""]);
-        added.map(|_| ()).map_err(|failed| self.reject("", failed))
+        added.map_err(|failed| self.reject("", failed))?;
+        Ok(())
     }
 
     /// Name, type, help and value of each metric.
     pub fn metrics(&self) -> [(&'static str, &'static str, &'static str, String); 3] {
-        let (connected, connections) = (self.connected.load(SeqCst), self.connections.load(Relaxed));
+        let connected = u8::from(self.connected.load(SeqCst)).to_string();
         let lag = lock(&self.current).elapsed();
         let lag = format!("{}.{:03}", lag.as_secs(), lag.subsec_millis());
-        let again = connections.saturating_sub(1).to_string();
+        let again = self.connections.load(Relaxed).saturating_sub(1).to_string();
         [
-            ("redis_connected", "gauge", "Whether this node follows Redis.", u8::from(connected).to_string()),
+            ("redis_connected", "gauge", "Whether this node follows Redis.", connected),
             ("redis_lag_seconds", "gauge", "Since when this node may lack something; up to 1 is usual.", lag),
             ("redis_reconnections_total", "counter", "Connections to Redis after the first.", again),
         ]

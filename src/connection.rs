@@ -8,7 +8,7 @@
 use crate::http::{self, Chunked, Framing, Request};
 use crate::reject::{Reject, TIMEOUT, TOO_LARGE};
 use crate::report::report;
-use crate::trace::{Tap, Trace};
+use crate::trace::Trace;
 use std::borrow::Cow;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -28,7 +28,6 @@ const LINGER: Duration = Duration::from_secs(2);
 const READ: usize = 512;
 
 /// Why a connection takes no further request.
-#[derive(Debug)]
 pub enum Stop {
     /// The peer is gone, or everything is said.
     Close,
@@ -49,7 +48,6 @@ impl From<Reject> for Stop {
 }
 
 /// An answer with a length.
-#[derive(Debug)]
 pub struct Answer {
     /// The status code.
     pub status: u16,
@@ -65,22 +63,26 @@ impl Answer {
         Answer { status: 200, fields: format!("Content-Type: {kind}\r\n"), body: body.into() }
     }
 
+    /// One without a body.
+    pub fn empty(status: u16, fields: impl Into<String>) -> Answer {
+        Answer { status, fields: fields.into(), body: Vec::new().into() }
+    }
+
     /// A 200 of plain text.
-    pub fn text(body: String) -> Answer {
-        Answer::new("text/plain; charset=utf-8", body.into_bytes())
+    pub fn text(body: impl Into<String>) -> Answer {
+        Answer::new("text/plain; charset=utf-8", body.into().into_bytes())
     }
 }
 
 impl From<Reject> for Answer {
     fn from(reject: Reject) -> Answer {
         let mut answer = Answer { status: reject.status, ..Answer::text(reject.line()) };
-        answer.fields.push_str(reject.field());
+        answer.fields += reject.field();
         answer
     }
 }
 
 /// A connection with what it has received and not yet used.
-#[derive(Debug)]
 pub struct Connection {
     /// The socket; it blocks, within limits.
     pub stream: TcpStream,
@@ -107,12 +109,20 @@ impl Connection {
     /// Where the socket fails.
     pub fn new(stream: TcpStream, peer: SocketAddr, quiet: bool, brief: bool) -> io::Result<Connection> {
         stream.set_nodelay(true)?; // an answer, or an event, must not wait for the acknowledgement of the one before
-        let timeout = if brief { BRIEF_TIME } else { REQUEST_TIME };
-        stream.set_read_timeout(Some(timeout))?;
         stream.set_write_timeout(Some(RESPONSE_TIME))?;
-        let (buf, line, cors) = (Vec::new(), String::new(), String::new());
-        let trace = None;
-        Ok(Connection { stream, buf, timeout, brief, fresh: true, head_only: false, quiet, peer, line, cors, trace })
+        Ok(Connection {
+            stream,
+            buf: Vec::new(),
+            timeout: Duration::MAX,
+            brief,
+            fresh: true,
+            head_only: false,
+            quiet,
+            peer,
+            line: String::new(),
+            cors: String::new(),
+            trace: None,
+        })
     }
 
     /// Reads the next head; returns it with the time by which its body must be there.
@@ -144,7 +154,8 @@ impl Connection {
     /// # Errors
     /// Where it is too large, malformed or late.
     pub fn body(&mut self, req: &Request, max: usize, deadline: Instant) -> Result<Vec<u8>, Stop> {
-        let (mut heard, mut chunked) = (0, Chunked::default());
+        let mut heard = 0;
+        let mut chunked = Chunked::default();
         let mut expects = req.expects;
         loop {
             match req.framing {
@@ -171,11 +182,6 @@ impl Connection {
             }
             self.fill(deadline)?;
         }
-    }
-
-    /// Taps this exchange, of which the head was read.
-    pub fn tap(&mut self, tap: Tap, head: &[u8]) {
-        self.trace.get_or_insert_default().tap(tap, head);
     }
 
     /// Has a tap hear what is there of a body up to `end`: behind that in the buffer may stand the next request.
@@ -220,15 +226,14 @@ impl Connection {
         let read = self.stream.read(self.buf.get_mut(before..).unwrap_or_default());
         self.buf.truncate(before + read.as_ref().map_or(0, |n| *n));
         match read {
-            Ok(0) => Err(Stop::Close),
-            Ok(_) => {
+            Ok(1..) => {
                 let read = self.buf.get(before..).unwrap_or_default();
                 self.trace.iter_mut().for_each(|trace| trace.received(read));
                 Ok(true)
             }
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(false),
             Err(e) if e.kind() == ErrorKind::Interrupted => Ok(true), // stopped and continued (signal(7))
-            Err(_) => Err(Stop::Close),
+            _ => Err(Stop::Close),
         }
     }
 
@@ -241,9 +246,9 @@ impl Connection {
         let mut head = http::head(answer.status, &[&answer.fields, &self.cors, option]);
         // 204 has no length (RFC 9110 §8.6), and of a stream no HEAD can tell it.
         if answer.status != 204 && !(self.head_only && answer.body.is_empty()) {
-            head.push_str(&format!("Content-Length: {}\r\n", answer.body.len()));
+            head += &format!("Content-Length: {}\r\n", answer.body.len());
         }
-        head.push_str("\r\n");
+        head += "\r\n";
         let mut bytes = head.into_bytes();
         if !self.head_only {
             bytes.extend_from_slice(&answer.body);
@@ -254,8 +259,7 @@ impl Connection {
             match self.write(rest) {
                 Ok(n) if n > 0 && Instant::now() < deadline => rest = rest.get(n..).unwrap_or_default(),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Ok(_) => return Err(ErrorKind::TimedOut.into()),
-                Err(e) => return Err(e),
+                _ => return Err(ErrorKind::TimedOut.into()),
             }
         }
         Ok(())

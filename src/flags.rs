@@ -6,8 +6,8 @@
 //!
 //! Limits: numbers have the ranges that their messages name.
 
+use crate::percent::is_made_of;
 use crate::resp::Address;
-use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -80,29 +80,28 @@ impl Default for Config {
     }
 }
 
-type Set = fn(&mut Config, &str) -> Result<(), &'static str>;
+/// What is wrong with a value is told by what would be right.
+type Told<T = ()> = Result<T, &'static str>;
+
+type Set = fn(&mut Config, &str) -> Told;
 
 /// Name, what stands for its value (empty for a switch), help, and how it is set; an error says what would be right.
 const OPTIONS: &[(&str, &str, &str, Set)] = &[
     ("listen", "ADDR:PORT", "where to listen [127.0.0.1:8000]; - takes the listening socket from stdin", |c, v| {
         // Shortcut: no other name is looked up.
         c.listen = v.strip_prefix("localhost:").map_or(v.into(), |port| format!("127.0.0.1:{port}")).parse().ok();
-        if c.listen.is_some() || v == "-" {
-            Ok(())
-        } else {
-            Err("an IP address (or localhost) and a port, such as 127.0.0.1:8000, or -")
-        }
+        check(c.listen.is_some() || v == "-", "an IP address (or localhost) and a port, such as 127.0.0.1:8000, or -")
     }),
     ("data", "DIR", "keep each channel's log in this directory; without it, in memory", |c, v| {
         c.data = Some(v.into());
-        if v.is_empty() { Err("a directory") } else { Ok(()) }
+        check(!v.is_empty(), "a directory")
     }),
     ("sync", "", "with --data: an event is heard, its POST answered, once it is on the disk", |c, v| {
         switch(v).map(|on| c.sync = on)
     }),
     ("redis", "HOST:PORT", "keep the logs in Redis Streams, and share them with every other node", |c, v| {
         c.redis = Address::parse(v);
-        c.redis.as_ref().map(|_| ()).ok_or("HOST:PORT, or redis://USER:PASSWORD@HOST:PORT/DB, percent-encoded")
+        check(c.redis.is_some(), "HOST:PORT, or redis://USER:PASSWORD@HOST:PORT/DB, percent-encoded")
     }),
     ("history", "SIZE", "bytes kept per channel [1M]", |c, v| size(v).map(|n| c.history = n)),
     ("heartbeat", "SECS", "an idle reader gets a comment this often [15]", |c, v| {
@@ -121,20 +120,17 @@ const OPTIONS: &[(&str, &str, &str, Set)] = &[
     }),
     ("max-channels", "N", "channels at a time [1000]", |c, v| count(v).map(|n| c.max_channels = n)),
     ("host", "NAME", "a further name that this server answers to; may be repeated", |c, v| {
-        let ok = !v.is_empty() && v.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
         c.hosts.push(v.trim_end_matches('.').to_ascii_lowercase());
-        if ok { Ok(()) } else { Err("a host name without scheme and port, such as chat.example.org") }
+        check(is_made_of(v, b"-._"), "a host name without scheme and port, such as chat.example.org")
     }),
     ("allow-origin", "ORIGIN", "a further web origin that may read and publish, or *; may be repeated", |c, v| {
         let host = v.strip_prefix("https://").or_else(|| v.strip_prefix("http://")).unwrap_or_default();
-        let ok =
-            v == "*" || (!host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b)));
         c.origins.push(v.to_ascii_lowercase());
-        if ok { Ok(()) } else { Err("an origin without a path, such as https://example.org, or *") }
+        check(v == "*" || is_made_of(host, b"-._:[]"), "an origin without a path, such as https://example.org, or *")
     }),
     ("token-file", "FILE", "lines `publish TOKEN`, `read TOKEN`: who may publish, who may read", |c, v| {
         c.token_file = Some(v.into());
-        if v.is_empty() { Err("a file") } else { Ok(()) }
+        check(!v.is_empty(), "a file")
     }),
     ("trace", "", "show every connection's bytes on stderr, each line with what it is", |c, v| {
         switch(v).map(|on| c.trace = on)
@@ -142,7 +138,11 @@ const OPTIONS: &[(&str, &str, &str, Set)] = &[
     ("quiet", "", "no line per request", |c, v| switch(v).map(|on| c.quiet = on)),
 ];
 
-fn switch(text: &str) -> Result<bool, &'static str> {
+fn check(ok: bool, right: &'static str) -> Told {
+    if ok { Ok(()) } else { Err(right) }
+}
+
+fn switch(text: &str) -> Told<bool> {
     match text {
         "" | "1" | "true" => Ok(true),
         "0" | "false" => Ok(false),
@@ -150,16 +150,15 @@ fn switch(text: &str) -> Result<bool, &'static str> {
     }
 }
 
-fn number(text: &str, least: u64, most: u64, right: &'static str) -> Result<u64, &'static str> {
-    let digits = text.bytes().all(|b| b.is_ascii_digit());
-    text.parse().ok().filter(|n| digits && (least..=most).contains(n)).ok_or(right)
+fn number(text: &str, least: u64, most: u64, right: &'static str) -> Told<u64> {
+    text.parse().ok().filter(|n| !text.starts_with('+') && (least..=most).contains(n)).ok_or(right)
 }
 
-fn count(text: &str) -> Result<usize, &'static str> {
+fn count(text: &str) -> Told<usize> {
     number(text, 1, 10_000_000, "a number from 1 to 10000000").map(|n| n as usize)
 }
 
-fn size(text: &str) -> Result<usize, &'static str> {
+fn size(text: &str) -> Told<usize> {
     let right = "a size from 1 to 1G: bytes, or a number with K, M or G";
     let shift = match text.bytes().last().map(|b| b.to_ascii_uppercase()) {
         Some(b'K') => 10,
@@ -243,13 +242,13 @@ fn help() -> String {
     let mut out = String::from(
         "A channel is a URL; what you POST to it, everyone who GETs it hears.\n\nusage: tincan [OPTIONS]\n\n",
     );
-    let version = [("-h, --help".to_string(), "this text"), ("-V, --version".to_string(), "the version")];
-    let options = OPTIONS.iter().map(|(name, kind, text, _)| (format!("--{name} {kind}"), *text));
-    for (name, text) in options.chain(version) {
-        let _ = writeln!(out, "  {name:<22} {text}");
+    for (name, kind, text, _) in OPTIONS {
+        let option = format!("--{name} {kind}");
+        out += &format!("  {option:<22} {text}\n");
     }
     out.push_str(
-        "\nSIZE: bytes, or with K, M or G. --opt VALUE and --opt=VALUE are the same.\n\
+        "  -h, --help             this text\n  -V, --version          the version\n\n\
+         SIZE: bytes, or with K, M or G. --opt VALUE and --opt=VALUE are the same.\n\
          Environment: TINCAN_LISTEN, TINCAN_HISTORY and so on, below flags; PORT alone means 0.0.0.0:$PORT.\n",
     );
     out

@@ -51,7 +51,7 @@ impl Cluster {
             let followed = catch_unwind(AssertUnwindSafe(|| self.follow_on(&mut failures)));
             self.trying.store(failures == 0, SeqCst);
             self.connected.store(false, SeqCst);
-            let why = followed.unwrap_or(Ok(())).err().unwrap_or_else(|| io::Error::other("a bug"));
+            let why = if let Ok(Err(why)) = followed { why } else { io::Error::other("a bug") };
             self.say(format!("away: {why}"));
             thread::sleep(pause(failures));
             failures = failures.saturating_add(1);
@@ -66,33 +66,35 @@ impl Cluster {
         self.connected.store(true, SeqCst);
         self.connections.fetch_add(1, Relaxed);
         self.say("connected".into());
-        let (mut tried, mut hot) = (Instant::now(), Vec::new());
+        let mut tried = Instant::now();
+        let mut hot = Vec::new();
         loop {
-            let (before, began) = (self.changes.load(SeqCst) + self.heard.load(Relaxed), Instant::now());
+            let before = self.changes.load(SeqCst);
+            let began = Instant::now();
             let (mut commands, streams) = self.wait();
             let asked = self.ask_for(hot.drain(..).take(HOT), &mut commands);
             link.send(&commands, BLOCK + ANSWER)?;
             let news = link.reply()?;
             self.seen.store(u64::MAX, SeqCst); // whatever changes from here on is seen before it waits again
-            let pages = asked.iter().map(|_| link.reply()).collect::<io::Result<_>>()?;
+            let pages = link.replies(asked.len())?;
             let known: Vec<String> = asked.iter().map(|asked| asked.name.clone()).collect();
             let mut more = self.accept(asked, pages).map_err(told)?;
-            match &news {
+            match news {
                 // One that we may not read must not keep us from all others.
                 Reply::Error(why) => {
                     self.hear(&mut link, self.channels(|f| f.ready))?;
                     if self.channels(|f| f.barred).is_empty() {
-                        return Err(io::Error::other(why.clone()));
+                        return Err(io::Error::other(why));
                     }
                 }
                 Reply::Null => more.extend(self.channels(|f| f.ready && !f.acked.is_empty())),
                 news => {
-                    hot = self.named(news);
+                    hot = self.named(&news);
                     more.extend(hot.iter().filter(|(name, _)| !known.contains(name)).cloned());
                 }
             }
             self.hear(&mut link, more)?;
-            if self.changes.load(SeqCst) + self.heard.load(Relaxed) == before && began.elapsed() < AGAIN {
+            if self.changes.load(SeqCst) == before && began.elapsed() < AGAIN {
                 thread::sleep(AGAIN); // news that are none must not make us spin
             }
             *lock(&self.current) = Instant::now();
@@ -112,20 +114,23 @@ impl Cluster {
 
     /// Takes over what is new in these channels.
     fn hear(&self, link: &mut Link, channels: Channels) -> io::Result<()> {
-        let ask = |commands: Vec<u8>, replies| link.ask_all(&commands, replies).map_err(lost);
-        self.refresh(channels, Id { epoch: u64::MAX, seq: u64::MAX }, ask).map_err(told)
+        let end = Id { epoch: u64::MAX, seq: u64::MAX };
+        let ask = |commands: Vec<u8>, n| link.send(&commands, ANSWER).and_then(|()| link.replies(n)).map_err(lost);
+        self.refresh(channels, end, ask).map_err(told)
     }
 
     /// The command that waits for news of the channels in use, and how many these are.
     fn wait(&self) -> (Vec<u8>, u32) {
         let change = self.changes.load(SeqCst);
         lock(&self.followed).retain(|_, f| f.channel.strong_count() > 0);
-        let channels = self.channels(|f| f.ready && !f.barred);
+        // Not one of them is held while it waits: else it would never be forgotten.
+        let channels = self.channels(|f| f.ready && !f.barred).into_iter();
         let (mut keys, mut lasts): (Vec<_>, Vec<_>) =
-            channels.iter().map(|(name, channel)| (key(name), channel.last().to_string())).unzip();
-        drop(channels); // else none of them would ever be forgotten
+            channels.map(|(name, channel)| (key(&name), channel.last().to_string())).unzip();
         if keys.is_empty() {
-            (keys, lasts) = (vec![PREFIX.into()], vec!["$".into()]); // so that the connection stays, and is known to
+            // So that the connection stays, and is known to.
+            keys.push(PREFIX.into());
+            lasts.push("$".into());
         }
         self.seen.store(change, SeqCst);
         let block = BLOCK.as_millis().to_string();
@@ -139,11 +144,11 @@ impl Cluster {
     /// The channels whose streams such a reply names.
     fn named(&self, reply: &Reply) -> Channels {
         let followed = lock(&self.followed);
-        let named = |stream: &Reply| {
-            let key = std::str::from_utf8(stream.list().first()?.text()?).ok()?;
+        let named = reply.list().iter().filter_map(|stream| {
+            let key = str::from_utf8(stream.list().first()?.text()?).ok()?;
             let name = key.strip_prefix(PREFIX)?;
             Some((name.into(), followed.get(name)?.channel.upgrade()?))
-        };
-        reply.list().iter().filter_map(named).collect()
+        });
+        named.collect()
     }
 }

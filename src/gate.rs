@@ -15,14 +15,14 @@
 
 use crate::base64;
 use crate::flags::Config;
-use crate::http::{Request, split_port};
+use crate::http::{Request, is_ipv6, split_port};
 use crate::reject::{PUBLISH_TOKEN, READ_TOKEN, Reject};
 use crate::secrets::Secrets;
 use std::fmt;
 use std::fs::File;
 use std::hint::black_box;
 use std::io::{self, Read};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -34,8 +34,7 @@ const MAX_TOKEN_FILE: u64 = 64 << 10;
 pub fn misdirected(config: &Config, authority: &str) -> bool {
     let host = split_port(authority).0.to_ascii_lowercase();
     let name = host.strip_suffix('.').unwrap_or(&host);
-    let literal = name.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
-    let address = name.parse::<IpAddr>().is_ok() || literal.is_some_and(|h| h.parse::<Ipv6Addr>().is_ok());
+    let address = name.parse::<IpAddr>().is_ok() || is_ipv6(name);
     let local = [".local", ".lan", ".home.arpa", ".internal"].iter().any(|suffix| name.ends_with(suffix));
     !(address || local || (!name.is_empty() && !name.contains('.')) || config.hosts.iter().any(|h| h == name))
 }
@@ -47,11 +46,11 @@ pub fn cross_site(config: &Config, req: &Request) -> bool {
     }
     let says_so = req.all("sec-fetch-site").any(|site| site.eq_ignore_ascii_case(b"cross-site"));
     // Compared without the scheme: behind a proxy that ends TLS, ours is http and the page's is https.
-    let same = |origin: &[u8], host: &str| {
-        let origin = std::str::from_utf8(origin).ok().and_then(|o| o.split_once("://"));
-        origin.is_some_and(|(_, origin)| origin.eq_ignore_ascii_case(host))
+    let same = |origin: &[u8]| {
+        let origin = str::from_utf8(origin).ok().and_then(|o| o.split_once("://"));
+        origin.zip(req.authority).is_some_and(|((_, origin), host)| origin.eq_ignore_ascii_case(host))
     };
-    says_so || !req.all("origin").all(|origin| req.authority.is_some_and(|host| same(origin, host)))
+    says_so || !req.all("origin").all(same)
 }
 
 /// The value of `Access-Control-Allow-Origin` for this request, where `--allow-origin` covers it.
@@ -88,7 +87,7 @@ pub struct Tokens {
 
 /// Tells how many there are, and nothing more.
 impl fmt::Debug for Tokens {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "Tokens {{ publish: {}, read: {} }}", self.publish.len(), self.read.len())
     }
 }
@@ -102,23 +101,24 @@ impl Tokens {
     pub fn load(path: &Path) -> io::Result<Tokens> {
         let at = format!("--token-file {}", path.display());
         let told = |e: io::Error| io::Error::new(e.kind(), format!("{at}: {e}"));
-        let wrong = |why: String| io::Error::new(io::ErrorKind::InvalidData, format!("{at}{why}"));
+        let wrong = |why: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{at}{why}"));
         let file = File::open(path).map_err(told)?;
         let meta = file.metadata().map_err(told)?;
         let mode = meta.mode() & 0o777;
         if !meta.is_file() {
-            return Err(wrong(" is no file; write lines `publish TOKEN` and `read TOKEN` into one".into()));
+            return Err(wrong(" is no file; write lines `publish TOKEN` and `read TOKEN` into one"));
         }
         // Root may hand it to a group: systemd does so with a credential, by an ACL that shows as the group's right.
         let others = if meta.uid() == 0 { 0o037 } else { 0o077 };
         if mode & others != 0 {
-            let why = format!(" has mode {mode:03o}, so others than its owner can read or change it; chmod 600 it");
-            return Err(wrong(why));
+            return Err(wrong(&format!(
+                " has mode {mode:03o}, so others than its owner can read or change it; chmod 600 it"
+            )));
         }
         let mut text = String::new();
         file.take(MAX_TOKEN_FILE + 1).read_to_string(&mut text).map_err(told)?;
         if text.len() as u64 > MAX_TOKEN_FILE {
-            return Err(wrong(format!(" has more than {MAX_TOKEN_FILE} bytes")));
+            return Err(wrong(&format!(" has more than {MAX_TOKEN_FILE} bytes")));
         }
         let mut tokens = Tokens::default();
         for (line, n) in text.lines().zip(1..) {
@@ -129,11 +129,11 @@ impl Tokens {
                     let of = if right == "read" { &mut tokens.read } else { &mut tokens.publish };
                     of.push(token.into());
                 }
-                _ => return Err(wrong(format!(", line {n}: write `publish TOKEN` or `read TOKEN`, in ASCII"))),
+                _ => return Err(wrong(&format!(", line {n}: write `publish TOKEN` or `read TOKEN`, in ASCII"))),
             }
         }
         match tokens.publish.is_empty() && tokens.read.is_empty() {
-            true => Err(wrong(" has no token; write `publish TOKEN` or `read TOKEN`, one a line".into())),
+            true => Err(wrong(" has no token; write `publish TOKEN` or `read TOKEN`, one a line")),
             false => Ok(tokens),
         }
     }
@@ -154,26 +154,22 @@ impl Tokens {
     /// # Errors
     /// [`PUBLISH_TOKEN`] or [`READ_TOKEN`].
     pub fn check(&self, req: &Request) -> Result<(), Reject> {
-        let (_, refusal) = self.right(req.method);
-        if self.may(req, req.method) { Ok(()) } else { Err(refusal) }
+        match req.method {
+            method if self.may(req, method) => Ok(()),
+            "POST" => Err(PUBLISH_TOKEN),
+            _ => Err(READ_TOKEN),
+        }
     }
 
     /// Whether it may do what a request of this method would.
     pub fn may(&self, req: &Request, method: &str) -> bool {
-        let (tokens, _) = self.right(method);
+        let tokens = if method == "POST" { &self.publish } else { &self.read };
         if tokens.is_empty() || method == "OPTIONS" || req.path == "/health" {
             return true;
         }
         let given = given(req).unwrap_or_default();
         // All of them are compared, so the time does not tell which one it was.
         tokens.iter().fold(false, |known, token| known | same(&given, token))
-    }
-
-    fn right(&self, method: &str) -> (&[String], Reject) {
-        match method {
-            "POST" => (&self.publish, PUBLISH_TOKEN),
-            _ => (&self.read, READ_TOKEN),
-        }
     }
 }
 

@@ -72,7 +72,9 @@ pub struct Request<'a> {
 /// # Errors
 /// A line end that is no CR LF, a target or a section over its limit.
 pub fn head_end(buf: &[u8]) -> Result<Option<usize>, Reject> {
-    let (mut at, mut count, mut first_end) = (0, 0, None);
+    let mut at = 0;
+    let mut count = 0;
+    let mut first_end = None;
     while let Some(rest) = buf.get(at..) {
         let line = rest.split(|&b| b == b'\n').next().unwrap_or_default();
         if let Some(start) = first_end {
@@ -112,7 +114,7 @@ pub fn head_end(buf: &[u8]) -> Result<Option<usize>, Reject> {
 
 /// Whether this is a `token` (RFC 9110 §5.6.2).
 pub fn is_token(text: &[u8]) -> bool {
-    !text.is_empty() && text.iter().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b))
+    percent::is_made_of(text, b"!#$%&'*+-.^_`|~")
 }
 
 /// Takes optional white space off (RFC 9110 §5.6.3: only space and tab).
@@ -130,7 +132,7 @@ impl<'a> Request<'a> {
     /// The first rule that the head breaks.
     pub fn parse(head: &'a [u8]) -> Result<Request<'a>, Reject> {
         let mut lines = head.split(|&b| b == b'\n').map(|l| l.strip_suffix(b"\r").unwrap_or(l));
-        let line = std::str::from_utf8(lines.next().unwrap_or_default()).map_err(|_| REQUEST_LINE)?;
+        let line = str::from_utf8(lines.next().unwrap_or_default()).map_err(|_| REQUEST_LINE)?;
         let [method, target, version] = line.split(' ').collect::<Vec<_>>()[..] else { return Err(REQUEST_LINE) };
         let minor = match version.strip_prefix("HTTP/").ok_or(REQUEST_LINE)?.as_bytes() {
             b"1.1" => 1,
@@ -155,7 +157,6 @@ impl<'a> Request<'a> {
         let framing = Framing::Length(0);
         let mut req = Request { method, path, query, target, authority, minor, framing, expects: false, fields };
         req.authority = match (&req.all("host").collect::<Vec<_>>()[..], authority, minor) {
-            ([], None, 0) => None,
             ([], _, 1) => return Err(NO_HOST),
             ([], given, _) => given,
             // The target's own authority replaces the field (RFC 9112 §3.2.2), which must be valid all the same.
@@ -174,14 +175,15 @@ impl<'a> Request<'a> {
     /// RFC 9112 §6.3. A length that does not parse is an error, never "no body".
     fn frame(&self) -> Result<Framing, Reject> {
         let chunked = |coding: &&[u8]| coding.eq_ignore_ascii_case(b"chunked");
-        let digits = |length: &&[u8]| !length.is_empty() && length.iter().all(u8::is_ascii_digit);
-        let (codings, lengths): (Vec<_>, Vec<_>) =
-            (self.list("transfer-encoding").collect(), self.list("content-length").collect());
+        let codings: Vec<_> = self.list("transfer-encoding").collect();
+        let lengths: Vec<_> = self.list("content-length").collect();
         match (&codings[..], &lengths[..]) {
             ([], []) => Ok(Framing::Length(0)),
-            ([], [one, others @ ..]) if digits(one) && others.iter().all(|l| l == one) => {
+            ([], [one @ [_, ..], others @ ..])
+                if one.iter().all(u8::is_ascii_digit) && others.iter().all(|l| l == one) =>
+            {
                 // Digits that are no u64 are a number all the same, and too large for any limit.
-                Ok(Framing::Length(std::str::from_utf8(one).ok().and_then(|l| l.parse().ok()).unwrap_or(u64::MAX)))
+                Ok(Framing::Length(String::from_utf8_lossy(one).parse().unwrap_or(u64::MAX)))
             }
             ([], _) => Err(LENGTH),
             (_, [_, ..]) => Err(BOTH_LENGTHS),
@@ -204,7 +206,7 @@ impl<'a> Request<'a> {
 
     /// The first value of a field, empty where it is not UTF-8. `name` in any case.
     pub fn field(&self, name: &str) -> Option<&'a str> {
-        self.bytes(name).map(|v| std::str::from_utf8(v).unwrap_or_default())
+        self.bytes(name).map(|v| str::from_utf8(v).unwrap_or_default())
     }
 
     /// The members of a field that is a comma-separated list (RFC 9110 §5.6.1), over all its field lines.
@@ -264,12 +266,13 @@ fn thousandths(weight: &str) -> u16 {
 }
 
 fn field_line(line: &[u8]) -> Result<(&str, &[u8]), Reject> {
-    if line.starts_with(b" ") || line.starts_with(b"\t") {
+    if let [b' ' | b'\t', ..] = line {
         return Err(FOLDED);
     }
-    let colon = line.iter().position(|&b| b == b':').ok_or(FIELD_NAME)?;
-    let (name, value) = (line.get(..colon).unwrap_or_default(), line.get(colon + 1..).unwrap_or_default());
-    if name.ends_with(b" ") || name.ends_with(b"\t") {
+    let mut parts = line.splitn(2, |&b| b == b':');
+    let name = parts.next().unwrap_or_default();
+    let value = parts.next().ok_or(FIELD_NAME)?;
+    if let [.., b' ' | b'\t'] = name {
         return Err(SPACE_BEFORE_COLON);
     }
     if !is_token(name) {
@@ -278,7 +281,7 @@ fn field_line(line: &[u8]) -> Result<(&str, &[u8]), Reject> {
     if value.iter().any(|&b| b.is_ascii_control() && b != b'\t') {
         return Err(FIELD_VALUE);
     }
-    Ok((std::str::from_utf8(name).map_err(|_| FIELD_NAME)?, trim(value)))
+    Ok((str::from_utf8(name).map_err(|_| FIELD_NAME)?, trim(value)))
 }
 
 /// Origin form or absolute form (RFC 9112 §3.2.1, §3.2.2): the authority, if any, and path with query.
@@ -299,14 +302,16 @@ fn split_target(target: &str) -> Option<(Option<&str>, &str)> {
 
 /// `uri-host [ ":" port ]` (RFC 9110 §7.2), as text where it is one.
 fn host_of(value: &[u8]) -> Option<&str> {
-    let text = std::str::from_utf8(value).ok()?;
+    let text = str::from_utf8(value).ok()?;
     let (host, port) = split_port(text);
     // Deviation: a registered name may be percent-encoded and have other characters; no name in the DNS has them.
-    let name = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-    let literal =
-        host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).is_some_and(|h| h.parse::<Ipv6Addr>().is_ok());
-    (port.bytes().all(|b| b.is_ascii_digit()) && !host.is_empty() && (literal || host.bytes().all(name)))
-        .then_some(text)
+    let known = is_ipv6(host) || percent::is_made_of(host, b"-._~");
+    (known && port.bytes().all(|b| b.is_ascii_digit())).then_some(text)
+}
+
+/// Whether a host is an IPv6 address, which stands in brackets (RFC 3986 §3.2.2).
+pub fn is_ipv6(host: &str) -> bool {
+    host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).is_some_and(|h| h.parse::<Ipv6Addr>().is_ok())
 }
 
 /// Host and port of an authority; the port is empty where there is none.
@@ -330,8 +335,7 @@ pub struct Chunked {
 enum Chunk {
     #[default]
     Size,
-    Data(usize),
-    DataEnd,
+    Data(usize), // so much of it is to come, and CR LF behind it
     Trailer,
 }
 
@@ -348,19 +352,13 @@ impl Chunked {
                 let data = rest.get(..left).unwrap_or(rest);
                 self.body.extend_from_slice(data);
                 at += data.len();
-                if data.len() < left {
-                    self.state = Chunk::Data(left - data.len());
-                    return Ok((at, false));
-                }
-                self.state = Chunk::DataEnd;
-                continue;
-            }
-            if let Chunk::DataEnd = self.state {
-                match rest {
-                    [b'\r', b'\n', ..] => (at, self.state) = (at + 2, Chunk::Size),
-                    [] | [b'\r'] => return Ok((at, false)),
+                self.state = Chunk::Data(left - data.len());
+                match rest.get(left..) {
+                    Some([b'\r', b'\n', ..]) => self.state = Chunk::Size,
+                    None | Some([] | [b'\r']) => return Ok((at, false)),
                     _ => return Err(CHUNK),
                 }
+                at += 2;
                 continue;
             }
             let Some(end) = rest.iter().position(|&b| b == b'\n') else {
@@ -403,8 +401,7 @@ impl Chunked {
         if digits.is_empty() || !extension || line.iter().any(|&b| b.is_ascii_control() && b != b'\t') {
             return Err(CHUNK);
         }
-        let size =
-            std::str::from_utf8(digits).ok().and_then(|d| usize::from_str_radix(d, 16).ok()).unwrap_or(usize::MAX);
+        let size = usize::from_str_radix(&String::from_utf8_lossy(digits), 16).unwrap_or(usize::MAX);
         if size > max.saturating_sub(self.body.len()) { Err(TOO_LARGE) } else { Ok(size) }
     }
 }
@@ -412,11 +409,10 @@ impl Chunked {
 /// The head of a response up to, but without, its blank line: status line, `Date`, `nosniff`, and `fields`, which are
 /// whole field lines with their CRLF.
 pub fn head(status: u16, fields: &[&str]) -> String {
-    let mut out = String::with_capacity(512); // one allocation, the usual head with room for a length and a prelude
-    out.extend(["HTTP/1.1 ", &status.to_string(), " ", reason(status), "\r\nDate: ", &now()]);
-    out.push_str("\r\nX-Content-Type-Options: nosniff\r\n");
-    out.extend(fields.iter().copied());
-    out
+    let reason = reason(status);
+    let date = now();
+    let fields = fields.concat();
+    format!("HTTP/1.1 {status} {reason}\r\nDate: {date}\r\nX-Content-Type-Options: nosniff\r\n{fields}")
 }
 
 /// The time, as [`date`] writes it.
@@ -426,14 +422,18 @@ pub fn now() -> String {
 
 /// An IMF-fixdate (RFC 9110 §5.6.7) of a second since 1970, by the Gregorian calendar.
 pub fn date(secs: u64) -> String {
-    let (days, time) = (secs / 86_400, secs % 86_400);
+    let days = secs / 86_400;
+    let time = secs % 86_400;
     // Years that begin with March end with their leap day, so that months have a fixed place in them. Counted from
     // 1 March of the year 0, and in eras of 400 years, which all have 146,097 days.
-    let (era, day) = ((days + 719_468) / 146_097, (days + 719_468) % 146_097);
+    let march = days + 719_468;
+    let era = march / 146_097;
+    let day = march % 146_097;
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
     let day = day - (365 * year + year / 4 - year / 100);
     let month = (5 * day + 2) / 153; // 0 is March
-    let (day, year) = (day - (153 * month + 2) / 5 + 1, era * 400 + year + u64::from(month >= 10));
+    let day = day - (153 * month + 2) / 5 + 1;
+    let year = era * 400 + year + u64::from(month >= 10);
     let name = |names: &'static str, n: u64| names.split(' ').nth(n as usize).unwrap_or_default();
     let month = name("Mar Apr May Jun Jul Aug Sep Oct Nov Dec Jan Feb", month);
     let weekday = name("Thu Fri Sat Sun Mon Tue Wed", days % 7); // 1970 began with a Thursday

@@ -1,6 +1,6 @@
 //! The listening socket: an address, or what standard input is (systemd, inetd); and what to do where it cannot be had.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 
@@ -26,7 +26,7 @@ pub fn first(listener: &TcpListener) -> io::Result<Option<(TcpStream, SocketAddr
     let early = listener.accept();
     listener.set_nonblocking(false)?;
     match early {
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(None),
         early => early.map(Some),
     }
 }
@@ -38,13 +38,11 @@ pub fn cannot_listen(listen: Option<SocketAddr>, error: &io::Error) -> String {
     };
     let port = address.port();
     let remedy = match error.kind() {
-        io::ErrorKind::AddrInUse => {
+        ErrorKind::AddrInUse => {
             format!("port {port} is taken; end the program that holds it, or give another with --listen")
         }
-        io::ErrorKind::PermissionDenied => format!("port {port} is reserved; give one above 1023 with --listen"),
-        io::ErrorKind::AddrNotAvailable => {
-            "no interface of this machine has that address; 0.0.0.0 stands for all".into()
-        }
+        ErrorKind::PermissionDenied => format!("port {port} is reserved; give one above 1023 with --listen"),
+        ErrorKind::AddrNotAvailable => "no interface of this machine has that address; 0.0.0.0 stands for all".into(),
         _ => "give an address and a port such as 127.0.0.1:8000 with --listen".into(),
     };
     format!("cannot listen on {address}: {error}; {remedy}")

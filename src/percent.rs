@@ -1,4 +1,10 @@
-//! Percent-encoding, undone. Pure.
+//! Percent-encoding, undone; and what texts that need none are made of. Pure.
+
+/// Whether a text has something, and nothing but ASCII letters, digits and these.
+pub fn is_made_of(text: impl AsRef<[u8]>, further: &[u8]) -> bool {
+    let text = text.as_ref();
+    !text.is_empty() && text.iter().all(|b| b.is_ascii_alphanumeric() || further.contains(b))
+}
 
 /// Undoes percent-encoding (RFC 3986 §2.1), and with `form` also `+` for a space (WHATWG URL,
 /// "application/x-www-form-urlencoded"). `None` where it is broken or the result is no UTF-8.

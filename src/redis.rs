@@ -14,7 +14,7 @@
 use crate::channel::{jitter, lock};
 use crate::resp::{self, Address, Reply, command};
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
@@ -34,21 +34,21 @@ const MAX_PAUSE: u64 = 3000;
 
 /// The pause after so many failures in a row.
 pub fn pause(failures: u32) -> Duration {
-    let middle = 100_u64.checked_shl(failures.min(16)).unwrap_or(MAX_PAUSE).min(MAX_PAUSE);
-    Duration::from_millis(jitter(middle, 50))
+    let middle = 100 << failures.min(16);
+    Duration::from_millis(jitter(middle.min(MAX_PAUSE), 50))
 }
 
 /// The addresses of the server's name. The system's resolver needs a larger stack than our threads have.
 fn look_up(address: &Address) -> io::Result<Vec<SocketAddr>> {
-    let (host, port) = (address.host.clone(), address.port);
-    let look_up = move || (&*host, port).to_socket_addrs().map(Iterator::collect);
+    let host = address.host.clone();
+    let port = address.port;
     // No scoped one: the end of a scope unparks who began it, and the follower's next pause would be over at once.
-    let resolver = thread::Builder::new().stack_size(RESOLVER).spawn(look_up)?;
+    let resolver = thread::Builder::new().stack_size(RESOLVER);
+    let resolver = resolver.spawn(move || (&*host, port).to_socket_addrs().map(Iterator::collect))?;
     resolver.join().unwrap_or_else(|_| Err(io::Error::other("its name could not be looked up")))
 }
 
 /// A socket whose reads end in time.
-#[derive(Debug)]
 struct Timed {
     stream: TcpStream,
     until: Instant,
@@ -58,19 +58,19 @@ impl Read for Timed {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let left = self.until.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
+            return Err(ErrorKind::TimedOut.into());
         }
         self.stream.set_read_timeout(Some(left))?;
-        let late =
-            |e: io::Error| if e.kind() == io::ErrorKind::WouldBlock { io::ErrorKind::TimedOut.into() } else { e };
-        let len = self.stream.read(out).map_err(late)?;
-        self.until += BYTE.saturating_mul(u32::try_from(len).unwrap_or(u32::MAX));
+        let len = match self.stream.read(out) {
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return Err(ErrorKind::TimedOut.into()),
+            read => read?,
+        };
+        self.until += BYTE * len as u32; // no read has 2 GiB (read(2))
         Ok(len)
     }
 }
 
 /// One connection.
-#[derive(Debug)]
 pub struct Link {
     stream: BufReader<Timed>,
     most: u64, // bytes of a reply
@@ -95,8 +95,8 @@ impl Link {
         let stream = tried?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(ANSWER))?;
-        let stream = BufReader::new(Timed { stream, until: Instant::now() });
-        let mut link = Link { stream, most, id: None, run: None };
+        let timed = Timed { stream, until: Instant::now() };
+        let mut link = Link { stream: BufReader::new(timed), most, id: None, run: None };
         let Address { user, password, .. } = address;
         let auth: &[&str] = if user.is_empty() { &["AUTH", password] } else { &["AUTH", user, password] };
         if !password.is_empty()
@@ -145,13 +145,12 @@ impl Link {
         resp::read(&mut self.stream, self.most)
     }
 
-    /// Sends commands, and reads so many replies.
+    /// Reads so many replies.
     ///
     /// # Errors
-    /// As [`Link::send`] and [`Link::reply`].
-    pub fn ask_all(&mut self, commands: &[u8], replies: usize) -> io::Result<Vec<Reply>> {
-        self.send(commands, ANSWER)?;
-        (0..replies).map(|_| self.reply()).collect()
+    /// As [`Link::reply`].
+    pub fn replies(&mut self, count: usize) -> io::Result<Vec<Reply>> {
+        (0..count).map(|_| self.reply()).collect()
     }
 
     fn ask(&mut self, words: &[&str]) -> io::Result<Reply> {
@@ -164,20 +163,16 @@ impl Link {
     /// Whether the server has not closed it, as far as can be seen.
     fn is_open(&self) -> bool {
         let stream = &self.stream.get_ref().stream;
-        let open = |e: io::Error| e.kind() == io::ErrorKind::WouldBlock;
         let seen = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0]));
         // What is there already is the answer to nothing: all that follow would be taken for others' answers.
-        self.stream.buffer().is_empty() && seen.is_err_and(open) && stream.set_nonblocking(false).is_ok()
-    }
-
-    /// Ends an earlier connection to the same server. Returns whether nothing more comes of it.
-    fn end(&mut self, id: i64) -> io::Result<bool> {
-        Ok(matches!(self.ask(&["CLIENT", "KILL", "ID", &id.to_string()])?, Reply::Number(_)))
+        self.stream.buffer().is_empty()
+            && seen.is_err_and(|e| e.kind() == ErrorKind::WouldBlock)
+            && stream.set_nonblocking(false).is_ok()
     }
 }
 
 /// Why commands have no replies.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq)]
 pub enum Failed {
     /// They were not sent.
     Unsent,
@@ -192,14 +187,13 @@ pub enum Failed {
 /// What came of commands.
 pub type Answer = Result<Vec<Reply>, Failed>;
 
-#[derive(Debug)]
 struct Call {
     ticket: u64,
     commands: Vec<u8>,
     replies: usize,
 }
 
-#[derive(Debug)]
+#[derive(Default)]
 struct State {
     waiting: VecDeque<Call>,
     answers: BTreeMap<u64, Answer>,
@@ -211,7 +205,6 @@ struct State {
 }
 
 /// One connection for the commands of many threads.
-#[derive(Debug)]
 pub struct Pipe {
     /// Where it leads.
     pub address: Address,
@@ -252,7 +245,7 @@ impl Trip<'_> {
         link.send(&commands.concat(), ANSWER)?;
         let mut turned_away = false;
         while let Some(call) = self.calls.front() {
-            let replies = (0..call.replies).map(|_| link.reply()).collect::<io::Result<Vec<_>>>()?;
+            let replies = link.replies(call.replies)?;
             // It has become a replica: its name may by now lead to the one that took its place.
             turned_away |= replies.iter().any(|r| matches!(r, Reply::Error(why) if why.starts_with("READONLY")));
             lock(&self.pipe.state).answers.insert(call.ticket, Ok(replies));
@@ -266,16 +259,7 @@ impl Trip<'_> {
 impl Pipe {
     /// A pipe to a server, which is connected to when something is to be sent. No reply may be larger than `most` bytes.
     pub fn new(address: Address, most: u64) -> Pipe {
-        let state = State {
-            waiting: VecDeque::new(),
-            answers: BTreeMap::new(),
-            next: 0,
-            busy: false,
-            link: None,
-            before: None,
-            settled: true,
-        };
-        Pipe { address, most, state: Mutex::new(state), changed: Condvar::new() }
+        Pipe { address, most, state: Mutex::default(), changed: Condvar::new() }
     }
 
     /// Sends commands, in one piece; returns so many replies.
@@ -296,10 +280,11 @@ impl Pipe {
                 continue;
             }
             state.busy = true;
-            let (calls, link) = (std::mem::take(&mut state.waiting), state.link.take());
+            let calls = std::mem::take(&mut state.waiting);
+            let link = state.link.take();
             drop(state);
             let mut trip = Trip { pipe: self, calls, link, failed: Failed::Unsent };
-            if trip.go().is_err_and(|e| e.kind() == io::ErrorKind::InvalidData) {
+            if trip.go().is_err_and(|e| e.kind() == ErrorKind::InvalidData) {
                 trip.failed = Failed::TooLarge;
             }
             drop(trip); // what failed is in the answers
@@ -328,22 +313,26 @@ impl Pipe {
     /// Whether it leads to another process than this link does; then it connects again as well.
     pub fn leads_elsewhere(&self, link: &Link) -> bool {
         let mut state = lock(&self.state);
-        let ours = state.link.as_ref().and_then(|ours| ours.run.as_ref());
-        let elsewhere = ours.zip(link.run.as_ref()).is_some_and(|(ours, theirs)| ours != theirs);
-        state.link.take_if(|_| elsewhere).is_some_and(|ours| ours.is_open()) // else it is only what is left of the one before
+        let other = |ours: &mut Link| ours.run.is_some() && link.run.is_some() && ours.run != link.run;
+        state.link.take_if(other).is_some_and(|ours| ours.is_open()) // else it is only what is left of the one before
     }
 
     fn connect(&self) -> io::Result<Link> {
         let mut link = Link::connect(&self.address, self.most)?;
         let before = lock(&self.state).before.clone();
         let settled = match before {
-            Some((Some(run), _)) if link.run.as_ref().is_some_and(|now| *now != run) => true, // it has no part of ours
-            Some((_, Some(id))) if link.run.is_some() => link.end(id)? && self.is_settled(),
-            Some(_) => false,
             None => true,
+            Some(_) if link.run.is_none() => false,
+            Some((run @ Some(_), _)) if run != link.run => true, // another process has no part of ours
+            Some((_, Some(id))) => {
+                let killed = link.ask(&["CLIENT", "KILL", "ID", &id.to_string()])?;
+                matches!(killed, Reply::Number(_)) && self.is_settled()
+            }
+            Some(_) => false,
         };
         let mut state = lock(&self.state);
-        (state.settled, state.before) = (settled, Some((link.run.clone(), link.id)));
+        state.settled = settled;
+        state.before = Some((link.run.clone(), link.id));
         Ok(link)
     }
 }

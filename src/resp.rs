@@ -59,8 +59,8 @@ impl Reply {
 
     /// In an array of names and values, the value of this name.
     pub fn get(&self, name: &str) -> Option<&Reply> {
-        let is = |key: &Reply| key.text() == Some(name.as_bytes());
-        self.list().chunks(2).find_map(|pair| if let [key, value] = pair { is(key).then_some(value) } else { None })
+        let name = Some(name.as_bytes());
+        self.list().as_chunks().0.iter().find_map(|[key, value]| (key.text() == name).then_some(value))
     }
 }
 
@@ -68,9 +68,7 @@ impl Reply {
 pub fn command(words: &[&str], out: &mut Vec<u8>) {
     out.extend(format!("*{}\r\n", words.len()).bytes());
     for word in words {
-        out.extend(format!("${}\r\n", word.len()).bytes());
-        out.extend_from_slice(word.as_bytes());
-        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(format!("${}\r\n{word}\r\n", word.len()).as_bytes());
     }
 }
 
@@ -92,49 +90,42 @@ fn reply(stream: &mut impl BufRead, depth: u8, room: &mut u64) -> io::Result<Rep
     *room = room.checked_sub(ELEMENT + line.len() as u64).ok_or_else(|| wrong("a reply is too large"))?;
     let (kind, rest) = line.split_first().ok_or_else(|| wrong("this is no Redis: an empty line"))?;
     let text = || String::from_utf8_lossy(rest);
-    let number = || text().parse::<i64>().map_err(|_| wrong("this is no Redis: no number where one is due"));
-    let length = || number().map(|n| u64::try_from(n).ok().filter(|_| n >= 0));
+    let number = || text().parse().map_err(|_| wrong("this is no Redis: no number where one is due"));
     match kind {
-        b'+' => Ok(Reply::Text(rest.into())),
-        b'-' => Ok(Reply::Error(text().into())),
-        b':' => number().map(Reply::Number),
-        b'$' => {
-            let Some(len) = length()? else { return Ok(Reply::Null) };
-            *room = room.checked_sub(len).ok_or_else(|| wrong("a reply is too large"))?;
-            let mut bytes = Vec::new();
-            stream.by_ref().take(len + 2).read_to_end(&mut bytes)?;
-            match bytes.strip_suffix(b"\r\n").map(<[u8]>::len) {
-                _ if (bytes.len() as u64) < len + 2 => Err(ErrorKind::UnexpectedEof.into()),
-                Some(n) => {
-                    bytes.truncate(n);
-                    Ok(Reply::Text(bytes))
-                }
-                None => Err(wrong("this is no Redis: a string does not end where it should")),
-            }
-        }
-        b'*' => {
-            let Some(len) = length()? else { return Ok(Reply::Null) };
-            let depth = depth.checked_sub(1).ok_or_else(|| wrong("this is no Redis: too many arrays within arrays"))?;
-            (0..len).map(|_| reply(stream, depth, room)).collect::<io::Result<_>>().map(Reply::List)
-        }
-        _ => Err(wrong("this is no Redis: a reply begins with none of + - : $ *")),
+        b'+' => return Ok(Reply::Text(rest.into())),
+        b'-' => return Ok(Reply::Error(text().into())),
+        b':' => return number().map(Reply::Number),
+        b'$' | b'*' => {}
+        _ => return Err(wrong("this is no Redis: a reply begins with none of + - : $ *")),
     }
+    let Ok(len) = u64::try_from(number()?) else { return Ok(Reply::Null) };
+    if *kind == b'*' {
+        let depth = depth.checked_sub(1).ok_or_else(|| wrong("this is no Redis: too many arrays within arrays"))?;
+        return (0..len).map(|_| reply(stream, depth, room)).collect::<io::Result<_>>().map(Reply::List);
+    }
+    *room = room.checked_sub(len).ok_or_else(|| wrong("a reply is too large"))?;
+    let mut bytes = Vec::new();
+    stream.by_ref().take(len + 2).read_to_end(&mut bytes)?;
+    let whole = bytes.len() as u64 == len + 2;
+    without_end(bytes, whole, "this is no Redis: a string does not end where it should").map(Reply::Text)
 }
 
 /// Reads a line; returns it without its end.
 fn line(stream: &mut impl BufRead) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     stream.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)?;
-    match line.strip_suffix(b"\r\n").map(<[u8]>::len) {
-        Some(len) => {
-            line.truncate(len);
-            Ok(line)
-        }
-        None if line.ends_with(b"\n") || line.len() as u64 == MAX_LINE => {
-            Err(wrong("this is no Redis: a line does not end with CR LF"))
-        }
-        None => Err(ErrorKind::UnexpectedEof.into()),
+    let whole = line.ends_with(b"\n") || line.len() as u64 == MAX_LINE;
+    without_end(line, whole, "this is no Redis: a line does not end with CR LF")
+}
+
+/// Takes the end off a line or a string, where the stream has not ended within it.
+fn without_end(mut bytes: Vec<u8>, whole: bool, why: &str) -> io::Result<Vec<u8>> {
+    if !whole {
+        return Err(ErrorKind::UnexpectedEof.into());
     }
+    let len = bytes.strip_suffix(b"\r\n").ok_or_else(|| wrong(why))?.len();
+    bytes.truncate(len);
+    Ok(bytes)
 }
 
 /// Where a server is, and as whom to speak to it. What is shown of it is host and port alone.
@@ -165,13 +156,13 @@ impl Address {
         };
         let number = |text: &str, none: u32| match text {
             "" => Some(none),
-            digits => digits.parse().ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit())),
+            digits => digits.parse().ok().filter(|_| !digits.starts_with('+')),
         };
         let port =
             if port.is_empty() { PORT } else { u16::try_from(number(port.strip_prefix(':')?, PORT.into())?).ok()? };
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._:".contains(&b);
-        (port > 0 && !host.is_empty() && host.bytes().all(plain)).then_some(())?;
-        let (user, password) = (percent::decode(user, false)?, percent::decode(password, false)?);
+        (port > 0 && percent::is_made_of(host, b"-._:")).then_some(())?;
+        let user = percent::decode(user, false)?;
+        let password = percent::decode(password, false)?;
         let database = number(database, 0)?;
         // A user without a password could be nobody, and is more likely a password without its colon.
         (user.is_empty() || !password.is_empty()).then(|| Address { host: host.into(), port, user, password, database })
@@ -179,7 +170,7 @@ impl Address {
 }
 
 impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Address { host, port, .. } = self;
         if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
     }
@@ -187,7 +178,7 @@ impl fmt::Display for Address {
 
 /// The password is not shown.
 impl fmt::Debug for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "Address({self})")
     }
 }

@@ -20,7 +20,7 @@ use crate::http::{self, Request};
 use crate::hub::{Hub, is_channel, is_lab, start};
 use crate::id::Id;
 use crate::lab::Lab;
-use crate::lessons::{self, Lesson, Place, Script};
+use crate::lessons::{self, Lesson, Place};
 use crate::limits::{self, Shares};
 use crate::listener::{cannot_listen, first, listen_on};
 use crate::log::From;
@@ -89,37 +89,48 @@ impl Server {
             limits::shares(config.max_connections, if config.data.is_some() { config.max_channels } else { 0 });
         let hub = Hub::new(config, shares.logs, tokens.guard_reading())?;
         let early = first(&listener).map_err(told)?; // last, so that a start that fails takes no client with it
-        let (idle, players) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let waited = Mutex::new((Instant::now(), Duration::ZERO));
-        Ok(Server(
-            Arc::new(Shared { listener, hub, tokens, tracer, shares, lab: Lab::default(), idle, players, waited }),
-            early,
-        ))
+        let shared = Shared {
+            listener,
+            hub,
+            tokens,
+            tracer,
+            shares,
+            idle: AtomicUsize::new(0),
+            lab: Lab::default(),
+            players: AtomicUsize::new(0),
+            waited: Mutex::new((Instant::now(), Duration::ZERO)),
+        };
+        Ok(Server(Arc::new(shared), early))
     }
 
     /// What this process can hold, on one line; and, a line each, what its owner may not expect.
     pub fn notes(&self) -> Vec<String> {
-        let (config, Shares { connections, descriptors, logs, .. }) = (self.hub().config(), self.0.shares);
+        let config = self.hub().config();
+        let Shares { connections, descriptors, logs, .. } = self.0.shares;
         let of = descriptors.map_or(String::new(), |n| format!(" ({n} descriptors)"));
-        let (wish, channels, data) = (config.max_connections, config.max_channels, config.data.is_some());
-        let (each, place) = (bytes(config.history as u64), if data { "on the disk" } else { "in memory" });
+        let wish = config.max_connections;
+        let channels = config.max_channels;
+        let (place, name, option, need) = match config.data {
+            Some(_) => ("on the disk", "Max file size", "-f", config.history / 2),
+            None => ("in memory", "Max address space", "-v", channels.saturating_mul(config.history)),
+        };
+        let each = bytes(config.history as u64);
         let mut notes =
             vec![format!("limits: {connections} connections{of}; {channels} channels of up to {each}, {place}")];
         if connections < wish {
-            let remedy = format!("raise `ulimit -n`, or give --max-connections {connections}");
-            notes.push(format!("warning: --max-connections {wish} needs more descriptors; {remedy}"));
+            notes.push(format!(
+                "warning: --max-connections {wish} needs more descriptors; raise `ulimit -n`, or give --max-connections {connections}"
+            ));
         }
-        if data && logs < channels {
+        if config.data.is_some() && logs < channels {
             notes.push(format!(
                 "warning: there are descriptors for {logs} channels in use at a time; raise `ulimit -n`"
             ));
         }
-        let (name, option, need) = match data {
-            true => ("Max file size", "-f", config.history as u64 / 2),
-            false => ("Max address space", "-v", channels.saturating_mul(config.history) as u64),
-        };
+        let need = need as u64;
         if let Some(limit) = limits::soft(name).filter(|limit| *limit <= need) {
-            let (need, limit) = (bytes(need), bytes(limit));
+            let limit = bytes(limit);
+            let need = bytes(need);
             notes.push(format!("warning: --history may come to need {need}, and `ulimit {option}` allows {limit}"));
         }
         if config.trace {
@@ -164,37 +175,39 @@ fn bytes(n: u64) -> String {
 
 /// What a request asks for.
 enum Route {
-    /// A file, and the `Vary` field line that its path asks for.
-    File(&'static File, &'static str),
+    /// It is told from the head alone.
+    Page(Answer),
     Health,
     Metrics(Option<String>),
-    Options(&'static str),
-    /// The list of the lessons, or the file of one.
-    Text(String),
     /// A lesson, and the last event ID that the client brings.
     Lesson(&'static Lesson, Vec<u8>),
-    Listen(String, From, Option<Duration>),
-    Publish(String, Event, To),
-    WebSocket(From, Accepted),
+    /// The channel, where to begin, `?wait=`, and the handshake of a WebSocket.
+    Listen(String, From, Option<Duration>, Option<Accepted>),
+    /// The channel, what the events are called, and the addresses of `?to=` and `?except=`.
+    Publish(String, Event, Option<String>, Option<String>),
     /// Pull the plug of a tap's connections.
     Cut(String),
 }
 
-/// Whom a publisher means; a reader by its address.
-enum To {
-    All,
-    One(String),
-    Others(String),
-}
-
 /// What a request gets.
-enum Reply<'a> {
+enum Reply {
     Answer(Answer),
     /// The channel gives it.
     Stream(Arc<Channel>, Opening),
-    /// It is played here, behind a head of these field lines.
-    Lesson(Script, String, Place<'a>),
-    WebSocket(Arc<Channel>, Opening, Accepted),
+    /// It was given all, to the end of its connection.
+    Given,
+}
+
+/// A page, which is asked for again each time; and the field lines that it needs.
+fn page(mut answer: Answer, fields: &[&str]) -> Route {
+    answer.fields += "Cache-Control: no-cache\r\n";
+    answer.fields.extend(fields.iter().copied());
+    Route::Page(answer)
+}
+
+/// A file of a page; and the `Vary` field line that its path asks for.
+fn file(file: &File, vary: &str) -> Route {
+    page(Answer::new(file.kind, file.bytes), &[pages::POLICY, vary])
 }
 
 impl Shared {
@@ -203,7 +216,9 @@ impl Shared {
     fn work(self: &Arc<Self>, forever: bool) {
         loop {
             let accepted = self.listener.accept();
-            if let (Ok((stream, _)), 1) = (&accepted, self.idle.load(SeqCst)) {
+            if let Ok((stream, _)) = &accepted
+                && self.idle.load(SeqCst) == 1
+            {
                 self.wait_for(stream);
             }
             let mut alone = false;
@@ -232,7 +247,8 @@ impl Shared {
     /// Waits a moment for a connection's first byte. In a burst each client's thread would wait for its request, and the
     /// memory of each thread stays; most requests come at once, and then a few threads do for all.
     fn wait_for(&self, stream: &TcpStream) {
-        let (Ok(mut waited), now) = (self.waited.try_lock(), Instant::now()) else { return };
+        let now = Instant::now();
+        let Ok(mut waited) = self.waited.try_lock() else { return };
         if now.saturating_duration_since(waited.0) > WINDOW {
             *waited = (now, Duration::ZERO);
         }
@@ -254,9 +270,9 @@ impl Shared {
         loop {
             match self.request(&mut connection, full) {
                 Ok(None) => {}
-                Ok(Some((channel, opening))) => {
+                Ok(Some((channel, mut opening))) => {
+                    opening.trace = connection.trace;
                     // Where this fails the reader is gone.
-                    let opening = Opening { trace: connection.trace, ..opening };
                     let _ = self.hub.subscribe(&channel, connection.stream, slot, opening);
                     return;
                 }
@@ -273,33 +289,19 @@ impl Shared {
         connection.cors = gate::cors(self.hub.config(), &req);
         let route = match if full { Err(CONNECTIONS) } else { self.route(&req, &head, connection) } {
             Ok(Route::Lesson(..)) if connection.brief => Err(PLAYING), // others wait for this thread
-            Ok(Route::WebSocket(..)) if connection.brief => Err(CONNECTIONS),
+            Ok(Route::Listen(.., Some(_))) if connection.brief => Err(CONNECTIONS),
             route => route,
         };
         // Who waits for 100 Continue keeps its body to itself where it is not wanted.
         let route = if req.expects { Ok(route?) } else { route };
         let body = connection.body(&req, self.hub.config().max_body, deadline)?;
-        let answer = match route.and_then(|route| self.answer(&req, route, body, &connection.cors)) {
+        let answer = match route.and_then(|route| self.answer(&req, route, body, connection)) {
             Ok(Reply::Answer(answer)) => answer,
             Ok(Reply::Stream(channel, opening)) => {
                 connection.note(200);
                 return Ok(Some((channel, opening)));
             }
-            Ok(Reply::Lesson(script, fields, _place)) => {
-                connection.note(script.status);
-                let head = http::head(script.status, &[&fields, &connection.cors, "Connection: close\r\n\r\n"]);
-                connection.write_all(head.as_bytes())?;
-                if script.status != 204 {
-                    script.play(connection)?; // RFC 9110 §15.3.5: a 204 has no content
-                }
-                return Err(Stop::Close);
-            }
-            Ok(Reply::WebSocket(channel, opening, accepted)) => {
-                match websocket::serve(connection, &self.hub, &channel, opening, accepted, self.shares.connections) {
-                    Ok(()) => return Err(Stop::Close),
-                    Err(r) => r.into(),
-                }
-            }
+            Ok(Reply::Given) => return Err(Stop::Close),
             // A status other than 200 makes EventSource give up for ever (WHATWG HTML, "Processing model").
             Err(r) if (r.status == 503 || r == LOG_UNREADABLE) && req.method == "GET" && req.is_event_source() => {
                 // No blank line: without an id before it, it would take the reader's place from it (WHATWG HTML,
@@ -328,50 +330,56 @@ impl Shared {
         }
         self.tokens.check(req)?;
         if let Some(key) = req.param("tap")? {
-            let key = Some(key).filter(|key| is_channel(key) && !req.path.starts_with("/lab/")).ok_or(TAP)?;
-            connection.tap(self.lab.tap(&self.hub, self.shares.connections, &key, &connection.stream)?, head);
+            if !is_channel(&key) || req.path.starts_with("/lab/") {
+                return Err(TAP);
+            }
+            let tap = self.lab.tap(&self.hub, self.shares.connections, &key, &connection.stream)?;
+            connection.trace.get_or_insert_default().tap(tap, head);
         }
-        let asset = |name: &str| pages::ASSETS.iter().find(|f| f.name == name);
         let lesson = |path: &str| path.strip_prefix("/lessons/").and_then(lessons::find);
         let page = match req.path.as_str() {
-            "/" => Some(Route::File(&pages::CHAT, "")),
-            "/lab" => Some(Route::File(&pages::LAB, "")),
+            "/" => Some(file(&pages::CHAT, "")),
+            "/lab" => Some(file(&pages::LAB, "")),
             "/health" => Some(Route::Health),
             "/metrics" => Some(Route::Metrics(req.param("channel")?)),
-            "/lessons" => Some(Route::Text(lessons::list())),
+            "/lessons" => Some(page(Answer::text(lessons::list()), &[])),
             path => match (lesson(path), path.strip_suffix(".txt").and_then(lesson)) {
                 (Some(lesson), _) => Some(Route::Lesson(lesson, last_id(req)?)),
-                (_, Some(lesson)) => Some(Route::Text(lesson.text.into())),
-                _ => path.strip_prefix("/assets/").and_then(asset).map(|file| Route::File(file, "")),
+                (_, Some(lesson)) => Some(page(Answer::text(lesson.text), &[])),
+                _ => pages::ASSETS.iter().find(|f| path.strip_prefix("/assets/") == Some(f.name)).map(|f| file(f, "")),
             },
         };
         let channel = req.path.strip_prefix('/').filter(|name| is_channel(name) || is_lab(name));
-        if let Some(name) = channel.filter(|name| is_channel(name))
+        if let Some(name) = channel
+            && !is_lab(name)
             && let Some(ws::Handshake { fields, event_stream }) = handshake?
         {
-            let head = http::head(101, &[&fields, "\r\n"]);
-            let may_publish = self.tokens.may(req, "POST");
-            let template = named(req)?;
-            let accepted = Accepted { head, blocks: event_stream, may_publish, name: name.into(), template };
-            return Ok(Route::WebSocket(place(req)?, accepted));
+            let accepted = Accepted {
+                head: http::head(101, &[&fields, "\r\n"]),
+                blocks: event_stream,
+                may_publish: self.tokens.may(req, "POST"),
+                name: name.into(),
+                template: named(req)?,
+            };
+            return Ok(Route::Listen(name.into(), place(req)?, None, Some(accepted)));
         }
         match (req.method, page, channel) {
-            ("OPTIONS", Some(_), _) => Ok(Route::Options(ALLOW_PAGE)),
-            ("OPTIONS", _, Some(_)) => Ok(Route::Options(ALLOW_CHANNEL)),
-            ("OPTIONS", ..) if req.path == "*" => Ok(Route::Options(ALLOW_CHANNEL)),
+            ("OPTIONS", Some(_), _) => Ok(Route::Page(Answer::empty(204, ALLOW_PAGE))),
+            ("OPTIONS", _, channel) if channel.is_some() || req.path == "*" => {
+                Ok(Route::Page(Answer::empty(204, ALLOW_CHANNEL)))
+            }
             ("GET" | "HEAD", Some(page), _) => Ok(page),
             ("GET" | "HEAD", _, Some(name)) => listen(req, name),
             ("POST", _, Some(name)) => {
                 if let Some(key) = name.strip_prefix("lab/") {
                     return Ok(Route::Cut(key.into()));
                 }
-                let to = match (req.param("to")?, req.param("except")?) {
-                    (None, None) => To::All,
-                    (Some(address), None) => To::One(address),
-                    (None, Some(address)) => To::Others(address),
-                    _ => return Err(TO_EXCEPT),
-                };
-                Ok(Route::Publish(name.into(), named(req)?, to))
+                let to = req.param("to")?;
+                let except = req.param("except")?;
+                if to.is_some() && except.is_some() {
+                    return Err(TO_EXCEPT);
+                }
+                Ok(Route::Publish(name.into(), named(req)?, to, except))
             }
             (_, Some(_), _) => Err(PAGE_METHOD),
             (_, _, Some(_)) => Err(CHANNEL_METHOD),
@@ -379,15 +387,11 @@ impl Shared {
         }
     }
 
-    fn answer(&self, req: &Request, route: Route, body: Vec<u8>, cors: &str) -> Result<Reply<'_>, Reject> {
+    fn answer(&self, req: &Request, route: Route, body: Vec<u8>, connection: &mut Connection) -> Result<Reply, Reject> {
         Ok(Reply::Answer(match route {
-            Route::File(file, vary) => {
-                let mut answer = Answer::new(file.kind, file.bytes);
-                answer.fields.extend(["Cache-Control: no-cache\r\n", pages::POLICY, vary]);
-                answer
-            }
+            Route::Page(answer) => answer,
             Route::Health => match self.hub.health()?.join(", ") {
-                sick if sick.is_empty() => Answer::text("ok\n".into()),
+                sick if sick.is_empty() => Answer::text("ok\n"),
                 sick => {
                     let line = format!("{}: {sick}\n", LOG_SICK.line().trim_end());
                     Answer { body: line.into_bytes().into(), ..Answer::from(LOG_SICK) }
@@ -396,49 +400,46 @@ impl Shared {
             Route::Metrics(only) => {
                 Answer::new("text/plain; version=0.0.4; charset=utf-8", self.hub.metrics(only.as_deref()).into_bytes())
             }
-            Route::Text(text) => {
-                let mut answer = Answer::text(text);
-                answer.fields.push_str("Cache-Control: no-cache\r\n");
-                answer
-            }
             Route::Lesson(lesson, last_id) => {
                 let script = lessons::parse(lesson.text, &last_id).map_err(|_| NOT_FOUND)?; // a test parses them all
-                let own = |line: &str| line.split_once(':').is_some_and(|(name, _)| script.fields.contains(name));
-                let usual: String = STREAM_FIELDS.split_inclusive('\n').filter(|line| !own(line)).collect();
-                let fields = usual + &script.fields;
-                if req.method != "HEAD" {
-                    return Ok(Reply::Lesson(script, fields, Place::take(&self.players)?));
+                let usual = STREAM_FIELDS.split_inclusive('\n');
+                let usual = usual.filter(|line| !line.split(':').take(1).any(|name| script.fields.contains(name)));
+                let fields = usual.collect::<String>() + &script.fields;
+                if req.method == "HEAD" {
+                    return Ok(Reply::Answer(Answer::empty(script.status, fields)));
                 }
-                Answer { status: script.status, fields, body: Vec::new().into() }
+                let _place = Place::take(&self.players)?;
+                connection.note(script.status);
+                let head = http::head(script.status, &[&fields, &connection.cors, "Connection: close\r\n\r\n"]);
+                // RFC 9110 §15.3.5: a 204 has no content. Where a write fails the client is gone.
+                if connection.write_all(head.as_bytes()).is_ok() && script.status != 204 {
+                    let _ = script.play(connection);
+                }
+                return Ok(Reply::Given);
             }
             Route::Cut(key) => Answer::text(format!("connections cut: {}\n", self.lab.cut(&key))),
-            Route::Options(allow) => Answer { status: 204, fields: allow.into(), body: Vec::new().into() },
-            Route::Listen(..) if req.method == "HEAD" => {
-                Answer { status: 200, fields: STREAM_FIELDS.into(), body: Vec::new().into() }
-            }
-            Route::Listen(name, from, wait) => {
+            Route::Listen(..) if req.method == "HEAD" => Answer::empty(200, STREAM_FIELDS),
+            Route::Listen(name, from, wait, accepted) => {
                 let channel = self.hub.channel_from(&name, &from)?;
                 let place = channel.place(&from)?;
-                let end = if wait.is_none() { "Connection: close\r\n\r\n" } else { "Connection: close\r\n" };
-                let head = http::head(200, &[STREAM_FIELDS, cors, end]);
-                return Ok(Reply::Stream(channel, Opening { head, from, place, wait, trace: None }));
-            }
-            Route::WebSocket(from, accepted) => {
-                let channel = self.hub.channel_from(&accepted.name, &from)?;
-                let place = channel.place(&from)?;
-                let opening = Opening { head: String::new(), from, place, wait: None, trace: None };
-                return Ok(Reply::WebSocket(channel, opening, accepted));
-            }
-            Route::Publish(name, template, to) => {
-                let events = events(req, template, body)?;
-                let ids = match to {
-                    To::All => self.hub.publish(&name, &events)?,
-                    To::Others(address) => self.hub.publish_but(&name, &events, Some(&address))?,
-                    To::One(address) => {
-                        self.hub.send_to(&name, &events, &address)?;
-                        return Ok(Reply::Answer(Answer::text("given to that reader; not kept\n".into())));
-                    }
+                let mut opening = Opening { head: String::new(), from, place, wait, trace: None };
+                let Some(accepted) = accepted else {
+                    let end = if wait.is_none() { "Connection: close\r\n\r\n" } else { "Connection: close\r\n" };
+                    opening.head = http::head(200, &[STREAM_FIELDS, &connection.cors, end]);
+                    return Ok(Reply::Stream(channel, opening));
                 };
+                match websocket::serve(connection, &self.hub, &channel, opening, accepted, self.shares.connections) {
+                    Ok(()) => return Ok(Reply::Given),
+                    Err(r) => r.into(),
+                }
+            }
+            Route::Publish(name, template, to, except) => {
+                let events = events(req, template, body)?;
+                if let Some(address) = to {
+                    self.hub.send_to(&name, &events, &address)?;
+                    return Ok(Reply::Answer(Answer::text("given to that reader; not kept\n")));
+                }
+                let ids = self.hub.publish_but(&name, &events, except.as_deref())?;
                 Answer::text(ids.iter().fold(String::new(), |out, id| out + &id.to_string() + "\n"))
             }
         }))
@@ -448,12 +449,12 @@ impl Shared {
 /// `GET /NAME`: the page for who prefers HTML, else the stream.
 fn listen(req: &Request, name: &str) -> Result<Route, Reject> {
     if !is_lab(name) && req.quality("text", "html") > req.quality("text", "event-stream") {
-        return Ok(Route::File(&pages::CHAT, VARY));
+        return Ok(file(&pages::CHAT, VARY));
     }
     let from = place(req)?;
     let seconds = |s: String| s.parse().ok().filter(|n| *n <= MAX_WAIT && !s.starts_with('+')).ok_or(WAIT);
     let wait = req.param("wait")?.map(seconds).transpose()?.map(Duration::from_secs);
-    Ok(Route::Listen(name.into(), from, wait))
+    Ok(Route::Listen(name.into(), from, wait, None))
 }
 
 /// What a request's events are called, but for the data.
@@ -477,7 +478,7 @@ fn place(req: &Request) -> Result<From, Reject> {
 /// The last event ID that a client brings to a lesson; empty where it brings none.
 fn last_id(req: &Request) -> Result<Vec<u8>, Reject> {
     let since = req.param("since")?.filter(|id| id != "all").unwrap_or_default();
-    if since.contains(|c: char| c.is_control()) {
+    if since.contains(char::is_control) {
         return Err(SINCE); // a lesson may say it again, and it must not become a line of its own
     }
     // The field wins, as in `listen`.

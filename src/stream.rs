@@ -35,8 +35,10 @@ pub struct Entry {
 impl Entry {
     /// Reads an entry; none where it is not one.
     pub fn read(entry: &Reply) -> Option<Entry> {
-        let except = field(entry, "except").map(|address| String::from_utf8_lossy(address).into());
-        Some(Entry { id: id_of(entry)?, event: Event::from_fields(fields(entry)), except })
+        let except = field(entry, "except").and_then(Reply::text).map(|text| String::from_utf8_lossy(text).into());
+        let fields = entry.list().get(1).map_or(&[][..], Reply::list).as_chunks().0;
+        let fields = fields.iter().filter_map(|[name, value]| name.text().zip(value.text()));
+        Some(Entry { id: id_of(entry)?, event: Event::from_fields(fields), except })
     }
 }
 
@@ -61,7 +63,7 @@ pub fn above(id: Id) -> Id {
 
 /// An id.
 pub fn id(reply: &Reply) -> Option<Id> {
-    Id::parse(std::str::from_utf8(reply.text()?).ok()?)
+    Id::parse(str::from_utf8(reply.text()?).ok()?)
 }
 
 /// The id of an entry.
@@ -69,19 +71,14 @@ pub fn id_of(entry: &Reply) -> Option<Id> {
     id(entry.list().first()?)
 }
 
-fn fields(entry: &Reply) -> impl Iterator<Item = (&[u8], &[u8])> {
-    let fields = entry.list().get(1).map_or(&[][..], Reply::list).chunks(2);
-    fields.filter_map(|pair| if let [name, value] = pair { name.text().zip(value.text()) } else { None })
-}
-
 /// The value of an entry's field.
-pub fn field<'a>(entry: &'a Reply, name: &str) -> Option<&'a [u8]> {
-    fields(entry).find(|field| field.0 == name.as_bytes()).map(|field| field.1)
+pub fn field<'a>(entry: &'a Reply, name: &str) -> Option<&'a Reply> {
+    entry.list().get(1)?.get(name)
 }
 
 /// Up to which id something is gone, where an entry tells that.
 pub fn lost(entry: &Reply) -> Option<Id> {
-    Id::parse(std::str::from_utf8(field(entry, "lost")?).ok()?)
+    id(field(entry, "lost")?)
 }
 
 /// How many entries were ever taken from a stream, by what `XINFO STREAM` says of it, where that is known: Redis 7 counts what was added.
@@ -104,7 +101,8 @@ pub fn is_trimmed(info: &Reply, id: Id) -> bool {
 
 /// The command that adds an event to a stream, with these words before its fields.
 pub fn add(name: &str, how: &[&str], event: &Event, except: Option<&str>, post: &str, out: &mut Vec<u8>) {
-    let (key, fields) = (key(name), event.fields());
+    let key = key(name);
+    let fields = event.fields();
     let mut words = vec!["XADD", &key];
     words.extend(how);
     words.extend(fields.iter().flat_map(|(name, value)| [*name, value]));
@@ -118,7 +116,8 @@ pub fn add(name: &str, how: &[&str], event: &Event, except: Option<&str>, post: 
 pub fn add_all(
     name: &str, events: &[Event], except: Option<&str>, posts: &[String], top: Id, kept: Id,
 ) -> (Vec<u8>, usize) {
-    let (least, mut out) = (above(kept).to_string(), Vec::new());
+    let mut out = Vec::new();
+    let least = above(kept).to_string();
     // In whole nodes of its tree, which costs next to nothing (`~`).
     let how = ["NOMKSTREAM", "MINID", "~", &least, "*"];
     let how = if top > Id::default() { &how[..] } else { &how[1..] };

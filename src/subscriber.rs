@@ -136,16 +136,12 @@ impl Subscriber {
     /// As the socket has them.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let taken = self.stream.write(bytes)?;
-        if let Some(trace) = self.more.as_mut().and_then(|more| more.trace.as_mut()) {
+        if let Some(more) = &mut self.more
+            && let Some(trace) = &mut more.trace
+        {
             trace.sent(bytes.get(..taken).unwrap_or_default());
         }
         Ok(taken)
-    }
-
-    /// Where what it may be given next ends.
-    fn limit(&self) -> u64 {
-        let skip = self.more.as_ref().and_then(|more| more.skips.front());
-        skip.map_or(u64::MAX, |skip| skip.0).min(self.stop())
     }
 
     /// Where it ends.
@@ -171,9 +167,9 @@ impl Subscriber {
     /// # Errors
     /// Where the socket does not take it.
     pub fn begin(&mut self, end: u64) -> Result<(), Gone> {
-        let poll = self.more.as_mut().and_then(|more| more.poll.as_mut());
-        if let Some(poll @ Poll::Wait(..)) = poll
-            && let Poll::Wait(head, prelude) = std::mem::replace(poll, Poll::Until(end))
+        if self.waits()
+            && let Some(more) = &mut self.more
+            && let Some(Poll::Wait(head, prelude)) = more.poll.replace(Poll::Until(end))
         {
             let length = prelude.len() as u64 + end - self.pos;
             self.say(&[format!("{head}Content-Length: {length}\r\n\r\n").as_bytes(), &prelude].concat())?;
@@ -198,7 +194,9 @@ impl Subscriber {
         if !own.is_empty() {
             return self.give_alone(&own, now, heartbeat).map(|()| 0);
         }
-        let bytes = bytes.get(..usize::try_from(self.limit() - self.pos).unwrap_or(usize::MAX)).unwrap_or(bytes);
+        let skip = self.more.as_ref().and_then(|more| more.skips.front());
+        let limit = skip.map_or(u64::MAX, |skip| skip.0).min(self.stop());
+        let bytes = bytes.get(..usize::try_from(limit - self.pos).unwrap_or(usize::MAX)).unwrap_or(bytes);
         let taken = self.offer(bytes, now, heartbeat)?;
         self.pos += taken as u64;
         while let Some(more) = &mut self.more
@@ -230,7 +228,8 @@ impl Subscriber {
             Err(_) => return Err(Gone::Done),
         };
         if taken == bytes.len() {
-            (self.stalls, self.due) = (0, now + heartbeat);
+            self.stalls = 0;
+            self.due = now + heartbeat;
         } else {
             self.stalls = if taken > 0 { 1 } else { (self.stalls + 1).min(LONGEST_STALL) };
             self.due = now + (1 << self.stalls);
@@ -245,7 +244,7 @@ impl Subscriber {
     pub fn check(&mut self, end: u64, now: u64, heartbeat: u64, look: bool) -> Result<(), Gone> {
         // A write tells more than a look.
         let quiet = self.shut || self.stalls > 0 || self.is_poll() || now + heartbeat >= self.due + QUIET;
-        let ended = if look && quiet { self.look()? } else { false };
+        let ended = look && quiet && self.look()?;
         let finished = self.pos == self.stop();
         let expires = self.more.as_ref().and_then(|more| more.expires);
         if expires.is_some_and(|at| now >= at) || (finished && self.shut) {
@@ -253,7 +252,8 @@ impl Subscriber {
         }
         if ended
             && now < self.due
-            && let Some(Poll::Wait(head, _)) = self.more.as_mut().and_then(|more| more.poll.as_mut())
+            && let Some(more) = &mut self.more
+            && let Some(Poll::Wait(head, _)) = &mut more.poll
         {
             // A ping would be out of place; the first part of its head asks as well, and is what comes next anyway.
             let head = std::mem::take(head);
@@ -282,14 +282,11 @@ impl Subscriber {
     /// closed socket is answered with a reset, and so the ping that follows tells which (RFC 9293 §3.5.2, §3.6).
     fn look(&mut self) -> Result<bool, Gone> {
         match self.stream.read(&mut [0; 1024]) {
-            Ok(0) if self.shut => match self.stream.take_error() {
-                Ok(None) => Ok(false),
-                _ => Err(Gone::Done),
-            },
-            Ok(0) => {
+            Ok(0) if !self.shut => {
                 self.shut = true;
                 Ok(true)
             }
+            Ok(0) if !matches!(self.stream.take_error(), Ok(None)) => Err(Gone::Done),
             Ok(_) => Ok(false),
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(false),
             Err(_) => Err(Gone::Done),
