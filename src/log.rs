@@ -168,7 +168,8 @@ fn recover(
     if found.good < found.len {
         let kept = dir.keep(name, &mut file, found.good)?;
         file.cut(found.good)?;
-        note(found.words(&kept));
+        note(format!("{kept} is new: it keeps what had to be cut off"));
+        note(found.words());
     }
     file.head = found.head;
     Ok(Some((file, found)))

@@ -88,13 +88,13 @@ pub struct Found {
 }
 
 impl Found {
-    /// What is cut off, in words; `kept`: the file that has it from now on.
-    pub fn words(&self, kept: &str) -> String {
+    /// What is cut off, in words.
+    pub fn words(&self) -> String {
         let what = match self.hole {
             true => "a hole that a power cut left was cut off, with what follows it",
             false => "an unfinished event was cut off",
         };
-        format!("{what}, {} bytes; {kept} has them", self.len - self.good)
+        format!("{what}, {} bytes", self.len - self.good)
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use tincan::reject::{CHANNELS, LOG_CLOSED, LOG_FAILED, LOG_UNREADABLE, OPEN_LOGS};
+use tincan::reject::{CHANNELS, LOG_CLOSED, LOG_FAILED, LOG_SICK, LOG_UNREADABLE, OPEN_LOGS};
 
 const HEAD: &str = ": tincan log\n\n";
 /// The epoch of logs that a test writes itself; long ago.
@@ -225,6 +225,7 @@ fn a_damaged_log_closes_its_own_channel_and_is_left_as_it_was() {
     let check = || {
         let health = server.get("/health");
         assert_eq!(health.status, 503);
+        assert!(health.text().starts_with(LOG_SICK.line().trim_end()), "{}", health.text());
         for name in &closed {
             server.post_with(&format!("/{name}"), "", "x").refused(LOG_CLOSED);
             server.get(&format!("/{name}?since=all")).refused(LOG_CLOSED);
@@ -283,8 +284,10 @@ fn a_hole_is_cut_out_with_what_follows_it_and_kept_beside_the_log() {
         let kept = String::from_utf8_lossy(&bytes[..*good]).into_owned();
         assert_eq!(from(&server, name, "all"), kept.strip_prefix(HEAD).unwrap_or_default(), "{name}");
         assert_eq!(fs::read(dir.0.join(format!("{name}.cut-1"))).unwrap(), bytes[*good..], "{name}");
-        let line = format!("--data: /{name}: a hole that a power cut left was cut off, with what follows it, ");
-        assert!(server.stderr().contains(&line), "{}", server.stderr());
+        let (told, cut) = (format!("--data: /{name}: "), bytes.len() - good);
+        let kept = format!("{told}{name}.cut-1 is new: it keeps what had to be cut off\n");
+        let line = format!("{told}a hole that a power cut left was cut off, with what follows it, {cut} bytes\n");
+        assert!(server.stderr().contains(&kept) && server.stderr().contains(&line), "{}", server.stderr());
         let id = server.post(&format!("/{name}"), "next").remove(0);
         assert!(from(&server, name, "all").ends_with(&block(id, "next")));
         // What has NULs of its own says so.
