@@ -84,19 +84,14 @@ impl Event {
 
     /// Writes the block, with its blank line. The gap event alone has no id.
     pub fn write(&self, id: Option<impl Display>, out: &mut Vec<u8>) {
+        let mut fields = self.fields();
+        fields.rotate_left(1); // the data comes last
         // Writing to a Vec cannot fail.
-        let mut line = |field: &str, value: &dyn Display| drop(writeln!(out, "{field}: {value}"));
-        if !self.name.is_empty() {
-            line("event", &self.name);
-        }
-        if let Some(ms) = self.retry {
-            line("retry", &ms);
-        }
-        for text in lines(&self.data) {
-            line("data", &text);
+        for (field, value) in &fields {
+            lines(value).for_each(|line| drop(writeln!(out, "{field}: {line}")));
         }
         if let Some(id) = id {
-            line("id", &id);
+            let _ = writeln!(out, "id: {id}");
         }
         out.push(b'\n');
     }

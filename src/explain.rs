@@ -30,7 +30,7 @@ use std::sync::Arc;
 
 /// Limit: bytes of a line that are kept; a longer one is shown in pieces. No line that is obeyed is longer.
 pub const LINE: usize = MAX_SECTION + 1;
-/// Limit: bytes of a head that are kept. No head that is obeyed is longer.
+/// Limit: behind so many bytes of a head no further line is kept. No head that is obeyed is longer.
 const HEAD: usize = MAX_TARGET + MAX_SECTION + 1024;
 /// Limit: requests that were read and not yet answered, of which it is known whether they were a HEAD.
 const REQUESTS: usize = 4096;
@@ -260,8 +260,9 @@ impl Way {
         let (next, note) = match self.next {
             Next::Head if first && empty => (Next::Head, "empty line"),
             Next::Head => {
-                let room = HEAD.saturating_sub(self.head.len());
-                self.head.extend(self.line.begin.iter().take(room));
+                if self.head.len() < HEAD {
+                    self.head.extend(&self.line.begin);
+                }
                 let note = match text {
                     [] => return self.follows(heads),
                     _ if !first => "field line",
@@ -312,14 +313,15 @@ impl Way {
             let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
             let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
             let status = head.split_whitespace().nth(1).unwrap_or_default();
-            let asked = if status.starts_with('1') && status != "101" { None } else { heads.pop_front() };
-            let next = if status == "101" {
-                self.blocks = field("sec-websocket-protocol:") == Some(SUBPROTOCOL_NAME);
-                Next::Frames
-            } else if asked == Some(true) || status.starts_with('1') || ["204", "304"].contains(&status) {
-                Next::Body(Some(0))
-            } else {
-                Next::Body(field("content-length:").and_then(|n| n.parse().ok()))
+            let asked = if status == "100" { None } else { heads.pop_front() };
+            let next = match status {
+                "101" => {
+                    self.blocks = field("sec-websocket-protocol:") == Some(SUBPROTOCOL_NAME);
+                    Next::Frames
+                }
+                "100" | "204" => Next::Body(Some(0)),
+                _ if asked == Some(true) => Next::Body(Some(0)),
+                _ => Next::Body(field("content-length:").and_then(|n| n.parse().ok())),
             };
             (field("content-type:").filter(|_| status == "200").unwrap_or_default().into(), next)
         };

@@ -20,12 +20,13 @@ use crate::http::{self, Request};
 use crate::hub::{Hub, is_channel, is_lab, start};
 use crate::id::Id;
 use crate::lab::Lab;
-use crate::lessons::{self, Lesson, Place, Script};
+use crate::lessons::{self, Lesson, PLAYERS, Script};
 use crate::limits::{self, Shares};
 use crate::listener::{cannot_listen, first, listen_on};
 use crate::log::From;
 use crate::pages::{self, File};
 use crate::reject::*;
+use crate::subscriber::Slot;
 use crate::trace::Tracer;
 use crate::websocket::{self, Accepted};
 use crate::ws;
@@ -68,7 +69,7 @@ struct Shared {
     shares: Shares,
     idle: AtomicUsize, // threads in accept(), or on their way there
     lab: Lab,
-    players: AtomicUsize,               // lessons that are being played
+    players: Arc<AtomicUsize>,          // lessons that are being played
     waited: Mutex<(Instant, Duration)>, // a window's begin, and how much of it the last idle thread waited
 }
 
@@ -89,7 +90,7 @@ impl Server {
             limits::shares(config.max_connections, if config.data.is_some() { config.max_channels } else { 0 });
         let hub = Hub::new(config, shares.logs, tokens.guard_reading())?;
         let early = first(&listener).map_err(told)?; // last, so that a start that fails takes no client with it
-        let (idle, players) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (idle, players) = (AtomicUsize::new(0), Arc::default());
         let waited = Mutex::new((Instant::now(), Duration::ZERO));
         Ok(Server(
             Arc::new(Shared { listener, hub, tokens, tracer, shares, lab: Lab::default(), idle, players, waited }),
@@ -188,12 +189,12 @@ enum To {
 }
 
 /// What a request gets.
-enum Reply<'a> {
+enum Reply {
     Answer(Answer),
     /// The channel gives it.
     Stream(Arc<Channel>, Opening),
     /// It is played here, behind a head of these field lines.
-    Lesson(Script, String, Place<'a>),
+    Lesson(Script, String, Slot),
     WebSocket(Arc<Channel>, Opening, Accepted),
 }
 
@@ -285,7 +286,7 @@ impl Shared {
                 connection.note(200);
                 return Ok(Some((channel, opening)));
             }
-            Ok(Reply::Lesson(script, fields, _place)) => {
+            Ok(Reply::Lesson(script, fields, _slot)) => {
                 connection.note(script.status);
                 let head = http::head(script.status, &[&fields, &connection.cors, "Connection: close\r\n\r\n"]);
                 connection.write_all(head.as_bytes())?;
@@ -379,7 +380,7 @@ impl Shared {
         }
     }
 
-    fn answer(&self, req: &Request, route: Route, body: Vec<u8>, cors: &str) -> Result<Reply<'_>, Reject> {
+    fn answer(&self, req: &Request, route: Route, body: Vec<u8>, cors: &str) -> Result<Reply, Reject> {
         Ok(Reply::Answer(match route {
             Route::File(file, vary) => {
                 let mut answer = Answer::new(file.kind, file.bytes);
@@ -407,7 +408,8 @@ impl Shared {
                 let usual: String = STREAM_FIELDS.split_inclusive('\n').filter(|line| !own(line)).collect();
                 let fields = usual + &script.fields;
                 if req.method != "HEAD" {
-                    return Ok(Reply::Lesson(script, fields, Place::take(&self.players)?));
+                    let (slot, number) = Slot::take(&self.players);
+                    return if number > PLAYERS { Err(PLAYING) } else { Ok(Reply::Lesson(script, fields, slot)) };
                 }
                 Answer { status: script.status, fields, body: Vec::new().into() }
             }

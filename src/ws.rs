@@ -68,9 +68,8 @@ pub fn handshake(req: &Request) -> Result<Option<Handshake>, Reject> {
     let [b"13"] = req.all("sec-websocket-version").collect::<Vec<_>>()[..] else { return Err(WS_VERSION) };
     let [key] = req.all("sec-websocket-key").collect::<Vec<_>>()[..] else { return Err(WS_KEY) };
     // 16 bytes by the grammar of §4.3, which leaves the last digit's four spare bits free: §4.1 has them set in its example.
-    let digits = key.strip_suffix(b"==").filter(|digits| digits.len() == 22);
     let digit = |b: &u8| b.is_ascii_alphanumeric() || b"+/".contains(b);
-    if !digits.is_some_and(|digits| digits.iter().all(digit)) {
+    if key.len() != 24 || !key.strip_suffix(b"==").is_some_and(|digits| digits.iter().all(digit)) {
         return Err(WS_KEY);
     }
     let protocols = || req.list("sec-websocket-protocol").filter(|p| !p.is_empty());
@@ -145,7 +144,6 @@ pub enum Received {
 pub struct Parser {
     max: usize,
     frame: Frame,
-    opcode: u8,
     /// The last frame of the message has not begun.
     unfinished: bool,
     message: Vec<u8>,
@@ -190,8 +188,8 @@ impl Parser {
             if self.frame.left > 0 {
                 return Ok(None);
             }
-            self.frame = Frame::default();
             let received = self.end()?;
+            self.frame = Frame::default();
             if received.is_some() {
                 return Ok(received);
             }
@@ -203,20 +201,17 @@ impl Parser {
         let whole = self.frame.header(byte);
         let fin = byte & 0x80 != 0;
         match self.frame.header.len() {
-            1 => {
-                self.opcode = byte & 0x0f;
-                match self.opcode {
-                    _ if byte & 0x70 != 0 => return Err(RESERVED_BITS),
-                    CONTINUATION if !self.unfinished => return Err(NO_BEGINNING),
-                    TEXT | BINARY if self.unfinished => return Err(NO_END),
-                    BINARY => return Err(BINARY_DATA),
-                    CONTINUATION | TEXT => self.unfinished = !fin,
-                    CLOSE..=PONG if fin => {}
-                    CLOSE..=PONG => return Err(CONTROL_FRAGMENT),
-                    _ => return Err(RESERVED_OPCODE),
-                }
-            }
-            2 if byte & 0x80 == 0 => return Err(UNMASKED),
+            1 => match self.frame.opcode() {
+                _ if byte & 0x70 != 0 => return Err(RESERVED_BITS),
+                CONTINUATION if !self.unfinished => return Err(NO_BEGINNING),
+                TEXT | BINARY if self.unfinished => return Err(NO_END),
+                BINARY => return Err(BINARY_DATA),
+                CONTINUATION | TEXT => self.unfinished = !fin,
+                CLOSE..=PONG if fin => {}
+                CLOSE..=PONG => return Err(CONTROL_FRAGMENT),
+                _ => return Err(RESERVED_OPCODE),
+            },
+            2 if !self.frame.is_masked() => return Err(UNMASKED),
             2 if self.is_control() && byte & 0x7f > 125 => return Err(CONTROL_LENGTH),
             _ => {}
         }
@@ -227,7 +222,7 @@ impl Parser {
     }
 
     fn is_control(&self) -> bool {
-        self.opcode >= CLOSE
+        self.frame.opcode() >= CLOSE
     }
 
     /// A length is told. The limit is the whole message's (§10.4), so that many frames do not get around it.
@@ -257,7 +252,7 @@ impl Parser {
 
     /// A frame is whole: what it completes.
     fn end(&mut self) -> Result<Option<Received>, Fail> {
-        Ok(Some(match self.opcode {
+        Ok(Some(match self.frame.opcode() {
             PING => Received::Ping(take(&mut self.control)),
             PONG => Received::Pong(take(&mut self.control)),
             CLOSE => closing(&self.control)?,
@@ -329,6 +324,8 @@ pub fn close(code: Option<u16>, reason: &str, out: &mut Vec<u8>) {
 #[derive(Debug, Default)]
 pub struct Frame {
     header: Vec<u8>,
+    first: u8,  // FIN, RSV1 to RSV3, opcode
+    second: u8, // MASK, 7 bits of the length
     key: [u8; 4],
     /// So many bytes of its payload are still to come.
     pub left: u64,
@@ -337,6 +334,11 @@ pub struct Frame {
 impl Frame {
     /// Takes a byte of the header; true with the last one.
     pub fn header(&mut self, byte: u8) -> bool {
+        match self.header.len() {
+            0 => self.first = byte,
+            1 => self.second = byte,
+            _ => {}
+        }
         self.header.push(byte);
         let Some((length, key)) = self.length() else { return false };
         let key = key.try_into();
@@ -350,26 +352,28 @@ impl Frame {
 
     /// The length of its payload, once it is told, and what is there of the masking key.
     fn length(&self) -> Option<(u64, &[u8])> {
-        let [_, second, rest @ ..] = &self.header[..] else { return None };
-        let seven = second & 0x7f;
-        let (length, key) = rest.split_at_checked(match seven {
+        let rest = self.header.get(2..)?;
+        let (length, key) = rest.split_at_checked(match self.second & 0x7f {
             126 => 2,
             127 => 8,
-            _ => return Some((seven.into(), rest)),
+            length => return Some((length.into(), rest)),
         })?;
         Some((length.iter().fold(0, |n, byte| n << 8 | u64::from(*byte)), key))
     }
 
+    fn opcode(&self) -> u8 {
+        self.first & 0x0f
+    }
+
     fn is_masked(&self) -> bool {
-        self.header.get(1).is_some_and(|second| second & 0x80 != 0)
+        self.second & 0x80 != 0
     }
 
     /// What the bytes of its header are, and what they mean.
     pub fn words(&self) -> (String, String) {
-        let first = self.header.first().unwrap_or(&0);
         let bits = [(0x80, "FIN, "), (0x40, "RSV1, "), (0x20, "RSV2, "), (0x10, "RSV3, ")];
-        let bits: String = bits.iter().filter(|bit| first & bit.0 != 0).map(|bit| bit.1).collect();
-        let opcode = match first & 0x0f {
+        let bits: String = bits.iter().filter(|bit| self.first & bit.0 != 0).map(|bit| bit.1).collect();
+        let opcode = match self.opcode() {
             CONTINUATION => "continuation",
             TEXT => "text",
             BINARY => "binary",
@@ -393,8 +397,7 @@ impl Frame {
 
     /// Whether it is a control frame (§5.5), and whether it is the last one of its message.
     pub fn kind(&self) -> (bool, bool) {
-        let (first, second) = (self.header.first().unwrap_or(&0), self.header.get(1).unwrap_or(&0));
-        (first & 8 != 0 && second & 0x7f < 126, first & 0x80 != 0)
+        (self.opcode() >= CLOSE && self.second & 0x7f < 126, self.first & 0x80 != 0)
     }
 
     /// Whether nothing of it came.
