@@ -136,7 +136,9 @@ fn is_number(value: &str) -> bool {
 /// The first rule that the body breaks.
 pub fn parse(body: &str) -> Result<Vec<Event>, Reject> {
     let mut events = Vec::new();
-    let (mut name, mut retry, mut data) = ("", None, Vec::new());
+    let mut name = "";
+    let mut retry = None;
+    let mut data = Vec::new();
     let mut open = false; // a field line stands since the last blank line
     let body = body.strip_prefix('\u{feff}').unwrap_or(body);
     let mut lines = lines(body).peekable();
@@ -146,8 +148,10 @@ pub fn parse(body: &str) -> Result<Vec<Event>, Reject> {
             if !data.is_empty() {
                 events.push(Event { retry, ..Event::new(data.join("\n")).named(name)? });
             }
-            (name, retry, open) = ("", None, false);
+            name = "";
+            retry = None;
             data.clear();
+            open = false;
             continue;
         }
         let (field, value) = field(line);
@@ -167,13 +171,18 @@ pub fn parse(body: &str) -> Result<Vec<Event>, Reject> {
     }
 }
 
+/// Whether a media type is that of an event stream.
+pub fn is_stream(kind: &str) -> bool {
+    kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("text/event-stream")
+}
+
 /// A text as a JSON string, quotes included (RFC 8259 §7).
 pub fn json(text: &str) -> String {
     let mut out = String::from('"');
     for c in text.chars() {
         match c {
             '"' | '\\' => out.extend(['\\', c]),
-            c if c.is_control() => out.push_str(&format!("\\u{:04x}", c as u32)),
+            c if c.is_control() => out += &format!("\\u{:04x}", c as u32),
             c => out.push(c),
         }
     }

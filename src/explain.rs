@@ -19,7 +19,7 @@
 //!
 //! Limits: [`LINE`], `HEAD`, `REQUESTS`; behind a handshake what `connection.rs` read together with it.
 
-use crate::event::Stream;
+use crate::event::{Stream, is_stream};
 use crate::http::{self, Framing, MAX_SECTION, MAX_TARGET, Request};
 use crate::secrets::{Byte, Secrets, bare, hide, is_credential, shown, visible};
 use crate::ws::{Frame, SUBPROTOCOL_NAME, front};
@@ -90,8 +90,7 @@ impl Line {
 
     /// Its first bytes without its end.
     fn text(&self) -> &[u8] {
-        let text = self.begin.strip_suffix(b"\n").unwrap_or(&self.begin);
-        text.strip_suffix(b"\r").unwrap_or(text)
+        self.begin.split(|b| b"\r\n".contains(b)).next().unwrap_or_default()
     }
 
     /// Shows all that is there, as its end.
@@ -292,8 +291,8 @@ impl Way {
     /// What follows a head (RFC 9112 §6.3).
     fn follows(&mut self, heads: &mut VecDeque<bool>) -> String {
         let head = take(&mut self.head);
-        let kind;
-        (kind, self.next) = if self.client {
+        let stream;
+        (stream, self.next) = if self.client {
             heads.extend((heads.len() < REQUESTS).then_some(head.starts_with(b"HEAD ")));
             match http::head_end(&head).and_then(|_| Request::parse(&head)) {
                 Err(reject) => {
@@ -306,7 +305,7 @@ impl Way {
                         Framing::Length(0) if req.bytes("sec-websocket-key").is_some() => Next::Held,
                         Framing::Length(n) => Next::Body(Some(n)),
                     };
-                    (req.field("content-type").unwrap_or_default().to_ascii_lowercase(), next)
+                    (req.field("content-type").is_some_and(is_stream), next)
                 }
             }
         } else {
@@ -323,10 +322,9 @@ impl Way {
                 _ if asked == Some(true) => Next::Body(Some(0)),
                 _ => Next::Body(field("content-length:").and_then(|n| n.parse().ok())),
             };
-            (field("content-type:").filter(|_| status == "200").unwrap_or_default().into(), next)
+            (status == "200" && field("content-type:").is_some_and(is_stream), next)
         };
-        let kind = kind.split(';').next().unwrap_or_default().trim();
-        self.stream = (kind == "text/event-stream").then(Stream::default);
+        self.stream = stream.then(Stream::default);
         match self.next {
             Next::Frames => "end of the head; frames follow".into(),
             Next::Size => "end of the head; chunks follow".into(),
@@ -355,9 +353,10 @@ impl Way {
             let before = bytes.get(..at).unwrap_or_default();
             let start = before.iter().rposition(|b| b" \t/?#".contains(b)).map_or(0, |n| n + 1);
             let (before, word) = before.split_at(start);
-            let begins = before.is_empty() || [&b"//"[..], b" ", b"\t"].iter().any(|end| before.ends_with(end));
+            let uri = before.ends_with(&[b'/', b'/']);
+            let begins = uri || matches!(before, [] | [.., b' ' | b'\t']);
             // Of a word that is cut off nobody knows yet: it is one that may be in a URI, or have a password.
-            if begins && (at < bytes.len() || before.ends_with(b"//") || word.contains(&b':')) {
+            if begins && (at < bytes.len() || uri || word.contains(&b':')) {
                 hide(rest.iter_mut().take(at).skip(start));
             }
         }

@@ -131,7 +131,9 @@ pub fn parse<'a>(text: &'a str, last_id: &[u8]) -> Result<Script, &'a str> {
     let text = parts(text).0;
     let for_this = |line: &str| line.strip_prefix(WHEN).map(|id| id.as_bytes() == last_id);
     let mut here = !text.lines().any(|line| for_this(line) == Some(true));
-    let (mut pace, mut block, mut before) = (PACE, 0, 0);
+    let mut pace = PACE;
+    let mut block = 0;
+    let mut before = 0;
     for line in text.lines() {
         here = for_this(line).unwrap_or(here);
         if !here {
@@ -170,7 +172,8 @@ pub fn parse<'a>(text: &'a str, last_id: &[u8]) -> Result<Script, &'a str> {
         script.send(b"\n");
         if line.is_empty() {
             script.steps.push(Step::Wait(pace));
-            (before, block) = (block, script.steps.len());
+            before = block;
+            block = script.steps.len();
         }
     }
     Ok(script)

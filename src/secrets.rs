@@ -38,11 +38,13 @@ impl Secrets {
         let mut sure = bytes.len();
         for start in 0..bytes.len() {
             let here = bytes.get(start..).unwrap_or_default();
-            for (secret, coded) in self.0.iter().flat_map(|s| [(s, false), (s, true)]) {
-                match spelled(here, secret, coded) {
-                    Some(Some(n)) => hide(text.iter_mut().skip(start).take(n)),
-                    Some(None) => sure = sure.min(start),
-                    None => {}
+            for secret in &self.0 {
+                for coded in [false, true] {
+                    match spelled(here, secret, coded) {
+                        Some(Some(n)) => hide(text.iter_mut().skip(start).take(n)),
+                        Some(None) => sure = sure.min(start),
+                        None => {}
+                    }
                 }
             }
         }

@@ -489,8 +489,7 @@ fn last_id(req: &Request) -> Result<Vec<u8>, Reject> {
 /// The events that a POST publishes: the body as one, whatever its media type, unless it is an event stream itself.
 fn events(req: &Request, template: Event, body: Vec<u8>) -> Result<Vec<Event>, Reject> {
     let text = String::from_utf8(body).map_err(|_| BODY_UTF8)?;
-    let kind = req.field("content-type").unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    match kind.eq_ignore_ascii_case("text/event-stream") {
+    match req.field("content-type").is_some_and(event::is_stream) {
         false => Ok(vec![template.with_data(text)]),
         true if template != Event::default() => Err(TWO_NAMES),
         true => event::parse(&text),

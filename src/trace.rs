@@ -133,7 +133,9 @@ impl Trace {
 
     /// Shows whole lines together, so that those of several connections do not mix.
     fn explain(&mut self, lines: impl FnOnce(&mut Explainer) -> String) {
-        self.explainer.as_mut().map(lines).filter(|lines| !lines.is_empty()).map(report);
+        if let Some(lines) = self.explainer.as_mut().map(lines).filter(|lines| !lines.is_empty()) {
+            report(lines);
+        }
     }
 
     fn told(&self, name: &str, bytes: &[u8]) {

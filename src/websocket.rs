@@ -141,7 +141,7 @@ impl Socket {
                 frames.shrink_to(FRAMES);
             }
         }
-        if frames.is_empty() { Ok(()) } else { self.send(&frames, false) } // the stream ended within a block
+        self.send(&frames, false) // the stream ended within a block
     }
 
     /// The life of the thread that writes.

@@ -215,26 +215,18 @@ impl Parser {
             2 if self.is_control() && byte & 0x7f > 125 => return Err(CONTROL_LENGTH),
             _ => {}
         }
-        if let Some((length, [])) = self.frame.length() {
-            self.sized(length)?;
+        // The limit is the whole message's (§10.4), so that many frames do not get around it.
+        let room = if self.is_control() { MAX_CONTROL } else { self.max.saturating_sub(self.message.len()) };
+        match (self.frame.header.len(), self.frame.length()) {
+            (10, Some((length, []))) if length >> 63 == 1 => Err(HIGH_BIT),
+            (10, Some((..0x1_0000, []))) | (4, Some((..126, []))) => Err(LONG_FORM),
+            (_, Some((length, []))) if length > room as u64 => Err(TOO_LONG),
+            _ => Ok(whole),
         }
-        Ok(whole)
     }
 
     fn is_control(&self) -> bool {
         self.frame.opcode() >= CLOSE
-    }
-
-    /// A length is told. The limit is the whole message's (§10.4), so that many frames do not get around it.
-    fn sized(&self, length: u64) -> Result<(), Fail> {
-        let room = if self.is_control() { MAX_CONTROL } else { self.max.saturating_sub(self.message.len()) };
-        match self.frame.header.len() {
-            10 if length >> 63 == 1 => Err(HIGH_BIT),
-            10 if length < 1 << 16 => Err(LONG_FORM),
-            4 if length < 126 => Err(LONG_FORM),
-            _ if length > room as u64 => Err(TOO_LONG),
-            _ => Ok(()),
-        }
     }
 
     /// Takes payload: unmasked (§5.3), and where it is text, checked (§8.1). A character may go over the end of a frame.
