@@ -5,7 +5,7 @@ const DIGITS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012345
 
 /// Encodes bytes, with padding.
 pub fn encode(bytes: &[u8]) -> String {
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    let mut out = String::new();
     for group in bytes.chunks(3) {
         let bits = group.iter().fold(0, |bits, b| bits << 8 | usize::from(*b)) << (24 - 8 * group.len());
         for digit in 0..4 {
@@ -18,7 +18,7 @@ pub fn encode(bytes: &[u8]) -> String {
 
 /// Decodes a text, with or without its padding. `None` where it is not base64 in its one right form.
 pub fn decode(text: &str) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(text.len());
+    let mut out = Vec::new();
     let mut bits = 0;
     let mut count = 0;
     for digit in text.trim_end_matches('=').chars() {

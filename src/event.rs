@@ -40,7 +40,7 @@ pub struct Event {
 impl Event {
     /// An event that `onmessage` hears.
     pub fn new(data: impl Into<String>) -> Event {
-        Event { data: data.into(), ..Event::default() }
+        Event::default().with_data(data)
     }
 
     /// The same event under a name; an empty name is none (the standard's own rule: its type is then `message`).
@@ -62,9 +62,12 @@ impl Event {
 
     /// What it is made of, each part under the name of its field.
     pub fn fields(&self) -> Vec<(&'static str, Cow<'_, str>)> {
-        let name = Some(("event", Cow::from(&self.name))).filter(|_| !self.name.is_empty());
-        let retry = self.retry.map(|ms| ("retry", ms.to_string().into()));
-        std::iter::once(("data", Cow::from(&self.data))).chain(name).chain(retry).collect()
+        let mut fields = vec![("data", Cow::from(&self.data))];
+        if !self.name.is_empty() {
+            fields.push(("event", Cow::from(&self.name)));
+        }
+        fields.extend(self.retry.map(|ms| ("retry", ms.to_string().into())));
+        fields
     }
 
     /// An event of such fields, which may be anybody's: what cannot be in an event is left out.

@@ -353,7 +353,7 @@ impl Way {
             let before = bytes.get(..at).unwrap_or_default();
             let start = before.iter().rposition(|b| b" \t/?#".contains(b)).map_or(0, |n| n + 1);
             let (before, word) = before.split_at(start);
-            let uri = before.ends_with(&[b'/', b'/']);
+            let uri = matches!(before, [.., b'/', b'/']);
             let begins = uri || matches!(before, [] | [.., b' ' | b'\t']);
             // Of a word that is cut off nobody knows yet: it is one that may be in a URI, or have a password.
             if begins && (at < bytes.len() || uri || word.contains(&b':')) {

@@ -23,7 +23,7 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread::{Thread, park_timeout};
 use std::time::Duration;
@@ -123,7 +123,7 @@ impl Socket {
                 continue;
             }
             if block.starts_with(b":ping") {
-                if self.unanswered.fetch_add(1, Relaxed) >= UNANSWERED {
+                if self.unanswered.fetch_add(1, SeqCst) >= UNANSWERED {
                     return Err(ErrorKind::TimedOut.into());
                 }
                 ws::ping(b"", &mut frames);
@@ -183,7 +183,7 @@ impl Socket {
                         ws::pong(&payload, &mut pong);
                         let _ = self.send(&pong, false); // where this fails no more is to be read soon
                     }
-                    Received::Pong(_) => self.unanswered.store(0, Relaxed),
+                    Received::Pong(_) => self.unanswered.store(0, SeqCst),
                     Received::Close(code, _) => return Err((code, "")),
                 }
             }
