@@ -143,13 +143,14 @@ struct Way {
     stream: Option<Stream>, // the body is one
     held: Vec<u8>,          // it is not yet known what this is
     frame: Frame,
-    blocks: bool, // each message is an event stream
+    blocks: bool,          // each message is an event stream
+    heads: VecDeque<bool>, // for each request that is not answered yet, whether it is a HEAD
     pen: Pen,
 }
 
 impl Way {
-    /// `heads`: for each request that is not answered yet, whether it is a HEAD. Returns the lines to show.
-    fn feed(&mut self, mut bytes: &[u8], heads: &mut VecDeque<bool>) -> String {
+    /// Takes what was said; returns the lines to show.
+    fn feed(&mut self, mut bytes: &[u8]) -> String {
         while !bytes.is_empty() {
             if self.next == Next::Held {
                 self.held.extend(take(&mut bytes));
@@ -162,7 +163,7 @@ impl Way {
                 self.body(take(&mut bytes));
             } else if self.line.fill(&mut bytes) {
                 self.veil(false);
-                let note = self.note(heads);
+                let note = self.note();
                 self.line.show(&mut self.pen, &note);
             } else if self.line.is_full() {
                 self.veil(true);
@@ -252,7 +253,7 @@ impl Way {
     }
 
     /// What a whole line is, outside a body; and what comes next.
-    fn note(&mut self, heads: &mut VecDeque<bool>) -> String {
+    fn note(&mut self) -> String {
         let text = self.line.text();
         let empty = self.line.begin == b"\r\n";
         let first = self.head.is_empty();
@@ -263,7 +264,7 @@ impl Way {
                     self.head.extend(&self.line.begin);
                 }
                 let note = match text {
-                    [] => return self.follows(heads),
+                    [] => return self.follows(),
                     _ if !first => "field line",
                     _ if self.client => "request line",
                     _ => "status line",
@@ -289,11 +290,11 @@ impl Way {
     }
 
     /// What follows a head (RFC 9112 §6.3).
-    fn follows(&mut self, heads: &mut VecDeque<bool>) -> String {
+    fn follows(&mut self) -> String {
         let head = take(&mut self.head);
         let stream;
         (stream, self.next) = if self.client {
-            heads.extend((heads.len() < REQUESTS).then_some(head.starts_with(b"HEAD ")));
+            self.heads.push_back(head.starts_with(b"HEAD "));
             match http::head_end(&head).and_then(|_| Request::parse(&head)) {
                 Err(reject) => {
                     self.next = Next::Lost;
@@ -312,7 +313,7 @@ impl Way {
             let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
             let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
             let status = head.split_whitespace().nth(1).unwrap_or_default();
-            let asked = if status == "100" { None } else { heads.pop_front() };
+            let asked = if status == "100" { None } else { self.heads.pop_front() };
             let next = match status {
                 "101" => {
                     self.blocks = field("sec-websocket-protocol:") == Some(SUBPROTOCOL_NAME);
@@ -390,7 +391,6 @@ impl Way {
 pub struct Explainer {
     client: Way,
     server: Way,
-    heads: VecDeque<bool>,
     last: Pen,
 }
 
@@ -412,22 +412,25 @@ impl Explainer {
         };
         let client = Way { client: true, pen: pen('>', 36), ..Way::default() };
         let server = Way { pen: pen('<', 32), ..Way::default() };
-        Explainer { client, server, heads: VecDeque::new(), last: pen('-', 32) }
+        Explainer { client, server, last: pen('-', 32) }
     }
 
     /// The client sent this: whole lines for a person.
     pub fn received(&mut self, bytes: &[u8]) -> String {
-        self.client.feed(bytes, &mut self.heads)
+        let out = self.client.feed(bytes);
+        self.server.heads.append(&mut self.client.heads);
+        self.server.heads.truncate(REQUESTS);
+        out
     }
 
     /// The client was sent this.
     pub fn sent(&mut self, bytes: &[u8]) -> String {
         let refused = [&self.client.head, &self.client.line.begin].iter().any(|head| head.starts_with(b"HEAD "));
-        if refused && self.heads.is_empty() && self.server.next == Next::Head {
-            self.heads.push_back(true); // it is not yet whole
+        if refused && self.server.heads.is_empty() && self.server.next == Next::Head {
+            self.server.heads.push_back(true); // it is not yet whole
         }
-        let out = self.server.feed(bytes, &mut self.heads);
-        if self.client.next == Next::Held && self.heads.is_empty() {
+        let out = self.server.feed(bytes);
+        if self.client.next == Next::Held && self.server.heads.is_empty() {
             self.client.next = if self.server.next == Next::Frames { Next::Frames } else { Next::Head };
             let held = take(&mut self.client.held);
             return out + &self.received(&held);

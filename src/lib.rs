@@ -16,7 +16,7 @@
 //! | 0 | `listener.rs` | the listening socket |
 //! | 0 | `report.rs` | what the owner is told on standard error |
 //! | 0 | `id.rs` | an event's id; pure |
-//! | 0 | `base64.rs` | base64, for Basic credentials and the WebSocket handshake; pure |
+//! | 0 | `base64.rs` | base64, for Basic credentials, tokens in them, and the WebSocket handshake; pure |
 //! | 0 | `sha1.rs` | SHA-1, for the WebSocket handshake; pure |
 //! | 0 | `percent.rs` | percent-encoding, undone; pure |
 //! | 0 | `pages.rs` | what `static/` holds, embedded |

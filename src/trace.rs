@@ -71,7 +71,7 @@ impl Drop for Tap {
 /// `--trace`: numbers connections, and has each of them explained on standard error.
 #[derive(Debug)]
 pub struct Tracer {
-    count: AtomicU64,
+    count: AtomicU64, // the number of the next connection
     color: bool,
     secrets: Arc<Secrets>,
 }
@@ -81,12 +81,12 @@ impl Tracer {
     pub fn new(secrets: Secrets) -> Tracer {
         let says = |name: &str| var_os(name).unwrap_or_default();
         let color = io::stderr().is_terminal() && says("NO_COLOR").is_empty() && says("TERM") != "dumb";
-        Tracer { count: AtomicU64::new(0), color, secrets: Arc::new(secrets) }
+        Tracer { count: AtomicU64::new(1), color, secrets: Arc::new(secrets) }
     }
 
     /// For the next connection.
     pub fn trace(&self) -> Trace {
-        let number = self.count.fetch_add(1, Relaxed) + 1;
+        let number = self.count.fetch_add(1, Relaxed);
         Trace { tap: None, explainer: Some(Explainer::new(number, self.color, self.secrets.clone())) }
     }
 }
