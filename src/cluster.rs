@@ -24,7 +24,7 @@ use crate::redis::{Answer, Failed, Pipe};
 use crate::reject::{REDIS_AWAY, REDIS_LOST, REDIS_REFUSES, Reject};
 use crate::report::report;
 use crate::resp::{Address, Reply, command};
-use crate::secrets::{Byte, visible};
+use crate::secrets::{shown, visible};
 use crate::stream::{self, Entry, PREFIX, above, below, field, id, id_of, is_trimmed, is_whole, key, removed};
 use crate::writer::Writer;
 use std::collections::BTreeMap;
@@ -153,8 +153,8 @@ impl Cluster {
     pub fn say(&self, news: String) {
         let mut state = lock(&self.state);
         if *state != news {
-            let text: Vec<Byte> = news.bytes().map(|b| (b, false)).collect(); // in part what Redis says
-            report(format!("tincan: redis: {}: {}", self.pipe.address, visible(&text)));
+            let text = visible(&shown(news.as_bytes())); // in part what Redis says
+            report(format!("tincan: redis: {}: {text}", self.pipe.address));
             *state = news;
         }
     }

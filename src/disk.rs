@@ -7,7 +7,7 @@
 //! Deliberately absent: links, further directories, and every file that is not named like a channel's.
 
 use crate::limits;
-use crate::secrets::visible;
+use crate::secrets::{shown, visible};
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::fs::{self, DirBuilder, DirEntry, File, Metadata, Permissions};
@@ -27,8 +27,8 @@ pub struct Dir {
 
 /// The same error with words before it, in which a path cannot break the line or drive a terminal.
 fn told(error: &io::Error, what: impl Display) -> io::Error {
-    let what: Vec<_> = what.to_string().bytes().map(|byte| (byte, false)).collect();
-    io::Error::new(error.kind(), format!("{}: {error}", visible(&what)))
+    let what = visible(&shown(what.to_string().as_bytes()));
+    io::Error::new(error.kind(), format!("{what}: {error}"))
 }
 
 /// Whether there is no room for a write: on the device (ENOSPC), in a quota (EDQUOT) or under `ulimit -f` (EFBIG).

@@ -40,7 +40,7 @@ pub struct Event {
 impl Event {
     /// An event that `onmessage` hears.
     pub fn new(data: impl Into<String>) -> Event {
-        Event { data: data.into(), ..Event::default() }
+        Event::default().with_data(data)
     }
 
     /// The same event under a name; an empty name is none (the standard's own rule: its type is then `message`).
@@ -62,9 +62,12 @@ impl Event {
 
     /// What it is made of, each part under the name of its field.
     pub fn fields(&self) -> Vec<(&'static str, Cow<'_, str>)> {
-        let name = Some(("event", Cow::from(&self.name))).filter(|_| !self.name.is_empty());
-        let retry = self.retry.map(|ms| ("retry", ms.to_string().into()));
-        std::iter::once(("data", Cow::from(&self.data))).chain(name).chain(retry).collect()
+        let mut fields = vec![("data", Cow::from(&self.data))];
+        if !self.name.is_empty() {
+            fields.push(("event", Cow::from(&self.name)));
+        }
+        fields.extend(self.retry.map(|ms| ("retry", ms.to_string().into())));
+        fields
     }
 
     /// An event of such fields, which may be anybody's: what cannot be in an event is left out.
@@ -84,17 +87,11 @@ impl Event {
 
     /// Writes the block, with its blank line. The gap event alone has no id.
     pub fn write(&self, id: Option<impl Display>, out: &mut Vec<u8>) {
+        let mut fields = self.fields();
+        fields.rotate_left(1); // the data comes last
         // Writing to a Vec cannot fail.
-        if !self.name.is_empty() {
-            let _ = writeln!(out, "event: {}", self.name);
-        }
-        if let Some(ms) = self.retry {
-            let _ = writeln!(out, "retry: {ms}");
-        }
-        for line in lines(&self.data) {
-            out.extend_from_slice(b"data: ");
-            out.extend_from_slice(line.as_bytes());
-            out.push(b'\n');
+        for (field, value) in &fields {
+            lines(value).for_each(|line| drop(writeln!(out, "{field}: {line}")));
         }
         if let Some(id) = id {
             let _ = writeln!(out, "id: {id}");
@@ -119,17 +116,18 @@ pub fn seal(events: usize, block: &mut Vec<u8>) {
 
 /// The lines of a text, split at CRLF, LF and lone CR; an ending line end is followed by one more, empty line.
 fn lines(text: &str) -> impl Iterator<Item = &str> {
-    let mut rest = Some(text);
-    std::iter::from_fn(move || {
-        let text = rest?;
-        let Some((line, behind)) = text.split_once(['\r', '\n']) else {
-            rest = None;
-            return Some(text);
-        };
-        let cr = text.as_bytes().get(line.len()) == Some(&b'\r');
-        rest = Some(if cr { behind.strip_prefix('\n').unwrap_or(behind) } else { behind });
-        Some(line)
-    })
+    text.split("\r\n").flat_map(|text| text.split(['\r', '\n']))
+}
+
+/// A line's field and value.
+fn field(line: &str) -> (&str, &str) {
+    let (field, value) = line.split_once(':').unwrap_or((line, ""));
+    (field, value.strip_prefix(' ').unwrap_or(value))
+}
+
+/// Whether a value of `retry` is obeyed: it has digits alone.
+fn is_number(value: &str) -> bool {
+    !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// Parses a published event stream: each block that has data becomes one event.
@@ -141,33 +139,30 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
 /// The first rule that the body breaks.
 pub fn parse(body: &str) -> Result<Vec<Event>, Reject> {
     let mut events = Vec::new();
-    let (mut name, mut retry, mut data) = ("", None, None::<String>);
+    let mut name = "";
+    let mut retry = None;
+    let mut data = Vec::new();
     let mut open = false; // a field line stands since the last blank line
     let body = body.strip_prefix('\u{feff}').unwrap_or(body);
     let mut lines = lines(body).peekable();
     while let Some(line) = lines.next() {
         // Behind the last line end there is no further line.
         if line.is_empty() && lines.peek().is_some() {
-            if let Some(mut data) = data.take() {
-                data.pop(); // the line feed behind the last line
-                events.push(Event { retry, ..Event::new(data).named(name)? });
+            if !data.is_empty() {
+                events.push(Event { retry, ..Event::new(data.join("\n")).named(name)? });
             }
-            (name, retry, open) = ("", None, false);
+            name = "";
+            retry = None;
+            data.clear();
+            open = false;
             continue;
         }
-        let (field, value) = line.split_once(':').unwrap_or((line, ""));
-        let value = value.strip_prefix(' ').unwrap_or(value);
+        let (field, value) = field(line);
         open |= !field.is_empty(); // a comment has an empty one
         match field {
-            "data" => {
-                let data = data.get_or_insert_default();
-                data.push_str(value);
-                data.push('\n');
-            }
+            "data" => data.push(value),
             "event" => name = value,
-            "retry" if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) => {
-                retry = Some(value.parse().map_err(|_| BLOCK_RETRY)?);
-            }
+            "retry" if is_number(value) => retry = Some(value.parse().map_err(|_| BLOCK_RETRY)?),
             "id" => return Err(BLOCK_ID),
             _ => {} // comments and unknown fields, and a retry that is no number: ignored
         }
@@ -179,13 +174,18 @@ pub fn parse(body: &str) -> Result<Vec<Event>, Reject> {
     }
 }
 
+/// Whether a media type is that of an event stream.
+pub fn is_stream(kind: &str) -> bool {
+    kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("text/event-stream")
+}
+
 /// A text as a JSON string, quotes included (RFC 8259 §7).
 pub fn json(text: &str) -> String {
     let mut out = String::from('"');
     for c in text.chars() {
         match c {
             '"' | '\\' => out.extend(['\\', c]),
-            c if c.is_control() => out.push_str(&format!("\\u{:04x}", c as u32)),
+            c if c.is_control() => out += &format!("\\u{:04x}", c as u32),
             c => out.push(c),
         }
     }
@@ -205,41 +205,37 @@ pub struct Stream {
 impl Stream {
     /// Takes the next line, without its end; says what it does.
     pub fn line(&mut self, line: &[u8]) -> String {
+        let line = String::from_utf8_lossy(line);
         let first = !std::mem::replace(&mut self.begun, true);
-        if let Some(line) = line.strip_prefix(b"\xef\xbb\xbf").filter(|_| first) {
-            return self.line(line) + ", behind a byte order mark";
+        if let Some(line) = line.strip_prefix('\u{feff}').filter(|_| first) {
+            return self.line(line.as_bytes()) + ", behind a byte order mark";
         }
-        let mut parts = line.splitn(2, |&b| b == b':');
-        let (field, value) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        let value = String::from_utf8_lossy(value.strip_prefix(b" ").unwrap_or(value));
-        self.data |= field == b"data";
-        self.id |= field == b"id" && !value.contains('\0');
+        let (field, value) = field(&line);
+        self.data |= field == "data";
+        self.id |= field == "id" && !value.contains('\0');
         let note = match field {
-            b"" if line.is_empty() => match std::mem::take(self) {
+            "" if line.is_empty() => match std::mem::take(self) {
                 Stream { data: true, name, .. } if name.is_empty() => "dispatch: message",
                 Stream { data: true, name, .. } => &format!("dispatch: {name}"),
                 Stream { id: true, .. } => "fires nothing; the id counts from here",
                 _ => "fires nothing",
             },
-            b"" if value == "ping" => "ping",
-            b"" => "comment",
-            b"data" => "data",
-            b"event" => "event: the name of this event",
-            b"id" if value.contains('\0') => "id: ignored, for it has a NUL",
-            b"id" if value.is_empty() => "id: none, from the blank line on",
-            b"id" => "id, from the blank line on",
-            b"retry" if value.is_empty() || value.contains(|c: char| !c.is_ascii_digit()) => {
-                "retry: ignored, for it is no number"
+            "" if value == "ping" => "ping",
+            "" => "comment",
+            "data" => "data",
+            "event" => {
+                self.name = value.into();
+                "event: the name of this event"
             }
-            b"retry" => &format!("retry: after {value} ms"),
+            "id" if value.contains('\0') => "id: ignored, for it has a NUL",
+            "id" if value.is_empty() => "id: none, from the blank line on",
+            "id" => "id, from the blank line on",
+            "retry" if is_number(value) => &format!("retry: after {value} ms"),
+            "retry" => "retry: ignored, for it is no number",
             _ => "ignored: there is no such field",
         };
-        let note = note.into();
         self.begun = true;
-        if field == b"event" {
-            self.name = value.into();
-        }
-        note
+        note.into()
     }
 
     /// Whether something stands there that an end of the stream would throw away.

@@ -19,10 +19,10 @@
 //!
 //! Limits: [`LINE`], `HEAD`, `REQUESTS`; behind a handshake what `connection.rs` read together with it.
 
-use crate::event::Stream;
+use crate::event::{Stream, is_stream};
 use crate::http::{self, Framing, MAX_SECTION, MAX_TARGET, Request};
-use crate::secrets::{Byte, Secrets, hide, is_credential, visible};
-use crate::ws::{SUBPROTOCOL_NAME, Seen};
+use crate::secrets::{Byte, Secrets, bare, hide, is_credential, shown, visible};
+use crate::ws::{Frame, SUBPROTOCOL_NAME, front};
 use std::collections::VecDeque;
 use std::fmt;
 use std::mem::take;
@@ -30,7 +30,7 @@ use std::sync::Arc;
 
 /// Limit: bytes of a line that are kept; a longer one is shown in pieces. No line that is obeyed is longer.
 pub const LINE: usize = MAX_SECTION + 1;
-/// Limit: bytes of a head that are kept. No head that is obeyed is longer.
+/// Limit: behind so many bytes of a head no further line is kept. No head that is obeyed is longer.
 const HEAD: usize = MAX_TARGET + MAX_SECTION + 1024;
 /// Limit: requests that were read and not yet answered, of which it is known whether they were a HEAD.
 const REQUESTS: usize = 4096;
@@ -38,16 +38,17 @@ const REQUESTS: usize = 4096;
 const COLUMN: usize = 40;
 
 /// Lines on their way out.
-struct Pen<'a> {
+#[derive(Default)]
+struct Pen {
     out: String,
     sign: String,
     color: bool,
-    secrets: &'a Secrets,
+    secrets: Arc<Secrets>,
 }
 
-impl Pen<'_> {
+impl Pen {
     fn write(&mut self, text: &[Byte], note: &str) {
-        let mut note: Vec<Byte> = note.bytes().map(|b| (b, false)).collect();
+        let mut note = shown(note.as_bytes());
         self.secrets.mark(&mut note); // an event's name is the peer's
         let (text, note) = (visible(text), visible(&note));
         let (dim, plain) = if self.color { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
@@ -68,16 +69,16 @@ impl Line {
     /// Takes from the front of `bytes` what belongs to it; true where it ends. Otherwise there is no byte left, or it is
     /// time to show a piece.
     fn fill(&mut self, bytes: &mut &[u8]) -> bool {
-        while let [b, rest @ ..] = *bytes {
-            if self.cr && *b != b'\n' {
+        while let &[b, ref rest @ ..] = *bytes {
+            if self.cr && b != b'\n' {
                 return true;
             }
             *bytes = rest;
-            self.rest.push((*b, false));
-            self.begin.extend((self.begin.len() < LINE).then_some(*b));
-            self.cr = *b == b'\r';
-            if *b == b'\n' || self.is_full() {
-                return *b == b'\n';
+            self.rest.push((b, false));
+            self.begin.extend((self.begin.len() < LINE).then_some(b));
+            self.cr = b == b'\r';
+            if b == b'\n' || self.is_full() {
+                return b == b'\n';
             }
         }
         false
@@ -89,8 +90,7 @@ impl Line {
 
     /// Its first bytes without its end.
     fn text(&self) -> &[u8] {
-        let text = self.begin.strip_suffix(b"\n").unwrap_or(&self.begin);
-        text.strip_suffix(b"\r").unwrap_or(text)
+        self.begin.split(|b| b"\r\n".contains(b)).next().unwrap_or_default()
     }
 
     /// Shows all that is there, as its end.
@@ -104,7 +104,7 @@ impl Line {
     /// Shows what can be shown before more comes: no half of a CR LF, of a character or of a secret.
     fn part(&mut self, pen: &mut Pen, note: &str) {
         let sure = pen.secrets.mark(&mut self.rest).min(self.rest.len() - usize::from(self.cr));
-        let bytes: Vec<u8> = self.rest.iter().take(sure).map(|b| b.0).collect();
+        let bytes = bare(self.rest.get(..sure).unwrap_or_default());
         let sure = sure - bytes.utf8_chunks().last().map_or(0, |chunk| chunk.invalid().len());
         if sure > 0 {
             pen.write(&self.rest.drain(..sure).collect::<Vec<_>>(), note);
@@ -114,7 +114,7 @@ impl Line {
 }
 
 /// What comes next in one direction.
-#[derive(Default)]
+#[derive(Default, PartialEq)]
 enum Next {
     #[default]
     Head,
@@ -142,94 +142,95 @@ struct Way {
     text: Line,             // of a body, over all its chunks
     stream: Option<Stream>, // the body is one
     held: Vec<u8>,          // it is not yet known what this is
-    frame: Seen,
-    blocks: bool, // each message is an event stream
+    frame: Frame,
+    blocks: bool,          // each message is an event stream
+    heads: VecDeque<bool>, // for each request that is not answered yet, whether it is a HEAD
+    pen: Pen,
 }
 
 impl Way {
-    /// `heads`: for each request that is not answered yet, whether it is a HEAD.
-    fn feed(&mut self, mut bytes: &[u8], heads: &mut VecDeque<bool>, pen: &mut Pen) {
+    /// Takes what was said; returns the lines to show.
+    fn feed(&mut self, mut bytes: &[u8]) -> String {
         while !bytes.is_empty() {
-            if let Next::Held = self.next {
+            if self.next == Next::Held {
                 self.held.extend(take(&mut bytes));
-            } else if let Next::Frames = self.next {
-                self.frame(&mut bytes, pen);
+            } else if self.next == Next::Frames {
+                self.frame(&mut bytes);
             } else if let Next::Body(Some(left)) | Next::Chunk(left) = &mut self.next {
-                let (now, later) = bytes.split_at(bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX)));
-                *left -= now.len() as u64;
-                bytes = later;
-                self.body(now, pen);
-            } else if let Next::Body(None) = self.next {
-                self.body(take(&mut bytes), pen);
+                let now = front(&mut bytes, left);
+                self.body(now);
+            } else if self.next == Next::Body(None) {
+                self.body(take(&mut bytes));
             } else if self.line.fill(&mut bytes) {
                 self.veil(false);
-                let note = self.note(heads);
-                self.line.show(pen, &note);
+                let note = self.note();
+                self.line.show(&mut self.pen, &note);
             } else if self.line.is_full() {
                 self.veil(true);
-                self.line.part(pen, "not ended yet");
+                self.line.part(&mut self.pen, "not ended yet");
             }
-            match self.next {
-                Next::Chunk(0) => {
-                    self.part(pen);
-                    self.next = Next::ChunkEnd;
-                }
-                Next::Body(Some(0)) => {
-                    self.finish(pen);
-                    self.next = Next::Head;
-                }
-                _ => {}
+            if self.next == Next::Chunk(0) {
+                self.part();
+                self.next = Next::ChunkEnd;
+            } else if self.next == Next::Body(Some(0)) {
+                self.finish();
+                self.next = Next::Head;
             }
         }
         if !self.client {
-            self.part(pen);
+            self.part();
         }
+        take(&mut self.pen.out)
     }
 
     /// Takes some of a body.
-    fn body(&mut self, mut bytes: &[u8], pen: &mut Pen) {
+    fn body(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.text.fill(&mut bytes) {
                 let note = self.text_note();
-                self.text.show(pen, &note);
+                self.text.show(&mut self.pen, &note);
             } else if self.text.is_full() {
-                self.part(pen);
+                self.part();
             }
         }
     }
 
     /// Takes the next byte of a frame's header, or what is there of its payload.
-    fn frame(&mut self, bytes: &mut &[u8], pen: &mut Pen) {
+    fn frame(&mut self, bytes: &mut &[u8]) {
         if self.frame.left == 0 {
-            let byte = bytes.split_off_first();
-            let Some((header, note)) = byte.and_then(|byte| self.frame.header(*byte)) else { return };
-            pen.write(&header.bytes().map(|b| (b, false)).collect::<Vec<_>>(), &note);
+            if !bytes.split_off_first().is_some_and(|byte| self.frame.header(*byte)) {
+                return;
+            }
+            let (header, note) = self.frame.words();
+            self.pen.write(&shown(header.as_bytes()), &note);
         }
         let payload = self.frame.payload(bytes);
         let (control, last) = self.frame.kind();
         if control {
-            self.line.rest.extend(payload.iter().map(|b| (*b, false)));
+            self.line.rest.extend(shown(&payload));
         } else {
-            self.stream = self.stream.take().or(self.blocks.then(Stream::default));
-            self.body(&payload, pen);
+            if self.blocks {
+                self.stream.get_or_insert_default();
+            }
+            self.body(&payload);
         }
         if self.frame.left == 0 {
-            self.frame = Seen::default();
-            match (control, last) {
-                (true, _) if self.line.rest.is_empty() => {}
-                (true, _) => self.line.show(pen, "payload"),
-                (_, true) => self.finish(pen),
-                _ => self.part(pen),
+            self.frame = Frame::default();
+            if !control {
+                if last { self.finish() } else { self.part() }
+            } else if !self.line.rest.is_empty() {
+                self.line.show(&mut self.pen, "payload");
             }
         }
     }
 
-    fn part(&mut self, pen: &mut Pen) {
-        self.text.part(pen, if self.stream.is_some() { "not ended yet" } else { self.word() });
+    fn part(&mut self) {
+        let note = if self.stream.is_some() { "not ended yet" } else { self.word() };
+        self.text.part(&mut self.pen, note);
     }
 
     fn word(&self) -> &'static str {
-        if let Next::Frames = self.next { "payload" } else { "body" }
+        if self.next == Next::Frames { "payload" } else { "body" }
     }
 
     fn text_note(&mut self) -> String {
@@ -241,40 +242,42 @@ impl Way {
     }
 
     /// A body ends, perhaps in the middle of a line.
-    fn finish(&mut self, pen: &mut Pen) {
+    fn finish(&mut self) {
         if !self.text.rest.is_empty() || (self.stream.is_some() && !self.text.begin.is_empty()) {
             let none = if self.text.cr || self.stream.is_none() { "" } else { ", without a line end" };
             let note = self.text_note() + none;
-            self.text.show(pen, &note);
+            self.text.show(&mut self.pen, &note);
         }
-        (self.text, self.stream) = (Line::default(), None);
+        self.text = Line::default();
+        self.stream = None;
     }
 
     /// What a whole line is, outside a body; and what comes next.
-    fn note(&mut self, heads: &mut VecDeque<bool>) -> String {
+    fn note(&mut self) -> String {
         let text = self.line.text();
         let empty = self.line.begin == b"\r\n";
+        let first = self.head.is_empty();
         let (next, note) = match self.next {
+            Next::Head if first && empty => (Next::Head, "empty line"),
             Next::Head => {
-                if self.head.is_empty() && empty {
-                    return "empty line".into();
+                if self.head.len() < HEAD {
+                    self.head.extend(&self.line.begin);
                 }
-                let first = self.head.is_empty();
-                let room = HEAD.saturating_sub(self.head.len());
-                self.head.extend(self.line.begin.iter().take(room));
-                match (text.is_empty(), first) {
-                    (true, _) => return self.follows(heads),
-                    (_, true) if self.client => (Next::Head, "request line"),
-                    (_, true) => (Next::Head, "status line"),
-                    _ => (Next::Head, "field line"),
-                }
+                let note = match text {
+                    [] => return self.follows(),
+                    _ if !first => "field line",
+                    _ if self.client => "request line",
+                    _ => "status line",
+                };
+                (Next::Head, note)
             }
             Next::Size => {
-                let digits = text.split(|b| !b.is_ascii_hexdigit()).next().unwrap_or_default();
-                match std::str::from_utf8(digits).ok().and_then(|d| u64::from_str_radix(d, 16).ok()) {
-                    None => (Next::Lost, "chunk size, malformed"),
-                    Some(0) => (Next::Trailer, "last chunk"),
-                    Some(n) => (Next::Chunk(n), &*format!("chunk size: {n}")),
+                let text = String::from_utf8_lossy(text);
+                let digits = text.split(|c: char| !c.is_ascii_hexdigit()).next().unwrap_or_default();
+                match u64::from_str_radix(digits, 16) {
+                    Err(_) => (Next::Lost, "chunk size, malformed"),
+                    Ok(0) => (Next::Trailer, "last chunk"),
+                    Ok(n) => (Next::Chunk(n), &*format!("chunk size: {n}")),
                 }
             }
             Next::ChunkEnd if empty => (Next::Size, "end of the chunk"),
@@ -282,17 +285,16 @@ impl Way {
             Next::Trailer => (Next::Trailer, "trailer field"),
             _ => (Next::Lost, "not understood"),
         };
-        let note = note.into();
         self.next = next;
-        note
+        note.into()
     }
 
     /// What follows a head (RFC 9112 §6.3).
-    fn follows(&mut self, heads: &mut VecDeque<bool>) -> String {
+    fn follows(&mut self) -> String {
         let head = take(&mut self.head);
-        let kind = |value: &str| value.split(';').next().unwrap_or_default().trim() == "text/event-stream";
-        let (stream, next) = if self.client {
-            heads.extend((heads.len() < REQUESTS).then_some(head.starts_with(b"HEAD ")));
+        let stream;
+        (stream, self.next) = if self.client {
+            self.heads.push_back(head.starts_with(b"HEAD "));
             match http::head_end(&head).and_then(|_| Request::parse(&head)) {
                 Err(reject) => {
                     self.next = Next::Lost;
@@ -304,27 +306,28 @@ impl Way {
                         Framing::Length(0) if req.bytes("sec-websocket-key").is_some() => Next::Held,
                         Framing::Length(n) => Next::Body(Some(n)),
                     };
-                    (kind(&req.field("content-type").unwrap_or_default().to_ascii_lowercase()), next)
+                    (req.field("content-type").is_some_and(is_stream), next)
                 }
             }
         } else {
             let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
             let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
             let status = head.split_whitespace().nth(1).unwrap_or_default();
-            if status == "101" {
-                heads.pop_front();
-                self.blocks = field("sec-websocket-protocol:") == Some(SUBPROTOCOL_NAME);
-                self.next = Next::Frames;
-                return "end of the head; frames follow".into();
-            }
-            let none =
-                status.starts_with('1') || heads.pop_front().unwrap_or(false) || ["204", "304"].contains(&status);
-            let length = if none { Some(0) } else { field("content-length:").and_then(|n| n.parse().ok()) };
-            (status == "200" && field("content-type:").is_some_and(kind), Next::Body(length))
+            let asked = if status == "100" { None } else { self.heads.pop_front() };
+            let next = match status {
+                "101" => {
+                    self.blocks = field("sec-websocket-protocol:") == Some(SUBPROTOCOL_NAME);
+                    Next::Frames
+                }
+                "100" | "204" => Next::Body(Some(0)),
+                _ if asked == Some(true) => Next::Body(Some(0)),
+                _ => Next::Body(field("content-length:").and_then(|n| n.parse().ok())),
+            };
+            (status == "200" && field("content-type:").is_some_and(is_stream), next)
         };
         self.stream = stream.then(Stream::default);
-        self.next = next;
         match self.next {
+            Next::Frames => "end of the head; frames follow".into(),
             Next::Size => "end of the head; chunks follow".into(),
             Next::Body(None) => "end of the head; the body ends with the connection".into(),
             Next::Body(Some(n @ 1..)) => format!("end of the head; length of the body: {n}"),
@@ -346,27 +349,28 @@ impl Way {
         if self.secret {
             hide(rest.iter_mut().skip(from));
         }
-        let bytes: Vec<u8> = rest.iter().map(|b| b.0).collect();
+        let bytes = bare(rest);
         for at in (0..=bytes.len()).filter(|at| bytes.get(*at).map_or(cut, |b| *b == b'@')) {
             let before = bytes.get(..at).unwrap_or_default();
             let start = before.iter().rposition(|b| b" \t/?#".contains(b)).map_or(0, |n| n + 1);
             let (before, word) = before.split_at(start);
-            let begins = before.is_empty() || [&b"//"[..], b" ", b"\t"].iter().any(|end| before.ends_with(end));
+            let uri = matches!(before, [.., b'/', b'/']);
+            let begins = uri || matches!(before, [] | [.., b' ' | b'\t']);
             // Of a word that is cut off nobody knows yet: it is one that may be in a URI, or have a password.
-            if begins && (at < bytes.len() || before.ends_with(b"//") || word.contains(&b':')) {
+            if begins && (at < bytes.len() || uri || word.contains(&b':')) {
                 hide(rest.iter_mut().take(at).skip(start));
             }
         }
     }
 
     /// The connection ends: shows what is left; says in the middle of what.
-    fn end(&mut self, pen: &mut Pen) -> String {
+    fn end(&mut self) -> String {
         self.veil(true);
         for line in [&mut self.line, &mut self.text] {
-            let sure = pen.secrets.mark(&mut line.rest);
+            let sure = self.pen.secrets.mark(&mut line.rest);
             hide(line.rest.iter_mut().skip(sure)); // it may be a secret's beginning
             if !line.rest.is_empty() {
-                pen.write(&line.rest, "no line end");
+                self.pen.write(&line.rest, "no line end");
             }
         }
         let open = |s: &Stream| s.is_open() || !self.text.begin.is_empty();
@@ -385,46 +389,49 @@ impl Way {
 
 /// What is said on one connection, and what it means.
 pub struct Explainer {
-    number: u64,
-    color: bool,
-    secrets: Arc<Secrets>,
     client: Way,
     server: Way,
-    heads: VecDeque<bool>,
+    last: Pen,
 }
 
 /// Nothing of what was said.
 impl fmt::Debug for Explainer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Explainer({})", self.number)
+        f.write_str(&self.last.sign)
     }
 }
 
 impl Explainer {
     /// For the connection of this number.
     pub fn new(number: u64, color: bool, secrets: Arc<Secrets>) -> Explainer {
-        let client = Way { client: true, ..Way::default() };
-        Explainer { number, color, secrets, client, server: Way::default(), heads: VecDeque::new() }
+        // Cyan for what came, green for what went.
+        let pen = |sign, code| {
+            let sign =
+                if color { format!("\x1b[{code}m#{number} {sign}\x1b[0m ") } else { format!("#{number} {sign} ") };
+            Pen { sign, color, secrets: secrets.clone(), ..Pen::default() }
+        };
+        let client = Way { client: true, pen: pen('>', 36), ..Way::default() };
+        let server = Way { pen: pen('<', 32), ..Way::default() };
+        Explainer { client, server, last: pen('-', 32) }
     }
 
     /// The client sent this: whole lines for a person.
     pub fn received(&mut self, bytes: &[u8]) -> String {
-        let mut pen = pen(self.number, self.color, '>', &self.secrets);
-        self.client.feed(bytes, &mut self.heads, &mut pen);
-        pen.out
+        let out = self.client.feed(bytes);
+        self.server.heads.append(&mut self.client.heads);
+        self.server.heads.truncate(REQUESTS);
+        out
     }
 
     /// The client was sent this.
     pub fn sent(&mut self, bytes: &[u8]) -> String {
         let refused = [&self.client.head, &self.client.line.begin].iter().any(|head| head.starts_with(b"HEAD "));
-        if refused && self.heads.is_empty() && matches!(self.server.next, Next::Head) {
-            self.heads.push_back(true); // it is not yet whole
+        if refused && self.server.heads.is_empty() && self.server.next == Next::Head {
+            self.server.heads.push_back(true); // it is not yet whole
         }
-        let mut pen = pen(self.number, self.color, '<', &self.secrets);
-        self.server.feed(bytes, &mut self.heads, &mut pen);
-        let out = pen.out;
-        if matches!(self.client.next, Next::Held) && self.heads.is_empty() {
-            self.client.next = if let Next::Frames = self.server.next { Next::Frames } else { Next::Head };
+        let out = self.server.feed(bytes);
+        if self.client.next == Next::Held && self.server.heads.is_empty() {
+            self.client.next = if self.server.next == Next::Frames { Next::Frames } else { Next::Head };
             let held = take(&mut self.client.held);
             return out + &self.received(&held);
         }
@@ -433,17 +440,10 @@ impl Explainer {
 
     /// The connection ends.
     pub fn end(&mut self) -> String {
-        let pen = |sign| pen(self.number, self.color, sign, &self.secrets);
-        let (mut up, mut down, mut end) = (pen('>'), pen('<'), pen('-'));
-        let (request, answer) = (self.client.end(&mut up), self.server.end(&mut down));
-        end.write(&[], &format!("the connection ends{}", if request.is_empty() { answer } else { request }));
-        up.out + &down.out + &end.out
+        let request = self.client.end();
+        let answer = self.server.end();
+        let why = if request.is_empty() { answer } else { request };
+        self.last.write(&[], &format!("the connection ends{why}"));
+        [&self.client, &self.server].map(|way| &*way.pen.out).concat() + &self.last.out
     }
-}
-
-/// Cyan for what came, green for what went.
-fn pen(number: u64, color: bool, sign: char, secrets: &Secrets) -> Pen<'_> {
-    let code = if sign == '>' { 36 } else { 32 };
-    let sign = if color { format!("\x1b[{code}m#{number} {sign}\x1b[0m ") } else { format!("#{number} {sign} ") };
-    Pen { out: String::new(), sign, color, secrets }
 }

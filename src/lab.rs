@@ -64,8 +64,8 @@ impl Lab {
 
     /// Pulls the plug of the connections of this key. Returns how many there were.
     pub fn cut(&self, key: &str) -> usize {
-        let taps = lock(&self.0);
-        let plugs = taps.plugs.iter().filter(|(k, _)| k == key).filter_map(|(_, plug)| plug.upgrade());
-        plugs.filter(|plug| plug.shutdown(Shutdown::Both).is_ok()).count()
+        let pulled = |plug: Arc<TcpStream>| plug.shutdown(Shutdown::Both).is_ok();
+        let plugs = &lock(&self.0).plugs;
+        plugs.iter().filter(|(k, plug)| k == key && plug.upgrade().is_some_and(pulled)).count()
     }
 }

@@ -17,19 +17,17 @@
 //! time and `{last-event-id}` the id that the client brought; `{wait 2 s}` pauses there; `{cut}` ends the stream there,
 //! and `{repeat}` plays the block before it for ever. A brace has no other use in a lesson, so none is ever data.
 //!
-//! Limits: `PLAYERS`, `PLAY_TIME`; `connection.rs` bounds each write.
+//! Limits: [`PLAYERS`], `PLAY_TIME`; `connection.rs` bounds each write.
 
 use crate::http;
-use crate::reject::{PLAYING, Reject};
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// The usual pause after a blank line.
 const PACE: Duration = Duration::from_secs(1);
 /// Limit: lessons that are played at a time, each by its connection's own thread.
-const PLAYERS: usize = 64;
+pub const PLAYERS: usize = 64;
 /// Limit: how long a lesson is played. EventSource then comes back by itself.
 const PLAY_TIME: Duration = Duration::from_secs(600);
 /// Limit: a single pause. Who has left is found by the writes that follow.
@@ -65,27 +63,6 @@ pub const LESSONS: &[Lesson] = lessons! {
 /// The lesson of this name.
 pub fn find(name: &str) -> Option<&'static Lesson> {
     LESSONS.iter().find(|lesson| lesson.name == name)
-}
-
-/// A player's place; given back when it is dropped.
-#[derive(Debug)]
-pub struct Place<'a>(&'a AtomicUsize);
-
-impl<'a> Place<'a> {
-    /// Takes one of them.
-    ///
-    /// # Errors
-    /// [`PLAYING`] where all are taken.
-    pub fn take(players: &'a AtomicUsize) -> Result<Place<'a>, Reject> {
-        let place = Place(players);
-        if players.fetch_add(1, SeqCst) < PLAYERS { Ok(place) } else { Err(PLAYING) }
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, SeqCst);
-    }
 }
 
 /// What a player does next; after the last step the stream ends.
@@ -128,7 +105,8 @@ impl Script {
     /// # Errors
     /// Where the client is gone, or does not read.
     pub fn play(&self, out: &mut impl Write) -> io::Result<()> {
-        let (end, mut at) = (Instant::now() + self.time, 0);
+        let end = Instant::now() + self.time;
+        let mut at = 0;
         let mut said = Vec::new(); // up to a pause all is one write
         while let Some(step) = self.steps.get(at).filter(|_| Instant::now() < end) {
             at += 1;
@@ -153,7 +131,9 @@ pub fn parse<'a>(text: &'a str, last_id: &[u8]) -> Result<Script, &'a str> {
     let text = parts(text).0;
     let for_this = |line: &str| line.strip_prefix(WHEN).map(|id| id.as_bytes() == last_id);
     let mut here = !text.lines().any(|line| for_this(line) == Some(true));
-    let (mut pace, mut block, mut before) = (PACE, 0, 0);
+    let mut pace = PACE;
+    let mut block = 0;
+    let mut before = 0;
     for line in text.lines() {
         here = for_this(line).unwrap_or(here);
         if !here {
@@ -192,7 +172,8 @@ pub fn parse<'a>(text: &'a str, last_id: &[u8]) -> Result<Script, &'a str> {
         script.send(b"\n");
         if line.is_empty() {
             script.steps.push(Step::Wait(pace));
-            (before, block) = (block, script.steps.len());
+            before = block;
+            block = script.steps.len();
         }
     }
     Ok(script)
@@ -201,9 +182,12 @@ pub fn parse<'a>(text: &'a str, last_id: &[u8]) -> Result<Script, &'a str> {
 /// A time such as `2 s` or `500 ms`; more than nothing, so that what repeats never spins.
 fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_once(' ')?;
-    let number = number.parse().ok()?;
-    let pause = if unit == "s" { Duration::from_secs(number) } else { Duration::from_millis(number) };
-    (["s", "ms"].contains(&unit) && (MIN_PAUSE..=MAX_PAUSE).contains(&pause)).then_some(pause)
+    let times = match unit {
+        "s" => Duration::from_secs,
+        "ms" => Duration::from_millis,
+        _ => return None,
+    };
+    Some(times(number.parse().ok()?)).filter(|pause| (MIN_PAUSE..=MAX_PAUSE).contains(pause))
 }
 
 /// The two parts of a lesson's file: what is played, and its Chinese.

@@ -16,17 +16,17 @@
 //! | 0 | `listener.rs` | the listening socket |
 //! | 0 | `report.rs` | what the owner is told on standard error |
 //! | 0 | `id.rs` | an event's id; pure |
-//! | 0 | `base64.rs` | base64, for Basic credentials and the WebSocket handshake; pure |
+//! | 0 | `base64.rs` | base64, for Basic credentials, tokens in them, and the WebSocket handshake; pure |
 //! | 0 | `sha1.rs` | SHA-1, for the WebSocket handshake; pure |
-//! | 0 | `secrets.rs` | what must never be shown, and how a terminal is shown the rest; pure |
 //! | 0 | `percent.rs` | percent-encoding, undone; pure |
 //! | 0 | `pages.rs` | what `static/` holds, embedded |
 //! | 1 | `http.rs` | bytes to `Request`, response heads; pure, no sockets |
+//! | 1 | `secrets.rs` | what must never be shown, and how a terminal is shown the rest; pure |
 //! | 1 | `event.rs` | `Event` to and from event-stream bytes; pure |
 //! | 1 | `resp.rs` | the protocol of Redis: commands to bytes, bytes to replies; pure |
-//! | 1 | `disk.rs` | a directory of logs: its lock, its files, all or nothing |
 //! | 2 | `flags.rs` | arguments and environment to `Config`; the help text |
 //! | 2 | `lessons.rs` | the lessons: files of `static/lessons/` to scripts, and their player |
+//! | 2 | `disk.rs` | a directory of logs: its lock, its files, all or nothing |
 //! | 2 | `recovery.rs` | what stands in a file after a crash: whole, unfinished, with a hole, or damaged |
 //! | 2 | `ws.rs` | WebSocket: its handshake, and frames to and from bytes; pure |
 //! | 2 | `stream.rs` | the entries of a Redis stream, and the events that they are; pure |

@@ -9,7 +9,7 @@ use std::process::exit;
 use tincan::Server;
 use tincan::flags::{Command, parse};
 use tincan::report::report;
-use tincan::secrets::visible;
+use tincan::secrets::{shown, visible};
 
 fn main() {
     let args: Vec<String> = args_os().skip(1).map(|arg| text("an argument", arg)).collect();
@@ -33,8 +33,8 @@ fn text(what: &str, value: OsString) -> String {
 }
 
 fn fail(code: i32, why: &str) -> ! {
-    let why: Vec<_> = why.bytes().map(|byte| (byte, false)).collect(); // one line, whatever stands in a path
-    report(format!("tincan: {}", visible(&why)));
+    let why = visible(&shown(why.as_bytes())); // one line, whatever stands in a path
+    report(format!("tincan: {why}"));
     exit(code)
 }
 

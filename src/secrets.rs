@@ -5,10 +5,21 @@
 //!
 //! Deliberately absent: further encodings, such as one percent-encoding within another.
 
-use std::fmt::{self, Write as _};
+use crate::base64;
+use std::fmt;
 
 /// A byte, and whether it must not be shown.
 pub type Byte = (u8, bool);
+
+/// Bytes that may be shown, as far as anybody knows.
+pub fn shown(bytes: &[u8]) -> Vec<Byte> {
+    bytes.iter().map(|byte| (*byte, false)).collect()
+}
+
+/// The bytes alone.
+pub fn bare(text: &[Byte]) -> Vec<u8> {
+    text.iter().map(|byte| byte.0).collect()
+}
 
 /// What must never be shown, in each of its spellings.
 #[derive(Default)]
@@ -17,24 +28,23 @@ pub struct Secrets(Vec<Vec<u8>>);
 impl Secrets {
     /// Takes the tokens.
     pub fn new<'a>(tokens: impl IntoIterator<Item = &'a str>) -> Secrets {
-        let spellings = |token: &'a str| {
-            let encoded = (0..3).map(move |before| base64(token.as_bytes(), before));
-            std::iter::once(token.into()).chain(encoded)
-        };
+        let spellings = |token: &'a str| [token.into(), encoded(token, 0), encoded(token, 1), encoded(token, 2)];
         Secrets(tokens.into_iter().flat_map(spellings).filter(|s| !s.is_empty()).collect())
     }
 
     /// Marks each one in a text. Returns where the part at its end begins that may become one, if more follows.
     pub fn mark(&self, text: &mut [Byte]) -> usize {
-        let bytes: Vec<u8> = text.iter().map(|b| b.0).collect();
+        let bytes = bare(text);
         let mut sure = bytes.len();
         for start in 0..bytes.len() {
             let here = bytes.get(start..).unwrap_or_default();
-            for (secret, coded) in self.0.iter().flat_map(|s| [(s, false), (s, true)]) {
-                match spelled(here, secret, coded) {
-                    Some(Some(n)) => hide(text.iter_mut().skip(start).take(n)),
-                    Some(None) => sure = sure.min(start),
-                    None => {}
+            for secret in &self.0 {
+                for coded in [false, true] {
+                    match spelled(here, secret, coded) {
+                        Some(Some(n)) => hide(text.iter_mut().skip(start).take(n)),
+                        Some(None) => sure = sure.min(start),
+                        None => {}
+                    }
                 }
             }
         }
@@ -78,11 +88,9 @@ fn spelled(text: &[u8], secret: &[u8], coded: bool) -> Option<Option<usize>> {
 }
 
 /// The digits of base64 that a token alone decides, where so many bytes stand before it.
-fn base64(token: &[u8], before: usize) -> Vec<u8> {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let bit = |n: usize| Some(token.get((n / 8).checked_sub(before)?)? >> (7 - n % 8) & 1);
-    let digit = |d: usize| (d * 6..d * 6 + 6).try_fold(0, |value, n| Some(value << 1 | usize::from(bit(n)?)));
-    (0..(before + token.len()) * 8 / 6).filter_map(|d| DIGITS.get(digit(d)?)).copied().collect()
+fn encoded(token: &str, before: usize) -> Vec<u8> {
+    let all = "\0".repeat(before) + token;
+    base64::encode(all.as_bytes()).bytes().take(all.len() * 8 / 6).skip((before * 8).div_ceil(6)).collect()
 }
 
 /// A text for a terminal: what one would obey, or not show, is there as its picture (Unicode, "Control Pictures"), or as
@@ -90,11 +98,11 @@ fn base64(token: &[u8], before: usize) -> Vec<u8> {
 pub fn visible(text: &[Byte]) -> String {
     let mut out = String::new();
     for run in text.chunk_by(|a, b| a.1 == b.1) {
-        if run.first().is_some_and(|b| b.1) {
-            out.push_str("(not shown)");
+        if let [(_, true), ..] = run {
+            out += "(not shown)";
             continue;
         }
-        for chunk in run.iter().map(|b| b.0).collect::<Vec<_>>().utf8_chunks() {
+        for chunk in bare(run).utf8_chunks() {
             for c in chunk.valid().chars() {
                 match c {
                     ' '..='~' => out.push(c),
@@ -102,7 +110,7 @@ pub fn visible(text: &[Byte]) -> String {
                     '\x7f' => out.push('␡'),
                     // What Rust escapes behind a letter: controls, what turns the direction of writing and other format
                     // characters, white space but the plain one, what is not assigned.
-                    _ if format!("x{c}").escape_debug().count() > 2 => drop(write!(out, "⟨U+{:04X}⟩", u32::from(c))),
+                    _ if format!("x{c}").escape_debug().count() > 2 => out += &format!("⟨U+{:04X}⟩", u32::from(c)),
                     _ => out.push(c),
                 }
             }

@@ -20,12 +20,13 @@ use crate::http::{self, Request};
 use crate::hub::{Hub, is_channel, is_lab, start};
 use crate::id::Id;
 use crate::lab::Lab;
-use crate::lessons::{self, Lesson, Place};
+use crate::lessons::{self, Lesson, PLAYERS};
 use crate::limits::{self, Shares};
 use crate::listener::{cannot_listen, first, listen_on};
 use crate::log::From;
 use crate::pages::{self, File};
 use crate::reject::*;
+use crate::subscriber::Slot;
 use crate::trace::Tracer;
 use crate::websocket::{self, Accepted};
 use crate::ws;
@@ -68,7 +69,7 @@ struct Shared {
     shares: Shares,
     idle: AtomicUsize, // threads in accept(), or on their way there
     lab: Lab,
-    players: AtomicUsize,               // lessons that are being played
+    players: Arc<AtomicUsize>,          // lessons that are being played
     waited: Mutex<(Instant, Duration)>, // a window's begin, and how much of it the last idle thread waited
 }
 
@@ -97,7 +98,7 @@ impl Server {
             shares,
             idle: AtomicUsize::new(0),
             lab: Lab::default(),
-            players: AtomicUsize::new(0),
+            players: Arc::default(),
             waited: Mutex::new((Instant::now(), Duration::ZERO)),
         };
         Ok(Server(Arc::new(shared), early))
@@ -408,7 +409,10 @@ impl Shared {
                 if req.method == "HEAD" {
                     return Ok(Reply::Answer(Answer::empty(script.status, fields)));
                 }
-                let _place = Place::take(&self.players)?;
+                let (_slot, number) = Slot::take(&self.players);
+                if number > PLAYERS {
+                    return Err(PLAYING);
+                }
                 connection.note(script.status);
                 let head = http::head(script.status, &[&fields, &connection.cors, "Connection: close\r\n\r\n"]);
                 // RFC 9110 §15.3.5: a 204 has no content. Where a write fails the client is gone.
@@ -488,8 +492,7 @@ fn last_id(req: &Request) -> Result<Vec<u8>, Reject> {
 /// The events that a POST publishes: the body as one, whatever its media type, unless it is an event stream itself.
 fn events(req: &Request, template: Event, body: Vec<u8>) -> Result<Vec<Event>, Reject> {
     let text = String::from_utf8(body).map_err(|_| BODY_UTF8)?;
-    let kind = req.field("content-type").unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    match kind.eq_ignore_ascii_case("text/event-stream") {
+    match req.field("content-type").is_some_and(event::is_stream) {
         false => Ok(vec![template.with_data(text)]),
         true if template != Event::default() => Err(TWO_NAMES),
         true => event::parse(&text),

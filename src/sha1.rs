@@ -3,17 +3,16 @@
 //! Nothing here rests on SHA-1 being hard to break, for the handshake does not (RFC 6455 §10.8).
 
 /// The digest of a message.
-pub fn digest(message: &[u8]) -> [u8; 20] {
+pub fn digest(message: &[u8]) -> Vec<u8> {
     // Padding (FIPS 180-4 §5.1.1): a one bit, zeros, and the count of bits, up to whole blocks.
     let mut padded = [message, &[0x80]].concat();
     padded.resize((padded.len() + 8).next_multiple_of(64) - 8, 0);
     padded.extend((message.len() as u64 * 8).to_be_bytes());
 
     let mut hash = [0x6745_2301_u32, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476, 0xc3d2_e1f0];
-    for block in padded.as_chunks::<64>().0 {
+    for block in padded.as_chunks().0.as_chunks().0 {
         // Of the message schedule only the next 16 words are kept.
-        let mut words = [0; 16];
-        words.iter_mut().zip(block.as_chunks().0).for_each(|(word, bytes)| *word = u32::from_be_bytes(*bytes));
+        let mut words: [u32; 16] = block.map(u32::from_be_bytes);
         let [mut a, mut b, mut c, mut d, mut e] = hash;
         for round in 0..80 {
             let (mix, constant) = match round {
@@ -27,9 +26,9 @@ pub fn digest(message: &[u8]) -> [u8; 20] {
             words[0] = (words[13] ^ words[8] ^ words[2] ^ words[0]).rotate_left(1);
             words.rotate_left(1);
         }
-        hash.iter_mut().zip([a, b, c, d, e]).for_each(|(sum, word)| *sum = sum.wrapping_add(word));
+        for (sum, word) in hash.iter_mut().zip([a, b, c, d, e]) {
+            *sum = sum.wrapping_add(word);
+        }
     }
-    let mut digest = [0; 20];
-    digest.as_chunks_mut().0.iter_mut().zip(hash).for_each(|(bytes, word)| *bytes = word.to_be_bytes());
-    digest
+    hash.map(u32::to_be_bytes).concat()
 }

@@ -16,7 +16,7 @@ use crate::explain::Explainer;
 use crate::report::report;
 use crate::secrets::{Secrets, is_credential};
 use std::env::var_os;
-use std::fmt::{Debug, Write as _};
+use std::fmt::Debug;
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -47,13 +47,13 @@ impl Tap {
         if !bytes.is_empty() {
             data += ",\"bytes\":\"";
             for &byte in bytes {
-                let _ = match byte {
-                    b'\r' => data.write_str("\\r"),
-                    b'\n' => data.write_str("\\n"),
-                    b'"' | b'\\' => write!(data, "\\{}", byte as char),
-                    b' '..=b'~' => data.write_char(byte as char),
-                    _ => write!(data, "\\u{byte:04x}"),
-                };
+                match byte {
+                    b'\r' => data += "\\r",
+                    b'\n' => data += "\\n",
+                    b'"' | b'\\' => data.extend(['\\', byte.into()]),
+                    b' '..=b'~' => data.push(byte.into()),
+                    _ => data += &format!("\\u{byte:04x}"),
+                }
             }
             data.push('"');
         }
@@ -71,7 +71,7 @@ impl Drop for Tap {
 /// `--trace`: numbers connections, and has each of them explained on standard error.
 #[derive(Debug)]
 pub struct Tracer {
-    count: AtomicU64,
+    count: AtomicU64, // the number of the next connection
     color: bool,
     secrets: Arc<Secrets>,
 }
@@ -81,20 +81,13 @@ impl Tracer {
     pub fn new(secrets: Secrets) -> Tracer {
         let says = |name: &str| var_os(name).unwrap_or_default();
         let color = io::stderr().is_terminal() && says("NO_COLOR").is_empty() && says("TERM") != "dumb";
-        Tracer { count: AtomicU64::new(0), color, secrets: Arc::new(secrets) }
+        Tracer { count: AtomicU64::new(1), color, secrets: Arc::new(secrets) }
     }
 
     /// For the next connection.
     pub fn trace(&self) -> Trace {
-        let number = self.count.fetch_add(1, Relaxed) + 1;
+        let number = self.count.fetch_add(1, Relaxed);
         Trace { tap: None, explainer: Some(Explainer::new(number, self.color, self.secrets.clone())) }
-    }
-}
-
-/// Shows whole lines together, so that those of several connections do not mix.
-fn show(lines: String) {
-    if !lines.is_empty() {
-        report(lines);
     }
 }
 
@@ -107,7 +100,7 @@ pub struct Trace {
 
 impl Drop for Trace {
     fn drop(&mut self) {
-        self.explainer.iter_mut().for_each(|explainer| show(explainer.end()));
+        self.explain(Explainer::end);
     }
 }
 
@@ -124,7 +117,7 @@ impl Trace {
 
     /// The client sent this.
     pub fn received(&mut self, bytes: &[u8]) {
-        self.explainer.iter_mut().for_each(|explainer| show(explainer.received(bytes)));
+        self.explain(|explainer| explainer.received(bytes));
     }
 
     /// It was of this request's body.
@@ -134,8 +127,15 @@ impl Trace {
 
     /// The client was sent this.
     pub fn sent(&mut self, bytes: &[u8]) {
-        self.explainer.iter_mut().for_each(|explainer| show(explainer.sent(bytes)));
+        self.explain(|explainer| explainer.sent(bytes));
         self.told("out", bytes);
+    }
+
+    /// Shows whole lines together, so that those of several connections do not mix.
+    fn explain(&mut self, lines: impl FnOnce(&mut Explainer) -> String) {
+        if let Some(lines) = self.explainer.as_mut().map(lines).filter(|lines| !lines.is_empty()) {
+            report(lines);
+        }
     }
 
     fn told(&self, name: &str, bytes: &[u8]) {
@@ -145,13 +145,9 @@ impl Trace {
 
 /// A head without the credentials in it.
 fn masked(head: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(head.len());
-    for line in head.split_inclusive(|&b| b == b'\n') {
+    let lines = head.split_inclusive(|&b| b == b'\n').map(|line| {
         let name = line.split(|&b| b == b':').next().unwrap_or_default();
-        match is_credential(name) {
-            true => out.extend([name, b": (not shown)\r\n"].concat()),
-            false => out.extend(line),
-        }
-    }
-    out
+        if is_credential(name) { [name, b": (not shown)\r\n"].concat() } else { line.into() }
+    });
+    lines.flatten().collect()
 }

@@ -23,7 +23,7 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread::{Thread, park_timeout};
 use std::time::Duration;
@@ -60,14 +60,15 @@ struct Out {
 
 impl Out {
     /// The write timeout is a heartbeat.
-    fn write(&mut self, frames: &[u8]) -> io::Result<()> {
-        let (mut rest, mut stalls) = (frames, 0);
-        while !rest.is_empty() {
-            match self.stream.write(rest) {
+    fn write(&mut self, mut frames: &[u8]) -> io::Result<()> {
+        let mut stalls = 0;
+        while !frames.is_empty() {
+            match self.stream.write(frames) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(n) => {
-                    self.trace.iter_mut().for_each(|trace| trace.sent(rest.get(..n).unwrap_or_default()));
-                    (rest, stalls) = (rest.get(n..).unwrap_or_default(), 0);
+                    let sent = frames.split_off(..n).unwrap_or_default();
+                    self.trace.iter_mut().for_each(|trace| trace.sent(sent));
+                    stalls = 0;
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) && stalls < UNANSWERED => {
@@ -114,13 +115,15 @@ impl Socket {
     /// Makes frames of the blocks that the channel writes, until it has no more to say.
     fn hear(&self, blocks: bool) -> io::Result<()> {
         let mut stream = BufReader::new(&self.inner);
-        let (mut block, mut frames, mut first) = (Vec::new(), Vec::new(), true);
+        let mut block = Vec::new();
+        let mut frames = Vec::new();
+        let mut first = true;
         while stream.read_until(b'\n', &mut block)? > 0 {
             if !block.ends_with(b"\n\n") {
                 continue;
             }
             if block.starts_with(b":ping") {
-                if self.unanswered.fetch_add(1, Relaxed) >= UNANSWERED {
+                if self.unanswered.fetch_add(1, SeqCst) >= UNANSWERED {
                     return Err(ErrorKind::TimedOut.into());
                 }
                 ws::ping(b"", &mut frames);
@@ -129,7 +132,8 @@ impl Socket {
             } else if !first {
                 ws::text(&data(&block), &mut frames); // the first one is the prelude
             }
-            (block, first) = (Vec::new(), false);
+            block = Vec::new();
+            first = false;
             // What is there already goes with it, in one write.
             if stream.buffer().is_empty() || frames.len() > FRAMES {
                 self.send(&frames, false)?;
@@ -137,7 +141,7 @@ impl Socket {
                 frames.shrink_to(FRAMES);
             }
         }
-        if frames.is_empty() { Ok(()) } else { self.send(&frames, false) } // the stream ended within a block
+        self.send(&frames, false) // the stream ended within a block
     }
 
     /// The life of the thread that writes.
@@ -156,7 +160,8 @@ impl Socket {
     fn obey(
         &self, connection: &mut Connection, hub: &Hub, accepted: &Accepted,
     ) -> Result<(), (Option<u16>, &'static str)> {
-        let (mut parser, traced) = (Parser::new(hub.config().max_body), lock(&self.out).trace.is_some());
+        let mut parser = Parser::new(hub.config().max_body);
+        let traced = lock(&self.out).trace.is_some();
         while let Ok((bytes, early)) = connection.receive() {
             if traced && let Some(trace) = &mut lock(&self.out).trace {
                 if !early {
@@ -178,7 +183,7 @@ impl Socket {
                         ws::pong(&payload, &mut pong);
                         let _ = self.send(&pong, false); // where this fails no more is to be read soon
                     }
-                    Received::Pong(_) => self.unanswered.store(0, Relaxed),
+                    Received::Pong(_) => self.unanswered.store(0, SeqCst),
                     Received::Close(code, _) => return Err((code, "")),
                 }
             }
@@ -187,10 +192,10 @@ impl Socket {
     }
 }
 
-/// The data of a block.
+/// The data of a block, as `event.rs` writes it.
 fn data(block: &[u8]) -> Vec<u8> {
-    let lines = block.split(|&b| b == b'\n').filter_map(|line| line.strip_prefix(b"data:"));
-    lines.map(|line| line.strip_prefix(b" ").unwrap_or(line)).collect::<Vec<_>>().join(&b'\n')
+    let lines = block.split(|&b| b == b'\n').filter_map(|line| line.strip_prefix(b"data: "));
+    lines.collect::<Vec<_>>().join(&b'\n')
 }
 
 /// Serves a WebSocket to its end. `most`: connections at a time.
@@ -204,9 +209,8 @@ pub fn serve(
     let [slot, (second, _), (third, number)] = [hub.connect(), hub.connect(), hub.connect()];
     let pair = UnixStream::pair().ok().filter(|_| number <= most);
     let ((inner, theirs), stream) = pair.zip(connection.stream.try_clone().ok()).ok_or(CONNECTIONS)?;
-    let out = Out { stream, trace: connection.trace.take(), closed: false };
     let socket = Arc::new(Socket {
-        out: Mutex::new(out),
+        out: Mutex::new(Out { stream, trace: connection.trace.take(), closed: false }),
         inner,
         unanswered: AtomicU32::new(0),
         ended: AtomicBool::new(false),
@@ -219,7 +223,8 @@ pub fn serve(
     }
     connection.note(101);
     let _ = socket.send(accepted.head.as_bytes(), false); // where this fails the client is gone, and the rest is short
-    let (hearing, blocks) = (socket.clone(), accepted.blocks);
+    let hearing = socket.clone();
+    let blocks = accepted.blocks;
     let writer = start("websocket", Box::new(move || hearing.write(blocks)));
     let end = match &writer {
         Ok(_) => socket.obey(connection, hub, &accepted),

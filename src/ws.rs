@@ -68,9 +68,8 @@ pub fn handshake(req: &Request) -> Result<Option<Handshake>, Reject> {
     let [b"13"] = req.all("sec-websocket-version").collect::<Vec<_>>()[..] else { return Err(WS_VERSION) };
     let [key] = req.all("sec-websocket-key").collect::<Vec<_>>()[..] else { return Err(WS_KEY) };
     // 16 bytes by the grammar of §4.3, which leaves the last digit's four spare bits free: §4.1 has them set in its example.
-    let digits = key.strip_suffix(b"==").filter(|digits| digits.len() == 22);
     let digit = |b: &u8| b.is_ascii_alphanumeric() || b"+/".contains(b);
-    if !digits.is_some_and(|digits| digits.iter().all(digit)) {
+    if key.len() != 24 || !key.strip_suffix(b"==").is_some_and(|digits| digits.iter().all(digit)) {
         return Err(WS_KEY);
     }
     let protocols = || req.list("sec-websocket-protocol").filter(|p| !p.is_empty());
@@ -144,33 +143,15 @@ pub enum Received {
 #[derive(Debug, Default)]
 pub struct Parser {
     max: usize,
-    place: Place,
-    opcode: u8,
-    key: [u8; 4],
+    frame: Frame,
     /// The last frame of the message has not begun.
     unfinished: bool,
     message: Vec<u8>,
     /// So many bytes of the message are whole characters.
     valid: usize,
     control: Vec<u8>,
-}
-
-/// What the next byte is.
-#[derive(Debug, Clone, Copy, Default)]
-enum Place {
-    /// FIN, RSV1 to RSV3, opcode.
-    #[default]
-    First,
-    /// MASK, length.
-    Second,
-    /// One of the last so many bytes of a longer length; those before it, and what needs that form.
-    Length(u8, u64, u64),
-    /// One of the last so many bytes of the masking key; the payload's length.
-    Key(u8, usize),
-    /// Payload, of which so much is left.
-    Payload(usize),
-    /// Nothing that counts.
-    Over,
+    /// Nothing counts any more.
+    over: bool,
 }
 
 impl Parser {
@@ -185,99 +166,74 @@ impl Parser {
     /// # Errors
     /// The first rule that the bytes break.
     pub fn next(&mut self, bytes: &mut &[u8]) -> Result<Option<Received>, Fail> {
+        if self.over {
+            *bytes = &[];
+        }
         let received = self.take(bytes);
         if matches!(received, Err(_) | Ok(Some(Received::Close(..)))) {
-            *self = Parser { place: Place::Over, ..Parser::default() };
+            *self = Parser { over: true, ..Parser::default() };
         }
         received
     }
 
     fn take(&mut self, bytes: &mut &[u8]) -> Result<Option<Received>, Fail> {
         loop {
-            if let Place::Payload(left) = self.place {
-                let (payload, rest) = bytes.split_at(left.min(bytes.len()));
-                *bytes = rest;
-                self.unmask(payload)?;
-                if payload.len() < left {
-                    self.place = Place::Payload(left - payload.len());
-                    return Ok(None);
+            if self.frame.left == 0 {
+                let Some(byte) = bytes.split_off_first() else { return Ok(None) };
+                if !self.header(*byte)? {
+                    continue;
                 }
-                self.place = Place::First;
-                if let Some(received) = self.end()? {
-                    return Ok(Some(received));
-                }
-            } else {
-                let Some((byte, rest)) = bytes.split_first() else { return Ok(None) };
-                *bytes = rest;
-                self.place = self.header(*byte)?;
+            }
+            self.payload(bytes)?;
+            if self.frame.left > 0 {
+                return Ok(None);
+            }
+            let received = self.end()?;
+            self.frame = Frame::default();
+            if received.is_some() {
+                return Ok(received);
             }
         }
     }
 
-    /// Takes a byte of a frame's header (§5.2); returns what the next byte is.
-    fn header(&mut self, byte: u8) -> Result<Place, Fail> {
-        Ok(match self.place {
-            Place::First => {
-                let (fin, opcode) = (byte & 0x80 != 0, byte & 0x0f);
-                if byte & 0x70 != 0 {
-                    return Err(RESERVED_BITS);
-                }
-                match opcode {
-                    CONTINUATION if !self.unfinished => return Err(NO_BEGINNING),
-                    TEXT | BINARY if self.unfinished => return Err(NO_END),
-                    BINARY => return Err(BINARY_DATA),
-                    CONTINUATION | TEXT => self.unfinished = !fin,
-                    CLOSE | PING | PONG if !fin => return Err(CONTROL_FRAGMENT),
-                    CLOSE | PING | PONG => {}
-                    _ => return Err(RESERVED_OPCODE),
-                }
-                self.opcode = opcode;
-                Place::Second
-            }
-            Place::Second if byte & 0x80 == 0 => return Err(UNMASKED),
-            Place::Second => match byte & 0x7f {
-                126 | 127 if self.is_control() => return Err(CONTROL_LENGTH),
-                126 => Place::Length(2, 0, 126),
-                127 => Place::Length(8, 0, 1 << 16),
-                length => self.sized(length.into())?,
+    /// Takes a byte of a frame's header (§5.2); true with the last one.
+    fn header(&mut self, byte: u8) -> Result<bool, Fail> {
+        let whole = self.frame.header(byte);
+        let fin = byte & 0x80 != 0;
+        match self.frame.header.len() {
+            1 => match self.frame.opcode() {
+                _ if byte & 0x70 != 0 => return Err(RESERVED_BITS),
+                CONTINUATION if !self.unfinished => return Err(NO_BEGINNING),
+                TEXT | BINARY if self.unfinished => return Err(NO_END),
+                BINARY => return Err(BINARY_DATA),
+                CONTINUATION | TEXT => self.unfinished = !fin,
+                CLOSE..=PONG if fin => {}
+                CLOSE..=PONG => return Err(CONTROL_FRAGMENT),
+                _ => return Err(RESERVED_OPCODE),
             },
-            Place::Length(left, before, least) => {
-                let length = before << 8 | u64::from(byte);
-                match left {
-                    2.. => Place::Length(left - 1, length, least),
-                    _ if length >> 63 == 1 => return Err(HIGH_BIT),
-                    _ if length < least => return Err(LONG_FORM),
-                    _ => self.sized(length)?,
-                }
-            }
-            Place::Key(left, length) => {
-                let [_, second, third, fourth] = self.key;
-                self.key = [second, third, fourth, byte];
-                if left > 1 { Place::Key(left - 1, length) } else { Place::Payload(length) }
-            }
-            Place::Payload(_) | Place::Over => self.place,
-        })
+            2 if !self.frame.is_masked() => return Err(UNMASKED),
+            2 if self.is_control() && byte & 0x7f > 125 => return Err(CONTROL_LENGTH),
+            _ => {}
+        }
+        // The limit is the whole message's (§10.4), so that many frames do not get around it.
+        let room = if self.is_control() { MAX_CONTROL } else { self.max.saturating_sub(self.message.len()) };
+        match (self.frame.header.len(), self.frame.length()) {
+            (10, Some((length, []))) if length >> 63 == 1 => Err(HIGH_BIT),
+            (10, Some((..0x1_0000, []))) | (4, Some((..126, []))) => Err(LONG_FORM),
+            (_, Some((length, []))) if length > room as u64 => Err(TOO_LONG),
+            _ => Ok(whole),
+        }
     }
 
     fn is_control(&self) -> bool {
-        self.opcode >= CLOSE
-    }
-
-    /// A length is told. The limit is the whole message's (§10.4), so that many frames do not get around it.
-    fn sized(&self, length: u64) -> Result<Place, Fail> {
-        let room = if self.is_control() { MAX_CONTROL } else { self.max.saturating_sub(self.message.len()) };
-        usize::try_from(length).ok().filter(|n| *n <= room).map(|n| Place::Key(4, n)).ok_or(TOO_LONG)
+        self.frame.opcode() >= CLOSE
     }
 
     /// Takes payload: unmasked (§5.3), and where it is text, checked (§8.1). A character may go over the end of a frame.
-    fn unmask(&mut self, payload: &[u8]) -> Result<(), Fail> {
+    fn payload(&mut self, bytes: &mut &[u8]) -> Result<(), Fail> {
+        let payload = self.frame.payload(bytes);
         let of = if self.is_control() { &mut self.control } else { &mut self.message };
-        let start = of.len();
-        of.extend_from_slice(payload);
-        for four in of.split_at_mut(start).1.chunks_mut(4) {
-            four.iter_mut().zip(self.key).for_each(|(byte, key)| *byte ^= key);
-        }
-        self.key.rotate_left(payload.len() % 4);
+        of.extend(payload);
         match str::from_utf8(self.message.get(self.valid..).unwrap_or_default()) {
             Ok(text) => self.valid += text.len(),
             Err(e) if e.error_len().is_none() => self.valid += e.valid_up_to(),
@@ -288,7 +244,7 @@ impl Parser {
 
     /// A frame is whole: what it completes.
     fn end(&mut self) -> Result<Option<Received>, Fail> {
-        Ok(Some(match self.opcode {
+        Ok(Some(match self.frame.opcode() {
             PING => Received::Ping(take(&mut self.control)),
             PONG => Received::Pong(take(&mut self.control)),
             CLOSE => closing(&self.control)?,
@@ -319,10 +275,17 @@ fn closing(payload: &[u8]) -> Result<Received, Fail> {
 /// Appends a frame of ours: whole, not masked, its length in the shortest form.
 fn frame(opcode: u8, payload: &[u8], out: &mut Vec<u8>) {
     out.push(0x80 | opcode);
-    match payload.len() {
-        length @ 0..126 => out.push(length as u8),
-        length @ 126..0x1_0000 => out.extend([&[126], &(length as u16).to_be_bytes()[..]].concat()),
-        length => out.extend([&[127], &(length as u64).to_be_bytes()[..]].concat()),
+    let length = payload.len();
+    match length {
+        0..126 => out.push(length as u8),
+        126..0x1_0000 => {
+            out.push(126);
+            out.extend((length as u16).to_be_bytes());
+        }
+        _ => {
+            out.push(127);
+            out.extend((length as u64).to_be_bytes());
+        }
     }
     out.extend_from_slice(payload);
 }
@@ -349,33 +312,60 @@ pub fn close(code: Option<u16>, reason: &str, out: &mut Vec<u8>) {
     frame(CLOSE, &body.unwrap_or_default(), out);
 }
 
-/// A frame as it comes from either side, whatever it says: for who shows frames.
+/// A frame as it comes from either side, whatever it says.
 #[derive(Debug, Default)]
-pub struct Seen {
+pub struct Frame {
     header: Vec<u8>,
+    first: u8,  // FIN, RSV1 to RSV3, opcode
+    second: u8, // MASK, 7 bits of the length
     key: [u8; 4],
     /// So many bytes of its payload are still to come.
     pub left: u64,
 }
 
-impl Seen {
-    /// Takes a byte of the header; with the last one it says what the bytes are, and what they mean.
-    pub fn header(&mut self, byte: u8) -> Option<(String, String)> {
-        self.header.push(byte);
-        let [first, second, rest @ ..] = &self.header[..] else { return None };
-        let (masked, seven) = (second & 0x80 != 0, second & 0x7f);
-        let digits = [0, 2, 8].get(usize::from(seven.saturating_sub(125))).copied()?;
-        let (length, key) = rest.split_at_checked(digits)?;
-        match (masked, key) {
-            (true, [a, b, c, d]) => self.key = [*a, *b, *c, *d],
-            (true, _) => return None,
-            _ => self.key = [0; 4],
+impl Frame {
+    /// Takes a byte of the header; true with the last one.
+    pub fn header(&mut self, byte: u8) -> bool {
+        match self.header.len() {
+            0 => self.first = byte,
+            1 => self.second = byte,
+            _ => {}
         }
-        let length = length.iter().fold(0, |n, byte| n << 8 | u64::from(*byte));
-        self.left = if digits == 0 { seven.into() } else { length };
+        self.header.push(byte);
+        let Some((length, key)) = self.length() else { return false };
+        let key = key.try_into();
+        if key.is_err() && self.is_masked() {
+            return false;
+        }
+        self.key = key.unwrap_or_default();
+        self.left = length;
+        true
+    }
+
+    /// The length of its payload, once it is told, and what is there of the masking key.
+    fn length(&self) -> Option<(u64, &[u8])> {
+        let rest = self.header.get(2..)?;
+        let (length, key) = rest.split_at_checked(match self.second & 0x7f {
+            126 => 2,
+            127 => 8,
+            length => return Some((length.into(), rest)),
+        })?;
+        Some((length.iter().fold(0, |n, byte| n << 8 | u64::from(*byte)), key))
+    }
+
+    fn opcode(&self) -> u8 {
+        self.first & 0x0f
+    }
+
+    fn is_masked(&self) -> bool {
+        self.second & 0x80 != 0
+    }
+
+    /// What the bytes of its header are, and what they mean.
+    pub fn words(&self) -> (String, String) {
         let bits = [(0x80, "FIN, "), (0x40, "RSV1, "), (0x20, "RSV2, "), (0x10, "RSV3, ")];
-        let bits: String = bits.iter().filter(|bit| first & bit.0 != 0).map(|bit| bit.1).collect();
-        let opcode = match first & 0x0f {
+        let bits: String = bits.iter().filter(|bit| self.first & bit.0 != 0).map(|bit| bit.1).collect();
+        let opcode = match self.opcode() {
             CONTINUATION => "continuation",
             TEXT => "text",
             BINARY => "binary",
@@ -384,16 +374,14 @@ impl Seen {
             PONG => "pong",
             _ => "reserved opcode",
         };
-        let masked = if masked { ", masked" } else { "" };
+        let masked = if self.is_masked() { ", masked" } else { "" };
         let hex: Vec<_> = self.header.iter().map(|byte| format!("{byte:02x}")).collect();
-        Some((hex.join(" "), format!("{bits}{opcode}{masked}, length of the payload: {}", self.left)))
+        (hex.join(" "), format!("{bits}{opcode}{masked}, length of the payload: {}", self.left))
     }
 
     /// Takes payload from the front of `bytes`; returns it unmasked.
     pub fn payload(&mut self, bytes: &mut &[u8]) -> Vec<u8> {
-        let (payload, rest) = bytes.split_at(bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX)));
-        *bytes = rest;
-        self.left -= payload.len() as u64;
+        let payload = front(bytes, &mut self.left);
         let plain = payload.iter().zip(self.key.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
         self.key.rotate_left(payload.len() % 4);
         plain
@@ -401,12 +389,18 @@ impl Seen {
 
     /// Whether it is a control frame (§5.5), and whether it is the last one of its message.
     pub fn kind(&self) -> (bool, bool) {
-        let (first, second) = (self.header.first().unwrap_or(&0), self.header.get(1).unwrap_or(&0));
-        (first & 8 != 0 && second & 0x7f < 126, first & 0x80 != 0)
+        (self.opcode() >= CLOSE && self.second & 0x7f < 126, self.first & 0x80 != 0)
     }
 
     /// Whether nothing of it came.
     pub fn is_empty(&self) -> bool {
         self.header.is_empty()
     }
+}
+
+/// Takes from the front of `bytes` what is there of the next `left`, and counts it off.
+pub fn front<'a>(bytes: &mut &'a [u8], left: &mut u64) -> &'a [u8] {
+    let size = (*left).min(bytes.len() as u64);
+    *left -= size;
+    bytes.split_off(..size as usize).unwrap_or_default()
 }
