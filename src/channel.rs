@@ -144,10 +144,13 @@ impl Piece {
     /// Reads what stands in a file from this position on, and waits for the disk.
     fn load(&mut self, channel: &Channel, pos: u64) {
         let stretch = lock(&channel.state).log.read(pos, &mut self.bytes);
-        let read = stretch.map_or(Ok(()), |stretch| stretch.map_or(Ok(()), |stretch| stretch.read(&mut self.bytes)));
         self.from = pos;
-        self.bad = read.is_err();
-        let _ = read.map_err(|e| channel.unreadable(pos, &e));
+        if let Ok(Some(stretch)) = stretch
+            && let Err(e) = stretch.read(&mut self.bytes)
+        {
+            self.bad = true;
+            channel.unreadable(pos, &e);
+        }
     }
 }
 
@@ -353,10 +356,7 @@ impl Channel {
         writer.block.clear();
         writer.block.shrink_to(PIECE);
         drop(writer);
-        let done = match written? {
-            Ok((first, end)) => self.settle(end.written.pos + len, end.failed).map(|()| first),
-            Err(e) => Err(e),
-        };
+        let done = written?.and_then(|(first, end)| self.settle(end.written.pos + len, end.failed).map(|()| first));
         if std::mem::replace(&mut lock(&self.state).failing, done.is_err()) != done.is_err() {
             let what = done.as_ref().err().map_or("takes events again".into(), |e| format!("takes no event: {e}"));
             report(format!("tincan: /{} {what}", self.name));

@@ -108,10 +108,14 @@ impl Event {
 /// No publisher can forge a seal: what it says stands behind the name of a field.
 pub fn seal(events: usize, block: &mut Vec<u8>) {
     let nuls = block.iter().filter(|&&byte| byte == 0).count();
-    if events > 1 || nuls > 0 {
-        let line = format!(": one POST, {events} events, {nuls} NULs\n");
-        block.splice(..0, line.into_bytes());
+    if let Some(line) = seal_line(events as u64, nuls as u64) {
+        block.splice(..0, (line + "\n").into_bytes());
     }
+}
+
+/// The line of a seal, if there has to be one.
+pub fn seal_line(events: u64, nuls: u64) -> Option<String> {
+    (events > 1 || (events == 1 && nuls > 0)).then(|| format!(": one POST, {events} events, {nuls} NULs"))
 }
 
 /// The lines of a text, split at CRLF, LF and lone CR; an ending line end is followed by one more, empty line.

@@ -51,6 +51,7 @@
 //! Limits: `READ`. Deliberately absent: checksums. A byte that changed within the data of an event, to anything but NUL,
 //! is not noticed.
 
+use crate::event::seal_line;
 use crate::id::Id;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek, Take};
@@ -240,17 +241,12 @@ impl Unit {
     }
 }
 
-/// How many events and NULs a seal says: exactly as `event::seal` writes it, and only if that would.
+/// How many events and NULs a seal says: exactly as `event.rs` writes it, and only if that would.
 fn seal(line: &[u8]) -> Option<(u64, u64)> {
     let text = std::str::from_utf8(line).ok()?;
     let (events, nuls) = text.strip_prefix(": one POST, ")?.strip_suffix(" NULs")?.split_once(" events, ")?;
-    let (events, nuls) = (number(events)?, number(nuls)?);
-    (events > 1 || (events == 1 && nuls > 0)).then_some((events, nuls))
-}
-
-/// A decimal number without a sign or a leading zero.
-fn number(text: &str) -> Option<u64> {
-    text.parse().ok().filter(|number: &u64| number.to_string() == text)
+    let (events, nuls) = (events.parse().ok()?, nuls.parse().ok()?);
+    (seal_line(events, nuls)? == text).then_some((events, nuls))
 }
 
 /// Whether a file that begins with this line is no log. What is before its first NUL, if it has one, was written so.
