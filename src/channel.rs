@@ -283,12 +283,12 @@ impl Channel {
             self.readers() > 0 && state.log.written().pos.saturating_sub(state.pumped) > state.log.slack()
         };
         let mut state = lock(&self.state);
-        let left = until.saturating_duration_since(Instant::now());
-        if !left.is_zero() && behind(&mut state) {
+        if behind(&mut state) {
             pump();
-            state = self.changed.wait_timeout_while(state, left, behind).unwrap_or_else(PoisonError::into_inner).0;
+            drop(self.changed.wait_timeout_while(state, until.saturating_duration_since(Instant::now()), behind));
+        } else {
+            drop(state);
         }
-        drop(state);
         self.append(writer, events, numbers, but)
     }
 

@@ -15,6 +15,7 @@ use std::io::{self, ErrorKind, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// The directory, locked for as long as this lives.
 #[derive(Debug)]
@@ -23,6 +24,7 @@ pub struct Dir {
     handle: File,
     private: bool,
     sync: bool,
+    tried: AtomicBool, // its file system does what logs need
 }
 
 /// The same error with words before it, in which a path cannot break the line or drive a terminal.
@@ -80,10 +82,9 @@ impl Dir {
             }
             Ok(()) => {}
         }
-        let dir = Dir { path: path.into(), handle, private, sync };
+        let dir = Dir { path: path.into(), handle, private, sync, tried: AtomicBool::new(false) };
         match dir.probe() {
-            // A full disk is told to whoever publishes; what is there can be read. Shortcut: what else the file system
-            // cannot do is not told before there is room.
+            // A full disk is told to whoever publishes; what is there can be read. It is tried again when there is room.
             Err(e) if !is_full(&e) => Err(told(&e, format!("{at} will not do; give another"))),
             _ => Ok(dir),
         }
@@ -91,12 +92,15 @@ impl Dir {
 
     /// Makes sure that its file system does what logs need: it is tried, for the list of those that do not is long.
     fn probe(&self) -> io::Result<()> {
+        if self.tried.load(Relaxed) {
+            return Ok(());
+        }
         // As long as the longest name of a log, and more.
         let [name, other, case] =
             ["can-write", "can-rename", "CAN-WRITE"].map(|what| self.path.join(format!(".tincan-{what:-<80}")));
         let no = |why| Err(io::Error::other(why));
         let tried = || {
-            let file = self.make(&name)?;
+            let file = self.make(&name).map_err(|e| told(&e, "a log cannot be made there"))?;
             let meta = file.metadata()?;
             if fs::symlink_metadata(&case).is_ok() {
                 return no(
@@ -111,7 +115,8 @@ impl Dir {
             }
             file.sync_data().map_err(|e| told(&e, "its files cannot be synced"))?;
             self.make(&other)?;
-            fs::rename(&name, &other) // as a log is put into its place, over one that is open
+            let why = "a file cannot be put there in place of another";
+            fs::rename(&name, &other).map_err(|e| told(&e, why))
         };
         let done = tried();
         let _ = fs::remove_file(&name);
@@ -120,7 +125,9 @@ impl Dir {
         self.sync_names().map_err(|e| {
             let remedy = if has_no_sync(&e) { " (without --sync it will do)" } else { "" };
             told(&e, format!("it cannot be synced{remedy}"))
-        })
+        })?;
+        self.tried.store(true, Relaxed);
+        Ok(())
     }
 
     /// The names of the channels that have files in it, and of all other files that are not hidden. If the directory is
@@ -256,6 +263,7 @@ impl Dir {
     /// # Errors
     /// If that fails; nothing has changed then.
     pub fn create(&self, name: &str, head: &[u8], events: &[u8]) -> io::Result<Output> {
+        self.probe()?;
         let path = self.next(name);
         let file = self.make(&path).map_err(|e| told(&e, path.display()))?;
         let mut output = Output::new(LogFile { path: self.path(name, false), file, head: head.len() as u64 }, 0);
@@ -395,8 +403,9 @@ impl Output {
     /// If there is no room (see [`is_full`]), if the write fails, if another program has changed the file.
     pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let meta = self.file.file.metadata().map_err(|e| self.file.told(&e))?;
-        if meta.len() != self.len || meta.nlink() == 0 {
-            let why = "another program has changed or removed it; start the server again".to_string();
+        let moved = self.len > 0 && !is_at(&self.file.path, &meta).unwrap_or(false); // a new one has another name at first
+        if meta.len() != self.len || moved {
+            let why = "another program has changed, moved or removed it; start the server again";
             return Err(self.file.told(&io::Error::other(why)));
         }
         let end = self.len.saturating_add(bytes.len() as u64);

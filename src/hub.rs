@@ -38,7 +38,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// Limit: cores that write to the subscribers of one channel.
 const CORES: usize = 8;
 /// Limit: channels that are replayed from files at a time. Others wait for their turn.
-const REPLAYS: usize = 16;
+const REPLAYS: usize = 64;
 /// Pause, in milliseconds, before it is tried again to replay a channel for which there was no thread.
 const REPLAY_PAUSE: u64 = 20;
 
@@ -55,7 +55,7 @@ pub fn start(name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
 struct Entry {
     name: Box<str>,
     channel: Option<Arc<Channel>>,
-    closed: Option<Box<str>>, // why its log cannot be used
+    closed: Option<String>, // why its log cannot be used
 }
 
 /// In the order of their names. Shortcut: a new one moves those behind it, which takes a moment from 100,000 on.
@@ -71,11 +71,15 @@ impl Channels {
         self.entries.binary_search_by(|e| (*e.name).cmp(name))
     }
 
-    fn put(&mut self, name: &str, channel: Option<Arc<Channel>>, closed: Option<Box<str>>) {
+    /// Puts an entry in its place; returns the one that was there.
+    fn put(&mut self, name: &str, channel: Option<Arc<Channel>>, closed: Option<String>) -> Option<Entry> {
         let entry = Entry { name: name.into(), channel, closed };
         match self.find(name) {
-            Ok(at) => drop(self.entries.get_mut(at).map(|old| *old = entry)),
-            Err(at) => self.entries.insert(at, entry),
+            Ok(at) => self.entries.get_mut(at).map(|old| std::mem::replace(old, entry)),
+            Err(at) => {
+                self.entries.insert(at, entry);
+                None
+            }
         }
     }
 
@@ -158,7 +162,7 @@ impl Hub {
             for name in names {
                 let mut note = |what: String| notes.push(format!("--data: /{name}: {what}"));
                 let opened = Log::open(dir, &name, 0, config.history, false, &mut note);
-                let closed = opened.err().map(|e| e.to_string().into_boxed_str());
+                let closed = opened.err().map(|e| e.to_string());
                 closed.iter().for_each(|why| note(format!("it cannot be opened: {why}")));
                 channels.put(&name, None, closed);
             }
@@ -262,13 +266,9 @@ impl Hub {
         match Log::open(dir, name, epoch, self.config.history, self.config.sync, &mut note) {
             Ok((log, writer)) => Ok(Arc::new(Channel::new(name, log, writer))),
             Err(e) => {
-                let why = Some(e.to_string().into_boxed_str());
-                let mut channels = lock(&self.channels);
-                let told =
-                    channels.find(name).is_ok_and(|at| channels.entries.get(at).is_some_and(|e| e.closed == why));
-                channels.put(name, None, why);
-                drop(channels);
-                if !told {
+                let why = Some(e.to_string());
+                let before = lock(&self.channels).put(name, None, why.clone());
+                if before.is_none_or(|before| before.closed != why) {
                     report(format!("tincan: /{name} cannot be opened: {e}"));
                 }
                 Err(LOG_CLOSED)

@@ -102,7 +102,7 @@ impl Stretch {
 }
 
 fn shortened() -> io::Error {
-    io::Error::new(ErrorKind::UnexpectedEof, "it has less than was written to it")
+    io::Error::new(ErrorKind::UnexpectedEof, "what was written to it is not there any more")
 }
 
 #[derive(Debug, Clone)]
@@ -139,7 +139,7 @@ impl Part {
 
     /// The end of the first block that ends behind `pos`, and its id.
     fn block(&self, pos: u64) -> io::Result<Option<Mark>> {
-        let mut window = [0; 1024];
+        let mut window = [0; 4096];
         let mut at = pos.saturating_sub(ID_LINE as u64).max(self.start);
         loop {
             let len = self.copy(at, &mut window)?;

@@ -622,6 +622,7 @@ fn a_file_that_others_change_takes_no_event_and_is_read_on() {
         let mut file = File::options().append(true).open(&path).unwrap();
         match name {
             "changed" => file.write_all(b"data: mine\n\n").unwrap(),
+            "moved" => fs::rename(&path, dir.0.join(format!("{name}.elsewhere"))).unwrap(),
             _ => fs::remove_file(&path).unwrap(),
         }
         for _ in 0..3 {
@@ -634,14 +635,17 @@ fn a_file_that_others_change_takes_no_event_and_is_read_on() {
         hears(":ping\n\n");
         assert_eq!(told(), 1, "once: {}", server.stderr());
         assert!(server.stderr().contains(path.to_str().unwrap()), "{}", server.stderr());
-        if name == "changed" {
+        if name != "removed" {
             file.set_len((HEAD.len() + one.len()) as u64).unwrap();
+            let _ = fs::rename(dir.0.join(format!("{name}.elsewhere")), &path);
             let id = server.post(&channel, "three").remove(0);
             assert!(id.ends_with("-2"), "nothing was kept of those refused: {id}");
             hears(&block(&id, "three"));
         }
     };
-    std::thread::scope(|scope| ["changed", "removed"].iter().for_each(|name| drop(scope.spawn(|| check(name)))));
+    std::thread::scope(|scope| {
+        ["changed", "moved", "removed"].iter().for_each(|name| drop(scope.spawn(|| check(name))))
+    });
 }
 
 #[test]
