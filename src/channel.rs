@@ -357,6 +357,13 @@ impl Channel {
         writer.block.shrink_to(PIECE);
         drop(writer);
         let done = written?.and_then(|(first, end)| self.settle(end.written.pos + len, end.failed).map(|()| first));
+        if done.is_err()
+            && let Ok(mut writer) = self.writer.try_lock()
+        {
+            // What was taken back is not to be there after a crash. If others write, they do this, or the last that fails.
+            let newest = lock(&self.state).log.end().newest;
+            let _ = writer.mend(newest); // else before the next append
+        }
         if std::mem::replace(&mut lock(&self.state).failing, done.is_err()) != done.is_err() {
             let what = done.as_ref().err().map_or("takes events again".into(), |e| format!("takes no event: {e}"));
             report(format!("tincan: /{} {what}", self.name));
@@ -399,9 +406,6 @@ impl Channel {
                 let heard = alone || !writer.syncs();
                 self.commit(&end, last, &writer.block, begun, but, heard)
             });
-            if done.is_err() {
-                self.mend(writer);
-            }
             return Ok(done.map(|()| (first, end)));
         }
     }
@@ -410,6 +414,7 @@ impl Channel {
     fn commit(
         &self, end: &End, last: Id, block: &[u8], begun: Option<Begun>, but: Option<&str>, heard: bool,
     ) -> io::Result<()> {
+        let dropped; // behind the locks: to close a file may take long
         // Nobody is given anything before we know who is not to be given this.
         let mut held = but.map(|address| (self.subscribers(), address));
         if let Some((subscribers, address)) = &mut held
@@ -419,8 +424,8 @@ impl Channel {
         }
         let listened = self.readers() > 0;
         let mut state = lock(&self.state);
-        state.log.still(end.failed)?;
-        state.log.commit(block, last, begun, listened);
+        state.log.still(end.failed, u64::MAX)?;
+        dropped = state.log.commit(block, last, begun, listened);
         let written = state.log.written();
         if heard {
             state.log.hear(written);
@@ -428,13 +433,10 @@ impl Channel {
         if !listened {
             state.pumped = written.pos;
         }
+        drop(state);
+        drop(held);
+        drop(dropped);
         Ok(())
-    }
-
-    /// Cuts off what was taken back, so that it is not there after a crash.
-    fn mend(&self, writer: &mut Writer) {
-        let newest = lock(&self.state).log.end().newest;
-        let _ = writer.mend(newest); // else before the next append
     }
 
     /// Waits until what was appended up to `end` may be heard. If that takes the disk, one of those who wait has it write
@@ -442,7 +444,7 @@ impl Channel {
     fn settle(&self, end: u64, failed: u64) -> io::Result<()> {
         let mut state = lock(&self.state);
         loop {
-            state.log.still(failed)?;
+            state.log.still(failed, end)?;
             if state.log.heard().pos >= end {
                 return Ok(());
             }
@@ -459,8 +461,6 @@ impl Channel {
             self.changed.notify_all();
             if let Err(e) = done {
                 state.log.take_back(e.kind());
-                drop(state);
-                let _ = self.writer.try_lock().map(|mut writer| self.mend(&mut writer)); // else whoever has it does
                 return Err(e);
             }
             state.log.hear(mark);
@@ -572,7 +572,6 @@ impl Channel {
     /// Gives each subscriber its next piece, of those that were `read` from a file or are in memory; if there are many,
     /// `helpers` stand for further cores.
     pub fn turn(&self, read: &Piece, piece: &mut Piece, helpers: &mut [Piece], now: u64, heartbeat: Duration) -> Turn {
-        self.queued.store(false, SeqCst); // before the log is read: whoever appends after that queues it again
         piece.bytes.clear();
         helpers.iter_mut().for_each(|piece| piece.bytes.clear());
         let mut subscribers = self.subscribers();

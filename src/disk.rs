@@ -201,6 +201,7 @@ impl Dir {
             let meta = fs::symlink_metadata(&path)?;
             if old && is_at(&self.path(name, false), &meta).unwrap_or(false) {
                 // A crash can leave both names of a rename, on a file system whose renames are two steps.
+                fs::remove_file(&path)?;
                 return Err(ErrorKind::NotFound.into());
             }
             if !meta.is_file() {

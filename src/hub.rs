@@ -11,7 +11,7 @@
 //!
 //! A log is opened without a lock, so that nobody waits for it who does not ask for that channel.
 //!
-//! Limits: `--max-channels`, `REPLAYS`. Deliberately absent: HTTP.
+//! Limits: `--max-channels`, and for each channel a thread that replays. Deliberately absent: HTTP.
 
 use crate::channel::{Channel, Opening, Piece, STACK, Turn, lock, millis};
 use crate::cluster::Cluster;
@@ -37,8 +37,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Limit: cores that write to the subscribers of one channel.
 const CORES: usize = 8;
-/// Limit: channels that are replayed from files at a time. Others wait for their turn.
-const REPLAYS: usize = 64;
 /// Pause, in milliseconds, before it is tried again to replay a channel for which there was no thread.
 const REPLAY_PAUSE: u64 = 20;
 
@@ -102,7 +100,6 @@ pub struct Hub {
     opened: Condvar,
     news: Mutex<VecDeque<Arc<Channel>>>, // each at most once, see `Channel::queued`
     pump: OnceLock<Thread>,
-    replays: AtomicUsize, // under way
     heart: OnceLock<Thread>,
     heart_sleeps: AtomicBool,
     epoch: AtomicU64,
@@ -180,7 +177,6 @@ impl Hub {
             opened: Condvar::new(),
             news: Mutex::default(),
             pump: OnceLock::new(),
-            replays: AtomicUsize::new(0),
             heart: OnceLock::new(),
             heart_sleeps: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
@@ -233,7 +229,8 @@ impl Hub {
     /// [`CHANNELS`] if it would be one more than `--max-channels`, [`OPEN_LOGS`] if its files would be too many,
     /// [`LOG_CLOSED`] if they cannot be used.
     pub fn channel(&self, name: &str) -> Result<Arc<Channel>, Reject> {
-        if let Some(channel) = self.known(name, 0)? {
+        let mut gone = Vec::new(); // their files are closed without a lock
+        if let Some(channel) = self.known(name, 0, &mut gone)? {
             channel.touch();
             return Ok(channel);
         }
@@ -242,7 +239,7 @@ impl Hub {
         let busy = |opening: &mut Vec<String>| opening.iter().any(|other| other == key);
         let opening = self.opened.wait_while(lock(&self.opening), busy);
         let mut opening = opening.unwrap_or_else(PoisonError::into_inner);
-        if let Some(channel) = self.known(name, opening.len())? {
+        if let Some(channel) = self.known(name, opening.len(), &mut gone)? {
             return Ok(channel);
         }
         opening.push(key.into());
@@ -298,21 +295,12 @@ impl Hub {
     pub fn health(&self) -> Result<Vec<String>, Reject> {
         self.cluster.get().map_or(Ok(()), Cluster::health)?;
         let sick = |e: &&Entry| e.closed.is_some() || e.channel.as_ref().is_some_and(|channel| channel.is_bad());
-        let names: Vec<String> = lock(&self.channels).entries.iter().filter(sick).map(|e| e.name.to_string()).collect();
-        let ill = |name: &String| self.channel(name).map_or(true, |channel| channel.is_bad()); // its files may be others now
-        Ok(names.into_iter().filter(ill).collect())
+        Ok(lock(&self.channels).entries.iter().filter(sick).map(|e| e.name.to_string()).collect())
     }
 
     /// The channel of this name if it is open; else makes sure that there is room to open it, beside others that are being
-    /// opened.
-    fn known(&self, name: &str, others: usize) -> Result<Option<Arc<Channel>>, Reject> {
-        let mut unused = Vec::new(); // their files are closed without the lock
-        let known = self.look(name, others, &mut unused);
-        drop(unused);
-        known
-    }
-
-    fn look(&self, name: &str, others: usize, gone: &mut Vec<Arc<Channel>>) -> Result<Option<Arc<Channel>>, Reject> {
+    /// opened. What it forgets for that is `gone`.
+    fn known(&self, name: &str, others: usize, gone: &mut Vec<Arc<Channel>>) -> Result<Option<Arc<Channel>>, Reject> {
         let now = Instant::now();
         let mut channels = lock(&self.channels);
         // Only the list holds a channel that nobody is in the middle of using.
@@ -343,11 +331,11 @@ impl Hub {
         }
         let full = |channels: &Channels| channels.entries.len() + others >= self.config.max_channels && at.is_err();
         if full(&channels) {
-            // Those in which nothing was ever said: else whoever only asks for names could use them all up.
+            // Those in which nothing was ever said, or can be: else whoever only asks for names could use them all up.
             let useless = |c: &Arc<Channel>, name: &str| {
                 unused(c) && (c.is_empty() || is_lab(name) || self.cluster(name).is_some())
             };
-            channels.entries.retain(|e| !e.channel.as_ref().is_some_and(|c| useless(c, &e.name)));
+            channels.entries.retain(|e| !e.channel.as_ref().map_or(e.closed.is_some(), |c| useless(c, &e.name)));
         }
         match (full(&channels), many(&channels)) {
             (true, _) => Err(CHANNELS),
@@ -440,12 +428,10 @@ impl Hub {
             if catch_unwind(AssertUnwindSafe(|| hub.replay(&own))).is_err() {
                 own.replayed(); // a panic is a bug
             }
-            hub.replays.fetch_sub(1, SeqCst);
         };
-        if self.replays.fetch_add(1, SeqCst) < REPLAYS && start("replay", Box::new(work)).is_ok() {
+        if start("replay", Box::new(work)).is_ok() {
             return None;
         }
-        self.replays.fetch_sub(1, SeqCst);
         channel.replayed();
         Some(self.now() + REPLAY_PAUSE)
     }
@@ -493,6 +479,7 @@ impl Hub {
 
     /// One turn of a channel. Returns when the first stalled subscriber is to be tried again.
     fn turn(self: &Arc<Hub>, channel: &Arc<Channel>, piece: &mut Piece, helpers: &mut [Piece]) -> Option<u64> {
+        channel.queued.store(false, SeqCst); // before the log is read: whoever appends after that queues it again
         let turn = channel.turn(&Piece::default(), piece, helpers, self.now(), self.config.heartbeat);
         self.count(&turn);
         if turn.more {

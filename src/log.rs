@@ -32,7 +32,9 @@ use std::sync::Arc;
 pub const PIECE: usize = 64 << 10;
 /// An id line has at most 45 bytes; this many before a blank line always hold it.
 const ID_LINE: usize = 64;
-/// Limit: the bytes of a log with files that are in memory as well.
+/// Limit: how often something is taken back until a publisher has found out whether its event was.
+const RETURNS: usize = 1000;
+/// Limit: the bytes of a log with files that are in memory as well, unless the newest POST alone is more.
 const RECENT: usize = 64 << 10;
 
 /// Where a reader wants to start.
@@ -183,8 +185,9 @@ pub struct Log {
     hole: Id,  // behind this one some are missing that a power cut took
     written: Mark,
     heard: Mark,
-    failed: (u64, ErrorKind),
-    copy: bool, // of a log elsewhere, whose ids are no count
+    failed: (u64, ErrorKind), // how often something was taken back, and why the last time
+    returns: VecDeque<u64>,   // to which positions, the last times
+    copy: bool,               // of a log elsewhere, whose ids are no count
     files: bool,
     parts: VecDeque<Part>,
     recent: Vec<u8>,  // of files: the last bytes written
@@ -211,6 +214,7 @@ impl Log {
             written: start,
             heard: start,
             failed: (0, ErrorKind::Other),
+            returns: VecDeque::new(),
             copy,
             files: false,
             parts: VecDeque::new(),
@@ -280,12 +284,14 @@ impl Log {
         self.written
     }
 
-    /// Makes sure that nothing was taken back since [`End::failed`] was so much.
+    /// Makes sure that nothing in front of `end` was taken back since [`End::failed`] was so much.
     ///
     /// # Errors
-    /// Of the kind that made it necessary.
-    pub fn still(&self, failed: u64) -> io::Result<()> {
-        if self.failed.0 == failed { Ok(()) } else { Err(self.failed.1.into()) }
+    /// Of the kind that made it necessary. Shortcut: also if that was more than `RETURNS` times.
+    pub fn still(&self, failed: u64, end: u64) -> io::Result<()> {
+        let (times, why) = self.failed;
+        let first = self.returns.len().checked_sub((times - failed) as usize).and_then(|at| self.returns.get(at));
+        if times == failed || first.is_some_and(|pos| end <= *pos) { Ok(()) } else { Err(why.into()) }
     }
 
     /// Where the next events are appended.
@@ -312,10 +318,13 @@ impl Log {
 
     /// Takes over a block that was written, whose last event has this id; a gap leaves the id as it is. `begun`: it is the
     /// first of a new file. `listened`: there are readers. Drops what is over the limit.
-    pub fn commit(&mut self, block: &[u8], last: Id, begun: Option<Begun>, listened: bool) {
+    ///
+    /// Returns files that it has dropped, which are closed then.
+    pub fn commit(&mut self, block: &[u8], last: Id, begun: Option<Begun>, listened: bool) -> impl Drop + use<> {
         let (len, before) = (block.len() as u64, self.end().last);
+        let mut dropped = Vec::new();
         if let Some(begun) = begun {
-            self.parts.drain(..self.parts.len().saturating_sub(usize::from(begun.stays)));
+            dropped.extend(self.parts.drain(..self.parts.len().saturating_sub(usize::from(begun.stays))));
             self.add(before, Bytes::File(begun.file));
         } else if !self.files {
             self.remember(block, before);
@@ -324,17 +333,17 @@ impl Log {
             part.len += len;
         }
         self.written = Mark { pos: self.written.pos + len, id: last };
-        if !self.files {
-            return;
+        if !self.files || !listened {
+            self.recent = Vec::new();
+            return dropped;
         }
         if self.recent.len() + block.len() > RECENT {
-            self.recent.drain(..self.recent.len() - (RECENT / 2).min(self.recent.len()));
+            // Half of it, so that this is not done each time; nothing beside a large block.
+            let stays = if block.len() > RECENT / 2 { 0 } else { RECENT / 2 };
+            self.recent.drain(..self.recent.len().saturating_sub(stays));
         }
-        if listened && self.recent.len() + block.len() <= RECENT {
-            self.recent.extend_from_slice(block);
-        } else {
-            self.recent.clear();
-        }
+        self.recent.extend_from_slice(block);
+        dropped
     }
 
     fn add(&mut self, before: Id, bytes: Bytes) {
@@ -384,6 +393,8 @@ impl Log {
         self.recent.truncate(self.recent.len().saturating_sub(unheard as usize));
         self.written = self.heard;
         self.failed = (self.failed.0 + 1, why);
+        self.returns.drain(..self.returns.len().saturating_sub(RETURNS - 1));
+        self.returns.push_back(self.heard.pos);
     }
 
     /// All readers that keep up were given what is in front of this position.
@@ -401,13 +412,17 @@ impl Log {
 
     /// A copy for those who may wait for the disk, if the log is in files.
     pub fn on_disk(&self) -> Option<Log> {
-        self.files.then(|| Log { recent: Vec::new(), ..self.clone() })
+        self.files.then(|| {
+            let mut log = Log { recent: Vec::new(), ..self.clone() };
+            log.take_back(ErrorKind::Other); // what is not heard may be cut off meanwhile
+            log
+        })
     }
 
     /// Notes where it could not be read back. Returns whether that is new.
     pub fn note_bad(&mut self, pos: u64) -> bool {
         let new = !self.is_bad();
-        self.bad = Some(pos);
+        self.bad = self.bad.max(Some(pos));
         new
     }
 

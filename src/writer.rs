@@ -181,10 +181,12 @@ impl Files {
 
     /// Puts the next file into its place.
     fn place(&mut self) -> io::Result<()> {
-        if let Some(output) = self.output.as_ref().filter(|_| !self.retired) {
-            output.file.sync()?;
-            self.dir.retire(&self.name)?;
-            self.retired = true;
+        if let Some(output) = &self.output {
+            if !self.retired {
+                output.file.sync()?;
+                self.dir.retire(&self.name)?;
+                self.retired = true;
+            }
             self.dir.sync()?;
         }
         self.dir.place(&self.name)?;

@@ -250,8 +250,34 @@ fn a_damaged_log_closes_its_own_channel_and_is_left_as_it_was() {
     assert_eq!(server.stderr(), told, "each is told once");
     // One is put right, and is heard again without a new start.
     put(&dir, "bad-0.sse", &file);
-    assert!(!server.get("/health").text().contains("bad-0,"), "{}", server.get("/health").text());
     assert_eq!(from(&server, "bad-0", "all"), [&*one, &two, &three].concat());
+    assert!(!server.get("/health").text().contains("bad-0,"), "{}", server.get("/health").text());
+}
+
+#[test]
+fn names_that_cannot_be_opened_leave_room_for_others() {
+    let dir = Scratch::new();
+    let server = serve(&dir, &["--max-channels", "5"]);
+    let aside = Scratch::new();
+    fs::rename(&dir.0, aside.0.join("logs")).unwrap();
+    (0..10).for_each(|n| server.post_with(&format!("/a{n}"), "", "x").refused(LOG_CLOSED));
+    fs::rename(aside.0.join("logs"), &dir.0).unwrap();
+    (0..5).for_each(|n| drop(server.post(&format!("/b{n}"), "x")));
+    assert_eq!(server.get("/health").text(), "ok\n");
+}
+
+#[test]
+fn a_rename_of_two_steps_that_a_crash_cut_in_two_is_one() {
+    let dir = Scratch::new();
+    let file = [HEAD, &three().concat()].concat();
+    put(&dir, "a.sse", &file);
+    fs::hard_link(dir.0.join("a.sse"), dir.0.join("a.old.sse")).unwrap();
+    for _ in 0..2 {
+        let mut server = serve(&dir, &[]);
+        assert_eq!(from(&server, "a", "all"), three().concat());
+        assert_eq!(server.get("/health").text(), "ok\n");
+        server.kill();
+    }
 }
 
 #[test]

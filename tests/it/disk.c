@@ -7,7 +7,7 @@
  *   dirs       which directories were synced, a path a line
  *   count      a byte for each sync
  * Nothing is really synced. Each sync takes DISK_SLOW milliseconds, and as long as the file DISK_BUSY exists; it fails
- * with EIO while the file DISK_FAIL exists. While the file DISK_FULL exists, of each write there is room for one half.
+ * with EIO while the file DISK_FAIL exists, and, if DISK_FLAKY is N, each Nth time. While the file DISK_FULL exists, of each write there is room for one half.
  * While the file DISK_CRAWL exists each step that it names takes a while: it holds "MILLISECONDS PREFIX KIND...", such
  * as "300 slow write sync", for the logs of channels whose names begin so ("*": for all). Kinds are open, read, write,
  * sync, truncate, rename, unlink, and dir, the sync of the directory.
@@ -214,7 +214,7 @@ int fsync(int fd) {
     int sync = __atomic_add_fetch(&syncs, 1, __ATOMIC_SEQ_CST);
     sync_record(sync, &st, -1);
     crawl_at(S_ISDIR(st.st_mode) ? "dir" : "sync", fd);
-    int done = takes();
+    int done = takes() && !(getenv("DISK_FLAKY") && sync % atoi(getenv("DISK_FLAKY")) == 0);
     if (done && getenv("DISK_SIDE")) {
         if (S_ISDIR(st.st_mode)) names_on_disk(fd);
         else on_disk(st.st_ino, st.st_size);

@@ -376,6 +376,45 @@ fn the_disk_fails() {
 }
 
 #[test]
+fn what_is_refused_with_500_was_heard_by_nobody_whoever_else_fails() {
+    let Some(disk) = Disk::new() else { return };
+    let server = disk.start("data", &["--sync", "--history", "64M"], &[("DISK_FLAKY", "10")]);
+    let mut wire = server.connect();
+    wire.send("GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    wire.until(b"\n\n");
+    let publisher = |p: usize| {
+        let (mut acked, mut refused, mut wire) = (BTreeSet::new(), BTreeSet::new(), server.connect());
+        for n in 0..60 {
+            let data = format!("{p}-{n}");
+            let length = data.len();
+            wire.send(format!("POST /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{data}"));
+            match wire.response().status {
+                200 => acked.insert(data),
+                _ => refused.insert(data),
+            };
+        }
+        (acked, refused)
+    };
+    let (mut acked, mut refused) = (BTreeSet::new(), BTreeSet::new());
+    thread::scope(|scope| {
+        let publishers: Vec<_> = (0..32).map(|p| scope.spawn(move || publisher(p))).collect();
+        for publisher in publishers {
+            let (took, failed) = publisher.join().unwrap();
+            acked.extend(took);
+            refused.extend(failed);
+        }
+    });
+    while server.post_with("/a", "", "end").status != 200 {}
+    let heard = wire.until(b"data: end\n");
+    let heard: Vec<String> = heard.lines().filter_map(|l| l.strip_prefix("data: ")).map(String::from).collect();
+    let once: BTreeSet<String> = heard.iter().filter(|data| *data != "end").cloned().collect();
+    println!("{} acknowledged, {} refused", acked.len(), refused.len());
+    assert!(refused.len() > 20, "this disk does not fail");
+    assert!(refused.is_disjoint(&once), "{:?}", refused.intersection(&once).collect::<Vec<_>>());
+    assert_eq!((heard.len() - 1, &once), (acked.len(), &acked));
+}
+
+#[test]
 fn many_publishers_share_one_fsync_and_their_readers_hear_all() {
     let Some(disk) = Disk::new() else { return };
     let server = disk.start("data", &["--sync", "--history", "64K"], &[]);
