@@ -21,6 +21,7 @@ use crate::flags::Config;
 use crate::id::Id;
 use crate::limits;
 use crate::log::{From, Log};
+use crate::percent::is_made_of;
 use crate::reject::{CHANNELS, LOG_CLOSED, OPEN_LOGS, Reject};
 use crate::report::report;
 use crate::subscriber::{LOOK, Slot};
@@ -117,9 +118,7 @@ struct Counters {
 
 /// Whether this can be a channel's name: 1 to 64 of `A-Z a-z 0-9 _ -`, but none that is taken.
 pub fn is_channel(name: &str) -> bool {
-    (1..=64).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
-        && !["lab", "lessons", "assets", "metrics", "health"].contains(&name)
+    name.len() <= 64 && is_made_of(name, b"_-") && !["lab", "lessons", "assets", "metrics", "health"].contains(&name)
 }
 
 /// Whether it is a channel of the wire lab: in memory, and only for as long as it is used.

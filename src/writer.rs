@@ -129,13 +129,18 @@ impl Writer {
     /// # Errors
     /// If the disk fails; see [`Output::append`]. The log is as before then.
     pub fn write(&mut self, end: &End, settle: bool) -> io::Result<Option<Begun>> {
-        match &mut self.files {
-            None => Ok(None),
-            Some(files) if files.fits(end.newest, self.block.len() as u64) => {
-                files.append(&self.block, settle).map(|()| None)
-            }
-            Some(files) => files.begin(end, &self.block).map(Some),
+        let Some(files) = &mut self.files else { return Ok(None) };
+        let begun = if files.fits(end.newest, self.block.len() as u64) {
+            files.append(&self.block, settle)?;
+            None
+        } else {
+            Some(files.begin(end, &self.block)?)
+        };
+        if settle {
+            files.fresh = false;
+            files.spoiled = false;
         }
+        Ok(begun)
     }
 }
 
@@ -151,9 +156,7 @@ impl Files {
         if settle {
             self.spoiled = !self.sync; // until it has succeeded
             output.file.sync()?;
-            self.spoiled = false;
             self.dir.sync()?;
-            self.fresh = false;
         }
         Ok(())
     }
@@ -169,8 +172,6 @@ impl Files {
             self.dir.discard(&self.name);
         })?;
         self.retired = false;
-        self.spoiled = false;
-        self.fresh = false;
         if end.newest.is_some() && stays.is_none() {
             let _ = self.dir.remove_old(&self.name);
         }
