@@ -99,7 +99,7 @@ pub struct Connection {
     /// Field lines that go with every answer to it.
     pub cors: String,
     /// What watches its bytes.
-    pub trace: Option<Box<Trace>>,
+    pub trace: Trace,
 }
 
 impl Connection {
@@ -121,7 +121,7 @@ impl Connection {
             peer,
             line: String::new(),
             cors: String::new(),
-            trace: None,
+            trace: Trace::default(),
         })
     }
 
@@ -132,7 +132,7 @@ impl Connection {
     pub fn head(&mut self) -> Result<(Vec<u8>, Instant), Stop> {
         self.line.clear();
         self.cors.clear();
-        self.trace.iter_mut().for_each(|trace| trace.untap());
+        self.trace.untap();
         if !std::mem::take(&mut self.fresh) && self.buf.is_empty() && !self.read(KEEP_ALIVE)? {
             return Err(Stop::Close);
         }
@@ -187,7 +187,7 @@ impl Connection {
     /// Has a tap hear what is there of a body up to `end`: behind that in the buffer may stand the next request.
     fn hear(&mut self, from: usize, end: usize) {
         let bytes = self.buf.get(from..end.min(self.buf.len())).unwrap_or_default();
-        self.trace.iter_mut().for_each(|trace| trace.heard(bytes));
+        self.trace.heard(bytes);
     }
 
     /// Takes `n` bytes, which are there, from the front of the buffer.
@@ -227,8 +227,7 @@ impl Connection {
         self.buf.truncate(before + read.as_ref().map_or(0, |n| *n));
         match read {
             Ok(1..) => {
-                let read = self.buf.get(before..).unwrap_or_default();
-                self.trace.iter_mut().for_each(|trace| trace.received(read));
+                self.trace.received(self.buf.get(before..).unwrap_or_default());
                 Ok(true)
             }
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(false),
@@ -294,9 +293,7 @@ impl Connection {
 
 impl Write for Connection {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = self.stream.write(bytes)?;
-        self.trace.iter_mut().for_each(|trace| trace.sent(bytes.get(..taken).unwrap_or_default()));
-        Ok(taken)
+        self.trace.write(&self.stream, bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -27,7 +27,7 @@ use crate::log::From;
 use crate::pages::{self, File};
 use crate::reject::*;
 use crate::subscriber::Slot;
-use crate::trace::Tracer;
+use crate::trace::{Trace, Tracer};
 use crate::websocket::{self, Accepted};
 use crate::ws;
 use std::io::{self, Write};
@@ -267,7 +267,7 @@ impl Shared {
         }
         let full = number > most;
         let Ok(mut connection) = Connection::new(stream, peer, self.hub.config().quiet, full || alone) else { return };
-        connection.trace = self.tracer.as_ref().map(|tracer| Box::new(tracer.trace()));
+        connection.trace = self.tracer.as_ref().map(Tracer::trace).unwrap_or_default();
         loop {
             match self.request(&mut connection, full) {
                 Ok(None) => {}
@@ -335,7 +335,7 @@ impl Shared {
                 return Err(TAP);
             }
             let tap = self.lab.tap(&self.hub, self.shares.connections, &key, &connection.stream)?;
-            connection.trace.get_or_insert_default().tap(tap, head);
+            connection.trace.tap(tap, head);
         }
         let lesson = |path: &str| path.strip_prefix("/lessons/").and_then(lessons::find);
         let page = match req.path.as_str() {
@@ -426,7 +426,7 @@ impl Shared {
             Route::Listen(name, from, wait, accepted) => {
                 let channel = self.hub.channel_from(&name, &from)?;
                 let place = channel.place(&from)?;
-                let mut opening = Opening { head: String::new(), from, place, wait, trace: None };
+                let mut opening = Opening { head: String::new(), from, place, wait, trace: Trace::default() };
                 let Some(accepted) = accepted else {
                     let end = if wait.is_none() { "Connection: close\r\n\r\n" } else { "Connection: close\r\n" };
                     opening.head = http::head(200, &[STREAM_FIELDS, &connection.cors, end]);

@@ -17,7 +17,8 @@ use crate::report::report;
 use crate::secrets::{Secrets, is_credential};
 use std::env::var_os;
 use std::fmt::Debug;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -87,15 +88,16 @@ impl Tracer {
     /// For the next connection.
     pub fn trace(&self) -> Trace {
         let number = self.count.fetch_add(1, Relaxed);
-        Trace { tap: None, explainer: Some(Explainer::new(number, self.color, self.secrets.clone())) }
+        let explainer = Explainer::new(number, self.color, self.secrets.clone());
+        Trace { tap: None, explainer: Some(Box::new(explainer)) }
     }
 }
 
-/// What watches a connection.
+/// What watches a connection; by default, nothing does.
 #[derive(Debug, Default)]
 pub struct Trace {
     tap: Option<Tap>,
-    explainer: Option<Explainer>,
+    explainer: Option<Box<Explainer>>,
 }
 
 impl Drop for Trace {
@@ -105,6 +107,11 @@ impl Drop for Trace {
 }
 
 impl Trace {
+    /// Whether anything watches.
+    pub fn watches(&self) -> bool {
+        self.tap.is_some() || self.explainer.is_some()
+    }
+
     /// A tap, from a request on of which the head was read.
     pub fn tap(&mut self, tap: Tap, head: &[u8]) {
         self.tap.insert(tap).tell("in", &masked(head));
@@ -125,15 +132,21 @@ impl Trace {
         self.told("in", bytes);
     }
 
-    /// The client was sent this.
-    pub fn sent(&mut self, bytes: &[u8]) {
-        self.explain(|explainer| explainer.sent(bytes));
-        self.told("out", bytes);
+    /// Sends the client this; returns how many bytes the socket took.
+    ///
+    /// # Errors
+    /// As the socket has them.
+    pub fn write(&mut self, mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+        let taken = stream.write(bytes)?;
+        let sent = bytes.get(..taken).unwrap_or_default();
+        self.explain(|explainer| explainer.sent(sent));
+        self.told("out", sent);
+        Ok(taken)
     }
 
     /// Shows whole lines together, so that those of several connections do not mix.
     fn explain(&mut self, lines: impl FnOnce(&mut Explainer) -> String) {
-        if let Some(lines) = self.explainer.as_mut().map(lines).filter(|lines| !lines.is_empty()) {
+        if let Some(lines) = self.explainer.as_deref_mut().map(lines).filter(|lines| !lines.is_empty()) {
             report(lines);
         }
     }

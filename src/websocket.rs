@@ -19,7 +19,8 @@ use crate::reject::{CONNECTIONS, PUBLISH_TOKEN, Reject};
 use crate::subscriber::Slot;
 use crate::trace::Trace;
 use crate::ws::{self, Parser, Received};
-use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind};
+use std::mem::take;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -54,7 +55,7 @@ pub struct Accepted {
 #[derive(Debug)]
 struct Out {
     stream: TcpStream,
-    trace: Option<Box<Trace>>,
+    trace: Trace,
     closed: bool, // a Close frame was sent, behind which there is nothing (§5.5.1)
 }
 
@@ -63,11 +64,10 @@ impl Out {
     fn write(&mut self, mut frames: &[u8]) -> io::Result<()> {
         let mut stalls = 0;
         while !frames.is_empty() {
-            match self.stream.write(frames) {
+            match self.trace.write(&self.stream, frames) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(n) => {
-                    let sent = frames.split_off(..n).unwrap_or_default();
-                    self.trace.iter_mut().for_each(|trace| trace.sent(sent));
+                    frames = frames.get(n..).unwrap_or_default();
                     stalls = 0;
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
@@ -161,9 +161,10 @@ impl Socket {
         &self, connection: &mut Connection, hub: &Hub, accepted: &Accepted,
     ) -> Result<(), (Option<u16>, &'static str)> {
         let mut parser = Parser::new(hub.config().max_body);
-        let traced = lock(&self.out).trace.is_some();
+        let traced = lock(&self.out).trace.watches();
         while let Ok((bytes, early)) = connection.receive() {
-            if traced && let Some(trace) = &mut lock(&self.out).trace {
+            if traced {
+                let trace = &mut lock(&self.out).trace;
                 if !early {
                     trace.received(&bytes);
                 }
@@ -210,7 +211,7 @@ pub fn serve(
     let pair = UnixStream::pair().ok().filter(|_| number <= most);
     let ((inner, theirs), stream) = pair.zip(connection.stream.try_clone().ok()).ok_or(CONNECTIONS)?;
     let socket = Arc::new(Socket {
-        out: Mutex::new(Out { stream, trace: connection.trace.take(), closed: false }),
+        out: Mutex::new(Out { stream, trace: take(&mut connection.trace), closed: false }),
         inner,
         unanswered: AtomicU32::new(0),
         ended: AtomicBool::new(false),
