@@ -90,11 +90,11 @@ pub struct Connection {
     timeout: Duration, // the socket's, for reading
     /// Others wait for its place: it gets one answer, and little time.
     pub brief: bool,
-    fresh: bool,     // no request was read yet
     head_only: bool, // the request is a HEAD, whose answer has no body, not even a refusal (RFC 9110 §9.3.2)
     quiet: bool,
     peer: SocketAddr,
-    /// Method and target of the request that is being answered, for the request log; empty where it was not understood.
+    /// Method and target of the request that is being answered, for the request log; empty if it was not understood,
+    /// and before the first one.
     pub line: String,
     /// Field lines that go with every answer to it.
     pub cors: String,
@@ -115,7 +115,6 @@ impl Connection {
             buf: Vec::new(),
             timeout: Duration::MAX,
             brief,
-            fresh: true,
             head_only: false,
             quiet,
             peer,
@@ -130,12 +129,12 @@ impl Connection {
     /// # Errors
     /// Where there is none, or it cannot be told where it ends.
     pub fn head(&mut self) -> Result<(Vec<u8>, Instant), Stop> {
-        self.line.clear();
         self.cors.clear();
         self.trace.untap();
-        if !std::mem::take(&mut self.fresh) && self.buf.is_empty() && !self.read(KEEP_ALIVE)? {
+        if !self.line.is_empty() && self.buf.is_empty() && !self.read(KEEP_ALIVE)? {
             return Err(Stop::Close);
         }
+        self.line.clear();
         let deadline = Instant::now() + if self.brief { BRIEF_TIME } else { REQUEST_TIME };
         loop {
             while self.buf.starts_with(b"\r\n") {

@@ -65,8 +65,7 @@ impl Out {
         let mut stalls = 0;
         while !frames.is_empty() {
             match self.trace.write(&self.stream, frames) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(n) => {
+                Ok(n @ 1..) => {
                     frames = frames.get(n..).unwrap_or_default();
                     stalls = 0;
                 }
@@ -74,7 +73,7 @@ impl Out {
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) && stalls < UNANSWERED => {
                     stalls += 1;
                 }
-                Err(e) => return Err(e),
+                _ => return Err(ErrorKind::TimedOut.into()),
             }
         }
         Ok(())
