@@ -130,7 +130,7 @@ impl Connection {
     /// Where there is none, or it cannot be told where it ends.
     pub fn head(&mut self) -> Result<(Vec<u8>, Instant), Stop> {
         self.cors.clear();
-        self.trace.untap();
+        self.trace.tap = None;
         if !self.line.is_empty() && self.buf.is_empty() && !self.read(KEEP_ALIVE)? {
             return Err(Stop::Close);
         }

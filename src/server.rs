@@ -11,7 +11,7 @@
 //! descriptors.
 //! Deliberately absent: TLS, compression, a shutdown. The process can be killed at any time.
 
-use crate::channel::{Channel, Opening, jitter};
+use crate::channel::{Channel, Opening, jitter, lock};
 use crate::connection::{Answer, Connection, Stop};
 use crate::event::{self, Event};
 use crate::flags::Config;
@@ -20,7 +20,7 @@ use crate::http::{self, Request};
 use crate::hub::{Hub, is_channel, is_lab, start};
 use crate::id::Id;
 use crate::lab::Lab;
-use crate::lessons::{self, Lesson, PLAYERS};
+use crate::lessons::{self, PLAYERS, Script};
 use crate::limits::{self, Shares};
 use crate::listener::{cannot_listen, first, listen_on};
 use crate::log::From;
@@ -56,13 +56,14 @@ const VARY: &str = "Vary: Accept\r\n";
 const STREAM_FIELDS: &str =
     "Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\nVary: Accept\r\n";
 
-/// A bound server, and who was there before it.
+/// A bound server.
 #[derive(Debug)]
-pub struct Server(Arc<Shared>, Option<(TcpStream, SocketAddr)>);
+pub struct Server(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     listener: TcpListener,
+    early: Mutex<Option<(TcpStream, SocketAddr)>>, // who was there before it
     hub: Arc<Hub>,
     tokens: Tokens,
     tracer: Option<Tracer>,
@@ -92,6 +93,7 @@ impl Server {
         let early = first(&listener).map_err(told)?; // last, so that a start that fails takes no client with it
         let shared = Shared {
             listener,
+            early: Mutex::new(early),
             hub,
             tokens,
             tracer,
@@ -101,7 +103,7 @@ impl Server {
             players: Arc::default(),
             waited: Mutex::new((Instant::now(), Duration::ZERO)),
         };
-        Ok(Server(Arc::new(shared), early))
+        Ok(Server(Arc::new(shared)))
     }
 
     /// What this process can hold, on one line; and, a line each, what its owner may not expect.
@@ -156,15 +158,10 @@ impl Server {
 
     /// Serves for ever.
     pub fn run(self) -> ! {
-        let Server(shared, early) = self;
-        shared.hub.follow();
-        if let Some((stream, peer)) = early {
-            let shared = shared.clone();
-            drop(start("connection", Box::new(move || shared.serve(stream, peer, false))));
-        }
+        self.0.hub.follow();
         loop {
-            shared.idle.fetch_add(1, SeqCst);
-            shared.work(true);
+            self.0.idle.fetch_add(1, SeqCst);
+            self.0.work(true);
         }
     }
 }
@@ -179,8 +176,8 @@ enum Route {
     /// It is told from the head alone.
     Page(Answer),
     Health,
-    /// A lesson, and the last event ID that the client brings.
-    Lesson(&'static Lesson, Vec<u8>),
+    /// A lesson for this client.
+    Lesson(Script),
     /// The channel, where to begin, `?wait=`, and the handshake of a WebSocket.
     Listen(String, From, Option<Duration>, Option<Accepted>),
     /// The channel, what the events are called, and the addresses of `?to=` and `?except=`.
@@ -215,7 +212,8 @@ impl Shared {
     /// in `idle` when it comes here, so that nobody starts another for the time until it runs.
     fn work(self: &Arc<Self>, forever: bool) {
         loop {
-            let accepted = self.listener.accept();
+            let early = lock(&self.early).take();
+            let accepted = early.map_or_else(|| self.listener.accept(), Ok);
             if let Ok((stream, _)) = &accepted
                 && self.idle.load(SeqCst) == 1
             {
@@ -341,7 +339,10 @@ impl Shared {
                 Route::Page(Answer::new("text/plain; version=0.0.4; charset=utf-8", metrics.into_bytes()))
             }
             "/lessons" => page(Answer::text(lessons::list()), ""),
-            path if let Some(lesson) = lesson(path) => Route::Lesson(lesson, last_id(req)?),
+            path if let Some(lesson) = lesson(path) => {
+                // A test parses them all.
+                Route::Lesson(lessons::parse(lesson.text, &last_id(req)?).map_err(|_| NOT_FOUND)?)
+            }
             path if let Some(lesson) = path.strip_suffix(".txt").and_then(lesson) => {
                 page(Answer::text(lesson.text), "")
             }
@@ -358,8 +359,7 @@ impl Shared {
 
     /// What is asked of a channel. If it is `brief`, others wait for this thread.
     fn to_channel(&self, req: &Request, brief: bool) -> Result<Route, Reject> {
-        let channel = req.path.strip_prefix('/').filter(|name| is_channel(name) || is_lab(name));
-        let name = channel.ok_or(NOT_FOUND)?;
+        let name = req.path.strip_prefix('/').filter(|name| is_channel(name) || is_lab(name)).ok_or(NOT_FOUND)?;
         if !is_lab(name)
             && let Some(handshake) = ws::handshake(req)?
         {
@@ -370,15 +370,20 @@ impl Shared {
                 name: name.into(),
                 template: named(req)?,
             };
-            let from = place(req)?;
-            if brief {
-                return Err(CONNECTIONS);
-            }
-            return Ok(Route::Listen(name.into(), from, None, Some(accepted)));
+            let route = Route::Listen(name.into(), place(req)?, None, Some(accepted));
+            return if brief { Err(CONNECTIONS) } else { Ok(route) };
         }
         match req.method {
             "OPTIONS" => Ok(Route::Page(Answer::empty(204, ALLOW_CHANNEL))),
-            "GET" | "HEAD" => listen(req, name),
+            "GET" | "HEAD" if !is_lab(name) && req.quality("text", "html") > req.quality("text", "event-stream") => {
+                Ok(file(&pages::CHAT, VARY)) // for who prefers it
+            }
+            "GET" | "HEAD" => {
+                let from = place(req)?;
+                let seconds = |s: String| s.parse().ok().filter(|n| *n <= MAX_WAIT && !s.starts_with('+')).ok_or(WAIT);
+                let wait = req.param("wait")?.map(seconds).transpose()?.map(Duration::from_secs);
+                Ok(Route::Listen(name.into(), from, wait, None))
+            }
             "POST" if let Some(key) = name.strip_prefix("lab/") => Ok(Route::Cut(key.into())),
             "POST" => {
                 let to = req.param("to")?;
@@ -402,8 +407,7 @@ impl Shared {
                     Answer { body: line.into_bytes().into(), ..Answer::from(LOG_SICK) }
                 }
             },
-            Route::Lesson(lesson, last_id) => {
-                let script = lessons::parse(lesson.text, &last_id).map_err(|_| NOT_FOUND)?; // a test parses them all
+            Route::Lesson(script) => {
                 let usual = |line: &&str| !line.split(':').take(1).any(|name| script.fields.contains(name));
                 let fields = STREAM_FIELDS.split_inclusive('\n').filter(usual).collect::<String>() + &script.fields;
                 if req.method == "HEAD" {
@@ -451,17 +455,6 @@ impl Shared {
     }
 }
 
-/// `GET /NAME`: the page for who prefers HTML, else the stream.
-fn listen(req: &Request, name: &str) -> Result<Route, Reject> {
-    if !is_lab(name) && req.quality("text", "html") > req.quality("text", "event-stream") {
-        return Ok(file(&pages::CHAT, VARY));
-    }
-    let from = place(req)?;
-    let seconds = |s: String| s.parse().ok().filter(|n| *n <= MAX_WAIT && !s.starts_with('+')).ok_or(WAIT);
-    let wait = req.param("wait")?.map(seconds).transpose()?.map(Duration::from_secs);
-    Ok(Route::Listen(name.into(), from, wait, None))
-}
-
 /// What a request's events are called, but for the data.
 fn named(req: &Request) -> Result<Event, Reject> {
     Event::default().named(req.param("event")?.unwrap_or_default())
@@ -486,7 +479,7 @@ fn last_id(req: &Request) -> Result<Vec<u8>, Reject> {
     if since.contains(char::is_control) {
         return Err(SINCE); // a lesson may say it again, and it must not become a line of its own
     }
-    // The field wins, as in `listen`.
+    // The field wins, as in `place`.
     Ok(req.bytes("last-event-id").filter(|id| !id.is_empty()).unwrap_or(since.as_bytes()).into())
 }
 

@@ -59,27 +59,6 @@ struct Out {
     closed: bool, // a Close frame was sent, behind which there is nothing (§5.5.1)
 }
 
-impl Out {
-    /// The write timeout is a heartbeat.
-    fn write(&mut self, mut frames: &[u8]) -> io::Result<()> {
-        let mut stalls = 0;
-        while !frames.is_empty() {
-            match self.trace.write(&self.stream, frames) {
-                Ok(n @ 1..) => {
-                    frames = frames.get(n..).unwrap_or_default();
-                    stalls = 0;
-                }
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) && stalls < UNANSWERED => {
-                    stalls += 1;
-                }
-                _ => return Err(ErrorKind::TimedOut.into()),
-            }
-        }
-        Ok(())
-    }
-}
-
 /// What the two threads share.
 #[derive(Debug)]
 struct Socket {
@@ -91,17 +70,32 @@ struct Socket {
 }
 
 impl Socket {
-    /// Sends whole frames, unless the connection is being closed.
-    fn send(&self, frames: &[u8], last: bool) -> io::Result<()> {
+    /// Sends whole frames, unless the connection is being closed. The write timeout is a heartbeat.
+    fn send(&self, mut frames: &[u8], last: bool) -> io::Result<()> {
         let out = &mut *lock(&self.out);
         if out.closed {
             return Err(ErrorKind::BrokenPipe.into());
         }
         out.closed = last;
-        out.write(frames).inspect_err(|_| {
-            out.closed = true; // half a frame may be out: what came behind it would be read as its other half
-            let _ = out.stream.shutdown(Shutdown::Both);
-        })
+        let mut stalls = 0;
+        while !frames.is_empty() {
+            match out.trace.write(&out.stream, frames) {
+                Ok(n @ 1..) => {
+                    frames = frames.get(n..).unwrap_or_default();
+                    stalls = 0;
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) && stalls < UNANSWERED => {
+                    stalls += 1;
+                }
+                _ => {
+                    out.closed = true; // half a frame may be out: what came behind it would be read as its other half
+                    let _ = out.stream.shutdown(Shutdown::Both);
+                    return Err(ErrorKind::TimedOut.into());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Says why it ends, once.
