@@ -446,10 +446,11 @@ impl Shared {
                 let events = events(req, template, body)?;
                 if let Some(address) = to {
                     self.hub.send_to(&name, &events, &address)?;
-                    return Ok(Reply::Answer(Answer::text("given to that reader; not kept\n")));
+                    Answer::text("given to that reader; not kept\n")
+                } else {
+                    let ids = self.hub.publish_but(&name, &events, except.as_deref())?;
+                    Answer::text(ids.iter().map(|id| format!("{id}\n")).collect::<String>())
                 }
-                let ids = self.hub.publish_but(&name, &events, except.as_deref())?;
-                Answer::text(ids.iter().map(|id| format!("{id}\n")).collect::<String>())
             }
         }))
     }
