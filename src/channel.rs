@@ -166,7 +166,7 @@ pub struct Opening {
     /// With this it gets a `Content-Length`, and ends at the first events, or after this time; else it goes on for ever.
     pub wait: Option<Duration>,
     /// What watches its bytes.
-    pub trace: Option<Box<Trace>>,
+    pub trace: Trace,
 }
 
 /// What a turn did.
@@ -535,7 +535,7 @@ impl Channel {
         }
         let age = config.max_age.filter(|_| wait.is_none());
         let expires = age.map(|age| now + jitter(millis(age), 10));
-        let more = (trace.is_some() || expires.is_some()).then(|| Box::new(More { trace, expires, ..More::default() }));
+        let more = (trace.watches() || expires.is_some()).then(|| Box::new(More { trace, expires, ..More::default() }));
         let mut sub = Subscriber { stream, pos, more, due: 0, key, stalls: 0, gone: None, shut: false, slot };
         let Some(wait) = wait else {
             sub.due = now + millis(config.heartbeat);

@@ -90,16 +90,16 @@ pub struct Connection {
     timeout: Duration, // the socket's, for reading
     /// Others wait for its place: it gets one answer, and little time.
     pub brief: bool,
-    fresh: bool,     // no request was read yet
     head_only: bool, // the request is a HEAD, whose answer has no body, not even a refusal (RFC 9110 §9.3.2)
     quiet: bool,
     peer: SocketAddr,
-    /// Method and target of the request that is being answered, for the request log; empty where it was not understood.
+    /// Method and target of the request that is being answered, for the request log; empty if it was not understood,
+    /// and before the first one.
     pub line: String,
     /// Field lines that go with every answer to it.
     pub cors: String,
     /// What watches its bytes.
-    pub trace: Option<Box<Trace>>,
+    pub trace: Trace,
 }
 
 impl Connection {
@@ -115,13 +115,12 @@ impl Connection {
             buf: Vec::new(),
             timeout: Duration::MAX,
             brief,
-            fresh: true,
             head_only: false,
             quiet,
             peer,
             line: String::new(),
             cors: String::new(),
-            trace: None,
+            trace: Trace::default(),
         })
     }
 
@@ -130,12 +129,12 @@ impl Connection {
     /// # Errors
     /// Where there is none, or it cannot be told where it ends.
     pub fn head(&mut self) -> Result<(Vec<u8>, Instant), Stop> {
-        self.line.clear();
         self.cors.clear();
-        self.trace.iter_mut().for_each(|trace| trace.untap());
-        if !std::mem::take(&mut self.fresh) && self.buf.is_empty() && !self.read(KEEP_ALIVE)? {
+        self.trace.tap = None;
+        if !self.line.is_empty() && self.buf.is_empty() && !self.read(KEEP_ALIVE)? {
             return Err(Stop::Close);
         }
+        self.line.clear();
         let deadline = Instant::now() + if self.brief { BRIEF_TIME } else { REQUEST_TIME };
         loop {
             while self.buf.starts_with(b"\r\n") {
@@ -187,7 +186,7 @@ impl Connection {
     /// Has a tap hear what is there of a body up to `end`: behind that in the buffer may stand the next request.
     fn hear(&mut self, from: usize, end: usize) {
         let bytes = self.buf.get(from..end.min(self.buf.len())).unwrap_or_default();
-        self.trace.iter_mut().for_each(|trace| trace.heard(bytes));
+        self.trace.heard(bytes);
     }
 
     /// Takes `n` bytes, which are there, from the front of the buffer.
@@ -227,8 +226,7 @@ impl Connection {
         self.buf.truncate(before + read.as_ref().map_or(0, |n| *n));
         match read {
             Ok(1..) => {
-                let read = self.buf.get(before..).unwrap_or_default();
-                self.trace.iter_mut().for_each(|trace| trace.received(read));
+                self.trace.received(self.buf.get(before..).unwrap_or_default());
                 Ok(true)
             }
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(false),
@@ -294,9 +292,7 @@ impl Connection {
 
 impl Write for Connection {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = self.stream.write(bytes)?;
-        self.trace.iter_mut().for_each(|trace| trace.sent(bytes.get(..taken).unwrap_or_default()));
-        Ok(taken)
+        self.trace.write(&self.stream, bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {

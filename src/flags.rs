@@ -160,10 +160,10 @@ fn count(text: &str) -> Told<usize> {
 
 fn size(text: &str) -> Told<usize> {
     let right = "a size from 1 to 1G: bytes, or a number with K, M or G";
-    let shift = match text.bytes().last().map(|b| b.to_ascii_uppercase()) {
-        Some(b'K') => 10,
-        Some(b'M') => 20,
-        Some(b'G') => 30,
+    let shift = match text.as_bytes() {
+        [.., b'K' | b'k'] => 10,
+        [.., b'M' | b'm'] => 20,
+        [.., b'G' | b'g'] => 30,
         _ => 0,
     };
     let digits = text.get(..text.len() - usize::from(shift > 0)).unwrap_or_default();
@@ -185,32 +185,32 @@ pub enum Command {
 /// # Errors
 /// One line for a person: what is wrong and what to do.
 pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<Command, String> {
-    let mut flags: Vec<(&str, &str)> = Vec::new(); // an option's name, its value
-    let mut args = args.iter();
+    let mut flags = Vec::new(); // an option's name, its value
+    let mut args = args.iter().map(String::as_str);
     while let Some(arg) = args.next() {
-        match arg.as_str() {
+        match arg {
             "-h" | "--help" => return Ok(Command::Print(help())),
             "-V" | "--version" => return Ok(Command::Print(format!("tincan {VERSION}\n"))),
             _ => {}
         }
-        let (word, value) = arg.split_once('=').map_or((arg.as_str(), None), |(w, v)| (w, Some(v)));
+        let (word, value) = arg.split_once('=').map_or((arg, None), |(w, v)| (w, Some(v)));
         let option = word.strip_prefix("--").and_then(|n| OPTIONS.iter().find(|o| o.0 == n));
         let Some((name, kind, ..)) = option else {
             let shown = if arg.contains("://") { "this".into() } else { format!("{arg:?}") }; // it may hold a password
             return Err(format!("{shown} is no option; `tincan --help` lists them"));
         };
-        let value = match (kind.is_empty(), value) {
-            (true, None) => "",
-            (true, Some(_)) => return Err(format!("{word} takes no value; write {word} alone")),
-            (false, Some(v)) => v,
-            (false, None) => args.next().ok_or_else(|| format!("{word} needs a value: {word} {kind}"))?,
+        let value = match value {
+            Some(_) if kind.is_empty() => return Err(format!("{word} takes no value; write {word} alone")),
+            Some(value) => value,
+            None if kind.is_empty() => "",
+            None => args.next().ok_or_else(|| format!("{word} needs a value: {word} {kind}"))?,
         };
         flags.push((name, value));
     }
     let mut config = Config::default();
     for (name, kind, _, set) in OPTIONS {
         let mut source = format!("--{name}");
-        let mut values: Vec<String> = flags.iter().filter(|f| f.0 == *name).map(|f| f.1.to_string()).collect();
+        let mut values: Vec<String> = flags.iter().filter(|f| f.0 == name).map(|f| f.1.to_string()).collect();
         if values.is_empty() {
             source = format!("TINCAN_{}", name.replace('-', "_").to_ascii_uppercase());
             let several = ["host", "allow-origin"].contains(name);

@@ -4,6 +4,14 @@
 //! (`trace.rs`): the page listens to both. `POST /lab/KEY` pulls the plug: the connections of that tap end at once, in the
 //! middle of whatever they were saying.
 //!
+//! ```text
+//! event: in
+//! data: {"connection":7,"at":1763654400123.456,"bytes":"GET /kitchen?tap=x HTTP/1.1\r\nHost: …"}
+//! ```
+//!
+//! `in` is what the client sent, `out` what it was sent, each as it was read or written; at last comes `end`. `at` is in
+//! milliseconds since 1970. In `bytes` each character stands for one byte, so that all of them survive JSON.
+//!
 //! Such a channel is kept in memory, and forgotten soon after the page has gone. Whoever knows the key can read along;
 //! the page draws it at random, and it stands in no list.
 //!
@@ -14,24 +22,48 @@ use crate::event::Event;
 use crate::hub::Hub;
 use crate::reject::{CONNECTIONS, Reject};
 use crate::subscriber::Slot;
-use crate::trace::{Hear, Tap};
+use crate::trace::Tap;
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The channels of a tap: where its events go, and what ends with it.
+/// A tap: the number of its connection, where its events go, and what ends with it.
 #[derive(Debug)]
 struct Line {
+    connection: u64,
     hub: Arc<Hub>,
     channel: Arc<Channel>,
     _plug: Arc<TcpStream>,
     _slot: Slot,
 }
 
-impl Hear for Line {
-    fn hear(&self, name: &str, data: String) {
+impl Tap for Line {
+    fn tell(&self, name: &str, bytes: &[u8]) {
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
+        let mut data = format!("{{\"connection\":{},\"at\":{}.{:03}", self.connection, at / 1000, at % 1000);
+        if !bytes.is_empty() {
+            data += ",\"bytes\":\"";
+            for &byte in bytes {
+                match byte {
+                    b'\r' => data += "\\r",
+                    b'\n' => data += "\\n",
+                    b'"' | b'\\' => data.extend(['\\', byte.into()]),
+                    b' '..=b'~' => data.push(byte.into()),
+                    _ => data += &format!("\\u{byte:04x}"),
+                }
+            }
+            data.push('"');
+        }
+        data.push('}');
         if let Ok(event) = Event::new(data).named(name) {
             self.hub.tell(&self.channel, &event);
         }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.tell("end", b"");
     }
 }
 
@@ -50,7 +82,7 @@ impl Lab {
     ///
     /// # Errors
     /// Where there are too many connections or channels.
-    pub fn tap(&self, hub: &Arc<Hub>, most: usize, key: &str, stream: &TcpStream) -> Result<Tap, Reject> {
+    pub fn tap(&self, hub: &Arc<Hub>, most: usize, key: &str, stream: &TcpStream) -> Result<Box<dyn Tap>, Reject> {
         let (slot, number) = hub.connect();
         let plug = stream.try_clone().ok().filter(|_| number <= most).map(Arc::new).ok_or(CONNECTIONS)?;
         let channel = hub.channel(&format!("lab/{key}"))?;
@@ -58,8 +90,7 @@ impl Lab {
         taps.count += 1;
         taps.plugs.retain(|(_, plug)| plug.strong_count() > 0);
         taps.plugs.push((key.into(), Arc::downgrade(&plug)));
-        let line = Line { hub: hub.clone(), channel, _plug: plug, _slot: slot };
-        Ok(Tap { connection: taps.count, to: Box::new(line) })
+        Ok(Box::new(Line { connection: taps.count, hub: hub.clone(), channel, _plug: plug, _slot: slot }))
     }
 
     /// Pulls the plug of the connections of this key. Returns how many there were.

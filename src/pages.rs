@@ -17,27 +17,25 @@ macro_rules! file {
     };
 }
 
+macro_rules! files {
+    ($($kind:literal: [$($name:literal)*])*) => {
+        &[$($(file!($name, $kind),)*)*]
+    };
+}
+
 /// The chat page.
 pub const CHAT: File = file!("chat.html", "text/html; charset=utf-8");
 
 /// The wire lab.
 pub const LAB: File = file!("lab.html", "text/html; charset=utf-8");
 
-/// What the pages load.
-pub const ASSETS: &[File] = &[
-    file!("page.css", "text/css; charset=utf-8"),
-    file!("chat.css", "text/css; charset=utf-8"),
-    file!("chat.js", "text/javascript; charset=utf-8"),
-    file!("lab.css", "text/css; charset=utf-8"),
-    file!("lab.js", "text/javascript; charset=utf-8"),
-    file!("ways.css", "text/css; charset=utf-8"),
-    file!("ways.js", "text/javascript; charset=utf-8"),
-    file!("words.js", "text/javascript; charset=utf-8"),
-    file!("copy.js", "text/javascript; charset=utf-8"),
-    file!("eventsource.js", "text/javascript; charset=utf-8"),
-    file!("icon.svg", "image/svg+xml"),
-    file!("shared.js", "text/javascript; charset=utf-8"),
-];
+/// What the pages load, by media type.
+pub const ASSETS: &[File] = files! {
+    "text/css; charset=utf-8": ["page.css" "chat.css" "lab.css" "ways.css"]
+    "text/javascript; charset=utf-8":
+        ["chat.js" "lab.js" "ways.js" "words.js" "copy.js" "eventsource.js" "shared.js"]
+    "image/svg+xml": ["icon.svg"]
+};
 
 /// Pages load nothing but their own files, run nothing inline, and stand in no frame (W3C Content Security Policy 3).
 /// `connect-src 'self'` covers WebSockets to this server (§6.7.2.8; Chromium since 71, Safari since 16, Firefox before

@@ -11,7 +11,7 @@
 //! descriptors.
 //! Deliberately absent: TLS, compression, a shutdown. The process can be killed at any time.
 
-use crate::channel::{Channel, Opening, jitter};
+use crate::channel::{Channel, Opening, jitter, lock};
 use crate::connection::{Answer, Connection, Stop};
 use crate::event::{self, Event};
 use crate::flags::Config;
@@ -20,14 +20,14 @@ use crate::http::{self, Request};
 use crate::hub::{Hub, is_channel, is_lab, start};
 use crate::id::Id;
 use crate::lab::Lab;
-use crate::lessons::{self, Lesson, PLAYERS};
+use crate::lessons::{self, PLAYERS, Script};
 use crate::limits::{self, Shares};
 use crate::listener::{cannot_listen, first, listen_on};
 use crate::log::From;
 use crate::pages::{self, File};
 use crate::reject::*;
 use crate::subscriber::Slot;
-use crate::trace::Tracer;
+use crate::trace::{Trace, Tracer};
 use crate::websocket::{self, Accepted};
 use crate::ws;
 use std::io::{self, Write};
@@ -56,13 +56,14 @@ const VARY: &str = "Vary: Accept\r\n";
 const STREAM_FIELDS: &str =
     "Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\nVary: Accept\r\n";
 
-/// A bound server, and who was there before it.
+/// A bound server.
 #[derive(Debug)]
-pub struct Server(Arc<Shared>, Option<(TcpStream, SocketAddr)>);
+pub struct Server(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     listener: TcpListener,
+    early: Mutex<Option<(TcpStream, SocketAddr)>>, // who was there before it
     hub: Arc<Hub>,
     tokens: Tokens,
     tracer: Option<Tracer>,
@@ -92,6 +93,7 @@ impl Server {
         let early = first(&listener).map_err(told)?; // last, so that a start that fails takes no client with it
         let shared = Shared {
             listener,
+            early: Mutex::new(early),
             hub,
             tokens,
             tracer,
@@ -101,7 +103,7 @@ impl Server {
             players: Arc::default(),
             waited: Mutex::new((Instant::now(), Duration::ZERO)),
         };
-        Ok(Server(Arc::new(shared), early))
+        Ok(Server(Arc::new(shared)))
     }
 
     /// What this process can hold, on one line; and, a line each, what its owner may not expect.
@@ -111,11 +113,12 @@ impl Server {
         let of = descriptors.map_or(String::new(), |n| format!(" ({n} descriptors)"));
         let wish = config.max_connections;
         let channels = config.max_channels;
+        let history = config.history as u64;
         let (place, name, option, need) = match config.data {
-            Some(_) => ("on the disk", "Max file size", "-f", config.history / 2),
-            None => ("in memory", "Max address space", "-v", channels.saturating_mul(config.history)),
+            Some(_) => ("on the disk", "Max file size", "-f", history / 2),
+            None => ("in memory", "Max address space", "-v", history.saturating_mul(channels as u64)),
         };
-        let each = bytes(config.history as u64);
+        let each = bytes(history);
         let mut notes =
             vec![format!("limits: {connections} connections{of}; {channels} channels of up to {each}, {place}")];
         if connections < wish {
@@ -128,7 +131,6 @@ impl Server {
                 "warning: there are descriptors for {logs} channels in use at a time; raise `ulimit -n`"
             ));
         }
-        let need = need as u64;
         if let Some(limit) = limits::soft(name).filter(|limit| *limit <= need) {
             let limit = bytes(limit);
             let need = bytes(need);
@@ -156,15 +158,10 @@ impl Server {
 
     /// Serves for ever.
     pub fn run(self) -> ! {
-        let Server(shared, early) = self;
-        shared.hub.follow();
-        if let Some((stream, peer)) = early {
-            let shared = shared.clone();
-            drop(start("connection", Box::new(move || shared.serve(stream, peer, false))));
-        }
+        self.0.hub.follow();
         loop {
-            shared.idle.fetch_add(1, SeqCst);
-            shared.work(true);
+            self.0.idle.fetch_add(1, SeqCst);
+            self.0.work(true);
         }
     }
 }
@@ -179,9 +176,8 @@ enum Route {
     /// It is told from the head alone.
     Page(Answer),
     Health,
-    Metrics(Option<String>),
-    /// A lesson, and the last event ID that the client brings.
-    Lesson(&'static Lesson, Vec<u8>),
+    /// A lesson for this client.
+    Lesson(Script),
     /// The channel, where to begin, `?wait=`, and the handshake of a WebSocket.
     Listen(String, From, Option<Duration>, Option<Accepted>),
     /// The channel, what the events are called, and the addresses of `?to=` and `?except=`.
@@ -200,15 +196,15 @@ enum Reply {
 }
 
 /// A page, which is asked for again each time; and the field lines that it needs.
-fn page(mut answer: Answer, fields: &[&str]) -> Route {
+fn page(mut answer: Answer, fields: &str) -> Route {
     answer.fields += "Cache-Control: no-cache\r\n";
-    answer.fields.extend(fields.iter().copied());
+    answer.fields += fields;
     Route::Page(answer)
 }
 
 /// A file of a page; and the `Vary` field line that its path asks for.
 fn file(file: &File, vary: &str) -> Route {
-    page(Answer::new(file.kind, file.bytes), &[pages::POLICY, vary])
+    page(Answer::new(file.kind, file.bytes), &[pages::POLICY, vary].concat())
 }
 
 impl Shared {
@@ -216,7 +212,8 @@ impl Shared {
     /// in `idle` when it comes here, so that nobody starts another for the time until it runs.
     fn work(self: &Arc<Self>, forever: bool) {
         loop {
-            let accepted = self.listener.accept();
+            let early = lock(&self.early).take();
+            let accepted = early.map_or_else(|| self.listener.accept(), Ok);
             if let Ok((stream, _)) = &accepted
                 && self.idle.load(SeqCst) == 1
             {
@@ -262,12 +259,12 @@ impl Shared {
     fn serve(&self, stream: TcpStream, peer: SocketAddr, alone: bool) {
         let (slot, number) = self.hub.connect();
         let most = self.shares.connections;
-        if number > most.saturating_add(self.shares.spill) {
+        if number > most + self.shares.spill {
             return;
         }
         let full = number > most;
         let Ok(mut connection) = Connection::new(stream, peer, self.hub.config().quiet, full || alone) else { return };
-        connection.trace = self.tracer.as_ref().map(|tracer| Box::new(tracer.trace()));
+        connection.trace = self.tracer.as_ref().map(Tracer::trace).unwrap_or_default();
         loop {
             match self.request(&mut connection, full) {
                 Ok(None) => {}
@@ -288,20 +285,13 @@ impl Shared {
         let req = Request::parse(&head)?;
         connection.line = format!("{} {}", req.method, req.target);
         connection.cors = gate::cors(self.hub.config(), &req);
-        let route = match if full { Err(CONNECTIONS) } else { self.route(&req, &head, connection) } {
-            Ok(Route::Lesson(..)) if connection.brief => Err(PLAYING), // others wait for this thread
-            Ok(Route::Listen(.., Some(_))) if connection.brief => Err(CONNECTIONS),
-            route => route,
-        };
+        let route = if full { Err(CONNECTIONS) } else { self.route(&req, &head, connection) };
         // Who waits for 100 Continue keeps its body to itself where it is not wanted.
         let route = if req.expects { Ok(route?) } else { route };
         let body = connection.body(&req, self.hub.config().max_body, deadline)?;
         let answer = match route.and_then(|route| self.answer(&req, route, body, connection)) {
             Ok(Reply::Answer(answer)) => answer,
-            Ok(Reply::Stream(channel, opening)) => {
-                connection.note(200);
-                return Ok(Some((channel, opening)));
-            }
+            Ok(Reply::Stream(channel, opening)) => return Ok(Some((channel, opening))),
             Ok(Reply::Given) => return Err(Stop::Close),
             // A status other than 200 makes EventSource give up for ever (WHATWG HTML, "Processing model").
             Err(r) if (r.status == 503 || r == LOG_UNREADABLE) && req.method == "GET" && req.is_event_source() => {
@@ -313,11 +303,12 @@ impl Shared {
             }
             Err(r) => r.into(),
         };
-        let keep = req.keep_alive() && !connection.brief;
-        let kept = if req.minor == 0 { "Connection: keep-alive\r\n" } else { "" };
-        let option = if keep { kept } else { "Connection: close\r\n" };
-        connection.send(&answer, option)?;
-        if keep { Ok(None) } else { Err(Stop::Close) }
+        if connection.brief || !req.keep_alive() {
+            connection.send(&answer, "Connection: close\r\n")?;
+            return Err(Stop::Close);
+        }
+        connection.send(&answer, if req.minor == 0 { "Connection: keep-alive\r\n" } else { "" })?;
+        Ok(None)
     }
 
     /// Who may, and what is asked for. Needs the head alone, so that a refusal comes before the body.
@@ -325,8 +316,7 @@ impl Shared {
         if req.authority.is_some_and(|a| gate::misdirected(self.hub.config(), a)) {
             return Err(MISDIRECTED);
         }
-        let handshake = ws::handshake(req);
-        if (req.method == "POST" || handshake != Ok(None)) && gate::cross_site(self.hub.config(), req) {
+        if (req.method == "POST" || ws::handshake(req) != Ok(None)) && gate::cross_site(self.hub.config(), req) {
             return Err(CROSS_SITE);
         }
         self.tokens.check(req)?;
@@ -335,46 +325,67 @@ impl Shared {
                 return Err(TAP);
             }
             let tap = self.lab.tap(&self.hub, self.shares.connections, &key, &connection.stream)?;
-            connection.trace.get_or_insert_default().tap(tap, head);
+            connection.trace.tap(tap, head);
         }
         let lesson = |path: &str| path.strip_prefix("/lessons/").and_then(lessons::find);
-        let page = match req.path.as_str() {
-            "/" => Some(file(&pages::CHAT, "")),
-            "/lab" => Some(file(&pages::LAB, "")),
-            "/health" => Some(Route::Health),
-            "/metrics" => Some(Route::Metrics(req.param("channel")?)),
-            "/lessons" => Some(page(Answer::text(lessons::list()), &[])),
-            path => match (lesson(path), path.strip_suffix(".txt").and_then(lesson)) {
-                (Some(lesson), _) => Some(Route::Lesson(lesson, last_id(req)?)),
-                (_, Some(lesson)) => Some(page(Answer::text(lesson.text), &[])),
-                _ => pages::ASSETS.iter().find(|f| path.strip_prefix("/assets/") == Some(f.name)).map(|f| file(f, "")),
-            },
+        let asset = |path: &str| pages::ASSETS.iter().find(|file| path.strip_prefix("/assets/") == Some(file.name));
+        let route = match req.path.as_str() {
+            "*" => return Ok(Route::Page(Answer::empty(204, ALLOW_CHANNEL))), // an OPTIONS
+            "/" => file(&pages::CHAT, ""),
+            "/lab" => file(&pages::LAB, ""),
+            "/health" => Route::Health,
+            "/metrics" => {
+                let metrics = self.hub.metrics(req.param("channel")?.as_deref());
+                Route::Page(Answer::new("text/plain; version=0.0.4; charset=utf-8", metrics.into_bytes()))
+            }
+            "/lessons" => page(Answer::text(lessons::list()), ""),
+            path if let Some(lesson) = lesson(path) => {
+                // A test parses them all.
+                Route::Lesson(lessons::parse(lesson.text, &last_id(req)?).map_err(|_| NOT_FOUND)?)
+            }
+            path if let Some(lesson) = path.strip_suffix(".txt").and_then(lesson) => {
+                page(Answer::text(lesson.text), "")
+            }
+            path if let Some(asset) = asset(path) => file(asset, ""),
+            _ => return self.to_channel(req, connection.brief),
         };
-        let channel = req.path.strip_prefix('/').filter(|name| is_channel(name) || is_lab(name));
-        if let Some(name) = channel
-            && !is_lab(name)
-            && let Some(ws::Handshake { fields, event_stream }) = handshake?
+        match req.method {
+            "OPTIONS" => Ok(Route::Page(Answer::empty(204, ALLOW_PAGE))),
+            "GET" | "HEAD" if connection.brief && matches!(route, Route::Lesson(..)) => Err(PLAYING), // others wait
+            "GET" | "HEAD" => Ok(route),
+            _ => Err(PAGE_METHOD),
+        }
+    }
+
+    /// What is asked of a channel. If it is `brief`, others wait for this thread.
+    fn to_channel(&self, req: &Request, brief: bool) -> Result<Route, Reject> {
+        let name = req.path.strip_prefix('/').filter(|name| is_channel(name) || is_lab(name)).ok_or(NOT_FOUND)?;
+        if !is_lab(name)
+            && let Some(handshake) = ws::handshake(req)?
         {
             let accepted = Accepted {
-                head: http::head(101, &[&fields, "\r\n"]),
-                blocks: event_stream,
+                head: http::head(101, &[&handshake.fields, "\r\n"]),
+                blocks: handshake.event_stream,
                 may_publish: self.tokens.may(req, "POST"),
                 name: name.into(),
                 template: named(req)?,
             };
-            return Ok(Route::Listen(name.into(), place(req)?, None, Some(accepted)));
+            let route = Route::Listen(name.into(), place(req)?, None, Some(accepted));
+            return if brief { Err(CONNECTIONS) } else { Ok(route) };
         }
-        match (req.method, page, channel) {
-            ("OPTIONS", Some(_), _) => Ok(Route::Page(Answer::empty(204, ALLOW_PAGE))),
-            ("OPTIONS", _, channel) if channel.is_some() || req.path == "*" => {
-                Ok(Route::Page(Answer::empty(204, ALLOW_CHANNEL)))
+        match req.method {
+            "OPTIONS" => Ok(Route::Page(Answer::empty(204, ALLOW_CHANNEL))),
+            "GET" | "HEAD" if !is_lab(name) && req.quality("text", "html") > req.quality("text", "event-stream") => {
+                Ok(file(&pages::CHAT, VARY)) // for who prefers it
             }
-            ("GET" | "HEAD", Some(page), _) => Ok(page),
-            ("GET" | "HEAD", _, Some(name)) => listen(req, name),
-            ("POST", _, Some(name)) => {
-                if let Some(key) = name.strip_prefix("lab/") {
-                    return Ok(Route::Cut(key.into()));
-                }
+            "GET" | "HEAD" => {
+                let from = place(req)?;
+                let seconds = |s: String| s.parse().ok().filter(|n| *n <= MAX_WAIT && !s.starts_with('+')).ok_or(WAIT);
+                let wait = req.param("wait")?.map(seconds).transpose()?.map(Duration::from_secs);
+                Ok(Route::Listen(name.into(), from, wait, None))
+            }
+            "POST" if let Some(key) = name.strip_prefix("lab/") => Ok(Route::Cut(key.into())),
+            "POST" => {
                 let to = req.param("to")?;
                 let except = req.param("except")?;
                 if to.is_some() && except.is_some() {
@@ -382,9 +393,7 @@ impl Shared {
                 }
                 Ok(Route::Publish(name.into(), named(req)?, to, except))
             }
-            (_, Some(_), _) => Err(PAGE_METHOD),
-            (_, _, Some(_)) => Err(CHANNEL_METHOD),
-            _ => Err(NOT_FOUND),
+            _ => Err(CHANNEL_METHOD),
         }
     }
 
@@ -398,14 +407,9 @@ impl Shared {
                     Answer { body: line.into_bytes().into(), ..Answer::from(LOG_SICK) }
                 }
             },
-            Route::Metrics(only) => {
-                Answer::new("text/plain; version=0.0.4; charset=utf-8", self.hub.metrics(only.as_deref()).into_bytes())
-            }
-            Route::Lesson(lesson, last_id) => {
-                let script = lessons::parse(lesson.text, &last_id).map_err(|_| NOT_FOUND)?; // a test parses them all
-                let usual = STREAM_FIELDS.split_inclusive('\n');
-                let usual = usual.filter(|line| !line.split(':').take(1).any(|name| script.fields.contains(name)));
-                let fields = usual.collect::<String>() + &script.fields;
+            Route::Lesson(script) => {
+                let usual = |line: &&str| !line.split(':').take(1).any(|name| script.fields.contains(name));
+                let fields = STREAM_FIELDS.split_inclusive('\n').filter(usual).collect::<String>() + &script.fields;
                 if req.method == "HEAD" {
                     return Ok(Reply::Answer(Answer::empty(script.status, fields)));
                 }
@@ -426,10 +430,11 @@ impl Shared {
             Route::Listen(name, from, wait, accepted) => {
                 let channel = self.hub.channel_from(&name, &from)?;
                 let place = channel.place(&from)?;
-                let mut opening = Opening { head: String::new(), from, place, wait, trace: None };
+                let mut opening = Opening { head: String::new(), from, place, wait, trace: Trace::default() };
                 let Some(accepted) = accepted else {
                     let end = if wait.is_none() { "Connection: close\r\n\r\n" } else { "Connection: close\r\n" };
                     opening.head = http::head(200, &[STREAM_FIELDS, &connection.cors, end]);
+                    connection.note(200);
                     return Ok(Reply::Stream(channel, opening));
                 };
                 match websocket::serve(connection, &self.hub, &channel, opening, accepted, self.shares.connections) {
@@ -441,24 +446,14 @@ impl Shared {
                 let events = events(req, template, body)?;
                 if let Some(address) = to {
                     self.hub.send_to(&name, &events, &address)?;
-                    return Ok(Reply::Answer(Answer::text("given to that reader; not kept\n")));
+                    Answer::text("given to that reader; not kept\n")
+                } else {
+                    let ids = self.hub.publish_but(&name, &events, except.as_deref())?;
+                    Answer::text(ids.iter().map(|id| format!("{id}\n")).collect::<String>())
                 }
-                let ids = self.hub.publish_but(&name, &events, except.as_deref())?;
-                Answer::text(ids.iter().fold(String::new(), |out, id| out + &id.to_string() + "\n"))
             }
         }))
     }
-}
-
-/// `GET /NAME`: the page for who prefers HTML, else the stream.
-fn listen(req: &Request, name: &str) -> Result<Route, Reject> {
-    if !is_lab(name) && req.quality("text", "html") > req.quality("text", "event-stream") {
-        return Ok(file(&pages::CHAT, VARY));
-    }
-    let from = place(req)?;
-    let seconds = |s: String| s.parse().ok().filter(|n| *n <= MAX_WAIT && !s.starts_with('+')).ok_or(WAIT);
-    let wait = req.param("wait")?.map(seconds).transpose()?.map(Duration::from_secs);
-    Ok(Route::Listen(name.into(), from, wait, None))
 }
 
 /// What a request's events are called, but for the data.
@@ -485,7 +480,7 @@ fn last_id(req: &Request) -> Result<Vec<u8>, Reject> {
     if since.contains(char::is_control) {
         return Err(SINCE); // a lesson may say it again, and it must not become a line of its own
     }
-    // The field wins, as in `listen`.
+    // The field wins, as in `place`.
     Ok(req.bytes("last-event-id").filter(|id| !id.is_empty()).unwrap_or(since.as_bytes()).into())
 }
 

@@ -56,7 +56,7 @@ pub struct More {
     /// None: a stream without an end.
     pub poll: Option<Poll>,
     /// What watches its bytes.
-    pub trace: Option<Box<Trace>>,
+    pub trace: Trace,
     /// When to end it (`--max-age`).
     pub expires: Option<u64>,
     /// What is not for it, by the positions in the log: in their order, and all of it still to come.
@@ -135,13 +135,10 @@ impl Subscriber {
     /// # Errors
     /// As the socket has them.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = self.stream.write(bytes)?;
-        if let Some(more) = &mut self.more
-            && let Some(trace) = &mut more.trace
-        {
-            trace.sent(bytes.get(..taken).unwrap_or_default());
+        match &mut self.more {
+            None => self.stream.write(bytes),
+            Some(more) => more.trace.write(&self.stream, bytes),
         }
-        Ok(taken)
     }
 
     /// Where it ends.

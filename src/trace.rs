@@ -1,13 +1,5 @@
 //! What watches a connection's bytes, in and out: `--trace` shows them to who runs the server (`explain.rs`), and a *tap*
-//! makes events of them, which the lab page shows.
-//!
-//! ```text
-//! event: in
-//! data: {"connection":7,"at":1763654400123.456,"bytes":"GET /kitchen?tap=x HTTP/1.1\r\nHost: …"}
-//! ```
-//!
-//! `in` is what the client sent, `out` what it was sent, each as it was read or written; at last comes `end`. `at` is in
-//! milliseconds since 1970. In `bytes` each character stands for one byte, so that all of them survive JSON.
+//! makes events of them (`lab.rs`), which the lab page shows.
 //!
 //! Limits: `PIECE`. No credentials: the value of a field that carries them is masked.
 //! Shortcut: with `--trace`, a standard error that nobody reads holds everything up.
@@ -17,55 +9,18 @@ use crate::report::report;
 use crate::secrets::{Secrets, is_credential};
 use std::env::var_os;
 use std::fmt::Debug;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Limit: bytes in one event of a tap.
+/// Limit: bytes that a tap is told at a time.
 const PIECE: usize = 4096;
 
-/// Who hears of a tapped connection.
-pub trait Hear: Debug + Send {
-    /// An event of this name and data.
-    fn hear(&self, name: &str, data: String);
-}
-
-/// Tells of one connection.
-#[derive(Debug)]
-pub struct Tap {
-    /// Its number.
-    pub connection: u64,
-    /// Whom.
-    pub to: Box<dyn Hear>,
-}
-
-impl Tap {
-    fn tell(&self, name: &str, bytes: &[u8]) {
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
-        let mut data = format!("{{\"connection\":{},\"at\":{}.{:03}", self.connection, at / 1000, at % 1000);
-        if !bytes.is_empty() {
-            data += ",\"bytes\":\"";
-            for &byte in bytes {
-                match byte {
-                    b'\r' => data += "\\r",
-                    b'\n' => data += "\\n",
-                    b'"' | b'\\' => data.extend(['\\', byte.into()]),
-                    b' '..=b'~' => data.push(byte.into()),
-                    _ => data += &format!("\\u{byte:04x}"),
-                }
-            }
-            data.push('"');
-        }
-        data.push('}');
-        self.to.hear(name, data);
-    }
-}
-
-impl Drop for Tap {
-    fn drop(&mut self) {
-        self.tell("end", b"");
-    }
+/// Hears what is said on one connection.
+pub trait Tap: Debug + Send {
+    /// `in` is what the client sent, `out` what it was sent, each as it was read or written.
+    fn tell(&self, name: &str, bytes: &[u8]);
 }
 
 /// `--trace`: numbers connections, and has each of them explained on standard error.
@@ -87,15 +42,17 @@ impl Tracer {
     /// For the next connection.
     pub fn trace(&self) -> Trace {
         let number = self.count.fetch_add(1, Relaxed);
-        Trace { tap: None, explainer: Some(Explainer::new(number, self.color, self.secrets.clone())) }
+        let explainer = Explainer::new(number, self.color, self.secrets.clone());
+        Trace { tap: None, explainer: Some(Box::new(explainer)) }
     }
 }
 
-/// What watches a connection.
+/// What watches a connection; by default, nothing does.
 #[derive(Debug, Default)]
 pub struct Trace {
-    tap: Option<Tap>,
-    explainer: Option<Explainer>,
+    /// A tap, for as long as the connection's requests are its.
+    pub tap: Option<Box<dyn Tap>>,
+    explainer: Option<Box<Explainer>>,
 }
 
 impl Drop for Trace {
@@ -105,14 +62,14 @@ impl Drop for Trace {
 }
 
 impl Trace {
-    /// A tap, from a request on of which the head was read.
-    pub fn tap(&mut self, tap: Tap, head: &[u8]) {
-        self.tap.insert(tap).tell("in", &masked(head));
+    /// Whether anything watches.
+    pub fn watches(&self) -> bool {
+        self.tap.is_some() || self.explainer.is_some()
     }
 
-    /// The next request is not of the tap.
-    pub fn untap(&mut self) {
-        self.tap = None;
+    /// Has a tap, from a request on of which the head was read.
+    pub fn tap(&mut self, tap: Box<dyn Tap>, head: &[u8]) {
+        self.tap.insert(tap).tell("in", &masked(head));
     }
 
     /// The client sent this.
@@ -125,15 +82,21 @@ impl Trace {
         self.told("in", bytes);
     }
 
-    /// The client was sent this.
-    pub fn sent(&mut self, bytes: &[u8]) {
-        self.explain(|explainer| explainer.sent(bytes));
-        self.told("out", bytes);
+    /// Sends the client this; returns how many bytes the socket took.
+    ///
+    /// # Errors
+    /// As the socket has them.
+    pub fn write(&mut self, mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+        let taken = stream.write(bytes)?;
+        let sent = bytes.get(..taken).unwrap_or_default();
+        self.explain(|explainer| explainer.sent(sent));
+        self.told("out", sent);
+        Ok(taken)
     }
 
     /// Shows whole lines together, so that those of several connections do not mix.
     fn explain(&mut self, lines: impl FnOnce(&mut Explainer) -> String) {
-        if let Some(lines) = self.explainer.as_mut().map(lines).filter(|lines| !lines.is_empty()) {
+        if let Some(lines) = self.explainer.as_deref_mut().map(lines).filter(|lines| !lines.is_empty()) {
             report(lines);
         }
     }

@@ -19,7 +19,8 @@ use crate::reject::{CONNECTIONS, PUBLISH_TOKEN, Reject};
 use crate::subscriber::Slot;
 use crate::trace::Trace;
 use crate::ws::{self, Parser, Received};
-use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind};
+use std::mem::take;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -54,31 +55,8 @@ pub struct Accepted {
 #[derive(Debug)]
 struct Out {
     stream: TcpStream,
-    trace: Option<Box<Trace>>,
+    trace: Trace,
     closed: bool, // a Close frame was sent, behind which there is nothing (§5.5.1)
-}
-
-impl Out {
-    /// The write timeout is a heartbeat.
-    fn write(&mut self, mut frames: &[u8]) -> io::Result<()> {
-        let mut stalls = 0;
-        while !frames.is_empty() {
-            match self.stream.write(frames) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(n) => {
-                    let sent = frames.split_off(..n).unwrap_or_default();
-                    self.trace.iter_mut().for_each(|trace| trace.sent(sent));
-                    stalls = 0;
-                }
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) && stalls < UNANSWERED => {
-                    stalls += 1;
-                }
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
-    }
 }
 
 /// What the two threads share.
@@ -92,17 +70,32 @@ struct Socket {
 }
 
 impl Socket {
-    /// Sends whole frames, unless the connection is being closed.
-    fn send(&self, frames: &[u8], last: bool) -> io::Result<()> {
+    /// Sends whole frames, unless the connection is being closed. The write timeout is a heartbeat.
+    fn send(&self, mut frames: &[u8], last: bool) -> io::Result<()> {
         let out = &mut *lock(&self.out);
         if out.closed {
             return Err(ErrorKind::BrokenPipe.into());
         }
         out.closed = last;
-        out.write(frames).inspect_err(|_| {
-            out.closed = true; // half a frame may be out: what came behind it would be read as its other half
-            let _ = out.stream.shutdown(Shutdown::Both);
-        })
+        let mut stalls = 0;
+        while !frames.is_empty() {
+            match out.trace.write(&out.stream, frames) {
+                Ok(n @ 1..) => {
+                    frames = frames.get(n..).unwrap_or_default();
+                    stalls = 0;
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) && stalls < UNANSWERED => {
+                    stalls += 1;
+                }
+                _ => {
+                    out.closed = true; // half a frame may be out: what came behind it would be read as its other half
+                    let _ = out.stream.shutdown(Shutdown::Both);
+                    return Err(ErrorKind::TimedOut.into());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Says why it ends, once.
@@ -161,9 +154,10 @@ impl Socket {
         &self, connection: &mut Connection, hub: &Hub, accepted: &Accepted,
     ) -> Result<(), (Option<u16>, &'static str)> {
         let mut parser = Parser::new(hub.config().max_body);
-        let traced = lock(&self.out).trace.is_some();
+        let traced = lock(&self.out).trace.watches();
         while let Ok((bytes, early)) = connection.receive() {
-            if traced && let Some(trace) = &mut lock(&self.out).trace {
+            if traced {
+                let trace = &mut lock(&self.out).trace;
                 if !early {
                     trace.received(&bytes);
                 }
@@ -210,7 +204,7 @@ pub fn serve(
     let pair = UnixStream::pair().ok().filter(|_| number <= most);
     let ((inner, theirs), stream) = pair.zip(connection.stream.try_clone().ok()).ok_or(CONNECTIONS)?;
     let socket = Arc::new(Socket {
-        out: Mutex::new(Out { stream, trace: connection.trace.take(), closed: false }),
+        out: Mutex::new(Out { stream, trace: take(&mut connection.trace), closed: false }),
         inner,
         unanswered: AtomicU32::new(0),
         ended: AtomicBool::new(false),
