@@ -292,8 +292,7 @@ impl Way {
     /// What follows a head (RFC 9112 §6.3).
     fn follows(&mut self) -> String {
         let head = take(&mut self.head);
-        let stream;
-        (stream, self.next) = if self.client {
+        let stream = if self.client {
             self.heads.push_back(head.starts_with(b"HEAD "));
             match http::head_end(&head).and_then(|_| Request::parse(&head)) {
                 Err(reject) => {
@@ -301,29 +300,29 @@ impl Way {
                     return format!("end of the head; refused by {}", reject.rule);
                 }
                 Ok(req) => {
-                    let next = match req.framing {
+                    self.next = match req.framing {
                         Framing::Chunked => Next::Size,
                         Framing::Length(0) if req.bytes("sec-websocket-key").is_some() => Next::Held,
                         Framing::Length(n) => Next::Body(Some(n)),
                     };
-                    (req.field("content-type").is_some_and(is_stream), next)
+                    req.field("content-type").is_some_and(is_stream)
                 }
             }
         } else {
             let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
             let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
             let status = head.split_whitespace().nth(1).unwrap_or_default();
-            let asked = if status == "100" { None } else { self.heads.pop_front() };
-            let next = match status {
+            // Each answer but an interim one is that to the next request.
+            let bodiless = status == "100" || self.heads.pop_front() == Some(true) || status == "204";
+            self.next = match status {
                 "101" => {
                     self.blocks = field("sec-websocket-protocol:") == Some(SUBPROTOCOL_NAME);
                     Next::Frames
                 }
-                "100" | "204" => Next::Body(Some(0)),
-                _ if asked == Some(true) => Next::Body(Some(0)),
+                _ if bodiless => Next::Body(Some(0)),
                 _ => Next::Body(field("content-length:").and_then(|n| n.parse().ok())),
             };
-            (status == "200" && field("content-type:").is_some_and(is_stream), next)
+            status == "200" && field("content-type:").is_some_and(is_stream)
         };
         self.stream = stream.then(Stream::default);
         match self.next {

@@ -49,16 +49,21 @@ pub fn key(name: &str) -> String {
 
 /// The greatest id below this one.
 pub fn below(id: Id) -> Id {
-    match id.seq.checked_sub(1) {
-        Some(seq) => Id { seq, ..id },
-        None => id.epoch.checked_sub(1).map_or(id, |epoch| Id { epoch, seq: u64::MAX }),
-    }
+    from_number(number(id).saturating_sub(1))
 }
 
 /// The least id above this one.
 pub fn above(id: Id) -> Id {
-    let next = Id { epoch: id.epoch.saturating_add(1), seq: 0 };
-    id.seq.checked_add(1).map_or(next, |seq| Id { seq, ..id })
+    from_number(number(id).saturating_add(1))
+}
+
+/// Ids as numbers: in the same order, with none between two.
+fn number(id: Id) -> u128 {
+    u128::from(id.epoch) << 64 | u128::from(id.seq)
+}
+
+fn from_number(number: u128) -> Id {
+    Id { epoch: (number >> 64) as u64, seq: number as u64 }
 }
 
 /// An id.

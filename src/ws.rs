@@ -19,6 +19,7 @@
 
 use crate::base64;
 use crate::http::{Request, is_token};
+use crate::percent::is_made_of;
 use crate::reject::{HANDSHAKE_METHOD, Reject, SUBPROTOCOL, UPGRADE, UPGRADE_OPTION, WS_KEY, WS_VERSION};
 use crate::sha1;
 use std::mem::take;
@@ -68,8 +69,7 @@ pub fn handshake(req: &Request) -> Result<Option<Handshake>, Reject> {
     let [b"13"] = req.all("sec-websocket-version").collect::<Vec<_>>()[..] else { return Err(WS_VERSION) };
     let [key] = req.all("sec-websocket-key").collect::<Vec<_>>()[..] else { return Err(WS_KEY) };
     // 16 bytes by the grammar of §4.3, which leaves the last digit's four spare bits free: §4.1 has them set in its example.
-    let digit = |b: &u8| b.is_ascii_alphanumeric() || b"+/".contains(b);
-    if key.len() != 24 || !key.strip_suffix(b"==").is_some_and(|digits| digits.iter().all(digit)) {
+    if key.len() != 24 || !key.strip_suffix(b"==").is_some_and(|digits| is_made_of(digits, b"+/")) {
         return Err(WS_KEY);
     }
     let protocols = || req.list("sec-websocket-protocol").filter(|p| !p.is_empty());
