@@ -395,7 +395,7 @@ pub struct Explainer {
 
 /// Nothing of what was said.
 impl fmt::Debug for Explainer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(&self.last.sign)
     }
 }

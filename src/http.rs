@@ -215,6 +215,11 @@ impl<'a> Request<'a> {
         self.all(name).flat_map(|v| v.split(|&b| b == b',')).map(trim)
     }
 
+    /// Whether a field that is a list has this member, in any case.
+    pub fn lists(&self, name: &str, member: &str) -> bool {
+        self.list(name).any(|m| m.eq_ignore_ascii_case(member.as_bytes()))
+    }
+
     /// The value of a query parameter, decoded as an HTML form encodes it.
     ///
     /// # Errors
@@ -226,8 +231,7 @@ impl<'a> Request<'a> {
 
     /// Whether the connection can carry another request (RFC 9112 §9.3).
     pub fn keep_alive(&self) -> bool {
-        let has = |option: &[u8]| self.list("connection").any(|o| o.eq_ignore_ascii_case(option));
-        !has(b"close") && (self.minor == 1 || has(b"keep-alive"))
+        !self.lists("connection", "close") && (self.minor == 1 || self.lists("connection", "keep-alive"))
     }
 
     /// How much the client wants this media type, in thousandths (RFC 9110 §12.5.1): the most specific range decides;

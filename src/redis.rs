@@ -12,7 +12,7 @@
 //! name of the server, in a time of its own. Deliberately absent: what the commands mean.
 
 use crate::channel::{jitter, lock};
-use crate::resp::{self, Address, Reply, command};
+use crate::resp::{self, Address, Reply, alone};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -154,9 +154,7 @@ impl Link {
     }
 
     fn ask(&mut self, words: &[&str]) -> io::Result<Reply> {
-        let mut commands = Vec::new();
-        command(words, &mut commands);
-        self.send(&commands, ANSWER)?;
+        self.send(&alone(words), ANSWER)?;
         self.reply()
     }
 
@@ -297,9 +295,7 @@ impl Pipe {
     /// # Errors
     /// Where there is none.
     pub fn ask(&self, words: &[&str]) -> Result<Reply, Failed> {
-        let mut commands = Vec::new();
-        command(words, &mut commands);
-        match self.call(commands, 1)?.pop().ok_or(Failed::Lost)? {
+        match self.call(alone(words), 1)?.pop().ok_or(Failed::Lost)? {
             Reply::Error(why) => Err(Failed::Refused(why)),
             reply => Ok(reply),
         }
