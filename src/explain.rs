@@ -325,13 +325,14 @@ impl Way {
             status == "200" && field("content-type:").is_some_and(is_stream)
         };
         self.stream = stream.then(Stream::default);
-        match self.next {
-            Next::Frames => "end of the head; frames follow".into(),
-            Next::Size => "end of the head; chunks follow".into(),
-            Next::Body(None) => "end of the head; the body ends with the connection".into(),
-            Next::Body(Some(n @ 1..)) => format!("end of the head; length of the body: {n}"),
-            _ => "end of the head".into(),
-        }
+        let what = match self.next {
+            Next::Frames => "; frames follow",
+            Next::Size => "; chunks follow",
+            Next::Body(None) => "; the body ends with the connection",
+            Next::Body(Some(n @ 1..)) => &format!("; length of the body: {n}"),
+            _ => "",
+        };
+        format!("end of the head{what}")
     }
 
     /// Marks the credentials in a line outside a body. `cut`: what is there may go on.
@@ -373,16 +374,17 @@ impl Way {
             }
         }
         let open = |s: &Stream| s.is_open() || !self.text.begin.is_empty();
-        match self.next {
-            Next::Body(Some(n)) | Next::Chunk(n) => format!("; length of what is missing: {n}"),
+        let why = match self.next {
             Next::Body(None) if self.stream.as_ref().is_some_and(open) => {
-                "; what stands behind the last blank line is thrown away".into()
+                "; what stands behind the last blank line is thrown away"
             }
-            Next::Head if !(self.head.is_empty() && self.line.begin.is_empty()) => ", in the middle of a head".into(),
-            Next::Size | Next::ChunkEnd | Next::Trailer => ", in the middle of a body".into(),
-            Next::Frames if !self.frame.is_empty() => ", in the middle of a frame".into(),
-            _ => String::new(),
-        }
+            Next::Body(Some(n)) | Next::Chunk(n) => &format!("; length of what is missing: {n}"),
+            Next::Head if !(self.head.is_empty() && self.line.begin.is_empty()) => ", in the middle of a head",
+            Next::Size | Next::ChunkEnd | Next::Trailer => ", in the middle of a body",
+            Next::Frames if !self.frame.is_empty() => ", in the middle of a frame",
+            _ => "",
+        };
+        why.into()
     }
 }
 

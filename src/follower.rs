@@ -60,7 +60,7 @@ impl Cluster {
 
     /// Follows on a new connection, until that fails.
     fn follow_on(&self, failures: &mut u32) -> io::Result<()> {
-        let mut link = Link::connect(&self.pipe.address, self.pipe.most)?;
+        let mut link = Link::connect(&self.pipe)?;
         self.hear(&mut link, self.channels(|f| f.ready))?;
         self.follower.store(link.id.unwrap_or_default(), SeqCst);
         self.connected.store(true, SeqCst);

@@ -144,10 +144,7 @@ impl<'a> Request<'a> {
         if !is_token(method.as_bytes()) {
             return Err(REQUEST_LINE);
         }
-        let mut fields = Vec::new();
-        for line in lines.take_while(|l| !l.is_empty()) {
-            fields.push(field_line(line)?);
-        }
+        let fields = lines.take_while(|l| !l.is_empty()).map(field_line).collect::<Result<_, _>>()?;
         let (authority, target_path) = match target {
             "*" if method == "OPTIONS" => (None, "*"),
             _ => split_target(target).ok_or(TARGET)?,
@@ -241,10 +238,10 @@ impl<'a> Request<'a> {
         for range in self.list("accept") {
             let text = String::from_utf8_lossy(range).to_ascii_lowercase();
             let mut params = text.split(';').map(str::trim);
-            let specific = match params.next().and_then(|r| r.split_once('/')) {
-                Some((k, s)) if k == kind && s == subtype => 3,
-                Some((k, "*")) if k == kind => 2,
-                Some(("*", "*")) => 1,
+            let specific = match params.next() {
+                Some(range) if range == format!("{kind}/{subtype}") => 3,
+                Some(range) if range == format!("{kind}/*") => 2,
+                Some("*/*") => 1,
                 _ => continue,
             };
             let weight = params.find_map(|p| p.strip_prefix("q=")).map_or(1000, thousandths);
@@ -433,7 +430,7 @@ pub fn date(secs: u64) -> String {
     // 1 March of the year 0, in quarters of a day: a century has 36,524 days and a quarter, then a year 365 and a quarter.
     let quarters = 4 * (days + 719_468) + 3;
     let century = quarters / 146_097;
-    let quarters = quarters % 146_097 | 3;
+    let quarters = (quarters % 146_097) | 3;
     let fifths = 5 * (quarters % 1_461 / 4) + 2;
     let month = fifths / 153; // 0 is March
     let day = fifths % 153 / 5 + 1;

@@ -80,11 +80,12 @@ pub struct Link {
 }
 
 impl Link {
-    /// Connects, and says who we are. No reply may be larger than `most` bytes.
+    /// Connects to where a pipe leads, and says who we are. Its replies have the pipe's limit.
     ///
     /// # Errors
     /// Where the server is not there, or does not take us. The password is in none of them.
-    pub fn connect(address: &Address, most: u64) -> io::Result<Link> {
+    pub fn connect(pipe: &Pipe) -> io::Result<Link> {
+        let Pipe { address, most, .. } = pipe;
         let mut tried = Err(io::Error::other("its name has no address"));
         for ip in look_up(address)?.into_iter().take(ADDRESSES) {
             tried = TcpStream::connect_timeout(&ip, CONNECT);
@@ -96,7 +97,7 @@ impl Link {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(ANSWER))?;
         let timed = Timed { stream, until: Instant::now() };
-        let mut link = Link { stream: BufReader::new(timed), most, id: None, run: None };
+        let mut link = Link { stream: BufReader::new(timed), most: *most, id: None, run: None };
         let Address { user, password, .. } = address;
         let auth: &[&str] = if user.is_empty() { &["AUTH", password] } else { &["AUTH", user, password] };
         if !password.is_empty()
@@ -206,8 +207,7 @@ struct State {
 pub struct Pipe {
     /// Where it leads.
     pub address: Address,
-    /// Limit: bytes of a reply.
-    pub most: u64,
+    most: u64, // bytes of a reply
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -255,7 +255,7 @@ impl Trip<'_> {
 }
 
 impl Pipe {
-    /// A pipe to a server, which is connected to when something is to be sent. No reply may be larger than `most` bytes.
+    /// A pipe to a server, which is connected to when something is to be sent. Limit: no reply may be larger than `most` bytes.
     pub fn new(address: Address, most: u64) -> Pipe {
         Pipe { address, most, state: Mutex::default(), changed: Condvar::new() }
     }
@@ -314,7 +314,7 @@ impl Pipe {
     }
 
     fn connect(&self) -> io::Result<Link> {
-        let mut link = Link::connect(&self.address, self.most)?;
+        let mut link = Link::connect(self)?;
         let before = lock(&self.state).before.clone();
         let settled = match before {
             None => true,
