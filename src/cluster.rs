@@ -29,6 +29,7 @@ use crate::stream::{self, Entry, PREFIX, above, below, field, id, id_of, is_trim
 use crate::writer::Writer;
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
+use std::fmt;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, Weak};
@@ -113,8 +114,8 @@ pub struct Cluster {
     wake: Wake,
 }
 
-impl std::fmt::Debug for Cluster {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "Cluster({})", self.pipe.address)
     }
 }
@@ -208,7 +209,7 @@ impl Cluster {
         self.refresh(vec![(name.into(), channel.clone())], last, |commands, n| self.pipe.call(commands, n))
             .map_err(reject)?;
         self.note(name, |f| f.ready = true);
-        self.interrupt(self.changes.fetch_add(1, SeqCst) + 1);
+        self.interrupt();
         Ok(channel)
     }
 
@@ -347,10 +348,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// Has the follower begin its `XREAD` again, so that it knows of this change.
-    fn interrupt(&self, change: u64) {
+    /// Has the follower begin its `XREAD` again, so that it knows of a change.
+    fn interrupt(&self) {
+        let before = self.changes.fetch_add(1, SeqCst);
         let until = Instant::now() + PATIENCE;
-        while self.connected.load(SeqCst) && self.seen.load(SeqCst) < change && Instant::now() < until {
+        while self.connected.load(SeqCst) && self.seen.load(SeqCst) <= before && Instant::now() < until {
             let follower = self.follower.load(SeqCst).to_string();
             match self.pipe.ask(&["CLIENT", "UNBLOCK", &follower]) {
                 Ok(Reply::Number(0)) => thread::sleep(Duration::from_millis(1)), // it is about to begin
@@ -499,10 +501,9 @@ impl Cluster {
     fn announce(&self, name: &str, top: Id, raise: bool) -> Result<bool, Failed> {
         let gap = Gap { from: None, lost: None }.event(&top.to_string());
         let at = if raise { above(top).to_string() } else { "*".into() };
-        let mut commands = Vec::new();
         let how = [&at, "lost", &top.to_string()];
-        stream::add(name, &how, &gap, None, &self.posts(1).concat(), &mut commands);
-        Ok(self.pipe.call(commands, 1)?.first().and_then(id).is_some())
+        let added = stream::add(name, &how, &gap, None, &self.posts(1).concat());
+        Ok(self.pipe.call(added, 1)?.first().and_then(id).is_some())
     }
 
     /// Whether events could be published: asks for one to be added to a stream that is not there.

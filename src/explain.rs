@@ -292,8 +292,7 @@ impl Way {
     /// What follows a head (RFC 9112 §6.3).
     fn follows(&mut self) -> String {
         let head = take(&mut self.head);
-        let stream;
-        (stream, self.next) = if self.client {
+        let stream = if self.client {
             self.heads.push_back(head.starts_with(b"HEAD "));
             match http::head_end(&head).and_then(|_| Request::parse(&head)) {
                 Err(reject) => {
@@ -301,38 +300,39 @@ impl Way {
                     return format!("end of the head; refused by {}", reject.rule);
                 }
                 Ok(req) => {
-                    let next = match req.framing {
+                    self.next = match req.framing {
                         Framing::Chunked => Next::Size,
                         Framing::Length(0) if req.bytes("sec-websocket-key").is_some() => Next::Held,
                         Framing::Length(n) => Next::Body(Some(n)),
                     };
-                    (req.field("content-type").is_some_and(is_stream), next)
+                    req.field("content-type").is_some_and(is_stream)
                 }
             }
         } else {
             let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
             let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
             let status = head.split_whitespace().nth(1).unwrap_or_default();
-            let asked = if status == "100" { None } else { self.heads.pop_front() };
-            let next = match status {
+            // Each answer but an interim one is that to the next request.
+            let bodiless = status == "100" || self.heads.pop_front() == Some(true) || status == "204";
+            self.next = match status {
                 "101" => {
                     self.blocks = field("sec-websocket-protocol:") == Some(SUBPROTOCOL_NAME);
                     Next::Frames
                 }
-                "100" | "204" => Next::Body(Some(0)),
-                _ if asked == Some(true) => Next::Body(Some(0)),
+                _ if bodiless => Next::Body(Some(0)),
                 _ => Next::Body(field("content-length:").and_then(|n| n.parse().ok())),
             };
-            (status == "200" && field("content-type:").is_some_and(is_stream), next)
+            status == "200" && field("content-type:").is_some_and(is_stream)
         };
         self.stream = stream.then(Stream::default);
-        match self.next {
-            Next::Frames => "end of the head; frames follow".into(),
-            Next::Size => "end of the head; chunks follow".into(),
-            Next::Body(None) => "end of the head; the body ends with the connection".into(),
-            Next::Body(Some(n @ 1..)) => format!("end of the head; length of the body: {n}"),
-            _ => "end of the head".into(),
-        }
+        let what = match self.next {
+            Next::Frames => "; frames follow",
+            Next::Size => "; chunks follow",
+            Next::Body(None) => "; the body ends with the connection",
+            Next::Body(Some(n @ 1..)) => &format!("; length of the body: {n}"),
+            _ => "",
+        };
+        format!("end of the head{what}")
     }
 
     /// Marks the credentials in a line outside a body. `cut`: what is there may go on.
@@ -374,16 +374,17 @@ impl Way {
             }
         }
         let open = |s: &Stream| s.is_open() || !self.text.begin.is_empty();
-        match self.next {
-            Next::Body(Some(n)) | Next::Chunk(n) => format!("; length of what is missing: {n}"),
+        let why = match self.next {
             Next::Body(None) if self.stream.as_ref().is_some_and(open) => {
-                "; what stands behind the last blank line is thrown away".into()
+                "; what stands behind the last blank line is thrown away"
             }
-            Next::Head if !(self.head.is_empty() && self.line.begin.is_empty()) => ", in the middle of a head".into(),
-            Next::Size | Next::ChunkEnd | Next::Trailer => ", in the middle of a body".into(),
-            Next::Frames if !self.frame.is_empty() => ", in the middle of a frame".into(),
-            _ => String::new(),
-        }
+            Next::Body(Some(n)) | Next::Chunk(n) => &format!("; length of what is missing: {n}"),
+            Next::Head if !(self.head.is_empty() && self.line.begin.is_empty()) => ", in the middle of a head",
+            Next::Size | Next::ChunkEnd | Next::Trailer => ", in the middle of a body",
+            Next::Frames if !self.frame.is_empty() => ", in the middle of a frame",
+            _ => "",
+        };
+        why.into()
     }
 }
 
@@ -396,7 +397,7 @@ pub struct Explainer {
 
 /// Nothing of what was said.
 impl fmt::Debug for Explainer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(&self.last.sign)
     }
 }

@@ -11,7 +11,7 @@ use crate::channel::lock;
 use crate::cluster::{AGAIN, Channels, Cluster};
 use crate::id::Id;
 use crate::redis::{ANSWER, Failed, Link, pause};
-use crate::resp::{Reply, command};
+use crate::resp::{Reply, alone};
 use crate::stream::{PREFIX, key};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -60,7 +60,7 @@ impl Cluster {
 
     /// Follows on a new connection, until that fails.
     fn follow_on(&self, failures: &mut u32) -> io::Result<()> {
-        let mut link = Link::connect(&self.pipe.address, self.pipe.most)?;
+        let mut link = Link::connect(&self.pipe)?;
         self.hear(&mut link, self.channels(|f| f.ready))?;
         self.follower.store(link.id.unwrap_or_default(), SeqCst);
         self.connected.store(true, SeqCst);
@@ -136,9 +136,7 @@ impl Cluster {
         let block = BLOCK.as_millis().to_string();
         let mut words = vec!["XREAD", "COUNT", "1", "BLOCK", &block, "STREAMS"];
         words.extend(keys.iter().chain(&lasts).map(String::as_str));
-        let mut commands = Vec::new();
-        command(&words, &mut commands);
-        (commands, u32::try_from(keys.len()).unwrap_or(u32::MAX))
+        (alone(&words), u32::try_from(keys.len()).unwrap_or(u32::MAX))
     }
 
     /// The channels whose streams such a reply names.

@@ -63,7 +63,7 @@ pub struct Request<'a> {
     pub framing: Framing,
     /// The client waits for `100 Continue` before it sends the body (RFC 9110 §10.1.1).
     pub expects: bool,
-    fields: Vec<(&'a str, &'a [u8])>,
+    fields: Vec<(&'a [u8], &'a [u8])>,
 }
 
 /// Finds the end of a head that is still arriving: how many bytes it has, or `None` where the blank line is not there
@@ -84,15 +84,16 @@ pub fn head_end(buf: &[u8]) -> Result<Option<usize>, Reject> {
                 return Err(LARGE_SECTION);
             }
         } else {
-            let target = line.iter().position(|&b| b == b' ').map_or(0, |n| n + 1);
-            let until = line.iter().skip(target).position(|&b| b == b' ').unwrap_or(line.len() - target);
-            if target > MAX_METHOD || (target == 0 && line.len() > MAX_METHOD) {
+            let mut parts = line.splitn(3, |&b| b == b' ').map(<[u8]>::len);
+            let mut next = || parts.next().unwrap_or_default();
+            // The spaces behind method and target count as well.
+            if next() >= MAX_METHOD && line.len() > MAX_METHOD {
                 return Err(REQUEST_LINE);
             }
-            if until > MAX_TARGET {
+            if next() > MAX_TARGET {
                 return Err(LONG_TARGET);
             }
-            if line.len() - target - until > MAX_VERSION {
+            if next() >= MAX_VERSION {
                 return Err(REQUEST_LINE);
             }
         }
@@ -143,10 +144,7 @@ impl<'a> Request<'a> {
         if !is_token(method.as_bytes()) {
             return Err(REQUEST_LINE);
         }
-        let mut fields = Vec::new();
-        for line in lines.take_while(|l| !l.is_empty()) {
-            fields.push(field_line(line)?);
-        }
+        let fields = lines.take_while(|l| !l.is_empty()).map(field_line).collect::<Result<_, _>>()?;
         let (authority, target_path) = match target {
             "*" if method == "OPTIONS" => (None, "*"),
             _ => split_target(target).ok_or(TARGET)?,
@@ -196,7 +194,7 @@ impl<'a> Request<'a> {
 
     /// The values of all field lines of a name, in any case.
     pub fn all(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        self.fields.iter().filter(move |f| f.0.eq_ignore_ascii_case(name)).map(|f| f.1)
+        self.fields.iter().filter(move |f| f.0.eq_ignore_ascii_case(name.as_bytes())).map(|f| f.1)
     }
 
     /// The first value of a field. `name` in any case.
@@ -214,6 +212,11 @@ impl<'a> Request<'a> {
         self.all(name).flat_map(|v| v.split(|&b| b == b',')).map(trim)
     }
 
+    /// Whether a field that is a list has this member, in any case.
+    pub fn lists(&self, name: &str, member: &str) -> bool {
+        self.list(name).any(|m| m.eq_ignore_ascii_case(member.as_bytes()))
+    }
+
     /// The value of a query parameter, decoded as an HTML form encodes it.
     ///
     /// # Errors
@@ -225,8 +228,7 @@ impl<'a> Request<'a> {
 
     /// Whether the connection can carry another request (RFC 9112 §9.3).
     pub fn keep_alive(&self) -> bool {
-        let has = |option: &[u8]| self.list("connection").any(|o| o.eq_ignore_ascii_case(option));
-        !has(b"close") && (self.minor == 1 || has(b"keep-alive"))
+        !self.lists("connection", "close") && (self.minor == 1 || self.lists("connection", "keep-alive"))
     }
 
     /// How much the client wants this media type, in thousandths (RFC 9110 §12.5.1): the most specific range decides;
@@ -236,10 +238,10 @@ impl<'a> Request<'a> {
         for range in self.list("accept") {
             let text = String::from_utf8_lossy(range).to_ascii_lowercase();
             let mut params = text.split(';').map(str::trim);
-            let specific = match params.next().and_then(|r| r.split_once('/')) {
-                Some((k, s)) if k == kind && s == subtype => 3,
-                Some((k, "*")) if k == kind => 2,
-                Some(("*", "*")) => 1,
+            let specific = match params.next() {
+                Some(range) if range == format!("{kind}/{subtype}") => 3,
+                Some(range) if range == format!("{kind}/*") => 2,
+                Some("*/*") => 1,
                 _ => continue,
             };
             let weight = params.find_map(|p| p.strip_prefix("q=")).map_or(1000, thousandths);
@@ -265,7 +267,7 @@ fn thousandths(weight: &str) -> u16 {
     }
 }
 
-fn field_line(line: &[u8]) -> Result<(&str, &[u8]), Reject> {
+fn field_line(line: &[u8]) -> Result<(&[u8], &[u8]), Reject> {
     if let [b' ' | b'\t', ..] = line {
         return Err(FOLDED);
     }
@@ -281,7 +283,7 @@ fn field_line(line: &[u8]) -> Result<(&str, &[u8]), Reject> {
     if value.iter().any(|&b| b.is_ascii_control() && b != b'\t') {
         return Err(FIELD_VALUE);
     }
-    Ok((str::from_utf8(name).map_err(|_| FIELD_NAME)?, trim(value)))
+    Ok((name, trim(value)))
 }
 
 /// Origin form or absolute form (RFC 9112 §3.2.1, §3.2.2): the authority, if any, and path with query.
@@ -425,15 +427,14 @@ pub fn date(secs: u64) -> String {
     let days = secs / 86_400;
     let time = secs % 86_400;
     // Years that begin with March end with their leap day, so that months have a fixed place in them. Counted from
-    // 1 March of the year 0, and in eras of 400 years, which all have 146,097 days.
-    let march = days + 719_468;
-    let era = march / 146_097;
-    let day = march % 146_097;
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153; // 0 is March
-    let day = day - (153 * month + 2) / 5 + 1;
-    let year = era * 400 + year + u64::from(month >= 10);
+    // 1 March of the year 0, in quarters of a day: a century has 36,524 days and a quarter, then a year 365 and a quarter.
+    let quarters = 4 * (days + 719_468) + 3;
+    let century = quarters / 146_097;
+    let quarters = (quarters % 146_097) | 3;
+    let fifths = 5 * (quarters % 1_461 / 4) + 2;
+    let month = fifths / 153; // 0 is March
+    let day = fifths % 153 / 5 + 1;
+    let year = 100 * century + quarters / 1_461 + u64::from(month >= 10);
     let name = |names: &'static str, n: u64| names.split(' ').nth(n as usize).unwrap_or_default();
     let month = name("Mar Apr May Jun Jul Aug Sep Oct Nov Dec Jan Feb", month);
     let weekday = name("Thu Fri Sat Sun Mon Tue Wed", days % 7); // 1970 began with a Thursday

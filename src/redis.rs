@@ -12,7 +12,7 @@
 //! name of the server, in a time of its own. Deliberately absent: what the commands mean.
 
 use crate::channel::{jitter, lock};
-use crate::resp::{self, Address, Reply, command};
+use crate::resp::{self, Address, Reply, alone};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -80,11 +80,12 @@ pub struct Link {
 }
 
 impl Link {
-    /// Connects, and says who we are. No reply may be larger than `most` bytes.
+    /// Connects to where a pipe leads, and says who we are. Its replies have the pipe's limit.
     ///
     /// # Errors
     /// Where the server is not there, or does not take us. The password is in none of them.
-    pub fn connect(address: &Address, most: u64) -> io::Result<Link> {
+    pub fn connect(pipe: &Pipe) -> io::Result<Link> {
+        let Pipe { address, most, .. } = pipe;
         let mut tried = Err(io::Error::other("its name has no address"));
         for ip in look_up(address)?.into_iter().take(ADDRESSES) {
             tried = TcpStream::connect_timeout(&ip, CONNECT);
@@ -96,7 +97,7 @@ impl Link {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(ANSWER))?;
         let timed = Timed { stream, until: Instant::now() };
-        let mut link = Link { stream: BufReader::new(timed), most, id: None, run: None };
+        let mut link = Link { stream: BufReader::new(timed), most: *most, id: None, run: None };
         let Address { user, password, .. } = address;
         let auth: &[&str] = if user.is_empty() { &["AUTH", password] } else { &["AUTH", user, password] };
         if !password.is_empty()
@@ -154,9 +155,7 @@ impl Link {
     }
 
     fn ask(&mut self, words: &[&str]) -> io::Result<Reply> {
-        let mut commands = Vec::new();
-        command(words, &mut commands);
-        self.send(&commands, ANSWER)?;
+        self.send(&alone(words), ANSWER)?;
         self.reply()
     }
 
@@ -208,8 +207,7 @@ struct State {
 pub struct Pipe {
     /// Where it leads.
     pub address: Address,
-    /// Limit: bytes of a reply.
-    pub most: u64,
+    most: u64, // bytes of a reply
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -257,7 +255,7 @@ impl Trip<'_> {
 }
 
 impl Pipe {
-    /// A pipe to a server, which is connected to when something is to be sent. No reply may be larger than `most` bytes.
+    /// A pipe to a server, which is connected to when something is to be sent. Limit: no reply may be larger than `most` bytes.
     pub fn new(address: Address, most: u64) -> Pipe {
         Pipe { address, most, state: Mutex::default(), changed: Condvar::new() }
     }
@@ -297,9 +295,7 @@ impl Pipe {
     /// # Errors
     /// Where there is none.
     pub fn ask(&self, words: &[&str]) -> Result<Reply, Failed> {
-        let mut commands = Vec::new();
-        command(words, &mut commands);
-        match self.call(commands, 1)?.pop().ok_or(Failed::Lost)? {
+        match self.call(alone(words), 1)?.pop().ok_or(Failed::Lost)? {
             Reply::Error(why) => Err(Failed::Refused(why)),
             reply => Ok(reply),
         }
@@ -318,7 +314,7 @@ impl Pipe {
     }
 
     fn connect(&self) -> io::Result<Link> {
-        let mut link = Link::connect(&self.address, self.most)?;
+        let mut link = Link::connect(self)?;
         let before = lock(&self.state).before.clone();
         let settled = match before {
             None => true,

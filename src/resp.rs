@@ -72,6 +72,13 @@ pub fn command(words: &[&str], out: &mut Vec<u8>) {
     }
 }
 
+/// A command alone.
+pub fn alone(words: &[&str]) -> Vec<u8> {
+    let mut out = Vec::new();
+    command(words, &mut out);
+    out
+}
+
 /// Reads one reply, of `most` bytes, where each element of an array counts as [`ELEMENT`] more.
 ///
 /// # Errors

@@ -54,7 +54,7 @@ impl Secrets {
 
 /// Tells how many spellings there are, and nothing more.
 impl fmt::Debug for Secrets {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "Secrets({})", self.0.len())
     }
 }

@@ -16,13 +16,12 @@
 
 use crate::event::Event;
 use crate::id::Id;
-use crate::resp::{Reply, command};
+use crate::resp::{Reply, alone};
 
 /// What the names of all streams begin with. Itself it is never one, for a channel's name is not empty.
 pub const PREFIX: &str = "tincan:";
 
 /// An entry, read.
-#[derive(Debug)]
 pub struct Entry {
     /// Its id.
     pub id: Id,
@@ -49,16 +48,21 @@ pub fn key(name: &str) -> String {
 
 /// The greatest id below this one.
 pub fn below(id: Id) -> Id {
-    match id.seq.checked_sub(1) {
-        Some(seq) => Id { seq, ..id },
-        None => id.epoch.checked_sub(1).map_or(id, |epoch| Id { epoch, seq: u64::MAX }),
-    }
+    from_number(number(id).saturating_sub(1))
 }
 
 /// The least id above this one.
 pub fn above(id: Id) -> Id {
-    let next = Id { epoch: id.epoch.saturating_add(1), seq: 0 };
-    id.seq.checked_add(1).map_or(next, |seq| Id { seq, ..id })
+    from_number(number(id).saturating_add(1))
+}
+
+/// Ids as numbers: in the same order, with none between two.
+fn number(id: Id) -> u128 {
+    u128::from(id.epoch) << 64 | u128::from(id.seq)
+}
+
+fn from_number(number: u128) -> Id {
+    Id { epoch: (number >> 64) as u64, seq: number as u64 }
 }
 
 /// An id.
@@ -100,7 +104,7 @@ pub fn is_trimmed(info: &Reply, id: Id) -> bool {
 }
 
 /// The command that adds an event to a stream, with these words before its fields.
-pub fn add(name: &str, how: &[&str], event: &Event, except: Option<&str>, post: &str, out: &mut Vec<u8>) {
+pub fn add(name: &str, how: &[&str], event: &Event, except: Option<&str>, post: &str) -> Vec<u8> {
     let key = key(name);
     let fields = event.fields();
     let mut words = vec!["XADD", &key];
@@ -108,7 +112,7 @@ pub fn add(name: &str, how: &[&str], event: &Event, except: Option<&str>, post: 
     words.extend(fields.iter().flat_map(|(name, value)| [*name, value]));
     words.extend(except.iter().flat_map(|address| ["except", address]));
     words.extend(["post", post]);
-    command(&words, out);
+    alone(&words)
 }
 
 /// The commands that add events, all or none, and how many replies they have; the last one has the ids. Nothing is added
@@ -116,18 +120,16 @@ pub fn add(name: &str, how: &[&str], event: &Event, except: Option<&str>, post: 
 pub fn add_all(
     name: &str, events: &[Event], except: Option<&str>, posts: &[String], top: Id, kept: Id,
 ) -> (Vec<u8>, usize) {
-    let mut out = Vec::new();
     let least = above(kept).to_string();
     // In whole nodes of its tree, which costs next to nothing (`~`).
     let how = ["NOMKSTREAM", "MINID", "~", &least, "*"];
     let how = if top > Id::default() { &how[..] } else { &how[1..] };
-    let several = events.len() > 1;
-    if several {
-        command(&["MULTI"], &mut out);
+    let added = events.iter().zip(posts).flat_map(|(event, post)| add(name, how, event, except, post));
+    match events.len() {
+        several @ 2.. => {
+            let all = [alone(&["MULTI"]), added.collect(), alone(&["EXEC"])];
+            (all.concat(), several + 2)
+        }
+        _ => (added.collect(), 1),
     }
-    events.iter().zip(posts).for_each(|(event, post)| add(name, how, event, except, post, &mut out));
-    if several {
-        command(&["EXEC"], &mut out);
-    }
-    (out, if several { events.len() + 2 } else { 1 })
 }

@@ -19,6 +19,7 @@
 
 use crate::base64;
 use crate::http::{Request, is_token};
+use crate::percent::is_made_of;
 use crate::reject::{HANDSHAKE_METHOD, Reject, SUBPROTOCOL, UPGRADE, UPGRADE_OPTION, WS_KEY, WS_VERSION};
 use crate::sha1;
 use std::mem::take;
@@ -49,9 +50,8 @@ pub struct Handshake {
 /// # Errors
 /// The first rule that it breaks.
 pub fn handshake(req: &Request) -> Result<Option<Handshake>, Reject> {
-    let lists = |name, token: &str| req.list(name).any(|t| t.eq_ignore_ascii_case(token.as_bytes()));
     // In HTTP/1.0 the field means nothing (RFC 9110 §7.8).
-    let upgrade = req.minor == 1 && lists("upgrade", "websocket");
+    let upgrade = req.minor == 1 && req.lists("upgrade", "websocket");
     if !upgrade && req.bytes("sec-websocket-key").is_none() {
         return Ok(None);
     }
@@ -61,15 +61,14 @@ pub fn handshake(req: &Request) -> Result<Option<Handshake>, Reject> {
     if !upgrade {
         return Err(UPGRADE);
     }
-    if !lists("connection", "upgrade") {
+    if !req.lists("connection", "upgrade") {
         return Err(UPGRADE_OPTION);
     }
     // One line each (§11.3.1, §11.3.5). The version comes first, for older ones have other keys.
     let [b"13"] = req.all("sec-websocket-version").collect::<Vec<_>>()[..] else { return Err(WS_VERSION) };
     let [key] = req.all("sec-websocket-key").collect::<Vec<_>>()[..] else { return Err(WS_KEY) };
     // 16 bytes by the grammar of §4.3, which leaves the last digit's four spare bits free: §4.1 has them set in its example.
-    let digit = |b: &u8| b.is_ascii_alphanumeric() || b"+/".contains(b);
-    if key.len() != 24 || !key.strip_suffix(b"==").is_some_and(|digits| digits.iter().all(digit)) {
+    if key.len() != 24 || !key.strip_suffix(b"==").is_some_and(|digits| is_made_of(digits, b"+/")) {
         return Err(WS_KEY);
     }
     let protocols = || req.list("sec-websocket-protocol").filter(|p| !p.is_empty());
@@ -216,11 +215,11 @@ impl Parser {
             _ => {}
         }
         // The limit is the whole message's (§10.4), so that many frames do not get around it.
-        let room = if self.is_control() { MAX_CONTROL } else { self.max.saturating_sub(self.message.len()) };
+        let room = self.max.saturating_sub(self.message.len());
         match (self.frame.header.len(), self.frame.length()) {
             (10, Some((length, []))) if length >> 63 == 1 => Err(HIGH_BIT),
             (10, Some((..0x1_0000, []))) | (4, Some((..126, []))) => Err(LONG_FORM),
-            (_, Some((length, []))) if length > room as u64 => Err(TOO_LONG),
+            (_, Some((length, []))) if !self.is_control() && length > room as u64 => Err(TOO_LONG),
             _ => Ok(whole),
         }
     }
@@ -259,11 +258,11 @@ impl Parser {
 
 /// The payload of a Close frame (§5.5.1): nothing, or a status code and a reason.
 fn closing(payload: &[u8]) -> Result<Received, Fail> {
-    let (code, reason) = match payload {
-        [] => return Ok(Received::Close(None, String::new())),
-        [_] => return Err(CLOSE_LENGTH),
-        [high, low, reason @ ..] => (u16::from_be_bytes([*high, *low]), reason),
-    };
+    if payload.is_empty() {
+        return Ok(Received::Close(None, String::new()));
+    }
+    let (code, reason) = payload.split_first_chunk().ok_or(CLOSE_LENGTH)?;
+    let code = u16::from_be_bytes(*code);
     // §7.4.1, §7.4.2, and what was registered since (IANA, "WebSocket Close Code Number Registry": 1012 to 1014). 1004,
     // 1005, 1006 and 1015 are no codes to send.
     if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
