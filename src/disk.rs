@@ -8,14 +8,16 @@
 
 use crate::limits;
 use crate::secrets::{shown, visible};
-use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::fs::{self, DirBuilder, DirEntry, File, Metadata, Permissions};
-use std::io::{self, ErrorKind, Seek, SeekFrom};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+/// Bytes that are copied at a time.
+const PIECE: usize = 64 << 10;
 
 /// The directory, locked for as long as this lives.
 #[derive(Debug)]
@@ -130,14 +132,14 @@ impl Dir {
         Ok(())
     }
 
-    /// The names of the channels that have files in it, and of all other files that are not hidden. If the directory is
+    /// The channels that have files in it, by the names of these, and all other files that are not hidden. If the directory is
     /// private, takes from others the right to read what holds bytes of a log.
     ///
     /// # Errors
     /// If it cannot be read, or a file's mode not be changed.
-    pub fn list(&self, is_channel: impl Fn(&str) -> bool) -> io::Result<(BTreeSet<String>, BTreeSet<String>)> {
-        let mut stems = BTreeSet::new();
-        let mut others = BTreeSet::new();
+    pub fn list(&self, is_channel: impl Fn(&str) -> bool) -> io::Result<(Vec<String>, Vec<String>)> {
+        let mut stems = Vec::new();
+        let mut others = Vec::new();
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -149,10 +151,10 @@ impl Dir {
                 narrow(&entry).map_err(|e| told(&e, format!("{}: {why}", entry.path().display())))?;
             }
             match stem.filter(|stem| is_channel(stem)) {
-                _ if rest.is_some_and(&is_channel) || name.starts_with('.') => false,
-                Some(stem) => stems.insert(stem.to_string()),
-                None => others.insert(name),
-            };
+                _ if rest.is_some_and(&is_channel) || name.starts_with('.') => {}
+                Some(stem) => stems.push(stem.to_string()),
+                None => others.push(name),
+            }
         }
         Ok((stems, others))
     }
@@ -237,7 +239,14 @@ impl Dir {
         let next = self.next(name);
         let mut copy = self.make(&next)?;
         file.seek(SeekFrom::Start(from))?;
-        io::copy(file, &mut copy)?;
+        let mut piece = vec![0; PIECE];
+        loop {
+            let len = file.read(&mut piece)?;
+            if len == 0 {
+                break;
+            }
+            copy.write_all(piece.get(..len).unwrap_or_default())?;
+        }
         if !self.private {
             copy.set_permissions(file.metadata()?.permissions())?;
         }

@@ -156,6 +156,9 @@ impl Hub {
         if let Some(dir) = &dir {
             let (names, others) = dir.list(is_channel)?;
             for name in names {
+                if channels.find(&name).is_ok() {
+                    continue; // it has an older part as well
+                }
                 let mut note = |what: String| notes.push(format!("--data: /{name}: {what}"));
                 let opened = Log::open(dir, &name, 0, config.history, false, &mut note);
                 let closed = opened.err().map(|e| e.to_string());

@@ -178,7 +178,7 @@ fn recover(
 }
 
 /// The events of one channel, newest last.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Log {
     limit: usize,
     found: Id, // the last event before this epoch
@@ -413,7 +413,8 @@ impl Log {
     /// A copy for those who may wait for the disk, if the log is in files.
     pub fn on_disk(&self) -> Option<Log> {
         self.files.then(|| {
-            let mut log = Log { recent: Vec::new(), ..self.clone() };
+            let parts = self.parts.clone();
+            let mut log = Log { parts, recent: Vec::new(), returns: VecDeque::new(), ..*self };
             log.take_back(ErrorKind::Other); // what is not heard may be cut off meanwhile
             log
         })
