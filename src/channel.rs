@@ -7,12 +7,16 @@
 //! Locks, in the order in which they are taken:
 //!
 //! 1. `writer`: the one publisher that appends. It may wait for the disk, and for the pump.
-//! 2. `subscribers`: whoever writes to them.
-//! 3. `joining`, `state`: for a few steps in memory.
+//! 2. `subscribers`: the thread that writes to them.
+//! 3. `joining`, `state`: any thread, for a few steps in memory.
 //!
-//! So nobody waits for the disk but publishers of the same log. Publishers that wait for the disk with `--sync` have one
-//! of them sync for all, without a lock. What stands in a file alone is read by those who asked for it, or by a thread
-//! that replays (`hub.rs`), without a lock as well.
+//! So nobody waits for the disk but publishers of the same log. With `--sync` one of those that wait syncs for all of
+//! them, without a lock. What stands in a file alone is read by the thread that asked for it, or by one that replays
+//! (`hub.rs`), without a lock as well. The pump takes the `writer` of a tap's channel ([`Channel::tell`]), which is in
+//! memory, and to which nobody else writes.
+//!
+//! What an event has behind it: *written*, it is in the file; *heard*, readers may be given it, and its POST is answered;
+//! *pumped*, all readers that keep up were given it.
 //!
 //! Limits: `--history` for the log, `PUBLISH_PATIENCE`.
 //! Deliberately absent: HTTP. Heads come from `server.rs`, ready to be sent.

@@ -1,7 +1,8 @@
 //! The append-only log of one channel: the bytes of its events, exactly as they go over the wire.
 //!
 //! Everything a reader is given is a copy of a range of this log. A *position* counts bytes since the log was opened;
-//! positions only grow and are never used twice, so a reader's place stays true when older events are dropped.
+//! those that may be heard only grow and are never used twice, so a reader's place stays true when older events are
+//! dropped.
 //!
 //! The bytes lie in parts, in memory or in files (`--data`). What one POST publishes never spans two parts, and the
 //! oldest part is dropped whole. In memory a part has a sixteenth of the limit, or [`PIECE`] if that is less. On disk
@@ -9,8 +10,8 @@
 //! ids only grow, so [`Log::find`] searches in the bytes themselves, by halves.
 //!
 //! A log with files knows what stands in them, and does not touch them under its lock: `writer.rs` appends, and tells the
-//! log ([`Log::commit`]). What was just written is kept in memory too until all readers that keep up were given it, so
-//! they never wait for the disk; older bytes are read from a [`Stretch`] of a file, without the log.
+//! log ([`Log::commit`]). What was just written is in memory as well until all readers that keep up were given it, so
+//! they never wait for the disk. Older bytes are read from a [`Stretch`] of a file, without the log.
 //!
 //! *Written* and *heard*: with `--sync` readers are given only what is on the disk. Without it a file's first event
 //! alone waits for the disk, and so does an epoch's: then no id can be given out twice, whatever a power cut takes.
@@ -32,7 +33,7 @@ use std::sync::Arc;
 pub const PIECE: usize = 64 << 10;
 /// An id line has at most 45 bytes; this many before a blank line always hold it.
 const ID_LINE: usize = 64;
-/// Limit: how often something is taken back until a publisher has found out whether its event was.
+/// Limit: how often something can be taken back before a publisher has found out whether its event was among it.
 const RETURNS: usize = 1000;
 /// Limit: the bytes of a log with files that are in memory as well, unless the newest POST alone is more.
 const RECENT: usize = 64 << 10;
