@@ -418,7 +418,7 @@ impl Channel {
     fn commit(
         &self, end: &End, last: Id, block: &[u8], begun: Option<Begun>, but: Option<&str>, heard: bool,
     ) -> io::Result<()> {
-        let dropped; // behind the locks: to close a file may take long
+        let _dropped; // behind the locks, which come later: to close a file may take long
         // Nobody is given anything before we know who is not to be given this.
         let mut held = but.map(|address| (self.subscribers(), address));
         if let Some((subscribers, address)) = &mut held
@@ -429,7 +429,7 @@ impl Channel {
         let listened = self.readers() > 0;
         let mut state = lock(&self.state);
         state.log.still(end.failed, u64::MAX)?;
-        dropped = state.log.commit(block, last, begun, listened);
+        _dropped = state.log.commit(block, last, begun, listened);
         let written = state.log.written();
         if heard {
             state.log.hear(written);
@@ -437,9 +437,6 @@ impl Channel {
         if !listened {
             state.pumped = written.pos;
         }
-        drop(state);
-        drop(held);
-        drop(dropped);
         Ok(())
     }
 

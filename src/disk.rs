@@ -104,7 +104,7 @@ impl Dir {
         let tried = || {
             let file = self.make(&name).map_err(|e| told(&e, "a log cannot be made there"))?;
             let meta = file.metadata()?;
-            if fs::symlink_metadata(&case).is_ok() {
+            if fs::symlink_metadata(&case).is_ok() || File::open(&case).is_ok() {
                 return no(
                     "names that differ in case alone are one file there, so /ROOM would replace what /room keeps",
                 );

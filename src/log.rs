@@ -123,6 +123,13 @@ struct Part {
 }
 
 impl Part {
+    /// Makes sure that its file was not shortened, so that a reader is told before it is given the first half.
+    fn check(&self) -> io::Result<()> {
+        let Bytes::File(file) = &self.bytes else { return Ok(()) };
+        let len = file.file.metadata()?.len();
+        if len < file.head + self.len { Err(file.told(&shortened())) } else { Ok(()) }
+    }
+
     /// Copies bytes from a position in this part on; how many. Fewer than there is room for only at its end.
     fn copy(&self, pos: u64, out: &mut [u8]) -> io::Result<usize> {
         let from = pos.saturating_sub(self.start);
@@ -130,8 +137,7 @@ impl Part {
             Bytes::File(file) => {
                 let len = (out.len() as u64).min(self.len.saturating_sub(from)) as usize;
                 let out = out.get_mut(..len).unwrap_or_default();
-                let short = |e: io::Error| if e.kind() == ErrorKind::UnexpectedEof { shortened() } else { e };
-                file.file.read_exact_at(out, file.head + from).map_err(|e| file.told(&short(e)))?;
+                file.file.read_exact_at(out, file.head + from).map_err(|e| file.told(&e))?;
                 Ok(len)
             }
             Bytes::Memory(bytes) => {
@@ -468,6 +474,7 @@ impl Log {
             From::All => None,
             From::After(text) => Id::parse(text),
         };
+        self.parts.iter().try_for_each(Part::check)?;
         if let Some(asked) = asked.filter(|id| self.kept() <= *id && *id <= self.heard.id) {
             let Mark { pos, id } = self.after(asked)?;
             let next = self.next(pos)?;
