@@ -47,14 +47,14 @@ fn has_no_sync(error: &io::Error) -> bool {
         || matches!(error.raw_os_error(), Some(9 | 25))
 }
 
-/// Whether both are one and the same file.
-fn same(a: &Metadata, b: &Metadata) -> bool {
-    (a.dev(), a.ino()) == (b.dev(), b.ino())
+/// By which a file is known, whatever its name.
+fn identity(file: &Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
 }
 
 /// Whether this file is what has this name now; a link to it is not.
-fn is_at(path: &Path, file: &Metadata) -> io::Result<bool> {
-    Ok(same(file, &fs::symlink_metadata(path)?))
+fn is_at(path: &Path, file: &Metadata) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|there| identity(&there) == identity(file))
 }
 
 impl Dir {
@@ -109,7 +109,7 @@ impl Dir {
                     "names that differ in case alone are one file there, so /ROOM would replace what /room keeps",
                 );
             }
-            if !is_at(&name, &meta)? {
+            if !is_at(&name, &meta) {
                 return no("its file system cannot say which name is which file");
             }
             if self.private && meta.mode() & 0o077 != 0 {
@@ -173,7 +173,7 @@ impl Dir {
     fn check(&self) -> io::Result<()> {
         let own = self.handle.metadata()?;
         match fs::metadata(&self.path) {
-            Ok(there) if same(&own, &there) => Ok(()),
+            Ok(there) if identity(&own) == identity(&there) => Ok(()),
             _ => Err(io::Error::other(
                 "its directory is gone, or another has its place; put it back, or start the server again",
             )),
@@ -201,7 +201,7 @@ impl Dir {
         let open = || -> io::Result<File> {
             self.check()?;
             let meta = fs::symlink_metadata(&path)?;
-            if old && is_at(&self.path(name, false), &meta).unwrap_or(false) {
+            if old && is_at(&self.path(name, false), &meta) {
                 // A crash can leave both names of a rename, on a file system whose renames are two steps.
                 fs::remove_file(&path)?;
                 return Err(ErrorKind::NotFound.into());
@@ -214,7 +214,7 @@ impl Dir {
                 self.detach(name, &path).inspect_err(|_| self.discard(name))?;
             }
             let file = File::options().read(true).write(true).open(&path)?;
-            match is_at(&path, &file.metadata()?)? {
+            match is_at(&path, &file.metadata()?) {
                 true => Ok(file),
                 false => Err(io::Error::other("another program replaces it")),
             }
@@ -276,7 +276,7 @@ impl Dir {
         self.probe()?;
         let path = self.next(name);
         let file = self.make(&path).map_err(|e| told(&e, path.display()))?;
-        let mut output = Output::new(LogFile { path: self.path(name, false), file, head: head.len() as u64 }, 0);
+        let mut output = Output::new(LogFile { path: self.path(name, false), file, head: head.len() as u64 }, 0)?;
         let done = output.append(&[head, events].concat()).and_then(|()| output.file.sync());
         done.inspect_err(|_| self.discard(name))?;
         Ok(output)
@@ -339,7 +339,7 @@ fn narrow(entry: &DirEntry) -> io::Result<()> {
     }
     let file = File::open(entry.path())?;
     let mode = Permissions::from_mode(meta.mode() & 0o700);
-    if same(&meta, &file.metadata()?) { file.set_permissions(mode) } else { Ok(()) }
+    if identity(&meta) == identity(&file.metadata()?) { file.set_permissions(mode) } else { Ok(()) }
 }
 
 /// A channel's file, as those who read it see it.
@@ -384,12 +384,17 @@ pub struct Output {
     len: u64,     // bytes that count
     torn: bool,   // there may be more, which have to go
     largest: u64, // what the process may make it, as far as that is known
+    identity: (u64, u64),
 }
 
 impl Output {
     /// The end of a file of this length.
-    pub fn new(file: LogFile, len: u64) -> Output {
-        Output { file: Arc::new(file), len, torn: false, largest: 0 }
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn new(file: LogFile, len: u64) -> io::Result<Output> {
+        let identity = identity(&file.file.metadata()?);
+        Ok(Output { file: Arc::new(file), len, torn: false, largest: 0, identity })
     }
 
     /// Cuts off what is behind so many bytes, if there is or may be anything. It is on the disk then: else a power cut could
@@ -412,9 +417,10 @@ impl Output {
     /// # Errors
     /// If there is no room (see [`is_full`]), if the write fails, if another program has changed the file.
     pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let meta = self.file.file.metadata().map_err(|e| self.file.told(&e))?;
-        let moved = self.len > 0 && !is_at(&self.file.path, &meta).unwrap_or(false); // a new one has another name at first
-        if meta.len() != self.len || moved {
+        let there = fs::symlink_metadata(&self.file.path);
+        let whole = there.is_ok_and(|meta| identity(&meta) == self.identity && meta.len() == self.len);
+        // A new one has another name at first.
+        if self.len > 0 && !whole {
             let why = "another program has changed, moved or removed it; start the server again";
             return Err(self.file.told(&io::Error::other(why)));
         }

@@ -253,7 +253,7 @@ impl Log {
                 log.hole = before;
             }
             first = first.or(Some(start));
-            let output = Output::new(file, found.good);
+            let output = Output::new(file, found.good)?;
             let (file, len) = (output.file.clone(), found.good - found.head);
             newest = Some((output, old));
             log.parts.push_back(Part { start: log.written.pos, len, before, bytes: Bytes::File(file) });
