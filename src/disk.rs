@@ -211,7 +211,9 @@ impl Dir {
                 return Err(io::Error::new(ErrorKind::InvalidInput, "it is no file, or a link to one; move it away"));
             }
             if meta.nlink() > 1 {
-                self.detach(name, &path).inspect_err(|_| self.discard(name))?;
+                // It has a second name, as a backup by `cp -al` gives it one. What is written from now on does not belong
+                // there, so a copy takes its place.
+                self.copy(name, &mut File::open(&path)?, 0, &path)?;
             }
             let file = File::options().read(true).write(true).open(&path)?;
             match is_at(&path, &file.metadata()?) {
@@ -226,18 +228,15 @@ impl Dir {
         }
     }
 
-    /// Puts a copy into the place of a file that has a second name, as a backup by `cp -al` gives it one: what is
-    /// written from now on does not belong there.
-    fn detach(&self, name: &str, path: &Path) -> io::Result<()> {
-        let mut file = File::open(path)?;
-        self.copy(name, &mut file, 0, path)?;
-        self.sync()
-    }
-
-    /// Copies a file, from this byte on, to another that then has this path.
+    /// Copies a file, from this byte on, to another that then has this path; on the disk.
     fn copy(&self, name: &str, file: &mut File, from: u64, to: &Path) -> io::Result<()> {
         let next = self.next(name);
-        let mut copy = self.make(&next)?;
+        let done = self.copy_to(&next, file, from).and_then(|()| self.rename(&next, to)).and_then(|()| self.sync());
+        done.inspect_err(|_| self.discard(name))
+    }
+
+    fn copy_to(&self, next: &Path, file: &mut File, from: u64) -> io::Result<()> {
+        let mut copy = self.make(next)?;
         file.seek(SeekFrom::Start(from))?;
         let mut piece = vec![0; PIECE];
         loop {
@@ -250,8 +249,7 @@ impl Dir {
         if !self.private {
             copy.set_permissions(file.metadata()?.permissions())?;
         }
-        copy.sync_data()?;
-        self.rename(&next, to)
+        copy.sync_data()
     }
 
     /// Keeps what is about to be cut off a log, from this byte on, in a file `NAME.cut-N` beside it; on the disk. Returns
@@ -262,9 +260,8 @@ impl Dir {
     pub fn keep(&self, name: &str, log: &mut LogFile, from: u64) -> io::Result<String> {
         let free = |kept: &String| fs::symlink_metadata(self.path.join(kept)).is_err();
         let kept = (1u64..).map(|n| format!("{name}.cut-{n}")).find(free).unwrap_or_default();
-        let done = self.copy(name, &mut log.file, from, &self.path.join(&kept)).and_then(|()| self.sync());
         let why = "what a crash left in it has to be cut off, and cannot be kept first";
-        done.inspect_err(|_| self.discard(name)).map_err(|e| log.told(&told(&e, why)))?;
+        self.copy(name, &mut log.file, from, &self.path.join(&kept)).map_err(|e| log.told(&told(&e, why)))?;
         Ok(kept)
     }
 
