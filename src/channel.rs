@@ -246,7 +246,7 @@ impl Channel {
 
     /// Takes over events of the log of which this is a copy.
     pub fn take(&self, entries: &[Entry], pump: impl Fn()) {
-        for Entry { id, event, except } in entries {
+        for Entry { id, event, except, .. } in entries {
             let (event, except) = (std::slice::from_ref(event), except.as_deref());
             // Whom nobody here knows is a reader of another node. Memory alone takes an event, which does not fail.
             if except.is_none() || self.put(event, Numbers::Given(*id), except, &pump).is_err() {

@@ -12,36 +12,39 @@
 //! by. Then readers hear of a gap. Where ids fell back, or others cannot know of it, a `gap` event is added to the stream
 //! for all, with an id above all that were seen, so that no id is given out twice.
 //!
-//! Limits: `PAGE`, `TOGETHER`, `REPLY`, `UNHEARD`, `COMPLAINTS`, `PATIENCE`. Shortcut: all nodes should have the same `--history`; the
-//! smallest one counts, and nobody waits for a node that is slower than the publishers of the others.
+//! *No stream harms another.* What anybody adds to one is taken over a page at a time, by turns with the others. An entry that
+//! is too large is left out, and a `gap` with its id stands in its place. A key that cannot be read is left alone.
+//!
+//! Limits: `PAGE`, `ENTRY`, `UNHEARD`, `COMPLAINTS`, `LINES`, `PATIENCE`. Shortcut: all nodes should have the same `--history`; the
+//! smallest one counts, and nobody waits for a node that is slower than the publishers of the others. Nobody is told of an
+//! entry that was deleted (`XDEL`) before a node had read it.
 
 use crate::channel::{Channel, lock};
 use crate::event::Event;
 use crate::flags::Config;
 use crate::id::Id;
 use crate::log::{From, Gap, Log};
-use crate::redis::{Answer, Failed, Pipe};
+use crate::redis::{Failed, Pipe};
 use crate::reject::{REDIS_AWAY, REDIS_LOST, REDIS_REFUSES, Reject};
 use crate::report::report;
 use crate::resp::{Address, Reply, command};
 use crate::secrets::{shown, visible};
-use crate::stream::{self, Entry, PREFIX, above, below, field, id, id_of, is_trimmed, is_whole, key, removed};
+use crate::stream::{self, Entry, above, below, field, id, id_of, is_trimmed, is_whole, key, removed};
 use crate::writer::Writer;
-use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// Limit: entries of one stream in one reply.
 const PAGE: usize = 256;
-/// Limit: bytes of a reply, and one event and a whole stream more.
-const REPLY: usize = 32 << 20;
-/// Limit: streams of which pages are asked for together.
-const TOGETHER: usize = 16;
+/// Limit: bytes of an entry, and `--max-body` more. A page has at most twice as much.
+const ENTRY: usize = 32 << 20;
 /// Limit: events that were acknowledged, and have not come by yet.
 const UNHEARD: usize = 256;
 /// Limit: how long a publisher or a reader waits while Redis is away, and one round trip more.
@@ -51,6 +54,8 @@ pub const AGAIN: Duration = Duration::from_millis(20);
 
 /// Limit: lines on standard error about single streams.
 const COMPLAINTS: usize = 100;
+/// Limit: lines that wait for standard error; further ones are dropped.
+const LINES: usize = 100;
 const REFUSES: &str = "refuses events";
 
 /// Channels by their names.
@@ -60,14 +65,15 @@ pub type Channels = Vec<(String, Arc<Channel>)>;
 pub type Wake = Box<dyn Fn(&Arc<Channel>) + Send + Sync>;
 
 /// A channel that is followed.
-#[derive(Default)]
 pub struct Followed {
     /// It, as long as it is in use.
     pub channel: Weak<Channel>,
     /// What publishers here were told of, and has not come by.
-    pub acked: Vec<Id>,
+    pub acked: BTreeSet<Id>,
     told: Id,             // nothing is missing up to here, or that was told
     removed: Option<i64>, // from the stream, when the copy began, where there was nothing to go on from
+    /// Entries that are asked for at a time.
+    pub page: usize,
     /// It was read to the end once.
     pub ready: bool,
     /// Redis does not let us read it, for it is no stream or not ours.
@@ -80,8 +86,7 @@ pub struct Asked {
     pub name: String,
     channel: Arc<Channel>,
     last: Id,
-    told: Id,
-    acked: Vec<Id>,
+    newest: Id, // of what publishers here had been told of by then, or `last`
     page: usize,
 }
 
@@ -94,7 +99,6 @@ pub struct Cluster {
     posts: AtomicU64,
     /// The channels that are followed, by their names.
     pub followed: Mutex<BTreeMap<String, Followed>>,
-    page: AtomicUsize, // entries that are asked for at a time
     /// Changes of `followed`, and entries that were heard.
     pub changes: AtomicU64,
     /// The changes that the `XREAD` under way knows of.
@@ -111,6 +115,7 @@ pub struct Cluster {
     pub current: Mutex<Instant>,
     complaints: Mutex<Vec<String>>, // about single streams, as they were told
     state: Mutex<String>,           // as it was last told on standard error
+    news: SyncSender<String>,       // to the thread that tells it, so that nobody else waits for a terminal
     wake: Wake,
 }
 
@@ -122,21 +127,22 @@ impl fmt::Debug for Cluster {
 
 /// Whether an error is one of a single stream, which is no stream, or not ours.
 fn is_of_key(why: &str) -> bool {
-    ["WRONGTYPE", "NOPERM"].iter().any(|code| why.starts_with(code))
+    ["WRONGTYPE", "NOPERM", "ERR The stream has exhausted"].iter().any(|code| why.starts_with(code))
 }
 
 impl Cluster {
     /// A node of the Redis at this address; `wake` tells the pump of news. It connects when something is asked for, or
     /// followed.
     pub fn new(address: Address, config: &Config, wake: Wake) -> Cluster {
-        let most = REPLY.saturating_add(config.history).saturating_add(config.max_body) as u64;
+        let (news, lines) = sync_channel(LINES);
+        let tell = move || lines.into_iter().for_each(report);
+        let _ = thread::Builder::new().name("news".into()).spawn(tell); // without it nothing is told
         Cluster {
-            pipe: Pipe::new(address, most),
+            pipe: Pipe::new(address, ENTRY as u64 + config.max_body as u64),
             history: config.history,
             node: format!("{:016x}", RandomState::new().hash_one(())),
             posts: AtomicU64::new(1),
             followed: Mutex::default(),
-            page: AtomicUsize::new(PAGE),
             changes: AtomicU64::new(0),
             seen: AtomicU64::new(0),
             follower: AtomicI64::new(0),
@@ -146,17 +152,27 @@ impl Cluster {
             current: Mutex::new(Instant::now()),
             state: Mutex::default(),
             complaints: Mutex::default(),
+            news,
             wake,
         }
     }
 
-    /// Tells a person, where it is news.
+    /// Tells a person, if it is news.
     pub fn say(&self, news: String) {
         let mut state = lock(&self.state);
         if *state != news {
             let text = visible(&shown(news.as_bytes())); // in part what Redis says
-            report(format!("tincan: redis: {}: {text}", self.pipe.address));
+            let _ = self.news.try_send(format!("tincan: redis: {}: {text}", self.pipe.address));
             *state = news;
+        }
+    }
+
+    /// Tells a person once what is wrong with a single stream: it may come by turns with others, as often as a client likes.
+    fn complain(&self, complaint: String) {
+        let mut told = lock(&self.complaints);
+        if told.len() < COMPLAINTS && !told.contains(&complaint) {
+            told.push(complaint.clone());
+            self.say(complaint);
         }
     }
 
@@ -166,13 +182,10 @@ impl Cluster {
             self.say(format!("{REFUSES}: {why}"));
             return REDIS_REFUSES;
         }
-        // Once: it may be asked for by turns with others, as often as a client likes.
-        let complaint = format!("refuses {}: {why}", key(name));
-        let mut told = lock(&self.complaints);
-        if told.len() < COMPLAINTS && !told.contains(&complaint) {
-            told.push(complaint.clone());
-            self.say(complaint);
-        }
+        self.complain(format!(
+            "refuses {}: {why}; to get its channel out, allow that key, rename it or delete it",
+            key(name)
+        ));
         REDIS_REFUSES
     }
 
@@ -203,11 +216,24 @@ impl Cluster {
         let start = if is_whole(&info) { Id::default() } else { first.map_or(last, below) };
         let removed = removed(&info).filter(|_| start == Id::default() || first.is_none());
         let channel = Arc::new(Channel::new(name, Log::copy(start, self.history), Writer::default()));
-        let followed = Followed { channel: Arc::downgrade(&channel), told: start, removed, ..Followed::default() };
+        let followed = Followed {
+            channel: Arc::downgrade(&channel),
+            acked: BTreeSet::new(),
+            told: start,
+            removed,
+            page: PAGE,
+            ready: false,
+            barred: false,
+        };
         lock(&self.followed).insert(name.into(), followed);
         // Up to what was there when it began: what comes meanwhile may have no end, and the follower hears of it.
-        self.refresh(vec![(name.into(), channel.clone())], last, |commands, n| self.pipe.call(commands, n))
-            .map_err(reject)?;
+        let mut more = true;
+        while more && channel.last() < last {
+            let mut command = Vec::new();
+            let asked = self.ask_for(name.into(), channel.clone(), &mut command);
+            let page = self.pipe.call(command, 1).map_err(reject)?.pop().unwrap_or(Reply::Null);
+            more = self.take(&asked, page).map_err(reject)?;
+        }
         self.note(name, |f| f.ready = true);
         self.interrupt();
         Ok(channel)
@@ -225,91 +251,79 @@ impl Cluster {
         open.filter_map(|(name, f)| Some((name.clone(), f.channel.upgrade()?))).collect()
     }
 
-    /// Takes over what is new in these channels, at least up to this id; `ask` sends commands, and returns so many replies.
-    ///
-    /// # Errors
-    /// Where there are none, or a stream cannot be read.
-    pub fn refresh(
-        &self, mut channels: Channels, least: Id, mut ask: impl FnMut(Vec<u8>, usize) -> Answer,
-    ) -> Result<(), Failed> {
-        while !channels.is_empty() {
-            let mut commands = Vec::new();
-            let asked = self.ask_for(channels.drain(..channels.len().min(TOGETHER)), &mut commands);
-            let pages = ask(commands, asked.len()).inspect_err(|failed| {
-                if *failed == Failed::TooLarge {
-                    self.page.store((self.page.load(Relaxed) / 2).max(1), Relaxed); // for the next try
-                }
-            })?;
-            channels.extend(self.accept(asked, pages)?.into_iter().filter(|(_, channel)| channel.last() < least));
-        }
-        Ok(())
+    /// Writes the command that asks for what is new in a channel.
+    pub fn ask_for(&self, name: String, channel: Arc<Channel>, commands: &mut Vec<u8>) -> Asked {
+        let last = channel.last();
+        let known = self.note(&name, |f| (f.page, f.acked.last().copied().unwrap_or_default().max(last)));
+        let (page, newest) = known.unwrap_or((PAGE, last));
+        command(&["XRANGE", &key(&name), &last.to_string(), "+", "COUNT", &(page + 1).to_string()], commands);
+        Asked { name, channel, last, newest, page }
     }
 
-    /// Writes the commands that ask for what is new in these channels.
-    pub fn ask_for(
-        &self, channels: impl Iterator<Item = (String, Arc<Channel>)>, commands: &mut Vec<u8>,
-    ) -> Vec<Asked> {
-        let page = self.page.load(Relaxed);
-        let count = (page + 1).to_string();
-        let asked = channels.map(|(name, channel)| {
-            let last = channel.last();
-            let (told, acked) = self.note(&name, |f| (f.told, f.acked.clone())).unwrap_or_default();
-            command(&["XRANGE", &key(&name), &last.to_string(), "+", "COUNT", &count], commands);
-            Asked { name, channel, last, told, acked, page }
-        });
-        asked.collect()
-    }
-
-    /// Takes over what came of it. Returns those in which there is more.
-    ///
-    /// # Errors
-    /// Where a stream cannot be read.
-    pub fn accept(&self, asked: Vec<Asked>, pages: Vec<Reply>) -> Result<Channels, Failed> {
-        let mut more = Vec::new();
-        for (asked, page) in asked.into_iter().zip(pages) {
-            if self.take(&asked, page)? {
-                more.push((asked.name, asked.channel));
-            }
-        }
-        Ok(more)
+    /// Asks for as little as can be from now on, if a page was too large to be read at all.
+    pub fn shorten(&self, asked: &Asked) {
+        self.note(&asked.name, |f| f.page = 1);
     }
 
     /// Takes over a page of a stream. Returns whether there is more.
-    fn take(&self, asked: &Asked, page: Reply) -> Result<bool, Failed> {
-        let Asked { name, channel, last, told, acked, .. } = asked;
-        let page = match page {
+    ///
+    /// # Errors
+    /// If the stream cannot be read.
+    pub fn take(&self, asked: &Asked, page: Reply) -> Result<bool, Failed> {
+        let Asked { name, channel, last, newest, .. } = asked;
+        let mut page = match page {
             Reply::List(page) => page,
             Reply::Error(why) if is_of_key(&why) && self.bar(name, &why) => return Ok(false),
             Reply::Error(why) => return Err(Failed::Refused(why)), // such as that it is loading its file
             _ => return Err(Failed::Refused("it answers without entries".into())),
         };
-        let whole = page.len() <= asked.page;
-        let end = page.last().and_then(id_of).unwrap_or_default();
-        let due = |id: &&Id| *last < **id && (whole || **id <= end); // who came by may be noted only now
-        let lost = acked.iter().filter(due).find(|id| !page.iter().any(|entry| id_of(entry) == Some(**id)));
-        let mut before = *last; // a Redis that is none may say one twice
-        let rises = |entry: &Entry| {
-            let was = before;
-            before = was.max(entry.id);
-            entry.id > was
-        };
-        let entries: Vec<Entry> = page.iter().filter_map(Entry::read).filter(rises).collect();
-        let gone = last > told && page.first().and_then(id_of) != Some(*last) || self.has_missed(asked, &entries)?;
-        if (gone || lost.is_some()) && !page.iter().any(|entry| stream::lost(entry) >= Some(*lost.unwrap_or(last))) {
+        let large = page.pop_if(|entry| *entry == Reply::Large).is_some();
+        let whole = page.len() <= asked.page && !large;
+        let ids: Vec<Id> = page.iter().filter_map(id_of).collect();
+        let end = ids.last().copied().unwrap_or_default();
+        // Of what was acknowledged only since it was asked for, it may know nothing.
+        let due = if whole { *newest } else { end.min(*newest) }.max(*last);
+        let is_gone = |id: &Id| id > last && ids.binary_search(id).is_err();
+        let known = self.note(name, |f| (f.told, f.acked.iter().copied().take_while(|id| *id <= due).find(is_gone)));
+        let (told, lost) = known.unwrap_or_default();
+        let entries = self.read(asked, &page);
+        let gone = *last > told && ids.first() != Some(last) || self.has_missed(asked, &entries)?;
+        if (gone || lost.is_some()) && !page.iter().any(|entry| stream::lost(entry) >= Some(lost.unwrap_or(*last))) {
             self.doubt(asked, lost, entries.first().map(|entry| entry.id))?;
         }
         self.changes.fetch_add(entries.len() as u64, SeqCst);
         channel.take(&entries, || (self.wake)(channel));
         (self.wake)(channel);
+        let more = !whole && !entries.is_empty();
         self.note(name, |f| {
             f.barred = false;
-            f.acked.retain(|id| *id > *last && !(acked.contains(id) && due(&id)));
+            while f.acked.first().is_some_and(|id| *id <= due) {
+                f.acked.pop_first();
+            }
+            f.page = if large { entries.len().max(1) } else { (2 * asked.page).min(PAGE) };
         });
-        let more = !whole && !entries.is_empty();
-        if more {
-            self.page.store((2 * asked.page).min(PAGE), Relaxed);
-        }
         Ok(more)
+    }
+
+    /// The events of a page that are new.
+    fn read(&self, asked: &Asked, page: &[Reply]) -> Vec<Entry> {
+        let mut before = asked.last; // a Redis that is none may say one twice
+        let mut entries = Vec::new();
+        for mut entry in page.iter().filter_map(Entry::read) {
+            if entry.id <= before {
+                continue;
+            }
+            if entry.is_large {
+                let key = key(&asked.name);
+                self.complain(format!(
+                    "{key} has entries over {ENTRY} bytes; in their place readers hear a gap; XDEL removes them"
+                ));
+                entry.event = Gap { from: None, lost: None }.event(&before.to_string());
+            }
+            before = entry.id;
+            entries.push(entry);
+        }
+        entries
     }
 
     /// Leaves a stream alone that Redis does not let us read. Returns whether it could be read before.
@@ -331,19 +345,18 @@ impl Cluster {
     }
 
     /// Tells of what is gone: what a channel goes on from, or what was acknowledged.
-    fn doubt(&self, asked: &Asked, lost: Option<&Id>, from: Option<Id>) -> Result<(), Failed> {
-        let Asked { name, channel, last, acked, .. } = asked;
+    fn doubt(&self, asked: &Asked, lost: Option<Id>, from: Option<Id>) -> Result<(), Failed> {
+        let Asked { name, channel, last, newest: top, .. } = asked;
         let info = self.info(name)?;
         let newest = info.get("last-generated-id").and_then(id).unwrap_or_default();
-        let top = *acked.iter().fold(last, Ord::max);
-        if newest == top && lost.is_none() || newest < top && self.announce(name, top, true)? {
+        if newest == *top && lost.is_none() || newest < *top && self.announce(name, *top, true)? {
             return Ok(()); // nothing came behind it; or all hear of it
         }
         channel.gap(&Gap { from, lost: None }.event(&last.to_string()), || (self.wake)(channel));
         self.note(name, |f| f.told = *last);
         // Others may lack what they have not heard, and cannot know.
-        if !is_trimmed(&info, *lost.unwrap_or(last)) {
-            self.announce(name, top, false)?;
+        if !is_trimmed(&info, lost.unwrap_or(*last)) {
+            self.announce(name, *top, false)?;
         }
         Ok(())
     }
@@ -389,8 +402,7 @@ impl Cluster {
 
     /// The last event that publishers here were told of, and has not come by; and how many there are.
     fn acked(&self, name: &str) -> (Id, usize) {
-        let acked = self.note(name, |f| (f.acked.iter().max().copied().unwrap_or_default(), f.acked.len()));
-        acked.unwrap_or_default()
+        self.note(name, |f| (f.acked.last().copied().unwrap_or_default(), f.acked.len())).unwrap_or_default()
     }
 
     /// What marks so many events as published here.
@@ -465,9 +477,8 @@ impl Cluster {
     fn look_for(
         &self, name: &str, last: Id, posts: &[String], was_there: bool, until: Instant,
     ) -> Result<Option<Vec<Reply>>, Reject> {
-        let ours = |entry: &&Reply| {
-            field(entry, "post").and_then(Reply::text).is_some_and(|post| posts.iter().any(|p| p.as_bytes() == post))
-        };
+        let posts: BTreeSet<&[u8]> = posts.iter().map(String::as_bytes).collect();
+        let ours = |entry: &&Reply| field(entry, "post").and_then(Reply::text).is_some_and(|post| posts.contains(post));
         let mut again = AGAIN;
         while Instant::now() < until {
             let mut found = Vec::new();
@@ -481,12 +492,13 @@ impl Cluster {
                 sure &= std::mem::take(&mut empty) || page.first().and_then(id_of) == Some(at);
                 let new = page.iter().filter(|entry| id_of(entry) > Some(at)).filter(ours);
                 found.extend(new.filter_map(|entry| entry.list().first().cloned()));
-                at = page.last().and_then(id_of).unwrap_or_default();
+                at = page.iter().rev().find_map(id_of).unwrap_or_default();
+                let end = page.len() < PAGE && page.last() != Some(&Reply::Large);
                 if found.len() == posts.len() {
                     return Ok(Some(found));
                 }
-                if page.len() < PAGE || Instant::now() >= until {
-                    sure &= page.len() < PAGE;
+                if end || Instant::now() >= until {
+                    sure &= end;
                     return if sure && self.pipe.is_settled() { Ok(None) } else { Err(REDIS_LOST) };
                 }
             }
@@ -506,13 +518,18 @@ impl Cluster {
         Ok(self.pipe.call(added, 1)?.first().and_then(id).is_some())
     }
 
+    /// The name of a stream that is not there, and that nobody could know of.
+    pub fn nobody(&self) -> String {
+        key(&self.node)
+    }
+
     /// Whether events could be published: asks for one to be added to a stream that is not there.
     ///
     /// # Errors
     /// [`REDIS_AWAY`], [`REDIS_REFUSES`].
     pub fn health(&self) -> Result<(), Reject> {
         self.is_followed()?;
-        let added = self.pipe.ask(&["XADD", PREFIX, "NOMKSTREAM", "*", "data", ""]);
+        let added = self.pipe.ask(&["XADD", &self.nobody(), "NOMKSTREAM", "*", "data", ""]);
         added.map_err(|failed| self.reject("", failed))?;
         Ok(())
     }

@@ -7,7 +7,7 @@
 //! Limits: numbers have the ranges that their messages name.
 
 use crate::percent::is_made_of;
-use crate::resp::Address;
+use crate::resp::{Address, MAX_STRING};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -231,6 +231,9 @@ pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<Co
     }
     if config.sync && config.data.is_none() {
         return Err("--sync needs a disk to wait for; give --data DIR as well".into());
+    }
+    if config.redis.is_some() && config.max_body as u64 > MAX_STRING {
+        return Err("--redis takes no string over 512M; give a smaller --max-body".into());
     }
     if config.redis.is_some() && config.data.is_some() {
         return Err("--redis and --data both keep the logs; leave one of them out".into());

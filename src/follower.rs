@@ -1,20 +1,21 @@
 //! The thread that follows: one connection for all channels of a node.
 //!
-//! It has Redis wait for news of all streams in use (`XREAD BLOCK`), and then asks for what is new in those that have some.
-//! Where one had news before, that is asked for in the same breath, and Redis answers both at once. Whoever brings a new
+//! It has Redis wait for news of all streams in use (`XREAD BLOCK`), and then asks for a page of each that has some. A stream
+//! that has more has news again, with all others that have some by then: so none keeps it from the others, however much
+//! comes. What had news before is asked for in the same breath, and Redis answers both at once. Whoever brings a new
 //! channel interrupts it (`CLIENT UNBLOCK`). When the connection is lost it makes another, after a pause that grows, and
 //! takes over what is new in all.
 //!
-//! Limits: `BLOCK`, `HOT`.
+//! Limits: `BLOCK`, `HOT`, `TOGETHER`.
 
-use crate::channel::lock;
-use crate::cluster::{AGAIN, Channels, Cluster};
-use crate::id::Id;
+use crate::channel::{Channel, lock};
+use crate::cluster::{AGAIN, Asked, Channels, Cluster};
 use crate::redis::{ANSWER, Failed, Link, pause};
 use crate::resp::{Reply, alone};
 use crate::stream::{PREFIX, key};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,14 +26,13 @@ const BLOCK: Duration = Duration::from_secs(1);
 /// Limit: streams that are asked for before it is known whether they have news.
 const HOT: usize = 4;
 
+/// Limit: streams of which pages are asked for together.
+const TOGETHER: usize = 16;
+
 /// Where more streams than this are waited for, there is a pause between two `XREAD`s, so much for each: each names all of
 /// them again, and takes Redis half a microsecond for each.
 const MANY: u32 = 50;
 const EACH: Duration = Duration::from_micros(5);
-
-fn lost(why: io::Error) -> Failed {
-    if why.kind() == io::ErrorKind::InvalidData { Failed::TooLarge } else { Failed::Lost }
-}
 
 fn told(failed: Failed) -> io::Error {
     io::Error::other(match failed {
@@ -72,13 +72,11 @@ impl Cluster {
             let before = self.changes.load(SeqCst);
             let began = Instant::now();
             let (mut commands, streams) = self.wait();
-            let asked = self.ask_for(hot.drain(..).take(HOT), &mut commands);
+            let asked = self.ask_for_all(hot.drain(..).take(HOT), &mut commands);
             link.send(&commands, BLOCK + ANSWER)?;
-            let news = link.reply()?;
+            let news = link.news(streams)?;
             self.seen.store(u64::MAX, SeqCst); // whatever changes from here on is seen before it waits again
-            let pages = link.replies(asked.len())?;
-            let known: Vec<String> = asked.iter().map(|asked| asked.name.clone()).collect();
-            let mut more = self.accept(asked, pages).map_err(told)?;
+            self.take_all(&mut link, &asked)?;
             match news {
                 // One that we may not read must not keep us from all others.
                 Reply::Error(why) => {
@@ -87,13 +85,13 @@ impl Cluster {
                         return Err(io::Error::other(why));
                     }
                 }
-                Reply::Null => more.extend(self.channels(|f| f.ready && !f.acked.is_empty())),
+                Reply::Null => self.hear(&mut link, self.channels(|f| f.ready && !f.acked.is_empty()))?,
                 news => {
                     hot = self.named(&news);
-                    more.extend(hot.iter().filter(|(name, _)| !known.contains(name)).cloned());
+                    let known = |name: &String| asked.iter().any(|asked| asked.name == *name);
+                    self.hear(&mut link, hot.iter().filter(|(name, _)| !known(name)).cloned().collect())?;
                 }
             }
-            self.hear(&mut link, more)?;
             if self.changes.load(SeqCst) == before && began.elapsed() < AGAIN {
                 thread::sleep(AGAIN); // news that are none must not make us spin
             }
@@ -112,11 +110,30 @@ impl Cluster {
         }
     }
 
-    /// Takes over what is new in these channels.
-    fn hear(&self, link: &mut Link, channels: Channels) -> io::Result<()> {
-        let end = Id { epoch: u64::MAX, seq: u64::MAX };
-        let ask = |commands: Vec<u8>, n| link.send(&commands, ANSWER).and_then(|()| link.replies(n)).map_err(lost);
-        self.refresh(channels, end, ask).map_err(told)
+    /// Takes over a page of what is new in each of these channels.
+    fn hear(&self, link: &mut Link, mut channels: Channels) -> io::Result<()> {
+        while !channels.is_empty() {
+            let mut commands = Vec::new();
+            let asked = self.ask_for_all(channels.drain(..channels.len().min(TOGETHER)), &mut commands);
+            link.send(&commands, ANSWER)?;
+            self.take_all(link, &asked)?;
+        }
+        Ok(())
+    }
+
+    fn ask_for_all(
+        &self, channels: impl Iterator<Item = (String, Arc<Channel>)>, commands: &mut Vec<u8>,
+    ) -> Vec<Asked> {
+        channels.map(|(name, channel)| self.ask_for(name, channel, commands)).collect()
+    }
+
+    /// Takes over one page after another, so that one at a time is held.
+    fn take_all(&self, link: &mut Link, asked: &[Asked]) -> io::Result<()> {
+        for asked in asked {
+            let page = link.reply().inspect_err(|_| self.shorten(asked))?; // it may have been too large to be read
+            self.take(asked, page).map_err(told)?;
+        }
+        Ok(())
     }
 
     /// The command that waits for news of the channels in use, and how many these are.
@@ -129,7 +146,7 @@ impl Cluster {
             channels.map(|(name, channel)| (key(&name), channel.last().to_string())).unzip();
         if keys.is_empty() {
             // So that the connection stays, and is known to.
-            keys.push(PREFIX.into());
+            keys.push(self.nobody());
             lasts.push("$".into());
         }
         self.seen.store(change, SeqCst);

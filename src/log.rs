@@ -486,6 +486,10 @@ impl Log {
             let gap = if whole { None } else { Some(Gap { from: next, lost }) };
             return Ok(Place { pos, id: asked, gap });
         }
+        // Ids that are given never go back: what is above all that are there was heard, and has been lost.
+        if let Some(asked) = asked.filter(|id| self.copy && *id > self.heard.id) {
+            return Ok(Place { pos: self.heard.pos, id: asked, gap: Some(Gap { from: None, lost: None }) });
+        }
         let pos = self.parts.front().map_or(self.heard.pos, |p| p.start);
         let (next, kept) = (self.next(pos)?, self.kept());
         let id = match next {

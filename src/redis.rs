@@ -29,6 +29,8 @@ const RESOLVER: usize = 1 << 20;
 /// Limit: how long a round trip may take, and how much longer for each byte of the replies (100 KB a second).
 pub const ANSWER: Duration = Duration::from_secs(2);
 const BYTE: Duration = Duration::from_micros(10);
+/// Limit: bytes that are kept of what an `XREAD` says of one stream: its name, and the id of an entry.
+const NEWS: u64 = 1 << 10;
 /// Limit: the pause before the server is tried again: 100 ms, doubled up to this many, give or take half.
 const MAX_PAUSE: u64 = 3000;
 
@@ -73,7 +75,7 @@ impl Read for Timed {
 /// One connection.
 pub struct Link {
     stream: BufReader<Timed>,
-    most: u64, // bytes of a reply
+    each: u64, // bytes of an entry that are kept
     /// Its number (`CLIENT ID`), where the server tells it.
     pub id: Option<i64>,
     run: Option<Vec<u8>>, // the server's process
@@ -85,7 +87,7 @@ impl Link {
     /// # Errors
     /// Where the server is not there, or does not take us. The password is in none of them.
     pub fn connect(pipe: &Pipe) -> io::Result<Link> {
-        let Pipe { address, most, .. } = pipe;
+        let Pipe { address, each, .. } = pipe;
         let mut tried = Err(io::Error::other("its name has no address"));
         for ip in look_up(address)?.into_iter().take(ADDRESSES) {
             tried = TcpStream::connect_timeout(&ip, CONNECT);
@@ -97,7 +99,7 @@ impl Link {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(ANSWER))?;
         let timed = Timed { stream, until: Instant::now() };
-        let mut link = Link { stream: BufReader::new(timed), most: *most, id: None, run: None };
+        let mut link = Link { stream: BufReader::new(timed), each: *each, id: None, run: None };
         let Address { user, password, .. } = address;
         let auth: &[&str] = if user.is_empty() { &["AUTH", password] } else { &["AUTH", user, password] };
         if !password.is_empty()
@@ -134,16 +136,24 @@ impl Link {
     /// As the socket has them.
     pub fn send(&mut self, commands: &[u8], time: Duration) -> io::Result<()> {
         let timed = self.stream.get_mut();
-        timed.until = Instant::now() + time;
+        timed.until = Instant::now() + time + BYTE * u32::try_from(commands.len()).unwrap_or(u32::MAX);
         timed.stream.write_all(commands)
     }
 
-    /// Reads one reply.
+    /// Reads one reply. Of two entries all is kept that is not over the limit.
     ///
     /// # Errors
     /// As [`resp::read`].
     pub fn reply(&mut self) -> io::Result<Reply> {
-        resp::read(&mut self.stream, self.most)
+        resp::read(&mut self.stream, self.each, 2 * self.each + NEWS)
+    }
+
+    /// Reads the reply to an `XREAD` of so many streams, and keeps only which of them have news.
+    ///
+    /// # Errors
+    /// As [`resp::read`].
+    pub fn news(&mut self, streams: u32) -> io::Result<Reply> {
+        resp::read(&mut self.stream, NEWS, NEWS * u64::from(streams) + NEWS)
     }
 
     /// Reads so many replies.
@@ -207,7 +217,7 @@ struct State {
 pub struct Pipe {
     /// Where it leads.
     pub address: Address,
-    most: u64, // bytes of a reply
+    each: u64, // bytes of an entry that are kept
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -255,9 +265,9 @@ impl Trip<'_> {
 }
 
 impl Pipe {
-    /// A pipe to a server, which is connected to when something is to be sent. Limit: no reply may be larger than `most` bytes.
-    pub fn new(address: Address, most: u64) -> Pipe {
-        Pipe { address, most, state: Mutex::default(), changed: Condvar::new() }
+    /// A pipe to a server, which is connected to when something is to be sent. Limit: of an entry `each` bytes are kept.
+    pub fn new(address: Address, each: u64) -> Pipe {
+        Pipe { address, each, state: Mutex::default(), changed: Condvar::new() }
     }
 
     /// Sends commands, in one piece; returns so many replies.

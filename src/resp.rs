@@ -15,8 +15,11 @@
 //! Source: Redis documentation, "Redis serialization protocol specification"; for the address the `redis` scheme in the
 //! registry of URI schemes (RFC 7595).
 //!
-//! Limits: [`MAX_LINE`], [`MAX_DEPTH`], and the bytes of a reply, which the reader gives; memory is taken for bytes that are there, not for a length that is
-//! only claimed. Deliberately absent: RESP3, TLS.
+//! Anybody who may write to a Redis can make a reply as large as he likes. What is too large to be kept is read, dropped, and
+//! [`Reply::Large`] stands in its place: the next reply is found all the same.
+//!
+//! Limits: [`MAX_LINE`], [`MAX_DEPTH`], [`MAX_STRING`], `MAX_ELEMENTS`, `MAX_REPLY`, and the bytes that are kept, which the caller gives.
+//! Memory is taken for bytes that are there, not for a length that is only claimed. Deliberately absent: RESP3, TLS.
 
 use crate::percent;
 use std::fmt;
@@ -28,6 +31,13 @@ pub const MAX_LINE: u64 = 64 << 10;
 pub const ELEMENT: u64 = 64;
 /// Limit: arrays within arrays. `XREAD` needs four.
 pub const MAX_DEPTH: u8 = 8;
+/// Limit: bytes of a string, as Redis has it (redis.conf, `proto-max-bulk-len`).
+pub const MAX_STRING: u64 = 512 << 20;
+/// Limit: elements of an array.
+const MAX_ELEMENTS: u64 = 64 << 20;
+/// Limit: bytes that are read of one reply. It has two entries at least, and none has more than 1 GB (redis.conf,
+/// `client-query-buffer-limit`).
+const MAX_REPLY: u64 = 5 << 29;
 /// Where a Redis listens if nobody says otherwise.
 const PORT: u16 = 6379;
 
@@ -42,8 +52,10 @@ pub enum Reply {
     Number(i64),
     /// No string, or no array.
     Null,
-    /// An array.
+    /// An array. If it ends with [`Reply::Large`], further elements were dropped.
     List(Vec<Reply>),
+    /// What was too large to be kept.
+    Large,
 }
 
 impl Reply {
@@ -79,42 +91,85 @@ pub fn alone(words: &[&str]) -> Vec<u8> {
     out
 }
 
-/// Reads one reply, of `most` bytes, where each element of an array counts as [`ELEMENT`] more.
+/// Reads one reply, and keeps at most `most` bytes of it; if it is an array, `each` of an element. A part of a reply counts as
+/// [`ELEMENT`] beside its own bytes.
 ///
 /// # Errors
-/// `UnexpectedEof` where the stream ends within it, `InvalidData` where it is none, or over a limit; and what the stream
-/// itself answers.
-pub fn read(stream: &mut impl BufRead, most: u64) -> io::Result<Reply> {
-    reply(stream, MAX_DEPTH, &mut { most })
+/// `UnexpectedEof` if the stream, or what may be read of it, ends within it; `InvalidData` if it is none, or over a limit; and
+/// what the stream itself answers.
+pub fn read(stream: &mut impl BufRead, each: u64, most: u64) -> io::Result<Reply> {
+    reply(&mut stream.take(MAX_REPLY), MAX_DEPTH, each, &mut { most })
 }
 
 fn wrong(what: &str) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, what)
 }
 
-fn reply(stream: &mut impl BufRead, depth: u8, room: &mut u64) -> io::Result<Reply> {
+/// Takes room for so many bytes, if there is more; nothing is left if not.
+fn take(room: &mut u64, bytes: u64) -> bool {
+    let fits = bytes < *room;
+    *room = room.saturating_sub(bytes);
+    fits
+}
+
+fn reply(stream: &mut impl BufRead, depth: u8, each: u64, room: &mut u64) -> io::Result<Reply> {
     let line = line(stream)?;
-    *room = room.checked_sub(ELEMENT + line.len() as u64).ok_or_else(|| wrong("a reply is too large"))?;
+    let mut fits = take(room, ELEMENT + line.len() as u64);
     let (kind, rest) = line.split_first().ok_or_else(|| wrong("this is no Redis: an empty line"))?;
     let text = || String::from_utf8_lossy(rest);
     let number = || text().parse().map_err(|_| wrong("this is no Redis: no number where one is due"));
-    match kind {
-        b'+' => return Ok(Reply::Text(rest.into())),
-        b'-' => return Ok(Reply::Error(text().into())),
-        b':' => return number().map(Reply::Number),
-        b'$' | b'*' => {}
+    let length = |most| match u64::try_from(number()?) {
+        Ok(length) if length > most => Err(wrong("this is no Redis: an array or a string is too large")),
+        length => Ok(length),
+    };
+    let reply = match kind {
+        b'+' => Reply::Text(rest.into()),
+        b'-' => Reply::Error(text().into()),
+        b':' => Reply::Number(number()?),
+        b'$' => match length(MAX_STRING)? {
+            Ok(length) => {
+                fits &= take(room, length);
+                Reply::Text(string(stream, length, fits)?)
+            }
+            Err(_) => Reply::Null,
+        },
+        b'*' => match length(MAX_ELEMENTS)? {
+            Ok(length) => Reply::List(elements(stream, length, depth, each, room)?),
+            Err(_) => Reply::Null,
+        },
         _ => return Err(wrong("this is no Redis: a reply begins with none of + - : $ *")),
+    };
+    Ok(if fits { reply } else { Reply::Large })
+}
+
+/// Reads the elements of an array, and keeps them up to the first that is too large.
+fn elements(stream: &mut impl BufRead, length: u64, depth: u8, each: u64, room: &mut u64) -> io::Result<Vec<Reply>> {
+    let depth = depth.checked_sub(1).ok_or_else(|| wrong("this is no Redis: too many arrays within arrays"))?;
+    let mut list = Vec::new();
+    for _ in 0..length {
+        let others = room.saturating_sub(each);
+        let mut own = *room - others;
+        let mut element = reply(stream, depth, u64::MAX, &mut own)?;
+        *room = others + own;
+        if *room == 0 {
+            element = Reply::Large; // there is no room left at all
+        }
+        if list.last() != Some(&Reply::Large) {
+            list.push(element);
+        }
     }
-    let Ok(len) = u64::try_from(number()?) else { return Ok(Reply::Null) };
-    if *kind == b'*' {
-        let depth = depth.checked_sub(1).ok_or_else(|| wrong("this is no Redis: too many arrays within arrays"))?;
-        return (0..len).map(|_| reply(stream, depth, room)).collect::<io::Result<_>>().map(Reply::List);
-    }
-    *room = room.checked_sub(len).ok_or_else(|| wrong("a reply is too large"))?;
+    Ok(list)
+}
+
+/// Reads a string, and what ends it; what is not kept is empty.
+fn string(stream: &mut impl BufRead, length: u64, kept: bool) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    stream.by_ref().take(len + 2).read_to_end(&mut bytes)?;
-    let whole = bytes.len() as u64 == len + 2;
-    without_end(bytes, whole, "this is no Redis: a string does not end where it should").map(Reply::Text)
+    let dropped = if kept { 0 } else { length };
+    io::copy(&mut stream.take(dropped), &mut io::sink())?;
+    let rest = length - dropped + 2;
+    stream.take(rest).read_to_end(&mut bytes)?;
+    let whole = bytes.len() as u64 == rest;
+    without_end(bytes, whole, "this is no Redis: a string does not end where it should")
 }
 
 /// Reads a line; returns it without its end.

@@ -29,15 +29,19 @@ pub struct Entry {
     pub event: Event,
     /// The address of whom it is not for.
     pub except: Option<String>,
+    /// It was too large to be read whole.
+    pub is_large: bool,
 }
 
 impl Entry {
     /// Reads an entry; none where it is not one.
     pub fn read(entry: &Reply) -> Option<Entry> {
         let except = field(entry, "except").and_then(Reply::text).map(|text| String::from_utf8_lossy(text).into());
-        let fields = entry.list().get(1).map_or(&[][..], Reply::list).as_chunks().0;
+        let all = entry.list().get(1);
+        let is_large = all.is_some_and(|all| *all == Reply::Large || all.list().last() == Some(&Reply::Large));
+        let fields = all.map_or(&[][..], Reply::list).as_chunks().0;
         let fields = fields.iter().filter_map(|[name, value]| name.text().zip(value.text()));
-        Some(Entry { id: id_of(entry)?, event: Event::from_fields(fields), except })
+        Some(Entry { id: id_of(entry)?, event: Event::from_fields(fields), except, is_large })
     }
 }
 

@@ -144,7 +144,7 @@ impl Fake {
     fn answer(&self, stream: &mut TcpStream, manner: &Manner) -> std::io::Result<()> {
         let mut commands = BufReader::new(stream.try_clone()?);
         loop {
-            let command = read(&mut commands, 1 << 20)?;
+            let command = read(&mut commands, u64::MAX, 1 << 20)?;
             self.commands.fetch_add(1, SeqCst);
             let words: Vec<String> =
                 command.list().iter().map(|w| String::from_utf8_lossy(w.text().unwrap()).into()).collect();

@@ -10,6 +10,7 @@ mod data;
 mod eventsource;
 mod faults;
 mod filesystems;
+mod foreign;
 mod gate;
 mod harness;
 mod hostile;

@@ -43,7 +43,7 @@ pub fn told(status: u16, text: &str, retry_after: bool) -> Told {
     }
 }
 
-fn answer(answer: &Response) -> Told {
+pub fn answer(answer: &Response) -> Told {
     told(answer.status, &answer.text(), answer.field("retry-after").is_some())
 }
 
@@ -643,6 +643,48 @@ fn a_redis_that_comes_back_empty_makes_a_gap_on_each_node_and_no_id_goes_back() 
     // A reader of a node that has never seen the lost event.
     let heard = Reader::back(&redis.node(&[]), "kitchen", &ahead).until("fresh");
     assert!(gaps(&heard) > 0, "{heard:?}");
+}
+
+#[test]
+fn what_redis_has_lost_is_a_gap_for_who_had_heard_it_and_then_there_is_only_what_is_new() {
+    let Some(mut redis) = Redis::start(&["--appendonly", "no"]) else { return };
+    // Nothing is left of it, or what was saved, which has the last event but one.
+    for (channel, saved) in [("nothing", 0), ("something", 2)] {
+        let node = redis.node(&[]);
+        let ids: Vec<String> = (0..saved).map(|n| node.post(&format!("/{channel}"), n.to_string()).remove(0)).collect();
+        redis.ask(&["SAVE"]);
+        let lost = node.post(&format!("/{channel}"), "lost").remove(0);
+        redis.kill();
+        drop(node);
+        redis.again();
+        let node = redis.node(&[]);
+        let gap = format!("event: gap\ndata: {{\"asked\":\"{lost}\",\"from\":null,\"lost\":null}}\n\n");
+        let mut readers = ["", "?wait=20", "?wait=0"].map(|query| {
+            let (wire, place) = node.listen(&format!("/{channel}{query}"), &format!("Last-Event-ID: {lost}\r\n"));
+            let mut reader = Reader { wire, place };
+            assert_eq!(reader.place, lost, "{query}: no id goes back");
+            assert_eq!(reader.next(), gap, "{query}");
+            reader
+        });
+        assert_eq!(readers[2].wire.rest(), "", "there is nothing else");
+        let (mut frames, prelude) = Ws::blocks(&node, &format!("/{channel}?since={lost}"), "");
+        assert!(prelude.ends_with(&format!("\nid: {lost}\n\n")), "{prelude}");
+        assert_eq!(frames.message(), gap);
+        // Who has heard no more than what was saved has missed nothing.
+        let mut other = ids.last().map(|last| Reader::back(&node, channel, last));
+        passed(&lost);
+        let id = node.post(&format!("/{channel}"), "new").remove(0);
+        let new = format!("data: new\nid: {id}\n\n");
+        for reader in [Some(&mut readers[0]), other.as_mut()].into_iter().flatten() {
+            assert_eq!(reader.next(), new);
+        }
+        assert!(Id::parse(&id) > Id::parse(&lost));
+        assert_eq!(frames.message(), new);
+        // It comes back once more, before and behind what is new.
+        assert_eq!(Reader::back(&node, channel, &id).place, id);
+        let heard = Reader::back(&node, channel, &lost).until("new");
+        assert!(heard.len() == 2 && heard[0].starts_with("event: gap\n"), "{heard:?}");
+    }
 }
 
 #[test]

@@ -6,10 +6,10 @@ use std::io::{BufReader, ErrorKind, Read};
 use tincan::event::Event;
 use tincan::id::Id;
 use tincan::log::{From, Gap, Log, PIECE};
-use tincan::resp::{Address, MAX_DEPTH, MAX_LINE, Reply, command, read};
+use tincan::resp::{Address, ELEMENT, MAX_DEPTH, MAX_LINE, Reply, command, read};
 use tincan::stream::{Entry, above, add_all, below, key};
 
-/// Bytes of a reply.
+/// Bytes that are kept of a reply.
 const MOST: u64 = 1 << 20;
 
 /// Gives one byte at each read, or so many, and counts them.
@@ -25,11 +25,11 @@ impl<R: Read, const SIZE: usize> Read for Drops<R, SIZE> {
 }
 
 fn whole(bytes: &[u8]) -> Result<Reply, ErrorKind> {
-    read(&mut &*bytes, MOST).map_err(|e| e.kind())
+    read(&mut &*bytes, u64::MAX, MOST).map_err(|e| e.kind())
 }
 
 fn drops(bytes: &[u8]) -> Result<Reply, ErrorKind> {
-    read(&mut BufReader::with_capacity(64, Drops::<_>(bytes, 0)), MOST).map_err(|e| e.kind())
+    read(&mut BufReader::with_capacity(64, Drops::<_>(bytes, 0)), u64::MAX, MOST).map_err(|e| e.kind())
 }
 
 fn text(text: impl AsRef<[u8]>) -> Reply {
@@ -116,7 +116,10 @@ fn each_kind_of_reply_is_read() {
         assert_eq!(whole(bytes.as_bytes()), Ok(reply), "{bytes:?}");
     }
     let mut two = &b"$-1\r\n:7\r\n"[..];
-    assert_eq!((read(&mut two, MOST).unwrap(), read(&mut two, MOST).unwrap()), (Reply::Null, Reply::Number(7)));
+    assert_eq!(
+        (read(&mut two, u64::MAX, MOST).unwrap(), read(&mut two, u64::MAX, MOST).unwrap()),
+        (Reply::Null, Reply::Number(7))
+    );
     for bytes in [
         "\r\n",
         "OK\r\n",
@@ -156,7 +159,7 @@ fn a_reply_in_single_bytes_is_the_same_and_cut_off_anywhere_it_is_unfinished() {
         let more = [&bytes[..], b"+and so on\r\n"].concat();
         let mut stream = &more[..];
         assert_eq!(
-            (read(&mut stream, MOST).unwrap(), stream),
+            (read(&mut stream, u64::MAX, MOST).unwrap(), stream),
             (reply, &b"+and so on\r\n"[..]),
             "nothing more is taken"
         );
@@ -198,7 +201,7 @@ fn a_line_arrays_within_arrays_and_a_reply_have_limits() {
     assert_eq!(whole(&line(MAX_LINE + 1)), Err(ErrorKind::InvalidData));
     // A line without end is not read to its end.
     let mut stream = BufReader::new(Drops::<_>(std::io::repeat(b'+'), 0));
-    assert_eq!(read(&mut stream, MOST).map_err(|e| e.kind()), Err(ErrorKind::InvalidData));
+    assert_eq!(read(&mut stream, u64::MAX, MOST).map_err(|e| e.kind()), Err(ErrorKind::InvalidData));
     assert!(stream.get_ref().1 <= MAX_LINE, "{} bytes", stream.get_ref().1);
 
     let nested = |depth: u8| ["*1\r\n".repeat(depth.into()), ":1\r\n".into()].concat();
@@ -206,36 +209,86 @@ fn a_line_arrays_within_arrays_and_a_reply_have_limits() {
     assert_eq!(whole(nested(MAX_DEPTH + 1).as_bytes()), Err(ErrorKind::InvalidData));
     let arrays = b"*1\r\n".repeat(1000);
     let mut stream = BufReader::new(Drops::<_>(&arrays[..], 0));
-    assert_eq!(read(&mut stream, MOST).map_err(|e| e.kind()), Err(ErrorKind::InvalidData));
+    assert_eq!(read(&mut stream, u64::MAX, MOST).map_err(|e| e.kind()), Err(ErrorKind::InvalidData));
     assert!(stream.get_ref().1 < 100);
 
-    // Each element counts, its line and the bytes of its string; what is claimed beyond that is refused before it comes.
-    for before in ["", "*1\r\n", "*3\r\n:1\r\n$-1\r\n", "*3\r\n+ok\r\n$5\r\nhello\r\n"] {
+    // What nobody can have is refused before it comes, and no place is made for what is only claimed.
+    for (huge, kind) in [
+        ("4611686018427387904", ErrorKind::InvalidData),
+        ("9223372036854775807", ErrorKind::InvalidData),
+        ("536870913", ErrorKind::InvalidData),
+        ("50000000", ErrorKind::UnexpectedEof),
+    ] {
+        assert_eq!(whole(format!("*{huge}\r\n:1\r\n").as_bytes()), Err(kind), "an array of {huge}");
+        assert_eq!(whole(format!("${huge}\r\nx").as_bytes()), Err(kind), "a string of {huge}");
+        let arrays = format!("*{huge}\r\n").repeat(MAX_DEPTH.into());
+        assert_eq!(whole(arrays.as_bytes()), Err(kind));
+    }
+    let string = whole(b"$-9223372036854775808\r\nx");
+    assert_eq!(string, Ok(Reply::Null), "what is less than nothing is null");
+}
+
+/// Reads two replies, the first with these limits; the second one must be `:7`.
+fn then_seven(mut bytes: Vec<u8>, each: u64, most: u64) -> Reply {
+    bytes.extend(b":7\r\n");
+    let mut stream = BufReader::with_capacity(64, Drops::<_, 4096>(&bytes[..], 0));
+    let reply = read(&mut stream, each, most).unwrap();
+    assert_eq!(read(&mut stream, each, most).unwrap(), Reply::Number(7));
+    reply
+}
+
+#[test]
+fn what_is_too_large_is_dropped_and_what_follows_is_found() {
+    // Each part counts, with its line and the bytes of its string.
+    for (before, kept) in [
+        ("", vec![]),
+        ("*1\r\n", vec![]),
+        ("*3\r\n:1\r\n$-1\r\n", vec![Reply::Number(1), Reply::Null]),
+        ("*3\r\n+ok\r\n$5\r\nhello\r\n", vec![text("ok"), text("hello")]),
+    ] {
         let lines = before.lines().filter(|line| *line != "hello").count() as u64 + 1;
-        let bytes = before.bytes().filter(|b| !b"\r\n".contains(b)).count() as u64 + "$1048576".len() as u64;
-        let left = MOST - 64 * lines - bytes;
-        for (len, kind) in [(left, ErrorKind::UnexpectedEof), (left + 1, ErrorKind::InvalidData)] {
-            assert_eq!(whole(format!("{before}${len}\r\nx").as_bytes()), Err(kind), "{before:?} and {len}");
+        let bytes = before.bytes().filter(|b| !b"\r\n".contains(b)).count() as u64 + "$1048000".len() as u64;
+        let left = MOST - ELEMENT * lines - bytes - 1;
+        for (len, last) in [(left, text("x".repeat(left as usize))), (left + 1, Reply::Large)] {
+            let bytes = format!("{before}${len}\r\n{}\r\n", "x".repeat(len as usize)).into_bytes();
+            let reply = then_seven(bytes, u64::MAX, MOST);
+            let all = [&kept[..], &[last.clone()]].concat();
+            assert!(reply == if before.is_empty() { last } else { Reply::List(all) }, "{before:?} and {len}");
         }
     }
-    // An array that never ends is not read to its end either, nor are ever so many in one.
-    let line = format!("+{}\r\n", "x".repeat(60_000));
-    let string = format!("$60000\r\n{}\r\n", "x".repeat(60_000));
+    let most = 64 << 10;
+    // An array is kept up to the first element that is too large, and so are those within it.
+    let line = format!("+{}\r\n", "x".repeat(6000));
+    let string = format!("$6000\r\n{}\r\n", "x".repeat(6000));
     for element in [":1\r\n", "$-1\r\n", "*0\r\n", "*1\r\n$0\r\n\r\n", &line, &line.replace('+', "-"), &string] {
-        let all = [b"*4611686018427387904\r\n", &element.repeat(MOST as usize / element.len() + 9).into_bytes()[..]];
-        let mut stream = BufReader::new(Drops::<_, 16>(std::io::Cursor::new(all.concat()), 0));
-        assert_eq!(read(&mut stream, MOST).map_err(|e| e.kind()), Err(ErrorKind::InvalidData), "{element:.9}");
-        assert!(stream.get_ref().1 <= MOST + MAX_LINE, "{} bytes", stream.get_ref().1);
+        let count = 2 * most as usize / element.len() + 9;
+        let array = [format!("*{count}\r\n").into_bytes(), element.repeat(count).into_bytes()].concat();
+        let Reply::List(list) = then_seven(array.clone(), u64::MAX, most) else { panic!() };
+        let cost = whole(element.as_bytes()).map(|_| element.len() as u64).unwrap() / 2;
+        assert!(list.len() as u64 <= most / cost.max(ELEMENT) + 1 && list.len() > 10, "{element:.9}: {}", list.len());
+        assert_eq!(list.last(), Some(&Reply::Large));
+        let outer = [b"*2\r\n".to_vec(), array, b":2\r\n".to_vec()].concat();
+        let Reply::List(outer) = then_seven(outer, most / 2, most) else { panic!() };
+        assert!(outer[0].list().len() > 5 && outer[0].list().len() < list.len());
+        assert_eq!(outer[1], Reply::Number(2), "each element has room of its own");
     }
-    for huge in ["4611686018427387904", "9223372036854775807", "1000000000"] {
-        let array = format!("*{huge}\r\n:1\r\n");
-        assert_eq!(whole(array.as_bytes()), Err(ErrorKind::UnexpectedEof), "no place is made for {huge} elements");
-        let arrays = format!("*{huge}\r\n").repeat(MAX_DEPTH.into());
-        assert_eq!(whole(arrays.as_bytes()), Err(ErrorKind::UnexpectedEof));
+    // Two always fit, however large they are said to be; further ones as long as there is room.
+    let entry = |len: usize| format!("*2\r\n$3\r\n7-1\r\n*2\r\n$4\r\ndata\r\n${len}\r\n{}\r\n", "x".repeat(len));
+    for (lens, kept) in [
+        (&[9000, 5000, 5000][..], &[true, false][..]),
+        (&[5000, 9000, 10], &[false, true, false]),
+        (&[9000, 9000], &[true, true]),
+        (&[5000, 4000, 2000, 1], &[false, false, false]),
+        (&[10, 10, 9000], &[false, false, true]),
+    ] {
+        let all: String = lens.iter().map(|len| entry(*len)).collect();
+        let page = then_seven(format!("*{}\r\n{all}", lens.len()).into_bytes(), 6000, 13_000);
+        let entries: Vec<Entry> = page.list().iter().filter_map(Entry::read).collect();
+        assert_eq!(entries.iter().map(|entry| entry.is_large).collect::<Vec<_>>(), kept, "{lens:?}");
+        assert_eq!(page.list().last() == Some(&Reply::Large), kept.len() < lens.len(), "{lens:?}");
+        let whole = entries.iter().zip(lens).filter(|(entry, _)| !entry.is_large);
+        whole.for_each(|(entry, len)| assert!(entry.event == Event::new("x".repeat(*len))));
     }
-    let string = |len: &str| whole(format!("${len}\r\nx").as_bytes());
-    assert_eq!(string("9223372036854775807"), Err(ErrorKind::InvalidData));
-    assert_eq!(string("-9223372036854775808"), Ok(Reply::Null), "what is less than nothing is null");
 }
 
 #[test]
@@ -534,10 +587,12 @@ impl Model {
                     .rev()
                     .find(|n| self.blocks[*n].0.is_some_and(|id| id <= asked))
                     .map_or(first, |n| n + 1),
+                // Above all that there is: heard, and lost. No id goes back, so there is only what is new.
+                false if asked > last => self.blocks.len(),
                 false => first,
             };
             let gap = (!ids.contains(&asked)).then(|| Gap { from: next_id(at), lost: None });
-            let place = (begins(at), if is_kept { asked } else { before }, gap);
+            let place = (begins(at), if before <= asked { asked } else { before }, gap);
             assert_eq!((found.pos, found.id, found.gap), place, "after {asked}, of {before} to {last}");
         }
         let from = first + random.index(kept.len() + 1);

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The release build, or a word that it is left out.
-fn release() -> Option<String> {
+pub fn release() -> Option<String> {
     let program = std::env::var("TINCAN_RELEASE").ok();
     if program.is_none() {
         eprintln!("left out: TINCAN_RELEASE names no release build");
