@@ -19,7 +19,7 @@
 //! smallest one counts, and nobody waits for a node that is slower than the publishers of the others. Nobody is told of an
 //! entry that was deleted (`XDEL`) before a node had read it.
 
-use crate::channel::{Channel, lock};
+use crate::channel::{Channel, STACK, lock};
 use crate::event::Event;
 use crate::flags::Config;
 use crate::id::Id;
@@ -72,7 +72,7 @@ pub struct Followed {
     pub acked: BTreeSet<Id>,
     told: Id,             // nothing is missing up to here, or that was told
     removed: Option<i64>, // from the stream, when the copy began, where there was nothing to go on from
-    /// Entries that are asked for at a time.
+    /// Entries that are asked for at a time: more and more, as long as they are not too large.
     pub page: usize,
     /// It was read to the end once.
     pub ready: bool,
@@ -84,7 +84,8 @@ pub struct Followed {
 pub struct Asked {
     /// The channel's name.
     pub name: String,
-    channel: Arc<Channel>,
+    /// It.
+    pub channel: Arc<Channel>,
     last: Id,
     newest: Id, // of what publishers here had been told of by then, or `last`
     page: usize,
@@ -136,7 +137,7 @@ impl Cluster {
     pub fn new(address: Address, config: &Config, wake: Wake) -> Cluster {
         let (news, lines) = sync_channel(LINES);
         let tell = move || lines.into_iter().for_each(report);
-        let _ = thread::Builder::new().name("news".into()).spawn(tell); // without it nothing is told
+        let _ = thread::Builder::new().name("news".into()).stack_size(STACK).spawn(tell); // without it nothing is told
         Cluster {
             pipe: Pipe::new(address, ENTRY as u64 + config.max_body as u64),
             history: config.history,
@@ -221,7 +222,7 @@ impl Cluster {
             acked: BTreeSet::new(),
             told: start,
             removed,
-            page: PAGE,
+            page: 1,
             ready: false,
             barred: false,
         };
@@ -260,7 +261,7 @@ impl Cluster {
         Asked { name, channel, last, newest, page }
     }
 
-    /// Asks for as little as can be from now on, if a page was too large to be read at all.
+    /// Asks for as little as can be from now on.
     pub fn shorten(&self, asked: &Asked) {
         self.note(&asked.name, |f| f.page = 1);
     }
@@ -316,7 +317,7 @@ impl Cluster {
             if entry.is_large {
                 let key = key(&asked.name);
                 self.complain(format!(
-                    "{key} has entries over {ENTRY} bytes; in their place readers hear a gap; XDEL removes them"
+                    "{key} has entries of more than 32 MiB and --max-body; in their place readers hear a gap; XDEL removes them"
                 ));
                 entry.event = Gap { from: None, lost: None }.event(&before.to_string());
             }

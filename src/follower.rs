@@ -37,7 +37,6 @@ const EACH: Duration = Duration::from_micros(5);
 fn told(failed: Failed) -> io::Error {
     io::Error::other(match failed {
         Failed::Refused(why) => why,
-        Failed::TooLarge => "what it has of a stream is too large, or it is no Redis".into(),
         Failed::Unsent | Failed::Lost => "it is lost again".into(),
     })
 }
@@ -61,7 +60,7 @@ impl Cluster {
     /// Follows on a new connection, until that fails.
     fn follow_on(&self, failures: &mut u32) -> io::Result<()> {
         let mut link = Link::connect(&self.pipe)?;
-        self.hear(&mut link, self.channels(|f| f.ready))?;
+        self.hear(&mut link, &self.channels(|f| f.ready))?;
         self.follower.store(link.id.unwrap_or_default(), SeqCst);
         self.connected.store(true, SeqCst);
         self.connections.fetch_add(1, Relaxed);
@@ -72,30 +71,34 @@ impl Cluster {
             let before = self.changes.load(SeqCst);
             let began = Instant::now();
             let (mut commands, streams) = self.wait();
-            let asked = self.ask_for_all(hot.drain(..).take(HOT), &mut commands);
+            hot.truncate(HOT);
+            let asked = self.ask_for_all(&hot, &mut commands);
             link.send(&commands, BLOCK + ANSWER)?;
             let news = link.news(streams)?;
             self.seen.store(u64::MAX, SeqCst); // whatever changes from here on is seen before it waits again
-            self.take_all(&mut link, &asked)?;
+            let mut more = self.take_all(&mut link, &asked)?;
             match news {
                 // One that we may not read must not keep us from all others.
                 Reply::Error(why) => {
-                    self.hear(&mut link, self.channels(|f| f.ready))?;
+                    more |= self.hear(&mut link, &self.channels(|f| f.ready))?;
                     if self.channels(|f| f.barred).is_empty() {
                         return Err(io::Error::other(why));
                     }
                 }
-                Reply::Null => self.hear(&mut link, self.channels(|f| f.ready && !f.acked.is_empty()))?,
+                Reply::Null => more |= self.hear(&mut link, &self.channels(|f| f.ready && !f.acked.is_empty()))?,
                 news => {
                     hot = self.named(&news);
-                    let known = |name: &String| asked.iter().any(|asked| asked.name == *name);
-                    self.hear(&mut link, hot.iter().filter(|(name, _)| !known(name)).cloned().collect())?;
+                    hot.retain(|(name, _)| !asked.iter().any(|asked| asked.name == *name));
+                    more |= self.hear(&mut link, &hot)?;
+                    hot.extend(asked.into_iter().map(|asked| (asked.name, asked.channel)));
                 }
             }
             if self.changes.load(SeqCst) == before && began.elapsed() < AGAIN {
                 thread::sleep(AGAIN); // news that are none must not make us spin
             }
-            *lock(&self.current) = Instant::now();
+            if !more {
+                *lock(&self.current) = Instant::now();
+            }
             if streams > MANY {
                 thread::sleep((EACH * streams).min(BLOCK / 10)); // news come together meanwhile
             }
@@ -104,36 +107,36 @@ impl Cluster {
             }
             *failures = 0;
             if tried.elapsed() >= BLOCK {
-                self.hear(&mut link, self.channels(|f| f.barred))?;
+                self.hear(&mut link, &self.channels(|f| f.barred))?;
                 tried = Instant::now();
             }
         }
     }
 
-    /// Takes over a page of what is new in each of these channels.
-    fn hear(&self, link: &mut Link, mut channels: Channels) -> io::Result<()> {
-        while !channels.is_empty() {
+    /// Takes over a page of what is new in each of these channels. Returns whether there is more.
+    fn hear(&self, link: &mut Link, channels: &Channels) -> io::Result<bool> {
+        let mut more = false;
+        for channels in channels.chunks(TOGETHER) {
             let mut commands = Vec::new();
-            let asked = self.ask_for_all(channels.drain(..channels.len().min(TOGETHER)), &mut commands);
+            let asked = self.ask_for_all(channels, &mut commands);
             link.send(&commands, ANSWER)?;
-            self.take_all(link, &asked)?;
+            more |= self.take_all(link, &asked)?;
         }
-        Ok(())
+        Ok(more)
     }
 
-    fn ask_for_all(
-        &self, channels: impl Iterator<Item = (String, Arc<Channel>)>, commands: &mut Vec<u8>,
-    ) -> Vec<Asked> {
-        channels.map(|(name, channel)| self.ask_for(name, channel, commands)).collect()
+    fn ask_for_all(&self, channels: &[(String, Arc<Channel>)], commands: &mut Vec<u8>) -> Vec<Asked> {
+        channels.iter().map(|(name, channel)| self.ask_for(name.clone(), channel.clone(), commands)).collect()
     }
 
-    /// Takes over one page after another, so that one at a time is held.
-    fn take_all(&self, link: &mut Link, asked: &[Asked]) -> io::Result<()> {
+    /// Takes over one page after another, so that one at a time is held. Returns whether there is more.
+    fn take_all(&self, link: &mut Link, asked: &[Asked]) -> io::Result<bool> {
+        let mut more = false;
         for asked in asked {
             let page = link.reply().inspect_err(|_| self.shorten(asked))?; // it may have been too large to be read
-            self.take(asked, page).map_err(told)?;
+            more |= self.take(asked, page).map_err(told)?;
         }
-        Ok(())
+        Ok(more)
     }
 
     /// The command that waits for news of the channels in use, and how many these are.
