@@ -71,29 +71,26 @@ pub struct Writer {
 struct Files {
     dir: Arc<Dir>,
     name: String,
-    sync: bool,    // --sync
-    limit: u64,    // the history
-    fresh: bool,   // the next event is the first of an epoch
-    retired: bool, // the newest events are in NAME.old.sse
+    sync: bool,  // --sync
+    limit: u64,  // the history
+    fresh: bool, // the next event is the first of an epoch
     // What others wrote to the newest file, or this process without a sync, may be lost although a later sync succeeds: the
     // kernel forgets what it could not write. Behind such a hole the first event of an epoch would not be found.
     spoiled: bool,
-    output: Option<Output>,
+    output: Option<Output>, // of NAME.sse, if it has the newest events
 }
 
 impl Writer {
     /// A writer to a channel's files. `newest`: the one that has its newest events, and whether that is the older part.
     pub fn new(dir: &Arc<Dir>, name: &str, limit: u64, sync: bool, newest: Option<(Output, bool)>) -> Writer {
-        let retired = newest.as_ref().is_some_and(|(_, old)| *old);
         let files = Files {
             dir: dir.clone(),
             name: name.into(),
             sync,
             limit,
             fresh: true,
-            retired,
             spoiled: false,
-            output: newest.map(|(output, _)| output),
+            output: newest.filter(|(_, old)| !old).map(|(output, _)| output),
         };
         Writer { block: Vec::new(), files: Some(files) }
     }
@@ -147,7 +144,7 @@ impl Writer {
 impl Files {
     fn fits(&self, newest: Option<Newest>, len: u64) -> bool {
         let small = |newest: Newest| newest.len == 0 || newest.len + len <= self.limit / 2;
-        !self.retired && !self.spoiled && self.output.is_some() && newest.is_some_and(small)
+        !self.spoiled && self.output.is_some() && newest.is_some_and(small)
     }
 
     fn append(&mut self, block: &[u8], settle: bool) -> io::Result<()> {
@@ -167,11 +164,10 @@ impl Files {
         let stays = end.newest.filter(|newest| newest.len <= room);
         let head = recovery::head(stays.map_or(end.last, |newest| newest.before));
         let mut next = self.dir.create(&self.name, head.as_bytes(), block)?;
-        self.place().inspect_err(|_| {
+        self.place(end).inspect_err(|_| {
             drop(next.cut(head.len() as u64));
             self.dir.discard(&self.name);
         })?;
-        self.retired = false;
         if end.newest.is_some() && stays.is_none() {
             let _ = self.dir.remove_old(&self.name);
         }
@@ -181,13 +177,13 @@ impl Files {
     }
 
     /// Puts the next file into its place.
-    fn place(&mut self) -> io::Result<()> {
+    fn place(&mut self, end: &End) -> io::Result<()> {
         if let Some(output) = &self.output {
-            if !self.retired {
-                output.file.sync()?;
-                self.dir.retire(&self.name)?;
-                self.retired = true;
-            }
+            output.file.sync()?;
+            self.dir.retire(&self.name)?;
+            self.output = None;
+        }
+        if end.newest.is_some() {
             self.dir.sync()?;
         }
         self.dir.place(&self.name)?;
