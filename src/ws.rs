@@ -89,9 +89,7 @@ pub fn handshake(req: &Request) -> Result<Option<Handshake>, Reject> {
 pub struct Failure {
     /// The status code of the Close frame (§7.4.1).
     pub code: u16,
-    /// Where the rule stands.
-    pub rule: &'static str,
-    /// What is wrong, what to do, and the rule; short enough for a Close frame.
+    /// What is wrong, what to do, and where the rule stands; short enough for a Close frame.
     pub reason: &'static str,
 }
 
@@ -101,7 +99,7 @@ pub type Fail = &'static Failure;
 macro_rules! failures {
     ($($name:ident $code:literal $rule:literal $why:literal)*) => {
         $(#[doc = concat!($code, ": ", $why)] pub const $name: Fail =
-            &Failure { code: $code, rule: $rule, reason: concat!($why, " (", $rule, ")") };)*
+            &Failure { code: $code, reason: concat!($why, " (", $rule, ")") };)*
         /// Every way in which a connection can fail by its client's frames.
         pub const FAILURES: &[Fail] = &[$($name),*];
     };
