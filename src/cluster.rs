@@ -29,7 +29,6 @@ use crate::stream::{self, Entry, PREFIX, above, below, field, id, id_of, is_trim
 use crate::writer::Writer;
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
-use std::fmt;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, Weak};
@@ -112,12 +111,6 @@ pub struct Cluster {
     complaints: Mutex<Vec<String>>, // about single streams, as they were told
     state: Mutex<String>,           // as it was last told on standard error
     wake: Wake,
-}
-
-impl fmt::Debug for Cluster {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "Cluster({})", self.pipe.address)
-    }
 }
 
 /// Whether an error is one of a single stream, which is no stream, or not ours.

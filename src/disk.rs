@@ -20,7 +20,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 const PIECE: usize = 64 << 10;
 
 /// The directory, locked for as long as this lives.
-#[derive(Debug)]
 pub struct Dir {
     path: PathBuf,
     handle: File,
@@ -338,7 +337,6 @@ fn narrow(entry: &DirEntry) -> io::Result<()> {
 }
 
 /// A channel's file, as those who read it see it.
-#[derive(Debug)]
 pub struct LogFile {
     path: PathBuf,
     /// Its bytes.
@@ -372,7 +370,6 @@ impl LogFile {
 }
 
 /// The end of a channel's file, where events are appended.
-#[derive(Debug)]
 pub struct Output {
     /// The file.
     pub file: Arc<LogFile>,

@@ -72,7 +72,7 @@ pub fn head(dropped: Id) -> String {
 }
 
 /// What stands in a file.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Found {
     /// The bytes of its head; 0 if that is not whole.
     pub head: u64,

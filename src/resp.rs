@@ -32,7 +32,7 @@ pub const MAX_DEPTH: u8 = 8;
 const PORT: u16 = 6379;
 
 /// What a server answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Reply {
     /// A simple string, or a bulk string.
     Text(Vec<u8>),

@@ -20,7 +20,6 @@ use std::io;
 use std::sync::Arc;
 
 /// The end of a log, for those who append to it.
-#[derive(Debug)]
 pub struct End {
     /// The end of what was appended.
     pub written: Mark,
@@ -33,7 +32,7 @@ pub struct End {
 }
 
 /// A place between two events.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Mark {
     /// The position behind the one.
     pub pos: u64,
@@ -42,7 +41,7 @@ pub struct Mark {
 }
 
 /// The newest events of a log, as a writer has to know them.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Newest {
     /// Bytes of events in the newest file.
     pub len: u64,
@@ -51,7 +50,6 @@ pub struct Newest {
 }
 
 /// A file that was begun.
-#[derive(Debug)]
 pub struct Begun {
     /// The file.
     pub file: Arc<LogFile>,
@@ -60,14 +58,13 @@ pub struct Begun {
 }
 
 /// A channel's files, as who appends has them. By default there are none: the log is in memory.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Writer {
     /// Memory for the block that is being written.
     pub block: Vec<u8>,
     files: Option<Files>,
 }
 
-#[derive(Debug)]
 struct Files {
     dir: Arc<Dir>,
     name: String,

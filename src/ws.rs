@@ -37,7 +37,7 @@ const PING: u8 = 9;
 const PONG: u8 = 10;
 
 /// An opening handshake that is accepted.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub struct Handshake {
     /// The field lines of the answer, a 101.
     pub fields: String,
@@ -124,7 +124,7 @@ failures! {
 }
 
 /// What a client sent.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub enum Received {
     /// A whole text message.
     Message(String),
@@ -137,7 +137,7 @@ pub enum Received {
 }
 
 /// Reads a client's frames as they arrive.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Parser {
     max: usize,
     frame: Frame,
@@ -310,7 +310,7 @@ pub fn close(code: Option<u16>, reason: &str, out: &mut Vec<u8>) {
 }
 
 /// A frame as it comes from either side, whatever it says.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Frame {
     header: Vec<u8>,
     first: u8,  // FIN, RSV1 to RSV3, opcode
