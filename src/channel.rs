@@ -68,7 +68,6 @@ pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-#[derive(Debug)]
 struct State {
     log: Log,
     pumped: u64,         // the lowest position of a subscriber that keeps up, at the end of the last turn
@@ -103,7 +102,6 @@ impl Numbers {
 }
 
 /// A log and its subscribers.
-#[derive(Debug)]
 pub struct Channel {
     name: String,
     secret: RandomState, // makes addresses of keys
@@ -120,7 +118,7 @@ pub struct Channel {
 type Served = Result<(), Gone>;
 
 /// The bytes that most subscribers of a turn are sent: copied from the log once, for all that stand at one place.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Piece {
     from: u64,
     bytes: Vec<u8>,
@@ -159,7 +157,6 @@ impl Piece {
 }
 
 /// How a subscriber's stream begins.
-#[derive(Debug)]
 pub struct Opening {
     /// Its response head; a poll's without `Content-Length` and the blank line.
     pub head: String,
@@ -174,7 +171,7 @@ pub struct Opening {
 }
 
 /// What a turn did.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Turn {
     /// Bytes of events given to readers.
     pub delivered: u64,

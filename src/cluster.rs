@@ -33,7 +33,6 @@ use crate::stream::{self, Entry, above, below, field, id, id_of, is_trimmed, is_
 use crate::writer::Writer;
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -118,12 +117,6 @@ pub struct Cluster {
     state: Mutex<String>,           // as it was last told on standard error
     news: SyncSender<String>,       // to the thread that tells it, so that nobody else waits for a terminal
     wake: Wake,
-}
-
-impl fmt::Debug for Cluster {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "Cluster({})", self.pipe.address)
-    }
 }
 
 /// Whether an error is one of a single stream, which is no stream, or not ours.

@@ -20,7 +20,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 const PIECE: usize = 64 << 10;
 
 /// The directory, locked for as long as this lives.
-#[derive(Debug)]
 pub struct Dir {
     path: PathBuf,
     handle: File,
@@ -33,6 +32,11 @@ pub struct Dir {
 fn told(error: &io::Error, what: impl Display) -> io::Error {
     let what = visible(&shown(what.to_string().as_bytes()));
     io::Error::new(error.kind(), format!("{what}: {error}"))
+}
+
+/// An error in words of our own.
+fn no<T>(why: &str) -> io::Result<T> {
+    Err(io::Error::other(why))
 }
 
 /// Whether there is no room for a write: on the device (ENOSPC), in a quota (EDQUOT) or under `ulimit -f` (EFBIG).
@@ -100,7 +104,6 @@ impl Dir {
         // As long as the longest name of a log, and more.
         let [name, other, case] =
             ["can-write", "can-rename", "CAN-WRITE"].map(|what| self.path.join(format!(".tincan-{what:-<80}")));
-        let no = |why| Err(io::Error::other(why));
         let tried = || {
             let file = self.make(&name).map_err(|e| told(&e, "a log cannot be made there"))?;
             let meta = file.metadata()?;
@@ -174,9 +177,7 @@ impl Dir {
         let own = self.handle.metadata()?;
         match fs::metadata(&self.path) {
             Ok(there) if identity(&own) == identity(&there) => Ok(()),
-            _ => Err(io::Error::other(
-                "its directory is gone, or another has its place; put it back, or start the server again",
-            )),
+            _ => no("its directory is gone, or another has its place; put it back, or start the server again"),
         }
     }
 
@@ -208,17 +209,17 @@ impl Dir {
             }
             if !meta.is_file() {
                 // To open a pipe would be to wait for its other end, and a link may lead to what is not ours.
-                return Err(io::Error::new(ErrorKind::InvalidInput, "it is no file, or a link to one; move it away"));
+                return no("it is no file, or a link to one; move it away");
             }
             if meta.nlink() > 1 {
                 // It has a second name, as a backup by `cp -al` gives it one. What is written from now on does not belong
                 // there, so a copy takes its place.
-                self.copy(name, &mut File::open(&path)?, 0, &path)?;
+                self.copy(name, &File::open(&path)?, 0, &path)?;
             }
             let file = File::options().read(true).write(true).open(&path)?;
             match is_at(&path, &file.metadata()?) {
                 true => Ok(file),
-                false => Err(io::Error::other("another program replaces it")),
+                false => no("another program replaces it"),
             }
         };
         match open() {
@@ -229,27 +230,23 @@ impl Dir {
     }
 
     /// Copies a file, from this byte on, to another that then has this path; on the disk.
-    fn copy(&self, name: &str, file: &mut File, from: u64, to: &Path) -> io::Result<()> {
+    fn copy(&self, name: &str, mut file: &File, from: u64, to: &Path) -> io::Result<()> {
         let next = self.next(name);
-        let done = self.copy_to(&next, file, from).and_then(|()| self.rename(&next, to)).and_then(|()| self.sync());
-        done.inspect_err(|_| self.discard(name))
-    }
-
-    fn copy_to(&self, next: &Path, file: &mut File, from: u64) -> io::Result<()> {
-        let mut copy = self.make(next)?;
-        file.seek(SeekFrom::Start(from))?;
-        let mut piece = vec![0; PIECE];
-        loop {
-            let len = file.read(&mut piece)?;
-            if len == 0 {
-                break;
+        let mut copied = || {
+            let mut copy = self.make(&next)?;
+            file.seek(SeekFrom::Start(from))?;
+            let mut piece = vec![0; PIECE];
+            while let len @ 1.. = file.read(&mut piece)? {
+                copy.write_all(piece.get(..len).unwrap_or_default())?;
             }
-            copy.write_all(piece.get(..len).unwrap_or_default())?;
-        }
-        if !self.private {
-            copy.set_permissions(file.metadata()?.permissions())?;
-        }
-        copy.sync_data()
+            if !self.private {
+                copy.set_permissions(file.metadata()?.permissions())?;
+            }
+            copy.sync_data()?;
+            self.rename(&next, to)?;
+            self.sync()
+        };
+        copied().inspect_err(|_| self.discard(name))
     }
 
     /// Keeps what is about to be cut off a log, from this byte on, in a file `NAME.cut-N` beside it; on the disk. Returns
@@ -261,7 +258,7 @@ impl Dir {
         let free = |kept: &String| fs::symlink_metadata(self.path.join(kept)).is_err();
         let kept = (1u64..).map(|n| format!("{name}.cut-{n}")).find(free).unwrap_or_default();
         let why = "what a crash left in it has to be cut off, and cannot be kept first";
-        self.copy(name, &mut log.file, from, &self.path.join(&kept)).map_err(|e| log.told(&told(&e, why)))?;
+        self.copy(name, &log.file, from, &self.path.join(&kept)).map_err(|e| log.told(&told(&e, why)))?;
         Ok(kept)
     }
 
@@ -340,7 +337,6 @@ fn narrow(entry: &DirEntry) -> io::Result<()> {
 }
 
 /// A channel's file, as those who read it see it.
-#[derive(Debug)]
 pub struct LogFile {
     path: PathBuf,
     /// Its bytes.
@@ -374,7 +370,6 @@ impl LogFile {
 }
 
 /// The end of a channel's file, where events are appended.
-#[derive(Debug)]
 pub struct Output {
     /// The file.
     pub file: Arc<LogFile>,

@@ -198,7 +198,7 @@ pub fn json(text: &str) -> String {
 }
 
 /// An event stream, read line by line: what stands in its buffers (WHATWG HTML, "Interpreting an event stream").
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Stream {
     begun: bool,
     name: String,

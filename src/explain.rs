@@ -24,7 +24,6 @@ use crate::http::{self, Framing, MAX_SECTION, MAX_TARGET, Request};
 use crate::secrets::{Byte, Secrets, bare, hide, is_credential, shown, visible};
 use crate::ws::{Frame, SUBPROTOCOL_NAME, front};
 use std::collections::VecDeque;
-use std::fmt;
 use std::mem::take;
 use std::sync::Arc;
 
@@ -393,13 +392,6 @@ pub struct Explainer {
     client: Way,
     server: Way,
     last: Pen,
-}
-
-/// Nothing of what was said.
-impl fmt::Debug for Explainer {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(&self.last.sign)
-    }
 }
 
 impl Explainer {

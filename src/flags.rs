@@ -172,7 +172,6 @@ fn size(text: &str) -> Told<usize> {
 }
 
 /// What the command line asks for.
-#[derive(Debug, PartialEq, Eq)]
 pub enum Command {
     /// Run a server.
     Run(Box<Config>),

@@ -37,7 +37,7 @@ const MAX_METHOD: usize = 32;
 const MAX_VERSION: usize = 32;
 
 /// How long the body is (RFC 9112 §6.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Framing {
     /// This many bytes; none where nothing is said.
     Length(u64),
@@ -46,7 +46,6 @@ pub enum Framing {
 }
 
 /// The head of a request.
-#[derive(Debug, PartialEq, Eq)]
 pub struct Request<'a> {
     /// As sent; methods are case-sensitive (RFC 9110 §9.1).
     pub method: &'a str,
@@ -325,7 +324,7 @@ pub fn split_port(authority: &str) -> (&str, &str) {
 }
 
 /// Reads a chunked body (RFC 9112 §7.1) as it arrives.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Chunked {
     /// The bytes of the chunks so far.
     pub body: Vec<u8>,
@@ -333,7 +332,7 @@ pub struct Chunked {
     trailer: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 enum Chunk {
     #[default]
     Size,

@@ -12,7 +12,7 @@ pub struct Id {
 }
 
 impl fmt::Display for Id {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{}-{}", self.epoch, self.seq)
     }
 }
@@ -27,7 +27,7 @@ impl Id {
 
     /// Reads an `id` line of an event stream, without its end.
     pub fn from_line(line: &[u8]) -> Option<Id> {
-        Id::parse(std::str::from_utf8(line.strip_prefix(b"id: ")?).ok()?)
+        Id::parse(str::from_utf8(line.strip_prefix(b"id: ")?).ok()?)
     }
 
     /// The id this many events later in its epoch.

@@ -28,7 +28,6 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A tap: the number of its connection, where its events go, and what ends with it.
-#[derive(Debug)]
 struct Line {
     connection: u64,
     hub: Arc<Hub>,
@@ -68,10 +67,10 @@ impl Drop for Line {
 }
 
 /// The tapped connections.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Lab(Mutex<Taps>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Taps {
     count: u64,
     plugs: Vec<(String, Weak<TcpStream>)>,

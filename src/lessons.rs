@@ -38,7 +38,6 @@ const WHEN: &str = ": when Last-Event-ID: ";
 const CHINESE: &str = ": 中文 (not sent)\n";
 
 /// A lesson.
-#[derive(Debug)]
 pub struct Lesson {
     /// Its name below `/lessons/`.
     pub name: &'static str,
@@ -79,7 +78,6 @@ pub enum Step {
 }
 
 /// A lesson for one client.
-#[derive(Debug, PartialEq, Eq)]
 pub struct Script {
     /// The status code.
     pub status: u16,

@@ -27,7 +27,6 @@ pub fn cores() -> usize {
 }
 
 /// How the descriptors are shared out, so that they are never used up.
-#[derive(Debug, Clone, Copy)]
 pub struct Shares {
     /// All that the process may have; none where that is not limited.
     pub descriptors: Option<usize>,

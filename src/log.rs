@@ -39,7 +39,7 @@ const RETURNS: usize = 1000;
 const RECENT: usize = 64 << 10;
 
 /// Where a reader wants to start.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(PartialEq)]
 pub enum From {
     /// With the next event.
     Now,
@@ -50,7 +50,6 @@ pub enum From {
 }
 
 /// Where a reader does start.
-#[derive(Debug, PartialEq, Eq)]
 pub struct Place {
     /// The position of the first byte to send.
     pub pos: u64,
@@ -61,7 +60,7 @@ pub struct Place {
 }
 
 /// Events that a reader asked for and cannot have.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub struct Gap {
     /// The first event after the gap, where there is one.
     pub from: Option<Id>,
@@ -80,11 +79,10 @@ impl Gap {
 }
 
 /// The log was asked for bytes that are no longer there.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Trimmed;
 
 /// Bytes of a file, for those who may wait for the disk.
-#[derive(Debug)]
 pub struct Stretch {
     file: Arc<LogFile>,
     offset: u64,
@@ -108,13 +106,13 @@ fn shortened() -> io::Error {
     io::Error::new(ErrorKind::UnexpectedEof, "what was written to it is not there any more")
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 enum Bytes {
     Memory(Vec<u8>),
     File(Arc<LogFile>),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Part {
     start: u64, // position of its first byte
     len: u64,
@@ -185,7 +183,6 @@ fn recover(
 }
 
 /// The events of one channel, newest last.
-#[derive(Debug)]
 pub struct Log {
     limit: usize,
     found: Id, // the last event before this epoch

@@ -1,7 +1,6 @@
 //! What `static/` holds, embedded in the binary; and the policy that pages are sent with.
 
 /// A file of a page.
-#[derive(Debug)]
 pub struct File {
     /// Its name below `/assets/`.
     pub name: &'static str,

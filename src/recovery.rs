@@ -72,7 +72,7 @@ pub fn head(dropped: Id) -> String {
 }
 
 /// What stands in a file.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Found {
     /// The bytes of its head; 0 if that is not whole.
     pub head: u64,
@@ -103,9 +103,11 @@ impl Found {
 ///
 /// # Errors
 /// If the disk fails, or the file is damaged.
-pub fn recover(file: &File, last: &mut Id) -> io::Result<Found> {
+pub fn recover(mut file: &File, last: &mut Id) -> io::Result<Found> {
     let mut found = Found { len: file.metadata()?.len(), ..Found::default() };
-    let mut lines = Lines::of(file, found.len)?;
+    file.rewind()?;
+    let reader = BufReader::with_capacity(READ, file.take(found.len));
+    let mut lines = Lines { reader, text: Vec::new(), rest: Vec::new(), nuls: 0, pos: 0 };
     let mut unit = Unit { at: At::Head, blocks: 1, nuls: 0, sealed: 0, dropped: None, first: None, last: *last };
     while lines.next()? {
         let text = lines.text.strip_suffix(b"\n").unwrap_or(&lines.text);
@@ -150,12 +152,6 @@ struct Lines<'a> {
 }
 
 impl Lines<'_> {
-    fn of(mut file: &File, len: u64) -> io::Result<Lines<'_>> {
-        file.rewind()?;
-        let reader = BufReader::with_capacity(READ, file.take(len));
-        Ok(Lines { reader, text: Vec::new(), rest: Vec::new(), nuls: 0, pos: 0 })
-    }
-
     /// Goes to the next line; false at the end of the file.
     fn next(&mut self) -> io::Result<bool> {
         let start = self.pos;
@@ -174,7 +170,7 @@ impl Lines<'_> {
 }
 
 /// What has to come next.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(PartialEq)]
 enum At {
     /// The head.
     Head,
@@ -243,7 +239,7 @@ impl Unit {
 
 /// How many events and NULs a seal says: exactly as `event.rs` writes it, and only if that would.
 fn seal(line: &[u8]) -> Option<(u64, u64)> {
-    let text = std::str::from_utf8(line).ok()?;
+    let text = str::from_utf8(line).ok()?;
     let (events, nuls) = text.strip_prefix(": one POST, ")?.strip_suffix(" NULs")?.split_once(" events, ")?;
     let (events, nuls) = (events.parse().ok()?, nuls.parse().ok()?);
     (seal_line(events, nuls)? == text).then_some((events, nuls))

@@ -42,7 +42,7 @@ const MAX_REPLY: u64 = 5 << 29;
 const PORT: u16 = 6379;
 
 /// What a server answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Reply {
     /// A simple string, or a bulk string.
     Text(Vec<u8>),

@@ -6,7 +6,6 @@
 //! Deliberately absent: further encodings, such as one percent-encoding within another.
 
 use crate::base64;
-use std::fmt;
 
 /// A byte, and whether it must not be shown.
 pub type Byte = (u8, bool);
@@ -21,7 +20,7 @@ pub fn bare(text: &[Byte]) -> Vec<u8> {
     text.iter().map(|byte| byte.0).collect()
 }
 
-/// What must never be shown, in each of its spellings.
+/// What must never be shown, in each of its spellings. It cannot be printed: there is no `Debug`.
 #[derive(Default)]
 pub struct Secrets(Vec<Vec<u8>>);
 
@@ -49,13 +48,6 @@ impl Secrets {
             }
         }
         sure
-    }
-}
-
-/// Tells how many spellings there are, and nothing more.
-impl fmt::Debug for Secrets {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "Secrets({})", self.0.len())
     }
 }
 

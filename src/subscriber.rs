@@ -25,7 +25,6 @@ const QUIET: u64 = LOOK * 3 / 2;
 const PING: &[u8] = b":ping\n\n";
 
 /// One open connection, counted until it is dropped; a subscriber keeps the one it came with.
-#[derive(Debug)]
 pub struct Slot(Arc<AtomicUsize>);
 
 impl Slot {
@@ -42,7 +41,6 @@ impl Drop for Slot {
 }
 
 /// A subscriber that wants an end.
-#[derive(Debug)]
 pub enum Poll {
     /// Nothing was sent yet: at the first event, or when it is due, comes this head with a length, and this prelude.
     Wait(String, Vec<u8>),
@@ -51,7 +49,7 @@ pub enum Poll {
 }
 
 /// What few subscribers have.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct More {
     /// None: a stream without an end.
     pub poll: Option<Poll>,
@@ -66,7 +64,6 @@ pub struct More {
 }
 
 /// Why a subscriber is to be dropped.
-#[derive(Debug)]
 pub enum Gone {
     /// It closed, failed, or has all that it asked for.
     Done,
@@ -75,7 +72,6 @@ pub enum Gone {
 }
 
 /// A socket and a position.
-#[derive(Debug)]
 pub struct Subscriber {
     /// Does not block.
     pub stream: TcpStream,

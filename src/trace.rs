@@ -8,7 +8,6 @@ use crate::explain::Explainer;
 use crate::report::report;
 use crate::secrets::{Secrets, is_credential};
 use std::env::var_os;
-use std::fmt::Debug;
 use std::io::{self, IsTerminal, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -18,13 +17,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 const PIECE: usize = 4096;
 
 /// Hears what is said on one connection.
-pub trait Tap: Debug + Send {
+pub trait Tap: Send {
     /// `in` is what the client sent, `out` what it was sent, each as it was read or written.
     fn tell(&self, name: &str, bytes: &[u8]);
 }
 
 /// `--trace`: numbers connections, and has each of them explained on standard error.
-#[derive(Debug)]
 pub struct Tracer {
     count: AtomicU64, // the number of the next connection
     color: bool,
@@ -48,7 +46,7 @@ impl Tracer {
 }
 
 /// What watches a connection; by default, nothing does.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Trace {
     /// A tap, for as long as the connection's requests are its.
     pub tap: Option<Box<dyn Tap>>,

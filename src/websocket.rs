@@ -37,7 +37,6 @@ const CLOSE_TIME: Duration = Duration::from_secs(2);
 const FRAMES: usize = 16 << 10;
 
 /// A handshake that is accepted.
-#[derive(Debug)]
 pub struct Accepted {
     /// The response head: a 101.
     pub head: String,
@@ -52,7 +51,6 @@ pub struct Accepted {
 }
 
 /// The socket's writing half: one frame at a time.
-#[derive(Debug)]
 struct Out {
     stream: TcpStream,
     trace: Trace,
@@ -60,7 +58,6 @@ struct Out {
 }
 
 /// What the two threads share.
-#[derive(Debug)]
 struct Socket {
     out: Mutex<Out>,
     inner: UnixStream, // our end of the pair

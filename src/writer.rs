@@ -20,7 +20,6 @@ use std::io;
 use std::sync::Arc;
 
 /// The end of a log, for those who append to it.
-#[derive(Debug)]
 pub struct End {
     /// The end of what was appended.
     pub written: Mark,
@@ -33,7 +32,7 @@ pub struct End {
 }
 
 /// A place between two events.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Mark {
     /// The position behind the one.
     pub pos: u64,
@@ -42,7 +41,7 @@ pub struct Mark {
 }
 
 /// The newest events of a log, as a writer has to know them.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Newest {
     /// Bytes of events in the newest file.
     pub len: u64,
@@ -51,7 +50,6 @@ pub struct Newest {
 }
 
 /// A file that was begun.
-#[derive(Debug)]
 pub struct Begun {
     /// The file.
     pub file: Arc<LogFile>,
@@ -60,40 +58,36 @@ pub struct Begun {
 }
 
 /// A channel's files, as who appends has them. By default there are none: the log is in memory.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Writer {
     /// Memory for the block that is being written.
     pub block: Vec<u8>,
     files: Option<Files>,
 }
 
-#[derive(Debug)]
 struct Files {
     dir: Arc<Dir>,
     name: String,
-    sync: bool,    // --sync
-    limit: u64,    // the history
-    fresh: bool,   // the next event is the first of an epoch
-    retired: bool, // the newest events are in NAME.old.sse
+    sync: bool,  // --sync
+    limit: u64,  // the history
+    fresh: bool, // the next event is the first of an epoch
     // What others wrote to the newest file, or this process without a sync, may be lost although a later sync succeeds: the
     // kernel forgets what it could not write. Behind such a hole the first event of an epoch would not be found.
     spoiled: bool,
-    output: Option<Output>,
+    output: Option<Output>, // of NAME.sse, if it has the newest events
 }
 
 impl Writer {
     /// A writer to a channel's files. `newest`: the one that has its newest events, and whether that is the older part.
     pub fn new(dir: &Arc<Dir>, name: &str, limit: u64, sync: bool, newest: Option<(Output, bool)>) -> Writer {
-        let retired = newest.as_ref().is_some_and(|(_, old)| *old);
         let files = Files {
             dir: dir.clone(),
             name: name.into(),
             sync,
             limit,
             fresh: true,
-            retired,
             spoiled: false,
-            output: newest.map(|(output, _)| output),
+            output: newest.filter(|(_, old)| !old).map(|(output, _)| output),
         };
         Writer { block: Vec::new(), files: Some(files) }
     }
@@ -147,7 +141,7 @@ impl Writer {
 impl Files {
     fn fits(&self, newest: Option<Newest>, len: u64) -> bool {
         let small = |newest: Newest| newest.len == 0 || newest.len + len <= self.limit / 2;
-        !self.retired && !self.spoiled && self.output.is_some() && newest.is_some_and(small)
+        !self.spoiled && self.output.is_some() && newest.is_some_and(small)
     }
 
     fn append(&mut self, block: &[u8], settle: bool) -> io::Result<()> {
@@ -167,11 +161,10 @@ impl Files {
         let stays = end.newest.filter(|newest| newest.len <= room);
         let head = recovery::head(stays.map_or(end.last, |newest| newest.before));
         let mut next = self.dir.create(&self.name, head.as_bytes(), block)?;
-        self.place().inspect_err(|_| {
+        self.place(end).inspect_err(|_| {
             drop(next.cut(head.len() as u64));
             self.dir.discard(&self.name);
         })?;
-        self.retired = false;
         if end.newest.is_some() && stays.is_none() {
             let _ = self.dir.remove_old(&self.name);
         }
@@ -181,13 +174,13 @@ impl Files {
     }
 
     /// Puts the next file into its place.
-    fn place(&mut self) -> io::Result<()> {
+    fn place(&mut self, end: &End) -> io::Result<()> {
         if let Some(output) = &self.output {
-            if !self.retired {
-                output.file.sync()?;
-                self.dir.retire(&self.name)?;
-                self.retired = true;
-            }
+            output.file.sync()?;
+            self.dir.retire(&self.name)?;
+            self.output = None;
+        }
+        if end.newest.is_some() {
             self.dir.sync()?;
         }
         self.dir.place(&self.name)?;

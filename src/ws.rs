@@ -37,7 +37,7 @@ const PING: u8 = 9;
 const PONG: u8 = 10;
 
 /// An opening handshake that is accepted.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub struct Handshake {
     /// The field lines of the answer, a 101.
     pub fields: String,
@@ -89,9 +89,7 @@ pub fn handshake(req: &Request) -> Result<Option<Handshake>, Reject> {
 pub struct Failure {
     /// The status code of the Close frame (§7.4.1).
     pub code: u16,
-    /// Where the rule stands.
-    pub rule: &'static str,
-    /// What is wrong, what to do, and the rule; short enough for a Close frame.
+    /// What is wrong, what to do, and where the rule stands; short enough for a Close frame.
     pub reason: &'static str,
 }
 
@@ -101,7 +99,7 @@ pub type Fail = &'static Failure;
 macro_rules! failures {
     ($($name:ident $code:literal $rule:literal $why:literal)*) => {
         $(#[doc = concat!($code, ": ", $why)] pub const $name: Fail =
-            &Failure { code: $code, rule: $rule, reason: concat!($why, " (", $rule, ")") };)*
+            &Failure { code: $code, reason: concat!($why, " (", $rule, ")") };)*
         /// Every way in which a connection can fail by its client's frames.
         pub const FAILURES: &[Fail] = &[$($name),*];
     };
@@ -126,7 +124,7 @@ failures! {
 }
 
 /// What a client sent.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub enum Received {
     /// A whole text message.
     Message(String),
@@ -139,7 +137,7 @@ pub enum Received {
 }
 
 /// Reads a client's frames as they arrive.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Parser {
     max: usize,
     frame: Frame,
@@ -312,7 +310,7 @@ pub fn close(code: Option<u16>, reason: &str, out: &mut Vec<u8>) {
 }
 
 /// A frame as it comes from either side, whatever it says.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Frame {
     header: Vec<u8>,
     first: u8,  // FIN, RSV1 to RSV3, opcode

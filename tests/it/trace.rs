@@ -446,7 +446,6 @@ const UNKNOWN: [&str; 12] = [
 #[test]
 fn no_token_is_ever_shown_wherever_a_request_is_cut() {
     let secrets = Arc::new(Secrets::new([TOKEN]));
-    assert_eq!(format!("{secrets:?}"), "Secrets(4)");
     side_by_side(with_token().into_iter().enumerate(), |(n, request)| {
         let bytes = request.as_bytes();
         shows_no_token(&explained(&secrets, [(true, bytes)]), &request);
