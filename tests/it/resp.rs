@@ -252,7 +252,7 @@ fn what_is_too_large_is_dropped_and_what_follows_is_found() {
         for (len, last) in [(left, text("x".repeat(left as usize))), (left + 1, Reply::Large)] {
             let bytes = format!("{before}${len}\r\n{}\r\n", "x".repeat(len as usize)).into_bytes();
             let reply = then_seven(bytes, u64::MAX, MOST);
-            let all = [&kept[..], &[last.clone()]].concat();
+            let all = [&kept[..], std::slice::from_ref(&last)].concat();
             assert!(reply == if before.is_empty() { last } else { Reply::List(all) }, "{before:?} and {len}");
         }
     }
