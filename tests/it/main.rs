@@ -11,6 +11,7 @@ mod eventsource;
 mod faults;
 mod filesystems;
 mod gate;
+mod growth;
 mod harness;
 mod hostile;
 mod hostile_redis;
