@@ -7,7 +7,7 @@ use tincan::event::{Event, parse};
 use tincan::http::{Chunked, Framing, HeadEnd, MAX_FIELDS, MAX_SECTION, MAX_TARGET, Request, date};
 use tincan::id::Id;
 use tincan::log::{From, Log};
-use tincan::reject::{LARGE_SECTION, LONE_CR, LONE_LF, LONG_TARGET, REQUEST_LINE, Reject};
+use tincan::reject::{CHUNK, LARGE_SECTION, LONE_CR, LONE_LF, LONG_TARGET, REQUEST_LINE, Reject};
 use tincan::writer::Writer;
 
 impl Random {
@@ -216,6 +216,13 @@ fn a_request_cut_at_any_byte_parses_the_same() {
     let mut chunked = Chunked::default();
     assert_eq!(chunked.feed(&line.as_bytes()[..257], 100), Ok((0, false)));
     assert_eq!(chunked.feed(line.as_bytes(), 100), Ok((line.len(), true)));
+    // One that is too long is refused for that, wherever it is cut and however it ends.
+    let line = format!("1;{}\n", "x".repeat(300));
+    for size in [1, line.len()] {
+        let mut chunked = Chunked::default();
+        let mut fed = (size..=line.len()).step_by(size).map(|n| chunked.feed(&line.as_bytes()[..n], 100));
+        assert_eq!(fed.find(|fed| *fed != Ok((0, false))), Some(Err(CHUNK)), "{size}");
+    }
     // And over a socket, with a pause at every byte.
     let server = Tincan::start(&["--quiet"]);
     let request = "POST /a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n";
