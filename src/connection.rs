@@ -5,7 +5,7 @@
 //!
 //! Limits: the constants below; `http.rs` has those of a head, and the caller gives that of a body.
 
-use crate::http::{self, Chunked, Framing, Request};
+use crate::http::{self, Chunked, Framing, HeadEnd, Request};
 use crate::reject::{Reject, TIMEOUT, TOO_LARGE};
 use crate::report::report;
 use crate::trace::Trace;
@@ -24,8 +24,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 const RESPONSE_TIME: Duration = Duration::from_secs(10);
 /// Limit: how long what comes behind the last answer is read and dropped.
 const LINGER: Duration = Duration::from_secs(2);
-/// Bytes for which a first read makes room; each further read of a request makes room for as much as is there.
+/// Bytes for which a read makes room: enough for most requests, and little for a connection that is idle.
 const READ: usize = 512;
+/// The same behind a read that filled its room. The buffer never holds more than a head and this.
+const FURTHER: usize = 16 << 10;
 
 /// Why a connection takes no further request.
 pub enum Stop {
@@ -87,6 +89,7 @@ pub struct Connection {
     /// The socket; it blocks, within limits.
     pub stream: TcpStream,
     buf: Vec<u8>,
+    room: usize,       // for which the next read makes room
     timeout: Duration, // the socket's, for reading
     /// Others wait for its place: it gets one answer, and little time.
     pub brief: bool,
@@ -113,6 +116,7 @@ impl Connection {
         Ok(Connection {
             stream,
             buf: Vec::new(),
+            room: READ,
             timeout: Duration::MAX,
             brief,
             head_only: false,
@@ -136,12 +140,16 @@ impl Connection {
         }
         self.line.clear();
         let deadline = Instant::now() + if self.brief { BRIEF_TIME } else { REQUEST_TIME };
+        let mut end = HeadEnd::default();
         loop {
-            while self.buf.starts_with(b"\r\n") {
-                self.take(2); // empty lines before the request line (RFC 9112 §2.2)
-            }
+            // Empty lines before the request line (RFC 9112 §2.2), all that are there at once.
+            let empty = self.buf.chunks(2).take_while(|pair| *pair == b"\r\n").count();
+            self.buf.drain(..2 * empty);
             self.head_only = self.buf.starts_with(b"HEAD ");
-            if let Some(end) = http::head_end(&self.buf)? {
+            // A CR alone may be half of one more.
+            if self.buf != b"\r"
+                && let Some(end) = end.find(&self.buf)?
+            {
                 return Ok((self.take(end), deadline));
             }
             self.fill(deadline)?;
@@ -153,40 +161,29 @@ impl Connection {
     /// # Errors
     /// Where it is too large, malformed or late.
     pub fn body(&mut self, req: &Request, max: usize, deadline: Instant) -> Result<Vec<u8>, Stop> {
-        let mut heard = 0;
-        let mut chunked = Chunked::default();
+        let mut received = Chunked::default();
         let mut expects = req.expects;
         loop {
-            match req.framing {
+            let (used, complete) = match req.framing {
+                Framing::Chunked => received.feed(&self.buf, max)?,
+                Framing::Length(n) if n > max => return Err(TOO_LARGE.into()),
                 Framing::Length(n) => {
-                    let n = usize::try_from(n).ok().filter(|n| *n <= max).ok_or(TOO_LARGE)?;
-                    // It stays in the buffer until it is whole: the more is there, the more room the next read has.
-                    self.hear(heard, n);
-                    heard = self.buf.len();
-                    if heard >= n {
-                        return Ok(self.take(n));
-                    }
+                    let left = n - received.body.len();
+                    let data = self.buf.get(..left).unwrap_or(&self.buf);
+                    received.body.extend_from_slice(data);
+                    (data.len(), data.len() == left)
                 }
-                Framing::Chunked => {
-                    let (used, complete) = chunked.feed(&self.buf, max)?;
-                    self.hear(0, used);
-                    self.take(used);
-                    if complete {
-                        return Ok(chunked.body);
-                    }
-                }
+            };
+            let used = self.take(used);
+            self.trace.heard(&used);
+            if complete {
+                return Ok(received.body);
             }
             if std::mem::take(&mut expects) {
                 self.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
             }
             self.fill(deadline)?;
         }
-    }
-
-    /// Has a tap hear what is there of a body up to `end`: behind that in the buffer may stand the next request.
-    fn hear(&mut self, from: usize, end: usize) {
-        let bytes = self.buf.get(from..end.min(self.buf.len())).unwrap_or_default();
-        self.trace.heard(bytes);
     }
 
     /// Takes `n` bytes, which are there, from the front of the buffer.
@@ -221,16 +218,17 @@ impl Connection {
             self.timeout = within;
         }
         let before = self.buf.len();
-        self.buf.resize(before + READ.max(before), 0);
-        let read = self.stream.read(self.buf.get_mut(before..).unwrap_or_default());
-        self.buf.truncate(before + read.as_ref().map_or(0, |n| *n));
+        self.buf.resize(before + self.room, 0);
+        let read = self.stream.read(self.buf.get_mut(before..).unwrap_or_default()).map_err(|e| e.kind());
+        self.buf.truncate(before + read.unwrap_or(0));
+        self.room = if read == Ok(self.room) { FURTHER } else { READ };
         match read {
             Ok(1..) => {
                 self.trace.received(self.buf.get(before..).unwrap_or_default());
                 Ok(true)
             }
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(false),
-            Err(e) if e.kind() == ErrorKind::Interrupted => Ok(true), // stopped and continued (signal(7))
+            Err(ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(false),
+            Err(ErrorKind::Interrupted) => Ok(true), // stopped and continued (signal(7))
             _ => Err(Stop::Close),
         }
     }

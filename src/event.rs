@@ -210,8 +210,8 @@ impl Stream {
     /// Takes the next line, without its end; says what it does.
     pub fn line(&mut self, line: &[u8]) -> String {
         let line = String::from_utf8_lossy(line);
-        let first = !std::mem::replace(&mut self.begun, true);
-        if let Some(line) = line.strip_prefix('\u{feff}').filter(|_| first) {
+        if let Some(line) = line.strip_prefix('\u{feff}').filter(|_| !self.begun) {
+            self.begun = true;
             return self.line(line.as_bytes()) + ", behind a byte order mark";
         }
         let (field, value) = field(&line);

@@ -20,7 +20,7 @@
 //! Limits: [`LINE`], `HEAD`, `REQUESTS`; behind a handshake what `connection.rs` read together with it.
 
 use crate::event::{Stream, is_stream};
-use crate::http::{self, Framing, MAX_SECTION, MAX_TARGET, Request};
+use crate::http::{Framing, HeadEnd, MAX_SECTION, MAX_TARGET, Request};
 use crate::secrets::{Byte, Secrets, bare, hide, is_credential, shown, visible};
 use crate::ws::{Frame, SUBPROTOCOL_NAME, front};
 use std::collections::VecDeque;
@@ -293,7 +293,7 @@ impl Way {
         let head = take(&mut self.head);
         let stream = if self.client {
             self.heads.push_back(head.starts_with(b"HEAD "));
-            match http::head_end(&head).and_then(|_| Request::parse(&head)) {
+            match HeadEnd::default().find(&head).and_then(|_| Request::parse(&head)) {
                 Err(reject) => {
                     self.next = Next::Lost;
                     return format!("end of the head; refused by {}", reject.rule);
@@ -302,7 +302,7 @@ impl Way {
                     self.next = match req.framing {
                         Framing::Chunked => Next::Size,
                         Framing::Length(0) if req.bytes("sec-websocket-key").is_some() => Next::Held,
-                        Framing::Length(n) => Next::Body(Some(n)),
+                        Framing::Length(n) => Next::Body(Some(n as u64)),
                     };
                     req.field("content-type").is_some_and(is_stream)
                 }
@@ -340,25 +340,27 @@ impl Way {
         let folded = matches!(begin.first(), Some(b' ' | b'\t'));
         let mut from = 0;
         if !(*parts || self.secret && folded) {
-            let word = begin.trim_ascii_start().split(|b| b": \t".contains(b)).next().unwrap_or_default();
+            let text = begin.trim_ascii_start();
+            let word = text.split(|b| b": \t".contains(b)).next().unwrap_or_default();
             self.secret = is_credential(word);
-            from = begin.len() - begin.trim_ascii_start().len() + word.len();
+            from = begin.len() - text.len() + word.len();
             from += begin.iter().skip(from).take_while(|b| b": \t".contains(b)).count();
         }
         if self.secret {
             hide(rest.iter_mut().skip(from));
         }
         let bytes = bare(rest);
-        for at in (0..=bytes.len()).filter(|at| bytes.get(*at).map_or(cut, |b| *b == b'@')) {
-            let before = bytes.get(..at).unwrap_or_default();
-            let start = before.iter().rposition(|b| b" \t/?#".contains(b)).map_or(0, |n| n + 1);
-            let (before, word) = before.split_at(start);
+        let mut start = 0;
+        for word in bytes.split(|b| b" \t/?#".contains(b)) {
+            let before = bytes.get(..start).unwrap_or_default();
             let uri = matches!(before, [.., b'/', b'/']);
-            let begins = uri || matches!(before, [] | [.., b' ' | b'\t']);
-            // Of a word that is cut off nobody knows yet: it is one that may be in a URI, or have a password.
-            if begins && (at < bytes.len() || uri || word.contains(&b':')) {
-                hide(rest.iter_mut().take(at).skip(start));
+            if uri || matches!(before, [] | [.., b' ' | b'\t']) {
+                // Of a word that is cut off nobody knows yet: it is one that may be in a URI, or have a password.
+                let open = cut && start + word.len() == bytes.len() && (uri || word.contains(&b':'));
+                let last = word.iter().rposition(|b| *b == b'@').unwrap_or(0);
+                hide(rest.iter_mut().skip(start).take(if open { word.len() } else { last }));
             }
+            start += word.len() + 1;
         }
     }
 

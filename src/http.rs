@@ -8,7 +8,7 @@
 //! field-line   = token ":" OWS field-value OWS
 //! ```
 //!
-//! Reading is in three steps, so that a refusal comes as soon as it is certain: [`head_end`] sees whole lines and the
+//! Reading is in three steps, so that a refusal comes as soon as it is certain: [`HeadEnd`] sees whole lines and the
 //! limits while the head arrives, [`Request::parse`] takes the complete head, [`Chunked`] or a length the body.
 //!
 //! Deviation: §2.2 lets a server accept a lone LF as a line end. We refuse it, for two parsers that disagree about
@@ -40,7 +40,7 @@ const MAX_VERSION: usize = 32;
 #[derive(Debug, PartialEq, Eq)]
 pub enum Framing {
     /// This many bytes; none where nothing is said.
-    Length(u64),
+    Length(usize),
     /// Until the last chunk.
     Chunked,
 }
@@ -65,51 +65,55 @@ pub struct Request<'a> {
     fields: Vec<(&'a [u8], &'a [u8])>,
 }
 
-/// Finds the end of a head that is still arriving: how many bytes it has, or `None` where the blank line is not there
-/// yet. Empty lines before the request line are not its business.
-///
-/// # Errors
-/// A line end that is no CR LF, a target or a section over its limit.
-pub fn head_end(buf: &[u8]) -> Result<Option<usize>, Reject> {
-    let mut at = 0;
-    let mut count = 0;
-    let mut first_end = None;
-    while let Some(rest) = buf.get(at..) {
-        let line = rest.split(|&b| b == b'\n').next().unwrap_or_default();
-        if let Some(start) = first_end {
-            count += 1;
-            // The blank line is one of the lines, but no field.
-            if at + line.len() - start > MAX_SECTION || count > MAX_FIELDS + 1 {
-                return Err(LARGE_SECTION);
+/// Where a head ends that is still arriving. Each byte is looked at as it comes, and each line once more as it ends.
+#[derive(Debug, Default)]
+pub struct HeadEnd {
+    seen: usize,
+    line: usize,  // where the last line begins
+    part: usize,  // where its method, target or version begins; or the section
+    parts: usize, // that have ended: those three, and then the field lines
+}
+
+impl HeadEnd {
+    /// Looks at what has come since the last time: how many bytes the head has, or `None` if the blank line is not there
+    /// yet. `buf` has all of it so far. Empty lines before the request line are not its business.
+    ///
+    /// # Errors
+    /// A line end that is no CR LF, a target or a section over its limit.
+    pub fn find(&mut self, buf: &[u8]) -> Result<Option<usize>, Reject> {
+        while let Some(&byte) = buf.get(self.seen) {
+            let line = buf.get(self.line..self.seen).unwrap_or_default();
+            self.seen += 1;
+            if byte == b'\n' {
+                let text = line.strip_suffix(b"\r").ok_or(LONE_LF)?;
+                if text.contains(&b'\r') {
+                    return Err(LONE_CR);
+                }
+                if text.is_empty() {
+                    return Ok(Some(self.seen));
+                }
+                self.line = self.seen;
+                if self.parts < 3 {
+                    self.part = self.seen;
+                }
+                self.parts = self.parts.max(2) + 1;
             }
-        } else {
-            let mut parts = line.splitn(3, |&b| b == b' ').map(<[u8]>::len);
-            let mut next = || parts.next().unwrap_or_default();
-            // The spaces behind method and target count as well.
-            if next() >= MAX_METHOD && line.len() > MAX_METHOD {
-                return Err(REQUEST_LINE);
+            let (most, reject) = match self.parts {
+                0 => (MAX_METHOD, REQUEST_LINE), // with the space behind it
+                1 => (MAX_TARGET + usize::from(byte == b' '), LONG_TARGET),
+                2 => (MAX_VERSION - 1, REQUEST_LINE), // the space before it is one of its bytes
+                _ => (MAX_SECTION, LARGE_SECTION),
+            };
+            if self.seen - self.part > most || self.parts > 3 + MAX_FIELDS {
+                return Err(reject);
             }
-            if next() > MAX_TARGET {
-                return Err(LONG_TARGET);
-            }
-            if next() >= MAX_VERSION {
-                return Err(REQUEST_LINE);
+            if byte == b' ' && self.parts < 2 {
+                self.parts += 1;
+                self.part = self.seen;
             }
         }
-        if line.len() == rest.len() {
-            return Ok(None);
-        }
-        let text = line.strip_suffix(b"\r").ok_or(LONE_LF)?;
-        if text.contains(&b'\r') {
-            return Err(LONE_CR);
-        }
-        at += line.len() + 1;
-        first_end = first_end.or(Some(at));
-        if text.is_empty() {
-            return Ok(Some(at));
-        }
+        Ok(None)
     }
-    Ok(None)
 }
 
 /// Whether this is a `token` (RFC 9110 §5.6.2).
@@ -179,8 +183,8 @@ impl<'a> Request<'a> {
             ([], [one @ [_, ..], others @ ..])
                 if one.iter().all(u8::is_ascii_digit) && others.iter().all(|l| l == one) =>
             {
-                // Digits that are no u64 are a number all the same, and too large for any limit.
-                Ok(Framing::Length(String::from_utf8_lossy(one).parse().unwrap_or(u64::MAX)))
+                // Digits that are no usize are a number all the same, and too large for any limit.
+                Ok(Framing::Length(String::from_utf8_lossy(one).parse().unwrap_or(usize::MAX)))
             }
             ([], _) => Err(LENGTH),
             (_, [_, ..]) => Err(BOTH_LENGTHS),
@@ -362,14 +366,16 @@ impl Chunked {
                 at += 2;
                 continue;
             }
-            let Some(end) = rest.iter().position(|&b| b == b'\n') else {
-                return if rest.len() > MAX_CHUNK_LINE + 1 { Err(self.long_line()) } else { Ok((at, false)) };
-            };
-            let line = rest.get(..end).unwrap_or_default().strip_suffix(b"\r").ok_or(LONE_LF)?;
-            if line.len() > MAX_CHUNK_LINE {
-                return Err(self.long_line());
+            let line = rest.split(|&b| b == b'\n').next().unwrap_or_default();
+            // Its CR is one of its bytes.
+            if line.len() > MAX_CHUNK_LINE + 1 {
+                return Err(if let Chunk::Trailer = self.state { LARGE_SECTION } else { CHUNK });
             }
-            at += end + 1;
+            if line.len() == rest.len() {
+                return Ok((at, false));
+            }
+            at += line.len() + 1;
+            let line = line.strip_suffix(b"\r").ok_or(LONE_LF)?;
             if let Chunk::Size = self.state {
                 self.state = match self.size(line, max)? {
                     0 => Chunk::Trailer,
@@ -385,10 +391,6 @@ impl Chunked {
                 }
             }
         }
-    }
-
-    fn long_line(&self) -> Reject {
-        if matches!(self.state, Chunk::Trailer) { LARGE_SECTION } else { CHUNK }
     }
 
     /// `chunk-size [ chunk-ext ]`; the size is in hex, without sign or prefix.

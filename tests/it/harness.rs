@@ -132,6 +132,22 @@ impl Tincan {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// Waits until each of its threads waits for something, or is stopped: what was sent to it is read then.
+    pub fn rests(&self) {
+        let tasks = format!("/proc/{}/task", self.pid());
+        let rests =
+            |stat: String| stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['S', 'T']));
+        let began = Instant::now();
+        // A thread may end while it is looked at.
+        while !std::fs::read_dir(&tasks)
+            .unwrap()
+            .all(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).map_or(true, rests))
+        {
+            assert!(began.elapsed() < SOON, "it works for ever");
+            std::thread::yield_now();
+        }
+    }
+
     /// kill -9, and waits until it is gone.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();

@@ -12,6 +12,7 @@ mod faults;
 mod filesystems;
 mod foreign;
 mod gate;
+mod growth;
 mod harness;
 mod hostile;
 mod hostile_redis;

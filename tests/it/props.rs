@@ -4,9 +4,10 @@ use crate::harness::*;
 use std::sync::Arc;
 use tincan::disk::Dir;
 use tincan::event::{Event, parse};
-use tincan::http::{Chunked, Framing, Request, date, head_end};
+use tincan::http::{Chunked, Framing, HeadEnd, MAX_FIELDS, MAX_SECTION, MAX_TARGET, Request, date};
 use tincan::id::Id;
 use tincan::log::{From, Log};
+use tincan::reject::{CHUNK, LARGE_SECTION, LONE_CR, LONE_LF, LONG_TARGET, REQUEST_LINE, Reject};
 use tincan::writer::Writer;
 
 impl Random {
@@ -95,16 +96,105 @@ fn what_is_published_as_a_stream_is_what_a_client_would_fire() {
     assert!(accepted > 1000, "{accepted}");
 }
 
+type Found = Result<Option<usize>, Reject>;
+
+/// Where a head ends, by the letter of its rules, each of which looks at all that is there.
+fn by_the_letter(buf: &[u8]) -> Found {
+    let (mut at, mut count, mut section) = (0, 0, None);
+    loop {
+        let line = buf[at..].split(|b| *b == b'\n').next().unwrap();
+        if let Some(section) = section {
+            count += 1;
+            if at + line.len() - section > MAX_SECTION || count > MAX_FIELDS + 1 {
+                return Err(LARGE_SECTION);
+            }
+        } else {
+            let parts: Vec<_> = line.splitn(3, |b| *b == b' ').map(<[u8]>::len).collect();
+            if parts[0] >= 32 && line.len() > 32 || parts.get(2).is_some_and(|version| *version >= 32) {
+                return Err(REQUEST_LINE);
+            }
+            if parts.get(1).is_some_and(|target| *target > MAX_TARGET) {
+                return Err(LONG_TARGET);
+            }
+        }
+        if at + line.len() == buf.len() {
+            return Ok(None);
+        }
+        let text = line.strip_suffix(b"\r").ok_or(LONE_LF)?;
+        if text.contains(&b'\r') {
+            return Err(LONE_CR);
+        }
+        at += line.len() + 1;
+        section = section.or(Some(at));
+        if text.is_empty() {
+            return Ok(Some(at));
+        }
+    }
+}
+
+/// What is found when these many bytes are there, and then as many more, and so on; and how many it took.
+fn found(bytes: &[u8], mut sizes: impl FnMut() -> usize) -> (usize, Found) {
+    let mut end = HeadEnd::default();
+    let mut n = 0;
+    loop {
+        let found = end.find(&bytes[..n]);
+        if found != Ok(None) || n == bytes.len() {
+            return (n, found);
+        }
+        n = bytes.len().min(n + sizes());
+    }
+}
+
+/// Asserts that each byte decides what the rules say of it, however the bytes arrive.
+fn ends_by_the_letter(bytes: &[u8], random: &mut Random) {
+    let (n, by_bytes) = found(bytes, || 1);
+    let shown = String::from_utf8_lossy(bytes);
+    assert_eq!(by_bytes, by_the_letter(&bytes[..n]), "{shown:?}");
+    if n > 0 {
+        assert_eq!(by_the_letter(&bytes[..n - 1]), Ok(None), "{shown:?}");
+    }
+    assert_eq!(found(bytes, || bytes.len()).1, by_bytes, "{shown:?}");
+    assert_eq!(found(bytes, || 1 + random.index(bytes.len())).1, by_bytes, "{shown:?}");
+}
+
+#[test]
+fn a_head_ends_or_is_refused_at_the_byte_that_decides() {
+    let mut random = Random(6);
+    let ends = ["", "\r", "\n", "\r\n", "\r\n\r\n", " ", "\r\r\n", "\n\r\n", " a\r\n\r\n"];
+    for begin in ["", "\r\n", "\r", "\n", " ", "  ", "a", "a b", "a b c", "a b c d"] {
+        for end in ends {
+            ends_by_the_letter(format!("{begin}{end}").as_bytes(), &mut random);
+        }
+    }
+    // Each part up to its limit, and beyond it.
+    for end in ends {
+        for more in 0..4 {
+            let a = |most: usize| "a".repeat(most - 2 + more);
+            for head in [
+                a(32),
+                format!("a {}", a(MAX_TARGET)),
+                format!("a b {}", a(32)),
+                format!("a b {} {}", "c".repeat(9), a(22)),
+                format!("a b c\r\n{}", a(MAX_SECTION)),
+                format!("a b c\r\nb: {}\r\n{}", "c".repeat(100), a(MAX_SECTION - 105)),
+                format!("a b c\r\n{}a: b", "a: b\r\n".repeat(MAX_FIELDS - 2 + more)),
+            ] {
+                ends_by_the_letter((head + end).as_bytes(), &mut random);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_request_cut_at_any_byte_parses_the_same() {
     let whole = "POST /a?event=b%20c HTTP/1.1\r\nHost: localhost:80\r\nX-Empty:\r\nAccept: a/b,\r\n\tc\r\n\r\n"
         .replace(",\r\n\tc", "");
     let bytes = whole.as_bytes();
     for cut in 0..bytes.len() {
-        assert_eq!(head_end(&bytes[..cut]), Ok(None), "{cut}");
+        assert_eq!(HeadEnd::default().find(&bytes[..cut]), Ok(None), "{cut}");
     }
-    assert_eq!(head_end(bytes), Ok(Some(bytes.len())));
-    assert_eq!(head_end(&[bytes, b"body"].concat()), Ok(Some(bytes.len())));
+    assert_eq!(found(bytes, || 1), (bytes.len(), Ok(Some(bytes.len()))));
+    assert_eq!(found(&[bytes, b"body"].concat(), || 1000).1, Ok(Some(bytes.len())));
     assert!(Request::parse(bytes).is_ok());
 
     let body = "4\r\nWiki\r\n6;x=y\r\npedia \r\n0E\r\nin \r\n\r\nchunks.\r\n0\r\nA: b\r\n\r\nGET".as_bytes();
@@ -126,6 +216,13 @@ fn a_request_cut_at_any_byte_parses_the_same() {
     let mut chunked = Chunked::default();
     assert_eq!(chunked.feed(&line.as_bytes()[..257], 100), Ok((0, false)));
     assert_eq!(chunked.feed(line.as_bytes(), 100), Ok((line.len(), true)));
+    // One that is too long is refused for that, wherever it is cut and however it ends.
+    let line = format!("1;{}\n", "x".repeat(300));
+    for size in [1, line.len()] {
+        let mut chunked = Chunked::default();
+        let mut fed = (size..=line.len()).step_by(size).map(|n| chunked.feed(&line.as_bytes()[..n], 100));
+        assert_eq!(fed.find(|fed| *fed != Ok((0, false))), Some(Err(CHUNK)), "{size}");
+    }
     // And over a socket, with a pause at every byte.
     let server = Tincan::start(&["--quiet"]);
     let request = "POST /a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n";
@@ -147,6 +244,7 @@ fn damaged_requests_are_answered_or_refused_and_never_more() {
     let server = Tincan::start(&["--quiet"]);
     let good = "POST /a?event=x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nX: y\r\n\r\n";
     let mut random = Random(3);
+    let mut pieces = Random(7);
     let mut damaged = || {
         let mut bytes = good.as_bytes().to_vec();
         for _ in 0..=random.index(3) {
@@ -161,10 +259,8 @@ fn damaged_requests_are_answered_or_refused_and_never_more() {
     };
     for _ in 0..50_000 {
         let bytes = damaged();
-        let whole = head_end(&bytes);
-        let found = (0..=bytes.len()).map(|n| head_end(&bytes[..n])).find(|r| *r != Ok(None)).unwrap_or(Ok(None));
-        assert_eq!(found, whole, "{:?}", String::from_utf8_lossy(&bytes));
-        if let Ok(Some(end)) = whole
+        ends_by_the_letter(&bytes, &mut pieces);
+        if let Ok(Some(end)) = HeadEnd::default().find(&bytes)
             && let Ok(req) = Request::parse(&bytes[..end])
         {
             let text = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();

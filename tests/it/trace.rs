@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, LazyLock};
 use tincan::explain::{Explainer, LINE};
-use tincan::secrets::Secrets;
+use tincan::secrets::{Byte, Secrets, hide, shown as bytes, visible};
 
 const TOKEN: &str = "ses%25me/Open+7"; // a token may look as if it were encoded
 
@@ -473,6 +473,41 @@ fn no_token_is_ever_shown_wherever_a_request_is_cut() {
         }
         assert!(explained(&none(), [(true, request.as_bytes())]).contains("(not shown)"));
     }
+}
+
+/// A line outside a body as it is shown, by the letter of its rule: at each `@` the word before it is hidden, back to where
+/// it begins. `cut`: what is there may go on.
+fn without_user_information(line: &str, cut: bool) -> String {
+    let mut marked: Vec<Byte> = bytes(line.as_bytes());
+    for at in (0..=line.len()).filter(|at| line.as_bytes().get(*at).map_or(cut, |b| *b == b'@')) {
+        let start = line[..at].rfind([' ', '\t', '/', '?', '#']).map_or(0, |n| n + 1);
+        let (before, word) = line[..at].split_at(start);
+        let uri = before.ends_with("//");
+        if (uri || before.is_empty() || before.ends_with([' ', '\t'])) && (at < line.len() || uri || word.contains(':'))
+        {
+            hide(&mut marked[start..at]);
+        }
+    }
+    visible(&marked)
+}
+
+#[test]
+fn words_before_an_at_sign_are_hidden_and_no_others() {
+    let mut random = Random(8);
+    let mut hidden = 0;
+    for _ in 0..50_000 {
+        let length = random.index(12);
+        let mut line: String = (0..length).map(|_| char::from(b"@@@://?# \ta"[random.index(11)])).collect();
+        let cut = random.below(2) == 0;
+        line += if cut { "" } else { "\r\n" };
+        let expected = without_user_information(&line, cut);
+        let lines = explained(&none(), [(true, line.as_bytes())]);
+        if !line.is_empty() {
+            assert!(lines.starts_with(&format!("#1 > {expected:<40}  ")), "{line:?}: {expected}\n{lines}");
+        }
+        hidden += usize::from(expected.contains("(not shown)"));
+    }
+    assert!(hidden > 10_000, "{hidden}");
 }
 
 #[test]
