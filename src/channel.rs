@@ -12,8 +12,7 @@
 //!
 //! So nobody waits for the disk but publishers of the same log. With `--sync` one of those that wait syncs for all of
 //! them, without a lock. What stands in a file alone is read by the thread that asked for it, or by one that replays
-//! (`hub.rs`), without a lock as well. The pump takes the `writer` of a tap's channel ([`Channel::tell`]), which is in
-//! memory, and to which nobody else writes.
+//! (`hub.rs`), without a lock as well.
 //!
 //! What an event has behind it: *written*, it is in the file; *heard*, readers may be given it, and its POST is answered;
 //! *pumped*, all readers that keep up were given it.
@@ -115,6 +114,8 @@ pub struct Channel {
     readers: AtomicUsize,            // in both lists
     /// Whether it waits for the pump.
     pub queued: AtomicBool,
+    /// When the pump tries its stalled readers again.
+    pub retry: AtomicU64,
 }
 
 type Served = Result<(), Gone>;
@@ -211,6 +212,7 @@ impl Channel {
             joining: Mutex::default(),
             readers: AtomicUsize::new(0),
             queued: AtomicBool::new(false),
+            retry: AtomicU64::new(0),
         }
     }
 
@@ -341,14 +343,6 @@ impl Channel {
     /// what only this process knows.
     fn address(&self, key: u64) -> String {
         format!("{key:016x}{:016x}", self.secret.hash_one(key))
-    }
-
-    /// Appends an event where nobody may wait for the pump, such as in the pump.
-    ///
-    /// # Errors
-    /// As [`Channel::publish`].
-    pub fn tell(&self, event: &Event) -> Result<(), Reject> {
-        self.append(lock(&self.writer), std::slice::from_ref(event), Numbers::Own, None).map(|_| ())
     }
 
     /// Returns the ids, and how many bytes they have in the log, once they may be heard.

@@ -10,54 +10,121 @@
 //! ```
 //!
 //! `in` is what the client sent, `out` what it was sent, each as it was read or written; at last comes `end`. `at` is in
-//! milliseconds since 1970. In `bytes` each character stands for one byte, so that all of them survive JSON.
+//! milliseconds since 1970. In `bytes` each character stands for one byte, so that all of them survive JSON. If more is
+//! said than can be told, `lost` says how many bytes of that connection are missing here: in `bytes`, as a number.
+//!
+//! Whoever writes to a tapped connection, the pump above all, copies the bytes into a queue and goes on. One thread
+//! makes events of them, a few milliseconds later, so that a busy connection seldom has to wake it.
 //!
 //! Such a channel is kept in memory, and forgotten soon after the page has gone. Whoever knows the key can read along;
 //! the page draws it at random, and it stands in no list.
 //!
-//! Limits: a tap holds a second descriptor for its socket, and so it counts as a second connection.
+//! Limits: `MOST`, `QUEUE`; `hub.rs` has those of the channels. A tap holds a second descriptor for its socket, and so
+//! it counts as a second connection.
 
-use crate::channel::{Channel, lock};
+use crate::channel::Channel;
 use crate::event::Event;
-use crate::hub::Hub;
-use crate::reject::{CONNECTIONS, Reject};
+use crate::hub::{Hub, start};
+use crate::limits::Places;
+use crate::reject::{CONNECTIONS, Reject, TAPS};
 use crate::subscriber::Slot;
 use crate::trace::Tap;
+use std::cell::Cell;
+use std::io;
+use std::iter::once;
 use std::net::{Shutdown, TcpStream};
-use std::sync::{Arc, Mutex, Weak};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Weak};
+use std::thread::sleep;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A tap: the number of its connection, where its events go, and what ends with it.
+/// Limit: connections with a tap, at a time; half of them for one client's address.
+const MOST: usize = 256;
+/// Limit: bytes of all taps that wait to be told, each piece with those that it takes beside.
+const QUEUE: usize = 1 << 20;
+const BESIDE: usize = size_of::<Piece>() + 16;
+/// How long the bytes gather that are told together.
+const GATHER: Duration = Duration::from_millis(5);
+
+/// A tapped connection, until all of it is told.
+#[derive(Debug)]
+struct Source {
+    connection: u64,
+    key: Box<str>,
+    channel: Arc<Channel>,
+    plug: Weak<TcpStream>,
+    waiting: Arc<AtomicUsize>, // bytes in the queue
+}
+
+/// What is to be told.
+#[derive(Debug)]
+struct Piece {
+    source: Arc<Source>,
+    name: &'static str,
+    at: Duration, // since 1970
+    bytes: Box<[u8]>,
+    lost: usize, // so many bytes before these
+}
+
+impl Piece {
+    /// An event of this name, with what is said behind the time.
+    fn event(&self, name: &str, rest: &str) -> Event {
+        let at = self.at.as_micros();
+        let connection = self.source.connection;
+        let data = format!("{{\"connection\":{connection},\"at\":{}.{:03}{rest}}}", at / 1000, at % 1000);
+        Event::default().named(name).unwrap_or_default().with_data(data)
+    }
+
+    /// Tells it.
+    fn tell(&self, hub: &Hub) {
+        if self.lost > 0 {
+            hub.tell(&self.source.channel, self.event("lost", &format!(",\"bytes\":{}", self.lost)));
+        }
+        let bytes = if self.bytes.is_empty() { String::new() } else { format!(",\"bytes\":\"{}\"", text(&self.bytes)) };
+        hub.tell(&self.source.channel, self.event(self.name, &bytes));
+        self.source.waiting.fetch_sub(BESIDE + self.bytes.len(), Relaxed);
+    }
+}
+
+/// Bytes as a text, a character each, as it stands within a string of JSON.
+fn text(bytes: &[u8]) -> String {
+    let plain = |byte: &u8| matches!(byte, b' '..=b'~') && !b"\"\\".contains(byte);
+    let mut out = String::new();
+    for run in bytes.chunk_by(|a, b| plain(a) && plain(b)) {
+        match run {
+            b"\r" => out += "\\r",
+            b"\n" => out += "\\n",
+            [byte] if !plain(byte) => out += &format!("\\u{byte:04x}"),
+            plain => out += &String::from_utf8_lossy(plain),
+        }
+    }
+    out
+}
+
+/// The tap of a connection.
 #[derive(Debug)]
 struct Line {
-    connection: u64,
-    hub: Arc<Hub>,
-    channel: Arc<Channel>,
+    source: Arc<Source>,
+    queue: Sender<Piece>,
+    lost: Cell<usize>, // bytes that were not told, and that nobody was told of
     _plug: Arc<TcpStream>,
     _slot: Slot,
 }
 
 impl Tap for Line {
-    fn tell(&self, name: &str, bytes: &[u8]) {
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
-        let mut data = format!("{{\"connection\":{},\"at\":{}.{:03}", self.connection, at / 1000, at % 1000);
-        if !bytes.is_empty() {
-            data += ",\"bytes\":\"";
-            for &byte in bytes {
-                match byte {
-                    b'\r' => data += "\\r",
-                    b'\n' => data += "\\n",
-                    b'"' | b'\\' => data.extend(['\\', byte.into()]),
-                    b' '..=b'~' => data.push(byte.into()),
-                    _ => data += &format!("\\u{byte:04x}"),
-                }
-            }
-            data.push('"');
+    fn tell(&self, name: &'static str, bytes: &[u8]) {
+        let waiting = &self.source.waiting;
+        let size = BESIDE + bytes.len();
+        // The end is told in any case: it comes once, and its tap keeps its place until then.
+        if waiting.fetch_add(size, Relaxed) + size > QUEUE && !bytes.is_empty() {
+            waiting.fetch_sub(size, Relaxed);
+            self.lost.set(self.lost.get() + bytes.len());
+            return;
         }
-        data.push('}');
-        if let Ok(event) = Event::new(data).named(name) {
-            self.hub.tell(&self.channel, &event);
-        }
+        let source = self.source.clone();
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let _ = self.queue.send(Piece { source, name, at, bytes: bytes.into(), lost: self.lost.take() });
     }
 }
 
@@ -68,35 +135,58 @@ impl Drop for Line {
 }
 
 /// The tapped connections.
-#[derive(Debug, Default)]
-pub struct Lab(Mutex<Taps>);
-
-#[derive(Debug, Default)]
-struct Taps {
-    count: u64,
-    plugs: Vec<(String, Weak<TcpStream>)>,
+#[derive(Debug)]
+pub struct Lab {
+    hub: Arc<Hub>,
+    count: AtomicU64,
+    sources: Places<Source>,
+    queue: Sender<Piece>,
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Lab {
-    /// A tap on this connection, for the channel of this key.
+    /// No taps yet, but the thread that tells what they hear.
     ///
     /// # Errors
-    /// Where there are too many connections or channels.
-    pub fn tap(&self, hub: &Arc<Hub>, most: usize, key: &str, stream: &TcpStream) -> Result<Box<dyn Tap>, Reject> {
-        let (slot, number) = hub.connect();
+    /// If it cannot be started.
+    pub fn new(hub: Arc<Hub>) -> io::Result<Lab> {
+        let (queue, pieces) = channel();
+        let own = hub.clone();
+        start("taps", Box::new(move || tell(&own, &pieces)))?;
+        Ok(Lab { hub, count: AtomicU64::new(1), sources: Places::new(MOST), queue, waiting: Arc::default() })
+    }
+
+    /// A tap on this connection, for the channel of this key. `most`: connections at a time.
+    ///
+    /// # Errors
+    /// [`CONNECTIONS`] or [`TAPS`] if it is one too many.
+    pub fn tap(&self, most: usize, key: &str, stream: &TcpStream) -> Result<Box<dyn Tap>, Reject> {
+        let (slot, number) = self.hub.connect();
         let plug = stream.try_clone().ok().filter(|_| number <= most).map(Arc::new).ok_or(CONNECTIONS)?;
-        let channel = hub.channel(&format!("lab/{key}"))?;
-        let mut taps = lock(&self.0);
-        taps.count += 1;
-        taps.plugs.retain(|(_, plug)| plug.strong_count() > 0);
-        taps.plugs.push((key.into(), Arc::downgrade(&plug)));
-        Ok(Box::new(Line { connection: taps.count, hub: hub.clone(), channel, _plug: plug, _slot: slot }))
+        let source = Source {
+            connection: self.count.fetch_add(1, Relaxed),
+            key: key.into(),
+            channel: self.hub.channel(&format!("lab/{key}"))?,
+            plug: Arc::downgrade(&plug),
+            waiting: self.waiting.clone(),
+        };
+        let source = self.sources.take(stream, source).ok_or(TAPS)?;
+        Ok(Box::new(Line { source, queue: self.queue.clone(), lost: Cell::new(0), _plug: plug, _slot: slot }))
     }
 
     /// Pulls the plug of the connections of this key. Returns how many there were.
     pub fn cut(&self, key: &str) -> usize {
         let pulled = |plug: Arc<TcpStream>| plug.shutdown(Shutdown::Both).is_ok();
-        let plugs = &lock(&self.0).plugs;
-        plugs.iter().filter(|(k, plug)| k == key && plug.upgrade().is_some_and(pulled)).count()
+        let sources = self.sources.taken();
+        let plugs = sources.iter().filter_map(|place| place.1.upgrade()).filter(|source| *source.key == *key);
+        plugs.filter(|source| source.plug.upgrade().is_some_and(pulled)).count()
+    }
+}
+
+/// The life of the thread that tells. Pieces gather for a moment, so that a busy connection seldom has to wake it.
+fn tell(hub: &Hub, pieces: &Receiver<Piece>) {
+    while let Ok(first) = pieces.recv() {
+        sleep(GATHER);
+        once(first).chain(pieces.try_iter()).for_each(|piece| piece.tell(hub));
     }
 }

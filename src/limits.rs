@@ -1,9 +1,11 @@
-//! What the system lets this process have (setrlimit(2)), and who gets which share of it.
+//! What the system lets this process have (setrlimit(2)), and who gets which share of that and of other things.
 //!
-//! Read from `/proc/self`, for std has no call for most of it. Where that is missing nothing is known, and nothing is
+//! The first is read from `/proc/self`, for std has no call for most of it. Where that is missing nothing is known, and nothing is
 //! limited.
 
 use std::fs::read_to_string;
+use std::net::{IpAddr, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Connections over the limit that are at least told so; a further one is closed.
 const SPILL: usize = 64;
@@ -47,4 +49,46 @@ pub fn shares(connections: usize, logs: usize) -> Shares {
     let logs = logs.min(all / 8);
     let left = all.saturating_sub(OWN + spill + 2 * logs).max(1);
     Shares { descriptors, connections: connections.min(left), spill, logs }
+}
+
+/// Places of which there are few, with what belongs to whoever has one.
+/// Limit: one client's address has half of them at most, so that it cannot keep out all others.
+#[derive(Debug)]
+pub struct Places<T> {
+    most: usize,
+    taken: Mutex<Vec<(u128, Weak<T>)>>,
+}
+
+impl<T> Places<T> {
+    /// So many of them.
+    pub fn new(most: usize) -> Places<T> {
+        Places { most, taken: Mutex::default() }
+    }
+
+    /// A place for this socket's client, until what belongs to it is dropped; none if there is none left.
+    pub fn take(&self, client: &TcpStream, own: T) -> Option<Arc<T>> {
+        let address = network(client.peer_addr().ok()?.ip());
+        let own = Arc::new(own);
+        let mut taken = self.taken();
+        taken.retain(|place| place.1.strong_count() > 0);
+        let same = taken.iter().filter(|place| place.0 == address).count();
+        let room = taken.len() < self.most && same < self.most / 2;
+        room.then(|| {
+            taken.push((address, Arc::downgrade(&own)));
+            own
+        })
+    }
+
+    /// Those that are taken, and some that were.
+    pub fn taken(&self) -> MutexGuard<'_, Vec<(u128, Weak<T>)>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// By what clients are told apart: an address, of which that of a network counts in IPv6.
+fn network(address: IpAddr) -> u128 {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => address.to_bits() >> 64 << 64,
+    }
 }
