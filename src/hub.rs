@@ -71,19 +71,17 @@ struct Names {
     next_look: u64,
 }
 
-/// Whether nobody reads this channel or is in the middle of using it: then only the list holds it.
-fn unused(channel: &Arc<Channel>) -> bool {
-    Arc::strong_count(channel) == 1 && channel.readers() == 0
-}
-
 impl Names {
-    /// Forgets those that nobody has used for so long, but not the names of those that have `files`.
-    fn forget(&mut self, idle: Duration, files: bool, gone: &mut Open) {
-        let now = Instant::now();
-        let forgotten: Open = self.open.extract_if(.., |_, c| unused(c) && c.idle(now) >= idle).collect();
-        let kept = forgotten.iter().filter(|(_, channel)| files && !channel.is_empty());
-        self.shut.extend(kept.map(|(name, _)| (name.clone(), None)));
-        gone.extend(forgotten);
+    /// Forgets those that nobody uses and that are `useless`; of those in `files` the names stay.
+    fn forget(&mut self, files: bool, gone: &mut Open, useless: impl Fn(&str, &Channel) -> bool) {
+        // Only the list holds a channel that nobody is in the middle of using.
+        let unused = |c: &Arc<Channel>| Arc::strong_count(c) == 1 && c.readers() == 0;
+        for (name, channel) in self.open.extract_if(.., |name, c| unused(c) && useless(name, c)) {
+            if files && !channel.is_empty() {
+                self.shut.insert(name.clone(), None);
+            }
+            gone.insert(name, channel);
+        }
     }
 }
 
@@ -325,12 +323,13 @@ impl Hub {
         let lab = is_lab(name);
         let files = self.dir.is_some() && !lab;
         let most = if lab { KEYS } else { self.config.max_channels };
+        let idle = if lab { self.config.forget / 60 } else { self.config.forget };
+        let began = Instant::now();
         let now = self.now();
         let mut names = lock(self.names(name));
         if now >= names.next_purge {
-            let idle = if lab { self.config.forget / 60 } else { self.config.forget };
             names.next_purge = now + millis(idle / 60);
-            names.forget(idle, files, gone);
+            names.forget(files, gone, |_, c| c.idle(began) >= idle);
         }
         if let Some(channel) = names.open.get(name) {
             return Ok(Some(channel.clone()));
@@ -340,12 +339,11 @@ impl Hub {
             |names: &Names| names.open.len() + names.shut.len() + others >= most && !names.shut.contains_key(name);
         if now >= names.next_search {
             if many(&names) {
-                names.forget(Duration::ZERO, files, gone);
+                names.forget(files, gone, |_, _| true);
             }
             if full(&names) {
                 // Those in which nothing was ever said, or can be: else whoever only asks for names could use them all up.
-                let useless = |c: &Arc<Channel>| c.is_empty() || lab || self.cluster(name).is_some();
-                gone.extend(names.open.extract_if(.., |_, c| unused(c) && useless(c)));
+                names.forget(files, gone, |_, c| c.is_empty() || lab || self.cluster(name).is_some());
                 names.shut.retain(|_, why| why.is_none());
             }
             if many(&names) || full(&names) {
@@ -371,15 +369,14 @@ impl Hub {
         names.next_look = now + SEARCH_PAUSE;
         drop(names);
         let Ok((there, _)) = dir.list(is_channel) else { return };
-        let there: BTreeSet<_> = there.into_iter().map(String::into_boxed_str).collect();
+        let there = BTreeSet::from_iter(there);
         let mut names = lock(&self.channels);
-        names.shut.retain(|name, _| there.contains(name));
-        // A channel that was used meanwhile may have got its first file.
-        let lost = |channel: &Arc<Channel>| unused(channel) && !channel.idle(began).is_zero();
-        for (name, channel) in names.open.extract_if(.., |name, c| !there.contains(name) && lost(c)) {
+        names.shut.retain(|name, _| there.contains(&**name));
+        // One that was used meanwhile may have got its first file.
+        names.forget(false, gone, |name, c| !there.contains(name) && !c.idle(began).is_zero());
+        for channel in gone.values() {
             // Its epoch may be ahead of the clock, and the next one of this name must be greater.
             self.epoch.fetch_max(channel.last().epoch, SeqCst);
-            gone.insert(name, channel);
         }
     }
 

@@ -22,8 +22,8 @@
 //! Limits: `MOST`, `QUEUE`; `hub.rs` has those of the channels. A tap holds a second descriptor for its socket, and so
 //! it counts as a second connection.
 
-use crate::channel::Channel;
-use crate::event::Event;
+use crate::channel::{Channel, lock};
+use crate::event::{Event, json};
 use crate::hub::{Hub, start};
 use crate::limits::Places;
 use crate::reject::{CONNECTIONS, Reject, TAPS};
@@ -31,11 +31,10 @@ use crate::subscriber::Slot;
 use crate::trace::Tap;
 use std::cell::Cell;
 use std::io;
-use std::iter::once;
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -44,7 +43,7 @@ const MOST: usize = 256;
 /// Limit: bytes of all taps that wait to be told, each piece with those that it takes beside.
 const QUEUE: usize = 1 << 20;
 const BESIDE: usize = size_of::<Piece>() + 16;
-/// How long the bytes gather that are told together.
+/// How long pieces gather that are told together, so that a busy connection seldom has to wake who tells them.
 const GATHER: Duration = Duration::from_millis(5);
 
 /// A tapped connection, until all of it is told.
@@ -54,7 +53,6 @@ struct Source {
     key: Box<str>,
     channel: Arc<Channel>,
     plug: Weak<TcpStream>,
-    waiting: Arc<AtomicUsize>, // bytes in the queue
 }
 
 /// What is to be told.
@@ -64,49 +62,36 @@ struct Piece {
     name: &'static str,
     at: Duration, // since 1970
     bytes: Box<[u8]>,
-    lost: usize, // so many bytes before these
+    lost: usize, // bytes before these
 }
 
 impl Piece {
-    /// An event of this name, with what is said behind the time.
-    fn event(&self, name: &str, rest: &str) -> Event {
+    fn tell(&self, hub: &Hub) {
         let at = self.at.as_micros();
         let connection = self.source.connection;
-        let data = format!("{{\"connection\":{connection},\"at\":{}.{:03}{rest}}}", at / 1000, at % 1000);
-        Event::default().named(name).unwrap_or_default().with_data(data)
-    }
-
-    /// Tells it.
-    fn tell(&self, hub: &Hub) {
+        let tell = |name: &str, bytes: &str| {
+            let data = format!("{{\"connection\":{connection},\"at\":{}.{:03}{bytes}}}", at / 1000, at % 1000);
+            if let Ok(event) = Event::new(data).named(name) {
+                hub.tell(&self.source.channel, event);
+            }
+        };
         if self.lost > 0 {
-            hub.tell(&self.source.channel, self.event("lost", &format!(",\"bytes\":{}", self.lost)));
+            tell("lost", &format!(",\"bytes\":{}", self.lost));
         }
-        let bytes = if self.bytes.is_empty() { String::new() } else { format!(",\"bytes\":\"{}\"", text(&self.bytes)) };
-        hub.tell(&self.source.channel, self.event(self.name, &bytes));
-        self.source.waiting.fetch_sub(BESIDE + self.bytes.len(), Relaxed);
-    }
-}
-
-/// Bytes as a text, a character each, as it stands within a string of JSON.
-fn text(bytes: &[u8]) -> String {
-    let plain = |byte: &u8| matches!(byte, b' '..=b'~') && !b"\"\\".contains(byte);
-    let mut out = String::new();
-    for run in bytes.chunk_by(|a, b| plain(a) && plain(b)) {
-        match run {
-            b"\r" => out += "\\r",
-            b"\n" => out += "\\n",
-            [byte] if !plain(byte) => out += &format!("\\u{byte:04x}"),
-            plain => out += &String::from_utf8_lossy(plain),
+        if self.bytes.is_empty() {
+            tell(self.name, "");
+        } else {
+            let bytes: String = self.bytes.iter().map(|byte| char::from(*byte)).collect();
+            tell(self.name, &format!(",\"bytes\":{}", json(&bytes)));
         }
     }
-    out
 }
 
 /// The tap of a connection.
 #[derive(Debug)]
 struct Line {
     source: Arc<Source>,
-    queue: Sender<Piece>,
+    lab: Arc<Lab>,
     lost: Cell<usize>, // bytes that were not told, and that nobody was told of
     _plug: Arc<TcpStream>,
     _slot: Slot,
@@ -114,7 +99,7 @@ struct Line {
 
 impl Tap for Line {
     fn tell(&self, name: &'static str, bytes: &[u8]) {
-        let waiting = &self.source.waiting;
+        let Lab { queue, waiting, .. } = &*self.lab;
         let size = BESIDE + bytes.len();
         // The end is told in any case: it comes once, and its tap keeps its place until then.
         if waiting.fetch_add(size, Relaxed) + size > QUEUE && !bytes.is_empty() {
@@ -124,7 +109,7 @@ impl Tap for Line {
         }
         let source = self.source.clone();
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let _ = self.queue.send(Piece { source, name, at, bytes: bytes.into(), lost: self.lost.take() });
+        let _ = queue.send(Piece { source, name, at, bytes: bytes.into(), lost: self.lost.take() });
     }
 }
 
@@ -141,7 +126,7 @@ pub struct Lab {
     count: AtomicU64,
     sources: Places<Source>,
     queue: Sender<Piece>,
-    waiting: Arc<AtomicUsize>,
+    waiting: AtomicUsize, // bytes in the queue
 }
 
 impl Lab {
@@ -149,18 +134,31 @@ impl Lab {
     ///
     /// # Errors
     /// If it cannot be started.
-    pub fn new(hub: Arc<Hub>) -> io::Result<Lab> {
+    pub fn new(hub: Arc<Hub>) -> io::Result<Arc<Lab>> {
         let (queue, pieces) = channel();
-        let own = hub.clone();
-        start("taps", Box::new(move || tell(&own, &pieces)))?;
-        Ok(Lab { hub, count: AtomicU64::new(1), sources: Places::new(MOST), queue, waiting: Arc::default() })
+        let sources = Places(Mutex::default());
+        let lab = Arc::new(Lab { hub, count: AtomicU64::new(1), sources, queue, waiting: AtomicUsize::new(0) });
+        let own = lab.clone();
+        start("taps", Box::new(move || own.tell(&pieces)))?;
+        Ok(lab)
+    }
+
+    /// The life of the thread that tells.
+    fn tell(&self, pieces: &Receiver<Piece>) {
+        for piece in pieces {
+            piece.tell(&self.hub);
+            let size = BESIDE + piece.bytes.len();
+            if self.waiting.fetch_sub(size, Relaxed) == size {
+                sleep(GATHER);
+            }
+        }
     }
 
     /// A tap on this connection, for the channel of this key. `most`: connections at a time.
     ///
     /// # Errors
     /// [`CONNECTIONS`] or [`TAPS`] if it is one too many.
-    pub fn tap(&self, most: usize, key: &str, stream: &TcpStream) -> Result<Box<dyn Tap>, Reject> {
+    pub fn tap(self: &Arc<Lab>, most: usize, key: &str, stream: &TcpStream) -> Result<Box<dyn Tap>, Reject> {
         let (slot, number) = self.hub.connect();
         let plug = stream.try_clone().ok().filter(|_| number <= most).map(Arc::new).ok_or(CONNECTIONS)?;
         let source = Source {
@@ -168,25 +166,16 @@ impl Lab {
             key: key.into(),
             channel: self.hub.channel(&format!("lab/{key}"))?,
             plug: Arc::downgrade(&plug),
-            waiting: self.waiting.clone(),
         };
-        let source = self.sources.take(stream, source).ok_or(TAPS)?;
-        Ok(Box::new(Line { source, queue: self.queue.clone(), lost: Cell::new(0), _plug: plug, _slot: slot }))
+        let source = self.sources.take(MOST, stream, source).ok_or(TAPS)?;
+        Ok(Box::new(Line { source, lab: self.clone(), lost: Cell::new(0), _plug: plug, _slot: slot }))
     }
 
     /// Pulls the plug of the connections of this key. Returns how many there were.
     pub fn cut(&self, key: &str) -> usize {
         let pulled = |plug: Arc<TcpStream>| plug.shutdown(Shutdown::Both).is_ok();
-        let sources = self.sources.taken();
-        let plugs = sources.iter().filter_map(|place| place.1.upgrade()).filter(|source| *source.key == *key);
-        plugs.filter(|source| source.plug.upgrade().is_some_and(pulled)).count()
-    }
-}
-
-/// The life of the thread that tells. Pieces gather for a moment, so that a busy connection seldom has to wake it.
-fn tell(hub: &Hub, pieces: &Receiver<Piece>) {
-    while let Ok(first) = pieces.recv() {
-        sleep(GATHER);
-        once(first).chain(pieces.try_iter()).for_each(|piece| piece.tell(hub));
+        let sources = lock(&self.sources.0);
+        let own = sources.iter().filter_map(|place| place.1.upgrade()).filter(|source| *source.key == *key);
+        own.filter(|source| source.plug.upgrade().is_some_and(pulled)).count()
     }
 }

@@ -5,7 +5,7 @@
 
 use std::fs::read_to_string;
 use std::net::{IpAddr, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Connections over the limit that are at least told so; a further one is closed.
 const SPILL: usize = 64;
@@ -51,37 +51,24 @@ pub fn shares(connections: usize, logs: usize) -> Shares {
     Shares { descriptors, connections: connections.min(left), spill, logs }
 }
 
-/// Places of which there are few, with what belongs to whoever has one.
-/// Limit: one client's address has half of them at most, so that it cannot keep out all others.
+/// Places of which there are few, each with what belongs to whoever has it.
 #[derive(Debug)]
-pub struct Places<T> {
-    most: usize,
-    taken: Mutex<Vec<(u128, Weak<T>)>>,
-}
+pub struct Places<T>(pub Mutex<Vec<(u128, Weak<T>)>>);
 
 impl<T> Places<T> {
-    /// So many of them.
-    pub fn new(most: usize) -> Places<T> {
-        Places { most, taken: Mutex::default() }
-    }
-
-    /// A place for this socket's client, until what belongs to it is dropped; none if there is none left.
-    pub fn take(&self, client: &TcpStream, own: T) -> Option<Arc<T>> {
+    /// One of `most` places for this socket's client, until what belongs to it is dropped; none if there is none left.
+    /// Limit: a client's address has half of them at most, so that it cannot keep out all others.
+    pub fn take(&self, most: usize, client: &TcpStream, own: T) -> Option<Arc<T>> {
         let address = network(client.peer_addr().ok()?.ip());
-        let own = Arc::new(own);
-        let mut taken = self.taken();
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         taken.retain(|place| place.1.strong_count() > 0);
         let same = taken.iter().filter(|place| place.0 == address).count();
-        let room = taken.len() < self.most && same < self.most / 2;
-        room.then(|| {
-            taken.push((address, Arc::downgrade(&own)));
-            own
-        })
-    }
-
-    /// Those that are taken, and some that were.
-    pub fn taken(&self) -> MutexGuard<'_, Vec<(u128, Weak<T>)>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        if taken.len() >= most || same >= most / 2 {
+            return None;
+        }
+        let own = Arc::new(own);
+        taken.push((address, Arc::downgrade(&own)));
+        Some(own)
     }
 }
 

@@ -68,7 +68,7 @@ struct Shared {
     tracer: Option<Tracer>,
     shares: Shares,
     idle: AtomicUsize, // threads in accept(), or on their way there
-    lab: Lab,
+    lab: Arc<Lab>,
     players: Places<()>,                // lessons that are being played
     waited: Mutex<(Instant, Duration)>, // a window's begin, and how much of it the last idle thread waited
 }
@@ -100,7 +100,7 @@ impl Server {
             shares,
             idle: AtomicUsize::new(0),
             lab,
-            players: Places::new(PLAYERS),
+            players: Places(Mutex::default()),
             waited: Mutex::new((Instant::now(), Duration::ZERO)),
         };
         Ok(Server(Arc::new(shared)))
@@ -413,7 +413,7 @@ impl Shared {
                 if req.method == "HEAD" {
                     return Ok(Reply::Answer(Answer::empty(script.status, fields)));
                 }
-                let _place = self.players.take(&connection.stream, ()).ok_or(PLAYING)?;
+                let _place = self.players.take(PLAYERS, &connection.stream, ()).ok_or(PLAYING)?;
                 connection.note(script.status);
                 let head = http::head(script.status, &[&fields, &connection.cors, "Connection: close\r\n\r\n"]);
                 // RFC 9110 §15.3.5: a 204 has no content. Where a write fails the client is gone.

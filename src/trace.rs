@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Limit: bytes that a tap is told at a time.
-const PIECE: usize = 4096;
+const PIECE: usize = 8192;
 
 /// Hears what is said on one connection.
 pub trait Tap: Debug + Send {
