@@ -68,7 +68,6 @@ struct Names {
     shut: BTreeMap<Box<str>, Option<String>>, // that only files remember, and why a log cannot be used
     next_purge: u64,
     next_search: u64,
-    next_look: u64,
 }
 
 impl Names {
@@ -77,7 +76,7 @@ impl Names {
         // Only the list holds a channel that nobody is in the middle of using.
         let unused = |c: &Arc<Channel>| Arc::strong_count(c) == 1 && c.readers() == 0;
         for (name, channel) in self.open.extract_if(.., |name, c| unused(c) && useless(name, c)) {
-            if files && !channel.is_empty() {
+            if files && !channel.is_empty() && !is_lab(&name) {
                 self.shut.insert(name.clone(), None);
             }
             gone.insert(name, channel);
@@ -234,8 +233,9 @@ impl Hub {
     pub fn channel(&self, name: &str) -> Result<Arc<Channel>, Reject> {
         let mut gone = Open::new(); // their files are closed without a lock
         let mut known = self.known(name, 0, &mut gone);
-        if matches!(known, Err(CHANNELS)) {
-            self.look(&mut gone);
+        if known.is_err() {
+            // There may be none to be found, and then it is not looked for again at once.
+            self.search(name, &mut gone);
             known = self.known(name, 0, &mut gone);
         }
         if let Some(channel) = known? {
@@ -247,7 +247,8 @@ impl Hub {
         let busy = |opening: &mut BTreeSet<String>| opening.contains(key);
         let opening = self.opened.wait_while(lock(&self.opening), busy);
         let mut opening = opening.unwrap_or_else(PoisonError::into_inner);
-        if let Some(channel) = self.known(name, opening.len(), &mut gone)? {
+        let others = opening.iter().filter(|other| is_lab(other) == is_lab(name)).count();
+        if let Some(channel) = self.known(name, others, &mut gone)? {
             return Ok(channel);
         }
         opening.insert(key.into());
@@ -317,57 +318,59 @@ impl Hub {
         Ok(shut.chain(bad).map(|name| name.to_string()).collect())
     }
 
-    /// The channel of this name if it is open; else makes sure that there is room to open it, beside others that are being
-    /// opened. What it forgets for that is `gone`.
+    /// The channel of this name if it is open; else there is room to open it, beside others that are being opened.
     fn known(&self, name: &str, others: usize, gone: &mut Open) -> Result<Option<Arc<Channel>>, Reject> {
-        let lab = is_lab(name);
-        let files = self.dir.is_some() && !lab;
-        let most = if lab { KEYS } else { self.config.max_channels };
-        let idle = if lab { self.config.forget / 60 } else { self.config.forget };
+        let forget = self.config.forget;
+        let idle = if is_lab(name) { forget / 60 } else { forget };
         let began = Instant::now();
         let now = self.now();
         let mut names = lock(self.names(name));
         if now >= names.next_purge {
             names.next_purge = now + millis(idle / 60);
-            names.forget(files, gone, |_, c| c.idle(began) >= idle);
+            names.forget(self.dir.is_some(), gone, |_, c| c.idle(began) >= idle);
         }
-        if let Some(channel) = names.open.get(name) {
-            return Ok(Some(channel.clone()));
-        }
-        let many = |names: &Names| files && names.open.len() + others >= self.open_logs;
-        let full =
-            |names: &Names| names.open.len() + names.shut.len() + others >= most && !names.shut.contains_key(name);
-        if now >= names.next_search {
-            if many(&names) {
-                names.forget(files, gone, |_, _| true);
-            }
-            if full(&names) {
-                // Those in which nothing was ever said, or can be: else whoever only asks for names could use them all up.
-                names.forget(files, gone, |_, c| c.is_empty() || lab || self.cluster(name).is_some());
-                names.shut.retain(|_, why| why.is_none());
-            }
-            if many(&names) || full(&names) {
-                names.next_search = now + SEARCH_PAUSE;
-            }
-        }
-        match (full(&names), many(&names)) {
-            (true, _) => Err(if lab { TAPS } else { CHANNELS }),
-            (_, true) => Err(OPEN_LOGS),
-            _ => Ok(None),
+        match names.open.get(name) {
+            Some(channel) => Ok(Some(channel.clone())),
+            None => self.room(&names, name, others).map(|()| None),
         }
     }
 
-    /// Forgets the channels that nobody uses and whose files are not there any more, and looks for these without a lock.
-    fn look(&self, gone: &mut Open) {
-        let Some(dir) = &self.dir else { return };
+    /// Whether there is room for a channel of this name.
+    fn room(&self, names: &Names, name: &str, others: usize) -> Result<(), Reject> {
+        let open = names.open.len() + others;
+        let all = open + names.shut.len();
+        match is_lab(name) {
+            true if all >= KEYS => Err(TAPS),
+            false if all >= self.config.max_channels && !names.shut.contains_key(name) => Err(CHANNELS),
+            false if self.dir.is_some() && open >= self.open_logs => Err(OPEN_LOGS),
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks for room for a channel of this name.
+    fn search(&self, name: &str, gone: &mut Open) {
         let began = Instant::now();
         let now = self.now();
-        let mut names = lock(&self.channels);
-        if now < names.next_look {
+        let mut names = lock(self.names(name));
+        if now < names.next_search {
             return;
         }
-        names.next_look = now + SEARCH_PAUSE;
+        let lab = is_lab(name);
+        let files = self.dir.is_some();
+        let many = files && names.open.len() >= self.open_logs;
+        // Those in which nothing was ever said, or can be: else whoever only asks for names could use them all up.
+        let useless = |c: &Channel| c.is_empty() || lab || self.cluster(name).is_some();
+        names.forget(files, gone, |_, c| many || useless(c));
+        if self.room(&names, name, 0) == Err(CHANNELS) {
+            names.shut.retain(|_, why| why.is_none());
+        }
+        if self.room(&names, name, 0).is_ok() {
+            return;
+        }
+        names.next_search = now + SEARCH_PAUSE;
         drop(names);
+        // Those whose files its owner has removed. It may take long, so nobody else waits for it.
+        let Some(dir) = self.dir.as_ref().filter(|_| !lab) else { return };
         let Ok((there, _)) = dir.list(is_channel) else { return };
         let there = BTreeSet::from_iter(there);
         let mut names = lock(&self.channels);

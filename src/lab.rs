@@ -34,7 +34,7 @@ use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -46,19 +46,11 @@ const BESIDE: usize = size_of::<Piece>() + 16;
 /// How long pieces gather that are told together, so that a busy connection seldom has to wake who tells them.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// A tapped connection, until all of it is told.
-#[derive(Debug)]
-struct Source {
-    connection: u64,
-    key: Box<str>,
-    channel: Arc<Channel>,
-    plug: Weak<TcpStream>,
-}
-
 /// What is to be told.
 #[derive(Debug)]
 struct Piece {
-    source: Arc<Source>,
+    connection: u64,
+    channel: Arc<Channel>,
     name: &'static str,
     at: Duration, // since 1970
     bytes: Box<[u8]>,
@@ -68,11 +60,11 @@ struct Piece {
 impl Piece {
     fn tell(&self, hub: &Hub) {
         let at = self.at.as_micros();
-        let connection = self.source.connection;
+        let connection = self.connection;
         let tell = |name: &str, bytes: &str| {
             let data = format!("{{\"connection\":{connection},\"at\":{}.{:03}{bytes}}}", at / 1000, at % 1000);
             if let Ok(event) = Event::new(data).named(name) {
-                hub.tell(&self.source.channel, event);
+                hub.tell(&self.channel, event);
             }
         };
         if self.lost > 0 {
@@ -90,10 +82,11 @@ impl Piece {
 /// The tap of a connection.
 #[derive(Debug)]
 struct Line {
-    source: Arc<Source>,
+    connection: u64,
+    channel: Arc<Channel>,
     lab: Arc<Lab>,
     lost: Cell<usize>, // bytes that were not told, and that nobody was told of
-    _plug: Arc<TcpStream>,
+    _plug: Arc<Plug>,
     _slot: Slot,
 }
 
@@ -101,15 +94,22 @@ impl Tap for Line {
     fn tell(&self, name: &'static str, bytes: &[u8]) {
         let Lab { queue, waiting, .. } = &*self.lab;
         let size = BESIDE + bytes.len();
-        // The end is told in any case: it comes once, and its tap keeps its place until then.
+        // The end is told in any case: it comes once for each tap.
         if waiting.fetch_add(size, Relaxed) + size > QUEUE && !bytes.is_empty() {
             waiting.fetch_sub(size, Relaxed);
             self.lost.set(self.lost.get() + bytes.len());
             return;
         }
-        let source = self.source.clone();
+        let channel = self.channel.clone();
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let _ = queue.send(Piece { source, name, at, bytes: bytes.into(), lost: self.lost.take() });
+        let _ = queue.send(Piece {
+            connection: self.connection,
+            channel,
+            name,
+            at,
+            bytes: bytes.into(),
+            lost: self.lost.take(),
+        });
     }
 }
 
@@ -119,12 +119,15 @@ impl Drop for Line {
     }
 }
 
+/// A tap's key, and the socket of its connection.
+type Plug = (Box<str>, TcpStream);
+
 /// The tapped connections.
 #[derive(Debug)]
 pub struct Lab {
     hub: Arc<Hub>,
     count: AtomicU64,
-    sources: Places<Source>,
+    plugs: Places<Plug>,
     queue: Sender<Piece>,
     waiting: AtomicUsize, // bytes in the queue
 }
@@ -136,8 +139,8 @@ impl Lab {
     /// If it cannot be started.
     pub fn new(hub: Arc<Hub>) -> io::Result<Arc<Lab>> {
         let (queue, pieces) = channel();
-        let sources = Places(Mutex::default());
-        let lab = Arc::new(Lab { hub, count: AtomicU64::new(1), sources, queue, waiting: AtomicUsize::new(0) });
+        let plugs = Places(Mutex::default());
+        let lab = Arc::new(Lab { hub, count: AtomicU64::new(1), plugs, queue, waiting: AtomicUsize::new(0) });
         let own = lab.clone();
         start("taps", Box::new(move || own.tell(&pieces)))?;
         Ok(lab)
@@ -160,22 +163,20 @@ impl Lab {
     /// [`CONNECTIONS`] or [`TAPS`] if it is one too many.
     pub fn tap(self: &Arc<Lab>, most: usize, key: &str, stream: &TcpStream) -> Result<Box<dyn Tap>, Reject> {
         let (slot, number) = self.hub.connect();
-        let plug = stream.try_clone().ok().filter(|_| number <= most).map(Arc::new).ok_or(CONNECTIONS)?;
-        let source = Source {
-            connection: self.count.fetch_add(1, Relaxed),
-            key: key.into(),
-            channel: self.hub.channel(&format!("lab/{key}"))?,
-            plug: Arc::downgrade(&plug),
-        };
-        let source = self.sources.take(MOST, stream, source).ok_or(TAPS)?;
-        Ok(Box::new(Line { source, lab: self.clone(), lost: Cell::new(0), _plug: plug, _slot: slot }))
+        let plug = stream.try_clone().ok().filter(|_| number <= most).ok_or(CONNECTIONS)?;
+        let plug = self.plugs.take(MOST, stream, (key.into(), plug)).ok_or(TAPS)?;
+        if self.waiting.load(Relaxed) > QUEUE {
+            return Err(TAPS); // the ends of those that there were are still to be told
+        }
+        let connection = self.count.fetch_add(1, Relaxed);
+        let channel = self.hub.channel(&format!("lab/{key}"))?;
+        Ok(Box::new(Line { connection, channel, lab: self.clone(), lost: Cell::new(0), _plug: plug, _slot: slot }))
     }
 
     /// Pulls the plug of the connections of this key. Returns how many there were.
     pub fn cut(&self, key: &str) -> usize {
-        let pulled = |plug: Arc<TcpStream>| plug.shutdown(Shutdown::Both).is_ok();
-        let sources = lock(&self.sources.0);
-        let own = sources.iter().filter_map(|place| place.1.upgrade()).filter(|source| *source.key == *key);
-        own.filter(|source| source.plug.upgrade().is_some_and(pulled)).count()
+        let plugs = lock(&self.plugs.0);
+        let own = plugs.iter().filter_map(|place| place.1.upgrade()).filter(|plug| *plug.0 == *key);
+        own.filter(|plug| plug.1.shutdown(Shutdown::Both).is_ok()).count()
     }
 }

@@ -89,8 +89,8 @@ impl Server {
         let shares =
             limits::shares(config.max_connections, if config.data.is_some() { config.max_channels } else { 0 });
         let hub = Hub::new(config, shares.logs, tokens.guard_reading())?;
-        let early = first(&listener).map_err(told)?; // last, so that a start that fails takes no client with it
         let lab = Lab::new(hub.clone())?;
+        let early = first(&listener).map_err(told)?; // last, so that a start that fails takes no client with it
         let shared = Shared {
             listener,
             early: Mutex::new(early),
