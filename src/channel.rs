@@ -236,6 +236,11 @@ impl Channel {
         lock(&self.state).log.is_empty()
     }
 
+    /// Whether what was said stands in a file.
+    pub fn has_file(&self) -> bool {
+        lock(&self.state).log.unsynced().1.is_some()
+    }
+
     /// Appends events to the log, all or none; where an address is given, they are for all `but` that subscriber.
     /// Returns their ids and their bytes, once they may be heard; `pump` wakes the pump.
     ///

@@ -71,12 +71,12 @@ struct Names {
 }
 
 impl Names {
-    /// Forgets those that nobody uses and that are `useless`; of those in `files` the names stay.
-    fn forget(&mut self, files: bool, gone: &mut Open, useless: impl Fn(&str, &Channel) -> bool) {
+    /// Forgets those that nobody uses and that are `useless`. If files remember one, its name stays.
+    fn forget(&mut self, gone: &mut Open, useless: impl Fn(&str, &Channel) -> bool) {
         // Only the list holds a channel that nobody is in the middle of using.
         let unused = |c: &Arc<Channel>| Arc::strong_count(c) == 1 && c.readers() == 0;
         for (name, channel) in self.open.extract_if(.., |name, c| unused(c) && useless(name, c)) {
-            if files && !channel.is_empty() && !is_lab(&name) {
+            if channel.has_file() {
                 self.shut.insert(name.clone(), None);
             }
             gone.insert(name, channel);
@@ -253,15 +253,20 @@ impl Hub {
         }
         opening.insert(key.into());
         drop(opening);
-        let _turn = Turnstile { hub: self, key };
-        let channel = match self.cluster(name) {
-            Some(cluster) => cluster.open(name)?,
-            None => self.open(name)?,
+        let turn = Turnstile { hub: self, key };
+        let mut notes = Vec::new();
+        let opened = match self.cluster(name) {
+            Some(cluster) => cluster.open(name),
+            None => self.open(name, &mut notes),
         };
-        let mut names = lock(self.names(name));
-        names.shut.remove(name);
-        names.open.insert(name.into(), channel.clone());
-        Ok(channel)
+        if let Ok(channel) = &opened {
+            let mut names = lock(self.names(name));
+            names.shut.remove(name);
+            names.open.insert(name.into(), channel.clone());
+        }
+        drop(turn); // a terminal that nobody reads holds up this request alone
+        notes.into_iter().for_each(report);
+        opened
     }
 
     /// The list that has this name, or would.
@@ -269,22 +274,22 @@ impl Hub {
         if is_lab(name) { &self.lab } else { &self.channels }
     }
 
-    /// Opens a log.
-    fn open(&self, name: &str) -> Result<Arc<Channel>, Reject> {
+    /// Opens a log, and notes what its owner is to be told.
+    fn open(&self, name: &str, notes: &mut Vec<String>) -> Result<Arc<Channel>, Reject> {
         let epoch = self.new_epoch();
         let lab = is_lab(name);
         let Some(dir) = self.dir.as_ref().filter(|_| !lab) else {
             let history = if lab { LAB_HISTORY } else { self.config.history };
             return Ok(Arc::new(Channel::new(name, Log::new(epoch, history), Writer::default())));
         };
-        let mut note = |what: String| report(format!("tincan: --data: /{name}: {what}"));
+        let mut note = |what: String| notes.push(format!("tincan: --data: /{name}: {what}"));
         match Log::open(dir, name, epoch, self.config.history, self.config.sync, &mut note) {
             Ok((log, writer)) => Ok(Arc::new(Channel::new(name, log, writer))),
             Err(e) => {
                 let why = Some(e.to_string());
                 let before = lock(&self.channels).shut.insert(name.into(), why.clone());
                 if before != Some(why) {
-                    report(format!("tincan: /{name} cannot be opened: {e}"));
+                    notes.push(format!("tincan: /{name} cannot be opened: {e}"));
                 }
                 Err(LOG_CLOSED)
             }
@@ -327,7 +332,7 @@ impl Hub {
         let mut names = lock(self.names(name));
         if now >= names.next_purge {
             names.next_purge = now + millis(idle / 60);
-            names.forget(self.dir.is_some(), gone, |_, c| c.idle(began) >= idle);
+            names.forget(gone, |_, c| c.idle(began) >= idle);
         }
         match names.open.get(name) {
             Some(channel) => Ok(Some(channel.clone())),
@@ -356,11 +361,10 @@ impl Hub {
             return;
         }
         let lab = is_lab(name);
-        let files = self.dir.is_some();
-        let many = files && names.open.len() >= self.open_logs;
+        let many = self.dir.is_some() && names.open.len() >= self.open_logs;
         // Those in which nothing was ever said, or can be: else whoever only asks for names could use them all up.
         let useless = |c: &Channel| c.is_empty() || lab || self.cluster(name).is_some();
-        names.forget(files, gone, |_, c| many || useless(c));
+        names.forget(gone, |_, c| many || useless(c));
         if self.room(&names, name, 0) == Err(CHANNELS) {
             names.shut.retain(|_, why| why.is_none());
         }
@@ -374,9 +378,9 @@ impl Hub {
         let Ok((there, _)) = dir.list(is_channel) else { return };
         let there = BTreeSet::from_iter(there);
         let mut names = lock(&self.channels);
-        names.shut.retain(|name, _| there.contains(&**name));
         // One that was used meanwhile may have got its first file.
-        names.forget(false, gone, |name, c| !there.contains(name) && !c.idle(began).is_zero());
+        names.forget(gone, |name, c| !there.contains(name) && !c.idle(began).is_zero());
+        names.shut.retain(|name, _| there.contains(&**name));
         for channel in gone.values() {
             // Its epoch may be ahead of the clock, and the next one of this name must be greater.
             self.epoch.fetch_max(channel.last().epoch, SeqCst);

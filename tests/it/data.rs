@@ -647,6 +647,12 @@ fn a_disk_that_fails_while_nobody_reads_the_terminal_holds_up_nobody_else() {
         answer.text() == LOG_FAILED.line()
     });
     assert_eq!(post("/b").response().status, 200);
+    put(&dir, "damaged.sse", "no log\n\n");
+    let _waits = post("/damaged");
+    eventually("its log cannot be opened", || {
+        ask("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n".into()).response().status == 503
+    });
+    assert_eq!(post("/damaged").response().text(), LOG_CLOSED.line());
     assert_eq!(ask("GET /a?wait=0 HTTP/1.1\r\nHost: localhost\r\n\r\n".into()).response().status, 200);
     assert_eq!(post(&format!("/a?to={address}")).response().status, 200);
     reader.expect("data: x\n\n");
