@@ -30,7 +30,7 @@ use crate::reject::{CHANNELS, LOG_CLOSED, OPEN_LOGS, Reject, TAPS};
 use crate::report::report;
 use crate::subscriber::{LOOK, Slot};
 use crate::writer::Writer;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::io;
 use std::net::TcpStream;
@@ -60,19 +60,21 @@ pub fn start(name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
 }
 
 type Open = BTreeMap<Box<str>, Arc<Channel>>;
+/// Those that only files remember, and why a log cannot be used.
+type Shut = BTreeMap<Box<str>, Option<String>>;
 
 /// Channels by their names.
 #[derive(Debug, Default)]
 struct Names {
     open: Open,
-    shut: BTreeMap<Box<str>, Option<String>>, // that only files remember, and why a log cannot be used
+    shut: Shut,
     next_purge: u64,
     next_search: u64,
 }
 
 impl Names {
     /// Forgets those that nobody uses and that are `useless`. If files remember one, its name stays.
-    fn forget(&mut self, gone: &mut Open, useless: impl Fn(&str, &Channel) -> bool) {
+    fn forget(&mut self, gone: &mut Open, useless: &dyn Fn(&str, &Channel) -> bool) {
         // Only the list holds a channel that nobody is in the middle of using.
         let unused = |c: &Arc<Channel>| Arc::strong_count(c) == 1 && c.readers() == 0;
         for (name, channel) in self.open.extract_if(.., |name, c| unused(c) && useless(name, c)) {
@@ -94,8 +96,8 @@ pub struct Hub {
     notes: Vec<String>,
     open_logs: usize,
     channels: Mutex<Names>,
-    lab: Mutex<Names>,                // the wire lab's
-    opening: Mutex<BTreeSet<String>>, // logs that are being opened
+    lab: Mutex<Names>,           // the wire lab's
+    opening: Mutex<Vec<String>>, // logs that are being opened
     opened: Condvar,
     news: Mutex<VecDeque<Arc<Channel>>>, // each at most once, see `Channel::queued`
     pump: OnceLock<Thread>,
@@ -132,7 +134,7 @@ struct Turnstile<'a> {
 
 impl Drop for Turnstile<'_> {
     fn drop(&mut self) {
-        lock(&self.hub.opening).remove(self.key);
+        lock(&self.hub.opening).retain(|other| other != self.key);
         self.hub.opened.notify_all();
     }
 }
@@ -244,14 +246,14 @@ impl Hub {
         }
         // One at a time of each name, or through Redis, and without the lock on the channels: it may take long.
         let key = if self.cluster(name).is_some() { "" } else { name };
-        let busy = |opening: &mut BTreeSet<String>| opening.contains(key);
+        let busy = |opening: &mut Vec<String>| opening.iter().any(|other| other == key);
         let opening = self.opened.wait_while(lock(&self.opening), busy);
         let mut opening = opening.unwrap_or_else(PoisonError::into_inner);
         let others = opening.iter().filter(|other| is_lab(other) == is_lab(name)).count();
         if let Some(channel) = self.known(name, others, &mut gone)? {
             return Ok(channel);
         }
-        opening.insert(key.into());
+        opening.push(key.into());
         drop(opening);
         let turn = Turnstile { hub: self, key };
         let mut notes = Vec::new();
@@ -332,7 +334,7 @@ impl Hub {
         let mut names = lock(self.names(name));
         if now >= names.next_purge {
             names.next_purge = now + millis(idle / 60);
-            names.forget(gone, |_, c| c.idle(began) >= idle);
+            names.forget(gone, &|_, c| c.idle(began) >= idle);
         }
         match names.open.get(name) {
             Some(channel) => Ok(Some(channel.clone())),
@@ -364,7 +366,7 @@ impl Hub {
         let many = self.dir.is_some() && names.open.len() >= self.open_logs;
         // Those in which nothing was ever said, or can be: else whoever only asks for names could use them all up.
         let useless = |c: &Channel| c.is_empty() || lab || self.cluster(name).is_some();
-        names.forget(gone, |_, c| many || useless(c));
+        names.forget(gone, &|_, c| many || useless(c));
         if self.room(&names, name, 0) == Err(CHANNELS) {
             names.shut.retain(|_, why| why.is_none());
         }
@@ -375,12 +377,15 @@ impl Hub {
         drop(names);
         // Those whose files its owner has removed. It may take long, so nobody else waits for it.
         let Some(dir) = self.dir.as_ref().filter(|_| !lab) else { return };
-        let Ok((there, _)) = dir.list(is_channel) else { return };
-        let there = BTreeSet::from_iter(there);
+        let Ok((files, _)) = dir.list(is_channel) else { return };
+        let mut there = Shut::new();
+        for name in files {
+            there.insert(name.into(), None);
+        }
         let mut names = lock(&self.channels);
         // One that was used meanwhile may have got its first file.
-        names.forget(gone, |name, c| !there.contains(name) && !c.idle(began).is_zero());
-        names.shut.retain(|name, _| there.contains(&**name));
+        names.forget(gone, &|name, c| !there.contains_key(name) && !c.idle(began).is_zero());
+        names.shut.retain(|name, _| there.contains_key(name));
         for channel in gone.values() {
             // Its epoch may be ahead of the clock, and the next one of this name must be greater.
             self.epoch.fetch_max(channel.last().epoch, SeqCst);

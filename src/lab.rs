@@ -31,16 +31,16 @@ use crate::subscriber::Slot;
 use crate::trace::Tap;
 use std::cell::Cell;
 use std::io;
+use std::mem::take;
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
-use std::thread::sleep;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::{Thread, park, sleep};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Limit: connections with a tap, at a time; half of them for one client's address.
 const MOST: usize = 256;
-/// Limit: bytes of all taps that wait to be told, each piece with those that it takes beside.
+/// Limit: bytes of all taps that wait to be told, each piece with those that it takes beside. As many are being told.
 const QUEUE: usize = 1 << 20;
 const BESIDE: usize = size_of::<Piece>() + 16;
 /// How long pieces gather that are told together, so that a busy connection seldom has to wake who tells them.
@@ -79,6 +79,13 @@ impl Piece {
     }
 }
 
+/// What waits to be told, and its bytes.
+#[derive(Debug, Default)]
+struct Queue {
+    pieces: Vec<Piece>,
+    bytes: usize,
+}
+
 /// The tap of a connection.
 #[derive(Debug)]
 struct Line {
@@ -92,24 +99,24 @@ struct Line {
 
 impl Tap for Line {
     fn tell(&self, name: &'static str, bytes: &[u8]) {
-        let Lab { queue, waiting, .. } = &*self.lab;
         let size = BESIDE + bytes.len();
+        let mut queue = lock(&self.lab.queue);
         // The end is told in any case: it comes once for each tap.
-        if waiting.fetch_add(size, Relaxed) + size > QUEUE && !bytes.is_empty() {
-            waiting.fetch_sub(size, Relaxed);
+        if queue.bytes + size > QUEUE && !bytes.is_empty() {
             self.lost.set(self.lost.get() + bytes.len());
             return;
         }
-        let channel = self.channel.clone();
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let _ = queue.send(Piece {
+        queue.bytes += size;
+        queue.pieces.push(Piece {
             connection: self.connection,
-            channel,
+            channel: self.channel.clone(),
             name,
-            at,
+            at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
             bytes: bytes.into(),
             lost: self.lost.take(),
         });
+        drop(queue);
+        self.lab.teller.get().inspect(|teller| teller.unpark());
     }
 }
 
@@ -128,8 +135,8 @@ pub struct Lab {
     hub: Arc<Hub>,
     count: AtomicU64,
     plugs: Places<Plug>,
-    queue: Sender<Piece>,
-    waiting: AtomicUsize, // bytes in the queue
+    queue: Mutex<Queue>,
+    teller: OnceLock<Thread>,
 }
 
 impl Lab {
@@ -138,22 +145,25 @@ impl Lab {
     /// # Errors
     /// If it cannot be started.
     pub fn new(hub: Arc<Hub>) -> io::Result<Arc<Lab>> {
-        let (queue, pieces) = channel();
-        let plugs = Places(Mutex::default());
-        let lab = Arc::new(Lab { hub, count: AtomicU64::new(1), plugs, queue, waiting: AtomicUsize::new(0) });
+        let lab = Arc::new(Lab {
+            hub,
+            count: AtomicU64::new(1),
+            plugs: Places(Mutex::default()),
+            queue: Mutex::default(),
+            teller: OnceLock::new(),
+        });
         let own = lab.clone();
-        start("taps", Box::new(move || own.tell(&pieces)))?;
+        let _ = lab.teller.set(start("taps", Box::new(move || own.tell()))?);
         Ok(lab)
     }
 
     /// The life of the thread that tells.
-    fn tell(&self, pieces: &Receiver<Piece>) {
-        for piece in pieces {
-            piece.tell(&self.hub);
-            let size = BESIDE + piece.bytes.len();
-            if self.waiting.fetch_sub(size, Relaxed) == size {
-                sleep(GATHER);
-            }
+    fn tell(&self) {
+        loop {
+            park();
+            sleep(GATHER);
+            let pieces = take(&mut *lock(&self.queue)).pieces;
+            pieces.iter().for_each(|piece| piece.tell(&self.hub));
         }
     }
 
@@ -165,7 +175,7 @@ impl Lab {
         let (slot, number) = self.hub.connect();
         let plug = stream.try_clone().ok().filter(|_| number <= most).ok_or(CONNECTIONS)?;
         let plug = self.plugs.take(MOST, stream, (key.into(), plug)).ok_or(TAPS)?;
-        if self.waiting.load(Relaxed) > QUEUE {
+        if lock(&self.queue).bytes > QUEUE {
             return Err(TAPS); // the ends of those that there were are still to be told
         }
         let connection = self.count.fetch_add(1, Relaxed);
