@@ -41,7 +41,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// Limit: connections with a tap, at a time; half of them for one client's address.
 const MOST: usize = 256;
 /// Limit: bytes of all taps that wait to be told, each piece with those that it takes beside. As many are being told.
-const QUEUE: usize = 1 << 20;
+const QUEUE: usize = 512 << 10;
 const BESIDE: usize = size_of::<Piece>() + 16;
 /// How long pieces gather that are told together, so that a busy connection seldom has to wake who tells them.
 const GATHER: Duration = Duration::from_millis(5);
