@@ -12,8 +12,7 @@
 //!
 //! So nobody waits for the disk but publishers of the same log. With `--sync` one of those that wait syncs for all of
 //! them, without a lock. What stands in a file alone is read by the thread that asked for it, or by one that replays
-//! (`hub.rs`), without a lock as well. The pump takes the `writer` of a tap's channel ([`Channel::tell`]), which is in
-//! memory, and to which nobody else writes.
+//! (`hub.rs`), without a lock as well.
 //!
 //! What an event has behind it: *written*, it is in the file; *heard*, readers may be given it, and its POST is answered;
 //! *pumped*, all readers that keep up were given it.
@@ -113,6 +112,8 @@ pub struct Channel {
     readers: AtomicUsize,            // in both lists
     /// Whether it waits for the pump.
     pub queued: AtomicBool,
+    /// When the pump tries its stalled readers again.
+    pub retry: AtomicU64,
 }
 
 type Served = Result<(), Gone>;
@@ -208,6 +209,7 @@ impl Channel {
             joining: Mutex::default(),
             readers: AtomicUsize::new(0),
             queued: AtomicBool::new(false),
+            retry: AtomicU64::new(0),
         }
     }
 
@@ -229,6 +231,11 @@ impl Channel {
     /// Whether nothing was ever said in it.
     pub fn is_empty(&self) -> bool {
         lock(&self.state).log.is_empty()
+    }
+
+    /// Whether what was said stands in a file.
+    pub fn has_file(&self) -> bool {
+        lock(&self.state).log.unsynced().1.is_some()
     }
 
     /// Appends events to the log, all or none; where an address is given, they are for all `but` that subscriber.
@@ -338,14 +345,6 @@ impl Channel {
     /// what only this process knows.
     fn address(&self, key: u64) -> String {
         format!("{key:016x}{:016x}", self.secret.hash_one(key))
-    }
-
-    /// Appends an event where nobody may wait for the pump, such as in the pump.
-    ///
-    /// # Errors
-    /// As [`Channel::publish`].
-    pub fn tell(&self, event: &Event) -> Result<(), Reject> {
-        self.append(lock(&self.writer), std::slice::from_ref(event), Numbers::Own, None).map(|_| ())
     }
 
     /// Returns the ids, and how many bytes they have in the log, once they may be heard.

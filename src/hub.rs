@@ -11,7 +11,11 @@
 //!
 //! A log is opened without a lock, so that nobody waits for it who does not ask for that channel.
 //!
-//! Limits: `--max-channels`, and for each channel a thread that replays. Deliberately absent: HTTP.
+//! Work for one request does not grow with the number of channels, but for their logarithm. What looks at all of them is
+//! done seldom, or not again for `SEARCH_PAUSE` if it was in vain.
+//!
+//! Limits: `--max-channels`; `KEYS` and `LAB_HISTORY` for the wire lab; for each channel a thread that replays.
+//! Deliberately absent: HTTP.
 
 use crate::channel::{Channel, Opening, Piece, STACK, Turn, lock, millis};
 use crate::cluster::Cluster;
@@ -22,11 +26,11 @@ use crate::id::Id;
 use crate::limits;
 use crate::log::{From, Log};
 use crate::percent::is_made_of;
-use crate::reject::{CHANNELS, LOG_CLOSED, OPEN_LOGS, Reject};
+use crate::reject::{CHANNELS, LOG_CLOSED, OPEN_LOGS, Reject, TAPS};
 use crate::report::report;
 use crate::subscriber::{LOOK, Slot};
 use crate::writer::Writer;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{self, Write as _};
 use std::io;
 use std::net::TcpStream;
@@ -38,6 +42,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Limit: cores that write to the subscribers of one channel.
 const CORES: usize = 8;
+/// Limit: channels of the wire lab. One that nobody reads, and into which nothing is told, gives way to a new one.
+const KEYS: usize = 64;
+/// Limit: bytes kept of each, in place of `--history`.
+const LAB_HISTORY: usize = 64 << 10;
+/// Pause, in milliseconds, after a search for room that was in vain.
+const SEARCH_PAUSE: u64 = 100;
 /// Pause, in milliseconds, before it is tried again to replay a channel for which there was no thread.
 const REPLAY_PAUSE: u64 = 20;
 
@@ -49,39 +59,30 @@ pub fn start(name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
     Ok(thread::Builder::new().name(name.into()).stack_size(STACK).spawn(work)?.thread().clone())
 }
 
-/// A channel by its name; none if only its files remember it.
-struct Entry {
-    name: Box<str>,
-    channel: Option<Arc<Channel>>,
-    closed: Option<String>, // why its log cannot be used
+type Open = BTreeMap<Box<str>, Arc<Channel>>;
+/// Those that only files remember, and why a log cannot be used.
+type Shut = BTreeMap<Box<str>, Option<String>>;
+
+/// Channels by their names.
+#[derive(Default)]
+struct Names {
+    open: Open,
+    shut: Shut,
+    next_purge: u64,
+    next_search: u64,
 }
 
-/// In the order of their names. Shortcut: a new one moves those behind it, which takes a moment from 100,000 on.
-struct Channels {
-    entries: Vec<Entry>,
-    next_purge: Instant,
-}
-
-impl Channels {
-    /// Where the name stands, or would.
-    fn find(&self, name: &str) -> Result<usize, usize> {
-        self.entries.binary_search_by(|e| (*e.name).cmp(name))
-    }
-
-    /// Puts an entry in its place; returns the one that was there.
-    fn put(&mut self, name: &str, channel: Option<Arc<Channel>>, closed: Option<String>) -> Option<Entry> {
-        let entry = Entry { name: name.into(), channel, closed };
-        match self.find(name) {
-            Ok(at) => self.entries.get_mut(at).map(|old| std::mem::replace(old, entry)),
-            Err(at) => {
-                self.entries.insert(at, entry);
-                None
+impl Names {
+    /// Forgets those that nobody uses and that are `useless`. If files remember one, its name stays.
+    fn forget(&mut self, gone: &mut Open, useless: &dyn Fn(&str, &Channel) -> bool) {
+        // Only the list holds a channel that nobody is in the middle of using.
+        let unused = |c: &Arc<Channel>| Arc::strong_count(c) == 1 && c.readers() == 0;
+        for (name, channel) in self.open.extract_if(.., |name, c| unused(c) && useless(name, c)) {
+            if channel.has_file() {
+                self.shut.insert(name.clone(), None);
             }
+            gone.insert(name, channel);
         }
-    }
-
-    fn open(&self) -> impl Iterator<Item = &Arc<Channel>> {
-        self.entries.iter().filter_map(|e| e.channel.as_ref())
     }
 }
 
@@ -93,7 +94,8 @@ pub struct Hub {
     cluster: OnceLock<Cluster>,
     notes: Vec<String>,
     open_logs: usize,
-    channels: Mutex<Channels>,
+    channels: Mutex<Names>,
+    lab: Mutex<Names>,           // the wire lab's
     opening: Mutex<Vec<String>>, // logs that are being opened
     opened: Condvar,
     news: Mutex<VecDeque<Arc<Channel>>>, // each at most once, see `Channel::queued`
@@ -156,18 +158,19 @@ impl Hub {
     /// If the directory cannot be had, or the threads cannot be started.
     pub fn new(config: Config, open_logs: usize, private: bool) -> io::Result<Arc<Hub>> {
         let dir = config.data.as_deref().map(|path| Dir::open(path, private, config.sync)).transpose()?.map(Arc::new);
-        let (mut channels, mut notes) = (Channels { entries: Vec::new(), next_purge: Instant::now() }, Vec::new());
+        let mut channels = Names::default();
+        let mut notes = Vec::new();
         if let Some(dir) = &dir {
             let (names, others) = dir.list(is_channel)?;
             for name in names {
-                if channels.find(&name).is_ok() {
+                if channels.shut.contains_key(&*name) {
                     continue; // it has an older part as well
                 }
                 let mut note = |what: String| notes.push(format!("--data: /{name}: {what}"));
                 let opened = Log::open(dir, &name, 0, config.history, false, &mut note);
                 let closed = opened.err().map(|e| e.to_string());
                 closed.iter().for_each(|why| note(format!("it cannot be opened: {why}")));
-                channels.put(&name, None, closed);
+                channels.shut.insert(name.into(), closed);
             }
             notes.extend(others.iter().map(|file| format!("--data: {file:?} is no channel's log; it is left alone")));
         }
@@ -179,6 +182,7 @@ impl Hub {
             notes,
             open_logs,
             channels: Mutex::new(channels),
+            lab: Mutex::default(),
             opening: Mutex::default(),
             opened: Condvar::new(),
             news: Mutex::default(),
@@ -232,11 +236,17 @@ impl Hub {
     /// The channel of this name, which exists from now on.
     ///
     /// # Errors
-    /// [`CHANNELS`] if it would be one more than `--max-channels`, [`OPEN_LOGS`] if its files would be too many,
-    /// [`LOG_CLOSED`] if they cannot be used.
+    /// [`CHANNELS`] if it would be one more than `--max-channels`, [`TAPS`] if it is the lab's and one too many,
+    /// [`OPEN_LOGS`] if its files would be too many, [`LOG_CLOSED`] if they cannot be used.
     pub fn channel(&self, name: &str) -> Result<Arc<Channel>, Reject> {
-        let mut gone = Vec::new(); // their files are closed without a lock
-        if let Some(channel) = self.known(name, 0, &mut gone)? {
+        let mut gone = Open::new(); // their files are closed without a lock
+        let mut known = self.known(name, 0, &mut gone);
+        if known.is_err() {
+            // There may be none to be found, and then it is not looked for again at once.
+            self.search(name, &mut gone);
+            known = self.known(name, 0, &mut gone);
+        }
+        if let Some(channel) = known? {
             channel.touch();
             return Ok(channel);
         }
@@ -245,34 +255,49 @@ impl Hub {
         let busy = |opening: &mut Vec<String>| opening.iter().any(|other| other == key);
         let opening = self.opened.wait_while(lock(&self.opening), busy);
         let mut opening = opening.unwrap_or_else(PoisonError::into_inner);
-        if let Some(channel) = self.known(name, opening.len(), &mut gone)? {
+        let others = opening.iter().filter(|other| is_lab(other) == is_lab(name)).count();
+        if let Some(channel) = self.known(name, others, &mut gone)? {
             return Ok(channel);
         }
         opening.push(key.into());
         drop(opening);
-        let _turn = Turnstile { hub: self, key };
-        let channel = match self.cluster(name) {
-            Some(cluster) => cluster.open(name)?,
-            None => self.open(name)?,
+        let turn = Turnstile { hub: self, key };
+        let mut notes = Vec::new();
+        let opened = match self.cluster(name) {
+            Some(cluster) => cluster.open(name),
+            None => self.open(name, &mut notes),
         };
-        lock(&self.channels).put(name, Some(channel.clone()), None);
-        Ok(channel)
+        if let Ok(channel) = &opened {
+            let mut names = lock(self.names(name));
+            names.shut.remove(name);
+            names.open.insert(name.into(), channel.clone());
+        }
+        drop(turn); // a terminal that nobody reads holds up this request alone
+        notes.into_iter().for_each(report);
+        opened
     }
 
-    /// Opens a log.
-    fn open(&self, name: &str) -> Result<Arc<Channel>, Reject> {
+    /// The list that has this name, or would.
+    fn names(&self, name: &str) -> &Mutex<Names> {
+        if is_lab(name) { &self.lab } else { &self.channels }
+    }
+
+    /// Opens a log, and notes what its owner is to be told.
+    fn open(&self, name: &str, notes: &mut Vec<String>) -> Result<Arc<Channel>, Reject> {
         let epoch = self.new_epoch();
-        let Some(dir) = self.dir.as_ref().filter(|_| !is_lab(name)) else {
-            return Ok(Arc::new(Channel::new(name, Log::new(epoch, self.config.history), Writer::default())));
+        let lab = is_lab(name);
+        let Some(dir) = self.dir.as_ref().filter(|_| !lab) else {
+            let history = if lab { LAB_HISTORY } else { self.config.history };
+            return Ok(Arc::new(Channel::new(name, Log::new(epoch, history), Writer::default())));
         };
-        let mut note = |what: String| report(format!("tincan: --data: /{name}: {what}"));
+        let mut note = |what: String| notes.push(format!("tincan: --data: /{name}: {what}"));
         match Log::open(dir, name, epoch, self.config.history, self.config.sync, &mut note) {
             Ok((log, writer)) => Ok(Arc::new(Channel::new(name, log, writer))),
             Err(e) => {
                 let why = Some(e.to_string());
-                let before = lock(&self.channels).put(name, None, why.clone());
-                if before.is_none_or(|before| before.closed != why) {
-                    report(format!("tincan: /{name} cannot be opened: {e}"));
+                let before = lock(&self.channels).shut.insert(name.into(), why.clone());
+                if before != Some(why) {
+                    notes.push(format!("tincan: /{name} cannot be opened: {e}"));
                 }
                 Err(LOG_CLOSED)
             }
@@ -300,53 +325,76 @@ impl Hub {
     /// As [`Cluster::health`].
     pub fn health(&self) -> Result<Vec<String>, Reject> {
         self.cluster.get().map_or(Ok(()), Cluster::health)?;
-        let sick = |e: &&Entry| e.closed.is_some() || e.channel.as_ref().is_some_and(|channel| channel.is_bad());
-        Ok(lock(&self.channels).entries.iter().filter(sick).map(|e| e.name.to_string()).collect())
+        let names = lock(&self.channels);
+        let shut = names.shut.iter().filter(|(_, why)| why.is_some()).map(|(name, _)| name);
+        let bad = names.open.iter().filter(|(_, channel)| channel.is_bad()).map(|(name, _)| name);
+        Ok(shut.chain(bad).map(|name| name.to_string()).collect())
     }
 
-    /// The channel of this name if it is open; else makes sure that there is room to open it, beside others that are being
-    /// opened. What it forgets for that is `gone`.
-    fn known(&self, name: &str, others: usize, gone: &mut Vec<Arc<Channel>>) -> Result<Option<Arc<Channel>>, Reject> {
-        let now = Instant::now();
-        let mut channels = lock(&self.channels);
-        // Only the list holds a channel that nobody is in the middle of using.
-        let unused = |c: &Arc<Channel>| Arc::strong_count(c) == 1 && c.readers() == 0;
-        let files = self.dir.is_some();
-        let mut forget = |channels: &mut Channels, idle: Duration| {
-            channels.entries.retain_mut(|e| {
-                let idle = if is_lab(&e.name) { idle / 60 } else { idle };
-                let Some(channel) = e.channel.take_if(|c| unused(c) && c.idle(now) >= idle) else { return true };
-                let keeps = files && !channel.is_empty() && !is_lab(&e.name);
-                gone.push(channel);
-                keeps
-            });
-        };
-        if now >= channels.next_purge {
-            channels.next_purge = now + self.config.forget / 60;
-            forget(&mut channels, self.config.forget);
+    /// The channel of this name if it is open; else there is room to open it, beside others that are being opened.
+    fn known(&self, name: &str, others: usize, gone: &mut Open) -> Result<Option<Arc<Channel>>, Reject> {
+        let forget = self.config.forget;
+        let idle = if is_lab(name) { forget / 60 } else { forget };
+        let began = Instant::now();
+        let now = self.now();
+        let mut names = lock(self.names(name));
+        if now >= names.next_purge {
+            names.next_purge = now + millis(idle / 60);
+            names.forget(gone, &|_, c| c.idle(began) >= idle);
         }
-        let at = channels.find(name);
-        if let Some(entry) = at.ok().and_then(|at| channels.entries.get(at))
-            && let Some(channel) = &entry.channel
-        {
-            return Ok(Some(channel.clone()));
+        match names.open.get(name) {
+            Some(channel) => Ok(Some(channel.clone())),
+            None => self.room(&names, name, others).map(|()| None),
         }
-        let many = |channels: &Channels| files && channels.open().count() + others >= self.open_logs;
-        if many(&channels) {
-            forget(&mut channels, Duration::ZERO);
+    }
+
+    /// Whether there is room for a channel of this name.
+    fn room(&self, names: &Names, name: &str, others: usize) -> Result<(), Reject> {
+        let open = names.open.len() + others;
+        let all = open + names.shut.len();
+        match is_lab(name) {
+            true if all >= KEYS => Err(TAPS),
+            false if all >= self.config.max_channels && !names.shut.contains_key(name) => Err(CHANNELS),
+            false if self.dir.is_some() && open >= self.open_logs => Err(OPEN_LOGS),
+            _ => Ok(()),
         }
-        let full = |channels: &Channels| channels.entries.len() + others >= self.config.max_channels && at.is_err();
-        if full(&channels) {
-            // Those in which nothing was ever said, or can be: else whoever only asks for names could use them all up.
-            let useless = |c: &Arc<Channel>, name: &str| {
-                unused(c) && (c.is_empty() || is_lab(name) || self.cluster(name).is_some())
-            };
-            channels.entries.retain(|e| !e.channel.as_ref().map_or(e.closed.is_some(), |c| useless(c, &e.name)));
+    }
+
+    /// Looks for room for a channel of this name.
+    fn search(&self, name: &str, gone: &mut Open) {
+        let began = Instant::now();
+        let now = self.now();
+        let mut names = lock(self.names(name));
+        if now < names.next_search {
+            return;
         }
-        match (full(&channels), many(&channels)) {
-            (true, _) => Err(CHANNELS),
-            (_, true) => Err(OPEN_LOGS),
-            _ => Ok(None),
+        let lab = is_lab(name);
+        let many = self.dir.is_some() && names.open.len() >= self.open_logs;
+        // Those in which nothing was ever said, or can be: else whoever only asks for names could use them all up.
+        let useless = |c: &Channel| c.is_empty() || lab || self.cluster(name).is_some();
+        names.forget(gone, &|_, c| many || useless(c));
+        if self.room(&names, name, 0) == Err(CHANNELS) {
+            names.shut.retain(|_, why| why.is_none());
+        }
+        if self.room(&names, name, 0).is_ok() {
+            return;
+        }
+        names.next_search = now + SEARCH_PAUSE;
+        drop(names);
+        // Those whose files its owner has removed. It may take long, so nobody else waits for it.
+        let Some(dir) = self.dir.as_ref().filter(|_| !lab) else { return };
+        let Ok((files, _)) = dir.list(is_channel) else { return };
+        let mut there = Shut::new();
+        for name in files {
+            there.insert(name.into(), None);
+        }
+        let mut names = lock(&self.channels);
+        // One that was used meanwhile may have got its first file.
+        names.forget(gone, &|name, c| !there.contains_key(name) && !c.idle(began).is_zero());
+        names.shut.retain(|name, _| there.contains_key(name));
+        for channel in gone.values() {
+            // Its epoch may be ahead of the clock, and the next one of this name must be greater.
+            self.epoch.fetch_max(channel.last().epoch, SeqCst);
         }
     }
 
@@ -396,11 +444,11 @@ impl Hub {
         Ok(())
     }
 
-    /// Appends an event without waiting for anybody.
-    pub fn tell(&self, channel: &Arc<Channel>, event: &Event) {
-        if channel.tell(event).is_ok() {
-            self.wake(channel);
-        }
+    /// Appends an event to a channel that is in memory; it may wait for the pump.
+    pub fn tell(&self, channel: &Arc<Channel>, event: Event) {
+        let wake = || self.wake(channel);
+        let _ = channel.publish(&[event], None, wake); // nothing there can fail
+        wake();
     }
 
     /// Tells the pump that a channel has news, once for any number of them.
@@ -459,13 +507,14 @@ impl Hub {
 
     fn pump(self: &Arc<Hub>) {
         let (mut piece, mut helpers) = (Piece::default(), helpers());
-        let mut later: Vec<(u64, Arc<Channel>)> = Vec::new(); // channels with stalled readers, each once
+        // Channels with stalled readers, each once: by when they are to be tried again, and their address.
+        let mut later: BTreeMap<(u64, usize), Arc<Channel>> = BTreeMap::new();
         loop {
             let channel = lock(&self.news).pop_front();
             if channel.is_none() {
-                match later.iter().map(|l| l.0).min() {
+                match later.first_key_value() {
                     None => thread::park(),
-                    Some(at) => thread::park_timeout(Duration::from_millis(at.saturating_sub(self.now()))),
+                    Some(((at, _), _)) => thread::park_timeout(Duration::from_millis(at.saturating_sub(self.now()))),
                 }
             }
             // A panic is a bug; it must not end the pump for everybody.
@@ -473,12 +522,13 @@ impl Hub {
                 && let Ok(Some(retry)) =
                     catch_unwind(AssertUnwindSafe(|| self.turn(&channel, &mut piece, &mut helpers)))
             {
-                later.retain(|l| !Arc::ptr_eq(&l.1, &channel));
-                later.push((retry, channel));
+                let address = Arc::as_ptr(&channel).addr();
+                later.remove(&(channel.retry.swap(retry, Relaxed), address));
+                later.insert((retry, address), channel);
             }
             let now = self.now();
-            for (_, channel) in later.extract_if(.., |l| l.0 <= now) {
-                self.wake(&channel);
+            while let Some(first) = later.first_entry().filter(|first| first.key().0 <= now) {
+                self.wake(&first.remove());
             }
         }
     }
@@ -503,7 +553,10 @@ impl Hub {
             if look {
                 next_look = now + LOOK;
             }
-            let channels: Vec<_> = lock(&self.channels).open().filter(|c| c.readers() > 0).cloned().collect();
+            let mut channels: Vec<Arc<Channel>> = Vec::new();
+            for names in [&self.channels, &self.lab] {
+                channels.extend(lock(names).open.values().filter(|c| c.readers() > 0).cloned());
+            }
             if channels.is_empty() {
                 // Once this is set, whoever joins wakes us up; so look once more, then sleep for as long as it takes.
                 if self.heart_sleeps.swap(true, SeqCst) {
@@ -524,10 +577,10 @@ impl Hub {
 
     /// The metrics, in Prometheus's text format; of the channels, only one where `only` names it.
     pub fn metrics(&self, only: Option<&str>) -> String {
-        let channels = lock(&self.channels);
+        let open = lock(&self.channels).open.len();
         let numbers = [
             ("connections", "gauge", "Open connections, readers included.", self.connections.load(Relaxed).to_string()),
-            ("channels", "gauge", "Channels in use.", channels.open().count().to_string()),
+            ("channels", "gauge", "Channels in use.", open.to_string()),
             ("events_total", "counter", "Events published.", self.counted.events.load(Relaxed).to_string()),
             (
                 "published_bytes_total",
@@ -554,11 +607,13 @@ impl Hub {
             let _ = writeln!(out, "# HELP tincan_{name} {help}\n# TYPE tincan_{name} {kind}\ntincan_{name} {value}");
         }
         out.push_str("# HELP tincan_subscribers Readers of a channel.\n# TYPE tincan_subscribers gauge\n");
-        let named = |e: &&Entry| only.map_or(!is_lab(&e.name), |only| *only == *e.name);
-        for Entry { name, channel, .. } in channels.entries.iter().filter(named) {
-            if let Some(channel) = channel {
-                let _ = writeln!(out, "tincan_subscribers{{channel=\"{name}\"}} {}", channel.readers());
-            }
+        let names = lock(self.names(only.unwrap_or_default()));
+        let named: Vec<_> = match only {
+            Some(only) => names.open.get_key_value(only).into_iter().collect(),
+            None => names.open.iter().collect(),
+        };
+        for (name, channel) in named {
+            let _ = writeln!(out, "tincan_subscribers{{channel=\"{name}\"}} {}", channel.readers());
         }
         out
     }

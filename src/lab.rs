@@ -6,57 +6,115 @@
 //!
 //! ```text
 //! event: in
-//! data: {"connection":7,"at":1763654400123.456,"bytes":"GET /kitchen?tap=x HTTP/1.1\r\nHost: …"}
+//! data: {"connection":7,"at":1763654400123.456,"bytes":"GET /kitchen?tap=x HTTP/1.1\u000d\u000aHost: …"}
 //! ```
 //!
 //! `in` is what the client sent, `out` what it was sent, each as it was read or written; at last comes `end`. `at` is in
-//! milliseconds since 1970. In `bytes` each character stands for one byte, so that all of them survive JSON.
+//! milliseconds since 1970. In `bytes` each character stands for one byte, so that all of them survive JSON. If more is
+//! said than can be told, `lost` says how many bytes of that connection are missing here: in `bytes`, as a number.
+//!
+//! Whoever writes to a tapped connection, the pump above all, copies the bytes into a queue and goes on. One thread
+//! makes events of them, a few milliseconds later, so that a busy connection seldom has to wake it.
 //!
 //! Such a channel is kept in memory, and forgotten soon after the page has gone. Whoever knows the key can read along;
 //! the page draws it at random, and it stands in no list.
 //!
-//! Limits: a tap holds a second descriptor for its socket, and so it counts as a second connection.
+//! Limits: `MOST`, `QUEUE`; `hub.rs` has those of the channels. A tap holds a second descriptor for its socket, and so
+//! it counts as a second connection.
 
 use crate::channel::{Channel, lock};
-use crate::event::Event;
-use crate::hub::Hub;
-use crate::reject::{CONNECTIONS, Reject};
+use crate::event::{Event, json};
+use crate::hub::{Hub, start};
+use crate::limits::Places;
+use crate::reject::{CONNECTIONS, Reject, TAPS};
 use crate::subscriber::Slot;
 use crate::trace::Tap;
+use std::cell::Cell;
+use std::io;
+use std::mem::take;
 use std::net::{Shutdown, TcpStream};
-use std::sync::{Arc, Mutex, Weak};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::{Thread, park, sleep};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A tap: the number of its connection, where its events go, and what ends with it.
+/// Limit: connections with a tap, at a time; half of them for one client's address.
+const MOST: usize = 256;
+/// Limit: bytes of all taps that wait to be told, each piece with those that it takes beside. As many are being told.
+const QUEUE: usize = 512 << 10;
+const BESIDE: usize = size_of::<Piece>() + 16;
+/// How long pieces gather that are told together, so that a busy connection seldom has to wake who tells them.
+const GATHER: Duration = Duration::from_millis(5);
+
+/// What is to be told.
+struct Piece {
+    connection: u64,
+    channel: Arc<Channel>,
+    name: &'static str,
+    at: Duration, // since 1970
+    bytes: Box<[u8]>,
+    lost: usize, // bytes before these
+}
+
+impl Piece {
+    fn tell(&self, hub: &Hub) {
+        let at = self.at.as_micros();
+        let connection = self.connection;
+        let tell = |name: &str, bytes: &str| {
+            let data = format!("{{\"connection\":{connection},\"at\":{}.{:03}{bytes}}}", at / 1000, at % 1000);
+            if let Ok(event) = Event::new(data).named(name) {
+                hub.tell(&self.channel, event);
+            }
+        };
+        if self.lost > 0 {
+            tell("lost", &format!(",\"bytes\":{}", self.lost));
+        }
+        if self.bytes.is_empty() {
+            tell(self.name, "");
+        } else {
+            let bytes: String = self.bytes.iter().map(|byte| char::from(*byte)).collect();
+            tell(self.name, &format!(",\"bytes\":{}", json(&bytes)));
+        }
+    }
+}
+
+/// What waits to be told, and its bytes.
+#[derive(Default)]
+struct Queue {
+    pieces: Vec<Piece>,
+    bytes: usize,
+}
+
+/// The tap of a connection.
 struct Line {
     connection: u64,
-    hub: Arc<Hub>,
     channel: Arc<Channel>,
-    _plug: Arc<TcpStream>,
+    lab: Arc<Lab>,
+    lost: Cell<usize>, // bytes that were not told, and that nobody was told of
+    _plug: Arc<Plug>,
     _slot: Slot,
 }
 
 impl Tap for Line {
-    fn tell(&self, name: &str, bytes: &[u8]) {
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
-        let mut data = format!("{{\"connection\":{},\"at\":{}.{:03}", self.connection, at / 1000, at % 1000);
-        if !bytes.is_empty() {
-            data += ",\"bytes\":\"";
-            for &byte in bytes {
-                match byte {
-                    b'\r' => data += "\\r",
-                    b'\n' => data += "\\n",
-                    b'"' | b'\\' => data.extend(['\\', byte.into()]),
-                    b' '..=b'~' => data.push(byte.into()),
-                    _ => data += &format!("\\u{byte:04x}"),
-                }
-            }
-            data.push('"');
+    fn tell(&self, name: &'static str, bytes: &[u8]) {
+        let size = BESIDE + bytes.len();
+        let mut queue = lock(&self.lab.queue);
+        // The end is told in any case: it comes once for each tap.
+        if queue.bytes + size > QUEUE && !bytes.is_empty() {
+            self.lost.set(self.lost.get() + bytes.len());
+            return;
         }
-        data.push('}');
-        if let Ok(event) = Event::new(data).named(name) {
-            self.hub.tell(&self.channel, &event);
-        }
+        queue.bytes += size;
+        queue.pieces.push(Piece {
+            connection: self.connection,
+            channel: self.channel.clone(),
+            name,
+            at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+            bytes: bytes.into(),
+            lost: self.lost.take(),
+        });
+        drop(queue);
+        self.lab.teller.get().inspect(|teller| teller.unpark());
     }
 }
 
@@ -66,36 +124,66 @@ impl Drop for Line {
     }
 }
 
-/// The tapped connections.
-#[derive(Default)]
-pub struct Lab(Mutex<Taps>);
+/// A tap's key, and the socket of its connection.
+type Plug = (Box<str>, TcpStream);
 
-#[derive(Default)]
-struct Taps {
-    count: u64,
-    plugs: Vec<(String, Weak<TcpStream>)>,
+/// The tapped connections.
+pub struct Lab {
+    hub: Arc<Hub>,
+    count: AtomicU64,
+    plugs: Places<Plug>,
+    queue: Mutex<Queue>,
+    teller: OnceLock<Thread>,
 }
 
 impl Lab {
-    /// A tap on this connection, for the channel of this key.
+    /// No taps yet, but the thread that tells what they hear.
     ///
     /// # Errors
-    /// Where there are too many connections or channels.
-    pub fn tap(&self, hub: &Arc<Hub>, most: usize, key: &str, stream: &TcpStream) -> Result<Box<dyn Tap>, Reject> {
-        let (slot, number) = hub.connect();
-        let plug = stream.try_clone().ok().filter(|_| number <= most).map(Arc::new).ok_or(CONNECTIONS)?;
-        let channel = hub.channel(&format!("lab/{key}"))?;
-        let mut taps = lock(&self.0);
-        taps.count += 1;
-        taps.plugs.retain(|(_, plug)| plug.strong_count() > 0);
-        taps.plugs.push((key.into(), Arc::downgrade(&plug)));
-        Ok(Box::new(Line { connection: taps.count, hub: hub.clone(), channel, _plug: plug, _slot: slot }))
+    /// If it cannot be started.
+    pub fn new(hub: Arc<Hub>) -> io::Result<Arc<Lab>> {
+        let lab = Arc::new(Lab {
+            hub,
+            count: AtomicU64::new(1),
+            plugs: Places(Mutex::default()),
+            queue: Mutex::default(),
+            teller: OnceLock::new(),
+        });
+        let own = lab.clone();
+        let _ = lab.teller.set(start("taps", Box::new(move || own.tell()))?);
+        Ok(lab)
+    }
+
+    /// The life of the thread that tells.
+    fn tell(&self) {
+        loop {
+            park();
+            sleep(GATHER);
+            let pieces = take(&mut *lock(&self.queue)).pieces;
+            pieces.iter().for_each(|piece| piece.tell(&self.hub));
+        }
+    }
+
+    /// A tap on this connection, for the channel of this key. `most`: connections at a time.
+    ///
+    /// # Errors
+    /// [`CONNECTIONS`] or [`TAPS`] if it is one too many.
+    pub fn tap(self: &Arc<Lab>, most: usize, key: &str, stream: &TcpStream) -> Result<Box<dyn Tap>, Reject> {
+        let (slot, number) = self.hub.connect();
+        let plug = stream.try_clone().ok().filter(|_| number <= most).ok_or(CONNECTIONS)?;
+        let plug = self.plugs.take(MOST, stream, (key.into(), plug)).ok_or(TAPS)?;
+        if lock(&self.queue).bytes > QUEUE {
+            return Err(TAPS); // the ends of those that there were are still to be told
+        }
+        let connection = self.count.fetch_add(1, Relaxed);
+        let channel = self.hub.channel(&format!("lab/{key}"))?;
+        Ok(Box::new(Line { connection, channel, lab: self.clone(), lost: Cell::new(0), _plug: plug, _slot: slot }))
     }
 
     /// Pulls the plug of the connections of this key. Returns how many there were.
     pub fn cut(&self, key: &str) -> usize {
-        let pulled = |plug: Arc<TcpStream>| plug.shutdown(Shutdown::Both).is_ok();
-        let plugs = &lock(&self.0).plugs;
-        plugs.iter().filter(|(k, plug)| k == key && plug.upgrade().is_some_and(pulled)).count()
+        let plugs = lock(&self.plugs.0);
+        let own = plugs.iter().filter_map(|place| place.1.upgrade()).filter(|plug| *plug.0 == *key);
+        own.filter(|plug| plug.1.shutdown(Shutdown::Both).is_ok()).count()
     }
 }

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 /// The usual pause after a blank line.
 const PACE: Duration = Duration::from_secs(1);
-/// Limit: lessons that are played at a time, each by its connection's own thread.
+/// Limit: lessons that are played at a time, each by its connection's own thread; half of them for one client's address.
 pub const PLAYERS: usize = 64;
 /// Limit: how long a lesson is played. EventSource then comes back by itself.
 const PLAY_TIME: Duration = Duration::from_secs(600);

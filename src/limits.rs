@@ -1,9 +1,11 @@
-//! What the system lets this process have (setrlimit(2)), and who gets which share of it.
+//! What the system lets this process have (setrlimit(2)), and who gets which share of that and of other things.
 //!
-//! Read from `/proc/self`, for std has no call for most of it. Where that is missing nothing is known, and nothing is
+//! The first is read from `/proc/self`, for std has no call for most of it. Where that is missing nothing is known, and nothing is
 //! limited.
 
 use std::fs::read_to_string;
+use std::net::{IpAddr, TcpStream};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Connections over the limit that are at least told so; a further one is closed.
 const SPILL: usize = 64;
@@ -46,4 +48,32 @@ pub fn shares(connections: usize, logs: usize) -> Shares {
     let logs = logs.min(all / 8);
     let left = all.saturating_sub(OWN + spill + 2 * logs).max(1);
     Shares { descriptors, connections: connections.min(left), spill, logs }
+}
+
+/// Places of which there are few, each with what belongs to whoever has it.
+pub struct Places<T>(pub Mutex<Vec<(u128, Weak<T>)>>);
+
+impl<T> Places<T> {
+    /// One of `most` places for this socket's client, until what belongs to it is dropped; none if there is none left.
+    /// Limit: a client's address has half of them at most, so that it cannot keep out all others.
+    pub fn take(&self, most: usize, client: &TcpStream, own: T) -> Option<Arc<T>> {
+        let address = network(client.peer_addr().ok()?.ip());
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.retain(|place| place.1.strong_count() > 0);
+        let same = taken.iter().filter(|place| place.0 == address).count();
+        if taken.len() >= most || same >= most / 2 {
+            return None;
+        }
+        let own = Arc::new(own);
+        taken.push((address, Arc::downgrade(&own)));
+        Some(own)
+    }
+}
+
+/// By what clients are told apart: an address, of which that of a network counts in IPv6.
+fn network(address: IpAddr) -> u128 {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => address.to_bits() >> 64 << 64,
+    }
 }

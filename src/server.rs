@@ -21,12 +21,11 @@ use crate::hub::{Hub, is_channel, is_lab, start};
 use crate::id::Id;
 use crate::lab::Lab;
 use crate::lessons::{self, PLAYERS, Script};
-use crate::limits::{self, Shares};
+use crate::limits::{self, Places, Shares};
 use crate::listener::{cannot_listen, first, listen_on};
 use crate::log::From;
 use crate::pages::{self, File};
 use crate::reject::*;
-use crate::subscriber::Slot;
 use crate::trace::{Trace, Tracer};
 use crate::websocket::{self, Accepted};
 use crate::ws;
@@ -68,8 +67,8 @@ struct Shared {
     tracer: Option<Tracer>,
     shares: Shares,
     idle: AtomicUsize, // threads in accept(), or on their way there
-    lab: Lab,
-    players: Arc<AtomicUsize>,          // lessons that are being played
+    lab: Arc<Lab>,
+    players: Places<()>,                // lessons that are being played
     waited: Mutex<(Instant, Duration)>, // a window's begin, and how much of it the last idle thread waited
 }
 
@@ -96,6 +95,7 @@ impl Server {
         let shares =
             limits::shares(config.max_connections, if config.data.is_some() { config.max_channels } else { 0 });
         let hub = Hub::new(config, shares.logs, tokens.guard_reading())?;
+        let lab = Lab::new(hub.clone())?;
         let early = first(&listener).map_err(told)?; // last, so that a start that fails takes no client with it
         let shared = Shared {
             listener,
@@ -105,8 +105,8 @@ impl Server {
             tracer,
             shares,
             idle: AtomicUsize::new(0),
-            lab: Lab::default(),
-            players: Arc::default(),
+            lab,
+            players: Places(Mutex::default()),
             waited: Mutex::new((Instant::now(), Duration::ZERO)),
         };
         Ok(Server(Arc::new(shared)))
@@ -330,7 +330,7 @@ impl Shared {
             if !is_channel(&key) || req.path.starts_with("/lab/") {
                 return Err(TAP);
             }
-            let tap = self.lab.tap(&self.hub, self.shares.connections, &key, &connection.stream)?;
+            let tap = self.lab.tap(self.shares.connections, &key, &connection.stream)?;
             connection.trace.tap(tap, head);
         }
         let lesson = |path: &str| path.strip_prefix("/lessons/").and_then(lessons::find);
@@ -419,10 +419,7 @@ impl Shared {
                 if req.method == "HEAD" {
                     return Ok(Reply::Answer(Answer::empty(script.status, fields)));
                 }
-                let (_slot, number) = Slot::take(&self.players);
-                if number > PLAYERS {
-                    return Err(PLAYING);
-                }
+                let _place = self.players.take(PLAYERS, &connection.stream, ()).ok_or(PLAYING)?;
                 connection.note(script.status);
                 let head = http::head(script.status, &[&fields, &connection.cors, "Connection: close\r\n\r\n"]);
                 // RFC 9110 §15.3.5: a 204 has no content. Where a write fails the client is gone.

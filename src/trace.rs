@@ -14,12 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Limit: bytes that a tap is told at a time.
-const PIECE: usize = 4096;
+const PIECE: usize = 8192;
 
 /// Hears what is said on one connection.
 pub trait Tap: Send {
-    /// `in` is what the client sent, `out` what it was sent, each as it was read or written.
-    fn tell(&self, name: &str, bytes: &[u8]);
+    /// `in` is what the client sent, `out` what it was sent, each as it was read or written. Waits for nobody.
+    fn tell(&self, name: &'static str, bytes: &[u8]);
 }
 
 /// `--trace`: numbers connections, and has each of them explained on standard error.
@@ -99,7 +99,7 @@ impl Trace {
         }
     }
 
-    fn told(&self, name: &str, bytes: &[u8]) {
+    fn told(&self, name: &'static str, bytes: &[u8]) {
         self.tap.iter().for_each(|tap| bytes.chunks(PIECE).for_each(|piece| tap.tell(name, piece)));
     }
 }

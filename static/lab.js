@@ -376,6 +376,7 @@ function hearTap(event) {
   let connection = connections.get(number);
   if (!connection) connections.set(number, connection = new Connection(++count));
   if (event.type === 'end') connection.end(at);
+  else if (event.type === 'lost') addHeading('ended', word('lab-lost', { n: connection.number, bytes }));
   else connection.hear(event.type, Uint8Array.from(bytes, character => character.charCodeAt(0)), at);
   follow();
   showBuffers();
@@ -458,7 +459,7 @@ function connect() {
   following = true;
 
   tap = new EventSource(`/lab/${key}?since=all`);
-  for (const type of ['in', 'out', 'end']) tap.addEventListener(type, hearTap);
+  for (const type of ['in', 'out', 'lost', 'end']) tap.addEventListener(type, hearTap);
   // The server began anew, or we were too slow: what is said from here on stands by itself.
   tap.addEventListener('gap', () => { connections = new Map(); places = []; });
 

@@ -112,6 +112,7 @@ const WORDS = {
   // The wire lab: what the lines are
   'lab-in': ['{time} s · connection {n} · the client sends {bytes} bytes', '{time} 秒 · 连接 {n} · 客户端发送 {bytes} 字节'],
   'lab-out': ['{time} s · connection {n} · the server sends {bytes} bytes', '{time} 秒 · 连接 {n} · 服务器发送 {bytes} 字节'],
+  'lab-lost': ['connection {n} · {bytes} bytes are missing here: more was said than the lab could note', '连接 {n} · 此处缺少 {bytes} 字节：内容太多，实验室来不及记录'],
   'lab-request': ['request line: method, target, version', '请求行：方法、目标、版本'],
   'lab-status': ['status line', '状态行'],
   'lab-field': ['field line', '字段行'],

@@ -346,7 +346,7 @@ fn a_channel_of_the_lab_stays_in_memory_whatever_becomes_of_redis() {
     let nodes = [redis.node(&[]), redis.node(&[])];
     let tapped = |key: &str| {
         let (_, channel) = (nodes[0].get(&format!("/assets/chat.js?tap={key}")), format!("lab/{key}"));
-        assert!(poll(&nodes[0], &channel, "all").starts_with("event: in\n"));
+        eventually("it is told", || poll(&nodes[0], &channel, "all").starts_with("event: in\n"));
         assert_eq!(poll(&nodes[1], &channel, "all"), "");
     };
     tapped("mine");

@@ -3,8 +3,12 @@
 use crate::harness::*;
 use std::fs::{self, File};
 use std::io::Write;
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 use tincan::reject::{CHANNELS, LOG_CLOSED, LOG_FAILED, LOG_SICK, LOG_UNREADABLE, OPEN_LOGS};
 
 const HEAD: &str = ": tincan log\n\n";
@@ -567,6 +571,93 @@ fn channels_count_with_their_files_and_without_an_event_there_is_none() {
     }
     drop(readers);
     assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 0);
+}
+
+#[test]
+fn names_whose_files_are_removed_are_free_without_a_restart() {
+    let dir = Scratch::new();
+    let file = [HEAD, &three().concat()].concat();
+    ["a.sse", "b.old.sse", "c.sse", "d.sse"].iter().for_each(|name| put(&dir, name, &file));
+    let server = serve(&dir, &["--max-channels", "4"]);
+    let taken = || server.post_with("/e", "", "x").refused(CHANNELS);
+    let freed = |name: &str| {
+        eventually("the place is free", || server.post_with(&format!("/{name}"), "", "x").status == 200);
+    };
+    let remove = |name: &str| fs::remove_file(dir.0.join(name)).unwrap();
+    taken();
+    // What a crash left behind is no channel's.
+    put(&dir, "e.cut-1", "x");
+    taken();
+    // One that was never used since the start, of which only the older part was there.
+    remove("b.old.sse");
+    freed("e");
+    // One that is open; it begins anew with greater ids, and is told as a gap to who heard the old one.
+    let old = server.post("/c", "old").remove(0);
+    remove("c.sse");
+    freed("f");
+    server.post_with("/c", "", "x").refused(CHANNELS);
+    remove("d.sse");
+    freed("c");
+    let new = id_of(&from(&server, "c", "all"));
+    let epoch = |id: &str| id.split('-').next().unwrap().parse::<u64>().unwrap();
+    assert!(epoch(&new) > epoch(&old), "{new} {old}");
+    assert_eq!(from(&server, "c", &old), gap(&old, &format!("\"{new}\""), "null") + &block(&new, "x"));
+    // One that is read is not touched.
+    let (_reader, _) = server.listen("/f", "");
+    remove("f.sse");
+    for _ in 0..2 {
+        std::thread::sleep(Duration::from_millis(120)); // after that it looks again
+        server.post_with("/g", "", "x").refused(CHANNELS);
+    }
+    assert_eq!(server.readers("f"), 1);
+    server.post("/a", "those that are there go on");
+}
+
+#[test]
+fn a_disk_that_fails_while_nobody_reads_the_terminal_holds_up_nobody_else() {
+    let dir = Scratch::new();
+    let port = free_port();
+    let (unread, stderr) = UnixStream::pair().unwrap();
+    let mut filler = stderr.try_clone().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tincan"));
+    command.args(["--listen", &format!("127.0.0.1:{port}"), "--quiet", "--heartbeat", "1", "--data", dir.arg()]);
+    bare(&mut command);
+    let _server = Ended(command.stdout(Stdio::null()).stderr(OwnedFd::from(stderr)).spawn().unwrap());
+    eventually("it listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    eventually("it has said so", || {
+        filler.set_nonblocking(true).unwrap();
+        let full = filler.write_all(&[b'x'; 4096]).is_err();
+        filler.set_nonblocking(false).unwrap();
+        full
+    });
+    let ask = |request: String| {
+        let mut wire = Wire::to(port);
+        wire.send(request);
+        wire
+    };
+    let post = |path: &str| ask(format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx"));
+    assert_eq!(post("/a").response().status, 200);
+    let mut reader = ask("GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n".into());
+    reader.until(b"\r\n\r\n");
+    let address = address_of(&reader.block());
+    fs::rename(dir.0.join("a.sse"), dir.0.join("moved")).unwrap();
+    let _waits = post(&format!("/a?except={address}")); // for the terminal
+    eventually("its disk fails", || {
+        let answer = post("/a").response();
+        answer.text() == LOG_FAILED.line()
+    });
+    assert_eq!(post("/b").response().status, 200);
+    put(&dir, "damaged.sse", "no log\n\n");
+    let _waits = post("/damaged");
+    eventually("its log cannot be opened", || {
+        ask("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n".into()).response().status == 503
+    });
+    assert_eq!(post("/damaged").response().text(), LOG_CLOSED.line());
+    assert_eq!(ask("GET /a?wait=0 HTTP/1.1\r\nHost: localhost\r\n\r\n".into()).response().status, 200);
+    assert_eq!(post(&format!("/a?to={address}")).response().status, 200);
+    reader.expect("data: x\n\n");
+    reader.expect(PING);
+    drop(unread);
 }
 
 fn with_64_descriptors(dir: &Scratch) -> Tincan {

@@ -186,9 +186,9 @@ fn a_tap_that_nobody_reads_holds_up_nobody_and_is_bounded() {
 }
 
 #[test]
-fn a_channel_of_the_lab_is_kept_in_memory_is_not_listed_and_counts() {
+fn a_channel_of_the_lab_is_kept_in_memory_is_not_listed_and_does_not_count() {
     let dir = Scratch::new();
-    let server = Tincan::start(&["--data", dir.arg(), "--max-channels", "2", "--max-connections", "4"]);
+    let server = Tincan::start(&["--data", dir.arg(), "--max-channels", "1", "--max-connections", "4"]);
     server.post("/a", "x");
     let (_tap, _) = server.listen("/lab/k?since=all", "");
     let (tapped, _) = server.listen("/a?tap=k", "");
@@ -210,9 +210,9 @@ fn a_channel_of_the_lab_is_kept_in_memory_is_not_listed_and_counts() {
     server.ask("GET /health?tap=two HTTP/1.1\r\nHost: localhost\r\n\r\n").refused(reject::CONNECTIONS);
     drop(tapped);
     eventually("the connection is gone", || server.metric("tincan_connections") == Some(2));
-    server.ask("GET /health?tap=two HTTP/1.1\r\nHost: localhost\r\n\r\n").refused(reject::CHANNELS);
+    assert_eq!(server.get("/health?tap=two").status, 200);
     eventually("those connections are gone", || server.metric("tincan_connections") == Some(2));
-    assert_eq!(server.get("/health?tap=k").status, 200);
+    server.post_with("/b", "", "x").refused(reject::CHANNELS);
 }
 
 #[test]
@@ -229,4 +229,125 @@ fn who_may_not_read_or_publish_may_not_tap_or_pull() {
     let heard = ask("GET /lab/k?wait=0&since=all", &bearer("s3same")).text();
     assert!(heard.ends_with("-0\n\n"), "{heard}");
     assert_eq!(ask("POST /lab/k", &bearer("p0ppy")).status, 200);
+}
+
+/// Fills a channel with so many events of 64 KB.
+fn fill(server: &Tincan, path: &str, count: usize) {
+    let body = format!("data: {}\n\n", "y".repeat(65_000));
+    for _ in 0..count {
+        let answer = server.post_with(path, "Content-Type: text/event-stream\r\n", &body);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+}
+
+#[test]
+fn a_tap_that_cannot_keep_up_says_how_much_it_lost_and_holds_up_nobody() {
+    let server = Tincan::start(&["--quiet", "--history", "16M", "--max-body", "1M"]);
+    fill(&server, "/a", 128);
+    let (mut tap, _) = server.listen("/lab/k?since=all", "");
+    let told = std::thread::spawn(move || {
+        let mut told = Vec::new();
+        while told.last().is_none_or(|block: &String| !block.starts_with("event: end\n")) {
+            told.push(tap.block());
+        }
+        told
+    });
+    let mut tapped = server.connect();
+    tapped.send("GET /a?since=all&tap=k HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let heard = tapped.until(b"\r\n\r\n").len() + tapped.block().len();
+    let bytes =
+        (0..128).map(|_| tapped.block()).inspect(|block| assert!(block.len() > 65_000)).map(|block| block.len());
+    let heard = heard + bytes.sum::<usize>();
+    drop(tapped);
+    let mut sums = [0, 0];
+    for block in told.join().unwrap() {
+        assert!(!block.starts_with("event: gap"), "{block}");
+        let data = block.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+        assert!(data.starts_with("{\"connection\":1,\"at\":"), "{data:.100}");
+        if block.starts_with("event: lost\n") {
+            let lost = data.rsplit("\"bytes\":").next().unwrap().trim_end_matches('}');
+            sums[1] += lost.parse::<usize>().unwrap();
+        } else if let Told(way, 1, bytes) = self::told(&block)
+            && way == "out"
+        {
+            sums[0] += bytes.len() - bytes.matches(":ping\n\n").count() * 7; // it has left; does it still read?
+        }
+    }
+    assert!(sums[1] > 1 << 20, "{sums:?}");
+    assert_eq!(sums[0] + sums[1], heard, "{sums:?}");
+}
+
+#[test]
+fn a_thousand_taps_take_a_few_megabytes() {
+    let dir = Scratch::new();
+    for args in [&["--quiet"][..], &["--quiet", "--data", dir.arg()]] {
+        let server = Tincan::start(args);
+        fill(&server, "/a", 16);
+        let before = pss(server.pid());
+        let mut taps = Vec::new();
+        for n in 0..1000 {
+            let mut wire = server.connect();
+            wire.send(format!("GET /a?tap=k{}&since=all HTTP/1.1\r\nHost: localhost\r\n\r\n", n % 200));
+            if wire.until(b"\r\n").contains(" 200 ") {
+                taps.push(wire);
+            }
+        }
+        assert!((64..=128).contains(&taps.len()), "{}", taps.len());
+        let grown = pss(server.pid()).saturating_sub(before);
+        assert!(grown < 16_000, "{args:?}: {grown} KB more for {} taps", taps.len());
+    }
+}
+
+#[test]
+fn more_taps_than_there_are_places_are_told_so() {
+    let server = Tincan::start(&["--quiet"]);
+    let tapped = |key: &str| server.ask(format!("GET /a?tap={key} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+    let mut taps: Vec<_> = (0..128).map(|_| server.listen("/a?tap=k", "").0).collect();
+    tapped("k").refused(reject::TAPS);
+    let mut stream = server.connect();
+    stream.send("GET /a?tap=k HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
+    assert!(stream.until(b"\r\n\r\n").starts_with("HTTP/1.1 200 OK\r\n"), "an EventSource is kept alive");
+    stream.expect(format!(": {}\nretry: ", reject::TAPS.why));
+    assert_eq!(server.get("/health").status, 200);
+    taps.pop();
+    eventually("there is a place again", || server.get("/health?tap=k").status == 200);
+}
+
+#[test]
+fn a_key_that_nobody_uses_gives_way_to_another() {
+    let server = Tincan::start(&["--quiet", "--max-channels", "1"]);
+    server.post("/a", "x");
+    for n in 0..200 {
+        // The one before may still be told.
+        eventually("there is a place", || server.get(&format!("/health?tap=k{n}")).status == 200);
+    }
+    let (mut first, _) = server.listen("/lab/first?since=all", "");
+    eventually("no other is used", || server.get("/health?tap=first").status == 200);
+    let mut pages: Vec<_> = Vec::new();
+    eventually("all others are", || {
+        let answer = server.get(&format!("/lab/page{}?wait=0", pages.len()));
+        if answer.status == 200 {
+            pages.push(server.listen(&format!("/lab/page{}", pages.len()), "").0);
+        }
+        pages.len() == 63
+    });
+    server.get("/lab/other").refused(reject::TAPS);
+    server.get("/health?tap=other").refused(reject::TAPS);
+    assert!(first.block().contains("GET /health?tap=first "));
+    pages.pop();
+    eventually("there is a place again", || server.get("/health?tap=other").status == 200);
+}
+
+#[test]
+fn a_tap_does_not_slow_its_publishers_though_nobody_can_keep_up_with_it() {
+    let server = Tincan::start(&["--quiet"]);
+    let (_unread, _) = server.listen("/lab/k?since=all", "");
+    let (mut tapped, _) = server.listen("/a?tap=k", "");
+    let text = "\u{1}".repeat(60_000); // six bytes for each in the tap
+    let began = Stopwatch::start();
+    for _ in 0..100 {
+        let id = server.post("/a", &text);
+        tapped.expect(format!("data: {text}\nid: {}\n\n", id[0]));
+    }
+    began.within("100 events of 60 KB", Duration::from_secs(4));
 }

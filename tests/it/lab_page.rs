@@ -166,6 +166,23 @@ fn shows(page: &Page, name: &str, text: &str) {
     }
 }
 
+#[test]
+fn what_a_tap_lost_is_shown() {
+    let Some(driver) = driver() else { return };
+    for (language, shown) in [
+        ("en", "connection 1 · 1234 bytes are missing here: more was said than the lab could note"),
+        ("zh", "连接 1 · 此处缺少 1234 字节：内容太多，实验室来不及记录"),
+    ] {
+        let server = Tincan::start(&[]);
+        let page = driver.chromium(language, "normal");
+        page.open(&url(&server, "/lab"));
+        on_channel(&page, &server, "kitchen");
+        page.js("tap.dispatchEvent(new MessageEvent('lost', { data: `{\"connection\":${[...connections.keys()][0]},\"at\":1,\"bytes\":1234}` }))");
+        page.becomes("all('.ended').at(-1).textContent", shown);
+        assert_eq!(page.console(), [""; 0]);
+    }
+}
+
 /// As JSON.stringify has it.
 fn quoted(text: &str) -> String {
     json(text).replace("\\u000a", "\\n")

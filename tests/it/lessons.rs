@@ -2,6 +2,9 @@
 
 use crate::browser::{driver, url};
 use crate::harness::*;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{ChildStdout, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 use tincan::lessons::{LESSONS, Lesson, Script, Step, parse, parts, says};
@@ -295,7 +298,6 @@ pub fn played() -> &'static [Played] {
 }
 
 fn play() -> Vec<Played> {
-    let mut server = Tincan::start(&["--trace", "--quiet"]);
     let mut asked: Vec<(&str, &str, bool)> = Vec::new();
     for lesson in LESSONS {
         asked.extend([""].into_iter().chain(ids(parts(lesson.text).0)).map(|id| (lesson.name, id, false)));
@@ -306,8 +308,17 @@ fn play() -> Vec<Played> {
         ("reconnection", "2", true),
         ("fresh-start", "a {time} \u{e9}", true),
     ]);
+    // One server plays 32 of them for one address.
+    asked.chunks(32).map(open).collect::<Vec<_>>().into_iter().flat_map(hear).collect()
+}
+
+/// A server, and lessons that have begun there: whether they repeat, and their wires.
+type Begun = (Tincan, Vec<(bool, Wire, Played)>);
+
+fn open(asked: &[(&'static str, &'static str, bool)]) -> Begun {
+    let server = Tincan::start(&["--trace", "--quiet"]);
     let mut opened = Vec::new();
-    for (n, (name, id, in_field)) in asked.into_iter().enumerate() {
+    for (n, &(name, id, in_field)) in asked.iter().enumerate() {
         let lesson = LESSONS.iter().find(|lesson| lesson.name == name).unwrap();
         let repeats = matches!(parse(lesson.text, id.as_bytes()).unwrap().steps.last(), Some(Step::Repeat(_)));
         let (head, wire) = match (id, in_field) {
@@ -319,6 +330,11 @@ fn play() -> Vec<Played> {
         let played = Played { lesson, id, in_field, head, body, sign: format!("#{} ", n + 1), trace };
         opened.push((repeats, wire, played));
     }
+    (server, opened)
+}
+
+/// Hears them to their end.
+fn hear((mut server, mut opened): Begun) -> Vec<Played> {
     opened.sort_by_key(|(repeats, ..)| *repeats); // those that end first
     let mut all = Vec::new();
     for (repeats, mut wire, mut played) in opened {
@@ -593,7 +609,7 @@ fn braces_are_words_or_an_error() {
 #[test]
 fn more_players_than_there_are_places_are_told_so() {
     let server = Tincan::start(&["--quiet"]);
-    let mut wires: Vec<_> = (0..64).map(|_| get(&server, "clock", "").1).collect(); // none of them ends by itself
+    let mut wires: Vec<_> = (0..32).map(|_| get(&server, "clock", "").1).collect(); // none of them ends by itself
     server.get("/lessons/clock").refused(PLAYING);
     let (head, mut wire) = get(&server, "clock", "Accept: text/event-stream\r\n");
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "an EventSource is kept alive: {head}");
@@ -613,4 +629,60 @@ fn more_players_than_there_are_places_are_told_so() {
     assert!(is_played("cut-id").rest().ends_with("\ndata: tw"));
     wires.push(is_played("clock"));
     server.get("/lessons/clock").refused(PLAYING);
+    // Another address has places as well, and so has a further one as long as there are any in all.
+    let Some(mut other) = Elsewhere::get(&server, "127.0.0.2", "/lessons/clock") else { return };
+    assert!(other.line().contains(" 200 "));
+    let others: Vec<_> = (0..31).map(|_| Elsewhere::get(&server, "127.0.0.2", "/lessons/clock").unwrap()).collect();
+    for address in ["127.0.0.2", "127.0.0.3"] {
+        eventually("all places are taken", || {
+            Elsewhere::get(&server, address, "/lessons/clock").unwrap().line().contains(" 503 ")
+        });
+    }
+    drop((wires, others));
+    eventually("there is a place for the third", || {
+        Elsewhere::get(&server, "127.0.0.3", "/lessons/clock").unwrap().line().contains(" 200 ")
+    });
+}
+
+/// A client at another address of this machine, which std cannot bind.
+struct Elsewhere {
+    answer: BufReader<ChildStdout>,
+    _curl: Ended,
+}
+
+impl Elsewhere {
+    fn get(server: &Tincan, address: &str, path: &str) -> Option<Elsewhere> {
+        let mut curl = Command::new("curl");
+        curl.args(["-s", "-N", "-i", "--interface", address, &format!("http://127.0.0.1:{}{path}", server.port)]);
+        let Ok(mut child) = curl.stdout(Stdio::piped()).spawn() else {
+            eprintln!("left out: there is no curl");
+            return None;
+        };
+        let answer = BufReader::new(child.stdout.take().unwrap());
+        Some(Elsewhere { answer, _curl: Ended(child) })
+    }
+
+    /// The next line of the answer.
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.answer.read_line(&mut line).unwrap();
+        line
+    }
+}
+
+#[test]
+fn an_address_is_that_of_a_network_in_ipv6_and_the_same_in_both_forms_of_ipv4() {
+    // One server for both protocols, if this machine has them.
+    if TcpListener::bind("[::1]:0").is_err() {
+        eprintln!("left out: there is no IPv6");
+        return;
+    }
+    let server = Tincan::spawn("[::]:0", &["--quiet"]);
+    let _mapped: Vec<_> = (0..32).map(|_| get(&server, "clock", "").1).collect();
+    server.get("/lessons/clock").refused(PLAYING);
+    let mut wire = TcpStream::connect(("::1", server.port)).unwrap();
+    wire.write_all(b"GET /lessons/clock HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut begin = [0; 12];
+    wire.read_exact(&mut begin).unwrap();
+    assert_eq!(&begin, b"HTTP/1.1 200");
 }
