@@ -41,7 +41,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Limit: entries of one stream in one reply.
-const PAGE: usize = 256;
+const PAGE: usize = 32;
 /// Limit: bytes of an entry, and `--max-body` more. A page has at most twice as much.
 const ENTRY: usize = 32 << 20;
 /// Limit: events that were acknowledged, and have not come by yet.
@@ -177,7 +177,7 @@ impl Cluster {
             return REDIS_REFUSES;
         }
         self.complain(format!(
-            "refuses {}: {why}; to get its channel out, allow that key, rename it or delete it",
+            "refuses {}: {why}; allow, rename or delete that key, and if its ids were used up, start the nodes again",
             key(name)
         ));
         REDIS_REFUSES
@@ -252,11 +252,6 @@ impl Cluster {
         let (page, newest) = known.unwrap_or((PAGE, last));
         command(&["XRANGE", &key(&name), &last.to_string(), "+", "COUNT", &(page + 1).to_string()], commands);
         Asked { name, channel, last, newest, page }
-    }
-
-    /// Asks for as little as can be from now on.
-    pub fn shorten(&self, asked: &Asked) {
-        self.note(&asked.name, |f| f.page = 1);
     }
 
     /// Takes over a page of a stream. Returns whether there is more.
@@ -505,6 +500,9 @@ impl Cluster {
     /// Adds a `gap` behind this id to the stream, for the readers of all nodes; `raise`: with an id just above it. Returns
     /// whether that could be done.
     fn announce(&self, name: &str, top: Id, raise: bool) -> Result<bool, Failed> {
+        if raise && above(top) == top {
+            return Ok(false); // there is none, and the stream must not be used up anew
+        }
         let gap = Gap { from: None, lost: None }.event(&top.to_string());
         let at = if raise { above(top).to_string() } else { "*".into() };
         let how = [&at, "lost", &top.to_string()];

@@ -14,6 +14,7 @@ use crate::redis::{ANSWER, Failed, Link, pause};
 use crate::resp::{Reply, alone};
 use crate::stream::{PREFIX, key};
 use std::io;
+use std::mem::take;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -50,6 +51,8 @@ impl Cluster {
             let followed = catch_unwind(AssertUnwindSafe(|| self.follow_on(&mut failures)));
             self.trying.store(failures == 0, SeqCst);
             self.connected.store(false, SeqCst);
+            // A page may have been too large to be read, or to come in time.
+            lock(&self.followed).values_mut().for_each(|f| f.page = 1);
             let why = if let Ok(Err(why)) = followed { why } else { io::Error::other("a bug") };
             self.say(format!("away: {why}"));
             thread::sleep(pause(failures));
@@ -72,7 +75,7 @@ impl Cluster {
             let began = Instant::now();
             let (mut commands, streams) = self.wait();
             hot.truncate(HOT);
-            let asked = self.ask_for_all(&hot, &mut commands);
+            let asked = self.ask_for_all(&take(&mut hot), &mut commands);
             link.send(&commands, BLOCK + ANSWER)?;
             let news = link.news(streams)?;
             self.seen.store(u64::MAX, SeqCst); // whatever changes from here on is seen before it waits again
@@ -133,8 +136,7 @@ impl Cluster {
     fn take_all(&self, link: &mut Link, asked: &[Asked]) -> io::Result<bool> {
         let mut more = false;
         for asked in asked {
-            let page = link.reply().inspect_err(|_| self.shorten(asked))?; // it may have been too large to be read
-            more |= self.take(asked, page).map_err(told)?;
+            more |= self.take(asked, link.reply(0)?).map_err(told)?;
         }
         Ok(more)
     }

@@ -135,12 +135,12 @@ pub fn is_lab(name: &str) -> bool {
 /// Lets the next one open a log of this name.
 struct Turnstile<'a> {
     hub: &'a Hub,
-    key: &'a str,
+    name: &'a str,
 }
 
 impl Drop for Turnstile<'_> {
     fn drop(&mut self) {
-        lock(&self.hub.opening).retain(|other| other != self.key);
+        lock(&self.hub.opening).retain(|other| other != self.name);
         self.hub.opened.notify_all();
     }
 }
@@ -250,18 +250,17 @@ impl Hub {
             channel.touch();
             return Ok(channel);
         }
-        // One at a time of each name, or through Redis, and without the lock on the channels: it may take long.
-        let key = if self.cluster(name).is_some() { "" } else { name };
-        let busy = |opening: &mut Vec<String>| opening.iter().any(|other| other == key);
+        // One at a time of each name, and without the lock on the channels: it may take long.
+        let busy = |opening: &mut Vec<String>| opening.iter().any(|other| other == name);
         let opening = self.opened.wait_while(lock(&self.opening), busy);
         let mut opening = opening.unwrap_or_else(PoisonError::into_inner);
         let others = opening.iter().filter(|other| is_lab(other) == is_lab(name)).count();
         if let Some(channel) = self.known(name, others, &mut gone)? {
             return Ok(channel);
         }
-        opening.push(key.into());
+        opening.push(name.into());
         drop(opening);
-        let turn = Turnstile { hub: self, key };
+        let turn = Turnstile { hub: self, name };
         let mut notes = Vec::new();
         let opened = match self.cluster(name) {
             Some(cluster) => cluster.open(name),

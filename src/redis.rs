@@ -31,6 +31,8 @@ pub const ANSWER: Duration = Duration::from_secs(2);
 const BYTE: Duration = Duration::from_micros(10);
 /// Limit: bytes that are kept of what an `XREAD` says of one stream: its name, and the id of an entry.
 const NEWS: u64 = 1 << 10;
+/// Limit: bytes that are kept of a reply beside two entries.
+const BESIDE: u64 = 8 << 10;
 /// Limit: the pause before the server is tried again: 100 ms, doubled up to this many, give or take half.
 const MAX_PAUSE: u64 = 3000;
 
@@ -140,12 +142,13 @@ impl Link {
         timed.stream.write_all(commands)
     }
 
-    /// Reads one reply. Of two entries all is kept that is not over the limit.
+    /// Reads one reply to commands of so many bytes. Two entries are kept, as far as they are not over the limit, and the id of
+    /// each event that was published: it is shorter than the command.
     ///
     /// # Errors
     /// As [`resp::read`].
-    pub fn reply(&mut self) -> io::Result<Reply> {
-        resp::read(&mut self.stream, self.each, 2 * self.each + NEWS)
+    pub fn reply(&mut self, commands: usize) -> io::Result<Reply> {
+        resp::read(&mut self.stream, self.each, 2 * self.each + BESIDE + commands as u64)
     }
 
     /// Reads the reply to an `XREAD` of so many streams, and keeps only which of them have news.
@@ -156,17 +159,9 @@ impl Link {
         resp::read(&mut self.stream, NEWS, NEWS * u64::from(streams) + NEWS)
     }
 
-    /// Reads so many replies.
-    ///
-    /// # Errors
-    /// As [`Link::reply`].
-    pub fn replies(&mut self, count: usize) -> io::Result<Vec<Reply>> {
-        (0..count).map(|_| self.reply()).collect()
-    }
-
     fn ask(&mut self, words: &[&str]) -> io::Result<Reply> {
         self.send(&alone(words), ANSWER)?;
-        self.reply()
+        self.reply(0)
     }
 
     /// Whether the server has not closed it, as far as can be seen.
@@ -251,7 +246,8 @@ impl Trip<'_> {
         link.send(&commands.concat(), ANSWER)?;
         let mut turned_away = false;
         while let Some(call) = self.calls.front() {
-            let replies = link.replies(call.replies)?;
+            let replies: Vec<_> =
+                (0..call.replies).map(|_| link.reply(call.commands.len())).collect::<Result<_, _>>()?;
             // It has become a replica: its name may by now lead to the one that took its place.
             turned_away |= replies.iter().any(|r| matches!(r, Reply::Error(why) if why.starts_with("READONLY")));
             lock(&self.pipe.state).answers.insert(call.ticket, Ok(replies));
