@@ -28,7 +28,10 @@ const RUNS: usize = 6;
 
 /// Asserts that four times as much costs about four times as much, and by no means sixteen times.
 #[track_caller]
-fn linear(what: &str, n: usize, mut cost: impl FnMut(usize) -> Duration) {
+pub fn linear(what: &str, n: usize, mut cost: impl FnMut(usize) -> Duration) {
+    if fs::read_to_string("/proc/self/schedstat").map_or(true, |line| line.starts_with("0 ")) {
+        return eprintln!("left out: this kernel does not count the time of a thread in nanoseconds");
+    }
     let mut least = [Duration::MAX; 3];
     for run in 1..=RUNS {
         for (times, least) in [1, 2, 4].iter().zip(&mut least) {
@@ -41,7 +44,7 @@ fn linear(what: &str, n: usize, mut cost: impl FnMut(usize) -> Duration) {
     panic!("{what}, {n} of them and twice and four times as many: {least:?}");
 }
 
-/// The times of the threads of a process, or of this one alone, by their numbers. A thread that runs is accounted for at
+/// The times of the threads of a process, by their numbers. A thread that runs is accounted for at
 /// the clock's ticks; one that sleeps, exactly.
 fn times(tasks: &str) -> HashMap<String, u64> {
     let tasks = fs::read_dir(tasks).unwrap().filter_map(|task| {
@@ -53,7 +56,7 @@ fn times(tasks: &str) -> HashMap<String, u64> {
 }
 
 /// What this takes of this thread.
-fn own<T>(work: impl FnOnce() -> T) -> Duration {
+pub fn own<T>(work: impl FnOnce() -> T) -> Duration {
     let time = || {
         sleep(Duration::from_nanos(1));
         let line = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
@@ -65,13 +68,13 @@ fn own<T>(work: impl FnOnce() -> T) -> Duration {
 }
 
 /// What this takes of a server's threads. The time of those that end meanwhile is lost, so no connection may close.
-fn spent<T>(server: &Tincan, work: impl FnOnce() -> T) -> Duration {
+pub fn spent<T>(server: &Tincan, work: impl FnOnce() -> T) -> Duration {
     let tasks = format!("/proc/{}/task", server.pid());
     server.rests();
     let before = times(&tasks);
     work();
     server.rests();
-    let more = times(&tasks).into_iter().map(|(task, time)| time - before.get(&task).unwrap_or(&0));
+    let more = times(&tasks).into_iter().map(|(task, time)| time.saturating_sub(*before.get(&task).unwrap_or(&0)));
     Duration::from_nanos(more.sum())
 }
 
