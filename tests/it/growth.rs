@@ -6,6 +6,7 @@
 
 use crate::faults::works;
 use crate::harness::*;
+use crate::redis::{Redis, Value};
 use crate::trace::none;
 use crate::websocket::Ws;
 use crate::ws::{fragments, frame, ping};
@@ -507,6 +508,43 @@ fn replies_of_redis() {
             own(|| assert!(Entry::read(&reply).is_some()))
         });
     }
+}
+
+#[test]
+fn parts_of_a_reply_for_which_there_is_no_room() {
+    for element in [":1\r\n", "$1\r\na\r\n", "*1\r\n$1\r\na\r\n"] {
+        linear("parts that are dropped", 1000, |n| {
+            let reply = format!("*1\r\n*{n}\r\n{}", element.repeat(n));
+            own(|| resp::read(&mut reply.as_bytes(), 1000, 2000).unwrap())
+        });
+    }
+}
+
+#[test]
+fn events_through_redis() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let server = redis.node(&["--max-body", "1M", "--history", "16M"]);
+    let (mut reader, _) = server.listen("/a", "");
+    let mut hears = |id: &str| drop(reader.until(format!("id: {id}\n\n").as_bytes()));
+    linear("events in one request through Redis", 2000, |n| {
+        let request = stream("/a", &"data:\n\n".repeat(n));
+        let mut wire = server.connect();
+        spent(&server, || {
+            wire.send(&request);
+            let answer = wire.response();
+            assert_eq!(answer.status, 200);
+            hears(answer.text().lines().last().unwrap());
+        })
+    });
+    let mut client = redis.client();
+    linear("entries of another program", 2000, |n| {
+        let add = ["XADD", "tincan:a", "*", "data", "b"];
+        spent(&server, || {
+            (0..n).for_each(|_| client.write(&add));
+            let ids: Vec<Value> = (0..n).map(|_| client.read()).collect();
+            hears(&ids.last().unwrap().clone().text());
+        })
+    });
 }
 
 /// The calls with which a message is read that is there already: one for what every request has room in, and then for 16
