@@ -112,7 +112,7 @@ pub struct Channel {
     readers: AtomicUsize,            // in both lists
     /// Whether it waits for the pump.
     pub queued: AtomicBool,
-    /// When the pump tries its stalled readers again.
+    /// When the pump tries its stalled readers again, or ends a poll.
     pub retry: AtomicU64,
 }
 
@@ -182,7 +182,7 @@ pub struct Turn {
     pub more: bool,
     /// Somebody wants what is in a file, and no thread reads it yet.
     pub disk: bool,
-    /// When the first stalled reader is to be tried again.
+    /// When the first stalled reader is to be tried again, or the first poll ends.
     pub retry: Option<u64>,
 }
 
@@ -632,7 +632,7 @@ impl Channel {
                 if wanted.is_none_or(|other| ahead(sub.pos) < ahead(other)) {
                     wanted = Some(sub.pos);
                 }
-            } else if sub.stalls > 0 {
+            } else if sub.stalls > 0 || sub.waits() {
                 turn.retry = Some(turn.retry.map_or(sub.due, |at| at.min(sub.due)));
             } else {
                 turn.more |= wants;
@@ -654,19 +654,11 @@ impl Channel {
         turn
     }
 
-    /// Checks each subscriber. Returns when the next poll is over.
-    pub fn sweep(&self, now: u64, heartbeat: Duration, look: bool) -> u64 {
+    /// Checks each subscriber.
+    pub fn sweep(&self, now: u64, heartbeat: Duration) {
         let mut subscribers = self.subscribers();
         let end = lock(&self.state).log.heard().pos;
-        let mut next = u64::MAX;
-        self.keep(&mut subscribers, |sub| {
-            sub.check(end, now, millis(heartbeat), look)?;
-            if sub.waits() && sub.pos >= end {
-                next = next.min(sub.due);
-            }
-            Ok(())
-        });
-        next
+        self.keep(&mut subscribers, |sub| sub.check(end, now, millis(heartbeat)));
     }
 
     /// Serves each subscriber, and drops those that are gone. Returns how many of them fell off the log.

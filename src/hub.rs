@@ -6,8 +6,7 @@
 //!   end, a piece at a time (`Channel::turn`). Broadcast, replay, the rest of a slow reader's event and the answer to a
 //!   long poll are all this one loop. It never waits for a disk: what stands in a file alone is read by a thread that
 //!   *replays* that channel, for as long as somebody wants it, and has turns of its own with it;
-//! - the *heartbeat* looks twice a second for sockets that were closed, for polls whose time is over and for readers
-//!   that have heard nothing for `--heartbeat` (`Channel::sweep`). Without a reader it does not wake up at all.
+//! - the *heartbeat* looks twice a second for sockets that were closed and for readers that have heard nothing for `--heartbeat` (`Channel::sweep`). Without a reader it does not wake up at all.
 //!
 //! A log is opened without a lock, so that nobody waits for it who does not ask for that channel.
 //!
@@ -463,12 +462,12 @@ impl Hub {
     /// # Errors
     /// Where the socket fails, or the disk.
     pub fn subscribe(&self, channel: &Arc<Channel>, stream: TcpStream, slot: Slot, opening: Opening) -> io::Result<()> {
-        let waits = opening.wait.is_some();
-        if channel.open(&self.config, self.now(), stream, slot, opening)? {
+        let waits = opening.wait.is_some(); // the pump has to know when a poll ends
+        if channel.open(&self.config, self.now(), stream, slot, opening)? || waits {
             self.wake(channel);
         }
-        // Without a reader the heartbeat sleeps for good, and it knows no poll's end but those it has seen.
-        if let Some(heart) = self.heart.get().filter(|_| self.heart_sleeps.swap(false, SeqCst) || waits) {
+        // Without a reader the heartbeat sleeps for good.
+        if let Some(heart) = self.heart.get().filter(|_| self.heart_sleeps.swap(false, SeqCst)) {
             heart.unpark();
         }
         Ok(())
@@ -506,7 +505,7 @@ impl Hub {
 
     fn pump(self: &Arc<Hub>) {
         let (mut piece, mut helpers) = (Piece::default(), helpers());
-        // Channels with stalled readers, each once: by when they are to be tried again, and their address.
+        // Channels with stalled readers or polls, each once: by when they are to be tried again, and their address.
         let mut later: BTreeMap<(u64, usize), Arc<Channel>> = BTreeMap::new();
         loop {
             let channel = lock(&self.news).pop_front();
@@ -532,7 +531,7 @@ impl Hub {
         }
     }
 
-    /// One turn of a channel. Returns when the first stalled subscriber is to be tried again.
+    /// One turn of a channel. Returns when the first stalled subscriber is to be tried again, or the first poll ends.
     fn turn(self: &Arc<Hub>, channel: &Arc<Channel>, piece: &mut Piece, helpers: &mut [Piece]) -> Option<u64> {
         channel.queued.store(false, SeqCst); // before the log is read: whoever appends after that queues it again
         let turn = channel.turn(&Piece::default(), piece, helpers, self.now(), self.config.heartbeat);
@@ -545,13 +544,8 @@ impl Hub {
     }
 
     fn beat(&self) {
-        let mut next_look = 0;
         loop {
             let now = self.now();
-            let look = now >= next_look;
-            if look {
-                next_look = now + LOOK;
-            }
             let mut channels: Vec<Arc<Channel>> = Vec::new();
             for names in [&self.channels, &self.lab] {
                 channels.extend(lock(names).open.values().filter(|c| c.readers() > 0).cloned());
@@ -564,13 +558,10 @@ impl Hub {
                 continue;
             }
             self.heart_sleeps.store(false, SeqCst);
-            let sweep = |c: &Arc<Channel>| {
-                let swept = || c.sweep(now, self.config.heartbeat, look);
-                catch_unwind(AssertUnwindSafe(swept)).unwrap_or(u64::MAX)
-            };
-            let next = channels.iter().map(sweep).min().unwrap_or(u64::MAX).min(next_look);
-            drop(channels);
-            thread::park_timeout(Duration::from_millis(next.saturating_sub(self.now())));
+            for channel in channels {
+                let _ = catch_unwind(AssertUnwindSafe(|| channel.sweep(now, self.config.heartbeat)));
+            }
+            thread::park_timeout(Duration::from_millis(LOOK));
         }
     }
 

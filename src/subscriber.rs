@@ -142,10 +142,11 @@ impl Subscriber {
         if let Some(&Poll::Until(stop)) = self.poll() { stop } else { u64::MAX }
     }
 
-    /// Whether it wants bytes of a log that ends here, or what is left of its own, now.
+    /// Whether it wants bytes of a log that ends here, or what is left of its own, now; or to be told that there are none.
     pub fn wants(&self, end: u64, now: u64) -> bool {
         let own = self.more.as_ref().is_some_and(|more| !more.own.is_empty());
-        (own || self.pos < end.min(self.stop())) && (self.stalls == 0 || now >= self.due)
+        let over = self.waits() && now >= self.due;
+        (own || over || self.pos < end.min(self.stop())) && (self.stalls == 0 || now >= self.due)
     }
 
     /// A poll that has everything is closed in steps: we say that no more comes, and the peer closes.
@@ -230,14 +231,14 @@ impl Subscriber {
         Ok(taken)
     }
 
-    /// What the heartbeat does: ends what is over, asks with a `:ping` who is idle, and with `look` drops who closed.
+    /// What the heartbeat does: ends what is over, asks with a `:ping` who is idle, and drops who closed.
     ///
     /// # Errors
     /// Where it is to be dropped.
-    pub fn check(&mut self, end: u64, now: u64, heartbeat: u64, look: bool) -> Result<(), Gone> {
+    pub fn check(&mut self, end: u64, now: u64, heartbeat: u64) -> Result<(), Gone> {
         // A write tells more than a look.
         let quiet = self.shut || self.stalls > 0 || self.is_poll() || now + heartbeat >= self.due + QUIET;
-        let ended = look && quiet && self.look()?;
+        let ended = quiet && self.look()?;
         let finished = self.pos == self.stop();
         let expires = self.more.as_ref().and_then(|more| more.expires);
         if expires.is_some_and(|at| now >= at) || (finished && self.shut) {
