@@ -6,7 +6,8 @@
 //!   end, a piece at a time (`Channel::turn`). Broadcast, replay, the rest of a slow reader's event and the answer to a
 //!   long poll are all this one loop. It never waits for a disk: what stands in a file alone is read by a thread that
 //!   *replays* that channel, for as long as somebody wants it, and has turns of its own with it;
-//! - the *heartbeat* looks twice a second for sockets that were closed and for readers that have heard nothing for `--heartbeat` (`Channel::sweep`). Without a reader it does not wake up at all.
+//! - the *heartbeat* looks twice a second for sockets that were closed and for readers that have heard nothing for
+//!   `--heartbeat` (`Channel::sweep`). Without a reader it does not wake up at all.
 //!
 //! A log is opened without a lock, so that nobody waits for it who does not ask for that channel.
 //!
