@@ -7,7 +7,7 @@
 //! *Nothing doubled.* An `XADD` whose reply was lost is not sent again before it is known that it was not, and will not be,
 //! carried out: `Pipe` ends the lost connection, and then the stream has an entry with this `post`, or it has not.
 //!
-//! *A gap is told whenever in doubt.* What is new is read together with the last entry that is there already (`refresh`): the
+//! *A gap is told whenever in doubt.* What is new is read together with the last entry that is there already (`take`): the
 //! page begins with that one, or something is missing, and so it is where an entry that was acknowledged here does not come
 //! by. Then readers hear of a gap. Where ids fell back, or others cannot know of it, a `gap` event is added to the stream
 //! for all, with an id above all that were seen, so that no id is given out twice.
