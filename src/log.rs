@@ -98,7 +98,7 @@ impl Stretch {
         out.resize(self.len, 0);
         let read = self.file.file.read_at(out, self.offset).and_then(|n| if n > 0 { Ok(n) } else { Err(shortened()) });
         out.truncate(*read.as_ref().unwrap_or(&0));
-        read.map(|_| ()).map_err(|e| self.file.told(&e))
+        read.map(|_| ()).map_err(|e| self.file.told(e))
     }
 }
 
@@ -125,7 +125,7 @@ impl Part {
     fn check(&self) -> io::Result<()> {
         let Bytes::File(file) = &self.bytes else { return Ok(()) };
         let len = file.file.metadata()?.len();
-        if len < file.head + self.len { Err(file.told(&shortened())) } else { Ok(()) }
+        if len < file.head + self.len { Err(file.told(shortened())) } else { Ok(()) }
     }
 
     /// Copies bytes from a position in this part on; how many. Fewer than there is room for only at its end.
@@ -135,11 +135,11 @@ impl Part {
             Bytes::File(file) => {
                 let len = (out.len() as u64).min(self.len.saturating_sub(from)) as usize;
                 let out = out.get_mut(..len).unwrap_or_default();
-                file.file.read_exact_at(out, file.head + from).map_err(|e| file.told(&e))?;
+                file.file.read_exact_at(out, file.head + from).map_err(|e| file.told(e))?;
                 Ok(len)
             }
             Bytes::Memory(bytes) => {
-                usize::try_from(from).ok().and_then(|n| bytes.get(n..)).unwrap_or_default().read(out)
+                bytes.get(from as usize..).unwrap_or_default().read(out)
             }
         }
     }
@@ -152,7 +152,7 @@ impl Part {
             let len = self.copy(at, &mut window)?;
             let bytes = window.get(..len).unwrap_or_default();
             let skip = usize::try_from((pos + 1).saturating_sub(at + 2)).unwrap_or(len);
-            for end in bytes.windows(2).zip(2..).skip(skip).filter(|(pair, _)| pair == b"\n\n").map(|(_, end)| end) {
+            for (_, end) in bytes.windows(2).zip(2..).skip(skip).filter(|(pair, _)| pair == b"\n\n") {
                 let line = bytes.get(..end - 2).unwrap_or_default().rsplit(|&b| b == b'\n').next();
                 if let Some(id) = line.and_then(Id::from_line) {
                     return Ok(Some(Mark { pos: at + end as u64, id }));
@@ -171,7 +171,7 @@ fn recover(
     dir: &Dir, name: &str, old: bool, last: &mut Id, note: &mut dyn FnMut(String),
 ) -> io::Result<Option<(LogFile, Found)>> {
     let Some(mut file) = dir.get(name, old)? else { return Ok(None) };
-    let found = recovery::recover(&file.file, last).map_err(|e| file.told(&e))?;
+    let found = recovery::recover(&file.file, last).map_err(|e| file.told(e))?;
     if found.good < found.len {
         let kept = dir.keep(name, &mut file, found.good)?;
         file.cut(found.good)?;
@@ -250,9 +250,9 @@ impl Log {
                 log.hole = before;
             }
             first = first.or(Some(start));
-            let output = Output::new(file, found.good)?;
+            let output = Output::new(file, found.good);
             let (file, len) = (output.file.clone(), found.good - found.head);
-            newest = Some((output, old));
+            newest = Some(output).filter(|_| !old);
             log.parts.push_back(Part { start: log.written.pos, len, before, bytes: Bytes::File(file) });
             log.written.pos += len;
         }

@@ -78,8 +78,8 @@ struct Files {
 }
 
 impl Writer {
-    /// A writer to a channel's files. `newest`: the one that has its newest events, and whether that is the older part.
-    pub fn new(dir: &Arc<Dir>, name: &str, limit: u64, sync: bool, newest: Option<(Output, bool)>) -> Writer {
+    /// A writer to a channel's files. `output`: the end of its file, unless its newest events are in the older part.
+    pub fn new(dir: &Arc<Dir>, name: &str, limit: u64, sync: bool, output: Option<Output>) -> Writer {
         let files = Files {
             dir: dir.clone(),
             name: name.into(),
@@ -87,7 +87,7 @@ impl Writer {
             limit,
             fresh: true,
             spoiled: false,
-            output: newest.filter(|(_, old)| !old).map(|(output, _)| output),
+            output,
         };
         Writer { block: Vec::new(), files: Some(files) }
     }
