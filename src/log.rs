@@ -138,9 +138,7 @@ impl Part {
                 file.file.read_exact_at(out, file.head + from).map_err(|e| file.told(e))?;
                 Ok(len)
             }
-            Bytes::Memory(bytes) => {
-                bytes.get(from as usize..).unwrap_or_default().read(out)
-            }
+            Bytes::Memory(bytes) => bytes.get(from as usize..).unwrap_or_default().read(out),
         }
     }
 

@@ -80,15 +80,7 @@ struct Files {
 impl Writer {
     /// A writer to a channel's files. `output`: the end of its file, unless its newest events are in the older part.
     pub fn new(dir: &Arc<Dir>, name: &str, limit: u64, sync: bool, output: Option<Output>) -> Writer {
-        let files = Files {
-            dir: dir.clone(),
-            name: name.into(),
-            sync,
-            limit,
-            fresh: true,
-            spoiled: false,
-            output,
-        };
+        let files = Files { dir: dir.clone(), name: name.into(), sync, limit, fresh: true, spoiled: false, output };
         Writer { block: Vec::new(), files: Some(files) }
     }
 
