@@ -10,7 +10,7 @@ use crate::limits;
 use crate::secrets::{shown, visible};
 use std::fmt::Display;
 use std::fs::{self, DirBuilder, DirEntry, File, Metadata, Permissions};
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -230,14 +230,14 @@ impl Dir {
     }
 
     /// Copies a file, from this byte on, to another that then has this path; on the disk.
-    fn copy(&self, name: &str, mut file: &File, from: u64, to: &Path) -> io::Result<()> {
+    fn copy(&self, name: &str, file: &File, mut from: u64, to: &Path) -> io::Result<()> {
         let next = self.next(name);
         let mut copied = || {
             let mut copy = self.make(&next)?;
-            file.seek(SeekFrom::Start(from))?;
             let mut piece = vec![0; PIECE];
-            while let len @ 1.. = file.read(&mut piece)? {
+            while let len @ 1.. = file.read_at(&mut piece, from)? {
                 copy.write_all(piece.get(..len).unwrap_or_default())?;
+                from += len as u64;
             }
             if !self.private {
                 copy.set_permissions(file.metadata()?.permissions())?;

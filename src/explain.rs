@@ -380,7 +380,7 @@ impl Way {
             Next::Body(n) | Next::Chunk(n) => &format!("; length of what is missing: {n}"),
             Next::Head if !(self.head.is_empty() && self.line.begin.is_empty()) => ", in the middle of a head",
             Next::Size | Next::ChunkEnd | Next::Trailer => ", in the middle of a body",
-            Next::Frames if !self.frame.is_empty() => ", in the middle of a frame",
+            Next::Frames if !self.frame.header.is_empty() => ", in the middle of a frame",
             _ => "",
         };
         why.into()

@@ -93,8 +93,8 @@ impl Tokens {
     /// these. No token is ever shown.
     pub fn load(path: &Path) -> io::Result<Tokens> {
         let at = format!("--token-file {}", path.display());
-        let told = |e: io::Error| io::Error::other(format!("{at}: {e}"));
-        let wrong = |why: &str| io::Error::other(format!("{at}{why}"));
+        let told = |e: io::Error| io::Error::new(e.kind(), format!("{at}: {e}"));
+        let wrong = |why: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{at}{why}"));
         let file = File::open(path).map_err(told)?;
         let meta = file.metadata().map_err(told)?;
         let mode = meta.mode() & 0o777;

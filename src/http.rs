@@ -37,7 +37,7 @@ const MAX_METHOD: usize = 32;
 const MAX_VERSION: usize = 32;
 
 /// How long the body is (RFC 9112 §6.3).
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub enum Framing {
     /// This many bytes; none where nothing is said.
     Length(usize),
@@ -66,7 +66,7 @@ pub struct Request<'a> {
 }
 
 /// Where a head ends that is still arriving. Each byte is looked at as it comes, and each line once more as it ends.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct HeadEnd {
     seen: usize,
     line: usize,  // where the last line begins

@@ -149,7 +149,7 @@ impl Part {
         loop {
             let len = self.copy(at, &mut window)?;
             let bytes = window.get(..len).unwrap_or_default();
-            let skip = usize::try_from((pos + 1).saturating_sub(at + 2)).unwrap_or(len);
+            let skip = pos.saturating_sub(at + 1) as usize;
             for (_, end) in bytes.windows(2).zip(2..).skip(skip).filter(|(pair, _)| pair == b"\n\n") {
                 let line = bytes.get(..end - 2).unwrap_or_default().rsplit(|&b| b == b'\n').next();
                 if let Some(id) = line.and_then(Id::from_line) {
@@ -174,7 +174,11 @@ fn recover(
         let kept = dir.keep(name, &mut file, found.good)?;
         file.cut(found.good)?;
         note(format!("{kept} is new: it keeps what had to be cut off"));
-        note(found.words());
+        let what = match found.hole {
+            true => "a hole that a power cut left was cut off, with what follows it",
+            false => "an unfinished event was cut off",
+        };
+        note(format!("{what}, {} bytes", found.len - found.good));
     }
     file.head = found.head;
     Ok(Some((file, found)))
@@ -292,8 +296,9 @@ impl Log {
     /// Of the kind that made it necessary. Shortcut: also if that was more than `RETURNS` times.
     pub fn still(&self, failed: u64, end: u64) -> io::Result<()> {
         let (times, why) = self.failed;
-        let first = self.returns.len().checked_sub((times - failed) as usize).and_then(|at| self.returns.get(at));
-        if times == failed || first.is_some_and(|pos| end <= *pos) { Ok(()) } else { Err(why.into()) }
+        let since = (times - failed) as usize;
+        let stays = since <= RETURNS && self.returns.iter().rev().take(since).all(|pos| end <= *pos);
+        if stays { Ok(()) } else { Err(why.into()) }
     }
 
     /// Where the next events are appended.
@@ -515,8 +520,12 @@ impl Log {
     /// The end of the first event that ends behind `pos`, and its id.
     fn block(&self, pos: u64) -> io::Result<Option<Mark>> {
         let from = self.parts.partition_point(|p| p.start + p.len <= pos);
-        let mut marks = self.parts.iter().skip(from).map(|part| part.block(pos));
-        marks.find(|mark| !matches!(mark, Ok(None))).unwrap_or(Ok(None)) // a part may have only gaps
+        for part in self.parts.iter().skip(from) {
+            if let Some(mark) = part.block(pos)? {
+                return Ok(Some(mark));
+            } // else it has only gaps
+        }
+        Ok(None)
     }
 
     /// The end of the last event whose id is not greater than this one, which is among the kept.

@@ -290,7 +290,8 @@ pub fn close(code: Option<u16>, reason: &str, out: &mut Vec<u8>) {
 /// A frame as it comes from either side, whatever it says.
 #[derive(Default)]
 pub struct Frame {
-    header: Vec<u8>,
+    /// The bytes of its header so far.
+    pub header: Vec<u8>,
     first: u8,  // FIN, RSV1 to RSV3, opcode
     second: u8, // MASK, 7 bits of the length
     key: [u8; 4],
@@ -365,11 +366,6 @@ impl Frame {
     /// Whether it is a control frame (§5.5), and whether it is the last one of its message.
     pub fn kind(&self) -> (bool, bool) {
         (self.opcode() >= CLOSE && self.second & 0x7f < 126, self.first & 0x80 != 0)
-    }
-
-    /// Whether nothing of it came.
-    pub fn is_empty(&self) -> bool {
-        self.header.is_empty()
     }
 }
 
