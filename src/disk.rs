@@ -254,7 +254,7 @@ impl Dir {
     ///
     /// # Errors
     /// If that fails; nothing has changed then.
-    pub fn keep(&self, name: &str, log: &mut LogFile, from: u64) -> io::Result<String> {
+    pub fn keep(&self, name: &str, log: &LogFile, from: u64) -> io::Result<String> {
         let free = |kept: &String| fs::symlink_metadata(self.path.join(kept)).is_err();
         let kept = (1u64..).map(|n| format!("{name}.cut-{n}")).find(free).unwrap_or_default();
         let why = "what a crash left in it has to be cut off, and cannot be kept first";

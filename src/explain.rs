@@ -153,29 +153,35 @@ impl Way {
     /// Takes what was said; returns the lines to show.
     fn feed(&mut self, mut bytes: &[u8]) -> String {
         while !bytes.is_empty() {
-            if self.next == Next::Held {
-                self.held.extend(take(&mut bytes));
-            } else if self.next == Next::Frames {
-                self.frame(&mut bytes);
-            } else if let Next::Body(left) | Next::Chunk(left) = &mut self.next {
-                let now = front(&mut bytes, left);
-                self.body(now);
-            } else if self.next == Next::Rest {
-                self.body(take(&mut bytes));
-            } else if self.line.fill(&mut bytes) {
-                self.veil(false);
-                let note = self.note();
-                self.line.show(&mut self.pen, &note);
-            } else if self.line.is_full() {
-                self.veil(true);
-                self.line.part(&mut self.pen, "not ended yet");
+            match &mut self.next {
+                Next::Held => self.held.extend(take(&mut bytes)),
+                Next::Frames => self.frame(&mut bytes),
+                Next::Body(left) | Next::Chunk(left) => {
+                    let now = front(&mut bytes, left);
+                    self.body(now);
+                }
+                Next::Rest => self.body(take(&mut bytes)),
+                _ if self.line.fill(&mut bytes) => {
+                    self.veil(false);
+                    let note = self.note();
+                    self.line.show(&mut self.pen, &note);
+                }
+                _ if self.line.is_full() => {
+                    self.veil(true);
+                    self.line.part(&mut self.pen, "not ended yet");
+                }
+                _ => {}
             }
-            if self.next == Next::Chunk(0) {
-                self.part();
-                self.next = Next::ChunkEnd;
-            } else if self.next == Next::Body(0) {
-                self.finish();
-                self.next = Next::Head;
+            match self.next {
+                Next::Chunk(0) => {
+                    self.part();
+                    self.next = Next::ChunkEnd;
+                }
+                Next::Body(0) => {
+                    self.finish();
+                    self.next = Next::Head;
+                }
+                _ => {}
             }
         }
         if !self.client {

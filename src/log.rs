@@ -171,7 +171,7 @@ fn recover(
     let Some(mut file) = dir.get(name, old)? else { return Ok(None) };
     let found = recovery::recover(&file.file, last).map_err(|e| file.told(e))?;
     if found.good < found.len {
-        let kept = dir.keep(name, &mut file, found.good)?;
+        let kept = dir.keep(name, &file, found.good)?;
         file.cut(found.good)?;
         note(format!("{kept} is new: it keeps what had to be cut off"));
         let what = match found.hole {
@@ -475,7 +475,8 @@ impl Log {
             From::After(text) => Id::parse(text),
         };
         self.parts.iter().try_for_each(Part::check)?;
-        if let Some(asked) = asked.filter(|id| self.kept() <= *id && *id <= self.heard.id) {
+        // Ids that are given never go back: what is above all that are there was heard, and has been lost.
+        if let Some(asked) = asked.filter(|id| self.kept() <= *id && (self.copy || *id <= self.heard.id)) {
             let Mark { pos, id } = self.after(asked)?;
             let next = self.next(pos)?;
             // Between ids that are there, some can be missing that a power cut took.
@@ -485,10 +486,6 @@ impl Log {
             let lost = lost.map(|n| n.seq.saturating_sub(asked.seq.saturating_add(1)));
             let gap = if whole { None } else { Some(Gap { from: next, lost }) };
             return Ok(Place { pos, id: asked, gap });
-        }
-        // Ids that are given never go back: what is above all that are there was heard, and has been lost.
-        if let Some(asked) = asked.filter(|id| self.copy && *id > self.heard.id) {
-            return Ok(Place { pos: self.heard.pos, id: asked, gap: Some(Gap { from: None, lost: None }) });
         }
         let pos = self.parts.front().map_or(self.heard.pos, |p| p.start);
         let (next, kept) = (self.next(pos)?, self.kept());
@@ -528,9 +525,11 @@ impl Log {
         Ok(None)
     }
 
-    /// The end of the last event whose id is not greater than this one, which is among the kept.
+    /// The end of the last event whose id is not greater than this one, which is among the kept. What is above all of them
+    /// comes behind gaps that follow the last one, too.
     fn after(&self, asked: Id) -> io::Result<Mark> {
-        let Some(part) = self.part(|p| p.before <= asked) else { return Ok(self.heard) };
+        let part = self.part(|p| p.before <= asked).filter(|_| asked <= self.heard.id);
+        let Some(part) = part else { return Ok(self.heard) };
         // Behind the event before it, gaps may stand in the part that has this event, and fill further ones.
         let first = self.part(|p| p.before < part.before).or(self.parts.front()).unwrap_or(part);
         let mut found = Mark { pos: first.start, id: first.before };
