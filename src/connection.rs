@@ -67,7 +67,7 @@ impl Answer {
 
     /// One without a body.
     pub fn empty(status: u16, fields: impl Into<String>) -> Answer {
-        Answer { status, fields: fields.into(), body: Vec::new().into() }
+        Answer { status, fields: fields.into(), body: Cow::default() }
     }
 
     /// A 200 of plain text.

@@ -10,7 +10,7 @@ use crate::limits;
 use crate::secrets::{shown, visible};
 use std::fmt::Display;
 use std::fs::{self, DirBuilder, DirEntry, File, Metadata, Permissions};
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub struct Dir {
 }
 
 /// The same error with words before it, in which a path cannot break the line or drive a terminal.
-fn told(error: &io::Error, what: impl Display) -> io::Error {
+fn told(error: io::Error, what: impl Display) -> io::Error {
     let what = visible(&shown(what.to_string().as_bytes()));
     io::Error::new(error.kind(), format!("{what}: {error}"))
 }
@@ -76,7 +76,7 @@ impl Dir {
             path.ancestors().skip(1).filter_map(|p| File::open(p).ok()).for_each(|p| drop(p.sync_all()));
         }
         let why = "is no directory that can be read; give one, with the rights to read and write it";
-        let handle = made.and_then(|()| File::open(path)).map_err(|e| told(&e, format!("{at} {why}")))?;
+        let handle = made.and_then(|()| File::open(path)).map_err(|e| told(e, format!("{at} {why}")))?;
         match handle.try_lock() {
             Err(fs::TryLockError::WouldBlock) => {
                 let why = format!("{at} is in use by another server; give each a directory of its own");
@@ -84,14 +84,14 @@ impl Dir {
             }
             Err(fs::TryLockError::Error(e)) => {
                 let why = "cannot be locked, so two servers could write there; give one on another file system";
-                return Err(told(&e, format!("{at} {why}")));
+                return Err(told(e, format!("{at} {why}")));
             }
             Ok(()) => {}
         }
         let dir = Dir { path: path.into(), handle, private, sync, tried: AtomicBool::new(false) };
         match dir.probe() {
             // A full disk is told to whoever publishes; what is there can be read. It is tried again when there is room.
-            Err(e) if !is_full(&e) => Err(told(&e, format!("{at} will not do; give another"))),
+            Err(e) if !is_full(&e) => Err(told(e, format!("{at} will not do; give another"))),
             _ => Ok(dir),
         }
     }
@@ -105,7 +105,7 @@ impl Dir {
         let [name, other, case] =
             ["can-write", "can-rename", "CAN-WRITE"].map(|what| self.path.join(format!(".tincan-{what:-<80}")));
         let tried = || {
-            let file = self.make(&name).map_err(|e| told(&e, "a log cannot be made there"))?;
+            let file = self.make(&name).map_err(|e| told(e, "a log cannot be made there"))?;
             let meta = file.metadata()?;
             if fs::symlink_metadata(&case).is_ok() || File::open(&case).is_ok() {
                 return no(
@@ -118,10 +118,10 @@ impl Dir {
             if self.private && meta.mode() & 0o077 != 0 {
                 return no("others can read the files that are made there, and reading needs a token");
             }
-            file.sync_data().map_err(|e| told(&e, "its files cannot be synced"))?;
+            file.sync_data().map_err(|e| told(e, "its files cannot be synced"))?;
             self.make(&other)?;
             let why = "a file cannot be put there in place of another";
-            fs::rename(&name, &other).map_err(|e| told(&e, why))
+            fs::rename(&name, &other).map_err(|e| told(e, why))
         };
         let done = tried();
         let _ = fs::remove_file(&name);
@@ -129,7 +129,7 @@ impl Dir {
         done?;
         self.sync_names().map_err(|e| {
             let remedy = if has_no_sync(&e) { " (without --sync it will do)" } else { "" };
-            told(&e, format!("it cannot be synced{remedy}"))
+            told(e, format!("it cannot be synced{remedy}"))
         })?;
         self.tried.store(true, Relaxed);
         Ok(())
@@ -151,7 +151,7 @@ impl Dir {
             let rest = name.split_once(".cut-").map(|(stem, _)| stem);
             if self.private && stem.or(next).or(rest).is_some_and(&is_channel) {
                 let why = "others can read it, and reading needs a token; chmod 600 it";
-                narrow(&entry).map_err(|e| told(&e, format!("{}: {why}", entry.path().display())))?;
+                narrow(&entry).map_err(|e| told(e, format!("{}: {why}", entry.path().display())))?;
             }
             match stem.filter(|stem| is_channel(stem)) {
                 _ if rest.is_some_and(&is_channel) || name.starts_with('.') => {}
@@ -185,7 +185,7 @@ impl Dir {
     fn make(&self, path: &Path) -> io::Result<File> {
         self.check()?;
         match fs::remove_file(path) {
-            Err(e) if e.kind() == ErrorKind::IsADirectory => return Err(told(&e, "move it away")),
+            Err(e) if e.kind() == ErrorKind::IsADirectory => return Err(told(e, "move it away")),
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
             _ => {}
         }
@@ -225,19 +225,19 @@ impl Dir {
         match open() {
             Ok(file) => Ok(Some(LogFile { path, file, head: 0 })),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(told(&e, path.display())),
+            Err(e) => Err(told(e, path.display())),
         }
     }
 
     /// Copies a file, from this byte on, to another that then has this path; on the disk.
-    fn copy(&self, name: &str, mut file: &File, from: u64, to: &Path) -> io::Result<()> {
+    fn copy(&self, name: &str, file: &File, mut from: u64, to: &Path) -> io::Result<()> {
         let next = self.next(name);
         let mut copied = || {
             let mut copy = self.make(&next)?;
-            file.seek(SeekFrom::Start(from))?;
             let mut piece = vec![0; PIECE];
-            while let len @ 1.. = file.read(&mut piece)? {
+            while let len @ 1.. = file.read_at(&mut piece, from)? {
                 copy.write_all(piece.get(..len).unwrap_or_default())?;
+                from += len as u64;
             }
             if !self.private {
                 copy.set_permissions(file.metadata()?.permissions())?;
@@ -254,11 +254,11 @@ impl Dir {
     ///
     /// # Errors
     /// If that fails; nothing has changed then.
-    pub fn keep(&self, name: &str, log: &mut LogFile, from: u64) -> io::Result<String> {
+    pub fn keep(&self, name: &str, log: &LogFile, from: u64) -> io::Result<String> {
         let free = |kept: &String| fs::symlink_metadata(self.path.join(kept)).is_err();
         let kept = (1u64..).map(|n| format!("{name}.cut-{n}")).find(free).unwrap_or_default();
         let why = "what a crash left in it has to be cut off, and cannot be kept first";
-        self.copy(name, &log.file, from, &self.path.join(&kept)).map_err(|e| log.told(&told(&e, why)))?;
+        self.copy(name, &log.file, from, &self.path.join(&kept)).map_err(|e| log.told(told(e, why)))?;
         Ok(kept)
     }
 
@@ -269,8 +269,8 @@ impl Dir {
     pub fn create(&self, name: &str, head: &[u8], events: &[u8]) -> io::Result<Output> {
         self.probe()?;
         let path = self.next(name);
-        let file = self.make(&path).map_err(|e| told(&e, path.display()))?;
-        let mut output = Output::new(LogFile { path: self.path(name, false), file, head: head.len() as u64 }, 0)?;
+        let file = self.make(&path).map_err(|e| told(e, path.display()))?;
+        let mut output = Output::new(LogFile { path: self.path(name, false), file, head: head.len() as u64 }, 0);
         let done = output.append(&[head, events].concat()).and_then(|()| output.file.sync());
         done.inspect_err(|_| self.discard(name))?;
         Ok(output)
@@ -299,7 +299,7 @@ impl Dir {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let moved = self.check().and_then(|()| fs::rename(from, to));
-        moved.map_err(|e| told(&e, format!("{} cannot become {}", from.display(), to.display())))
+        moved.map_err(|e| told(e, format!("{} cannot become {}", from.display(), to.display())))
     }
 
     /// Drops a channel's older part.
@@ -316,7 +316,7 @@ impl Dir {
     /// # Errors
     /// If that fails.
     pub fn sync(&self) -> io::Result<()> {
-        self.sync_names().map_err(|e| told(&e, self.path.display()))
+        self.sync_names().map_err(|e| told(e, self.path.display()))
     }
 
     /// Without --sync the names are as safe as the file system makes them.
@@ -347,7 +347,7 @@ pub struct LogFile {
 
 impl LogFile {
     /// An error with the file's name.
-    pub fn told(&self, error: &io::Error) -> io::Error {
+    pub fn told(&self, error: io::Error) -> io::Error {
         told(error, self.path.display())
     }
 
@@ -356,7 +356,7 @@ impl LogFile {
     /// # Errors
     /// If the disk fails.
     pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_data().map_err(|e| self.told(&e))
+        self.file.sync_data().map_err(|e| self.told(e))
     }
 
     /// Cuts off what is behind these bytes, and waits until that is on the disk.
@@ -364,7 +364,7 @@ impl LogFile {
     /// # Errors
     /// If the disk fails.
     pub fn cut(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len).map_err(|e| self.told(&e))?;
+        self.file.set_len(len).map_err(|e| self.told(e))?;
         self.sync()
     }
 }
@@ -376,17 +376,12 @@ pub struct Output {
     len: u64,     // bytes that count
     torn: bool,   // there may be more, which have to go
     largest: u64, // what the process may make it, as far as that is known
-    identity: (u64, u64),
 }
 
 impl Output {
     /// The end of a file of this length.
-    ///
-    /// # Errors
-    /// If the disk fails.
-    pub fn new(file: LogFile, len: u64) -> io::Result<Output> {
-        let identity = identity(&file.file.metadata()?);
-        Ok(Output { file: Arc::new(file), len, torn: false, largest: 0, identity })
+    pub fn new(file: LogFile, len: u64) -> Output {
+        Output { file: Arc::new(file), len, torn: false, largest: 0 }
     }
 
     /// Cuts off what is behind so many bytes, if there is or may be anything. It is on the disk then: else a power cut could
@@ -409,12 +404,12 @@ impl Output {
     /// # Errors
     /// If there is no room (see [`is_full`]), if the write fails, if another program has changed the file.
     pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let there = fs::symlink_metadata(&self.file.path);
-        let whole = there.is_ok_and(|meta| identity(&meta) == self.identity && meta.len() == self.len);
+        let ours = self.file.file.metadata();
+        let whole = ours.is_ok_and(|meta| meta.len() == self.len && is_at(&self.file.path, &meta));
         // A new one has another name at first.
         if self.len > 0 && !whole {
             let why = "another program has changed, moved or removed it; start the server again";
-            return Err(self.file.told(&io::Error::other(why)));
+            return Err(self.file.told(io::Error::other(why)));
         }
         let end = self.len.saturating_add(bytes.len() as u64);
         let written = match self.may_reach(end) {
@@ -431,7 +426,7 @@ impl Output {
                 let error = failed.err().unwrap_or_else(|| ErrorKind::StorageFull.into());
                 self.torn = true;
                 let _ = self.cut(self.len); // else before the next append
-                Err(self.file.told(&error))
+                Err(self.file.told(error))
             }
         }
     }

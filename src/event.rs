@@ -215,8 +215,6 @@ impl Stream {
             return self.line(line.as_bytes()) + ", behind a byte order mark";
         }
         let (field, value) = field(&line);
-        self.data |= field == "data";
-        self.id |= field == "id" && !value.contains('\0');
         let note = match field {
             "" if line.is_empty() => match std::mem::take(self) {
                 Stream { data: true, name, .. } if name.is_empty() => "dispatch: message",
@@ -226,14 +224,19 @@ impl Stream {
             },
             "" if value == "ping" => "ping",
             "" => "comment",
-            "data" => "data",
+            "data" => {
+                self.data = true;
+                "data"
+            }
             "event" => {
                 self.name = value.into();
                 "event: the name of this event"
             }
             "id" if value.contains('\0') => "id: ignored, for it has a NUL",
-            "id" if value.is_empty() => "id: none, from the blank line on",
-            "id" => "id, from the blank line on",
+            "id" => {
+                self.id = true;
+                if value.is_empty() { "id: none, from the blank line on" } else { "id, from the blank line on" }
+            }
             "retry" if is_number(value) => &format!("retry: after {value} ms"),
             "retry" => "retry: ignored, for it is no number",
             _ => "ignored: there is no such field",

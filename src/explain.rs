@@ -20,7 +20,7 @@
 //! Limits: [`LINE`], `HEAD`, `REQUESTS`; behind a handshake what `connection.rs` read together with it.
 
 use crate::event::{Stream, is_stream};
-use crate::http::{Framing, HeadEnd, MAX_SECTION, MAX_TARGET, Request};
+use crate::http::{Framing, HeadEnd, MAX_SECTION, MAX_TARGET, Request, chunk_size};
 use crate::secrets::{Byte, Secrets, bare, hide, is_credential, shown, visible};
 use crate::ws::{Frame, SUBPROTOCOL_NAME, front};
 use std::collections::VecDeque;
@@ -117,8 +117,10 @@ impl Line {
 enum Next {
     #[default]
     Head,
-    /// So many bytes; or all until the connection ends.
-    Body(Option<u64>),
+    /// So many bytes.
+    Body(u64),
+    /// All until the connection ends.
+    Rest,
     Size,
     Chunk(u64),
     ChunkEnd,
@@ -151,29 +153,35 @@ impl Way {
     /// Takes what was said; returns the lines to show.
     fn feed(&mut self, mut bytes: &[u8]) -> String {
         while !bytes.is_empty() {
-            if self.next == Next::Held {
-                self.held.extend(take(&mut bytes));
-            } else if self.next == Next::Frames {
-                self.frame(&mut bytes);
-            } else if let Next::Body(Some(left)) | Next::Chunk(left) = &mut self.next {
-                let now = front(&mut bytes, left);
-                self.body(now);
-            } else if self.next == Next::Body(None) {
-                self.body(take(&mut bytes));
-            } else if self.line.fill(&mut bytes) {
-                self.veil(false);
-                let note = self.note();
-                self.line.show(&mut self.pen, &note);
-            } else if self.line.is_full() {
-                self.veil(true);
-                self.line.part(&mut self.pen, "not ended yet");
+            match &mut self.next {
+                Next::Held => self.held.extend(take(&mut bytes)),
+                Next::Frames => self.frame(&mut bytes),
+                Next::Body(left) | Next::Chunk(left) => {
+                    let now = front(&mut bytes, left);
+                    self.body(now);
+                }
+                Next::Rest => self.body(take(&mut bytes)),
+                _ if self.line.fill(&mut bytes) => {
+                    self.veil(false);
+                    let note = self.note();
+                    self.line.show(&mut self.pen, &note);
+                }
+                _ if self.line.is_full() => {
+                    self.veil(true);
+                    self.line.part(&mut self.pen, "not ended yet");
+                }
+                _ => {}
             }
-            if self.next == Next::Chunk(0) {
-                self.part();
-                self.next = Next::ChunkEnd;
-            } else if self.next == Next::Body(Some(0)) {
-                self.finish();
-                self.next = Next::Head;
+            match self.next {
+                Next::Chunk(0) => {
+                    self.part();
+                    self.next = Next::ChunkEnd;
+                }
+                Next::Body(0) => {
+                    self.finish();
+                    self.next = Next::Head;
+                }
+                _ => {}
             }
         }
         if !self.client {
@@ -270,17 +278,13 @@ impl Way {
                 };
                 (Next::Head, note)
             }
-            Next::Size => {
-                let text = String::from_utf8_lossy(text);
-                let digits = text.split(|c: char| !c.is_ascii_hexdigit()).next().unwrap_or_default();
-                match u64::from_str_radix(digits, 16) {
-                    Err(_) => (Next::Lost, "chunk size, malformed"),
-                    Ok(0) => (Next::Trailer, "last chunk"),
-                    Ok(n) => (Next::Chunk(n), &*format!("chunk size: {n}")),
-                }
-            }
+            Next::Size => match chunk_size(text) {
+                None => (Next::Lost, "chunk size, malformed"),
+                Some(0) => (Next::Trailer, "last chunk"),
+                Some(n) => (Next::Chunk(n as u64), &*format!("chunk size: {n}")),
+            },
             Next::ChunkEnd if empty => (Next::Size, "end of the chunk"),
-            Next::Trailer if empty => (Next::Body(Some(0)), "end of the body"),
+            Next::Trailer if empty => (Next::Body(0), "end of the body"),
             Next::Trailer => (Next::Trailer, "trailer field"),
             _ => (Next::Lost, "not understood"),
         };
@@ -302,7 +306,7 @@ impl Way {
                     self.next = match req.framing {
                         Framing::Chunked => Next::Size,
                         Framing::Length(0) if req.bytes("sec-websocket-key").is_some() => Next::Held,
-                        Framing::Length(n) => Next::Body(Some(n as u64)),
+                        Framing::Length(n) => Next::Body(n as u64),
                     };
                     req.field("content-type").is_some_and(is_stream)
                 }
@@ -318,8 +322,8 @@ impl Way {
                     self.blocks = field("sec-websocket-protocol:") == Some(SUBPROTOCOL_NAME);
                     Next::Frames
                 }
-                _ if bodiless => Next::Body(Some(0)),
-                _ => Next::Body(field("content-length:").and_then(|n| n.parse().ok())),
+                _ if bodiless => Next::Body(0),
+                _ => field("content-length:").and_then(|n| n.parse().ok()).map_or(Next::Rest, Next::Body),
             };
             status == "200" && field("content-type:").is_some_and(is_stream)
         };
@@ -327,8 +331,8 @@ impl Way {
         let what = match self.next {
             Next::Frames => "; frames follow",
             Next::Size => "; chunks follow",
-            Next::Body(None) => "; the body ends with the connection",
-            Next::Body(Some(n @ 1..)) => &format!("; length of the body: {n}"),
+            Next::Rest => "; the body ends with the connection",
+            Next::Body(n @ 1..) => &format!("; length of the body: {n}"),
             _ => "",
         };
         format!("end of the head{what}")
@@ -376,13 +380,13 @@ impl Way {
         }
         let open = |s: &Stream| s.is_open() || !self.text.begin.is_empty();
         let why = match self.next {
-            Next::Body(None) if self.stream.as_ref().is_some_and(open) => {
+            Next::Rest if self.stream.as_ref().is_some_and(open) => {
                 "; what stands behind the last blank line is thrown away"
             }
-            Next::Body(Some(n)) | Next::Chunk(n) => &format!("; length of what is missing: {n}"),
+            Next::Body(n) | Next::Chunk(n) => &format!("; length of what is missing: {n}"),
             Next::Head if !(self.head.is_empty() && self.line.begin.is_empty()) => ", in the middle of a head",
             Next::Size | Next::ChunkEnd | Next::Trailer => ", in the middle of a body",
-            Next::Frames if !self.frame.is_empty() => ", in the middle of a frame",
+            Next::Frames if !self.frame.header.is_empty() => ", in the middle of a frame",
             _ => "",
         };
         why.into()

@@ -167,8 +167,7 @@ fn size(text: &str) -> Told<usize> {
         _ => 0,
     };
     let digits = text.get(..text.len() - usize::from(shift > 0)).unwrap_or_default();
-    let bytes = number(digits, 1, MAX_SIZE, right)? << shift;
-    usize::try_from(bytes).ok().filter(|_| bytes <= MAX_SIZE).ok_or(right)
+    number(digits, 1, MAX_SIZE >> shift, right).map(|n| (n as usize) << shift)
 }
 
 /// What the command line asks for.

@@ -37,7 +37,7 @@ const MAX_METHOD: usize = 32;
 const MAX_VERSION: usize = 32;
 
 /// How long the body is (RFC 9112 §6.3).
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub enum Framing {
     /// This many bytes; none where nothing is said.
     Length(usize),
@@ -66,7 +66,7 @@ pub struct Request<'a> {
 }
 
 /// Where a head ends that is still arriving. Each byte is looked at as it comes, and each line once more as it ends.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct HeadEnd {
     seen: usize,
     line: usize,  // where the last line begins
@@ -119,14 +119,6 @@ impl HeadEnd {
 /// Whether this is a `token` (RFC 9110 §5.6.2).
 pub fn is_token(text: &[u8]) -> bool {
     percent::is_made_of(text, b"!#$%&'*+-.^_`|~")
-}
-
-/// Takes optional white space off (RFC 9110 §5.6.3: only space and tab).
-fn trim(mut value: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
-        value = rest;
-    }
-    value
 }
 
 impl<'a> Request<'a> {
@@ -212,7 +204,7 @@ impl<'a> Request<'a> {
 
     /// The members of a field that is a comma-separated list (RFC 9110 §5.6.1), over all its field lines.
     pub fn list(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        self.all(name).flat_map(|v| v.split(|&b| b == b',')).map(trim)
+        self.all(name).flat_map(|v| v.split(|&b| b == b',')).map(<[u8]>::trim_ascii)
     }
 
     /// Whether a field that is a list has this member, in any case.
@@ -286,7 +278,8 @@ fn field_line(line: &[u8]) -> Result<(&[u8], &[u8]), Reject> {
     if value.iter().any(|&b| b.is_ascii_control() && b != b'\t') {
         return Err(FIELD_VALUE);
     }
-    Ok((name, trim(value)))
+    // Optional white space is space and tab (RFC 9110 §5.6.3); other white space is a control character.
+    Ok((name, value.trim_ascii()))
 }
 
 /// Origin form or absolute form (RFC 9112 §3.2.1, §3.2.2): the authority, if any, and path with query.
@@ -377,8 +370,9 @@ impl Chunked {
             at += line.len() + 1;
             let line = line.strip_suffix(b"\r").ok_or(LONE_LF)?;
             if let Chunk::Size = self.state {
-                self.state = match self.size(line, max)? {
+                self.state = match chunk_size(line).ok_or(CHUNK)? {
                     0 => Chunk::Trailer,
+                    size if size > max.saturating_sub(self.body.len()) => return Err(TOO_LARGE),
                     size => Chunk::Data(size),
                 };
             } else if line.is_empty() {
@@ -392,21 +386,20 @@ impl Chunked {
             }
         }
     }
+}
 
-    /// `chunk-size [ chunk-ext ]`; the size is in hex, without sign or prefix.
-    fn size(&self, line: &[u8], max: usize) -> Result<usize, Reject> {
-        let digits = line.split(|b| !b.is_ascii_hexdigit()).next().unwrap_or_default();
-        // Each extension has a name; what else it says is ignored.
-        let extension = match trim(line.get(digits.len()..).unwrap_or_default()) {
-            [b';', name @ ..] => trim(name).first().is_some_and(|b| is_token(&[*b])),
-            _ => line.len() == digits.len(),
-        };
-        if digits.is_empty() || !extension || line.iter().any(|&b| b.is_ascii_control() && b != b'\t') {
-            return Err(CHUNK);
-        }
-        let size = usize::from_str_radix(&String::from_utf8_lossy(digits), 16).unwrap_or(usize::MAX);
-        if size > max.saturating_sub(self.body.len()) { Err(TOO_LARGE) } else { Ok(size) }
+/// The size in the line before a chunk, `chunk-size [ chunk-ext ]`: in hex, without sign or prefix.
+pub fn chunk_size(line: &[u8]) -> Option<usize> {
+    let digits = line.split(|b| !b.is_ascii_hexdigit()).next().unwrap_or_default();
+    // Each extension has a name; what else it says is ignored.
+    let extension = match line.get(digits.len()..).unwrap_or_default().trim_ascii() {
+        [b';', name @ ..] => name.trim_ascii().first().is_some_and(|b| is_token(&[*b])),
+        _ => line.len() == digits.len(),
+    };
+    if digits.is_empty() || !extension || line.iter().any(|&b| b.is_ascii_control() && b != b'\t') {
+        return None;
     }
+    Some(usize::from_str_radix(&String::from_utf8_lossy(digits), 16).unwrap_or(usize::MAX))
 }
 
 /// The head of a response up to, but without, its blank line: status line, `Date`, `nosniff`, and `fields`, which are

@@ -98,7 +98,7 @@ impl Stretch {
         out.resize(self.len, 0);
         let read = self.file.file.read_at(out, self.offset).and_then(|n| if n > 0 { Ok(n) } else { Err(shortened()) });
         out.truncate(*read.as_ref().unwrap_or(&0));
-        read.map(|_| ()).map_err(|e| self.file.told(&e))
+        read.map(|_| ()).map_err(|e| self.file.told(e))
     }
 }
 
@@ -125,7 +125,7 @@ impl Part {
     fn check(&self) -> io::Result<()> {
         let Bytes::File(file) = &self.bytes else { return Ok(()) };
         let len = file.file.metadata()?.len();
-        if len < file.head + self.len { Err(file.told(&shortened())) } else { Ok(()) }
+        if len < file.head + self.len { Err(file.told(shortened())) } else { Ok(()) }
     }
 
     /// Copies bytes from a position in this part on; how many. Fewer than there is room for only at its end.
@@ -135,12 +135,10 @@ impl Part {
             Bytes::File(file) => {
                 let len = (out.len() as u64).min(self.len.saturating_sub(from)) as usize;
                 let out = out.get_mut(..len).unwrap_or_default();
-                file.file.read_exact_at(out, file.head + from).map_err(|e| file.told(&e))?;
+                file.file.read_exact_at(out, file.head + from).map_err(|e| file.told(e))?;
                 Ok(len)
             }
-            Bytes::Memory(bytes) => {
-                usize::try_from(from).ok().and_then(|n| bytes.get(n..)).unwrap_or_default().read(out)
-            }
+            Bytes::Memory(bytes) => bytes.get(from as usize..).unwrap_or_default().read(out),
         }
     }
 
@@ -151,8 +149,8 @@ impl Part {
         loop {
             let len = self.copy(at, &mut window)?;
             let bytes = window.get(..len).unwrap_or_default();
-            let skip = usize::try_from((pos + 1).saturating_sub(at + 2)).unwrap_or(len);
-            for end in bytes.windows(2).zip(2..).skip(skip).filter(|(pair, _)| pair == b"\n\n").map(|(_, end)| end) {
+            let skip = pos.saturating_sub(at + 1) as usize;
+            for (_, end) in bytes.windows(2).zip(2..).skip(skip).filter(|(pair, _)| pair == b"\n\n") {
                 let line = bytes.get(..end - 2).unwrap_or_default().rsplit(|&b| b == b'\n').next();
                 if let Some(id) = line.and_then(Id::from_line) {
                     return Ok(Some(Mark { pos: at + end as u64, id }));
@@ -171,12 +169,16 @@ fn recover(
     dir: &Dir, name: &str, old: bool, last: &mut Id, note: &mut dyn FnMut(String),
 ) -> io::Result<Option<(LogFile, Found)>> {
     let Some(mut file) = dir.get(name, old)? else { return Ok(None) };
-    let found = recovery::recover(&file.file, last).map_err(|e| file.told(&e))?;
+    let found = recovery::recover(&file.file, last).map_err(|e| file.told(e))?;
     if found.good < found.len {
-        let kept = dir.keep(name, &mut file, found.good)?;
+        let kept = dir.keep(name, &file, found.good)?;
         file.cut(found.good)?;
         note(format!("{kept} is new: it keeps what had to be cut off"));
-        note(found.words());
+        let what = match found.hole {
+            true => "a hole that a power cut left was cut off, with what follows it",
+            false => "an unfinished event was cut off",
+        };
+        note(format!("{what}, {} bytes", found.len - found.good));
     }
     file.head = found.head;
     Ok(Some((file, found)))
@@ -250,9 +252,9 @@ impl Log {
                 log.hole = before;
             }
             first = first.or(Some(start));
-            let output = Output::new(file, found.good)?;
+            let output = Output::new(file, found.good);
             let (file, len) = (output.file.clone(), found.good - found.head);
-            newest = Some((output, old));
+            newest = Some(output).filter(|_| !old);
             log.parts.push_back(Part { start: log.written.pos, len, before, bytes: Bytes::File(file) });
             log.written.pos += len;
         }
@@ -294,8 +296,9 @@ impl Log {
     /// Of the kind that made it necessary. Shortcut: also if that was more than `RETURNS` times.
     pub fn still(&self, failed: u64, end: u64) -> io::Result<()> {
         let (times, why) = self.failed;
-        let first = self.returns.len().checked_sub((times - failed) as usize).and_then(|at| self.returns.get(at));
-        if times == failed || first.is_some_and(|pos| end <= *pos) { Ok(()) } else { Err(why.into()) }
+        let since = (times - failed) as usize;
+        let stays = since <= RETURNS && self.returns.iter().rev().take(since).all(|pos| end <= *pos);
+        if stays { Ok(()) } else { Err(why.into()) }
     }
 
     /// Where the next events are appended.
@@ -472,7 +475,8 @@ impl Log {
             From::After(text) => Id::parse(text),
         };
         self.parts.iter().try_for_each(Part::check)?;
-        if let Some(asked) = asked.filter(|id| self.kept() <= *id && *id <= self.heard.id) {
+        // Ids that are given never go back: what is above all that are there was heard, and has been lost.
+        if let Some(asked) = asked.filter(|id| self.kept() <= *id && (self.copy || *id <= self.heard.id)) {
             let Mark { pos, id } = self.after(asked)?;
             let next = self.next(pos)?;
             // Between ids that are there, some can be missing that a power cut took.
@@ -482,10 +486,6 @@ impl Log {
             let lost = lost.map(|n| n.seq.saturating_sub(asked.seq.saturating_add(1)));
             let gap = if whole { None } else { Some(Gap { from: next, lost }) };
             return Ok(Place { pos, id: asked, gap });
-        }
-        // Ids that are given never go back: what is above all that are there was heard, and has been lost.
-        if let Some(asked) = asked.filter(|id| self.copy && *id > self.heard.id) {
-            return Ok(Place { pos: self.heard.pos, id: asked, gap: Some(Gap { from: None, lost: None }) });
         }
         let pos = self.parts.front().map_or(self.heard.pos, |p| p.start);
         let (next, kept) = (self.next(pos)?, self.kept());
@@ -517,13 +517,19 @@ impl Log {
     /// The end of the first event that ends behind `pos`, and its id.
     fn block(&self, pos: u64) -> io::Result<Option<Mark>> {
         let from = self.parts.partition_point(|p| p.start + p.len <= pos);
-        let mut marks = self.parts.iter().skip(from).map(|part| part.block(pos));
-        marks.find(|mark| !matches!(mark, Ok(None))).unwrap_or(Ok(None)) // a part may have only gaps
+        for part in self.parts.iter().skip(from) {
+            if let Some(mark) = part.block(pos)? {
+                return Ok(Some(mark));
+            } // else it has only gaps
+        }
+        Ok(None)
     }
 
-    /// The end of the last event whose id is not greater than this one, which is among the kept.
+    /// The end of the last event whose id is not greater than this one, which is among the kept. What is above all of them
+    /// comes behind gaps that follow the last one, too.
     fn after(&self, asked: Id) -> io::Result<Mark> {
-        let Some(part) = self.part(|p| p.before <= asked) else { return Ok(self.heard) };
+        let part = self.part(|p| p.before <= asked).filter(|_| asked <= self.heard.id);
+        let Some(part) = part else { return Ok(self.heard) };
         // Behind the event before it, gaps may stand in the part that has this event, and fill further ones.
         let first = self.part(|p| p.before < part.before).or(self.parts.front()).unwrap_or(part);
         let mut found = Mark { pos: first.start, id: first.before };

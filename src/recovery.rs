@@ -54,7 +54,7 @@
 use crate::event::seal_line;
 use crate::id::Id;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek, Take};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek};
 
 /// A head has at most so many bytes.
 pub const MAX_HEAD: usize = 128;
@@ -72,7 +72,7 @@ pub fn head(dropped: Id) -> String {
 }
 
 /// What stands in a file.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Found {
     /// The bytes of its head; 0 if that is not whole.
     pub head: u64,
@@ -88,17 +88,6 @@ pub struct Found {
     pub first: Option<Id>,
 }
 
-impl Found {
-    /// What is cut off, in words.
-    pub fn words(&self) -> String {
-        let what = match self.hole {
-            true => "a hole that a power cut left was cut off, with what follows it",
-            false => "an unfinished event was cut off",
-        };
-        format!("{what}, {} bytes", self.len - self.good)
-    }
-}
-
 /// Reads a file through, and takes `last` from the last id before this file to the last one in it.
 ///
 /// # Errors
@@ -106,66 +95,38 @@ impl Found {
 pub fn recover(mut file: &File, last: &mut Id) -> io::Result<Found> {
     let mut found = Found { len: file.metadata()?.len(), ..Found::default() };
     file.rewind()?;
-    let reader = BufReader::with_capacity(READ, file.take(found.len));
-    let mut lines = Lines { reader, text: Vec::new(), rest: Vec::new(), nuls: 0, pos: 0 };
-    let mut unit = Unit { at: At::Head, blocks: 1, nuls: 0, sealed: 0, dropped: None, first: None, last: *last };
-    while lines.next()? {
-        let text = lines.text.strip_suffix(b"\n").unwrap_or(&lines.text);
-        if unit.at == At::Head && is_foreign(text) {
+    let mut reader = BufReader::with_capacity(READ, file.take(found.len));
+    let mut piece = Vec::new(); // a line with its end, or some of a long one
+    let mut pos = 0;
+    let mut unit = Unit { at: At::Head, blocks: 1, nuls: 0, sealed: 0, found, last: *last };
+    loop {
+        let begins = piece.is_empty() || piece.ends_with(b"\n");
+        piece.clear();
+        pos += reader.by_ref().take(READ as u64).read_until(b'\n', &mut piece)? as u64;
+        if piece.is_empty() {
+            return Ok(found);
+        }
+        let text = piece.strip_suffix(b"\n").unwrap_or(&piece);
+        if unit.at == At::Head && begins && is_foreign(text) {
             return Err(damaged(0));
         }
-        unit.take(text, lines.nuls);
+        unit.nuls += piece.iter().filter(|&&byte| byte == 0).count() as u64;
+        if begins {
+            unit.take(text);
+        }
         if unit.nuls > unit.sealed {
             found.hole = true;
-            break;
+            return Ok(found);
         }
         // The other one is an empty line to a client, but not one of ours: other hands have changed the ends of lines.
-        if !text.is_empty() && text != b"\r" {
+        let blank = begins && (text.is_empty() || text == b"\r");
+        unit.blocks -= u64::from(blank);
+        if !blank || unit.blocks > 0 {
             continue;
         }
-        unit.blocks -= 1;
-        if unit.blocks > 0 {
-            continue;
-        }
-        if unit.at == At::Wrong || unit.nuls < unit.sealed {
-            return Err(damaged(found.good));
-        }
-        if found.good == 0 {
-            found.head = lines.pos;
-        }
-        found.good = lines.pos;
-        found.dropped = unit.dropped;
-        found.first = unit.first;
+        unit = unit.end(pos)?;
+        found = unit.found;
         *last = unit.last;
-        unit = Unit { at: At::Unit, blocks: 1, nuls: 0, sealed: 0, ..unit };
-    }
-    Ok(found)
-}
-
-/// The lines of a file, up to the length that it had when this began.
-struct Lines<'a> {
-    reader: BufReader<Take<&'a File>>,
-    text: Vec<u8>, // the first bytes of the line, with its end if that is among them
-    rest: Vec<u8>,
-    nuls: u64, // in all of the line
-    pos: u64,  // behind the line
-}
-
-impl Lines<'_> {
-    /// Goes to the next line; false at the end of the file.
-    fn next(&mut self) -> io::Result<bool> {
-        let start = self.pos;
-        self.nuls = 0;
-        let mut piece = &mut self.text;
-        loop {
-            piece.clear();
-            self.pos += self.reader.by_ref().take(READ as u64).read_until(b'\n', piece)? as u64;
-            self.nuls += piece.iter().filter(|&&byte| byte == 0).count() as u64;
-            if piece.is_empty() || piece.ends_with(b"\n") {
-                return Ok(self.pos > start);
-            }
-            piece = &mut self.rest;
-        }
     }
 }
 
@@ -191,20 +152,18 @@ struct Unit {
     at: At,
     blocks: u64, // that have to come
     nuls: u64,
-    sealed: u64, // how many NULs its seal says
-    dropped: Option<Id>,
-    first: Option<Id>, // of the file
+    sealed: u64,  // how many NULs its seal says
+    found: Found, // with it
     last: Id,
 }
 
 impl Unit {
-    fn take(&mut self, text: &[u8], nuls: u64) {
-        self.nuls += nuls;
+    fn take(&mut self, text: &[u8]) {
         self.at = match self.at {
             At::Head if text.starts_with(HEAD.as_bytes()) => {
                 let text = String::from_utf8_lossy(text);
                 let id = text.split_once(DROPPED).map_or(Some(Id::default()), |(_, id)| Id::parse(id));
-                self.dropped = id.filter(can_grow);
+                self.found.dropped = id.filter(can_grow);
                 At::End
             }
             At::Unit if let Some(seal) = seal(text) => {
@@ -213,7 +172,7 @@ impl Unit {
             }
             At::Unit | At::Block | At::Fields if FIELDS.iter().any(|name| text.starts_with(name)) => At::Fields,
             At::Fields if let Some(id) = Id::from_line(text).filter(|id| can_grow(id) && self.follows(id)) => {
-                self.first = self.first.or(Some(id));
+                self.found.first = self.found.first.or(Some(id));
                 self.last = id;
                 At::End
             }
@@ -230,10 +189,22 @@ impl Unit {
         };
     }
 
+    /// It ends here: the next one.
+    fn end(mut self, pos: u64) -> io::Result<Unit> {
+        if self.at == At::Wrong || self.nuls < self.sealed {
+            return Err(damaged(self.found.good));
+        }
+        if self.found.good == 0 {
+            self.found.head = pos;
+        }
+        self.found.good = pos;
+        Ok(Unit { at: At::Unit, blocks: 1, nuls: 0, sealed: 0, ..self })
+    }
+
     /// Whether this id can be the next. The first one of a file has none before it to follow, or it has lost it in a
     /// power cut.
     fn follows(&self, id: &Id) -> bool {
-        if self.first.is_none() { self.last < *id } else { self.last.precedes(*id) }
+        if self.found.first.is_none() { self.last < *id } else { self.last.precedes(*id) }
     }
 }
 

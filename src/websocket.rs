@@ -116,11 +116,11 @@ impl Socket {
                 if self.unanswered.fetch_add(1, SeqCst) >= UNANSWERED {
                     return Err(ErrorKind::TimedOut.into());
                 }
-                ws::ping(b"", &mut frames);
+                ws::frame(ws::PING, b"", &mut frames);
             } else if blocks {
-                ws::text(&block, &mut frames);
+                ws::frame(ws::TEXT, &block, &mut frames);
             } else if !first {
-                ws::text(&data(&block), &mut frames); // the first one is the prelude
+                ws::frame(ws::TEXT, &data(&block), &mut frames); // the first one is the prelude
             }
             block = Vec::new();
             first = false;
@@ -171,11 +171,11 @@ impl Socket {
                     }
                     Received::Ping(payload) => {
                         let mut pong = Vec::new();
-                        ws::pong(&payload, &mut pong);
+                        ws::frame(ws::PONG, &payload, &mut pong);
                         let _ = self.send(&pong, false); // where this fails no more is to be read soon
                     }
-                    Received::Pong(_) => self.unanswered.store(0, SeqCst),
-                    Received::Close(code, _) => return Err((code, "")),
+                    Received::Pong => self.unanswered.store(0, SeqCst),
+                    Received::Close(code) => return Err((code, "")),
                 }
             }
         }

@@ -78,17 +78,9 @@ struct Files {
 }
 
 impl Writer {
-    /// A writer to a channel's files. `newest`: the one that has its newest events, and whether that is the older part.
-    pub fn new(dir: &Arc<Dir>, name: &str, limit: u64, sync: bool, newest: Option<(Output, bool)>) -> Writer {
-        let files = Files {
-            dir: dir.clone(),
-            name: name.into(),
-            sync,
-            limit,
-            fresh: true,
-            spoiled: false,
-            output: newest.filter(|(_, old)| !old).map(|(output, _)| output),
-        };
+    /// A writer to a channel's files. `output`: the end of its file, unless its newest events are in the older part.
+    pub fn new(dir: &Arc<Dir>, name: &str, limit: u64, sync: bool, output: Option<Output>) -> Writer {
+        let files = Files { dir: dir.clone(), name: name.into(), sync, limit, fresh: true, spoiled: false, output };
         Writer { block: Vec::new(), files: Some(files) }
     }
 
@@ -124,11 +116,18 @@ impl Writer {
     /// If the disk fails; see [`Output::append`]. The log is as before then.
     pub fn write(&mut self, end: &End, settle: bool) -> io::Result<Option<Begun>> {
         let Some(files) = &mut self.files else { return Ok(None) };
-        let begun = if files.fits(end.newest, self.block.len() as u64) {
-            files.append(&self.block, settle)?;
-            None
-        } else {
-            Some(files.begin(end, &self.block)?)
+        let fits = files.fits(end.newest, self.block.len() as u64);
+        let begun = match &mut files.output {
+            Some(output) if fits => {
+                output.append(&self.block)?;
+                if settle {
+                    files.spoiled = !files.sync; // until it has succeeded
+                    output.file.sync()?;
+                    files.dir.sync()?;
+                }
+                None
+            }
+            _ => Some(files.begin(end, &self.block)?),
         };
         if settle {
             files.fresh = false;
@@ -142,17 +141,6 @@ impl Files {
     fn fits(&self, newest: Option<Newest>, len: u64) -> bool {
         let small = |newest: Newest| newest.len == 0 || newest.len + len <= self.limit / 2;
         !self.spoiled && self.output.is_some() && newest.is_some_and(small)
-    }
-
-    fn append(&mut self, block: &[u8], settle: bool) -> io::Result<()> {
-        let Some(output) = &mut self.output else { return Ok(()) };
-        output.append(block)?;
-        if settle {
-            self.spoiled = !self.sync; // until it has succeeded
-            output.file.sync()?;
-            self.dir.sync()?;
-        }
-        Ok(())
     }
 
     /// Begins the next file with a block. If that fails, it has no event, and gives way to the next one.

@@ -30,11 +30,14 @@ pub const MAX_CONTROL: usize = 125;
 pub const SUBPROTOCOL_NAME: &str = "event-stream";
 
 const CONTINUATION: u8 = 0;
-const TEXT: u8 = 1;
+/// The opcode of a text message (§5.6).
+pub const TEXT: u8 = 1;
 const BINARY: u8 = 2;
 const CLOSE: u8 = 8;
-const PING: u8 = 9;
-const PONG: u8 = 10;
+/// The opcode of a Ping frame (§5.5.2).
+pub const PING: u8 = 9;
+/// The opcode of a Pong frame (§5.5.3).
+pub const PONG: u8 = 10;
 
 /// An opening handshake that is accepted.
 #[derive(Debug, PartialEq)]
@@ -131,9 +134,9 @@ pub enum Received {
     /// A Ping frame, to be answered with this payload (§5.5.2).
     Ping(Vec<u8>),
     /// A Pong frame.
-    Pong(Vec<u8>),
-    /// A Close frame, to be answered with its status code; its reason.
-    Close(Option<u16>, String),
+    Pong,
+    /// A Close frame, to be answered with its status code.
+    Close(Option<u16>),
 }
 
 /// Reads a client's frames as they arrive.
@@ -147,8 +150,6 @@ pub struct Parser {
     /// So many bytes of the message are whole characters.
     valid: usize,
     control: Vec<u8>,
-    /// Nothing counts any more.
-    over: bool,
 }
 
 impl Parser {
@@ -158,22 +159,11 @@ impl Parser {
     }
 
     /// Takes bytes from the front up to the end of a message or a control frame. `None` where all are taken and more
-    /// must come. Behind a Close frame or a failure nothing counts any more (§5.5.1, §7.1.7).
+    /// must come. Behind a Close frame or a failure nothing counts any more (§5.5.1, §7.1.7), and its caller reads no further.
     ///
     /// # Errors
     /// The first rule that the bytes break.
     pub fn next(&mut self, bytes: &mut &[u8]) -> Result<Option<Received>, Fail> {
-        if self.over {
-            *bytes = &[];
-        }
-        let received = self.take(bytes);
-        if matches!(received, Err(_) | Ok(Some(Received::Close(..)))) {
-            *self = Parser { over: true, ..Parser::default() };
-        }
-        received
-    }
-
-    fn take(&mut self, bytes: &mut &[u8]) -> Result<Option<Received>, Fail> {
         loop {
             if self.frame.left == 0 {
                 let Some(byte) = bytes.split_off_first() else { return Ok(None) };
@@ -241,10 +231,11 @@ impl Parser {
 
     /// A frame is whole: what it completes.
     fn end(&mut self) -> Result<Option<Received>, Fail> {
+        let control = take(&mut self.control);
         Ok(Some(match self.frame.opcode() {
-            PING => Received::Ping(take(&mut self.control)),
-            PONG => Received::Pong(take(&mut self.control)),
-            CLOSE => closing(&self.control)?,
+            PING => Received::Ping(control),
+            PONG => Received::Pong,
+            CLOSE => closing(&control)?,
             _ if self.unfinished => return Ok(None),
             _ => {
                 self.valid = 0;
@@ -257,7 +248,7 @@ impl Parser {
 /// The payload of a Close frame (§5.5.1): nothing, or a status code and a reason.
 fn closing(payload: &[u8]) -> Result<Received, Fail> {
     if payload.is_empty() {
-        return Ok(Received::Close(None, String::new()));
+        return Ok(Received::Close(None));
     }
     let (code, reason) = payload.split_first_chunk().ok_or(CLOSE_LENGTH)?;
     let code = u16::from_be_bytes(*code);
@@ -266,11 +257,13 @@ fn closing(payload: &[u8]) -> Result<Received, Fail> {
     if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
         return Err(CLOSE_CODE);
     }
-    Ok(Received::Close(Some(code), str::from_utf8(reason).map_err(|_| REASON_UTF8)?.into()))
+    str::from_utf8(reason).map_err(|_| REASON_UTF8)?;
+    Ok(Received::Close(Some(code)))
 }
 
-/// Appends a frame of ours: whole, not masked, its length in the shortest form.
-fn frame(opcode: u8, payload: &[u8], out: &mut Vec<u8>) {
+/// Appends a frame of ours: whole, not masked, its length in the shortest form. A text must be UTF-8, and a control frame's
+/// payload has at most [`MAX_CONTROL`] bytes.
+pub fn frame(opcode: u8, payload: &[u8], out: &mut Vec<u8>) {
     out.push(0x80 | opcode);
     let length = payload.len();
     match length {
@@ -287,21 +280,6 @@ fn frame(opcode: u8, payload: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(payload);
 }
 
-/// Appends a text message, which must be UTF-8.
-pub fn text(data: &[u8], out: &mut Vec<u8>) {
-    frame(TEXT, data, out);
-}
-
-/// Appends a Ping frame; of the payload at most [`MAX_CONTROL`] bytes.
-pub fn ping(payload: &[u8], out: &mut Vec<u8>) {
-    frame(PING, payload.get(..MAX_CONTROL).unwrap_or(payload), out);
-}
-
-/// Appends a Pong frame; of the payload at most [`MAX_CONTROL`] bytes.
-pub fn pong(payload: &[u8], out: &mut Vec<u8>) {
-    frame(PONG, payload.get(..MAX_CONTROL).unwrap_or(payload), out);
-}
-
 /// Appends a Close frame with a status code, and of the reason as many characters as fit; an empty one without a code.
 pub fn close(code: Option<u16>, reason: &str, out: &mut Vec<u8>) {
     let reason = reason.get(..reason.floor_char_boundary(MAX_CONTROL - 2)).unwrap_or_default();
@@ -312,7 +290,8 @@ pub fn close(code: Option<u16>, reason: &str, out: &mut Vec<u8>) {
 /// A frame as it comes from either side, whatever it says.
 #[derive(Default)]
 pub struct Frame {
-    header: Vec<u8>,
+    /// The bytes of its header so far.
+    pub header: Vec<u8>,
     first: u8,  // FIN, RSV1 to RSV3, opcode
     second: u8, // MASK, 7 bits of the length
     key: [u8; 4],
@@ -387,11 +366,6 @@ impl Frame {
     /// Whether it is a control frame (§5.5), and whether it is the last one of its message.
     pub fn kind(&self) -> (bool, bool) {
         (self.opcode() >= CLOSE && self.second & 0x7f < 126, self.first & 0x80 != 0)
-    }
-
-    /// Whether nothing of it came.
-    pub fn is_empty(&self) -> bool {
-        self.header.is_empty()
     }
 }
 

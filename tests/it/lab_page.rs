@@ -287,9 +287,9 @@ fn frames_are_read_wherever_they_are_cut() {
     let page = driver.page(&url(&server, "/lab"));
     on_socket(&page, &server, "kitchen", "event-stream");
     let mut out = b"\x01\x04so\xc3\xa9\x89\x02hi\x80\x02\np".to_vec(); // a message in two frames, and a Ping between them
-    ws::text("stew, ".repeat(50).as_bytes(), &mut out);
-    ws::text("bread".repeat(13_200).as_bytes(), &mut out);
-    ws::text(b"", &mut out);
+    ws::frame(ws::TEXT, "stew, ".repeat(50).as_bytes(), &mut out);
+    ws::frame(ws::TEXT, "bread".repeat(13_200).as_bytes(), &mut out);
+    ws::frame(ws::TEXT, b"", &mut out);
     ws::close(Some(1001), "bye", &mut out);
     ws::close(None, "", &mut out);
     let told = |way: &str, n: usize, bytes: &[u8]| {

@@ -230,10 +230,10 @@ fn the_frames_in_the_lesson_are_frames() {
         write(&mut out);
         Some(out)
     };
-    assert_eq!(frames.next(), sent(&|out| ws::text(b"soup", out)));
+    assert_eq!(frames.next(), sent(&|out| ws::frame(ws::TEXT, b"soup", out)));
     let masked = frames.next().unwrap();
     assert_eq!(ws::Parser::new(9).next(&mut &masked[..]), Ok(Some(ws::Received::Message("soup".into()))));
-    assert_eq!(frames.next(), sent(&|out| ws::ping(b"", out)));
+    assert_eq!(frames.next(), sent(&|out| ws::frame(ws::PING, b"", out)));
     assert_eq!(frames.next(), sent(&|out| ws::close(Some(1000), "", out)));
     assert_eq!(frames.next(), None);
 }
