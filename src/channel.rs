@@ -80,7 +80,7 @@ struct State {
 
 /// Which ids events get.
 #[derive(Clone, Copy)]
-enum Numbers {
+pub enum Numbers {
     /// The log's next ones.
     Own,
     /// This one.
@@ -102,7 +102,8 @@ impl Numbers {
 
 /// A log and its subscribers.
 pub struct Channel {
-    name: String,
+    /// Its name.
+    pub name: String,
     secret: RandomState, // makes addresses of keys
     writer: Mutex<Writer>,
     state: Mutex<State>,
@@ -112,7 +113,7 @@ pub struct Channel {
     readers: AtomicUsize,            // in both lists
     /// Whether it waits for the pump.
     pub queued: AtomicBool,
-    /// When the pump tries its stalled readers again.
+    /// When the pump tries its stalled readers again; 0 if it need not.
     pub retry: AtomicU64,
 }
 
@@ -238,31 +239,23 @@ impl Channel {
         lock(&self.state).log.unsynced().1.is_some()
     }
 
-    /// Appends events to the log, all or none; where an address is given, they are for all `but` that subscriber.
-    /// Returns their ids and their bytes, once they may be heard; `pump` wakes the pump.
-    ///
-    /// # Errors
-    /// [`DISK_FULL`], or [`LOG_FAILED`] where the disk fails otherwise; [`NOBODY`], or [`BEHIND`] where that subscriber has
-    /// too much to pass over. Nothing of these events was kept then.
-    pub fn publish(&self, events: &[Event], but: Option<&str>, pump: impl Fn()) -> Result<(Vec<Id>, u64), Reject> {
-        self.put(events, Numbers::Own, but, pump)
-    }
-
-    /// Takes over events of the log of which this is a copy.
+    /// Takes over events of the log of which this is a copy; `pump` wakes the pump.
     pub fn take(&self, entries: &[Entry], pump: impl Fn()) {
         for Entry { id, event, except, .. } in entries {
             let (event, except) = (std::slice::from_ref(event), except.as_deref());
             // Whom nobody here knows is a reader of another node. Memory alone takes an event, which does not fail.
-            if except.is_none() || self.put(event, Numbers::Given(*id), except, &pump).is_err() {
-                let _ = self.put(event, Numbers::Given(*id), None, &pump);
+            if except.is_none() || self.publish(event, Numbers::Given(*id), except).is_err() {
+                let _ = self.publish(event, Numbers::Given(*id), None);
             }
+            pump();
         }
         self.changed.notify_all();
     }
 
-    /// Tells all readers that something is missing here.
+    /// Tells all readers that something is missing here; `pump` wakes the pump.
     pub fn gap(&self, gap: &Event, pump: impl Fn()) {
-        let _ = self.put(std::slice::from_ref(gap), Numbers::None, None, pump);
+        let _ = self.publish(std::slice::from_ref(gap), Numbers::None, None);
+        pump();
     }
 
     /// The id of the last event.
@@ -282,21 +275,20 @@ impl Channel {
         !self.changed.wait_timeout_while(state, time, waits).unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
-    fn put(
-        &self, events: &[Event], numbers: Numbers, but: Option<&str>, pump: impl Fn(),
-    ) -> Result<(Vec<Id>, u64), Reject> {
+    /// Appends events to the log, all or none; where an address is given, they are for all `but` that subscriber.
+    /// Returns their ids and their bytes, once they may be heard. It may wait for the pump.
+    ///
+    /// # Errors
+    /// [`DISK_FULL`], or [`LOG_FAILED`] where the disk fails otherwise; [`NOBODY`], or [`BEHIND`] where that subscriber has
+    /// too much to pass over. Nothing of these events was kept then.
+    pub fn publish(&self, events: &[Event], numbers: Numbers, but: Option<&str>) -> Result<(Vec<Id>, u64), Reject> {
         let until = Instant::now() + PUBLISH_PATIENCE;
         let writer = lock(&self.writer);
         let behind = |state: &mut State| {
             self.readers() > 0 && state.log.written().pos.saturating_sub(state.pumped) > state.log.slack()
         };
-        let mut state = lock(&self.state);
-        if behind(&mut state) {
-            pump();
-            drop(self.changed.wait_timeout_while(state, until.saturating_duration_since(Instant::now()), behind));
-        } else {
-            drop(state);
-        }
+        let left = until.saturating_duration_since(Instant::now());
+        drop(self.changed.wait_timeout_while(lock(&self.state), left, behind));
         self.append(writer, events, numbers, but)
     }
 
@@ -504,12 +496,16 @@ impl Channel {
     /// # Errors
     /// Where the socket fails, or the disk.
     pub fn open(&self, config: &Config, now: u64, stream: TcpStream, slot: Slot, opening: Opening) -> io::Result<bool> {
-        // The count comes first: whoever publishes from here on wakes the pump, and whoever did before is seen below.
+        let (mut sub, prelude) = self.greet(config, now, stream, slot, opening)?;
+        let pos = sub.pos;
+        // Without waiting where a turn is under way.
+        let mut list = self.subscribers.try_lock().unwrap_or_else(|_| lock(&self.joining));
+        // With the lock: who is told its address can be found by it at once.
+        sub.say(&prelude).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        // Whoever publishes from here on wakes the pump, and whoever did before is seen below.
         self.readers.fetch_add(1, SeqCst);
-        let opened = self.greet(config, now, stream, slot, opening).and_then(|(sub, prelude)| self.join(sub, &prelude));
-        let pos = opened.inspect_err(|_| {
-            self.readers.fetch_sub(1, SeqCst);
-        })?;
+        list.push(sub);
+        drop(list);
         let mut state = lock(&self.state);
         state.pumped = state.pumped.min(pos);
         Ok(state.log.heard().pos > pos)
@@ -694,17 +690,5 @@ impl Channel {
         let mut subscribers = lock(&self.subscribers);
         subscribers.append(&mut std::mem::take(&mut *lock(&self.joining)));
         subscribers
-    }
-
-    /// Takes one more in, without waiting where a turn is under way. Returns its position.
-    fn join(&self, mut sub: Subscriber, prelude: &[u8]) -> io::Result<u64> {
-        let mut list = self.subscribers.try_lock().unwrap_or_else(|_| lock(&self.joining));
-        if !prelude.is_empty() {
-            // With the lock: who is told its address can be found by it at once.
-            sub.say(prelude).map_err(|_| io::ErrorKind::BrokenPipe)?;
-        }
-        let pos = sub.pos;
-        list.push(sub);
-        Ok(pos)
     }
 }

@@ -346,8 +346,9 @@ impl Shared {
             }
             "/lessons" => page(Answer::text(lessons::list()), ""),
             path if let Some(lesson) = lesson(path) => {
+                let id = if let From::After(id) = place(req, true)? { id } else { String::new() };
                 // A test parses them all.
-                Route::Lesson(lessons::parse(lesson.text, &last_id(req)?).map_err(|_| NOT_FOUND)?)
+                Route::Lesson(lessons::parse(lesson.text, id.as_bytes()).map_err(|_| NOT_FOUND)?)
             }
             path if let Some(lesson) = path.strip_suffix(".txt").and_then(lesson) => {
                 page(Answer::text(lesson.text), "")
@@ -376,7 +377,7 @@ impl Shared {
                 name: name.into(),
                 template: named(req)?,
             };
-            let route = Route::Listen(name.into(), place(req)?, None, Some(accepted));
+            let route = Route::Listen(name.into(), place(req, false)?, None, Some(accepted));
             return if brief { Err(CONNECTIONS) } else { Ok(route) };
         }
         match req.method {
@@ -385,7 +386,7 @@ impl Shared {
                 Ok(file(&pages::CHAT, VARY)) // for who prefers it
             }
             "GET" | "HEAD" => {
-                let from = place(req)?;
+                let from = place(req, false)?;
                 let seconds = |s: String| s.parse().ok().filter(|n| *n <= MAX_WAIT && !s.starts_with('+')).ok_or(WAIT);
                 let wait = req.param("wait")?.map(seconds).transpose()?.map(Duration::from_secs);
                 Ok(Route::Listen(name.into(), from, wait, None))
@@ -464,27 +465,19 @@ fn named(req: &Request) -> Result<Event, Reject> {
     Event::default().named(req.param("event")?.unwrap_or_default())
 }
 
-/// Where a reader starts.
-fn place(req: &Request) -> Result<From, Reject> {
+/// Where a reader starts: at an id, or in a `lesson`, which has ids of its own, at any text.
+fn place(req: &Request, lesson: bool) -> Result<From, Reject> {
+    // A lesson may say it again, and it must not become a line of its own.
+    let is_id = |id: &str| if lesson { !id.contains(char::is_control) } else { Id::parse(id).is_some() };
     let since = match req.param("since")? {
         None => From::Now,
         Some(all) if all == "all" => From::All,
-        Some(id) if Id::parse(&id).is_some() => From::After(id),
+        Some(id) if is_id(&id) => From::After(id),
         Some(_) => return Err(SINCE),
     };
     // The field wins, for it is newer than the URL; a malformed one is told as a gap, for no client could mend it.
     let last = req.bytes("last-event-id").filter(|id| !id.is_empty());
     Ok(last.map_or(since, |id| From::After(String::from_utf8_lossy(id).into())))
-}
-
-/// The last event ID that a client brings to a lesson; empty where it brings none.
-fn last_id(req: &Request) -> Result<Vec<u8>, Reject> {
-    let since = req.param("since")?.filter(|id| id != "all").unwrap_or_default();
-    if since.contains(char::is_control) {
-        return Err(SINCE); // a lesson may say it again, and it must not become a line of its own
-    }
-    // The field wins, as in `place`.
-    Ok(req.bytes("last-event-id").filter(|id| !id.is_empty()).unwrap_or(since.as_bytes()).into())
 }
 
 /// The events that a POST publishes: the body as one, whatever its media type, unless it is an event stream itself.
