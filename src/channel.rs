@@ -242,9 +242,9 @@ impl Channel {
     /// Takes over events of the log of which this is a copy; `pump` wakes the pump.
     pub fn take(&self, entries: &[Entry], pump: impl Fn()) {
         for Entry { id, event, except, .. } in entries {
-            let (event, except) = (std::slice::from_ref(event), except.as_deref());
+            let event = std::slice::from_ref(event);
             // Whom nobody here knows is a reader of another node. Memory alone takes an event, which does not fail.
-            if except.is_none() || self.publish(event, Numbers::Given(*id), except).is_err() {
+            if self.publish(event, Numbers::Given(*id), except.as_deref()).is_err() {
                 let _ = self.publish(event, Numbers::Given(*id), None);
             }
             pump();
@@ -283,13 +283,34 @@ impl Channel {
     /// too much to pass over. Nothing of these events was kept then.
     pub fn publish(&self, events: &[Event], numbers: Numbers, but: Option<&str>) -> Result<(Vec<Id>, u64), Reject> {
         let until = Instant::now() + PUBLISH_PATIENCE;
-        let writer = lock(&self.writer);
+        let mut writer = lock(&self.writer);
         let behind = |state: &mut State| {
             self.readers() > 0 && state.log.written().pos.saturating_sub(state.pumped) > state.log.slack()
         };
         let left = until.saturating_duration_since(Instant::now());
         drop(self.changed.wait_timeout_while(lock(&self.state), left, behind));
-        self.append(writer, events, numbers, but)
+        let written = self.write(&mut writer, events, numbers, but);
+        let len = writer.block.len() as u64;
+        writer.block.clear();
+        writer.block.shrink_to(PIECE);
+        drop(writer);
+        let done = written?.and_then(|(first, end)| self.settle(end.written.pos + len, end.failed).map(|()| first));
+        if done.is_err()
+            && let Ok(mut writer) = self.writer.try_lock()
+        {
+            // What was taken back is not to be there after a crash. If others write, they do this, or the last that fails.
+            let newest = lock(&self.state).log.end().newest;
+            let _ = writer.mend(newest); // else before the next append
+        }
+        if std::mem::replace(&mut lock(&self.state).failing, done.is_err()) != done.is_err() {
+            let what = done.as_ref().err().map_or("takes events again".into(), |e| format!("takes no event: {e}"));
+            report(format!("tincan: /{} {what}", self.name));
+        }
+        match done {
+            Ok(first) => Ok(((0..events.len() as u64).map(|n| first.plus(n)).collect(), len)),
+            Err(e) if disk::is_full(&e) => Err(DISK_FULL),
+            Err(_) => Err(LOG_FAILED),
+        }
     }
 
     /// Gives events to one subscriber alone; they are not kept. It first gets what was said before.
@@ -337,34 +358,6 @@ impl Channel {
     /// what only this process knows.
     fn address(&self, key: u64) -> String {
         format!("{key:016x}{:016x}", self.secret.hash_one(key))
-    }
-
-    /// Returns the ids, and how many bytes they have in the log, once they may be heard.
-    fn append(
-        &self, mut writer: MutexGuard<'_, Writer>, events: &[Event], numbers: Numbers, but: Option<&str>,
-    ) -> Result<(Vec<Id>, u64), Reject> {
-        let written = self.write(&mut writer, events, numbers, but);
-        let len = writer.block.len() as u64;
-        writer.block.clear();
-        writer.block.shrink_to(PIECE);
-        drop(writer);
-        let done = written?.and_then(|(first, end)| self.settle(end.written.pos + len, end.failed).map(|()| first));
-        if done.is_err()
-            && let Ok(mut writer) = self.writer.try_lock()
-        {
-            // What was taken back is not to be there after a crash. If others write, they do this, or the last that fails.
-            let newest = lock(&self.state).log.end().newest;
-            let _ = writer.mend(newest); // else before the next append
-        }
-        if std::mem::replace(&mut lock(&self.state).failing, done.is_err()) != done.is_err() {
-            let what = done.as_ref().err().map_or("takes events again".into(), |e| format!("takes no event: {e}"));
-            report(format!("tincan: /{} {what}", self.name));
-        }
-        match done {
-            Ok(first) => Ok(((0..events.len() as u64).map(|n| first.plus(n)).collect(), len)),
-            Err(e) if disk::is_full(&e) => Err(DISK_FULL),
-            Err(_) => Err(LOG_FAILED),
-        }
     }
 
     /// Writes events behind the log's end. Returns the id of the first, and where that end was.
@@ -528,25 +521,24 @@ impl Channel {
         }
         let age = config.max_age.filter(|_| wait.is_none());
         let expires = age.map(|age| now + jitter(millis(age), 10));
-        let more = (trace.watches() || expires.is_some()).then(|| Box::new(More { trace, expires, ..More::default() }));
-        let mut sub = Subscriber { stream, pos, more, due: 0, key, stalls: 0, gone: None, shut: false, slot };
-        let Some(wait) = wait else {
-            sub.due = now + millis(config.heartbeat);
-            sub.stream.set_nonblocking(true)?;
-            return Ok((sub, [head.into_bytes(), prelude].concat()));
+        let due = now + millis(wait.unwrap_or(config.heartbeat));
+        let (poll, said) = match wait {
+            None => (None, [head.into_bytes(), prelude].concat()),
+            Some(_) => (Some(Poll::Wait(head, prelude)), Vec::new()),
         };
-        sub.more.get_or_insert_default().poll = Some(Poll::Wait(head, prelude));
-        sub.due = now + millis(wait);
-        if pos < end || gap.is_some() || wait.is_zero() {
-            sub.begin(end).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        let more = trace.watches() || expires.is_some() || wait.is_some();
+        let more = more.then(|| Box::new(More { poll, trace, expires, ..More::default() }));
+        let mut sub = Subscriber { stream, pos, more, due, key, stalls: 0, gone: None, shut: false, slot };
+        sub.stream.set_nonblocking(true)?;
+        if pos < end || gap.is_some() || due == now {
+            sub.begin(end).map_err(|_| io::ErrorKind::BrokenPipe)?; // a poll
             sub.finish(now);
         }
-        sub.stream.set_nonblocking(true)?;
-        Ok((sub, Vec::new()))
+        Ok((sub, said))
     }
 
     /// Has what somebody waits for read from a file, and gives it to all who stand there; none if nobody waits.
-    pub fn replay(&self, piece: &mut Piece, helpers: &mut [Piece], now: u64, heartbeat: Duration) -> Option<Turn> {
+    pub fn replay(&self, pieces: &mut [Piece], now: u64, heartbeat: Duration) -> Option<Turn> {
         let mut state = lock(&self.state);
         let wanted = state.wanted.take();
         state.replaying = wanted.is_some();
@@ -554,7 +546,7 @@ impl Channel {
         let mut read = Piece::default();
         read.load(self, wanted?);
         lock(&self.state).replayed = read.from + read.bytes.len() as u64;
-        Some(self.turn(&read, piece, helpers, now, heartbeat))
+        Some(self.turn(&read, pieces, now, heartbeat))
     }
 
     /// Nobody reads from its files any more, whatever is wanted.
@@ -563,10 +555,9 @@ impl Channel {
     }
 
     /// Gives each subscriber its next piece, of those that were `read` from a file or are in memory; if there are many,
-    /// `helpers` stand for further cores.
-    pub fn turn(&self, read: &Piece, piece: &mut Piece, helpers: &mut [Piece], now: u64, heartbeat: Duration) -> Turn {
-        piece.bytes.clear();
-        helpers.iter_mut().for_each(|piece| piece.bytes.clear());
+    /// on as many cores as there are `pieces`.
+    pub fn turn(&self, read: &Piece, pieces: &mut [Piece], now: u64, heartbeat: Duration) -> Turn {
+        pieces.iter_mut().for_each(|piece| piece.bytes.clear());
         let mut subscribers = self.subscribers();
         let end = lock(&self.state).log.heard().pos;
         let delivered = AtomicU64::new(0);
@@ -592,19 +583,19 @@ impl Channel {
             delivered.fetch_add(sum, Relaxed);
         };
         // If there are many, each core takes a share; if no thread can be had for one, all are looked at again.
-        let share = subscribers.len().div_ceil(helpers.len() + 1).max(SHARE);
+        let share = subscribers.len().div_ceil(pieces.len()).max(SHARE);
         let mut missed = false;
         thread::scope(|scope| {
-            let mut shares = subscribers.chunks_mut(share);
-            let own = shares.next().unwrap_or_default();
-            for (subs, piece) in shares.zip(helpers) {
+            let mut shares = subscribers.chunks_mut(share).zip(pieces.iter_mut());
+            let own = shares.next();
+            for (subs, piece) in shares {
                 let work: Box<dyn FnOnce() + Send> = Box::new(move || all(subs, piece));
                 missed |= thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work).is_err();
             }
-            all(own, piece);
+            own.map(|(subs, piece)| all(subs, piece))
         });
         if missed {
-            all(&mut subscribers, piece);
+            pieces.first_mut().map(|piece| all(&mut subscribers, piece));
         }
         let turn = self.end_turn(subscribers, end, now);
         self.changed.notify_all();

@@ -167,9 +167,9 @@ pub fn is_lab(name: &str) -> bool {
     name.strip_prefix("lab/").is_some_and(is_channel)
 }
 
-/// What further cores have for a turn.
-fn helpers() -> Vec<Piece> {
-    (1..limits::cores().min(CORES)).map(|_| Piece::default()).collect()
+/// What the cores have for a turn, one each.
+fn pieces() -> Vec<Piece> {
+    (0..limits::cores().min(CORES)).map(|_| Piece::default()).collect()
 }
 
 impl Hub {
@@ -502,8 +502,8 @@ impl Hub {
     }
 
     fn replay(&self, channel: &Arc<Channel>) {
-        let (mut piece, mut helpers) = (Piece::default(), helpers());
-        while let Some(turn) = channel.replay(&mut piece, &mut helpers, self.now(), self.config.heartbeat) {
+        let mut pieces = pieces();
+        while let Some(turn) = channel.replay(&mut pieces, self.now(), self.config.heartbeat) {
             self.count(&turn);
             if turn.more || turn.retry.is_some() {
                 self.wake(channel);
@@ -517,7 +517,7 @@ impl Hub {
     }
 
     fn pump(self: &Arc<Hub>) {
-        let (mut piece, mut helpers) = (Piece::default(), helpers());
+        let mut pieces = pieces();
         // Channels with stalled readers, each once, and when the first of them is to be tried again.
         let mut later: Vec<Arc<Channel>> = Vec::new();
         let mut first = u64::MAX;
@@ -528,8 +528,7 @@ impl Hub {
             }
             // A panic is a bug; it must not end the pump for everybody.
             if let Some(channel) = channel
-                && let Ok(Some(retry)) =
-                    catch_unwind(AssertUnwindSafe(|| self.turn(&channel, &mut piece, &mut helpers)))
+                && let Ok(Some(retry)) = catch_unwind(AssertUnwindSafe(|| self.turn(&channel, &mut pieces)))
             {
                 first = first.min(retry);
                 if channel.retry.swap(retry, Relaxed) == 0 {
@@ -554,9 +553,9 @@ impl Hub {
     }
 
     /// One turn of a channel. Returns when the first stalled subscriber is to be tried again.
-    fn turn(self: &Arc<Hub>, channel: &Arc<Channel>, piece: &mut Piece, helpers: &mut [Piece]) -> Option<u64> {
+    fn turn(self: &Arc<Hub>, channel: &Arc<Channel>, pieces: &mut [Piece]) -> Option<u64> {
         channel.queued.store(false, SeqCst); // before the log is read: whoever appends after that queues it again
-        let turn = channel.turn(&Piece::default(), piece, helpers, self.now(), self.config.heartbeat);
+        let turn = channel.turn(&Piece::default(), pieces, self.now(), self.config.heartbeat);
         self.count(&turn);
         if turn.more {
             self.wake(channel); // behind the other channels that have news
@@ -598,33 +597,18 @@ impl Hub {
     /// The metrics, in Prometheus's text format; of the channels, only one where `only` names it.
     pub fn metrics(&self, only: Option<&str>) -> String {
         let names = lock(self.names(only.unwrap_or_default()));
-        let numbers = [
-            ("connections", "gauge", "Open connections, readers included.", self.connected().to_string()),
-            ("channels", "gauge", "Channels in use.", names.open.to_string()),
-            ("events_total", "counter", "Events published.", self.counted.events.load(Relaxed).to_string()),
-            (
-                "published_bytes_total",
-                "counter",
-                "Bytes of events published.",
-                self.counted.published.load(Relaxed).to_string(),
-            ),
-            (
-                "delivered_bytes_total",
-                "counter",
-                "Bytes of events given to readers.",
-                self.counted.delivered.load(Relaxed).to_string(),
-            ),
-            (
-                "dropped_subscribers_total",
-                "counter",
-                "Readers that fell off the log.",
-                self.counted.dropped.load(Relaxed).to_string(),
-            ),
-        ];
         let mut out = String::new();
-        let shared = self.cluster.get().map(Cluster::metrics);
-        for (name, kind, help, value) in numbers.into_iter().chain(shared.into_iter().flatten()) {
-            let _ = writeln!(out, "# HELP tincan_{name} {help}\n# TYPE tincan_{name} {kind}\ntincan_{name} {value}");
+        let mut tell = |name: &str, kind: &str, help: &str, value: &dyn fmt::Debug| {
+            let _ = writeln!(out, "# HELP tincan_{name} {help}\n# TYPE tincan_{name} {kind}\ntincan_{name} {value:?}");
+        };
+        tell("connections", "gauge", "Open connections, readers included.", &self.connected());
+        tell("channels", "gauge", "Channels in use.", &names.open);
+        tell("events_total", "counter", "Events published.", &self.counted.events);
+        tell("published_bytes_total", "counter", "Bytes of events published.", &self.counted.published);
+        tell("delivered_bytes_total", "counter", "Bytes of events given to readers.", &self.counted.delivered);
+        tell("dropped_subscribers_total", "counter", "Readers that fell off the log.", &self.counted.dropped);
+        for (name, kind, help, value) in self.cluster.get().map(Cluster::metrics).into_iter().flatten() {
+            tell(name, kind, help, &format_args!("{value}"));
         }
         out.push_str("# HELP tincan_subscribers Readers of a channel.\n# TYPE tincan_subscribers gauge\n");
         let mut line = |channel: &Arc<Channel>| {

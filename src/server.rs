@@ -11,7 +11,7 @@
 //! descriptors.
 //! Deliberately absent: TLS, compression, a shutdown. The process can be killed at any time.
 
-use crate::channel::{Channel, Opening, jitter, lock};
+use crate::channel::{Channel, Opening, jitter};
 use crate::connection::{Answer, Connection, Stop};
 use crate::event::{self, Event};
 use crate::flags::Config;
@@ -57,11 +57,10 @@ const STREAM_FIELDS: &str =
     "Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\nVary: Accept\r\n";
 
 /// A bound server.
-pub struct Server(Arc<Shared>);
+pub struct Server(Arc<Shared>, Option<(TcpStream, SocketAddr)>); // and who was there before it
 
 struct Shared {
     listener: TcpListener,
-    early: Mutex<Option<(TcpStream, SocketAddr)>>, // who was there before it
     hub: Arc<Hub>,
     tokens: Tokens,
     tracer: Option<Tracer>,
@@ -99,7 +98,6 @@ impl Server {
         let early = first(&listener).map_err(told)?; // last, so that a start that fails takes no client with it
         let shared = Shared {
             listener,
-            early: Mutex::new(early),
             hub,
             tokens,
             tracer,
@@ -109,7 +107,7 @@ impl Server {
             players: Places(Mutex::default()),
             waited: Mutex::new((Instant::now(), Duration::ZERO)),
         };
-        Ok(Server(Arc::new(shared)))
+        Ok(Server(Arc::new(shared), early))
     }
 
     /// What this process can hold, on one line; and, a line each, what its owner may not expect.
@@ -163,11 +161,11 @@ impl Server {
     }
 
     /// Serves for ever.
-    pub fn run(self) -> ! {
+    pub fn run(mut self) -> ! {
         self.0.hub.follow();
         loop {
             self.0.idle.fetch_add(1, SeqCst);
-            self.0.work(true);
+            self.0.work(true, self.1.take());
         }
     }
 }
@@ -216,10 +214,9 @@ fn file(file: &File, vary: &str) -> Route {
 impl Shared {
     /// The life of a thread: wait in `accept()`, leave another behind, serve; until enough others wait. It is counted
     /// in `idle` when it comes here, so that nobody starts another for the time until it runs.
-    fn work(self: &Arc<Self>, forever: bool) {
+    fn work(self: &Arc<Self>, forever: bool, mut early: Option<(TcpStream, SocketAddr)>) {
         loop {
-            let early = lock(&self.early).take();
-            let accepted = early.map_or_else(|| self.listener.accept(), Ok);
+            let accepted = early.take().map_or_else(|| self.listener.accept(), Ok);
             if let Ok((stream, _)) = &accepted
                 && self.idle.load(SeqCst) == 1
             {
@@ -229,7 +226,7 @@ impl Shared {
             if self.idle.fetch_sub(1, SeqCst) == 1 && accepted.is_ok() {
                 self.idle.fetch_add(1, SeqCst);
                 let shared = self.clone();
-                alone = start("connection", Box::new(move || shared.work(false))).is_err();
+                alone = start("connection", Box::new(move || shared.work(false, None))).is_err();
                 if alone {
                     // Where no thread can be had, the next connection waits in the backlog until this one is served.
                     self.idle.fetch_sub(1, SeqCst);
