@@ -89,17 +89,6 @@ pub enum Numbers {
     None,
 }
 
-impl Numbers {
-    /// The ids of the first and of the last of so many events, behind this one.
-    fn of(self, before: Id, count: usize) -> (Id, Id) {
-        match self {
-            Numbers::Own => (before.plus(1), before.plus(count as u64)),
-            Numbers::Given(id) => (id, id),
-            Numbers::None => (before, before),
-        }
-    }
-}
-
 /// A log and its subscribers.
 pub struct Channel {
     /// Its name.
@@ -116,8 +105,6 @@ pub struct Channel {
     /// When the pump tries its stalled readers again; 0 if it need not.
     pub retry: AtomicU64,
 }
-
-type Served = Result<(), Gone>;
 
 /// The bytes that most subscribers of a turn are sent: copied from the log once, for all that stand at one place.
 #[derive(Default)]
@@ -372,7 +359,12 @@ impl Channel {
             if let Err(e) = writer.mend(end.newest) {
                 return Ok(Err(e));
             }
-            let (first, last) = numbers.of(end.written.id, events.len());
+            let before = end.written.id;
+            let (first, last) = match numbers {
+                Numbers::Own => (before.plus(1), before.plus(events.len() as u64)),
+                Numbers::Given(id) => (id, id),
+                Numbers::None => (before, before),
+            };
             writer.block.clear();
             for (event, n) in events.iter().zip(0..) {
                 let id = if let Numbers::None = numbers { None } else { Some(first.plus(n)) };
@@ -595,7 +587,7 @@ impl Channel {
             own.map(|(subs, piece)| all(subs, piece))
         });
         if missed {
-            pieces.first_mut().map(|piece| all(&mut subscribers, piece));
+            pieces.iter_mut().take(1).for_each(|piece| all(&mut subscribers, piece));
         }
         let turn = self.end_turn(subscribers, end, now);
         self.changed.notify_all();
@@ -657,7 +649,7 @@ impl Channel {
     }
 
     /// Serves each subscriber, and drops those that are gone. Returns how many of them fell off the log.
-    fn keep(&self, subs: &mut Vec<Subscriber>, mut serve: impl FnMut(&mut Subscriber) -> Served) -> u64 {
+    fn keep(&self, subs: &mut Vec<Subscriber>, mut serve: impl FnMut(&mut Subscriber) -> Result<(), Gone>) -> u64 {
         let (before, mut cut_off) = (subs.len(), 0);
         subs.retain_mut(|sub| match serve(sub) {
             Ok(()) => true,

@@ -57,7 +57,7 @@ struct Piece {
 
 impl Piece {
     fn tell(&self, hub: &Hub) {
-        let at = self.at.as_micros();
+        let at = self.at.as_micros() as u64;
         let tell = |name: &str, bytes: String| {
             let connection = self.connection;
             let data = format!("{{\"connection\":{connection},\"at\":{}.{:03}{bytes}}}", at / 1000, at % 1000);
@@ -85,7 +85,6 @@ struct Line {
     lab: Arc<Lab>,
     lost: usize, // bytes that were not told, and that nobody was told of
     _plug: Arc<Plug>,
-    _slot: Slot,
 }
 
 impl Tap for Line {
@@ -117,8 +116,8 @@ impl Drop for Line {
     }
 }
 
-/// A tap's key, and the socket of its connection.
-type Plug = (Box<str>, TcpStream);
+/// A tap's key, and the socket of its connection, which counts.
+type Plug = (Box<str>, TcpStream, Slot);
 
 /// The tapped connections.
 pub struct Lab {
@@ -156,13 +155,13 @@ impl Lab {
     pub fn tap(self: &Arc<Lab>, most: usize, key: &str, stream: &TcpStream) -> Result<Box<dyn Tap>, Reject> {
         let (slot, number) = self.hub.connect();
         let plug = stream.try_clone().ok().filter(|_| number <= most).ok_or(CONNECTIONS)?;
-        let plug = self.plugs.take(MOST, stream, (key.into(), plug)).ok_or(TAPS)?;
+        let plug = self.plugs.take(MOST, stream, (key.into(), plug, slot)).ok_or(TAPS)?;
         if lock(&self.queue).bytes > QUEUE {
             return Err(TAPS); // the ends of those that there were are still to be told
         }
         let connection = self.count.fetch_add(1, Relaxed);
         let channel = self.hub.channel(&format!("lab/{key}"))?;
-        Ok(Box::new(Line { connection, channel, lab: self.clone(), lost: 0, _plug: plug, _slot: slot }))
+        Ok(Box::new(Line { connection, channel, lab: self.clone(), lost: 0, _plug: plug }))
     }
 
     /// Pulls the plug of the connections of this key. Returns how many there were.

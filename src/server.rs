@@ -199,16 +199,18 @@ enum Reply {
     Given,
 }
 
-/// A page, which is asked for again each time; and the field lines that it needs.
-fn page(mut answer: Answer, fields: &str) -> Route {
+/// A page, which is asked for again each time.
+fn page(mut answer: Answer) -> Route {
     answer.fields += "Cache-Control: no-cache\r\n";
-    answer.fields += fields;
     Route::Page(answer)
 }
 
 /// A file of a page; and the `Vary` field line that its path asks for.
 fn file(file: &File, vary: &str) -> Route {
-    page(Answer::new(file.kind, file.bytes), &[pages::POLICY, vary].concat())
+    let mut answer = Answer::new(file.kind, file.bytes);
+    answer.fields += pages::POLICY;
+    answer.fields += vary;
+    page(answer)
 }
 
 impl Shared {
@@ -330,8 +332,6 @@ impl Shared {
             let tap = self.lab.tap(self.shares.connections, &key, &connection.stream)?;
             connection.trace.tap(tap, head);
         }
-        let lesson = |path: &str| path.strip_prefix("/lessons/").and_then(lessons::find);
-        let asset = |path: &str| pages::ASSETS.iter().find(|file| path.strip_prefix("/assets/") == Some(file.name));
         let route = match req.path.as_str() {
             "*" => return Ok(Route::Page(Answer::empty(204, ALLOW_CHANNEL))), // an OPTIONS
             "/" => file(&pages::CHAT, ""),
@@ -341,16 +341,21 @@ impl Shared {
                 let metrics = self.hub.metrics(req.param("channel")?.as_deref());
                 Route::Page(Answer::new("text/plain; version=0.0.4; charset=utf-8", metrics.into_bytes()))
             }
-            "/lessons" => page(Answer::text(lessons::list()), ""),
-            path if let Some(lesson) = lesson(path) => {
-                let id = if let From::After(id) = place(req, true)? { id } else { String::new() };
-                // A test parses them all.
-                Route::Lesson(lessons::parse(lesson.text, id.as_bytes()).map_err(|_| NOT_FOUND)?)
+            "/lessons" => page(Answer::text(lessons::list())),
+            path if let Some(name) = path.strip_prefix("/lessons/") => {
+                let file = name.strip_suffix(".txt");
+                let text = lessons::find(file.unwrap_or(name)).ok_or(NOT_FOUND)?.text;
+                if file.is_some() {
+                    page(Answer::text(text))
+                } else {
+                    let id = if let From::After(id) = place(req, true)? { id } else { String::new() };
+                    // A test parses them all.
+                    Route::Lesson(lessons::parse(text, id.as_bytes()).map_err(|_| NOT_FOUND)?)
+                }
             }
-            path if let Some(lesson) = path.strip_suffix(".txt").and_then(lesson) => {
-                page(Answer::text(lesson.text), "")
+            path if let Some(name) = path.strip_prefix("/assets/") => {
+                file(pages::ASSETS.iter().find(|file| file.name == name).ok_or(NOT_FOUND)?, "")
             }
-            path if let Some(asset) = asset(path) => file(asset, ""),
             _ => return self.to_channel(req, connection.brief),
         };
         match req.method {
