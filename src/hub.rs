@@ -69,44 +69,25 @@ struct Entry {
 
 type Entries = BTreeMap<Box<str>, Entry>;
 
-/// Channels by their names, and their limits.
+/// Channels by their names.
+#[derive(Default)]
 struct Names {
     all: Entries,
     open: usize, // or being opened
-    most: usize,
-    most_open: usize,
-    full: Reject,
-    idle: Duration, // for so long nobody has to use one that is forgotten
-    lasting: bool,  // what was said in one is to be kept
     next_purge: u64,
     next_search: u64,
 }
 
-impl Names {
-    fn new(most: usize, full: Reject, idle: Duration) -> Names {
-        Names {
-            all: Entries::new(),
-            open: 0,
-            most,
-            most_open: usize::MAX,
-            full,
-            idle,
-            lasting: false,
-            next_purge: 0,
-            next_search: 0,
-        }
-    }
+/// The same, for many threads.
+#[derive(Default)]
+struct Shelf {
+    names: Mutex<Names>,
+    opened: Condvar, // one was, or it failed
+}
 
+impl Names {
     fn open(&self) -> impl Iterator<Item = &Arc<Channel>> {
         self.all.values().filter_map(|entry| entry.channel.as_ref())
-    }
-
-    /// Whether there is room to open a channel of this name.
-    fn room(&self, name: &str) -> Result<(), Reject> {
-        if self.all.len() >= self.most && !self.all.contains_key(name) {
-            return Err(self.full);
-        }
-        if self.open >= self.most_open { Err(OPEN_LOGS) } else { Ok(()) }
     }
 
     /// Forgets those that nobody uses and that are `useless`. If files remember one, its name stays.
@@ -130,9 +111,9 @@ pub struct Hub {
     dir: Option<Arc<Dir>>,
     cluster: OnceLock<Cluster>,
     notes: Vec<String>,
-    channels: Mutex<Names>,
-    opened: Condvar,                     // a log was, or it failed
-    lab: Mutex<Names>,                   // the wire lab's
+    open_logs: usize,
+    channels: Shelf,
+    lab: Shelf,                          // the wire lab's
     news: Mutex<VecDeque<Arc<Channel>>>, // each at most once, see `Channel::queued`
     pump: OnceLock<Thread>,
     heart: OnceLock<Thread>,
@@ -180,34 +161,31 @@ impl Hub {
     /// If the directory cannot be had, or the threads cannot be started.
     pub fn new(config: Config, open_logs: usize, private: bool) -> io::Result<Arc<Hub>> {
         let dir = config.data.as_deref().map(|path| Dir::open(path, private, config.sync)).transpose()?.map(Arc::new);
-        let mut channels = Names::new(config.max_channels, CHANNELS, config.forget);
-        channels.lasting = config.redis.is_none();
+        let mut names = Names::default();
         let mut notes = Vec::new();
         if let Some(dir) = &dir {
-            channels.most_open = open_logs;
-            let (names, others) = dir.list(is_channel)?;
-            for name in names {
-                if channels.all.contains_key(&*name) {
+            let (found, others) = dir.list(is_channel)?;
+            for name in found {
+                if names.all.contains_key(&*name) {
                     continue; // it has an older part as well
                 }
                 let mut note = |what: String| notes.push(format!("--data: /{name}: {what}"));
                 let opened = Log::open(dir, &name, 0, config.history, false, &mut note);
                 let why = opened.err().map(|e| e.to_string());
                 why.iter().for_each(|why| note(format!("it cannot be opened: {why}")));
-                channels.all.insert(name.into(), Entry { why, ..Entry::default() });
+                names.all.insert(name.into(), Entry { why, ..Entry::default() });
             }
             notes.extend(others.iter().map(|file| format!("--data: {file:?} is no channel's log; it is left alone")));
         }
-        let lab = Names::new(KEYS, TAPS, config.forget / 60);
         let hub = Arc::new(Hub {
             config,
             began: Instant::now(),
             dir,
             cluster: OnceLock::new(),
             notes,
-            channels: Mutex::new(channels),
-            opened: Condvar::new(),
-            lab: Mutex::new(lab),
+            open_logs,
+            channels: Shelf { names: Mutex::new(names), ..Shelf::default() },
+            lab: Shelf::default(),
             news: Mutex::default(),
             pump: OnceLock::new(),
             heart: OnceLock::new(),
@@ -269,13 +247,12 @@ impl Hub {
     /// [`OPEN_LOGS`] if its files would be too many, [`LOG_CLOSED`] if they cannot be used.
     pub fn channel(&self, name: &str) -> Result<Arc<Channel>, Reject> {
         let mut gone = Vec::new(); // their files are closed without a lock
-        let mut known = self.known(name, &mut gone);
-        if known.is_err() {
+        let known = self.known(name, &mut gone).or_else(|_| {
             // There may be none to be found, and then it is not looked for again at once.
             self.search(name, &mut gone);
-            known = self.known(name, &mut gone);
-        }
-        if let Some(channel) = known? {
+            self.known(name, &mut gone)
+        })?;
+        if let Some(channel) = known {
             channel.touch();
             return Ok(channel);
         }
@@ -283,7 +260,8 @@ impl Hub {
         let mut notes = Vec::new();
         let open = AssertUnwindSafe(|| self.open(name, &mut notes));
         let opened = catch_unwind(open).unwrap_or(Err((LOG_CLOSED, None)));
-        let mut names = lock(self.names(name));
+        let shelf = self.shelf(name);
+        let mut names = lock(&shelf.names);
         let before = names.all.remove(name).and_then(|entry| entry.why);
         let mut entry = Entry::default();
         match &opened {
@@ -299,13 +277,13 @@ impl Hub {
             names.all.insert(name.into(), entry);
         }
         drop(names);
-        self.opened.notify_all();
+        shelf.opened.notify_all();
         notes.into_iter().for_each(report); // a terminal that nobody reads holds up this request alone
         opened.map_err(|(reject, _)| reject)
     }
 
-    /// The list that has this name, or would.
-    fn names(&self, name: &str) -> &Mutex<Names> {
+    /// Where this name has its place.
+    fn shelf(&self, name: &str) -> &Shelf {
         if is_lab(name) { &self.lab } else { &self.channels }
     }
 
@@ -315,16 +293,21 @@ impl Hub {
             return cluster.open(name).map_err(|reject| (reject, None));
         }
         let epoch = self.new_epoch();
-        let Config { history, sync, .. } = self.config;
+        let history = if is_lab(name) { LAB_HISTORY } else { self.config.history };
+        let sync = self.config.sync;
         let mut note = |what: String| notes.push(format!("tincan: --data: /{name}: {what}"));
-        let (log, writer) = match &self.dir {
-            _ if is_lab(name) => (Log::new(epoch, LAB_HISTORY), Writer::default()),
+        let (log, writer) = match self.dir(name) {
             None => (Log::new(epoch, history), Writer::default()),
             Some(dir) => {
                 Log::open(dir, name, epoch, history, sync, &mut note).map_err(|e| (LOG_CLOSED, Some(e.to_string())))?
             }
         };
         Ok(Arc::new(Channel::new(name, log, writer)))
+    }
+
+    /// The directory that keeps the log of the channel of this name, where one does.
+    fn dir(&self, name: &str) -> Option<&Arc<Dir>> {
+        self.dir.as_ref().filter(|_| !is_lab(name))
     }
 
     /// The Redis that keeps the log of the channel of this name, where one does.
@@ -348,7 +331,7 @@ impl Hub {
     /// As [`Cluster::health`].
     pub fn health(&self) -> Result<Vec<String>, Reject> {
         self.cluster.get().map_or(Ok(()), Cluster::health)?;
-        let names = lock(&self.channels);
+        let names = lock(&self.channels.names);
         let is_bad = |entry: &Entry| entry.why.is_some() || entry.channel.as_ref().is_some_and(|c| c.is_bad());
         Ok(names.all.iter().filter(|(_, entry)| is_bad(entry)).map(|(name, _)| name.to_string()).collect())
     }
@@ -356,11 +339,13 @@ impl Hub {
     /// The channel of this name if it is open; else it is the caller's to open it, and others wait for that.
     fn known(&self, name: &str, gone: &mut Vec<Arc<Channel>>) -> Result<Option<Arc<Channel>>, Reject> {
         let busy = |names: &mut Names| names.all.get(name).is_some_and(|entry| entry.opening);
-        let names = self.opened.wait_while(lock(self.names(name)), busy);
+        let forget = self.config.forget;
+        let idle = if is_lab(name) { forget / 60 } else { forget };
+        let shelf = self.shelf(name);
+        let names = shelf.opened.wait_while(lock(&shelf.names), busy);
         let names = &mut *names.unwrap_or_else(PoisonError::into_inner);
         let began = Instant::now();
         let now = self.now();
-        let idle = names.idle;
         if now >= names.next_purge {
             names.next_purge = now + millis(idle / 60);
             names.forget(gone, &|c| c.idle(began) >= idle);
@@ -368,39 +353,52 @@ impl Hub {
         if let Some(Entry { channel: Some(channel), .. }) = names.all.get(name) {
             return Ok(Some(channel.clone()));
         }
-        names.room(name)?;
+        self.room(names, name)?;
         names.all.entry(name.into()).or_default().opening = true;
         names.open += 1;
         Ok(None)
+    }
+
+    /// Whether there is room to open a channel of this name.
+    fn room(&self, names: &Names, name: &str) -> Result<(), Reject> {
+        let all = names.all.len();
+        match is_lab(name) {
+            true if all >= KEYS => Err(TAPS),
+            false if all >= self.config.max_channels && !names.all.contains_key(name) => Err(CHANNELS),
+            false if self.dir.is_some() && names.open >= self.open_logs => Err(OPEN_LOGS),
+            _ => Ok(()),
+        }
     }
 
     /// Looks for room for a channel of this name.
     fn search(&self, name: &str, gone: &mut Vec<Arc<Channel>>) {
         let began = Instant::now();
         let now = self.now();
-        let mut names = lock(self.names(name));
+        let shelf = self.shelf(name);
+        let mut names = lock(&shelf.names);
         if now < names.next_search {
             return;
         }
-        let all = !names.lasting || names.open >= names.most_open;
+        let many = self.dir.is_some() && names.open >= self.open_logs;
+        let all = many || is_lab(name) || self.cluster(name).is_some();
         // Those in which nothing was ever said, or can be: else whoever only asks for names could use them all up.
         names.forget(gone, &|c| all || c.is_empty());
-        if names.room(name) == Err(CHANNELS) {
+        if self.room(&names, name) == Err(CHANNELS) {
             names.all.retain(|_, entry| entry.why.is_none() || entry.opening);
         }
-        if names.room(name).is_ok() {
+        if self.room(&names, name).is_ok() {
             return;
         }
         names.next_search = now + SEARCH_PAUSE;
         drop(names);
         // Those whose files its owner has removed. It may take long, so nobody else waits for it.
-        let Some(dir) = self.dir.as_ref().filter(|_| !is_lab(name)) else { return };
+        let Some(dir) = self.dir(name) else { return };
         let Ok((files, _)) = dir.list(is_channel) else { return };
         let mut there = Entries::new();
         for name in files {
             there.insert(name.into(), Entry::default());
         }
-        let mut names = lock(&self.channels);
+        let mut names = lock(&shelf.names);
         // One that was used meanwhile may have got its first file.
         names.forget(gone, &|c| !there.contains_key(&*c.name) && !c.idle(began).is_zero());
         names.all.retain(|name, entry| entry.channel.is_some() || entry.opening || there.contains_key(name));
@@ -573,7 +571,7 @@ impl Hub {
                 next_look = now + LOOK;
             }
             let mut channels: Vec<Arc<Channel>> = Vec::new();
-            for names in [&self.channels, &self.lab] {
+            for Shelf { names, .. } in [&self.channels, &self.lab] {
                 channels.extend(lock(names).open().filter(|c| c.readers() > 0).cloned());
             }
             if channels.is_empty() {
@@ -596,7 +594,7 @@ impl Hub {
 
     /// The metrics, in Prometheus's text format; of the channels, only one where `only` names it.
     pub fn metrics(&self, only: Option<&str>) -> String {
-        let names = lock(self.names(only.unwrap_or_default()));
+        let names = lock(&self.shelf(only.unwrap_or_default()).names);
         let mut out = String::new();
         let mut tell = |name: &str, kind: &str, help: &str, value: &dyn fmt::Debug| {
             let _ = writeln!(out, "# HELP tincan_{name} {help}\n# TYPE tincan_{name} {kind}\ntincan_{name} {value:?}");

@@ -165,7 +165,7 @@ impl Server {
         self.0.hub.follow();
         loop {
             self.0.idle.fetch_add(1, SeqCst);
-            self.0.work(true, self.1.take());
+            self.0.work(self.1.take());
         }
     }
 }
@@ -216,7 +216,7 @@ fn file(file: &File, vary: &str) -> Route {
 impl Shared {
     /// The life of a thread: wait in `accept()`, leave another behind, serve; until enough others wait. It is counted
     /// in `idle` when it comes here, so that nobody starts another for the time until it runs.
-    fn work(self: &Arc<Self>, forever: bool, mut early: Option<(TcpStream, SocketAddr)>) {
+    fn work(self: &Arc<Self>, mut early: Option<(TcpStream, SocketAddr)>) {
         loop {
             let accepted = early.take().map_or_else(|| self.listener.accept(), Ok);
             if let Ok((stream, _)) = &accepted
@@ -228,7 +228,7 @@ impl Shared {
             if self.idle.fetch_sub(1, SeqCst) == 1 && accepted.is_ok() {
                 self.idle.fetch_add(1, SeqCst);
                 let shared = self.clone();
-                alone = start("connection", Box::new(move || shared.work(false, None))).is_err();
+                alone = start("connection", Box::new(move || shared.work(None))).is_err();
                 if alone {
                     // Where no thread can be had, the next connection waits in the backlog until this one is served.
                     self.idle.fetch_sub(1, SeqCst);
@@ -240,7 +240,7 @@ impl Shared {
                 Err(_) => thread::sleep(ACCEPT_PAUSE),
             }
             // In one step: a thread that leaves must never have been counted as one that stays.
-            let stay = |idle| (idle < SPARE || forever).then_some(idle + 1);
+            let stay = |idle| (idle < SPARE).then_some(idle + 1);
             if self.idle.fetch_update(SeqCst, SeqCst, stay).is_err() {
                 return;
             }
@@ -443,10 +443,8 @@ impl Shared {
                     connection.note(200);
                     return Ok(Reply::Stream(channel, opening));
                 };
-                match websocket::serve(connection, &self.hub, &channel, opening, accepted, self.shares.connections) {
-                    Ok(()) => return Ok(Reply::Given),
-                    Err(r) => r.into(),
-                }
+                websocket::serve(connection, &self.hub, &channel, opening, accepted, self.shares.connections)?;
+                return Ok(Reply::Given);
             }
             Route::Publish(name, template, to, except) => {
                 let events = events(req, template, body)?;
