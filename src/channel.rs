@@ -511,8 +511,7 @@ impl Channel {
         if let (From::After(asked), Some(gap)) = (&from, &gap) {
             gap.event(asked).write(None::<Id>, &mut prelude);
         }
-        let age = config.max_age.filter(|_| wait.is_none());
-        let expires = age.map(|age| now + jitter(millis(age), 10));
+        let expires = config.max_age.filter(|_| wait.is_none()).map(|age| now + jitter(millis(age), 10));
         let due = now + millis(wait.unwrap_or(config.heartbeat));
         let (poll, said) = match wait {
             None => (None, [head.into_bytes(), prelude].concat()),
@@ -529,8 +528,8 @@ impl Channel {
         Ok((sub, said))
     }
 
-    /// Has what somebody waits for read from a file, and gives it to all who stand there; none if nobody waits.
-    pub fn replay(&self, pieces: &mut [Piece], now: u64, heartbeat: Duration) -> Option<Turn> {
+    /// Reads from a file what somebody waits for; none if nobody does.
+    pub fn replay(&self) -> Option<Piece> {
         let mut state = lock(&self.state);
         let wanted = state.wanted.take();
         state.replaying = wanted.is_some();
@@ -538,7 +537,7 @@ impl Channel {
         let mut read = Piece::default();
         read.load(self, wanted?);
         lock(&self.state).replayed = read.from + read.bytes.len() as u64;
-        Some(self.turn(&read, pieces, now, heartbeat))
+        Some(read)
     }
 
     /// Nobody reads from its files any more, whatever is wanted.

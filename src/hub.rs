@@ -17,7 +17,7 @@
 //! Limits: `--max-channels`; `KEYS` and `LAB_HISTORY` for the wire lab; for each channel a thread that replays.
 //! Deliberately absent: HTTP.
 
-use crate::channel::{Channel, Numbers, Opening, Piece, STACK, Turn, lock, millis};
+use crate::channel::{Channel, Numbers, Opening, Piece, STACK, lock, millis};
 use crate::cluster::Cluster;
 use crate::disk::Dir;
 use crate::event::Event;
@@ -263,18 +263,17 @@ impl Hub {
         let shelf = self.shelf(name);
         let mut names = lock(&shelf.names);
         let before = names.all.remove(name).and_then(|entry| entry.why);
-        let mut entry = Entry::default();
-        match &opened {
-            Ok(channel) => entry.channel = Some(channel.clone()),
-            Err((_, why)) => {
-                names.open -= 1;
-                let news = why.iter().filter(|_| before != *why);
-                notes.extend(news.map(|why| format!("tincan: /{name} cannot be opened: {why}")));
-                entry.why = why.clone();
-            }
+        let (channel, why) = match &opened {
+            Ok(channel) => (Some(channel.clone()), None),
+            Err((_, why)) => (None, why.clone()),
+        };
+        if channel.is_none() {
+            names.open -= 1;
         }
-        if entry.channel.is_some() || entry.why.is_some() {
-            names.all.insert(name.into(), entry);
+        let news = why.iter().filter(|_| before != why);
+        notes.extend(news.map(|why| format!("tincan: /{name} cannot be opened: {why}")));
+        if channel.is_some() || why.is_some() {
+            names.all.insert(name.into(), Entry { channel, why, opening: false });
         }
         drop(names);
         shelf.opened.notify_all();
@@ -499,19 +498,13 @@ impl Hub {
         Some(self.now() + REPLAY_PAUSE)
     }
 
-    fn replay(&self, channel: &Arc<Channel>) {
+    fn replay(self: &Arc<Hub>, channel: &Arc<Channel>) {
         let mut pieces = pieces();
-        while let Some(turn) = channel.replay(&mut pieces, self.now(), self.config.heartbeat) {
-            self.count(&turn);
-            if turn.more || turn.retry.is_some() {
+        while let Some(read) = channel.replay() {
+            if self.turn(channel, &read, &mut pieces).is_some() {
                 self.wake(channel);
             }
         }
-    }
-
-    fn count(&self, turn: &Turn) {
-        self.counted.delivered.fetch_add(turn.delivered, Relaxed);
-        self.counted.dropped.fetch_add(turn.cut_off, Relaxed);
     }
 
     fn pump(self: &Arc<Hub>) {
@@ -520,18 +513,19 @@ impl Hub {
         let mut later: Vec<Arc<Channel>> = Vec::new();
         let mut first = u64::MAX;
         loop {
-            let channel = lock(&self.news).pop_front();
-            if channel.is_none() {
-                thread::park_timeout(Duration::from_millis(first.saturating_sub(self.now())));
-            }
-            // A panic is a bug; it must not end the pump for everybody.
-            if let Some(channel) = channel
-                && let Ok(Some(retry)) = catch_unwind(AssertUnwindSafe(|| self.turn(&channel, &mut pieces)))
-            {
-                first = first.min(retry);
-                if channel.retry.swap(retry, Relaxed) == 0 {
-                    later.push(channel);
+            let next = lock(&self.news).pop_front();
+            if let Some(channel) = next {
+                channel.queued.store(false, SeqCst); // before the log is read: whoever appends after that queues it again
+                let turn = AssertUnwindSafe(|| self.turn(&channel, &Piece::default(), &mut pieces));
+                // A panic is a bug; it must not end the pump for everybody.
+                if let Ok(Some(retry)) = catch_unwind(turn) {
+                    first = first.min(retry);
+                    if channel.retry.swap(retry, Relaxed) == 0 {
+                        later.push(channel);
+                    }
                 }
+            } else {
+                thread::park_timeout(Duration::from_millis(first.saturating_sub(self.now())));
             }
             let now = self.now();
             if first <= now {
@@ -551,10 +545,10 @@ impl Hub {
     }
 
     /// One turn of a channel. Returns when the first stalled subscriber is to be tried again.
-    fn turn(self: &Arc<Hub>, channel: &Arc<Channel>, pieces: &mut [Piece]) -> Option<u64> {
-        channel.queued.store(false, SeqCst); // before the log is read: whoever appends after that queues it again
-        let turn = channel.turn(&Piece::default(), pieces, self.now(), self.config.heartbeat);
-        self.count(&turn);
+    fn turn(self: &Arc<Hub>, channel: &Arc<Channel>, read: &Piece, pieces: &mut [Piece]) -> Option<u64> {
+        let turn = channel.turn(read, pieces, self.now(), self.config.heartbeat);
+        self.counted.delivered.fetch_add(turn.delivered, Relaxed);
+        self.counted.dropped.fetch_add(turn.cut_off, Relaxed);
         if turn.more {
             self.wake(channel); // behind the other channels that have news
         }
