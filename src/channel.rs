@@ -80,7 +80,7 @@ struct State {
 
 /// Which ids events get.
 #[derive(Clone, Copy)]
-enum Numbers {
+pub enum Numbers {
     /// The log's next ones.
     Own,
     /// This one.
@@ -89,20 +89,10 @@ enum Numbers {
     None,
 }
 
-impl Numbers {
-    /// The ids of the first and of the last of so many events, behind this one.
-    fn of(self, before: Id, count: usize) -> (Id, Id) {
-        match self {
-            Numbers::Own => (before.plus(1), before.plus(count as u64)),
-            Numbers::Given(id) => (id, id),
-            Numbers::None => (before, before),
-        }
-    }
-}
-
 /// A log and its subscribers.
 pub struct Channel {
-    name: String,
+    /// Its name.
+    pub name: String,
     secret: RandomState, // makes addresses of keys
     writer: Mutex<Writer>,
     state: Mutex<State>,
@@ -112,11 +102,9 @@ pub struct Channel {
     readers: AtomicUsize,            // in both lists
     /// Whether it waits for the pump.
     pub queued: AtomicBool,
-    /// When the pump tries its stalled readers again, or ends a poll.
+    /// When the pump tries its stalled readers again, or ends a poll; 0 if it need not.
     pub retry: AtomicU64,
 }
-
-type Served = Result<(), Gone>;
 
 /// The bytes that most subscribers of a turn are sent: copied from the log once, for all that stand at one place.
 #[derive(Default)]
@@ -238,31 +226,23 @@ impl Channel {
         lock(&self.state).log.unsynced().1.is_some()
     }
 
-    /// Appends events to the log, all or none; where an address is given, they are for all `but` that subscriber.
-    /// Returns their ids and their bytes, once they may be heard; `pump` wakes the pump.
-    ///
-    /// # Errors
-    /// [`DISK_FULL`], or [`LOG_FAILED`] where the disk fails otherwise; [`NOBODY`], or [`BEHIND`] where that subscriber has
-    /// too much to pass over. Nothing of these events was kept then.
-    pub fn publish(&self, events: &[Event], but: Option<&str>, pump: impl Fn()) -> Result<(Vec<Id>, u64), Reject> {
-        self.put(events, Numbers::Own, but, pump)
-    }
-
-    /// Takes over events of the log of which this is a copy.
+    /// Takes over events of the log of which this is a copy; `pump` wakes the pump.
     pub fn take(&self, entries: &[Entry], pump: impl Fn()) {
         for Entry { id, event, except, .. } in entries {
-            let (event, except) = (std::slice::from_ref(event), except.as_deref());
+            let event = std::slice::from_ref(event);
             // Whom nobody here knows is a reader of another node. Memory alone takes an event, which does not fail.
-            if except.is_none() || self.put(event, Numbers::Given(*id), except, &pump).is_err() {
-                let _ = self.put(event, Numbers::Given(*id), None, &pump);
+            if self.publish(event, Numbers::Given(*id), except.as_deref()).is_err() {
+                let _ = self.publish(event, Numbers::Given(*id), None);
             }
+            pump();
         }
         self.changed.notify_all();
     }
 
-    /// Tells all readers that something is missing here.
+    /// Tells all readers that something is missing here; `pump` wakes the pump.
     pub fn gap(&self, gap: &Event, pump: impl Fn()) {
-        let _ = self.put(std::slice::from_ref(gap), Numbers::None, None, pump);
+        let _ = self.publish(std::slice::from_ref(gap), Numbers::None, None);
+        pump();
     }
 
     /// The id of the last event.
@@ -282,22 +262,42 @@ impl Channel {
         !self.changed.wait_timeout_while(state, time, waits).unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
-    fn put(
-        &self, events: &[Event], numbers: Numbers, but: Option<&str>, pump: impl Fn(),
-    ) -> Result<(Vec<Id>, u64), Reject> {
+    /// Appends events to the log, all or none; where an address is given, they are for all `but` that subscriber.
+    /// Returns their ids and their bytes, once they may be heard. It may wait for the pump.
+    ///
+    /// # Errors
+    /// [`DISK_FULL`], or [`LOG_FAILED`] where the disk fails otherwise; [`NOBODY`], or [`BEHIND`] where that subscriber has
+    /// too much to pass over. Nothing of these events was kept then.
+    pub fn publish(&self, events: &[Event], numbers: Numbers, but: Option<&str>) -> Result<(Vec<Id>, u64), Reject> {
         let until = Instant::now() + PUBLISH_PATIENCE;
-        let writer = lock(&self.writer);
+        let mut writer = lock(&self.writer);
         let behind = |state: &mut State| {
             self.readers() > 0 && state.log.written().pos.saturating_sub(state.pumped) > state.log.slack()
         };
-        let mut state = lock(&self.state);
-        if behind(&mut state) {
-            pump();
-            drop(self.changed.wait_timeout_while(state, until.saturating_duration_since(Instant::now()), behind));
-        } else {
-            drop(state);
+        let left = until.saturating_duration_since(Instant::now());
+        drop(self.changed.wait_timeout_while(lock(&self.state), left, behind));
+        let written = self.write(&mut writer, events, numbers, but);
+        let len = writer.block.len() as u64;
+        writer.block.clear();
+        writer.block.shrink_to(PIECE);
+        drop(writer);
+        let done = written?.and_then(|(first, end)| self.settle(end.written.pos + len, end.failed).map(|()| first));
+        if done.is_err()
+            && let Ok(mut writer) = self.writer.try_lock()
+        {
+            // What was taken back is not to be there after a crash. If others write, they do this, or the last that fails.
+            let newest = lock(&self.state).log.end().newest;
+            let _ = writer.mend(newest); // else before the next append
         }
-        self.append(writer, events, numbers, but)
+        if std::mem::replace(&mut lock(&self.state).failing, done.is_err()) != done.is_err() {
+            let what = done.as_ref().err().map_or("takes events again".into(), |e| format!("takes no event: {e}"));
+            report(format!("tincan: /{} {what}", self.name));
+        }
+        match done {
+            Ok(first) => Ok(((0..events.len() as u64).map(|n| first.plus(n)).collect(), len)),
+            Err(e) if disk::is_full(&e) => Err(DISK_FULL),
+            Err(_) => Err(LOG_FAILED),
+        }
     }
 
     /// Gives events to one subscriber alone; they are not kept. It first gets what was said before.
@@ -347,34 +347,6 @@ impl Channel {
         format!("{key:016x}{:016x}", self.secret.hash_one(key))
     }
 
-    /// Returns the ids, and how many bytes they have in the log, once they may be heard.
-    fn append(
-        &self, mut writer: MutexGuard<'_, Writer>, events: &[Event], numbers: Numbers, but: Option<&str>,
-    ) -> Result<(Vec<Id>, u64), Reject> {
-        let written = self.write(&mut writer, events, numbers, but);
-        let len = writer.block.len() as u64;
-        writer.block.clear();
-        writer.block.shrink_to(PIECE);
-        drop(writer);
-        let done = written?.and_then(|(first, end)| self.settle(end.written.pos + len, end.failed).map(|()| first));
-        if done.is_err()
-            && let Ok(mut writer) = self.writer.try_lock()
-        {
-            // What was taken back is not to be there after a crash. If others write, they do this, or the last that fails.
-            let newest = lock(&self.state).log.end().newest;
-            let _ = writer.mend(newest); // else before the next append
-        }
-        if std::mem::replace(&mut lock(&self.state).failing, done.is_err()) != done.is_err() {
-            let what = done.as_ref().err().map_or("takes events again".into(), |e| format!("takes no event: {e}"));
-            report(format!("tincan: /{} {what}", self.name));
-        }
-        match done {
-            Ok(first) => Ok(((0..events.len() as u64).map(|n| first.plus(n)).collect(), len)),
-            Err(e) if disk::is_full(&e) => Err(DISK_FULL),
-            Err(_) => Err(LOG_FAILED),
-        }
-    }
-
     /// Writes events behind the log's end. Returns the id of the first, and where that end was.
     ///
     /// # Errors
@@ -387,7 +359,12 @@ impl Channel {
             if let Err(e) = writer.mend(end.newest) {
                 return Ok(Err(e));
             }
-            let (first, last) = numbers.of(end.written.id, events.len());
+            let before = end.written.id;
+            let (first, last) = match numbers {
+                Numbers::Own => (before.plus(1), before.plus(events.len() as u64)),
+                Numbers::Given(id) => (id, id),
+                Numbers::None => (before, before),
+            };
             writer.block.clear();
             for (event, n) in events.iter().zip(0..) {
                 let id = if let Numbers::None = numbers { None } else { Some(first.plus(n)) };
@@ -504,12 +481,16 @@ impl Channel {
     /// # Errors
     /// Where the socket fails, or the disk.
     pub fn open(&self, config: &Config, now: u64, stream: TcpStream, slot: Slot, opening: Opening) -> io::Result<bool> {
-        // The count comes first: whoever publishes from here on wakes the pump, and whoever did before is seen below.
+        let (mut sub, prelude) = self.greet(config, now, stream, slot, opening)?;
+        let pos = sub.pos;
+        // Without waiting where a turn is under way.
+        let mut list = self.subscribers.try_lock().unwrap_or_else(|_| lock(&self.joining));
+        // With the lock: who is told its address can be found by it at once.
+        sub.say(&prelude).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        // Whoever publishes from here on wakes the pump, and whoever did before is seen below.
         self.readers.fetch_add(1, SeqCst);
-        let opened = self.greet(config, now, stream, slot, opening).and_then(|(sub, prelude)| self.join(sub, &prelude));
-        let pos = opened.inspect_err(|_| {
-            self.readers.fetch_sub(1, SeqCst);
-        })?;
+        list.push(sub);
+        drop(list);
         let mut state = lock(&self.state);
         state.pumped = state.pumped.min(pos);
         Ok(state.log.heard().pos > pos)
@@ -530,27 +511,25 @@ impl Channel {
         if let (From::After(asked), Some(gap)) = (&from, &gap) {
             gap.event(asked).write(None::<Id>, &mut prelude);
         }
-        let age = config.max_age.filter(|_| wait.is_none());
-        let expires = age.map(|age| now + jitter(millis(age), 10));
-        let more = (trace.watches() || expires.is_some()).then(|| Box::new(More { trace, expires, ..More::default() }));
-        let mut sub = Subscriber { stream, pos, more, due: 0, key, stalls: 0, gone: None, shut: false, slot };
-        let Some(wait) = wait else {
-            sub.due = now + millis(config.heartbeat);
-            sub.stream.set_nonblocking(true)?;
-            return Ok((sub, [head.into_bytes(), prelude].concat()));
+        let expires = config.max_age.filter(|_| wait.is_none()).map(|age| now + jitter(millis(age), 10));
+        let due = now + millis(wait.unwrap_or(config.heartbeat));
+        let (poll, said) = match wait {
+            None => (None, [head.into_bytes(), prelude].concat()),
+            Some(_) => (Some(Poll::Wait(head, prelude)), Vec::new()),
         };
-        sub.more.get_or_insert_default().poll = Some(Poll::Wait(head, prelude));
-        sub.due = now + millis(wait);
-        if pos < end || gap.is_some() || wait.is_zero() {
-            sub.begin(end).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        let more = trace.watches() || expires.is_some() || wait.is_some();
+        let more = more.then(|| Box::new(More { poll, trace, expires, ..More::default() }));
+        let mut sub = Subscriber { stream, pos, more, due, key, stalls: 0, gone: None, shut: false, slot };
+        sub.stream.set_nonblocking(true)?;
+        if pos < end || gap.is_some() || due == now {
+            sub.begin(end).map_err(|_| io::ErrorKind::BrokenPipe)?; // a poll
             sub.finish(now);
         }
-        sub.stream.set_nonblocking(true)?;
-        Ok((sub, Vec::new()))
+        Ok((sub, said))
     }
 
-    /// Has what somebody waits for read from a file, and gives it to all who stand there; none if nobody waits.
-    pub fn replay(&self, piece: &mut Piece, helpers: &mut [Piece], now: u64, heartbeat: Duration) -> Option<Turn> {
+    /// Reads from a file what somebody waits for; none if nobody does.
+    pub fn replay(&self) -> Option<Piece> {
         let mut state = lock(&self.state);
         let wanted = state.wanted.take();
         state.replaying = wanted.is_some();
@@ -558,7 +537,7 @@ impl Channel {
         let mut read = Piece::default();
         read.load(self, wanted?);
         lock(&self.state).replayed = read.from + read.bytes.len() as u64;
-        Some(self.turn(&read, piece, helpers, now, heartbeat))
+        Some(read)
     }
 
     /// Nobody reads from its files any more, whatever is wanted.
@@ -567,10 +546,9 @@ impl Channel {
     }
 
     /// Gives each subscriber its next piece, of those that were `read` from a file or are in memory; if there are many,
-    /// `helpers` stand for further cores.
-    pub fn turn(&self, read: &Piece, piece: &mut Piece, helpers: &mut [Piece], now: u64, heartbeat: Duration) -> Turn {
-        piece.bytes.clear();
-        helpers.iter_mut().for_each(|piece| piece.bytes.clear());
+    /// on as many cores as there are `pieces`.
+    pub fn turn(&self, read: &Piece, pieces: &mut [Piece], now: u64, heartbeat: Duration) -> Turn {
+        pieces.iter_mut().for_each(|piece| piece.bytes.clear());
         let mut subscribers = self.subscribers();
         let end = lock(&self.state).log.heard().pos;
         let delivered = AtomicU64::new(0);
@@ -596,19 +574,19 @@ impl Channel {
             delivered.fetch_add(sum, Relaxed);
         };
         // If there are many, each core takes a share; if no thread can be had for one, all are looked at again.
-        let share = subscribers.len().div_ceil(helpers.len() + 1).max(SHARE);
+        let share = subscribers.len().div_ceil(pieces.len()).max(SHARE);
         let mut missed = false;
         thread::scope(|scope| {
-            let mut shares = subscribers.chunks_mut(share);
-            let own = shares.next().unwrap_or_default();
-            for (subs, piece) in shares.zip(helpers) {
+            let mut shares = subscribers.chunks_mut(share).zip(pieces.iter_mut());
+            let own = shares.next();
+            for (subs, piece) in shares {
                 let work: Box<dyn FnOnce() + Send> = Box::new(move || all(subs, piece));
                 missed |= thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work).is_err();
             }
-            all(own, piece);
+            own.map(|(subs, piece)| all(subs, piece))
         });
         if missed {
-            all(&mut subscribers, piece);
+            pieces.iter_mut().take(1).for_each(|piece| all(&mut subscribers, piece));
         }
         let turn = self.end_turn(subscribers, end, now);
         self.changed.notify_all();
@@ -662,7 +640,7 @@ impl Channel {
     }
 
     /// Serves each subscriber, and drops those that are gone. Returns how many of them fell off the log.
-    fn keep(&self, subs: &mut Vec<Subscriber>, mut serve: impl FnMut(&mut Subscriber) -> Served) -> u64 {
+    fn keep(&self, subs: &mut Vec<Subscriber>, mut serve: impl FnMut(&mut Subscriber) -> Result<(), Gone>) -> u64 {
         let (before, mut cut_off) = (subs.len(), 0);
         subs.retain_mut(|sub| match serve(sub) {
             Ok(()) => true,
@@ -686,17 +664,5 @@ impl Channel {
         let mut subscribers = lock(&self.subscribers);
         subscribers.append(&mut std::mem::take(&mut *lock(&self.joining)));
         subscribers
-    }
-
-    /// Takes one more in, without waiting where a turn is under way. Returns its position.
-    fn join(&self, mut sub: Subscriber, prelude: &[u8]) -> io::Result<u64> {
-        let mut list = self.subscribers.try_lock().unwrap_or_else(|_| lock(&self.joining));
-        if !prelude.is_empty() {
-            // With the lock: who is told its address can be found by it at once.
-            sub.say(prelude).map_err(|_| io::ErrorKind::BrokenPipe)?;
-        }
-        let pos = sub.pos;
-        list.push(sub);
-        Ok(pos)
     }
 }

@@ -17,7 +17,7 @@
 //! Limits: `--max-channels`; `KEYS` and `LAB_HISTORY` for the wire lab; for each channel a thread that replays.
 //! Deliberately absent: HTTP.
 
-use crate::channel::{Channel, Opening, Piece, STACK, Turn, lock, millis};
+use crate::channel::{Channel, Numbers, Opening, Piece, STACK, lock, millis};
 use crate::cluster::Cluster;
 use crate::disk::Dir;
 use crate::event::Event;
@@ -35,7 +35,7 @@ use std::fmt::{self, Write as _};
 use std::io;
 use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -59,30 +59,48 @@ pub fn start(name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
     Ok(thread::Builder::new().name(name.into()).stack_size(STACK).spawn(work)?.thread().clone())
 }
 
-type Open = BTreeMap<Box<str>, Arc<Channel>>;
-/// Those that only files remember, and why a log cannot be used.
-type Shut = BTreeMap<Box<str>, Option<String>>;
+/// A channel's name, and what is known of it: nothing, if only files remember it.
+#[derive(Default)]
+struct Entry {
+    channel: Option<Arc<Channel>>,
+    opening: bool,
+    why: Option<String>, // its log cannot be used
+}
+
+type Entries = BTreeMap<Box<str>, Entry>;
 
 /// Channels by their names.
 #[derive(Default)]
 struct Names {
-    open: Open,
-    shut: Shut,
+    all: Entries,
+    open: usize, // or being opened
     next_purge: u64,
     next_search: u64,
 }
 
+/// The same, for many threads.
+#[derive(Default)]
+struct Shelf {
+    names: Mutex<Names>,
+    opened: Condvar, // one was, or it failed
+}
+
 impl Names {
+    fn open(&self) -> impl Iterator<Item = &Arc<Channel>> {
+        self.all.values().filter_map(|entry| entry.channel.as_ref())
+    }
+
     /// Forgets those that nobody uses and that are `useless`. If files remember one, its name stays.
-    fn forget(&mut self, gone: &mut Open, useless: &dyn Fn(&str, &Channel) -> bool) {
+    fn forget(&mut self, gone: &mut Vec<Arc<Channel>>, useless: &dyn Fn(&Channel) -> bool) {
         // Only the list holds a channel that nobody is in the middle of using.
         let unused = |c: &Arc<Channel>| Arc::strong_count(c) == 1 && c.readers() == 0;
-        for (name, channel) in self.open.extract_if(.., |name, c| unused(c) && useless(name, c)) {
-            if channel.has_file() {
-                self.shut.insert(name.clone(), None);
-            }
-            gone.insert(name, channel);
-        }
+        self.all.retain(|_, entry| {
+            let Some(channel) = entry.channel.take_if(|c| unused(c) && useless(c)) else { return true };
+            let remembered = channel.has_file();
+            self.open -= 1;
+            gone.push(channel);
+            remembered
+        });
     }
 }
 
@@ -94,16 +112,14 @@ pub struct Hub {
     cluster: OnceLock<Cluster>,
     notes: Vec<String>,
     open_logs: usize,
-    channels: Mutex<Names>,
-    lab: Mutex<Names>,           // the wire lab's
-    opening: Mutex<Vec<String>>, // logs that are being opened
-    opened: Condvar,
+    channels: Shelf,
+    lab: Shelf,                          // the wire lab's
     news: Mutex<VecDeque<Arc<Channel>>>, // each at most once, see `Channel::queued`
     pump: OnceLock<Thread>,
     heart: OnceLock<Thread>,
     heart_sleeps: AtomicBool,
     epoch: AtomicU64,
-    connections: Arc<AtomicUsize>,
+    connections: Slot,
     counted: Counters,
 }
 
@@ -132,22 +148,9 @@ pub fn is_lab(name: &str) -> bool {
     name.strip_prefix("lab/").is_some_and(is_channel)
 }
 
-/// Lets the next one open a log of this name.
-struct Turnstile<'a> {
-    hub: &'a Hub,
-    name: &'a str,
-}
-
-impl Drop for Turnstile<'_> {
-    fn drop(&mut self) {
-        lock(&self.hub.opening).retain(|other| other != self.name);
-        self.hub.opened.notify_all();
-    }
-}
-
-/// What further cores have for a turn.
-fn helpers() -> Vec<Piece> {
-    (1..limits::cores().min(CORES)).map(|_| Piece::default()).collect()
+/// What the cores have for a turn, one each.
+fn pieces() -> Vec<Piece> {
+    (0..limits::cores().min(CORES)).map(|_| Piece::default()).collect()
 }
 
 impl Hub {
@@ -158,19 +161,19 @@ impl Hub {
     /// If the directory cannot be had, or the threads cannot be started.
     pub fn new(config: Config, open_logs: usize, private: bool) -> io::Result<Arc<Hub>> {
         let dir = config.data.as_deref().map(|path| Dir::open(path, private, config.sync)).transpose()?.map(Arc::new);
-        let mut channels = Names::default();
+        let mut names = Names::default();
         let mut notes = Vec::new();
         if let Some(dir) = &dir {
-            let (names, others) = dir.list(is_channel)?;
-            for name in names {
-                if channels.shut.contains_key(&*name) {
+            let (found, others) = dir.list(is_channel)?;
+            for name in found {
+                if names.all.contains_key(&*name) {
                     continue; // it has an older part as well
                 }
                 let mut note = |what: String| notes.push(format!("--data: /{name}: {what}"));
                 let opened = Log::open(dir, &name, 0, config.history, false, &mut note);
-                let closed = opened.err().map(|e| e.to_string());
-                closed.iter().for_each(|why| note(format!("it cannot be opened: {why}")));
-                channels.shut.insert(name.into(), closed);
+                let why = opened.err().map(|e| e.to_string());
+                why.iter().for_each(|why| note(format!("it cannot be opened: {why}")));
+                names.all.insert(name.into(), Entry { why, ..Entry::default() });
             }
             notes.extend(others.iter().map(|file| format!("--data: {file:?} is no channel's log; it is left alone")));
         }
@@ -181,10 +184,8 @@ impl Hub {
             cluster: OnceLock::new(),
             notes,
             open_logs,
-            channels: Mutex::new(channels),
-            lab: Mutex::default(),
-            opening: Mutex::default(),
-            opened: Condvar::new(),
+            channels: Shelf { names: Mutex::new(names), ..Shelf::default() },
+            lab: Shelf::default(),
             news: Mutex::default(),
             pump: OnceLock::new(),
             heart: OnceLock::new(),
@@ -230,7 +231,13 @@ impl Hub {
 
     /// Counts a connection for as long as the slot lives; returns how many there are with it.
     pub fn connect(&self) -> (Slot, usize) {
-        Slot::take(&self.connections)
+        let slot = self.connections.clone();
+        (slot, self.connected())
+    }
+
+    /// How many connections there are.
+    fn connected(&self) -> usize {
+        Arc::strong_count(&self.connections) - 1
     }
 
     /// The channel of this name, which exists from now on.
@@ -239,68 +246,67 @@ impl Hub {
     /// [`CHANNELS`] if it would be one more than `--max-channels`, [`TAPS`] if it is the lab's and one too many,
     /// [`OPEN_LOGS`] if its files would be too many, [`LOG_CLOSED`] if they cannot be used.
     pub fn channel(&self, name: &str) -> Result<Arc<Channel>, Reject> {
-        let mut gone = Open::new(); // their files are closed without a lock
-        let mut known = self.known(name, 0, &mut gone);
-        if known.is_err() {
+        let mut gone = Vec::new(); // their files are closed without a lock
+        let known = self.known(name, &mut gone).or_else(|_| {
             // There may be none to be found, and then it is not looked for again at once.
             self.search(name, &mut gone);
-            known = self.known(name, 0, &mut gone);
-        }
-        if let Some(channel) = known? {
+            self.known(name, &mut gone)
+        })?;
+        if let Some(channel) = known {
             channel.touch();
             return Ok(channel);
         }
-        // One at a time of each name, and without the lock on the channels: it may take long.
-        let busy = |opening: &mut Vec<String>| opening.iter().any(|other| other == name);
-        let opening = self.opened.wait_while(lock(&self.opening), busy);
-        let mut opening = opening.unwrap_or_else(PoisonError::into_inner);
-        let others = opening.iter().filter(|other| is_lab(other) == is_lab(name)).count();
-        if let Some(channel) = self.known(name, others, &mut gone)? {
-            return Ok(channel);
-        }
-        opening.push(name.into());
-        drop(opening);
-        let turn = Turnstile { hub: self, name };
+        // Without the lock on the channels: it may take long. A panic is a bug; others must not wait for ever.
         let mut notes = Vec::new();
-        let opened = match self.cluster(name) {
-            Some(cluster) => cluster.open(name),
-            None => self.open(name, &mut notes),
+        let open = AssertUnwindSafe(|| self.open(name, &mut notes));
+        let opened = catch_unwind(open).unwrap_or(Err((LOG_CLOSED, None)));
+        let shelf = self.shelf(name);
+        let mut names = lock(&shelf.names);
+        let before = names.all.remove(name).and_then(|entry| entry.why);
+        let (channel, why) = match &opened {
+            Ok(channel) => (Some(channel.clone()), None),
+            Err((_, why)) => (None, why.clone()),
         };
-        if let Ok(channel) = &opened {
-            let mut names = lock(self.names(name));
-            names.shut.remove(name);
-            names.open.insert(name.into(), channel.clone());
+        if channel.is_none() {
+            names.open -= 1;
         }
-        drop(turn); // a terminal that nobody reads holds up this request alone
-        notes.into_iter().for_each(report);
-        opened
+        let news = why.iter().filter(|_| before != why);
+        notes.extend(news.map(|why| format!("tincan: /{name} cannot be opened: {why}")));
+        if channel.is_some() || why.is_some() {
+            names.all.insert(name.into(), Entry { channel, why, opening: false });
+        }
+        drop(names);
+        shelf.opened.notify_all();
+        notes.into_iter().for_each(report); // a terminal that nobody reads holds up this request alone
+        opened.map_err(|(reject, _)| reject)
     }
 
-    /// The list that has this name, or would.
-    fn names(&self, name: &str) -> &Mutex<Names> {
+    /// Where this name has its place.
+    fn shelf(&self, name: &str) -> &Shelf {
         if is_lab(name) { &self.lab } else { &self.channels }
     }
 
-    /// Opens a log, and notes what its owner is to be told.
-    fn open(&self, name: &str, notes: &mut Vec<String>) -> Result<Arc<Channel>, Reject> {
-        let epoch = self.new_epoch();
-        let lab = is_lab(name);
-        let Some(dir) = self.dir.as_ref().filter(|_| !lab) else {
-            let history = if lab { LAB_HISTORY } else { self.config.history };
-            return Ok(Arc::new(Channel::new(name, Log::new(epoch, history), Writer::default())));
-        };
-        let mut note = |what: String| notes.push(format!("tincan: --data: /{name}: {what}"));
-        match Log::open(dir, name, epoch, self.config.history, self.config.sync, &mut note) {
-            Ok((log, writer)) => Ok(Arc::new(Channel::new(name, log, writer))),
-            Err(e) => {
-                let why = Some(e.to_string());
-                let before = lock(&self.channels).shut.insert(name.into(), why.clone());
-                if before != Some(why) {
-                    notes.push(format!("tincan: /{name} cannot be opened: {e}"));
-                }
-                Err(LOG_CLOSED)
-            }
+    /// Opens a log, and notes what its owner is to be told. What fails it may be of its files.
+    fn open(&self, name: &str, notes: &mut Vec<String>) -> Result<Arc<Channel>, (Reject, Option<String>)> {
+        if let Some(cluster) = self.cluster(name) {
+            return cluster.open(name).map_err(|reject| (reject, None));
         }
+        let epoch = self.new_epoch();
+        let history = if is_lab(name) { LAB_HISTORY } else { self.config.history };
+        let sync = self.config.sync;
+        let mut note = |what: String| notes.push(format!("tincan: --data: /{name}: {what}"));
+        let (log, writer) = match self.dir(name) {
+            None => (Log::new(epoch, history), Writer::default()),
+            Some(dir) => {
+                Log::open(dir, name, epoch, history, sync, &mut note).map_err(|e| (LOG_CLOSED, Some(e.to_string())))?
+            }
+        };
+        Ok(Arc::new(Channel::new(name, log, writer)))
+    }
+
+    /// The directory that keeps the log of the channel of this name, where one does.
+    fn dir(&self, name: &str) -> Option<&Arc<Dir>> {
+        self.dir.as_ref().filter(|_| !is_lab(name))
     }
 
     /// The Redis that keeps the log of the channel of this name, where one does.
@@ -324,74 +330,78 @@ impl Hub {
     /// As [`Cluster::health`].
     pub fn health(&self) -> Result<Vec<String>, Reject> {
         self.cluster.get().map_or(Ok(()), Cluster::health)?;
-        let names = lock(&self.channels);
-        let shut = names.shut.iter().filter(|(_, why)| why.is_some()).map(|(name, _)| name);
-        let bad = names.open.iter().filter(|(_, channel)| channel.is_bad()).map(|(name, _)| name);
-        Ok(shut.chain(bad).map(|name| name.to_string()).collect())
+        let names = lock(&self.channels.names);
+        let is_bad = |entry: &Entry| entry.why.is_some() || entry.channel.as_ref().is_some_and(|c| c.is_bad());
+        Ok(names.all.iter().filter(|(_, entry)| is_bad(entry)).map(|(name, _)| name.to_string()).collect())
     }
 
-    /// The channel of this name if it is open; else there is room to open it, beside others that are being opened.
-    fn known(&self, name: &str, others: usize, gone: &mut Open) -> Result<Option<Arc<Channel>>, Reject> {
+    /// The channel of this name if it is open; else it is the caller's to open it, and others wait for that.
+    fn known(&self, name: &str, gone: &mut Vec<Arc<Channel>>) -> Result<Option<Arc<Channel>>, Reject> {
+        let busy = |names: &mut Names| names.all.get(name).is_some_and(|entry| entry.opening);
         let forget = self.config.forget;
         let idle = if is_lab(name) { forget / 60 } else { forget };
+        let shelf = self.shelf(name);
+        let names = shelf.opened.wait_while(lock(&shelf.names), busy);
+        let names = &mut *names.unwrap_or_else(PoisonError::into_inner);
         let began = Instant::now();
         let now = self.now();
-        let mut names = lock(self.names(name));
         if now >= names.next_purge {
             names.next_purge = now + millis(idle / 60);
-            names.forget(gone, &|_, c| c.idle(began) >= idle);
+            names.forget(gone, &|c| c.idle(began) >= idle);
         }
-        match names.open.get(name) {
-            Some(channel) => Ok(Some(channel.clone())),
-            None => self.room(&names, name, others).map(|()| None),
+        if let Some(Entry { channel: Some(channel), .. }) = names.all.get(name) {
+            return Ok(Some(channel.clone()));
         }
+        self.room(names, name)?;
+        names.all.entry(name.into()).or_default().opening = true;
+        names.open += 1;
+        Ok(None)
     }
 
-    /// Whether there is room for a channel of this name.
-    fn room(&self, names: &Names, name: &str, others: usize) -> Result<(), Reject> {
-        let open = names.open.len() + others;
-        let all = open + names.shut.len();
+    /// Whether there is room to open a channel of this name.
+    fn room(&self, names: &Names, name: &str) -> Result<(), Reject> {
+        let all = names.all.len();
         match is_lab(name) {
             true if all >= KEYS => Err(TAPS),
-            false if all >= self.config.max_channels && !names.shut.contains_key(name) => Err(CHANNELS),
-            false if self.dir.is_some() && open >= self.open_logs => Err(OPEN_LOGS),
+            false if all >= self.config.max_channels && !names.all.contains_key(name) => Err(CHANNELS),
+            false if self.dir.is_some() && names.open >= self.open_logs => Err(OPEN_LOGS),
             _ => Ok(()),
         }
     }
 
     /// Looks for room for a channel of this name.
-    fn search(&self, name: &str, gone: &mut Open) {
+    fn search(&self, name: &str, gone: &mut Vec<Arc<Channel>>) {
         let began = Instant::now();
         let now = self.now();
-        let mut names = lock(self.names(name));
+        let shelf = self.shelf(name);
+        let mut names = lock(&shelf.names);
         if now < names.next_search {
             return;
         }
-        let lab = is_lab(name);
-        let many = self.dir.is_some() && names.open.len() >= self.open_logs;
+        let many = self.dir.is_some() && names.open >= self.open_logs;
+        let all = many || is_lab(name) || self.cluster(name).is_some();
         // Those in which nothing was ever said, or can be: else whoever only asks for names could use them all up.
-        let useless = |c: &Channel| c.is_empty() || lab || self.cluster(name).is_some();
-        names.forget(gone, &|_, c| many || useless(c));
-        if self.room(&names, name, 0) == Err(CHANNELS) {
-            names.shut.retain(|_, why| why.is_none());
+        names.forget(gone, &|c| all || c.is_empty());
+        if self.room(&names, name) == Err(CHANNELS) {
+            names.all.retain(|_, entry| entry.why.is_none() || entry.opening);
         }
-        if self.room(&names, name, 0).is_ok() {
+        if self.room(&names, name).is_ok() {
             return;
         }
         names.next_search = now + SEARCH_PAUSE;
         drop(names);
         // Those whose files its owner has removed. It may take long, so nobody else waits for it.
-        let Some(dir) = self.dir.as_ref().filter(|_| !lab) else { return };
+        let Some(dir) = self.dir(name) else { return };
         let Ok((files, _)) = dir.list(is_channel) else { return };
-        let mut there = Shut::new();
+        let mut there = Entries::new();
         for name in files {
-            there.insert(name.into(), None);
+            there.insert(name.into(), Entry::default());
         }
-        let mut names = lock(&self.channels);
+        let mut names = lock(&shelf.names);
         // One that was used meanwhile may have got its first file.
-        names.forget(gone, &|name, c| !there.contains_key(name) && !c.idle(began).is_zero());
-        names.shut.retain(|name, _| there.contains_key(name));
-        for channel in gone.values() {
+        names.forget(gone, &|c| !there.contains_key(&*c.name) && !c.idle(began).is_zero());
+        names.all.retain(|name, entry| entry.channel.is_some() || entry.opening || there.contains_key(name));
+        for channel in gone {
             // Its epoch may be ahead of the clock, and the next one of this name must be greater.
             self.epoch.fetch_max(channel.last().epoch, SeqCst);
         }
@@ -399,9 +409,9 @@ impl Hub {
 
     /// The clock in milliseconds, but greater than every epoch of this process, also where the clock was set back.
     fn new_epoch(&self) -> u64 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
-        let last = self.epoch.fetch_update(SeqCst, SeqCst, |last| Some(now.max(last + 1)));
-        now.max(last.unwrap_or(0) + 1)
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| d.as_millis() as u64);
+        self.epoch.fetch_max(now - 1, SeqCst);
+        self.epoch.fetch_add(1, SeqCst) + 1
     }
 
     /// Appends events to a channel's log and wakes the pump. Returns their ids; they are in the log then, all or none.
@@ -424,7 +434,7 @@ impl Hub {
                 events.iter().zip(&ids).for_each(|(event, id)| event.write(Some(id), &mut blocks));
                 (ids, blocks.len() as u64)
             }
-            None => channel.publish(events, but, || self.wake(&channel))?,
+            None => channel.publish(events, Numbers::Own, but)?,
         };
         self.counted.events.fetch_add(events.len() as u64, Relaxed);
         self.counted.published.fetch_add(bytes, Relaxed);
@@ -445,9 +455,8 @@ impl Hub {
 
     /// Appends an event to a channel that is in memory; it may wait for the pump.
     pub fn tell(&self, channel: &Arc<Channel>, event: Event) {
-        let wake = || self.wake(channel);
-        let _ = channel.publish(&[event], None, wake); // nothing there can fail
-        wake();
+        let _ = channel.publish(&[event], Numbers::Own, None); // nothing there can fail
+        self.wake(channel);
     }
 
     /// Tells the pump that a channel has news, once for any number of them.
@@ -489,54 +498,57 @@ impl Hub {
         Some(self.now() + REPLAY_PAUSE)
     }
 
-    fn replay(&self, channel: &Arc<Channel>) {
-        let (mut piece, mut helpers) = (Piece::default(), helpers());
-        while let Some(turn) = channel.replay(&mut piece, &mut helpers, self.now(), self.config.heartbeat) {
-            self.count(&turn);
-            if turn.more || turn.retry.is_some() {
+    fn replay(self: &Arc<Hub>, channel: &Arc<Channel>) {
+        let mut pieces = pieces();
+        while let Some(read) = channel.replay() {
+            if self.turn(channel, &read, &mut pieces).is_some() {
                 self.wake(channel);
             }
         }
     }
 
-    fn count(&self, turn: &Turn) {
-        self.counted.delivered.fetch_add(turn.delivered, Relaxed);
-        self.counted.dropped.fetch_add(turn.cut_off, Relaxed);
-    }
-
     fn pump(self: &Arc<Hub>) {
-        let (mut piece, mut helpers) = (Piece::default(), helpers());
-        // Channels with stalled readers or polls, each once: by when they are to be tried again, and their address.
-        let mut later: BTreeMap<(u64, usize), Arc<Channel>> = BTreeMap::new();
+        let mut pieces = pieces();
+        // Channels with stalled readers or polls, each once, and when the first of them is to be tried again.
+        let mut later: Vec<Arc<Channel>> = Vec::new();
+        let mut first = u64::MAX;
         loop {
-            let channel = lock(&self.news).pop_front();
-            if channel.is_none() {
-                match later.first_key_value() {
-                    None => thread::park(),
-                    Some(((at, _), _)) => thread::park_timeout(Duration::from_millis(at.saturating_sub(self.now()))),
+            let next = lock(&self.news).pop_front();
+            if let Some(channel) = next {
+                channel.queued.store(false, SeqCst); // before the log is read: whoever appends after that queues it again
+                let turn = AssertUnwindSafe(|| self.turn(&channel, &Piece::default(), &mut pieces));
+                // A panic is a bug; it must not end the pump for everybody.
+                if let Ok(Some(retry)) = catch_unwind(turn) {
+                    first = first.min(retry);
+                    if channel.retry.swap(retry, Relaxed) == 0 {
+                        later.push(channel);
+                    }
                 }
-            }
-            // A panic is a bug; it must not end the pump for everybody.
-            if let Some(channel) = channel
-                && let Ok(Some(retry)) =
-                    catch_unwind(AssertUnwindSafe(|| self.turn(&channel, &mut piece, &mut helpers)))
-            {
-                let address = Arc::as_ptr(&channel).addr();
-                later.remove(&(channel.retry.swap(retry, Relaxed), address));
-                later.insert((retry, address), channel);
+            } else {
+                thread::park_timeout(Duration::from_millis(first.saturating_sub(self.now())));
             }
             let now = self.now();
-            while let Some(first) = later.first_entry().filter(|first| first.key().0 <= now) {
-                self.wake(&first.remove());
+            if first <= now {
+                first = u64::MAX;
+                later.retain(|channel| {
+                    let retry = channel.retry.load(Relaxed);
+                    if retry > now {
+                        first = first.min(retry);
+                        return true;
+                    }
+                    channel.retry.store(0, Relaxed);
+                    self.wake(channel);
+                    false
+                });
             }
         }
     }
 
     /// One turn of a channel. Returns when the first stalled subscriber is to be tried again, or the first poll ends.
-    fn turn(self: &Arc<Hub>, channel: &Arc<Channel>, piece: &mut Piece, helpers: &mut [Piece]) -> Option<u64> {
-        channel.queued.store(false, SeqCst); // before the log is read: whoever appends after that queues it again
-        let turn = channel.turn(&Piece::default(), piece, helpers, self.now(), self.config.heartbeat);
-        self.count(&turn);
+    fn turn(self: &Arc<Hub>, channel: &Arc<Channel>, read: &Piece, pieces: &mut [Piece]) -> Option<u64> {
+        let turn = channel.turn(read, pieces, self.now(), self.config.heartbeat);
+        self.counted.delivered.fetch_add(turn.delivered, Relaxed);
+        self.counted.dropped.fetch_add(turn.cut_off, Relaxed);
         if turn.more {
             self.wake(channel); // behind the other channels that have news
         }
@@ -548,8 +560,8 @@ impl Hub {
         loop {
             let now = self.now();
             let mut channels: Vec<Arc<Channel>> = Vec::new();
-            for names in [&self.channels, &self.lab] {
-                channels.extend(lock(names).open.values().filter(|c| c.readers() > 0).cloned());
+            for Shelf { names, .. } in [&self.channels, &self.lab] {
+                channels.extend(lock(names).open().filter(|c| c.readers() > 0).cloned());
             }
             if channels.is_empty() {
                 // Once this is set, whoever joins wakes us up; so look once more, then sleep for as long as it takes.
@@ -568,43 +580,27 @@ impl Hub {
 
     /// The metrics, in Prometheus's text format; of the channels, only one where `only` names it.
     pub fn metrics(&self, only: Option<&str>) -> String {
-        let open = lock(&self.channels).open.len();
-        let numbers = [
-            ("connections", "gauge", "Open connections, readers included.", self.connections.load(Relaxed).to_string()),
-            ("channels", "gauge", "Channels in use.", open.to_string()),
-            ("events_total", "counter", "Events published.", self.counted.events.load(Relaxed).to_string()),
-            (
-                "published_bytes_total",
-                "counter",
-                "Bytes of events published.",
-                self.counted.published.load(Relaxed).to_string(),
-            ),
-            (
-                "delivered_bytes_total",
-                "counter",
-                "Bytes of events given to readers.",
-                self.counted.delivered.load(Relaxed).to_string(),
-            ),
-            (
-                "dropped_subscribers_total",
-                "counter",
-                "Readers that fell off the log.",
-                self.counted.dropped.load(Relaxed).to_string(),
-            ),
-        ];
+        let names = lock(&self.shelf(only.unwrap_or_default()).names);
         let mut out = String::new();
-        let shared = self.cluster.get().map(Cluster::metrics);
-        for (name, kind, help, value) in numbers.into_iter().chain(shared.into_iter().flatten()) {
-            let _ = writeln!(out, "# HELP tincan_{name} {help}\n# TYPE tincan_{name} {kind}\ntincan_{name} {value}");
+        let mut tell = |name: &str, kind: &str, help: &str, value: &dyn fmt::Debug| {
+            let _ = writeln!(out, "# HELP tincan_{name} {help}\n# TYPE tincan_{name} {kind}\ntincan_{name} {value:?}");
+        };
+        tell("connections", "gauge", "Open connections, readers included.", &self.connected());
+        tell("channels", "gauge", "Channels in use.", &names.open);
+        tell("events_total", "counter", "Events published.", &self.counted.events);
+        tell("published_bytes_total", "counter", "Bytes of events published.", &self.counted.published);
+        tell("delivered_bytes_total", "counter", "Bytes of events given to readers.", &self.counted.delivered);
+        tell("dropped_subscribers_total", "counter", "Readers that fell off the log.", &self.counted.dropped);
+        for (name, kind, help, value) in self.cluster.get().map(Cluster::metrics).into_iter().flatten() {
+            tell(name, kind, help, &format_args!("{value}"));
         }
         out.push_str("# HELP tincan_subscribers Readers of a channel.\n# TYPE tincan_subscribers gauge\n");
-        let names = lock(self.names(only.unwrap_or_default()));
-        let named: Vec<_> = match only {
-            Some(only) => names.open.get_key_value(only).into_iter().collect(),
-            None => names.open.iter().collect(),
+        let mut line = |channel: &Arc<Channel>| {
+            let _ = writeln!(out, "tincan_subscribers{{channel=\"{}\"}} {}", channel.name, channel.readers());
         };
-        for (name, channel) in named {
-            let _ = writeln!(out, "tincan_subscribers{{channel=\"{name}\"}} {}", channel.readers());
+        match only {
+            None => names.open().for_each(line),
+            Some(only) => names.all.get(only).and_then(|entry| entry.channel.as_ref()).iter().for_each(|c| line(c)),
         }
         out
     }

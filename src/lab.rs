@@ -29,12 +29,11 @@ use crate::limits::Places;
 use crate::reject::{CONNECTIONS, Reject, TAPS};
 use crate::subscriber::Slot;
 use crate::trace::Tap;
-use std::cell::Cell;
 use std::io;
 use std::mem::take;
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::thread::{Thread, park, sleep};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -58,23 +57,17 @@ struct Piece {
 
 impl Piece {
     fn tell(&self, hub: &Hub) {
-        let at = self.at.as_micros();
-        let connection = self.connection;
-        let tell = |name: &str, bytes: &str| {
+        let at = self.at.as_micros() as u64;
+        let tell = |name: &str, bytes: String| {
+            let connection = self.connection;
             let data = format!("{{\"connection\":{connection},\"at\":{}.{:03}{bytes}}}", at / 1000, at % 1000);
-            if let Ok(event) = Event::new(data).named(name) {
-                hub.tell(&self.channel, event);
-            }
+            hub.tell(&self.channel, Event::new(data).named(name).unwrap_or_default());
         };
         if self.lost > 0 {
-            tell("lost", &format!(",\"bytes\":{}", self.lost));
+            tell("lost", format!(",\"bytes\":{}", self.lost));
         }
-        if self.bytes.is_empty() {
-            tell(self.name, "");
-        } else {
-            let bytes: String = self.bytes.iter().map(|byte| char::from(*byte)).collect();
-            tell(self.name, &format!(",\"bytes\":{}", json(&bytes)));
-        }
+        let bytes: String = self.bytes.iter().map(|byte| char::from(*byte)).collect();
+        tell(self.name, if bytes.is_empty() { bytes } else { format!(",\"bytes\":{}", json(&bytes)) });
     }
 }
 
@@ -90,18 +83,17 @@ struct Line {
     connection: u64,
     channel: Arc<Channel>,
     lab: Arc<Lab>,
-    lost: Cell<usize>, // bytes that were not told, and that nobody was told of
+    lost: usize, // bytes that were not told, and that nobody was told of
     _plug: Arc<Plug>,
-    _slot: Slot,
 }
 
 impl Tap for Line {
-    fn tell(&self, name: &'static str, bytes: &[u8]) {
+    fn tell(&mut self, name: &'static str, bytes: &[u8]) {
         let size = BESIDE + bytes.len();
         let mut queue = lock(&self.lab.queue);
         // The end is told in any case: it comes once for each tap.
         if queue.bytes + size > QUEUE && !bytes.is_empty() {
-            self.lost.set(self.lost.get() + bytes.len());
+            self.lost += bytes.len();
             return;
         }
         queue.bytes += size;
@@ -111,10 +103,10 @@ impl Tap for Line {
             name,
             at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
             bytes: bytes.into(),
-            lost: self.lost.take(),
+            lost: take(&mut self.lost),
         });
         drop(queue);
-        self.lab.teller.get().inspect(|teller| teller.unpark());
+        self.lab.teller.unpark();
     }
 }
 
@@ -124,16 +116,16 @@ impl Drop for Line {
     }
 }
 
-/// A tap's key, and the socket of its connection.
-type Plug = (Box<str>, TcpStream);
+/// A tap's key, and the socket of its connection, which counts.
+type Plug = (Box<str>, TcpStream, Slot);
 
 /// The tapped connections.
 pub struct Lab {
     hub: Arc<Hub>,
     count: AtomicU64,
     plugs: Places<Plug>,
-    queue: Mutex<Queue>,
-    teller: OnceLock<Thread>,
+    queue: Arc<Mutex<Queue>>,
+    teller: Thread,
 }
 
 impl Lab {
@@ -142,26 +134,18 @@ impl Lab {
     /// # Errors
     /// If it cannot be started.
     pub fn new(hub: Arc<Hub>) -> io::Result<Arc<Lab>> {
-        let lab = Arc::new(Lab {
-            hub,
-            count: AtomicU64::new(1),
-            plugs: Places(Mutex::default()),
-            queue: Mutex::default(),
-            teller: OnceLock::new(),
-        });
-        let own = lab.clone();
-        let _ = lab.teller.set(start("taps", Box::new(move || own.tell()))?);
-        Ok(lab)
-    }
-
-    /// The life of the thread that tells.
-    fn tell(&self) {
-        loop {
-            park();
-            sleep(GATHER);
-            let pieces = take(&mut *lock(&self.queue)).pieces;
-            pieces.iter().for_each(|piece| piece.tell(&self.hub));
-        }
+        let queue = Arc::<Mutex<Queue>>::default();
+        let (told, waiting) = (hub.clone(), queue.clone());
+        let tell = move || {
+            loop {
+                park();
+                sleep(GATHER);
+                let pieces = take(&mut *lock(&waiting)).pieces;
+                pieces.iter().for_each(|piece| piece.tell(&told));
+            }
+        };
+        let teller = start("taps", Box::new(tell))?;
+        Ok(Arc::new(Lab { hub, count: AtomicU64::new(1), plugs: Places(Mutex::default()), queue, teller }))
     }
 
     /// A tap on this connection, for the channel of this key. `most`: connections at a time.
@@ -171,13 +155,13 @@ impl Lab {
     pub fn tap(self: &Arc<Lab>, most: usize, key: &str, stream: &TcpStream) -> Result<Box<dyn Tap>, Reject> {
         let (slot, number) = self.hub.connect();
         let plug = stream.try_clone().ok().filter(|_| number <= most).ok_or(CONNECTIONS)?;
-        let plug = self.plugs.take(MOST, stream, (key.into(), plug)).ok_or(TAPS)?;
+        let plug = self.plugs.take(MOST, stream, (key.into(), plug, slot)).ok_or(TAPS)?;
         if lock(&self.queue).bytes > QUEUE {
             return Err(TAPS); // the ends of those that there were are still to be told
         }
         let connection = self.count.fetch_add(1, Relaxed);
         let channel = self.hub.channel(&format!("lab/{key}"))?;
-        Ok(Box::new(Line { connection, channel, lab: self.clone(), lost: Cell::new(0), _plug: plug, _slot: slot }))
+        Ok(Box::new(Line { connection, channel, lab: self.clone(), lost: 0, _plug: plug }))
     }
 
     /// Pulls the plug of the connections of this key. Returns how many there were.

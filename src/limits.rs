@@ -12,18 +12,20 @@ const SPILL: usize = 64;
 /// Descriptors that the process holds anyway: standard streams, listening socket, directory, and a few in passing.
 const OWN: usize = 8;
 
+/// What stands behind this in a file.
+fn find(file: &str, name: &str) -> Option<String> {
+    read_to_string(file).ok()?.lines().find_map(|line| line.strip_prefix(name)).map(String::from)
+}
+
 /// A soft limit by its name in `/proc/self/limits`; none where there is no such limit, or it is not known.
 pub fn soft(name: &str) -> Option<u64> {
-    let table = read_to_string("/proc/self/limits").unwrap_or_default();
-    let row = table.lines().find_map(|line| line.strip_prefix(name));
-    row?.split_whitespace().next()?.parse().ok()
+    find("/proc/self/limits", name)?.split_whitespace().next()?.parse().ok()
 }
 
 /// The cores that this process may run on; one where that is not known. (std's call looks at control groups as well,
 /// with 6 KB of code.)
 pub fn cores() -> usize {
-    let table = read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = table.lines().find_map(|line| line.strip_prefix("Cpus_allowed:")).unwrap_or_default();
+    let mask = find("/proc/self/status", "Cpus_allowed:").unwrap_or_default();
     let bits: u32 = mask.chars().filter_map(|digit| digit.to_digit(16)).map(u32::count_ones).sum();
     bits.max(1) as usize
 }

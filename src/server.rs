@@ -11,7 +11,7 @@
 //! descriptors.
 //! Deliberately absent: TLS, compression, a shutdown. The process can be killed at any time.
 
-use crate::channel::{Channel, Opening, jitter, lock};
+use crate::channel::{Channel, Opening, jitter};
 use crate::connection::{Answer, Connection, Stop};
 use crate::event::{self, Event};
 use crate::flags::Config;
@@ -57,11 +57,10 @@ const STREAM_FIELDS: &str =
     "Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\nVary: Accept\r\n";
 
 /// A bound server.
-pub struct Server(Arc<Shared>);
+pub struct Server(Arc<Shared>, Option<(TcpStream, SocketAddr)>); // and who was there before it
 
 struct Shared {
     listener: TcpListener,
-    early: Mutex<Option<(TcpStream, SocketAddr)>>, // who was there before it
     hub: Arc<Hub>,
     tokens: Tokens,
     tracer: Option<Tracer>,
@@ -99,7 +98,6 @@ impl Server {
         let early = first(&listener).map_err(told)?; // last, so that a start that fails takes no client with it
         let shared = Shared {
             listener,
-            early: Mutex::new(early),
             hub,
             tokens,
             tracer,
@@ -109,7 +107,7 @@ impl Server {
             players: Places(Mutex::default()),
             waited: Mutex::new((Instant::now(), Duration::ZERO)),
         };
-        Ok(Server(Arc::new(shared)))
+        Ok(Server(Arc::new(shared), early))
     }
 
     /// What this process can hold, on one line; and, a line each, what its owner may not expect.
@@ -163,11 +161,11 @@ impl Server {
     }
 
     /// Serves for ever.
-    pub fn run(self) -> ! {
+    pub fn run(mut self) -> ! {
         self.0.hub.follow();
         loop {
             self.0.idle.fetch_add(1, SeqCst);
-            self.0.work(true);
+            self.0.work(self.1.take());
         }
     }
 }
@@ -201,25 +199,26 @@ enum Reply {
     Given,
 }
 
-/// A page, which is asked for again each time; and the field lines that it needs.
-fn page(mut answer: Answer, fields: &str) -> Route {
+/// A page, which is asked for again each time.
+fn page(mut answer: Answer) -> Route {
     answer.fields += "Cache-Control: no-cache\r\n";
-    answer.fields += fields;
     Route::Page(answer)
 }
 
 /// A file of a page; and the `Vary` field line that its path asks for.
 fn file(file: &File, vary: &str) -> Route {
-    page(Answer::new(file.kind, file.bytes), &[pages::POLICY, vary].concat())
+    let mut answer = Answer::new(file.kind, file.bytes);
+    answer.fields += pages::POLICY;
+    answer.fields += vary;
+    page(answer)
 }
 
 impl Shared {
     /// The life of a thread: wait in `accept()`, leave another behind, serve; until enough others wait. It is counted
     /// in `idle` when it comes here, so that nobody starts another for the time until it runs.
-    fn work(self: &Arc<Self>, forever: bool) {
+    fn work(self: &Arc<Self>, mut early: Option<(TcpStream, SocketAddr)>) {
         loop {
-            let early = lock(&self.early).take();
-            let accepted = early.map_or_else(|| self.listener.accept(), Ok);
+            let accepted = early.take().map_or_else(|| self.listener.accept(), Ok);
             if let Ok((stream, _)) = &accepted
                 && self.idle.load(SeqCst) == 1
             {
@@ -229,7 +228,7 @@ impl Shared {
             if self.idle.fetch_sub(1, SeqCst) == 1 && accepted.is_ok() {
                 self.idle.fetch_add(1, SeqCst);
                 let shared = self.clone();
-                alone = start("connection", Box::new(move || shared.work(false))).is_err();
+                alone = start("connection", Box::new(move || shared.work(None))).is_err();
                 if alone {
                     // Where no thread can be had, the next connection waits in the backlog until this one is served.
                     self.idle.fetch_sub(1, SeqCst);
@@ -241,7 +240,7 @@ impl Shared {
                 Err(_) => thread::sleep(ACCEPT_PAUSE),
             }
             // In one step: a thread that leaves must never have been counted as one that stays.
-            let stay = |idle| (idle < SPARE || forever).then_some(idle + 1);
+            let stay = |idle| (idle < SPARE).then_some(idle + 1);
             if self.idle.fetch_update(SeqCst, SeqCst, stay).is_err() {
                 return;
             }
@@ -333,8 +332,6 @@ impl Shared {
             let tap = self.lab.tap(self.shares.connections, &key, &connection.stream)?;
             connection.trace.tap(tap, head);
         }
-        let lesson = |path: &str| path.strip_prefix("/lessons/").and_then(lessons::find);
-        let asset = |path: &str| pages::ASSETS.iter().find(|file| path.strip_prefix("/assets/") == Some(file.name));
         let route = match req.path.as_str() {
             "*" => return Ok(Route::Page(Answer::empty(204, ALLOW_CHANNEL))), // an OPTIONS
             "/" => file(&pages::CHAT, ""),
@@ -344,15 +341,21 @@ impl Shared {
                 let metrics = self.hub.metrics(req.param("channel")?.as_deref());
                 Route::Page(Answer::new("text/plain; version=0.0.4; charset=utf-8", metrics.into_bytes()))
             }
-            "/lessons" => page(Answer::text(lessons::list()), ""),
-            path if let Some(lesson) = lesson(path) => {
-                // A test parses them all.
-                Route::Lesson(lessons::parse(lesson.text, &last_id(req)?).map_err(|_| NOT_FOUND)?)
+            "/lessons" => page(Answer::text(lessons::list())),
+            path if let Some(name) = path.strip_prefix("/lessons/") => {
+                let file = name.strip_suffix(".txt");
+                let text = lessons::find(file.unwrap_or(name)).ok_or(NOT_FOUND)?.text;
+                if file.is_some() {
+                    page(Answer::text(text))
+                } else {
+                    let id = if let From::After(id) = place(req, true)? { id } else { String::new() };
+                    // A test parses them all.
+                    Route::Lesson(lessons::parse(text, id.as_bytes()).map_err(|_| NOT_FOUND)?)
+                }
             }
-            path if let Some(lesson) = path.strip_suffix(".txt").and_then(lesson) => {
-                page(Answer::text(lesson.text), "")
+            path if let Some(name) = path.strip_prefix("/assets/") => {
+                file(pages::ASSETS.iter().find(|file| file.name == name).ok_or(NOT_FOUND)?, "")
             }
-            path if let Some(asset) = asset(path) => file(asset, ""),
             _ => return self.to_channel(req, connection.brief),
         };
         match req.method {
@@ -376,7 +379,7 @@ impl Shared {
                 name: name.into(),
                 template: named(req)?,
             };
-            let route = Route::Listen(name.into(), place(req)?, None, Some(accepted));
+            let route = Route::Listen(name.into(), place(req, false)?, None, Some(accepted));
             return if brief { Err(CONNECTIONS) } else { Ok(route) };
         }
         match req.method {
@@ -385,7 +388,7 @@ impl Shared {
                 Ok(file(&pages::CHAT, VARY)) // for who prefers it
             }
             "GET" | "HEAD" => {
-                let from = place(req)?;
+                let from = place(req, false)?;
                 let seconds = |s: String| s.parse().ok().filter(|n| *n <= MAX_WAIT && !s.starts_with('+')).ok_or(WAIT);
                 let wait = req.param("wait")?.map(seconds).transpose()?.map(Duration::from_secs);
                 Ok(Route::Listen(name.into(), from, wait, None))
@@ -440,10 +443,8 @@ impl Shared {
                     connection.note(200);
                     return Ok(Reply::Stream(channel, opening));
                 };
-                match websocket::serve(connection, &self.hub, &channel, opening, accepted, self.shares.connections) {
-                    Ok(()) => return Ok(Reply::Given),
-                    Err(r) => r.into(),
-                }
+                websocket::serve(connection, &self.hub, &channel, opening, accepted, self.shares.connections)?;
+                return Ok(Reply::Given);
             }
             Route::Publish(name, template, to, except) => {
                 let events = events(req, template, body)?;
@@ -464,27 +465,19 @@ fn named(req: &Request) -> Result<Event, Reject> {
     Event::default().named(req.param("event")?.unwrap_or_default())
 }
 
-/// Where a reader starts.
-fn place(req: &Request) -> Result<From, Reject> {
+/// Where a reader starts: at an id, or in a `lesson`, which has ids of its own, at any text.
+fn place(req: &Request, lesson: bool) -> Result<From, Reject> {
+    // A lesson may say it again, and it must not become a line of its own.
+    let is_id = |id: &str| if lesson { !id.contains(char::is_control) } else { Id::parse(id).is_some() };
     let since = match req.param("since")? {
         None => From::Now,
         Some(all) if all == "all" => From::All,
-        Some(id) if Id::parse(&id).is_some() => From::After(id),
+        Some(id) if is_id(&id) => From::After(id),
         Some(_) => return Err(SINCE),
     };
     // The field wins, for it is newer than the URL; a malformed one is told as a gap, for no client could mend it.
     let last = req.bytes("last-event-id").filter(|id| !id.is_empty());
     Ok(last.map_or(since, |id| From::After(String::from_utf8_lossy(id).into())))
-}
-
-/// The last event ID that a client brings to a lesson; empty where it brings none.
-fn last_id(req: &Request) -> Result<Vec<u8>, Reject> {
-    let since = req.param("since")?.filter(|id| id != "all").unwrap_or_default();
-    if since.contains(char::is_control) {
-        return Err(SINCE); // a lesson may say it again, and it must not become a line of its own
-    }
-    // The field wins, as in `place`.
-    Ok(req.bytes("last-event-id").filter(|id| !id.is_empty()).unwrap_or(since.as_bytes()).into())
 }
 
 /// The events that a POST publishes: the body as one, whatever its media type, unless it is an event stream itself.

@@ -10,7 +10,6 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Limit: the pause before a full socket is tried again, as a power of two: 2 ms, doubled up to 512 ms.
 const LONGEST_STALL: u8 = 9;
@@ -25,20 +24,7 @@ const QUIET: u64 = LOOK * 3 / 2;
 const PING: &[u8] = b":ping\n\n";
 
 /// One open connection, counted until it is dropped; a subscriber keeps the one it came with.
-pub struct Slot(Arc<AtomicUsize>);
-
-impl Slot {
-    /// Counts one more; returns how many there are with it.
-    pub fn take(count: &Arc<AtomicUsize>) -> (Slot, usize) {
-        (Slot(count.clone()), count.fetch_add(1, Relaxed) + 1)
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
+pub type Slot = Arc<()>;
 
 /// A subscriber that wants an end.
 pub enum Poll {

@@ -19,7 +19,7 @@ const PIECE: usize = 8192;
 /// Hears what is said on one connection.
 pub trait Tap: Send {
     /// `in` is what the client sent, `out` what it was sent, each as it was read or written. Waits for nobody.
-    fn tell(&self, name: &'static str, bytes: &[u8]);
+    fn tell(&mut self, name: &'static str, bytes: &[u8]);
 }
 
 /// `--trace`: numbers connections, and has each of them explained on standard error.
@@ -76,7 +76,7 @@ impl Trace {
     }
 
     /// It was of this request's body.
-    pub fn heard(&self, bytes: &[u8]) {
+    pub fn heard(&mut self, bytes: &[u8]) {
         self.told("in", bytes);
     }
 
@@ -99,8 +99,8 @@ impl Trace {
         }
     }
 
-    fn told(&self, name: &'static str, bytes: &[u8]) {
-        self.tap.iter().for_each(|tap| bytes.chunks(PIECE).for_each(|piece| tap.tell(name, piece)));
+    fn told(&mut self, name: &'static str, bytes: &[u8]) {
+        self.tap.iter_mut().for_each(|tap| bytes.chunks(PIECE).for_each(|piece| tap.tell(name, piece)));
     }
 }
 
