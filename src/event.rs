@@ -189,6 +189,8 @@ pub fn json(text: &str) -> String {
     for c in text.chars() {
         match c {
             '"' | '\\' => out.extend(['\\', c]),
+            '\r' => out += "\\r",
+            '\n' => out += "\\n",
             c if c.is_control() => out += &format!("\\u{:04x}", c as u32),
             c => out.push(c),
         }
