@@ -316,7 +316,7 @@ impl Channel {
                 if sub.stalls > 0 || sub.pos < end {
                     return Err(BEHIND);
                 }
-                return sub.give_alone(&bytes, now, millis(heartbeat)).map_err(|_| NOBODY);
+                return sub.give_alone(bytes.into_iter(), now, millis(heartbeat)).map_err(|_| NOBODY);
             }
             match piece.at(self, sub.pos).map_err(|Trimmed| BEHIND)? {
                 Some(next) => drop(sub.give(next, now, millis(heartbeat)).map_err(|_| NOBODY)?),

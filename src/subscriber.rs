@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
+use std::vec::IntoIter;
 
 /// Limit: the pause before a full socket is tried again, as a power of two: 2 ms, doubled up to 512 ms.
 const LONGEST_STALL: u8 = 9;
@@ -46,7 +47,7 @@ pub struct More {
     /// What is not for it, by the positions in the log: in their order, and all of it still to come.
     pub skips: VecDeque<(u64, u64)>,
     /// What is left of something that is for it alone. Limit: it gets nothing further before that.
-    pub own: Vec<u8>,
+    pub own: IntoIter<u8>,
 }
 
 /// Why a subscriber is to be dropped.
@@ -130,7 +131,7 @@ impl Subscriber {
 
     /// Whether it wants bytes of a log that ends here, or what is left of its own, now; or to be told that there are none.
     pub fn wants(&self, end: u64, now: u64) -> bool {
-        let own = self.more.as_ref().is_some_and(|more| !more.own.is_empty());
+        let own = self.more.as_ref().is_some_and(|more| !more.own.as_slice().is_empty());
         let over = self.waits() && now >= self.due;
         (own || over || self.pos < end.min(self.stop())) && (self.stalls == 0 || now >= self.due)
     }
@@ -171,8 +172,8 @@ impl Subscriber {
     /// Where it is to be dropped.
     pub fn give(&mut self, bytes: &[u8], now: u64, heartbeat: u64) -> Result<u64, Gone> {
         let own = self.more.as_mut().map(|more| std::mem::take(&mut more.own)).unwrap_or_default();
-        if !own.is_empty() {
-            return self.give_alone(&own, now, heartbeat).map(|()| 0);
+        if !own.as_slice().is_empty() {
+            return self.give_alone(own, now, heartbeat).map(|()| 0);
         }
         let skip = self.more.as_ref().and_then(|more| more.skips.front());
         let limit = skip.map_or(u64::MAX, |skip| skip.0).min(self.stop());
@@ -192,10 +193,11 @@ impl Subscriber {
     ///
     /// # Errors
     /// Where it is to be dropped.
-    pub fn give_alone(&mut self, bytes: &[u8], now: u64, heartbeat: u64) -> Result<(), Gone> {
-        let taken = self.offer(bytes, now, heartbeat)?;
-        if let Some(rest @ [_, ..]) = bytes.get(taken..) {
-            self.more.get_or_insert_default().own = rest.into();
+    pub fn give_alone(&mut self, mut bytes: IntoIter<u8>, now: u64, heartbeat: u64) -> Result<(), Gone> {
+        let taken = self.offer(bytes.as_slice(), now, heartbeat)?;
+        bytes.by_ref().take(taken).for_each(drop);
+        if !bytes.as_slice().is_empty() {
+            self.more.get_or_insert_default().own = bytes;
         }
         Ok(())
     }

@@ -13,7 +13,10 @@ use crate::ws::{fragments, frame, ping};
 use std::collections::HashMap;
 use std::fs;
 use std::hint::black_box;
-use std::io::{BufReader, Write};
+use std::io::{BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::thread::{scope, sleep};
 use std::time::Duration;
@@ -22,6 +25,7 @@ use tincan::explain::Explainer;
 use tincan::http::{Chunked, HeadEnd, Request};
 use tincan::resp;
 use tincan::stream::Entry;
+use tincan::subscriber::{Slot, Subscriber};
 use tincan::ws::Parser;
 
 /// How often each length is measured at most.
@@ -508,6 +512,25 @@ fn replies_of_redis() {
             own(|| assert!(Entry::read(&reply).is_some()))
         });
     }
+}
+
+#[test]
+fn what_is_for_one_alone_and_is_read_bit_by_bit() {
+    linear("bytes for one alone", 1 << 20, |n| {
+        let (mut client, server) = UnixStream::pair().unwrap();
+        let stream = TcpStream::from(OwnedFd::from(server));
+        stream.set_nonblocking(true).unwrap();
+        let slot = Slot::default();
+        let mut sub =
+            Subscriber { stream, pos: 0, more: None, due: 0, key: 0, stalls: 0, gone: None, shut: false, slot };
+        own(|| {
+            sub.give_alone(vec![b'a'; n].into_iter(), 0, 1000).ok().unwrap();
+            for _ in 0..n.div_ceil(4096) {
+                client.read_exact(&mut [0; 4096]).unwrap();
+                sub.give(b"", 0, 1000).ok().unwrap();
+            }
+        })
+    });
 }
 
 #[test]
