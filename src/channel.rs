@@ -206,6 +206,11 @@ impl Channel {
         self.readers.load(SeqCst)
     }
 
+    /// Where what may be heard ends.
+    fn end(&self) -> u64 {
+        lock(&self.state).log.heard().pos
+    }
+
     /// Notes that somebody has come.
     pub fn touch(&self) {
         lock(&self.state).used = Instant::now();
@@ -276,12 +281,17 @@ impl Channel {
         };
         let left = until.saturating_duration_since(Instant::now());
         drop(self.changed.wait_timeout_while(lock(&self.state), left, behind));
+        if let Some(address) = but
+            && !self.find(&mut self.subscribers(), address)?.can_skip(lock(&self.state).log.written().pos)
+        {
+            return Err(BEHIND);
+        }
         let written = self.write(&mut writer, events, numbers, but);
         let len = writer.block.len() as u64;
         writer.block.clear();
         writer.block.shrink_to(PIECE);
         drop(writer);
-        let done = written?.and_then(|(first, end)| self.settle(end.written.pos + len, end.failed).map(|()| first));
+        let done = written.and_then(|(first, end)| self.settle(end.written.pos + len, end.failed).map(|()| first));
         if done.is_err()
             && let Ok(mut writer) = self.writer.try_lock()
         {
@@ -311,7 +321,7 @@ impl Channel {
         while Instant::now() < until {
             let mut subscribers = self.subscribers();
             let sub = self.find(&mut subscribers, address)?;
-            let end = lock(&self.state).log.heard().pos;
+            let end = self.end();
             if !sub.wants(end, now) {
                 if sub.stalls > 0 || sub.pos < end {
                     return Err(BEHIND);
@@ -350,15 +360,13 @@ impl Channel {
     /// Writes events behind the log's end. Returns the id of the first, and where that end was.
     ///
     /// # Errors
-    /// As [`Channel::publish`]; within, those of the disk.
+    /// If the disk fails.
     fn write(
         &self, writer: &mut Writer, events: &[Event], numbers: Numbers, but: Option<&str>,
-    ) -> Result<io::Result<(Id, End)>, Reject> {
+    ) -> io::Result<(Id, End)> {
         loop {
             let end = lock(&self.state).log.end();
-            if let Err(e) = writer.mend(end.newest) {
-                return Ok(Err(e));
-            }
+            writer.mend(end.newest)?;
             let before = end.written.id;
             let (first, last) = match numbers {
                 Numbers::Own => (before.plus(1), before.plus(events.len() as u64)),
@@ -370,11 +378,6 @@ impl Channel {
                 let id = if let Numbers::None = numbers { None } else { Some(first.plus(n)) };
                 event.write(id, &mut writer.block);
             }
-            if let Some(address) = but
-                && !self.find(&mut self.subscribers(), address)?.can_skip(end.written.pos)
-            {
-                return Err(BEHIND);
-            }
             let alone = writer.seal(events.len(), end.newest) || (writer.syncs() && but.is_some());
             if alone && self.settle(end.written.pos, end.failed).is_err() {
                 continue; // others have had to take back what they had written
@@ -383,7 +386,7 @@ impl Channel {
                 let heard = alone || !writer.syncs();
                 self.commit(&end, last, &writer.block, begun, but, heard)
             });
-            return Ok(done.map(|()| (first, end)));
+            return done.map(|()| (first, end));
         }
     }
 
@@ -470,8 +473,7 @@ impl Channel {
             }
         };
         found.map_err(|e| {
-            let end = lock(&self.state).log.heard().pos;
-            self.unreadable(end, &e);
+            self.unreadable(self.end(), &e);
             LOG_UNREADABLE
         })
     }
@@ -502,7 +504,7 @@ impl Channel {
     ) -> io::Result<(Subscriber, Vec<u8>)> {
         let Opening { head, from, place, wait, trace } = opening;
         let Place { pos, id, gap } = place;
-        let end = lock(&self.state).log.heard().pos;
+        let end = self.end();
         let retry = jitter(config.retry, 50);
         let key = RandomState::new().hash_one(());
         let address = if wait.is_none() { format!(" as {}", self.address(key)) } else { String::new() };
@@ -550,7 +552,7 @@ impl Channel {
     pub fn turn(&self, read: &Piece, pieces: &mut [Piece], now: u64, heartbeat: Duration) -> Turn {
         pieces.iter_mut().for_each(|piece| piece.bytes.clear());
         let mut subscribers = self.subscribers();
-        let end = lock(&self.state).log.heard().pos;
+        let end = self.end();
         let delivered = AtomicU64::new(0);
         let give = |sub: &mut Subscriber, piece: &mut Piece| -> Result<u64, Gone> {
             if read.bad && read.from == sub.pos {
@@ -635,7 +637,7 @@ impl Channel {
     /// Checks each subscriber. Returns when the next poll is over.
     pub fn sweep(&self, now: u64, heartbeat: Duration, look: bool) -> u64 {
         let mut subscribers = self.subscribers();
-        let end = lock(&self.state).log.heard().pos;
+        let end = self.end();
         let mut next = u64::MAX;
         self.keep(&mut subscribers, |sub| {
             sub.check(end, now, millis(heartbeat), look)?;

@@ -580,7 +580,7 @@ impl Hub {
                 let swept = || c.sweep(now, self.config.heartbeat, look);
                 catch_unwind(AssertUnwindSafe(swept)).unwrap_or(u64::MAX)
             };
-            let next = channels.iter().map(sweep).min().unwrap_or(u64::MAX).min(next_look);
+            let next = channels.iter().map(sweep).fold(next_look, u64::min);
             drop(channels);
             thread::park_timeout(Duration::from_millis(next.saturating_sub(self.now())));
         }
