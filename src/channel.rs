@@ -487,10 +487,13 @@ impl Channel {
         let pos = sub.pos;
         // Without waiting where a turn is under way.
         let mut list = self.subscribers.try_lock().unwrap_or_else(|_| lock(&self.joining));
-        // With the lock: who is told its address can be found by it at once.
-        sub.say(&prelude).map_err(|_| io::ErrorKind::BrokenPipe)?;
         // Whoever publishes from here on wakes the pump, and whoever did before is seen below.
         self.readers.fetch_add(1, SeqCst);
+        // With the lock: who is told its address can be found by it at once.
+        if sub.say(&prelude).is_err() {
+            self.readers.fetch_sub(1, SeqCst);
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         list.push(sub);
         drop(list);
         let mut state = lock(&self.state);
@@ -601,9 +604,10 @@ impl Channel {
         let state = lock(&self.state);
         let (memory, replayed) = (state.log.memory(), state.replayed);
         drop(state);
-        turn.cut_off = self.keep(&mut subscribers, |sub| {
-            if let Some(gone) = sub.gone.take() {
-                return Err(gone);
+        self.keep(&mut subscribers, |sub| {
+            if let Some(gone) = &sub.gone {
+                turn.cut_off += u64::from(matches!(gone, Gone::CutOff));
+                return false;
             }
             let wants = sub.wants(end, now);
             // In the order of their places, round and round: so those who are near each other share a piece.
@@ -620,7 +624,7 @@ impl Channel {
             if wants && sub.stalls == 0 {
                 lowest = lowest.min(sub.pos);
             }
-            Ok(())
+            true
         });
         let joining = !lock(&self.joining).is_empty();
         let mut state = lock(&self.state); // with the list: what a turn finds out counts until the next one ends
@@ -640,25 +644,19 @@ impl Channel {
         let end = self.end();
         let mut next = u64::MAX;
         self.keep(&mut subscribers, |sub| {
-            sub.check(end, now, millis(heartbeat), look)?;
-            if sub.waits() && sub.pos >= end {
+            let stays = sub.check(end, now, millis(heartbeat), look).is_ok();
+            if stays && sub.waits() && sub.pos >= end {
                 next = next.min(sub.due);
             }
-            Ok(())
+            stays
         });
         next
     }
 
-    /// Serves each subscriber, and drops those that are gone. Returns how many of them fell off the log.
-    fn keep(&self, subs: &mut Vec<Subscriber>, mut serve: impl FnMut(&mut Subscriber) -> Result<(), Gone>) -> u64 {
-        let (before, mut cut_off) = (subs.len(), 0);
-        subs.retain_mut(|sub| match serve(sub) {
-            Ok(()) => true,
-            Err(gone) => {
-                cut_off += u64::from(matches!(gone, Gone::CutOff));
-                false
-            }
-        });
+    /// Serves each subscriber, and drops those that do not stay.
+    fn keep(&self, subs: &mut Vec<Subscriber>, stays: impl FnMut(&mut Subscriber) -> bool) {
+        let before = subs.len();
+        subs.retain_mut(stays);
         if subs.len() < before {
             self.readers.fetch_sub(before - subs.len(), SeqCst);
             self.touch();
@@ -666,7 +664,6 @@ impl Channel {
                 subs.shrink_to(2 * subs.len());
             }
         }
-        cut_off
     }
 
     /// The subscribers, with those that joined since.
