@@ -125,7 +125,7 @@ impl Piece {
     fn at(&mut self, channel: &Channel, pos: u64) -> Result<Option<&[u8]>, Trimmed> {
         if self.get(pos).is_none() {
             self.from = pos;
-            if lock(&channel.state).log.read(pos, &mut self.bytes)?.is_some() {
+            if channel.state().log.read(pos, &mut self.bytes)?.is_some() {
                 return Ok(None);
             }
         }
@@ -134,7 +134,7 @@ impl Piece {
 
     /// Reads what stands in a file from this position on, and waits for the disk.
     fn load(&mut self, channel: &Channel, pos: u64) {
-        let stretch = lock(&channel.state).log.read(pos, &mut self.bytes);
+        let stretch = channel.state().log.read(pos, &mut self.bytes);
         self.from = pos;
         if let Ok(Some(stretch)) = stretch
             && let Err(e) = stretch.read(&mut self.bytes)
@@ -201,6 +201,10 @@ impl Channel {
         }
     }
 
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
     /// How many subscribers it has.
     pub fn readers(&self) -> usize {
         self.readers.load(SeqCst)
@@ -208,27 +212,27 @@ impl Channel {
 
     /// Where what may be heard ends.
     fn end(&self) -> u64 {
-        lock(&self.state).log.heard().pos
+        self.state().log.heard().pos
     }
 
     /// Notes that somebody has come.
     pub fn touch(&self) {
-        lock(&self.state).used = Instant::now();
+        self.state().used = Instant::now();
     }
 
     /// For how long nobody has come, left or published.
     pub fn idle(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(lock(&self.state).used)
+        now.saturating_duration_since(self.state().used)
     }
 
     /// Whether nothing was ever said in it.
     pub fn is_empty(&self) -> bool {
-        lock(&self.state).log.is_empty()
+        self.state().log.is_empty()
     }
 
     /// Whether what was said stands in a file.
     pub fn has_file(&self) -> bool {
-        lock(&self.state).log.unsynced().1.is_some()
+        self.state().log.unsynced().1.is_some()
     }
 
     /// Takes over events of the log of which this is a copy; `pump` wakes the pump.
@@ -252,17 +256,17 @@ impl Channel {
 
     /// The id of the last event.
     pub fn last(&self) -> Id {
-        lock(&self.state).log.written().id
+        self.state().log.written().id
     }
 
     /// All events after this id are kept.
     pub fn kept(&self) -> Id {
-        lock(&self.state).log.kept()
+        self.state().log.kept()
     }
 
     /// Waits until the event of this id is there, or a later one. Returns whether it is.
     pub fn wait_for(&self, id: Id, time: Duration) -> bool {
-        let state = lock(&self.state);
+        let state = self.state();
         let waits = |state: &mut State| state.log.heard().id < id;
         !self.changed.wait_timeout_while(state, time, waits).unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
@@ -280,9 +284,9 @@ impl Channel {
             self.readers() > 0 && state.log.written().pos.saturating_sub(state.pumped) > state.log.slack()
         };
         let left = until.saturating_duration_since(Instant::now());
-        drop(self.changed.wait_timeout_while(lock(&self.state), left, behind));
+        drop(self.changed.wait_timeout_while(self.state(), left, behind));
         if let Some(address) = but
-            && !self.find(&mut self.subscribers(), address)?.can_skip(lock(&self.state).log.written().pos)
+            && !self.find(&mut self.subscribers(), address)?.can_skip(self.state().log.written().pos)
         {
             return Err(BEHIND);
         }
@@ -296,10 +300,10 @@ impl Channel {
             && let Ok(mut writer) = self.writer.try_lock()
         {
             // What was taken back is not to be there after a crash. If others write, they do this, or the last that fails.
-            let newest = lock(&self.state).log.end().newest;
+            let newest = self.state().log.end().newest;
             let _ = writer.mend(newest); // else before the next append
         }
-        if std::mem::replace(&mut lock(&self.state).failing, done.is_err()) != done.is_err() {
+        if std::mem::replace(&mut self.state().failing, done.is_err()) != done.is_err() {
             let what = done.as_ref().err().map_or("takes events again".into(), |e| format!("takes no event: {e}"));
             report(format!("tincan: /{} {what}", self.name));
         }
@@ -365,7 +369,7 @@ impl Channel {
         &self, writer: &mut Writer, events: &[Event], numbers: Numbers, but: Option<&str>,
     ) -> io::Result<(Id, End)> {
         loop {
-            let end = lock(&self.state).log.end();
+            let end = self.state().log.end();
             writer.mend(end.newest)?;
             let before = end.written.id;
             let (first, last) = match numbers {
@@ -403,7 +407,7 @@ impl Channel {
             sub.skip(end.written.pos, end.written.pos + block.len() as u64);
         }
         let listened = self.readers() > 0;
-        let mut state = lock(&self.state);
+        let mut state = self.state();
         state.log.still(end.failed, u64::MAX)?;
         _dropped = state.log.commit(block, last, begun, listened);
         let written = state.log.written();
@@ -419,7 +423,7 @@ impl Channel {
     /// Waits until what was appended up to `end` may be heard. If that takes the disk, one of those who wait has it write
     /// for all of them.
     fn settle(&self, end: u64, failed: u64) -> io::Result<()> {
-        let mut state = lock(&self.state);
+        let mut state = self.state();
         loop {
             state.log.still(failed, end)?;
             if state.log.heard().pos >= end {
@@ -433,7 +437,7 @@ impl Channel {
             let (mark, file) = state.log.unsynced();
             drop(state);
             let done = file.map_or(Ok(()), |file| file.sync());
-            state = lock(&self.state);
+            state = self.state();
             state.syncing = false;
             self.changed.notify_all();
             if let Err(e) = done {
@@ -446,7 +450,7 @@ impl Channel {
 
     /// Tells the owner, once, that the log cannot be read back.
     fn unreadable(&self, pos: u64, error: &io::Error) {
-        if lock(&self.state).log.note_bad(pos) {
+        if self.state().log.note_bad(pos) {
             report(format!(
                 "tincan: /{} cannot be read back: {error}; put the file right and start the server again",
                 self.name
@@ -456,7 +460,7 @@ impl Channel {
 
     /// Whether the log could not be read back.
     pub fn is_bad(&self) -> bool {
-        lock(&self.state).log.is_bad()
+        self.state().log.is_bad()
     }
 
     /// The place for a reader. It may wait for the disk.
@@ -464,7 +468,7 @@ impl Channel {
     /// # Errors
     /// [`LOG_UNREADABLE`] if the disk fails, or has less than was written.
     pub fn place(&self, from: &From) -> Result<Place, Reject> {
-        let state = lock(&self.state);
+        let state = self.state();
         let found = match state.log.on_disk().filter(|_| *from != From::Now) {
             None => state.log.find(from),
             Some(log) => {
@@ -496,7 +500,7 @@ impl Channel {
         }
         list.push(sub);
         drop(list);
-        let mut state = lock(&self.state);
+        let mut state = self.state();
         state.pumped = state.pumped.min(pos);
         Ok(state.log.heard().pos > pos)
     }
@@ -535,19 +539,19 @@ impl Channel {
 
     /// Reads from a file what somebody waits for; none if nobody does.
     pub fn replay(&self) -> Option<Piece> {
-        let mut state = lock(&self.state);
+        let mut state = self.state();
         let wanted = state.wanted.take();
         state.replaying = wanted.is_some();
         drop(state);
         let mut read = Piece::default();
         read.load(self, wanted?);
-        lock(&self.state).replayed = read.from + read.bytes.len() as u64;
+        self.state().replayed = read.from + read.bytes.len() as u64;
         Some(read)
     }
 
     /// Nobody reads from its files any more, whatever is wanted.
     pub fn replayed(&self) {
-        lock(&self.state).replaying = false;
+        self.state().replaying = false;
     }
 
     /// Gives each subscriber its next piece, of those that were `read` from a file or are in memory; if there are many,
@@ -601,7 +605,7 @@ impl Channel {
     /// Drops those that are gone, and finds out who wants more.
     fn end_turn(&self, mut subscribers: MutexGuard<'_, Vec<Subscriber>>, end: u64, now: u64) -> Turn {
         let (mut turn, mut lowest, mut wanted) = (Turn::default(), end, None);
-        let state = lock(&self.state);
+        let state = self.state();
         let (memory, replayed) = (state.log.memory(), state.replayed);
         drop(state);
         self.keep(&mut subscribers, |sub| {
@@ -627,7 +631,7 @@ impl Channel {
             true
         });
         let joining = !lock(&self.joining).is_empty();
-        let mut state = lock(&self.state); // with the list: what a turn finds out counts until the next one ends
+        let mut state = self.state(); // with the list: what a turn finds out counts until the next one ends
         state.pumped = lowest;
         state.wanted = wanted;
         if !joining {
