@@ -125,7 +125,7 @@ impl Piece {
     fn at(&mut self, channel: &Channel, pos: u64) -> Result<Option<&[u8]>, Trimmed> {
         if self.get(pos).is_none() {
             self.from = pos;
-            if lock(&channel.state).log.read(pos, &mut self.bytes)?.is_some() {
+            if channel.state().log.read(pos, &mut self.bytes)?.is_some() {
                 return Ok(None);
             }
         }
@@ -134,7 +134,7 @@ impl Piece {
 
     /// Reads what stands in a file from this position on, and waits for the disk.
     fn load(&mut self, channel: &Channel, pos: u64) {
-        let stretch = lock(&channel.state).log.read(pos, &mut self.bytes);
+        let stretch = channel.state().log.read(pos, &mut self.bytes);
         self.from = pos;
         if let Ok(Some(stretch)) = stretch
             && let Err(e) = stretch.read(&mut self.bytes)
@@ -201,29 +201,38 @@ impl Channel {
         }
     }
 
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
     /// How many subscribers it has.
     pub fn readers(&self) -> usize {
         self.readers.load(SeqCst)
     }
 
+    /// Where what may be heard ends.
+    fn end(&self) -> u64 {
+        self.state().log.heard().pos
+    }
+
     /// Notes that somebody has come.
     pub fn touch(&self) {
-        lock(&self.state).used = Instant::now();
+        self.state().used = Instant::now();
     }
 
     /// For how long nobody has come, left or published.
     pub fn idle(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(lock(&self.state).used)
+        now.saturating_duration_since(self.state().used)
     }
 
     /// Whether nothing was ever said in it.
     pub fn is_empty(&self) -> bool {
-        lock(&self.state).log.is_empty()
+        self.state().log.is_empty()
     }
 
     /// Whether what was said stands in a file.
     pub fn has_file(&self) -> bool {
-        lock(&self.state).log.unsynced().1.is_some()
+        self.state().log.unsynced().1.is_some()
     }
 
     /// Takes over events of the log of which this is a copy; `pump` wakes the pump.
@@ -247,17 +256,17 @@ impl Channel {
 
     /// The id of the last event.
     pub fn last(&self) -> Id {
-        lock(&self.state).log.written().id
+        self.state().log.written().id
     }
 
     /// All events after this id are kept.
     pub fn kept(&self) -> Id {
-        lock(&self.state).log.kept()
+        self.state().log.kept()
     }
 
     /// Waits until the event of this id is there, or a later one. Returns whether it is.
     pub fn wait_for(&self, id: Id, time: Duration) -> bool {
-        let state = lock(&self.state);
+        let state = self.state();
         let waits = |state: &mut State| state.log.heard().id < id;
         !self.changed.wait_timeout_while(state, time, waits).unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
@@ -275,21 +284,26 @@ impl Channel {
             self.readers() > 0 && state.log.written().pos.saturating_sub(state.pumped) > state.log.slack()
         };
         let left = until.saturating_duration_since(Instant::now());
-        drop(self.changed.wait_timeout_while(lock(&self.state), left, behind));
+        drop(self.changed.wait_timeout_while(self.state(), left, behind));
+        if let Some(address) = but
+            && !self.find(&mut self.subscribers(), address)?.can_skip(self.state().log.written().pos)
+        {
+            return Err(BEHIND);
+        }
         let written = self.write(&mut writer, events, numbers, but);
         let len = writer.block.len() as u64;
         writer.block.clear();
         writer.block.shrink_to(PIECE);
         drop(writer);
-        let done = written?.and_then(|(first, end)| self.settle(end.written.pos + len, end.failed).map(|()| first));
+        let done = written.and_then(|(first, end)| self.settle(end.written.pos + len, end.failed).map(|()| first));
         if done.is_err()
             && let Ok(mut writer) = self.writer.try_lock()
         {
             // What was taken back is not to be there after a crash. If others write, they do this, or the last that fails.
-            let newest = lock(&self.state).log.end().newest;
+            let newest = self.state().log.end().newest;
             let _ = writer.mend(newest); // else before the next append
         }
-        if std::mem::replace(&mut lock(&self.state).failing, done.is_err()) != done.is_err() {
+        if std::mem::replace(&mut self.state().failing, done.is_err()) != done.is_err() {
             let what = done.as_ref().err().map_or("takes events again".into(), |e| format!("takes no event: {e}"));
             report(format!("tincan: /{} {what}", self.name));
         }
@@ -311,7 +325,7 @@ impl Channel {
         while Instant::now() < until {
             let mut subscribers = self.subscribers();
             let sub = self.find(&mut subscribers, address)?;
-            let end = lock(&self.state).log.heard().pos;
+            let end = self.end();
             if !sub.wants(end, now) {
                 if sub.stalls > 0 || sub.pos < end {
                     return Err(BEHIND);
@@ -350,15 +364,13 @@ impl Channel {
     /// Writes events behind the log's end. Returns the id of the first, and where that end was.
     ///
     /// # Errors
-    /// As [`Channel::publish`]; within, those of the disk.
+    /// If the disk fails.
     fn write(
         &self, writer: &mut Writer, events: &[Event], numbers: Numbers, but: Option<&str>,
-    ) -> Result<io::Result<(Id, End)>, Reject> {
+    ) -> io::Result<(Id, End)> {
         loop {
-            let end = lock(&self.state).log.end();
-            if let Err(e) = writer.mend(end.newest) {
-                return Ok(Err(e));
-            }
+            let end = self.state().log.end();
+            writer.mend(end.newest)?;
             let before = end.written.id;
             let (first, last) = match numbers {
                 Numbers::Own => (before.plus(1), before.plus(events.len() as u64)),
@@ -370,11 +382,6 @@ impl Channel {
                 let id = if let Numbers::None = numbers { None } else { Some(first.plus(n)) };
                 event.write(id, &mut writer.block);
             }
-            if let Some(address) = but
-                && !self.find(&mut self.subscribers(), address)?.can_skip(end.written.pos)
-            {
-                return Err(BEHIND);
-            }
             let alone = writer.seal(events.len(), end.newest) || (writer.syncs() && but.is_some());
             if alone && self.settle(end.written.pos, end.failed).is_err() {
                 continue; // others have had to take back what they had written
@@ -383,7 +390,7 @@ impl Channel {
                 let heard = alone || !writer.syncs();
                 self.commit(&end, last, &writer.block, begun, but, heard)
             });
-            return Ok(done.map(|()| (first, end)));
+            return done.map(|()| (first, end));
         }
     }
 
@@ -400,7 +407,7 @@ impl Channel {
             sub.skip(end.written.pos, end.written.pos + block.len() as u64);
         }
         let listened = self.readers() > 0;
-        let mut state = lock(&self.state);
+        let mut state = self.state();
         state.log.still(end.failed, u64::MAX)?;
         _dropped = state.log.commit(block, last, begun, listened);
         let written = state.log.written();
@@ -416,7 +423,7 @@ impl Channel {
     /// Waits until what was appended up to `end` may be heard. If that takes the disk, one of those who wait has it write
     /// for all of them.
     fn settle(&self, end: u64, failed: u64) -> io::Result<()> {
-        let mut state = lock(&self.state);
+        let mut state = self.state();
         loop {
             state.log.still(failed, end)?;
             if state.log.heard().pos >= end {
@@ -430,7 +437,7 @@ impl Channel {
             let (mark, file) = state.log.unsynced();
             drop(state);
             let done = file.map_or(Ok(()), |file| file.sync());
-            state = lock(&self.state);
+            state = self.state();
             state.syncing = false;
             self.changed.notify_all();
             if let Err(e) = done {
@@ -443,7 +450,7 @@ impl Channel {
 
     /// Tells the owner, once, that the log cannot be read back.
     fn unreadable(&self, pos: u64, error: &io::Error) {
-        if lock(&self.state).log.note_bad(pos) {
+        if self.state().log.note_bad(pos) {
             report(format!(
                 "tincan: /{} cannot be read back: {error}; put the file right and start the server again",
                 self.name
@@ -453,7 +460,7 @@ impl Channel {
 
     /// Whether the log could not be read back.
     pub fn is_bad(&self) -> bool {
-        lock(&self.state).log.is_bad()
+        self.state().log.is_bad()
     }
 
     /// The place for a reader. It may wait for the disk.
@@ -461,7 +468,7 @@ impl Channel {
     /// # Errors
     /// [`LOG_UNREADABLE`] if the disk fails, or has less than was written.
     pub fn place(&self, from: &From) -> Result<Place, Reject> {
-        let state = lock(&self.state);
+        let state = self.state();
         let found = match state.log.on_disk().filter(|_| *from != From::Now) {
             None => state.log.find(from),
             Some(log) => {
@@ -470,8 +477,7 @@ impl Channel {
             }
         };
         found.map_err(|e| {
-            let end = lock(&self.state).log.heard().pos;
-            self.unreadable(end, &e);
+            self.unreadable(self.end(), &e);
             LOG_UNREADABLE
         })
     }
@@ -485,13 +491,16 @@ impl Channel {
         let pos = sub.pos;
         // Without waiting where a turn is under way.
         let mut list = self.subscribers.try_lock().unwrap_or_else(|_| lock(&self.joining));
-        // With the lock: who is told its address can be found by it at once.
-        sub.say(&prelude).map_err(|_| io::ErrorKind::BrokenPipe)?;
         // Whoever publishes from here on wakes the pump, and whoever did before is seen below.
         self.readers.fetch_add(1, SeqCst);
+        // With the lock: who is told its address can be found by it at once.
+        if sub.say(&prelude).is_err() {
+            self.readers.fetch_sub(1, SeqCst);
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         list.push(sub);
         drop(list);
-        let mut state = lock(&self.state);
+        let mut state = self.state();
         state.pumped = state.pumped.min(pos);
         Ok(state.log.heard().pos > pos)
     }
@@ -502,7 +511,7 @@ impl Channel {
     ) -> io::Result<(Subscriber, Vec<u8>)> {
         let Opening { head, from, place, wait, trace } = opening;
         let Place { pos, id, gap } = place;
-        let end = lock(&self.state).log.heard().pos;
+        let end = self.end();
         let retry = jitter(config.retry, 50);
         let key = RandomState::new().hash_one(());
         let address = if wait.is_none() { format!(" as {}", self.address(key)) } else { String::new() };
@@ -530,19 +539,19 @@ impl Channel {
 
     /// Reads from a file what somebody waits for; none if nobody does.
     pub fn replay(&self) -> Option<Piece> {
-        let mut state = lock(&self.state);
+        let mut state = self.state();
         let wanted = state.wanted.take();
         state.replaying = wanted.is_some();
         drop(state);
         let mut read = Piece::default();
         read.load(self, wanted?);
-        lock(&self.state).replayed = read.from + read.bytes.len() as u64;
+        self.state().replayed = read.from + read.bytes.len() as u64;
         Some(read)
     }
 
     /// Nobody reads from its files any more, whatever is wanted.
     pub fn replayed(&self) {
-        lock(&self.state).replaying = false;
+        self.state().replaying = false;
     }
 
     /// Gives each subscriber its next piece, of those that were `read` from a file or are in memory; if there are many,
@@ -550,7 +559,7 @@ impl Channel {
     pub fn turn(&self, read: &Piece, pieces: &mut [Piece], now: u64, heartbeat: Duration) -> Turn {
         pieces.iter_mut().for_each(|piece| piece.bytes.clear());
         let mut subscribers = self.subscribers();
-        let end = lock(&self.state).log.heard().pos;
+        let end = self.end();
         let delivered = AtomicU64::new(0);
         let give = |sub: &mut Subscriber, piece: &mut Piece| -> Result<u64, Gone> {
             if read.bad && read.from == sub.pos {
@@ -596,12 +605,13 @@ impl Channel {
     /// Drops those that are gone, and finds out who wants more.
     fn end_turn(&self, mut subscribers: MutexGuard<'_, Vec<Subscriber>>, end: u64, now: u64) -> Turn {
         let (mut turn, mut lowest, mut wanted) = (Turn::default(), end, None);
-        let state = lock(&self.state);
+        let state = self.state();
         let (memory, replayed) = (state.log.memory(), state.replayed);
         drop(state);
-        turn.cut_off = self.keep(&mut subscribers, |sub| {
-            if let Some(gone) = sub.gone.take() {
-                return Err(gone);
+        self.keep(&mut subscribers, |sub| {
+            if let Some(gone) = &sub.gone {
+                turn.cut_off += u64::from(matches!(gone, Gone::CutOff));
+                return false;
             }
             let wants = sub.wants(end, now);
             // In the order of their places, round and round: so those who are near each other share a piece.
@@ -618,10 +628,10 @@ impl Channel {
             if wants && sub.stalls == 0 {
                 lowest = lowest.min(sub.pos);
             }
-            Ok(())
+            true
         });
         let joining = !lock(&self.joining).is_empty();
-        let mut state = lock(&self.state); // with the list: what a turn finds out counts until the next one ends
+        let mut state = self.state(); // with the list: what a turn finds out counts until the next one ends
         state.pumped = lowest;
         state.wanted = wanted;
         if !joining {
@@ -635,20 +645,14 @@ impl Channel {
     /// Checks each subscriber.
     pub fn sweep(&self, now: u64, heartbeat: Duration) {
         let mut subscribers = self.subscribers();
-        let end = lock(&self.state).log.heard().pos;
-        self.keep(&mut subscribers, |sub| sub.check(end, now, millis(heartbeat)));
+        let end = self.end();
+        self.keep(&mut subscribers, |sub| sub.check(end, now, millis(heartbeat)).is_ok());
     }
 
-    /// Serves each subscriber, and drops those that are gone. Returns how many of them fell off the log.
-    fn keep(&self, subs: &mut Vec<Subscriber>, mut serve: impl FnMut(&mut Subscriber) -> Result<(), Gone>) -> u64 {
-        let (before, mut cut_off) = (subs.len(), 0);
-        subs.retain_mut(|sub| match serve(sub) {
-            Ok(()) => true,
-            Err(gone) => {
-                cut_off += u64::from(matches!(gone, Gone::CutOff));
-                false
-            }
-        });
+    /// Serves each subscriber, and drops those that do not stay.
+    fn keep(&self, subs: &mut Vec<Subscriber>, stays: impl FnMut(&mut Subscriber) -> bool) {
+        let before = subs.len();
+        subs.retain_mut(stays);
         if subs.len() < before {
             self.readers.fetch_sub(before - subs.len(), SeqCst);
             self.touch();
@@ -656,7 +660,6 @@ impl Channel {
                 subs.shrink_to(2 * subs.len());
             }
         }
-        cut_off
     }
 
     /// The subscribers, with those that joined since.

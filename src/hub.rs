@@ -258,27 +258,28 @@ impl Hub {
         }
         // Without the lock on the channels: it may take long. A panic is a bug; others must not wait for ever.
         let mut notes = Vec::new();
-        let open = AssertUnwindSafe(|| self.open(name, &mut notes));
-        let opened = catch_unwind(open).unwrap_or(Err((LOG_CLOSED, None)));
+        let mut why = None;
+        let open = AssertUnwindSafe(|| self.open(name, &mut notes, &mut why));
+        let opened = catch_unwind(open).unwrap_or(Err(LOG_CLOSED));
         let shelf = self.shelf(name);
         let mut names = lock(&shelf.names);
         let before = names.all.remove(name).and_then(|entry| entry.why);
-        let (channel, why) = match &opened {
-            Ok(channel) => (Some(channel.clone()), None),
-            Err((_, why)) => (None, why.clone()),
-        };
+        let channel = opened.as_ref().ok().cloned();
         if channel.is_none() {
             names.open -= 1;
         }
-        let news = why.iter().filter(|_| before != why);
-        notes.extend(news.map(|why| format!("tincan: /{name} cannot be opened: {why}")));
+        if before != why
+            && let Some(why) = &why
+        {
+            notes.push(format!("tincan: /{name} cannot be opened: {why}"));
+        }
         if channel.is_some() || why.is_some() {
             names.all.insert(name.into(), Entry { channel, why, opening: false });
         }
         drop(names);
         shelf.opened.notify_all();
         notes.into_iter().for_each(report); // a terminal that nobody reads holds up this request alone
-        opened.map_err(|(reject, _)| reject)
+        opened
     }
 
     /// Where this name has its place.
@@ -286,10 +287,10 @@ impl Hub {
         if is_lab(name) { &self.lab } else { &self.channels }
     }
 
-    /// Opens a log, and notes what its owner is to be told. What fails it may be of its files.
-    fn open(&self, name: &str, notes: &mut Vec<String>) -> Result<Arc<Channel>, (Reject, Option<String>)> {
+    /// Opens a log, and notes what its owner is to be told, and why it cannot be used.
+    fn open(&self, name: &str, notes: &mut Vec<String>, why: &mut Option<String>) -> Result<Arc<Channel>, Reject> {
         if let Some(cluster) = self.cluster(name) {
-            return cluster.open(name).map_err(|reject| (reject, None));
+            return cluster.open(name);
         }
         let epoch = self.new_epoch();
         let history = if is_lab(name) { LAB_HISTORY } else { self.config.history };
@@ -297,9 +298,10 @@ impl Hub {
         let mut note = |what: String| notes.push(format!("tincan: --data: /{name}: {what}"));
         let (log, writer) = match self.dir(name) {
             None => (Log::new(epoch, history), Writer::default()),
-            Some(dir) => {
-                Log::open(dir, name, epoch, history, sync, &mut note).map_err(|e| (LOG_CLOSED, Some(e.to_string())))?
-            }
+            Some(dir) => Log::open(dir, name, epoch, history, sync, &mut note).map_err(|e| {
+                *why = Some(e.to_string());
+                LOG_CLOSED
+            })?,
         };
         Ok(Arc::new(Channel::new(name, log, writer)))
     }

@@ -141,7 +141,7 @@ impl Lab {
                 park();
                 sleep(GATHER);
                 let pieces = take(&mut *lock(&waiting)).pieces;
-                pieces.iter().for_each(|piece| piece.tell(&told));
+                pieces.into_iter().for_each(|piece| piece.tell(&told)); // each is free then
             }
         };
         let teller = start("taps", Box::new(tell))?;
