@@ -35,7 +35,7 @@ use std::fmt::{self, Write as _};
 use std::io;
 use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -119,7 +119,7 @@ pub struct Hub {
     heart: OnceLock<Thread>,
     heart_sleeps: AtomicBool,
     epoch: AtomicU64,
-    connections: Slot,
+    connections: Arc<AtomicUsize>,
     counted: Counters,
 }
 
@@ -231,13 +231,7 @@ impl Hub {
 
     /// Counts a connection for as long as the slot lives; returns how many there are with it.
     pub fn connect(&self) -> (Slot, usize) {
-        let slot = self.connections.clone();
-        (slot, self.connected())
-    }
-
-    /// How many connections there are.
-    fn connected(&self) -> usize {
-        Arc::strong_count(&self.connections) - 1
+        Slot::take(&self.connections)
     }
 
     /// The channel of this name, which exists from now on.
@@ -587,7 +581,7 @@ impl Hub {
         let mut tell = |name: &str, kind: &str, help: &str, value: &dyn fmt::Debug| {
             let _ = writeln!(out, "# HELP tincan_{name} {help}\n# TYPE tincan_{name} {kind}\ntincan_{name} {value:?}");
         };
-        tell("connections", "gauge", "Open connections, readers included.", &self.connected());
+        tell("connections", "gauge", "Open connections, readers included.", &self.connections.load(Relaxed));
         tell("channels", "gauge", "Channels in use.", &names.open);
         tell("events_total", "counter", "Events published.", &self.counted.events);
         tell("published_bytes_total", "counter", "Bytes of events published.", &self.counted.published);

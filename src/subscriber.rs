@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::vec::IntoIter;
 
 /// Limit: the pause before a full socket is tried again, as a power of two: 2 ms, doubled up to 512 ms.
@@ -25,7 +26,20 @@ const QUIET: u64 = LOOK * 3 / 2;
 const PING: &[u8] = b":ping\n\n";
 
 /// One open connection, counted until it is dropped; a subscriber keeps the one it came with.
-pub type Slot = Arc<()>;
+pub struct Slot(Arc<AtomicUsize>);
+
+impl Slot {
+    /// Counts one more; returns how many there are with it.
+    pub fn take(count: &Arc<AtomicUsize>) -> (Slot, usize) {
+        (Slot(count.clone()), count.fetch_add(1, Relaxed) + 1)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
 
 /// A subscriber that wants an end.
 pub enum Poll {

@@ -520,7 +520,7 @@ fn what_is_for_one_alone_and_is_read_bit_by_bit() {
         let (mut client, server) = UnixStream::pair().unwrap();
         let stream = TcpStream::from(OwnedFd::from(server));
         stream.set_nonblocking(true).unwrap();
-        let slot = Slot::default();
+        let slot = Slot::take(&Default::default()).0;
         let mut sub =
             Subscriber { stream, pos: 0, more: None, due: 0, key: 0, stalls: 0, gone: None, shut: false, slot };
         own(|| {
