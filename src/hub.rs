@@ -11,8 +11,9 @@
 //!
 //! A log is opened without a lock, so that nobody waits for it who does not ask for that channel.
 //!
-//! Work for one request does not grow with the number of channels, but for their logarithm. What looks at all of them is
-//! done seldom, or not again for `SEARCH_PAUSE` if it was in vain.
+//! Work for one request does not grow with the number of channels, but for their logarithm; `/health` and `/metrics` alone
+//! look at all of them. Who looks for room does so as well, but if that was in vain, nobody does again for `SEARCH_PAUSE`, and
+//! ten times as long as it took.
 //!
 //! Limits: `--max-channels`; `KEYS` and `LAB_HISTORY` for the wire lab; for each channel a thread that replays.
 //! Deliberately absent: HTTP.
@@ -378,25 +379,30 @@ impl Hub {
         let all = many || is_lab(name) || self.cluster(name).is_some();
         // Those in which nothing was ever said, or can be: else whoever only asks for names could use them all up.
         names.forget(gone, &|c| all || c.is_empty());
-        if self.room(&names, name) == Err(CHANNELS) {
-            names.all.retain(|_, entry| entry.why.is_none() || entry.opening);
-        }
         if self.room(&names, name).is_ok() {
             return;
         }
-        names.next_search = now + SEARCH_PAUSE;
+        names.next_search = u64::MAX; // one search at a time
         drop(names);
         // Those whose files its owner has removed. It may take long, so nobody else waits for it.
-        let Some(dir) = self.dir(name) else { return };
-        let Ok((files, _)) = dir.list(is_channel) else { return };
+        let files = self.dir(name).and_then(|dir| dir.list(is_channel).ok());
         let mut there = Entries::new();
-        for name in files {
-            there.insert(name.into(), Entry::default());
+        for name in files.iter().flat_map(|(names, _)| names) {
+            there.insert(name.as_str().into(), Entry::default());
         }
         let mut names = lock(&shelf.names);
+        let listed = files.is_some();
         // One that was used meanwhile may have got its first file.
-        names.forget(gone, &|c| !there.contains_key(&*c.name) && !c.idle(began).is_zero());
-        names.all.retain(|name, entry| entry.channel.is_some() || entry.opening || there.contains_key(name));
+        names.forget(gone, &|c| listed && !there.contains_key(&*c.name) && !c.idle(began).is_zero());
+        names.all.retain(|name, entry| {
+            let kept = if listed { there.contains_key(name) } else { entry.why.is_none() };
+            kept || entry.channel.is_some() || entry.opening
+        });
+        let end = self.now();
+        names.next_search = end;
+        if self.room(&names, name).is_err() {
+            names.next_search += SEARCH_PAUSE.max(10 * (end - now));
+        }
         for channel in gone {
             // Its epoch may be ahead of the clock, and the next one of this name must be greater.
             self.epoch.fetch_max(channel.last().epoch, SeqCst);
@@ -406,7 +412,7 @@ impl Hub {
     /// The clock in milliseconds, but greater than every epoch of this process, also where the clock was set back.
     fn new_epoch(&self) -> u64 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| d.as_millis() as u64);
-        self.epoch.fetch_max(now - 1, SeqCst);
+        self.epoch.fetch_max(now.saturating_sub(1), SeqCst);
         self.epoch.fetch_add(1, SeqCst) + 1
     }
 
