@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! event: in
-//! data: {"connection":7,"at":1763654400123.456,"bytes":"GET /kitchen?tap=x HTTP/1.1\u000d\u000aHost: …"}
+//! data: {"connection":7,"at":1763654400123.456,"bytes":"GET /kitchen?tap=x HTTP/1.1\r\nHost: …"}
 //! ```
 //!
 //! `in` is what the client sent, `out` what it was sent, each as it was read or written; at last comes `end`. `at` is in

@@ -15,7 +15,7 @@
 //! Source: Redis documentation, "Redis serialization protocol specification"; for the address the `redis` scheme in the
 //! registry of URI schemes (RFC 7595).
 //!
-//! Anybody who may write to a Redis can make a reply as large as he likes. What is too large to be kept is read, dropped, and
+//! Any program that may write to a Redis can make a reply of any size. What is too large to be kept is read and dropped, and
 //! [`Reply::Large`] stands in its place: the next reply is found all the same.
 //!
 //! Limits: [`MAX_LINE`], [`MAX_DEPTH`], [`MAX_STRING`], `MAX_ELEMENTS`, `MAX_REPLY`, and the bytes that are kept, which the caller gives.
