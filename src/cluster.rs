@@ -83,8 +83,7 @@ pub struct Followed {
 pub struct Asked {
     /// The channel's name.
     pub name: String,
-    /// It.
-    pub channel: Arc<Channel>,
+    channel: Arc<Channel>,
     last: Id,
     newest: Id, // of what publishers here had been told of by then, or `last`
     page: usize,
@@ -282,7 +281,6 @@ impl Cluster {
         }
         self.changes.fetch_add(entries.len() as u64, SeqCst);
         channel.take(&entries, || (self.wake)(channel));
-        (self.wake)(channel);
         let more = !whole && !entries.is_empty();
         self.note(name, |f| {
             f.barred = false;

@@ -14,7 +14,6 @@ use crate::redis::{ANSWER, Failed, Link, pause};
 use crate::resp::{Reply, alone};
 use crate::stream::{PREFIX, key};
 use std::io;
-use std::mem::take;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -75,31 +74,17 @@ impl Cluster {
             let began = Instant::now();
             let (mut commands, streams) = self.wait();
             hot.truncate(HOT);
-            let asked = self.ask_for_all(&take(&mut hot), &mut commands);
+            let asked = self.ask_for_all(&hot, &mut commands);
             link.send(&commands, BLOCK + ANSWER)?;
             let news = link.news(streams)?;
             self.seen.store(u64::MAX, SeqCst); // whatever changes from here on is seen before it waits again
-            let mut more = self.take_all(&mut link, &asked)?;
-            match news {
-                // One that we may not read must not keep us from all others.
-                Reply::Error(why) => {
-                    more |= self.hear(&mut link, &self.channels(|f| f.ready))?;
-                    if self.channels(|f| f.barred).is_empty() {
-                        return Err(io::Error::other(why));
-                    }
-                }
-                Reply::Null => more |= self.hear(&mut link, &self.channels(|f| f.ready && !f.acked.is_empty()))?,
-                news => {
-                    hot = self.named(&news);
-                    hot.retain(|(name, _)| !asked.iter().any(|asked| asked.name == *name));
-                    more |= self.hear(&mut link, &hot)?;
-                    hot.extend(asked.into_iter().map(|asked| (asked.name, asked.channel)));
-                }
-            }
+            let more = self.take_all(&mut link, &asked)?;
+            let (others, with_news) = self.hear_news(&mut link, news, &asked)?;
+            hot = with_news;
             if self.changes.load(SeqCst) == before && began.elapsed() < AGAIN {
                 thread::sleep(AGAIN); // news that are none must not make us spin
             }
-            if !more {
+            if !(more || others) {
                 *lock(&self.current) = Instant::now();
             }
             if streams > MANY {
@@ -114,6 +99,29 @@ impl Cluster {
                 tried = Instant::now();
             }
         }
+    }
+
+    /// Takes over what an `XREAD` tells of, beside what was asked for with it. Returns whether there is more, and the channels
+    /// that had news.
+    fn hear_news(&self, link: &mut Link, news: Reply, asked: &[Asked]) -> io::Result<(bool, Channels)> {
+        let more = match news {
+            // One that we may not read must not keep us from all others.
+            Reply::Error(why) => {
+                let more = self.hear(link, &self.channels(|f| f.ready))?;
+                if self.channels(|f| f.barred).is_empty() {
+                    return Err(io::Error::other(why));
+                }
+                more
+            }
+            Reply::Null => self.hear(link, &self.channels(|f| f.ready && !f.acked.is_empty()))?,
+            news => {
+                let hot = self.named(&news);
+                let known = |name: &String| asked.iter().any(|asked| asked.name == *name);
+                let others: Channels = hot.iter().filter(|(name, _)| !known(name)).cloned().collect();
+                return Ok((self.hear(link, &others)?, hot));
+            }
+        };
+        Ok((more, Vec::new()))
     }
 
     /// Takes over a page of what is new in each of these channels. Returns whether there is more.
