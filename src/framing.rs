@@ -204,8 +204,8 @@ impl<'a> Steps<'a> {
 
     /// What is at hand of the log from a position on.
     fn rest(&self, pos: u64) -> &'a [u8] {
-        let from = usize::try_from(pos - self.base).unwrap_or(usize::MAX);
-        self.log.get(from..).unwrap_or_default()
+        let from = pos.checked_sub(self.base).and_then(|from| usize::try_from(from).ok());
+        from.and_then(|from| self.log.get(from..)).unwrap_or_default()
     }
 
     fn next(&mut self) -> Option<Step<'a>> {
