@@ -350,7 +350,7 @@ impl Channel {
     ///
     /// # Errors
     /// [`NOBODY`] where nobody has this address; [`BEHIND`] where it does not take them now.
-    pub fn send_to(&self, address: &str, events: &[Event], now: u64, heartbeat: Duration) -> Result<(), Reject> {
+    pub fn send_to(&self, address: &str, events: &[Event], now: u64) -> Result<(), Reject> {
         let mut bytes = Vec::new();
         events.iter().for_each(|event| event.write(None::<Id>, &mut bytes));
         let Batch { mut piece, mut wires } = Batch::default();
@@ -364,11 +364,11 @@ impl Channel {
                     return Err(BEHIND);
                 }
                 let framed = sub.framing.alone(&bytes).into_iter();
-                return sub.give_alone(framed, now, millis(heartbeat)).map_err(|_| NOBODY);
+                return sub.give_alone(framed, now).map_err(|_| NOBODY);
             }
             let place = sub.reads().unwrap_or((end, false));
             match piece.at(self, place).map_err(|Trimmed| BEHIND)? {
-                Some(next) => drop(sub.give(next, &mut wires, now, millis(heartbeat)).map_err(|_| NOBODY)?),
+                Some(next) => drop(sub.give(next, &mut wires, now).map_err(|_| NOBODY)?),
                 None => {
                     // Whoever speaks to a reader that has still to be given what is in a file waits for the disk itself.
                     drop(subscribers);
@@ -532,7 +532,7 @@ impl Channel {
         // Whoever publishes from here on wakes the pump, and whoever did before is seen below.
         self.readers.fetch_add(1, SeqCst);
         // With the lock: who is told its address can be found by it at once.
-        if sub.say(&beginning).and_then(|()| sub.finish(now, millis(config.heartbeat))).is_err() {
+        if sub.give_alone(beginning.into_iter(), now).and_then(|()| sub.finish(now)).is_err() {
             self.readers.fetch_sub(1, SeqCst);
             return Err(io::ErrorKind::BrokenPipe.into());
         }
@@ -571,19 +571,20 @@ impl Channel {
         let beginning = [head.as_bytes(), field.as_bytes(), b"\r\n", &framing.alone(&prelude)].concat();
         let more = poll.is_some() || expires.is_some() || half.is_some() || trace.watches();
         let more = more.then(|| Box::new(More { poll, trace, expires, half, ..More::default() }));
-        let due = now + millis(config.heartbeat);
-        (Subscriber { stream, pos, more, due, key, stalls: 0, framing, gone: None, shut: false, slot }, beginning)
+        (Subscriber { stream, pos, more, due: now, key, stalls: 0, framing, gone: None, shut: false, slot }, beginning)
     }
 
     /// Ends a subscriber with these bytes, behind the frame that is open, and takes it out of the list. If its socket does
     /// not take that in time, or there are none, it is just taken out.
-    pub fn leave(&self, key: u64, last: &[u8], now: u64, heartbeat: Duration) {
+    pub fn leave(&self, key: u64, last: &[u8], now: u64) {
         let until = Instant::now() + LEAVE_TIME;
         loop {
             let mut subscribers = self.subscribers();
             let Some(sub) = subscribers.iter_mut().find(|sub| sub.key == key) else { return };
-            sub.end_here(last.into());
-            let gone = last.is_empty() || sub.finish(now, millis(heartbeat)).is_err() || sub.is_ended();
+            if !sub.is_poll() {
+                sub.end_at(sub.at().end(), last.into());
+            }
+            let gone = last.is_empty() || sub.finish(now).is_err() || sub.is_ended();
             if gone || Instant::now() >= until {
                 return self.keep(&mut subscribers, |sub| sub.key != key);
             }
@@ -611,7 +612,7 @@ impl Channel {
 
     /// Gives each subscriber its next piece, of those that were `read` from a file or are in memory; if there are many,
     /// on as many cores as there are `batches`.
-    pub fn turn(&self, read: &Piece, batches: &mut [Batch], now: u64, heartbeat: Duration) -> Turn {
+    pub fn turn(&self, read: &Piece, batches: &mut [Batch], now: u64) -> Turn {
         for batch in &mut *batches {
             batch.piece.bytes.clear();
             batch.wires.iter_mut().for_each(Wire::forget);
@@ -631,7 +632,7 @@ impl Channel {
                     read => read,
                 },
             };
-            next.map_or(Ok(0), |next| sub.give(next, wires, now, millis(heartbeat)))
+            next.map_or(Ok(0), |next| sub.give(next, wires, now))
         };
         let all = |subs: &mut [Subscriber], batch: &mut Batch| {
             let mut sum = 0;
@@ -671,8 +672,9 @@ impl Channel {
         let (memory, start, replayed) = (state.log.memory(), state.log.start(), state.replayed);
         drop(state);
         self.keep(&mut subscribers, |sub| {
-            if sub.framing.is_message() && sub.at().end() < start && sub.end_here(sub.framing.last()) {
+            if sub.framing.is_message() && !sub.is_poll() && sub.at().end() < start {
                 turn.cut_off += 1; // it hears the rest of a message, and then that it is to come back
+                sub.end_at(sub.at().end(), sub.framing.last());
             }
             if let Some(gone) = sub.gone {
                 turn.cut_off += u64::from(gone == Gone::CutOff && !sub.is_leaving());
