@@ -18,11 +18,13 @@ use std::sync::{Arc, Mutex};
 use std::vec::IntoIter;
 
 /// Limit: the pause before a full socket is tried again, as a power of two: 2 ms, doubled up to 512 ms.
-const LONGEST_STALL: u16 = 9;
+const LONGEST_STALL: u8 = 9;
 /// Limit, in milliseconds: how long a stream may take to end, so that nothing is lost (RFC 9112 §9.6).
 const LINGER: u64 = 2000;
 /// Limit: Ping frames that go unanswered. A WebSocket that takes nothing is given up with the next heartbeat as well.
 const UNANSWERED: u32 = 2;
+/// Limit, in milliseconds: for how long a WebSocket may take nothing, if three heartbeats are more: what `stalls` can count.
+const LONGEST_SILENCE: u64 = 120_000;
 /// Limit: what a subscriber that is behind has still to pass over.
 const SKIPS: usize = 64;
 /// In milliseconds: how often the heartbeat looks for closed sockets. A closed one is gone after two looks.
@@ -96,7 +98,7 @@ pub struct Subscriber {
     /// Drawn at random: the first half of its address.
     pub key: u64,
     /// Tries in a row for which the socket was full.
-    pub stalls: u16,
+    pub stalls: u8,
     /// How the log's bytes are wrapped for it.
     pub framing: Framing,
     /// Why it is to be dropped at the end of this turn.
@@ -349,7 +351,8 @@ impl Subscriber {
             return self.finish(now);
         }
         let stalled = u64::from(self.stalls.saturating_sub(LONGEST_STALL)) << LONGEST_STALL;
-        let silent = self.half().is_some() && stalled >= heartbeat * u64::from(UNANSWERED + 1);
+        let patience = (heartbeat * u64::from(UNANSWERED + 1)).min(LONGEST_SILENCE);
+        let silent = self.half().is_some() && stalled >= patience;
         if over || silent || (self.shut && self.is_ended()) {
             return Err(Gone::Done);
         }
