@@ -189,6 +189,7 @@ impl Tincan {
         wire.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"));
         let head = wire.until(b"\r\n\r\n");
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+        assert!(head.ends_with("\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"), "{head}");
         let prelude = wire.until(b"\n\n");
         (wire, id_of(&prelude))
     }
@@ -209,7 +210,9 @@ impl Drop for Tincan {
         let _ = self.child.kill();
         let _ = self.child.wait();
         let stderr = self.stderr();
-        if std::thread::panicking() { eprintln!("STDERR {:.3000}", stderr); } // DEBUG
+        if std::thread::panicking() {
+            eprintln!("STDERR {:.3000}", stderr);
+        } // DEBUG
         if !std::thread::panicking() {
             assert!(!stderr.contains("panicked"), "{stderr}");
         }
