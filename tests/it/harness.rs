@@ -210,9 +210,6 @@ impl Drop for Tincan {
         let _ = self.child.kill();
         let _ = self.child.wait();
         let stderr = self.stderr();
-        if std::thread::panicking() {
-            eprintln!("STDERR {:.3000}", stderr);
-        } // DEBUG
         if !std::thread::panicking() {
             assert!(!stderr.contains("panicked"), "{stderr}");
         }
