@@ -275,7 +275,9 @@ impl Chain<'_> {
             let settled = self.owed.is_none();
             self.place = Id::parse(&id_of(block));
             self.owed = self.asked.filter(|asked| Some(*asked) != self.place);
-            settled && block.starts_with(&format!(": connected to /{} as ", self.channel))
+            let name = block.lines().next().and_then(|line| line.strip_prefix(": connected to /"));
+            let name = name.and_then(|name| name.split(' ').next()); // a stream is told its address behind it
+            settled && name == Some(&self.channel.to_string())
         } else if let Some(data) = block.strip_prefix("event: gap\ndata: ") {
             self.gap(data).is_some()
         } else {
@@ -300,6 +302,8 @@ impl Chain<'_> {
 
     /// An event: its bytes, and its place behind the one before it.
     fn event(&mut self, block: &str) -> Option<()> {
+        // What one POST wrote may have a note in front.
+        let block = if block.starts_with(": one POST, ") { block.split_once('\n')?.1 } else { block };
         let (text, line) = block.strip_suffix("\n\n")?.rsplit_once('\n')?;
         let (id, place, soak) = (Id::from_line(line.as_bytes())?, self.place?, self.soak);
         let number = text.lines().find_map(|l| l.strip_prefix("data: "))?.split(' ').next()?.parse().ok()?;
