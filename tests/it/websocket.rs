@@ -459,7 +459,7 @@ fn a_websocket_counts_as_two_connections_and_a_full_server_says_503() {
     let answer = server.ask(handshake("/a", "Connection: close\r\n"));
     answer.refused(reject::CONNECTIONS);
     assert_eq!(answer.field("retry-after"), Some("5"));
-    eventually("who is there stays", || server.readers("a") == 1); // once the refused one's place is free
+    eventually("it is a reader", || server.readers("a") == 1);
     first.close();
     eventually("there is room again", || server.metric("tincan_connections") == Some(1));
     Ws::open(&server, "/a").close();
