@@ -424,10 +424,13 @@ impl Shared {
                 }
                 let _place = self.players.take(PLAYERS, &connection.stream, ()).ok_or(PLAYING)?;
                 connection.note(script.status);
-                let head = http::head(script.status, &[&fields, &connection.cors, "Connection: close\r\n\r\n"]);
-                // RFC 9110 §15.3.5: a 204 has no content. Where a write fails the client is gone.
-                if connection.write_all(head.as_bytes()).is_ok() && script.status != 204 {
-                    let _ = script.play(connection);
+                // RFC 9110 §15.3.5: a 204 has no content, and so no framing. Where a write fails the client is gone.
+                let content = script.status != 204;
+                let chunked = content && req.minor == 1;
+                let end = if chunked { "Transfer-Encoding: chunked\r\n\r\n" } else { "\r\n" };
+                let head = http::head(script.status, &[&fields, &connection.cors, "Connection: close\r\n", end]);
+                if connection.write_all(head.as_bytes()).is_ok() && content {
+                    let _ = script.play(chunked, connection);
                 }
                 return Ok(Reply::Given);
             }
