@@ -90,7 +90,7 @@ fn polls_lessons_and_chunks_are_told_as_they_pass() {
     drop(poll);
     assert_eq!(told(&tap.block()).0, "end");
     let request = "GET /lessons/cut-id?tap=k HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    let mut lesson = server.connect();
+    let mut lesson = server.connect().raw();
     lesson.send(request);
     let all = lesson.rest();
     drop(lesson); // else the server waits for a while
