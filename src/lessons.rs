@@ -23,9 +23,9 @@
 //!
 //! Limits: [`PLAYERS`], `PLAY_TIME`; `connection.rs` bounds each write.
 
+use crate::framing::Framing;
 use crate::http;
 use std::io::{self, Write};
-use std::mem::take;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -105,34 +105,31 @@ impl Script {
         }
     }
 
-    /// Plays it, in chunks or as it is; returns when it ends, or at the first step after its time.
+    /// Plays it; returns when it ends, or at the first step after its time.
     ///
     /// # Errors
     /// Where the client is gone, or does not read.
-    pub fn play(&self, chunked: bool, out: &mut impl Write) -> io::Result<()> {
-        let frame = |said: Vec<u8>| match said.len() {
-            size @ 1.. if chunked => [format!("{size:x}\r\n").as_bytes(), &said, b"\r\n"].concat(),
-            _ => said,
-        };
+    pub fn play(&self, framing: Framing, out: &mut impl Write) -> io::Result<()> {
         let end = Instant::now() + self.time;
         let mut at = 0;
         let mut said = Vec::new(); // up to a pause all is one write, and one chunk
-        let mut last: &[u8] = b"";
+        let mut last = Framing::None.last();
         while let Some(step) = self.steps.get(at).filter(|_| Instant::now() < end) {
             at += 1;
             match step {
                 Step::Send(bytes) => said.extend_from_slice(bytes),
                 Step::Time => said.extend_from_slice(http::now().as_bytes()),
                 Step::Wait(pause) => {
-                    out.write_all(&frame(take(&mut said)))?;
+                    out.write_all(&framing.alone(&said))?;
+                    said.clear();
                     sleep(*pause);
                 }
                 Step::Repeat(step) => at = *step,
-                Step::End if chunked => last = b"0\r\n\r\n",
-                Step::End => {}
+                Step::End => last = framing.last(),
             }
         }
-        out.write_all(&[&frame(said), last].concat())
+        out.write_all(&framing.alone(&said))?;
+        out.write_all(last)
     }
 }
 

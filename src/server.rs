@@ -416,18 +416,17 @@ impl Shared {
             Route::Lesson(script) => {
                 let usual = |line: &&str| !line.split(':').take(1).any(|name| script.fields.contains(name));
                 let fields = STREAM_FIELDS.split_inclusive('\n').filter(usual).collect::<String>() + &script.fields;
-                if req.method == "HEAD" {
+                // RFC 9110 §15.3.5: a 204 has no content.
+                if req.method == "HEAD" || script.status == 204 {
                     return Ok(Reply::Answer(Answer::empty(script.status, fields)));
                 }
                 let _place = self.players.take(PLAYERS, &connection.stream, ()).ok_or(PLAYING)?;
                 connection.note(script.status);
-                // RFC 9110 §15.3.5: a 204 has no content, and so no framing. Where a write fails the client is gone.
-                let content = script.status != 204;
-                let chunked = content && req.minor == 1;
-                let end = if chunked { "Transfer-Encoding: chunked\r\n\r\n" } else { "\r\n" };
-                let head = http::head(script.status, &[&fields, &connection.cors, "Connection: close\r\n", end]);
-                if connection.write_all(head.as_bytes()).is_ok() && content {
-                    let _ = script.play(chunked, connection);
+                let framing = framing(req);
+                let head = http::head(script.status, &[&fields, &connection.cors, CLOSE, framing.fields(), "\r\n"]);
+                // Where a write fails the client is gone.
+                if connection.write_all(head.as_bytes()).is_ok() {
+                    let _ = script.play(framing, connection);
                 }
                 return Ok(Reply::Given);
             }

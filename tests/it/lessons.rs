@@ -7,6 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{ChildStdout, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
+use tincan::framing::Framing;
 use tincan::http;
 use tincan::lessons::{LESSONS, Lesson, Script, Step, parse, parts, says};
 use tincan::reject::{NOT_FOUND, PAGE_METHOD, PLAYING, SINCE};
@@ -340,14 +341,15 @@ type Begun = (Tincan, Vec<(bool, Wire, Played)>);
 
 fn open(asked: &[(&'static str, &'static str, bool)]) -> Begun {
     let server = Tincan::start(&["--trace", "--quiet"]);
+    let close = "Connection: close\r\n"; // the 204 alone would leave it open
     let mut opened = Vec::new();
     for (n, &(name, id, in_field)) in asked.iter().enumerate() {
         let lesson = LESSONS.iter().find(|lesson| lesson.name == name).unwrap();
         let repeats = matches!(parse(lesson.text, id.as_bytes()).unwrap().steps.last(), Some(Step::Repeat(_)));
         let (head, wire) = match (id, in_field) {
-            ("", _) => get(&server, name, ""),
-            (_, true) => get(&server, name, &format!("Last-Event-ID: {id}\r\n")),
-            (_, false) => get(&server, &format!("{name}?since={id}"), ""),
+            ("", _) => get(&server, name, close),
+            (_, true) => get(&server, name, &format!("Last-Event-ID: {id}\r\n{close}")),
+            (_, false) => get(&server, &format!("{name}?since={id}"), close),
         };
         let (body, chunks, trace) = (String::new(), Vec::new(), String::new());
         let played = Played { lesson, id, in_field, head, body, chunks, sign: format!("#{} ", n + 1), trace };
@@ -644,7 +646,7 @@ fn a_lesson_is_played_for_ten_minutes_at_most() {
     let script = Script { time: Duration::from_millis(250), ..parse(": pace: 100 ms\n\n{repeat}", b"").unwrap() };
     // It would fill this after some seconds, which is an error. It is not over: there is no last chunk.
     let (mut room, begin) = ([0; 500], Instant::now());
-    script.play(true, &mut &mut room[..]).unwrap();
+    script.play(Framing::Chunks, &mut &mut room[..]).unwrap();
     let sent = str::from_utf8(&room).unwrap().trim_end_matches('\0');
     assert_eq!(sent.replace("10\r\n: pace: 100 ms\n\n\r\n", ""), "");
     assert!(begin.elapsed() > Duration::from_millis(250), "{:?}", begin.elapsed());

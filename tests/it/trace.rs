@@ -115,23 +115,29 @@ fn a_stream_is_shown_line_by_line_with_what_each_line_is() {
         #1 > ␍␊ | end of the head
         {HEAD_OF_200}{STREAM}
         #1 < Connection: close␍␊ | field line
-        #1 < ␍␊ | end of the head; the body ends with the connection
+        #1 < Transfer-Encoding: chunked␍␊ | field line
+        #1 < ␍␊ | end of the head; chunks follow
+        #1 < 5d␍␊ | chunk size: 93
         #1 < : connected to /kitchen as aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa␊ | comment
         #1 < retry: 9999␊ | retry: after 9999 ms
         #1 < id: 9999999999999-0␊ | id, from the blank line on
         #1 < ␊ | fires nothing; the id counts from here
+        #1 < ␍␊ | end of the chunk
+        #1 < 38␍␊ | chunk size: 56
         #1 < event: order␊ | event: the name of this event
         #1 < data: two␊ | data
         #1 < data: lines␊ | data
         #1 < id: 9999999999999-1␊ | id, from the blank line on
-        #1 < ␊ | dispatch: order"
+        #1 < ␊ | dispatch: order
+        #1 < ␍␊ | end of the chunk"
     );
-    let ping = shown("#1 < :ping␊ | ping\n#1 < ␊ | fires nothing");
-    let dispatch = shown("#1 < ␊ | dispatch: order");
+    let ping =
+        shown("#1 < 7␍␊ | chunk size: 7\n#1 < :ping␊ | ping\n#1 < ␊ | fires nothing\n#1 < ␍␊ | end of the chunk");
+    let dispatch = shown("#1 < ␊ | dispatch: order\n#1 < ␍␊ | end of the chunk");
     let (got, pings) = got.split_at(got.find(&dispatch).unwrap_or_else(|| panic!("{got}")) + dispatch.len());
     assert_eq!(got.replace(&ping, ""), shown(&expected));
     // A closed connection is found at a ping.
-    let end = shown("#1 -  | the connection ends");
+    let end = shown("#1 -  | the connection ends, in the middle of a body");
     assert!(pings.replace(&ping, "") == end && pings.starts_with(&ping), "{pings}");
 }
 
