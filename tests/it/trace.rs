@@ -142,6 +142,21 @@ fn a_stream_is_shown_line_by_line_with_what_each_line_is() {
 }
 
 #[test]
+fn the_readmes_request_with_nc_shows_the_stream_alone() {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let line = readme.lines().find(|line| line.contains("| nc localhost 8000")).unwrap();
+    let request = line.split('\'').nth(1).unwrap().replace(r"\r\n", "\r\n");
+    let server = Tincan::start(&[]);
+    let mut wire = server.connect().raw();
+    wire.send(request);
+    let head = wire.until(b"\r\n\r\n");
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\nConnection: close\r\n\r\n"), "{head}");
+    assert!(wire.block().starts_with(": connected to /kitchen as "));
+    let id = server.post("/kitchen", "soup").remove(0);
+    wire.expect(format!("data: soup\nid: {id}\n\n"));
+}
+
+#[test]
 fn requests_on_one_connection_are_told_apart_by_their_bodies() {
     let server = traced(&[]);
     let mut wire = server.connect();
