@@ -98,11 +98,7 @@ pub struct Script {
 
 impl Script {
     fn send(&mut self, bytes: &[u8]) {
-        match self.steps.last_mut() {
-            Some(Step::Send(last)) => last.extend_from_slice(bytes),
-            _ if bytes.is_empty() => {}
-            _ => self.steps.push(Step::Send(bytes.into())),
-        }
+        self.steps.push(Step::Send(bytes.into()));
     }
 
     /// Plays it; returns when it ends, or at the first step after its time.
