@@ -224,7 +224,7 @@ impl Hub {
     }
 
     /// Milliseconds since the hub began.
-    fn now(&self) -> u64 {
+    pub fn now(&self) -> u64 {
         millis(self.began.elapsed())
     }
 
@@ -484,11 +484,6 @@ impl Hub {
             heart.unpark();
         }
         Ok(key)
-    }
-
-    /// Ends a subscriber, see [`Channel::leave`].
-    pub fn leave(&self, channel: &Channel, key: u64, last: &[u8]) {
-        channel.leave(key, last, self.now());
     }
 
     /// Has a thread replay a channel. Returns when to try it again, if there is none.
