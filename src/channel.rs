@@ -618,9 +618,7 @@ impl Channel {
         let end = self.end();
         let delivered = AtomicU64::new(0);
         let give = |sub: &mut Subscriber, Batch { piece, wires }: &mut Batch| -> Result<u64, Gone> {
-            if sub.waits() {
-                sub.end_at(end, sub.framing.last());
-            }
+            sub.begin(end, now);
             let next = match sub.reads() {
                 None => Some(&[][..]),
                 Some((pos, _)) if read.bad && read.from == pos => return Err(Gone::CutOff),

@@ -51,6 +51,13 @@ impl Drop for Slot {
 pub enum Poll {
     /// It ends with the first event, or when it expires.
     Wait,
+    /// If it waits, and there is something for it or its time is over, it ends where the log does.
+    pub fn begin(&mut self, end: u64, now: u64) {
+        if self.waits() && (self.pos < end || self.is_over(now)) {
+            self.end_at(end, self.framing.last());
+        }
+    }
+
     /// It ends at this position of the log, with these bytes.
     Until(u64, Vec<u8>),
     /// It was given the end; what its socket did not take is still to come.
@@ -160,6 +167,10 @@ impl Subscriber {
         self.more.as_ref()?.expires
     }
 
+    fn is_over(&self, now: u64) -> bool {
+        self.expires().is_some_and(|at| now >= at)
+    }
+
     fn has_own(&self) -> bool {
         self.more.as_ref().is_some_and(|more| !more.own.as_slice().is_empty())
     }
@@ -204,7 +215,7 @@ impl Subscriber {
     pub fn wants(&self, end: u64, now: u64) -> bool {
         let over = match self.poll() {
             None => false,
-            Some(Poll::Wait) => self.expires().is_some_and(|at| now >= at),
+            Some(Poll::Wait) => self.is_over(now),
             Some(_) => self.pos == self.stop() && !self.is_ended(),
         };
         let pong = self.half().is_some_and(|half| lock(half).owes());
@@ -344,7 +355,7 @@ impl Subscriber {
         // A write tells more than a look.
         let quiet = self.shut || self.stalls > 0 || self.is_poll() || now >= self.due + QUIET;
         let ended = quiet && self.look()?;
-        let over = self.expires().is_some_and(|at| now >= at) && !self.waits(); // else the pump knows
+        let over = self.is_over(now) && !self.waits(); // else the pump knows
         if over && !self.is_poll() {
             self.end_at(self.at().end(), self.framing.last());
             self.more.get_or_insert_default().expires = Some(now + LINGER);
