@@ -67,16 +67,16 @@ fn listens(pid: u32, port: u16) -> bool {
 }
 
 /// A running proxy in front of a tincan.
-struct Proxy {
+pub struct Proxy {
     child: Child,
     workers: bool,
-    port: u16,
+    pub port: u16,
     _dir: Scratch,
 }
 
 impl Proxy {
     /// Starts it, with some parts of its configuration replaced; none where it is not installed.
-    fn start(name: &str, upstream: u16, edits: &[(&str, &str)]) -> Option<Proxy> {
+    pub fn start(name: &str, upstream: u16, edits: &[(&str, &str)]) -> Option<Proxy> {
         let (debian, check, run) = match name {
             "nginx" => ("/etc/nginx/nginx.conf", "-t -e stderr -c", "-e stderr -c"),
             "haproxy" => ("/etc/haproxy/haproxy.cfg", "-c -f", "-db -f"),

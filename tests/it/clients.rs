@@ -1,0 +1,378 @@
+//! What people listen with: libraries of Python, Perl and node, curl and two browsers, direct and behind each proxy.
+//!
+//! What is not installed is left out, unless `TINCAN_CLIENTS` is the path of a Python that has what `clients.txt` names:
+//! then all must be there. Without it no library of Python is tried.
+
+use crate::browser::FLAGS;
+use crate::harness::*;
+use crate::proxies::Proxy;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// In this time an event is heard, on a machine that has nothing else to do.
+const AT_ONCE: Duration = Duration::from_millis(50);
+/// How often a client may try to hear most events of a round at once.
+const ROUNDS: usize = 5;
+const EVENTS: usize = 20;
+/// The programs, and the clients in each of them.
+const PROGRAMS: [(&str, &[&str]); 6] = [
+    ("python", &["requests.iter_lines", "requests.iter_content", "requests-sse", "sseclient-py", "urllib3.stream"]),
+    ("perl", &["HTTP::Tiny"]),
+    ("node", &["fetch", "http"]),
+    ("curl", &["--http1.1", "--http1.0"]),
+    ("chromium", &["EventSource", "fetch"]),
+    ("firefox", &["EventSource", "fetch"]),
+];
+/// It asks for nothing of its own, and nothing that is not on this machine can be asked for.
+const FIREFOX: &str = r#"
+user_pref("network.proxy.type", 1);
+user_pref("network.proxy.http", "127.0.0.1");
+user_pref("network.proxy.http_port", 9);
+user_pref("network.proxy.ssl", "127.0.0.1");
+user_pref("network.proxy.ssl_port", 9);
+user_pref("network.proxy.no_proxies_on", "127.0.0.1");
+user_pref("app.update.enabled", false);
+user_pref("browser.shell.checkDefaultBrowser", false);
+user_pref("browser.aboutwelcome.enabled", false);
+user_pref("datareporting.policy.dataSubmissionEnabled", false);
+user_pref("toolkit.telemetry.reportingpolicy.firstRun", false);
+user_pref("network.captive-portal-service.enabled", false);
+user_pref("network.connectivity-service.enabled", false);
+user_pref("browser.safebrowsing.malware.enabled", false);
+user_pref("browser.safebrowsing.phishing.enabled", false);
+user_pref("extensions.getAddons.cache.enabled", false);
+"#;
+
+fn file(name: &str) -> String {
+    format!("{}/tests/it/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The Python that has the libraries.
+fn python() -> Option<String> {
+    std::env::var("TINCAN_CLIENTS").ok()
+}
+
+/// Whether the command can be run.
+fn works(program: &str, args: &[&str]) -> bool {
+    Command::new(program).args(args).stderr(Stdio::null()).output().is_ok_and(|out| out.status.success())
+}
+
+/// Whether all that a program's clients need is there.
+fn is_there(program: &str) -> bool {
+    let there = match program {
+        "python" => python().is_some_and(|python| works(&python, &["-c", "import requests_sse, sseclient"])),
+        "perl" => works("perl", &["-MHTTP::Tiny", "-e", "1"]),
+        "firefox" => works("firefox-esr", &["--version"]) && works("python3", &["--version"]),
+        "chromium" => works("chromium", &["--version"]) && works("python3", &["--version"]),
+        _ => works(program, &["--version"]),
+    };
+    if !there {
+        let why = format!("left out: {program}, or what its clients need, is not installed");
+        assert!(python().is_none(), "{why}");
+        eprintln!("{why}");
+    }
+    there
+}
+
+/// A way to a server.
+struct Way {
+    name: String,
+    port: u16,
+}
+
+/// The ways to a server: direct, and through each proxy that is installed.
+fn ways(server: &Tincan) -> (Vec<Way>, Vec<Proxy>) {
+    let mut ways = vec![Way { name: "direct".into(), port: server.port }];
+    let mut proxies = Vec::new();
+    let caddy = ("http://chat.example.org:", "http://127.0.0.1:"); // it answers to the names of its sites alone
+    let newer = ("proxy_pass ", "proxy_http_version 1.1; proxy_pass "); // by default nginx asks with HTTP/1.0
+    let kinds = [("nginx", None), ("nginx", Some(newer)), ("haproxy", None), ("caddy", Some(caddy))];
+    for (proxy, edit) in kinds {
+        if let Some(started) = Proxy::start(proxy, server.port, edit.as_slice()) {
+            let how = if edit == Some(newer) { " with HTTP/1.1" } else { "" };
+            ways.push(Way { name: format!("behind {proxy}{how}"), port: started.port });
+            proxies.push(started);
+        }
+    }
+    (ways, proxies)
+}
+
+/// What a client is to do.
+struct Task {
+    program: &'static str,
+    client: &'static str,
+    way: String,
+    channel: String,
+    url: String,
+}
+
+/// Has each client that is there listen on each way: each to a channel of its own, whose name begins with this.
+fn tasks(ways: &[Way], prefix: &str, query: &str) -> Vec<Task> {
+    let mut tasks = Vec::new();
+    for (program, clients) in PROGRAMS.into_iter().filter(|(program, _)| is_there(program)) {
+        for client in clients {
+            for way in ways {
+                let channel = format!("/{prefix}{program}{}", tasks.len());
+                let url = format!("http://127.0.0.1:{}{channel}{query}", way.port);
+                tasks.push(Task { program, client, way: way.name.clone(), channel, url });
+            }
+        }
+    }
+    tasks
+}
+
+/// A client that listens.
+struct Client {
+    task: Task,
+    lines: Receiver<(Instant, String)>,
+}
+
+impl Client {
+    fn name(&self) -> String {
+        format!("{} {} {}", self.task.program, self.task.client, self.task.way)
+    }
+
+    /// It comes back by itself, as an EventSource does.
+    fn comes_back(&self) -> bool {
+        ["EventSource", "requests-sse"].contains(&self.task.client)
+    }
+
+    /// Waits for the next line that says what it hears, or what becomes of its connection.
+    fn says(&self, deadline: Instant) -> Option<(Instant, String)> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(_) if left.is_zero() => return None, // it says much, but not this
+                Ok((at, line)) if line.starts_with("data: ") || line.starts_with("= ") => return Some((at, line)),
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => return None,
+                Err(RecvTimeoutError::Disconnected) => panic!("{} has ended", self.name()),
+            }
+        }
+    }
+
+    /// Waits for such a line, which must come.
+    fn must_say(&self) -> String {
+        let line = self.says(Instant::now() + 2 * SOON);
+        line.unwrap_or_else(|| panic!("{} says nothing", self.name())).1
+    }
+
+    /// Publishes an event; returns how long it took until it is heard.
+    fn hears(&self, server: &Tincan, data: &str) -> Duration {
+        let stopwatch = Stopwatch::start();
+        let began = Instant::now();
+        server.post(&self.task.channel, data);
+        let (at, line) = self.says(began + SOON).unwrap_or_else(|| panic!("{} does not hear it", self.name()));
+        assert_eq!(line, format!("data: {data}"), "{}", self.name());
+        let took = at - began;
+        if took > AT_ONCE {
+            stopwatch.within(&self.name(), 5 * AT_ONCE);
+        }
+        took
+    }
+}
+
+/// A running program. A browser ends when its standard input does, and the others are killed.
+struct Program {
+    child: Child,
+    dir: Scratch,
+    browser: bool,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        if !self.browser {
+            let _ = self.child.kill();
+        }
+        let _ = self.child.wait();
+        // A browser that is just ending may still write a file.
+        let began = Instant::now();
+        while std::fs::remove_dir_all(&self.dir.0).is_err() && self.dir.0.exists() && began.elapsed() < SOON {
+            look_again(began);
+        }
+    }
+}
+
+impl Program {
+    /// Runs a program, for the clients with these keys. What they say goes to their senders.
+    fn start(name: &str, tasks: &[(usize, &Task)], senders: &[Sender<(Instant, String)>]) -> Program {
+        let dir = Scratch::new();
+        let words = tasks.iter().flat_map(|(key, task)| [key.to_string(), task.client.into(), task.url.clone()]);
+        let words: Vec<String> = words.collect();
+        let url = &tasks[0].1.url;
+        let browser = ["chromium", "firefox"].contains(&name);
+        let mut command = Command::new(match name {
+            "python" => python().unwrap(),
+            _ if browser => "python3".into(),
+            _ => name.into(),
+        });
+        match name {
+            "python" => command.arg(file("clients.py")).args(words),
+            "perl" => command.arg(file("clients.pl")).arg(url),
+            "node" => command.arg(file("clients.js")).args(words),
+            "curl" => command.args(["-sN", tasks[0].1.client, "--write-out", "\n= %{exitcode} %{errormsg}\n", url]),
+            _ => command.arg(file("clients.py")).arg("--browser").args(words).arg("--"),
+        };
+        match name {
+            "chromium" => {
+                command.arg(name).args(FLAGS.split('"').skip(1).step_by(2));
+                command.arg(format!("--user-data-dir={}", dir.0.join("profile").display()));
+            }
+            "firefox" => {
+                std::fs::write(dir.0.join("user.js"), FIREFOX).unwrap();
+                command.args(["firefox-esr", "--headless", "--no-remote", "--profile", dir.arg()]);
+            }
+            _ => {}
+        }
+        for (variable, _) in std::env::vars_os() {
+            if variable.to_string_lossy().to_ascii_lowercase().ends_with("_proxy") {
+                command.env_remove(variable);
+            }
+        }
+        command.env("HOME", &dir.0).env("TMPDIR", &dir.0).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).split(b'\n').map_while(Result::ok);
+        let (senders, keyed, key) = (senders.to_vec(), name != "perl" && name != "curl", tasks[0].0);
+        thread::spawn(move || {
+            for line in lines {
+                let at = Instant::now();
+                let line = String::from_utf8_lossy(&line).into_owned();
+                let (key, line) = match line.split_once(' ').filter(|_| keyed) {
+                    Some((key, line)) => (key.parse().unwrap(), line.into()),
+                    None => (key, line),
+                };
+                let _ = senders[key].send((at, line));
+            }
+        });
+        Program { child, dir, browser }
+    }
+}
+
+/// Starts the clients. Perl and curl have a process for each.
+fn start(tasks: Vec<Task>) -> (Vec<Client>, Vec<Program>) {
+    let (senders, receivers): (Vec<_>, Vec<_>) = tasks.iter().map(|_| channel()).unzip();
+    let mut programs = Vec::new();
+    for (name, _) in PROGRAMS {
+        let own: Vec<(usize, &Task)> = tasks.iter().enumerate().filter(|(_, task)| task.program == name).collect();
+        let size = if name == "perl" || name == "curl" { 1 } else { own.len().max(1) };
+        programs.extend(own.chunks(size).map(|part| Program::start(name, part, &senders)));
+    }
+    (tasks.into_iter().zip(receivers).map(|(task, lines)| Client { task, lines }).collect(), programs)
+}
+
+/// Waits until each of them has its connection. Browsers are large.
+fn all_listen(server: &Tincan, clients: &[&Client]) {
+    let began = Instant::now();
+    loop {
+        let metrics = server.get("/metrics").text();
+        let listens = |client: &&&Client| {
+            metrics.contains(&format!("tincan_subscribers{{channel=\"{}\"}} 1\n", &client.task.channel[1..]))
+        };
+        let missing: Vec<String> = clients.iter().filter(|client| !listens(client)).map(|c| c.name()).collect();
+        if missing.is_empty() {
+            return;
+        }
+        assert!(began.elapsed() < 3 * SOON, "they do not listen: {missing:#?}");
+        look_again(began);
+    }
+}
+
+/// Each event is published when the one before was heard, and no ping comes that fast: nothing pushes an event out of a
+/// buffer that waits to be full.
+#[test]
+fn each_client_hears_each_event_at_once_direct_and_behind_each_proxy() {
+    let server = Tincan::start(&["--quiet", "--heartbeat", "15", "--allow-origin", "*"]);
+    let (ways, _proxies) = ways(&server);
+    let (clients, _programs) = start(tasks(&ways, "", ""));
+    let clients: Vec<&Client> = clients.iter().collect();
+    all_listen(&server, &clients);
+    clients.iter().for_each(|client| drop(server.post(&client.task.channel, "the first")));
+    let deadline = Instant::now() + SOON;
+    let hears = |client: &Client| client.says(deadline).is_some_and(|(_, line)| line == "data: the first");
+    let deaf: Vec<String> = clients.iter().filter(|client| !hears(client)).map(|client| client.name()).collect();
+    assert!(deaf.is_empty(), "they hear nothing, {} of {}: {deaf:#?}", deaf.len(), clients.len());
+    // A machine that is busy for a moment is no reason to fail: a client has to hear most events of one round at once.
+    let mut slow = clients;
+    let mut table = Vec::new();
+    for _ in 0..ROUNDS {
+        let mut delays = vec![Vec::new(); slow.len()];
+        for n in 0..EVENTS {
+            let size = [0, 0, 490, 600, 8150, 9000][n % 6]; // also about the sizes of buffers
+            for (client, delays) in slow.iter().zip(&mut delays) {
+                delays.push(client.hears(&server, &format!("{n} {}", "x".repeat(size))));
+            }
+        }
+        let mut still = Vec::new();
+        table.clear();
+        for (client, mut delays) in slow.into_iter().zip(delays) {
+            delays.sort();
+            let (median, most) = (delays[EVENTS / 2], delays[EVENTS - 1]);
+            table.push(format!("{}: median {median:.1?}, at most {most:.1?}", client.name()));
+            if median >= AT_ONCE {
+                still.push(client);
+            }
+        }
+        eprintln!("{table:#?}");
+        slow = still;
+    }
+    assert!(slow.is_empty(), "not at once: {table:#?}");
+}
+
+/// The poll and `--max-age` end regularly, a kill does not; and who comes back by itself does so after each.
+#[test]
+fn each_client_knows_how_its_stream_has_ended() {
+    let args = ["--quiet", "--retry", "100", "--heartbeat", "15", "--allow-origin", "*"];
+    let aging = Tincan::start(&[&args[..], &["--max-age", "1"]].concat());
+    let mut server = Tincan::start(&args);
+    let ((old, _aging_proxies), (ways, _proxies)) = (ways(&aging), ways(&server));
+    let mut all = tasks(&old, "aging-", "");
+    all.extend(tasks(&ways, "poll-", "?wait=2"));
+    all.extend(tasks(&ways, "killed-", ""));
+    let (clients, _programs) = start(all);
+    let of = |prefix: &str| clients.iter().filter(|c| c.task.channel[1..].starts_with(prefix)).collect::<Vec<_>>();
+    for (server, prefix) in [(&aging, "aging-"), (&server, "poll-")] {
+        for client in of(prefix) {
+            let said = client.must_say();
+            let end = if client.comes_back() { "= gone" } else { "= end" };
+            assert!(said == end || said.starts_with("= 0 "), "{} says {said:?}: {prefix}", client.name());
+        }
+        let back: Vec<&Client> = of(prefix).into_iter().filter(|client| client.comes_back()).collect();
+        come_back(server, &back);
+    }
+    let killed = of("killed-");
+    all_listen(&server, &killed);
+    server.kill();
+    let mut back = Vec::new();
+    for client in killed {
+        let said = client.must_say();
+        eprintln!("{}: {said}", client.name());
+        if client.comes_back() {
+            assert_eq!(said, "= gone", "{}", client.name());
+            back.push(client);
+            continue;
+        }
+        assert!(said.starts_with("= "), "{}: {said}", client.name());
+        let error = said.starts_with("= error") || said.starts_with("= 18 ") || said.starts_with("= 56 ");
+        // With HTTP/1.0 nobody can tell the one from the other.
+        if client.task.way == "direct" && client.task.client != "--http1.0" {
+            assert!(error, "{}: {said}", client.name());
+        }
+    }
+    server = Tincan::spawn(&format!("127.0.0.1:{}", server.port), &args);
+    come_back(&server, &back);
+}
+
+/// What is published now they hear, as soon as they are there again.
+fn come_back(server: &Tincan, clients: &[&Client]) {
+    clients.iter().for_each(|client| drop(server.post(&client.task.channel, "back")));
+    let deadline = Instant::now() + 2 * SOON;
+    for client in clients {
+        let gone = |said: &Option<(Instant, String)>| said.as_ref().is_some_and(|(_, line)| line == "= gone");
+        let heard = std::iter::repeat_with(|| client.says(deadline)).find(|said| !gone(said)).flatten();
+        assert_eq!(heard.map(|(_, line)| line).as_deref(), Some("data: back"), "{}", client.name());
+    }
+}
