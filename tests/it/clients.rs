@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 /// In this time an event is heard, on a machine that has nothing else to do.
 const AT_ONCE: Duration = Duration::from_millis(50);
-/// How often a client may try to hear most events of a round at once.
+/// How often a client may try.
 const ROUNDS: usize = 5;
 const EVENTS: usize = 20;
 /// The programs, and the clients in each of them.
@@ -89,7 +89,9 @@ fn ways(server: &Tincan) -> (Vec<Way>, Vec<Proxy>) {
     let mut proxies = Vec::new();
     let caddy = ("http://chat.example.org:", "http://127.0.0.1:"); // it answers to the names of its sites alone
     let newer = ("proxy_pass ", "proxy_http_version 1.1; proxy_pass "); // by default nginx asks with HTTP/1.0
-    let kinds = [("nginx", None), ("nginx", Some(newer)), ("haproxy", None), ("caddy", Some(caddy))];
+    // By default HAProxy has the kernel hold back each chunk but the last, for 200 ms (its manual, "option http-no-delay").
+    let prompt = ("server tincan ", "option http-no-delay\n    server tincan ");
+    let kinds = [("nginx", None), ("nginx", Some(newer)), ("haproxy", Some(prompt)), ("caddy", Some(caddy))];
     for (proxy, edit) in kinds {
         if let Some(started) = Proxy::start(proxy, server.port, edit.as_slice()) {
             let how = if edit == Some(newer) { " with HTTP/1.1" } else { "" };
@@ -169,7 +171,7 @@ impl Client {
         assert_eq!(line, format!("data: {data}"), "{}", self.name());
         let took = at - began;
         if took > AT_ONCE {
-            stopwatch.within(&self.name(), 5 * AT_ONCE);
+            stopwatch.within(&self.name(), 20 * AT_ONCE);
         }
         took
     }
@@ -281,6 +283,38 @@ fn all_listen(server: &Tincan, clients: &[&Client]) {
     }
 }
 
+/// How long a client takes to hear each event of a round.
+struct Try<'a> {
+    client: &'a Client,
+    delays: [Duration; EVENTS],
+    /// Of all rounds the shortest, for each event.
+    best: [Duration; EVENTS],
+    median: Duration,
+    report: String,
+}
+
+impl Try<'_> {
+    fn new(client: &Client) -> Try<'_> {
+        let never = [Duration::MAX; EVENTS];
+        Try { client, delays: never, best: never, median: Duration::MAX, report: String::new() }
+    }
+
+    /// A round is over.
+    fn count(&mut self) {
+        self.best.iter_mut().zip(self.delays).for_each(|(best, delay)| *best = delay.min(*best));
+        self.delays.sort();
+        self.median = self.median.min(self.delays[EVENTS / 2]);
+        let (median, most) = (self.delays[EVENTS / 2], self.delays[EVENTS - 1]);
+        self.report = format!("{}: median {median:.1?}, at most {most:.1?}", self.client.name());
+        eprintln!("{}", self.report);
+    }
+
+    /// In some round it has heard most events at once, and each event in some round.
+    fn is_good(&self) -> bool {
+        self.median < AT_ONCE && self.best.iter().all(|delay| *delay < AT_ONCE)
+    }
+}
+
 /// Each event is published when the one before was heard, and no ping comes that fast: nothing pushes an event out of a
 /// buffer that waits to be full.
 #[test]
@@ -295,31 +329,21 @@ fn each_client_hears_each_event_at_once_direct_and_behind_each_proxy() {
     let hears = |client: &Client| client.says(deadline).is_some_and(|(_, line)| line == "data: the first");
     let deaf: Vec<String> = clients.iter().filter(|client| !hears(client)).map(|client| client.name()).collect();
     assert!(deaf.is_empty(), "they hear nothing, {} of {}: {deaf:#?}", deaf.len(), clients.len());
-    // A machine that is busy for a moment is no reason to fail: a client has to hear most events of one round at once.
-    let mut slow = clients;
-    let mut table = Vec::new();
+    // A machine that is busy for a moment is no reason to fail. But a client that is always late fails, also if that is so
+    // with events of one size alone.
+    let mut tries: Vec<Try> = clients.into_iter().map(Try::new).collect();
     for _ in 0..ROUNDS {
-        let mut delays = vec![Vec::new(); slow.len()];
         for n in 0..EVENTS {
             let size = [0, 0, 490, 600, 8150, 9000][n % 6]; // also about the sizes of buffers
-            for (client, delays) in slow.iter().zip(&mut delays) {
-                delays.push(client.hears(&server, &format!("{n} {}", "x".repeat(size))));
+            for of in &mut tries {
+                of.delays[n] = of.client.hears(&server, &format!("{n} {}", "x".repeat(size)));
             }
         }
-        let mut still = Vec::new();
-        table.clear();
-        for (client, mut delays) in slow.into_iter().zip(delays) {
-            delays.sort();
-            let (median, most) = (delays[EVENTS / 2], delays[EVENTS - 1]);
-            table.push(format!("{}: median {median:.1?}, at most {most:.1?}", client.name()));
-            if median >= AT_ONCE {
-                still.push(client);
-            }
-        }
-        eprintln!("{table:#?}");
-        slow = still;
+        tries.iter_mut().for_each(Try::count);
+        tries.retain(|of| !of.is_good());
     }
-    assert!(slow.is_empty(), "not at once: {table:#?}");
+    let slow: Vec<&str> = tries.iter().map(|of| of.report.as_str()).collect();
+    assert!(slow.is_empty(), "not at once: {slow:#?}");
 }
 
 /// The poll and `--max-age` end regularly, a kill does not; and who comes back by itself does so after each.
