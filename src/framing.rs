@@ -67,6 +67,11 @@ impl At {
         if let Some(Frame::Sought(next, _)) = self.frame { next } else { self.pos }
     }
 
+    /// Where what the open frame wraps ends.
+    pub fn end(&self) -> u64 {
+        if let Some(Frame::Open(_, end)) = self.frame { end } else { self.pos }
+    }
+
     /// So many bytes of the payload were written. A message ends with them; a chunk has still an end of its own.
     fn pass(&mut self, count: u64, framing: Framing) {
         let Some(Frame::Open(left, end)) = self.frame else { return };
@@ -204,8 +209,8 @@ impl<'a> Steps<'a> {
 
     /// What is at hand of the log from a position on.
     fn rest(&self, pos: u64) -> &'a [u8] {
-        let from = usize::try_from(pos - self.base).unwrap_or(usize::MAX);
-        self.log.get(from..).unwrap_or_default()
+        let from = pos.checked_sub(self.base).and_then(|from| usize::try_from(from).ok());
+        from.and_then(|from| self.log.get(from..)).unwrap_or_default()
     }
 
     fn next(&mut self) -> Option<Step<'a>> {
