@@ -7,6 +7,8 @@ use crate::browser::FLAGS;
 use crate::harness::*;
 use crate::proxies::Proxy;
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -79,23 +81,29 @@ fn is_there(program: &str) -> bool {
 
 /// A way to a server.
 struct Way {
-    name: String,
+    name: &'static str,
     port: u16,
 }
 
+type Edits = &'static [(&'static str, &'static str)];
+
+/// The proxies, with what is edited in their configuration.
+const PROXIES: [(&str, &str, Edits); 4] = [
+    ("behind nginx", "nginx", &[]), // it asks with HTTP/1.0
+    ("behind nginx with HTTP/1.1", "nginx", &[("proxy_pass ", "proxy_http_version 1.1; proxy_pass ")]),
+    // Else it has the kernel hold back each chunk for 200 ms (HAProxy's manual, "option http-no-delay").
+    ("behind haproxy", "haproxy", &[("server tincan ", "option http-no-delay\n    server tincan ")]),
+    // It answers to the names of its sites alone.
+    ("behind caddy", "caddy", &[("http://chat.example.org:", "http://127.0.0.1:")]),
+];
+
 /// The ways to a server: direct, and through each proxy that is installed.
 fn ways(server: &Tincan) -> (Vec<Way>, Vec<Proxy>) {
-    let mut ways = vec![Way { name: "direct".into(), port: server.port }];
+    let mut ways = vec![Way { name: "direct", port: server.port }];
     let mut proxies = Vec::new();
-    let caddy = ("http://chat.example.org:", "http://127.0.0.1:"); // it answers to the names of its sites alone
-    let newer = ("proxy_pass ", "proxy_http_version 1.1; proxy_pass "); // by default nginx asks with HTTP/1.0
-    // By default HAProxy has the kernel hold back each chunk but the last, for 200 ms (its manual, "option http-no-delay").
-    let prompt = ("server tincan ", "option http-no-delay\n    server tincan ");
-    let kinds = [("nginx", None), ("nginx", Some(newer)), ("haproxy", Some(prompt)), ("caddy", Some(caddy))];
-    for (proxy, edit) in kinds {
-        if let Some(started) = Proxy::start(proxy, server.port, edit.as_slice()) {
-            let how = if edit == Some(newer) { " with HTTP/1.1" } else { "" };
-            ways.push(Way { name: format!("behind {proxy}{how}"), port: started.port });
+    for (name, proxy, edits) in PROXIES {
+        if let Some(started) = Proxy::start(proxy, server.port, edits) {
+            ways.push(Way { name, port: started.port });
             proxies.push(started);
         }
     }
@@ -106,7 +114,7 @@ fn ways(server: &Tincan) -> (Vec<Way>, Vec<Proxy>) {
 struct Task {
     program: &'static str,
     client: &'static str,
-    way: String,
+    way: &'static str,
     channel: String,
     url: String,
 }
@@ -119,7 +127,7 @@ fn tasks(ways: &[Way], prefix: &str, query: &str) -> Vec<Task> {
             for way in ways {
                 let channel = format!("/{prefix}{program}{}", tasks.len());
                 let url = format!("http://127.0.0.1:{}{channel}{query}", way.port);
-                tasks.push(Task { program, client, way: way.name.clone(), channel, url });
+                tasks.push(Task { program, client, way: way.name, channel, url });
             }
         }
     }
@@ -356,7 +364,15 @@ fn each_client_hears_each_event_at_once_direct_and_behind_each_proxy() {
 fn each_client_knows_how_its_stream_has_ended() {
     let args = ["--quiet", "--retry", "100", "--heartbeat", "15", "--allow-origin", "*"];
     let aging = Tincan::start(&[&args[..], &["--max-age", "1"]].concat());
-    let mut server = Tincan::start(&args);
+    // The socket stays the test's, and nobody is refused between two servers: Firefox does not come back to another site that
+    // has refused it once.
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let start_server = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tincan"));
+        command.args(["--listen", "-"]).args(args).stdin(OwnedFd::from(socket.try_clone().unwrap()));
+        Tincan::run(command)
+    };
+    let mut server = start_server();
     let ((old, _aging_proxies), (ways, _proxies)) = (ways(&aging), ways(&server));
     let mut all = tasks(&old, "aging-", "");
     all.extend(tasks(&ways, "poll-", "?wait=2"));
@@ -378,6 +394,7 @@ fn each_client_knows_how_its_stream_has_ended() {
         client.hears(&server, "before");
     }
     server.kill();
+    server = start_server();
     let mut back = Vec::new();
     for client in killed {
         let said = client.must_say();
@@ -393,7 +410,6 @@ fn each_client_knows_how_its_stream_has_ended() {
             back.push(client);
         }
     }
-    server = Tincan::spawn(&format!("127.0.0.1:{}", server.port), &args);
     come_back(&server, &back);
 }
 
