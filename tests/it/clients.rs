@@ -19,8 +19,10 @@ const AT_ONCE: Duration = Duration::from_millis(50);
 /// How often a client may try.
 const ROUNDS: usize = 5;
 const EVENTS: usize = 20;
+type Clients = &'static [&'static str];
+
 /// The programs, and the clients in each of them.
-const PROGRAMS: [(&str, &[&str]); 6] = [
+const PROGRAMS: [(&str, Clients); 6] = [
     ("python", &["requests.iter_lines", "requests.iter_content", "requests-sse", "sseclient-py", "urllib3.stream"]),
     ("perl", &["HTTP::Tiny"]),
     ("node", &["fetch", "http"]),
@@ -62,21 +64,25 @@ fn works(program: &str, args: &[&str]) -> bool {
     Command::new(program).args(args).stderr(Stdio::null()).output().is_ok_and(|out| out.status.success())
 }
 
-/// Whether all that a program's clients need is there.
-fn is_there(program: &str) -> bool {
-    let there = match program {
+/// The programs that are there, with all that their clients need.
+fn programs() -> Vec<(&'static str, Clients)> {
+    let is_there = |program: &str| match program {
         "python" => python().is_some_and(|python| works(&python, &["-c", "import requests_sse, sseclient"])),
         "perl" => works("perl", &["-MHTTP::Tiny", "-e", "1"]),
         "firefox" => works("firefox-esr", &["--version"]) && works("python3", &["--version"]),
         "chromium" => works("chromium", &["--version"]) && works("python3", &["--version"]),
         _ => works(program, &["--version"]),
     };
-    if !there {
-        let why = format!("left out: {program}, or what its clients need, is not installed");
-        assert!(python().is_none(), "{why}");
-        eprintln!("{why}");
-    }
-    there
+    let kept = PROGRAMS.into_iter().filter(|(program, _)| {
+        let is_there = is_there(program);
+        if !is_there {
+            let why = format!("left out: {program}, or what its clients need, is not installed");
+            assert!(python().is_none(), "{why}");
+            eprintln!("{why}");
+        }
+        is_there
+    });
+    kept.collect()
 }
 
 /// A way to a server.
@@ -120,10 +126,10 @@ struct Task {
 }
 
 /// Has each client that is there listen on each way: each to a channel of its own, whose name begins with this.
-fn tasks(ways: &[Way], prefix: &str, query: &str) -> Vec<Task> {
+fn tasks(programs: &[(&'static str, Clients)], ways: &[Way], prefix: &str, query: &str) -> Vec<Task> {
     let mut tasks = Vec::new();
-    for (program, clients) in PROGRAMS.into_iter().filter(|(program, _)| is_there(program)) {
-        for client in clients {
+    for (program, clients) in programs {
+        for client in *clients {
             for way in ways {
                 let channel = format!("/{prefix}{program}{}", tasks.len());
                 let url = format!("http://127.0.0.1:{}{channel}{query}", way.port);
@@ -334,7 +340,7 @@ impl Try<'_> {
 fn each_client_hears_each_event_at_once_direct_and_behind_each_proxy() {
     let server = Tincan::start(&["--quiet", "--heartbeat", "15", "--allow-origin", "*"]);
     let (ways, _proxies) = ways(&server);
-    let (clients, _programs) = start(tasks(&ways, "", ""));
+    let (clients, _programs) = start(tasks(&programs(), &ways, "", ""));
     let clients: Vec<&Client> = clients.iter().collect();
     all_listen(&server, &clients);
     clients.iter().for_each(|client| drop(server.post(&client.task.channel, "the first")));
@@ -374,9 +380,10 @@ fn each_client_knows_how_its_stream_has_ended() {
     };
     let mut server = start_server();
     let ((old, _aging_proxies), (ways, _proxies)) = (ways(&aging), ways(&server));
-    let mut all = tasks(&old, "aging-", "");
-    all.extend(tasks(&ways, "poll-", "?wait=2"));
-    all.extend(tasks(&ways, "killed-", ""));
+    let programs = programs();
+    let mut all = tasks(&programs, &old, "aging-", "");
+    all.extend(tasks(&programs, &ways, "poll-", "?wait=2"));
+    all.extend(tasks(&programs, &ways, "killed-", ""));
     let (clients, _programs) = start(all);
     let of = |prefix: &str| clients.iter().filter(|c| c.task.channel[1..].starts_with(prefix)).collect::<Vec<_>>();
     for (server, prefix) in [(&aging, "aging-"), (&server, "poll-")] {
