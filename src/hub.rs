@@ -489,6 +489,11 @@ impl Hub {
         Ok(key)
     }
 
+    /// Ends a subscriber, see [`Channel::leave`].
+    pub fn leave(&self, channel: &Channel, key: u64, last: &[u8]) {
+        channel.leave(key, last, self.now(), self.config.heartbeat);
+    }
+
     /// Has a thread replay a channel. Returns when to try it again, if there is none.
     fn start_replay(self: &Arc<Hub>, channel: &Arc<Channel>) -> Option<u64> {
         let (hub, own) = (self.clone(), channel.clone());
@@ -604,7 +609,7 @@ impl Hub {
         }
         out.push_str("# HELP tincan_subscribers Readers of a channel.\n# TYPE tincan_subscribers gauge\n");
         let mut line = |channel: &Arc<Channel>| {
-            let _ = writeln!(out, "tincan_subscribers{{channel=\"{}\"}} {}", channel.name, channel.readers());
+            let _ = writeln!(out, "tincan_subscribers{{channel=\"{}\"}} {}", channel.name, channel.hearing());
         };
         match only {
             None => names.open().for_each(line),
