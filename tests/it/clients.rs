@@ -166,7 +166,7 @@ impl Client {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {
-                Ok(_) if left.is_zero() => return None, // it says much, but not this
+                Ok((at, _)) if at > deadline => return None, // it says much, but not this
                 Ok((at, line)) if line.starts_with("data: ") || line.starts_with("= ") => return Some((at, line)),
                 Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) => return None,
