@@ -139,7 +139,6 @@ impl Piece {
         self.from = pos;
         self.whole = whole;
         self.bytes.clear();
-        self.bytes.shrink_to(PIECE);
         loop {
             let before = self.bytes.len();
             let stretch = channel.state().log.read(pos + before as u64, &mut self.bytes)?;
@@ -162,7 +161,7 @@ impl Piece {
 
 /// What a core has for a turn: a piece, and how each framing wraps what was sent last.
 #[derive(Default)]
-pub struct Batch {
+struct Batch {
     piece: Piece,
     wires: [Wire; 4],
 }
@@ -350,7 +349,7 @@ impl Channel {
     ///
     /// # Errors
     /// [`NOBODY`] where nobody has this address; [`BEHIND`] where it does not take them now.
-    pub fn send_to(&self, address: &str, events: &[Event], now: u64, heartbeat: Duration) -> Result<(), Reject> {
+    pub fn send_to(&self, address: &str, events: &[Event], now: u64) -> Result<(), Reject> {
         let mut bytes = Vec::new();
         events.iter().for_each(|event| event.write(None::<Id>, &mut bytes));
         let Batch { mut piece, mut wires } = Batch::default();
@@ -364,11 +363,11 @@ impl Channel {
                     return Err(BEHIND);
                 }
                 let framed = sub.framing.alone(&bytes).into_iter();
-                return sub.give_alone(framed, now, millis(heartbeat)).map_err(|_| NOBODY);
+                return sub.give_alone(framed, now).map_err(|_| NOBODY);
             }
             let place = sub.reads().unwrap_or((end, false));
             match piece.at(self, place).map_err(|Trimmed| BEHIND)? {
-                Some(next) => drop(sub.give(next, &mut wires, now, millis(heartbeat)).map_err(|_| NOBODY)?),
+                Some(next) => drop(sub.give(next, &mut wires, now).map_err(|_| NOBODY)?),
                 None => {
                     // Whoever speaks to a reader that has still to be given what is in a file waits for the disk itself.
                     drop(subscribers);
@@ -532,7 +531,7 @@ impl Channel {
         // Whoever publishes from here on wakes the pump, and whoever did before is seen below.
         self.readers.fetch_add(1, SeqCst);
         // With the lock: who is told its address can be found by it at once.
-        if sub.say(&beginning).and_then(|()| sub.finish(now, millis(config.heartbeat))).is_err() {
+        if sub.give_alone(beginning.into_iter(), now).and_then(|()| sub.finish(now)).is_err() {
             self.readers.fetch_sub(1, SeqCst);
             return Err(io::ErrorKind::BrokenPipe.into());
         }
@@ -547,7 +546,7 @@ impl Channel {
     fn begin(
         &self, config: &Config, now: u64, stream: TcpStream, slot: Slot, opening: Opening,
     ) -> (Subscriber, Vec<u8>) {
-        let Opening { head, from, place, wait, trace, framing, half } = opening;
+        let Opening { head, from, place, wait, trace, mut framing, half } = opening;
         let Place { pos, id, gap } = place;
         let end = self.end();
         let retry = jitter(config.retry, 50);
@@ -562,28 +561,30 @@ impl Channel {
         }
         let at_once = wait.is_some_and(|wait| wait.is_zero() || pos < end || gap.is_some());
         let poll = wait.map(|_| if at_once { Poll::Until(end, Vec::new()) } else { Poll::Wait });
-        let (framing, field) = match at_once {
-            true => (Framing::None, format!("Content-Length: {}\r\n", prelude.len() as u64 + end - pos)),
-            false => (framing, framing.field().into()),
-        };
+        let mut field = framing.field().to_string();
+        if at_once {
+            framing = Framing::None;
+            field = format!("Content-Length: {}\r\n", prelude.len() as u64 + end - pos);
+        }
         let age = config.max_age.map(|age| jitter(millis(age), 10));
         let expires = wait.map(millis).or(age).filter(|_| !at_once).map(|time| now + time);
         let beginning = [head.as_bytes(), field.as_bytes(), b"\r\n", &framing.alone(&prelude)].concat();
         let more = poll.is_some() || expires.is_some() || half.is_some() || trace.watches();
         let more = more.then(|| Box::new(More { poll, trace, expires, half, ..More::default() }));
-        let due = now + millis(config.heartbeat);
-        (Subscriber { stream, pos, more, due, key, stalls: 0, framing, gone: None, shut: false, slot }, beginning)
+        (Subscriber { stream, pos, more, due: now, key, stalls: 0, framing, gone: None, shut: false, slot }, beginning)
     }
 
     /// Ends a subscriber with these bytes, behind the frame that is open, and takes it out of the list. If its socket does
     /// not take that in time, or there are none, it is just taken out.
-    pub fn leave(&self, key: u64, last: &[u8], now: u64, heartbeat: Duration) {
+    pub fn leave(&self, key: u64, last: &[u8], now: u64) {
         let until = Instant::now() + LEAVE_TIME;
         loop {
             let mut subscribers = self.subscribers();
             let Some(sub) = subscribers.iter_mut().find(|sub| sub.key == key) else { return };
-            sub.end_here(last.into());
-            let gone = last.is_empty() || sub.finish(now, millis(heartbeat)).is_err() || sub.is_ended();
+            if !sub.is_poll() {
+                sub.end_at(sub.at().end(), last.into());
+            }
+            let gone = last.is_empty() || sub.finish(now).is_err() || sub.is_ended();
             if gone || Instant::now() >= until {
                 return self.keep(&mut subscribers, |sub| sub.key != key);
             }
@@ -610,12 +611,9 @@ impl Channel {
     }
 
     /// Gives each subscriber its next piece, of those that were `read` from a file or are in memory; if there are many,
-    /// on as many cores as there are `batches`.
-    pub fn turn(&self, read: &Piece, batches: &mut [Batch], now: u64, heartbeat: Duration) -> Turn {
-        for batch in &mut *batches {
-            batch.piece.bytes.clear();
-            batch.wires.iter_mut().for_each(Wire::forget);
-        }
+    /// on so many cores.
+    pub fn turn(&self, read: &Piece, cores: usize, now: u64) -> Turn {
+        let mut batches: Vec<_> = (0..cores).map(|_| Batch::default()).collect();
         let mut subscribers = self.subscribers();
         let end = self.end();
         let delivered = AtomicU64::new(0);
@@ -631,7 +629,7 @@ impl Channel {
                     read => read,
                 },
             };
-            next.map_or(Ok(0), |next| sub.give(next, wires, now, millis(heartbeat)))
+            next.map_or(Ok(0), |next| sub.give(next, wires, now))
         };
         let all = |subs: &mut [Subscriber], batch: &mut Batch| {
             let mut sum = 0;
@@ -644,7 +642,7 @@ impl Channel {
             delivered.fetch_add(sum, Relaxed);
         };
         // If there are many, each core takes a share; if no thread can be had for one, all are looked at again.
-        let share = subscribers.len().div_ceil(batches.len()).max(SHARE);
+        let share = subscribers.len().div_ceil(cores).max(SHARE);
         let mut missed = false;
         thread::scope(|scope| {
             let mut shares = subscribers.chunks_mut(share).zip(batches.iter_mut());
@@ -656,7 +654,7 @@ impl Channel {
             own.map(|(subs, batch)| all(subs, batch))
         });
         if missed {
-            batches.iter_mut().take(1).for_each(|batch| all(&mut subscribers, batch));
+            all(&mut subscribers, &mut Batch::default());
         }
         let turn = self.end_turn(subscribers, end, now);
         self.changed.notify_all();
@@ -671,8 +669,9 @@ impl Channel {
         let (memory, start, replayed) = (state.log.memory(), state.log.start(), state.replayed);
         drop(state);
         self.keep(&mut subscribers, |sub| {
-            if sub.framing.is_message() && sub.at().end() < start && sub.end_here(sub.framing.last()) {
+            if sub.framing.is_message() && !sub.is_poll() && sub.at().end() < start {
                 turn.cut_off += 1; // it hears the rest of a message, and then that it is to come back
+                sub.end_at(sub.at().end(), sub.framing.last());
             }
             if let Some(gone) = sub.gone {
                 turn.cut_off += u64::from(gone == Gone::CutOff && !sub.is_leaving());
@@ -717,9 +716,9 @@ impl Channel {
         let end = self.end();
         let mut again = false;
         self.keep(&mut subscribers, |sub| {
-            let stays = sub.check(end, now, millis(heartbeat)).is_ok();
+            sub.gone = sub.check(end, now, millis(heartbeat)).err();
             again |= sub.is_busy();
-            stays
+            sub.gone.is_none()
         });
         again
     }
@@ -730,7 +729,7 @@ impl Channel {
         let mut leaving = 0;
         subs.retain_mut(|sub| {
             let stays = stays(sub);
-            if !stays && sub.framing.is_message() {
+            if sub.gone.is_some() && sub.framing.is_message() {
                 let _ = sub.stream.shutdown(Shutdown::Both); // the thread that reads from it is told
             }
             leaving += usize::from(stays && sub.is_leaving());

@@ -75,6 +75,12 @@ impl Duplex {
         self.owed()
     }
 
+    /// A Ping frame follows. Returns how many are unanswered with it.
+    pub fn asked(&mut self) -> u32 {
+        self.unanswered += 1;
+        self.unanswered
+    }
+
     /// Whether something waits.
     pub fn owes(&self) -> bool {
         !(self.rest.is_empty() && self.pong.is_empty())

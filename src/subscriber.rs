@@ -10,7 +10,7 @@ use crate::duplex::{Duplex, lock};
 use crate::framing::{At, Framing, Wire};
 use crate::trace::Trace;
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::mem::take;
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -18,11 +18,13 @@ use std::sync::{Arc, Mutex};
 use std::vec::IntoIter;
 
 /// Limit: the pause before a full socket is tried again, as a power of two: 2 ms, doubled up to 512 ms.
-const LONGEST_STALL: u16 = 9;
+const LONGEST_STALL: u8 = 9;
 /// Limit, in milliseconds: how long a stream may take to end, so that nothing is lost (RFC 9112 §9.6).
 const LINGER: u64 = 2000;
 /// Limit: Ping frames that go unanswered. A WebSocket that takes nothing is given up with the next heartbeat as well.
 const UNANSWERED: u32 = 2;
+/// Limit, in milliseconds: for how long a WebSocket may take nothing, if three heartbeats are more: what `stalls` can count.
+const LONGEST_SILENCE: u64 = 120_000;
 /// Limit: what a subscriber that is behind has still to pass over.
 const SKIPS: usize = 64;
 /// In milliseconds: how often the heartbeat looks for closed sockets. A closed one is gone after two looks.
@@ -91,12 +93,12 @@ pub struct Subscriber {
     pub pos: u64,
     /// None: a plain stream.
     pub more: Option<Box<More>>,
-    /// A stalled one's next try; else the next heartbeat.
+    /// A stalled one's next try; else when it was last written to.
     pub due: u64,
     /// Drawn at random: the first half of its address.
     pub key: u64,
     /// Tries in a row for which the socket was full.
-    pub stalls: u16,
+    pub stalls: u8,
     /// How the log's bytes are wrapped for it.
     pub framing: Framing,
     /// Why it is to be dropped at the end of this turn.
@@ -108,11 +110,6 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    /// Whether it is a poll whose end is not known yet.
-    pub fn waits(&self) -> bool {
-        matches!(self.poll(), Some(Poll::Wait))
-    }
-
     /// Whether it can remember to pass over something more, which begins here.
     pub fn can_skip(&self, from: u64) -> bool {
         self.more.as_ref().is_none_or(|more| more.skips.len() < SKIPS || more.skips.back().is_some_and(|s| s.1 == from))
@@ -131,13 +128,40 @@ impl Subscriber {
         }
     }
 
+    fn poll(&self) -> Option<&Poll> {
+        self.more.as_ref()?.poll.as_ref()
+    }
+
     /// Whether it has an end.
     pub fn is_poll(&self) -> bool {
         self.poll().is_some()
     }
 
-    fn poll(&self) -> Option<&Poll> {
-        self.more.as_ref()?.poll.as_ref()
+    /// Whether its end is not known yet.
+    pub fn waits(&self) -> bool {
+        matches!(self.poll(), Some(Poll::Wait))
+    }
+
+    /// Whether it was given the end.
+    pub fn is_ended(&self) -> bool {
+        matches!(self.poll(), Some(Poll::Ended)) && !self.is_busy()
+    }
+
+    /// Whether it is a WebSocket on its way out, which hears nothing new.
+    pub fn is_leaving(&self) -> bool {
+        self.framing.is_message() && self.is_poll()
+    }
+
+    fn half(&self) -> Option<&Mutex<Duplex>> {
+        self.more.as_ref()?.half.as_deref()
+    }
+
+    fn expires(&self) -> Option<u64> {
+        self.more.as_ref()?.expires
+    }
+
+    fn has_own(&self) -> bool {
+        self.more.as_ref().is_some_and(|more| !more.own.as_slice().is_empty())
     }
 
     /// Where it stands.
@@ -157,19 +181,7 @@ impl Subscriber {
 
     /// Whether nothing can be written to it but what it is in the middle of.
     pub fn is_busy(&self) -> bool {
-        self.more.as_ref().is_some_and(|more| more.frame.is_some() || !more.own.as_slice().is_empty())
-    }
-
-    /// Writes; returns how many bytes the socket took. `whole`: no frame is open behind them.
-    ///
-    /// # Errors
-    /// As the socket has them.
-    fn write(&mut self, bytes: &[u8], whole: bool) -> io::Result<usize> {
-        match self.more.as_deref_mut() {
-            None => self.stream.write(bytes),
-            Some(More { half: Some(half), .. }) => lock(half).write(&self.stream, bytes, whole),
-            Some(more) => more.trace.write(&self.stream, bytes),
-        }
+        self.has_own() || self.at().frame.is_some()
     }
 
     /// Where it ends.
@@ -181,127 +193,78 @@ impl Subscriber {
         }
     }
 
-    /// The place from which it reads on in the log, and whether it needs a whole block; none if there is something else
-    /// to give it.
+    /// The place from which it reads on in the log, and whether it needs a whole block; none if it is to be given something
+    /// else first.
     pub fn reads(&self) -> Option<(u64, bool)> {
-        let own = self.more.as_ref().is_some_and(|more| !more.own.as_slice().is_empty());
         let whole = self.framing.is_message() && !self.is_busy();
-        Some((self.pos, whole)).filter(|_| !own && self.pos != self.stop())
+        Some((self.pos, whole)).filter(|_| !self.has_own() && self.pos != self.stop())
     }
 
     /// Whether it is to be given something now: of a log that ends here, or of its own.
     pub fn wants(&self, end: u64, now: u64) -> bool {
-        let Some(more) = &self.more else { return self.pos < end && (self.stalls == 0 || now >= self.due) };
-        let over = match more.poll {
-            Some(Poll::Wait) => more.expires.is_some_and(|at| now >= at),
-            Some(Poll::Until(stop, _)) => stop == self.pos,
-            _ => false,
+        let over = match self.poll() {
+            None => false,
+            Some(Poll::Wait) => self.expires().is_some_and(|at| now >= at),
+            Some(_) => self.pos == self.stop() && !self.is_ended(),
         };
-        let pong = more.half.as_ref().is_some_and(|half| lock(half).owes());
-        let wants = self.is_busy() || over || pong || self.pos < end.min(self.stop());
+        let pong = self.half().is_some_and(|half| lock(half).owes());
+        let wants = self.pos < end.min(self.stop()) || self.is_busy() || over || pong;
         wants && (self.stalls == 0 || now >= self.due)
     }
 
     /// When it is to be tried again, or its time is over.
     pub fn retry(&self) -> Option<u64> {
         match self.stalls {
-            0 if self.waits() => self.more.as_ref()?.expires,
-            0 => None,
+            0 => self.expires().filter(|_| self.waits()),
             _ => Some(self.due),
         }
     }
 
-    /// It ends at this position, unless its end is known already.
+    /// It ends at this position of the log, with these bytes.
     pub fn end_at(&mut self, pos: u64, last: Vec<u8>) {
         let more = self.more.get_or_insert_default();
-        if let None | Some(Poll::Wait) = more.poll {
-            more.poll = Some(Poll::Until(pos, last));
-            more.expires = None;
-            more.skips.clear();
-        }
+        more.poll = Some(Poll::Until(pos, last));
+        more.expires = None;
+        more.skips.clear();
     }
 
-    /// It ends here, behind the frame that is open. Returns whether that is new.
-    pub fn end_here(&mut self, last: Vec<u8>) -> bool {
-        let new = !self.is_poll();
-        self.end_at(self.at().end(), last);
-        new
-    }
-
-    /// Whether it was given the end.
-    pub fn is_ended(&self) -> bool {
-        matches!(self.poll(), Some(Poll::Ended)) && !self.is_busy()
-    }
-
-    /// Whether it is on its way out, and hears nothing new.
-    pub fn is_leaving(&self) -> bool {
-        self.framing.is_message() && self.is_poll()
-    }
-
-    /// Ends it where that is due, in steps: we say that no more comes, and the peer closes.
+    /// Ends it if that is due, in steps: we say that no more comes, and the peer closes. The client of a WebSocket has the
+    /// last word.
     ///
     /// # Errors
     /// If it is to be dropped.
-    pub fn finish(&mut self, now: u64, heartbeat: u64) -> Result<(), Gone> {
-        let busy = self.is_busy();
-        let pos = self.pos;
-        let Some(more) = self.more.as_mut().filter(|_| !busy) else { return Ok(()) };
-        let Some(Poll::Until(_, last)) = more.poll.take_if(|poll| matches!(poll, Poll::Until(stop, _) if *stop == pos))
-        else {
-            return Ok(());
-        };
-        more.poll = Some(Poll::Ended);
-        more.expires = Some(now + LINGER);
-        let owed = more.half.as_ref().map(|half| lock(half).close()).unwrap_or_default();
-        self.give_alone([owed, last].concat().into_iter(), now, heartbeat)?;
-        self.shut_down();
-        Ok(())
-    }
-
-    /// A client of HTTP learns that no more comes. That of a WebSocket has the last word.
-    fn shut_down(&self) {
+    pub fn finish(&mut self, now: u64) -> Result<(), Gone> {
+        let due = self.pos == self.stop() && !self.is_busy();
+        if let Some(more) = self.more.as_mut().filter(|_| due)
+            && let Some(Poll::Until(_, last)) = more.poll.replace(Poll::Ended)
+        {
+            more.expires = Some(now + LINGER);
+            let owed = more.half.as_ref().map(|half| lock(half).close()).unwrap_or_default();
+            self.give_alone([owed, last].concat().into_iter(), now)?;
+        }
         if self.is_ended() && !self.framing.is_message() {
             let _ = self.stream.shutdown(Shutdown::Write);
         }
-    }
-
-    /// Writes what begins an answer, a few hundred bytes: a socket without room for them is not being read at all.
-    ///
-    /// # Errors
-    /// If it does not take them.
-    pub fn say(&mut self, bytes: &[u8]) -> Result<(), Gone> {
-        match self.write(bytes, true) {
-            Ok(n) if n == bytes.len() => Ok(()),
-            _ => Err(Gone::Done),
-        }
+        Ok(())
     }
 
     /// Gives it what it is to be given first, or else what the log has from its position on. Returns how far it came there.
     ///
     /// # Errors
     /// If it is to be dropped.
-    pub fn give(&mut self, bytes: &[u8], wires: &mut [Wire; 4], now: u64, heartbeat: u64) -> Result<u64, Gone> {
-        let mut own = IntoIter::default();
+    pub fn give(&mut self, bytes: &[u8], wires: &mut [Wire; 4], now: u64) -> Result<u64, Gone> {
         let at = self.at();
-        if let Some(more) = &mut self.more {
-            own = take(&mut more.own);
-            if own.as_slice().is_empty()
-                && at.frame.is_none()
-                && let Some(half) = &more.half
-            {
-                own = lock(half).owed().into_iter();
-            }
-        }
-        if !own.as_slice().is_empty() {
-            self.give_alone(own, now, heartbeat)?;
-            self.shut_down();
-            return Ok(0);
+        let mut own = self.more.as_mut().map(|more| take(&mut more.own)).unwrap_or_default();
+        if let Some(half) = self.half().filter(|_| own.as_slice().is_empty() && at.frame.is_none()) {
+            own = lock(half).owed().into_iter();
         }
         let skip = self.more.as_ref().and_then(|more| more.skips.front());
         let limit = skip.map_or(u64::MAX, |skip| skip.0).min(self.stop());
         let bytes = bytes.get(..usize::try_from(limit - self.pos).unwrap_or(usize::MAX)).unwrap_or(bytes);
-        if !bytes.is_empty() || at.frame.is_some() {
-            self.frame(at, bytes, wires, now, heartbeat)?;
+        if !own.as_slice().is_empty() {
+            self.give_alone(own, now)?;
+        } else if !bytes.is_empty() || at.frame.is_some() {
+            self.frame(at, bytes, wires, now)?;
         }
         let given = self.pos - at.pos;
         while let Some(more) = &mut self.more
@@ -309,15 +272,15 @@ impl Subscriber {
         {
             self.pos = to;
         }
-        self.finish(now, heartbeat)?;
+        self.finish(now)?;
         Ok(given)
     }
 
     /// Writes bytes of the log in its framing.
-    fn frame(&mut self, mut at: At, bytes: &[u8], wires: &mut [Wire; 4], now: u64, heartbeat: u64) -> Result<(), Gone> {
+    fn frame(&mut self, mut at: At, bytes: &[u8], wires: &mut [Wire; 4], now: u64) -> Result<(), Gone> {
         let framing = self.framing;
         let Some(wire) = wires.get_mut(framing as usize).filter(|_| framing != Framing::None) else {
-            self.pos += self.offer(bytes, true, now, heartbeat)? as u64;
+            self.pos += self.offer(bytes, true, now)? as u64;
             return Ok(());
         };
         wire.fill(framing, at, bytes);
@@ -325,8 +288,7 @@ impl Subscriber {
             return Err(Gone::CutOff); // somebody has damaged the log
         }
         let (end, rest) = &wire.end;
-        let whole = end.frame.is_none() && rest.is_empty();
-        let taken = self.offer(&wire.bytes, whole, now, heartbeat)?;
+        let taken = self.offer(&wire.bytes, end.frame.is_none() && rest.is_empty(), now)?;
         if taken == wire.bytes.len() {
             self.stand(*end, rest.clone().into_iter());
         } else {
@@ -340,30 +302,36 @@ impl Subscriber {
     ///
     /// # Errors
     /// If it is to be dropped.
-    pub fn give_alone(&mut self, mut bytes: IntoIter<u8>, now: u64, heartbeat: u64) -> Result<(), Gone> {
+    pub fn give_alone(&mut self, mut bytes: IntoIter<u8>, now: u64) -> Result<(), Gone> {
         let at = self.at();
-        let taken = self.offer(bytes.as_slice(), at.frame.is_none(), now, heartbeat)?;
+        let taken = self.offer(bytes.as_slice(), at.frame.is_none(), now)?;
         bytes.by_ref().take(taken).for_each(drop);
         self.stand(at, bytes);
         Ok(())
     }
 
-    /// Writes what the socket takes, and notes when it is to be tried again. Returns how many bytes it took.
-    fn offer(&mut self, bytes: &[u8], whole: bool, now: u64, heartbeat: u64) -> Result<usize, Gone> {
+    /// Writes what the socket takes, and notes when it is to be tried again. Returns how many bytes it took. `whole`: no
+    /// frame is open behind them.
+    fn offer(&mut self, bytes: &[u8], whole: bool, now: u64) -> Result<usize, Gone> {
         if bytes.is_empty() {
             return Ok(0);
         }
-        let taken = match self.write(bytes, whole) {
+        let taken = match self.more.as_deref_mut() {
+            None => self.stream.write(bytes),
+            Some(More { half: Some(half), .. }) => lock(half).write(&self.stream, bytes, whole),
+            Some(more) => more.trace.write(&self.stream, bytes),
+        };
+        let taken = match taken {
             Ok(n) => n,
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
             Err(_) => return Err(Gone::Done),
         };
+        self.due = now;
         if taken == bytes.len() {
             self.stalls = 0;
-            self.due = now + heartbeat;
         } else {
             self.stalls = if taken > 0 { 1 } else { self.stalls.saturating_add(1) };
-            self.due = now + (1 << self.stalls.min(LONGEST_STALL));
+            self.due += 1 << self.stalls.min(LONGEST_STALL);
         }
         Ok(taken)
     }
@@ -374,40 +342,30 @@ impl Subscriber {
     /// If it is to be dropped.
     pub fn check(&mut self, end: u64, now: u64, heartbeat: u64) -> Result<(), Gone> {
         // A write tells more than a look.
-        let quiet = self.shut || self.stalls > 0 || self.is_poll() || now + heartbeat >= self.due + QUIET;
+        let quiet = self.shut || self.stalls > 0 || self.is_poll() || now >= self.due + QUIET;
         let ended = quiet && self.look()?;
-        let expires = self.more.as_ref().and_then(|more| more.expires);
-        let over = expires.is_some_and(|at| now >= at) && !self.waits(); // else the pump knows
+        let over = self.expires().is_some_and(|at| now >= at) && !self.waits(); // else the pump knows
         if over && !self.is_poll() {
-            self.end_here(self.framing.last());
+            self.end_at(self.at().end(), self.framing.last());
             self.more.get_or_insert_default().expires = Some(now + LINGER);
-            return self.finish(now, heartbeat);
+            return self.finish(now);
         }
-        if over || (self.shut && self.is_ended()) || self.is_silent(heartbeat) {
+        let stalled = u64::from(self.stalls.saturating_sub(LONGEST_STALL)) << LONGEST_STALL;
+        let patience = (heartbeat * u64::from(UNANSWERED + 1)).min(LONGEST_SILENCE);
+        let silent = self.half().is_some() && stalled >= patience;
+        if over || silent || (self.shut && self.is_ended()) {
             return Err(Gone::Done);
         }
         let has_more = self.stalls > 0 || self.is_busy() || self.pos < end || self.pos == self.stop();
-        if has_more || !(ended || now >= self.due) {
+        if has_more || !(ended || now >= self.due + heartbeat) {
             return Ok(()); // there are bytes on their way to it, or it is not yet time
         }
-        if let Some(half) = self.half() {
-            let mut half = lock(half);
-            half.unanswered += 1;
-            if half.unanswered > UNANSWERED {
-                return Err(Gone::Done);
-            }
+        if let Some(half) = self.half()
+            && lock(half).asked() > UNANSWERED
+        {
+            return Err(Gone::Done);
         }
-        self.give_alone(self.framing.ping().to_vec().into_iter(), now, heartbeat)
-    }
-
-    fn half(&self) -> Option<&Mutex<Duplex>> {
-        self.more.as_ref()?.half.as_deref()
-    }
-
-    /// Whether it is a WebSocket that has not taken a byte for some heartbeats.
-    fn is_silent(&self, heartbeat: u64) -> bool {
-        let time = u64::from(self.stalls.saturating_sub(LONGEST_STALL)) << LONGEST_STALL;
-        self.half().is_some() && time >= heartbeat * u64::from(UNANSWERED + 1)
+        self.give_alone(self.framing.ping().to_vec().into_iter(), now)
     }
 
     /// Looks whether the peer is there: drops what it sends, and says whether it has just stopped sending.

@@ -12,6 +12,7 @@ mod eventsource;
 mod faults;
 mod filesystems;
 mod foreign;
+mod framing;
 mod gate;
 mod growth;
 mod harness;
