@@ -122,7 +122,7 @@ impl Proxy {
 
     /// Sends a request; what comes back has to come soon. A buffer could hold it back for ever: no pings push it out.
     fn send(&self, request: impl AsRef<[u8]>) -> Wire {
-        let mut wire = Wire::to(self.port);
+        let mut wire = Wire::to(self.port).loose();
         wire.send(request);
         wire
     }
@@ -150,14 +150,14 @@ impl Proxy {
     /// Opens a stream, or a poll that waits; returns it behind its prelude, with that.
     fn open(&self, target: &str, fields: &str) -> (Stream, String) {
         let mut wire = self.send(get(target, fields));
-        let head = wire.until(b"\r\n\r\n");
+        let answer = wire.head();
+        let head = &answer.head;
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
         let has = |line: &str| head.to_ascii_lowercase().contains(&format!("\r\n{line}"));
         assert!(has("content-type: text/event-stream\r\n") && has("cache-control: no-cache\r\n"), "{head}");
         assert!(!has("content-encoding:") && !has("content-length:"), "{head}");
-        let mut stream = Stream { wire, chunked: has("transfer-encoding: chunked\r\n"), body: String::new() };
-        let prelude = stream.block();
-        (stream, prelude)
+        let prelude = wire.block();
+        (Stream { wire, answer }, prelude)
     }
 }
 
@@ -183,26 +183,15 @@ fn block(id: &str, data: &str) -> String {
     format!("data: {data}\nid: {}\n\n", id.trim_end())
 }
 
-/// A stream whose body comes in chunks, or as it is.
+/// A stream, or a poll that waits.
 struct Stream {
     wire: Wire,
-    chunked: bool,
-    body: String,
+    answer: Response,
 }
 
 impl Stream {
     fn block(&mut self) -> String {
-        if !self.chunked {
-            return self.wire.block();
-        }
-        while !self.body.contains("\n\n") {
-            let size = usize::from_str_radix(self.wire.until(b"\r\n").trim_end(), 16).unwrap();
-            let data = self.wire.until(b"\r\n"); // tincan's streams have no CR
-            assert_eq!(data.len(), size + 2, "{data:?}");
-            self.body += &data[..size];
-        }
-        let end = self.body.find("\n\n").unwrap() + 2;
-        self.body.drain(..end).collect()
+        self.wire.block()
     }
 
     /// The next thing it hears is this.
@@ -210,17 +199,11 @@ impl Stream {
         assert_eq!(self.block(), block(id, data));
     }
 
-    /// It ends, and nothing more comes.
+    /// It ends regularly, and nothing more comes. If it came in chunks, the connection may stay.
     fn ends(mut self) {
-        assert_eq!(self.body, "");
-        if self.chunked { self.wire.expect("0\r\n\r\n") } else { assert_eq!(self.wire.rest(), "") }
-    }
-
-    /// It breaks off, and nothing more comes. A proxy may make a regular end of that.
-    fn breaks_off(mut self) {
-        assert_eq!(self.body, "");
-        let rest = if self.chunked { self.wire.bytes(5) } else { self.wire.rest().into() };
-        assert!(rest.is_empty() || self.chunked && rest == b"0\r\n\r\n", "{rest:?}");
+        let chunked = self.answer.field("transfer-encoding").is_some();
+        let rest = if chunked { self.wire.body(self.answer).text() } else { self.wire.rest() };
+        assert_eq!(rest, "");
     }
 }
 
@@ -336,7 +319,7 @@ fn readers_come_back_and_miss_nothing_behind_each_proxy() {
         let mut server = start();
         let Some(proxy) = Proxy::start(name, port, &[]) else { return };
         let back = |last: &str| {
-            let (reader, place) = proxy.listen("/kitchen", &format!("Last-Event-ID: {last}\r\n"));
+            let (reader, place) = proxy.listen("/kitchen", &format!("Last-Event-ID: {last}\r\nConnection: close\r\n"));
             assert_eq!(place, last);
             reader
         };
@@ -351,7 +334,7 @@ fn readers_come_back_and_miss_nothing_behind_each_proxy() {
         reader.hears(&four, "four");
 
         server.kill();
-        reader.breaks_off();
+        assert_eq!(reader.wire.rest(), ""); // a proxy may make a regular end of that
         let requests = [get("/kitchen", STREAM), post("/kitchen", "", "lost")];
         let [mut source, mut publisher] = requests.map(|request| proxy.send(request));
         let (away, refused) = (source.response(), publisher.response().status);
