@@ -125,7 +125,7 @@ impl Script {
             }
         }
         out.write_all(&framing.alone(&said))?;
-        out.write_all(last)
+        out.write_all(&last)
     }
 }
 

@@ -423,7 +423,7 @@ impl Shared {
                 let _place = self.players.take(PLAYERS, &connection.stream, ()).ok_or(PLAYING)?;
                 connection.note(script.status);
                 let framing = framing(req);
-                let head = http::head(script.status, &[&fields, &connection.cors, CLOSE, framing.fields(), "\r\n"]);
+                let head = http::head(script.status, &[&fields, &connection.cors, CLOSE, framing.field(), "\r\n"]);
                 // Where a write fails the client is gone.
                 if connection.write_all(head.as_bytes()).is_ok() {
                     let _ = script.play(framing, connection);
