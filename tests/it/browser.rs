@@ -18,7 +18,7 @@ use std::time::Instant;
 use tincan::event::json;
 
 /// Loopback only: the last rule lets no other name or address resolve.
-const FLAGS: &str = r#""--headless=new","--no-sandbox","--disable-gpu","--disable-quic","--no-first-run",
+pub const FLAGS: &str = r#""--headless=new","--no-sandbox","--disable-gpu","--disable-quic","--no-first-run",
     "--disable-background-networking","--disable-component-update","--disable-sync","--disable-dev-shm-usage",
     "--no-proxy-server","--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1""#;
 /// What stands before every expression.
