@@ -51,13 +51,6 @@ impl Drop for Slot {
 pub enum Poll {
     /// It ends with the first event, or when it expires.
     Wait,
-    /// If it waits, and there is something for it or its time is over, it ends where the log does.
-    pub fn begin(&mut self, end: u64, now: u64) {
-        if self.waits() && (self.pos < end || self.is_over(now)) {
-            self.end_at(end, self.framing.last());
-        }
-    }
-
     /// It ends at this position of the log, with these bytes.
     Until(u64, Vec<u8>),
     /// It was given the end; what its socket did not take is still to come.
@@ -228,6 +221,13 @@ impl Subscriber {
         match self.stalls {
             0 => self.expires().filter(|_| self.waits()),
             _ => Some(self.due),
+        }
+    }
+
+    /// If it waits, and there is something for it or its time is over, it ends where the log does.
+    pub fn begin(&mut self, end: u64, now: u64) {
+        if self.waits() && (self.pos < end || self.is_over(now)) {
+            self.end_at(end, self.framing.last());
         }
     }
 
