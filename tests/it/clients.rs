@@ -97,8 +97,7 @@ type Edits = &'static [(&'static str, &'static str)];
 const PROXIES: [(&str, &str, Edits); 4] = [
     ("behind nginx", "nginx", &[]), // it asks with HTTP/1.0
     ("behind nginx with HTTP/1.1", "nginx", &[("proxy_pass ", "proxy_http_version 1.1; proxy_pass ")]),
-    // Else it has the kernel hold back each chunk for 200 ms (HAProxy's manual, "option http-no-delay").
-    ("behind haproxy", "haproxy", &[("server tincan ", "option http-no-delay\n    server tincan ")]),
+    ("behind haproxy", "haproxy", &[]),
     // It answers to the names of its sites alone.
     ("behind caddy", "caddy", &[("http://chat.example.org:", "http://127.0.0.1:")]),
 ];
