@@ -631,10 +631,13 @@ impl Channel {
         };
         let all = |subs: &mut [Subscriber], batch: &mut Batch| {
             let mut sum = 0;
-            for sub in subs.iter_mut().filter(|sub| sub.wants(end, now)) {
-                match give(sub, batch) {
-                    Ok(bytes) => sum += bytes,
-                    Err(gone) => sub.gone = Some(gone),
+            // Those whose sockets were full come last: they may take nothing again.
+            for stalled in [false, true] {
+                for sub in subs.iter_mut().filter(|sub| (sub.stalls > 0) == stalled && sub.wants(end, now)) {
+                    match give(sub, batch) {
+                        Ok(bytes) => sum += bytes,
+                        Err(gone) => sub.gone = Some(gone),
+                    }
                 }
             }
             delivered.fetch_add(sum, Relaxed);
