@@ -21,14 +21,16 @@
 //! Deliberately absent: HTTP. Heads come from `server.rs`, ready to be sent.
 
 use crate::disk;
+use crate::duplex::lock;
 use crate::event::Event;
 use crate::flags::Config;
+use crate::framing::{Framing, Wire};
 use crate::id::Id;
-use crate::log::{From, Log, PIECE, Place, Trimmed};
+use crate::log::{From, Log, PIECE, Part, Place, Trimmed};
 use crate::reject::{BEHIND, DISK_FULL, LOG_FAILED, LOG_UNREADABLE, NOBODY, Reject};
 use crate::report::report;
 use crate::stream::Entry;
-use crate::subscriber::{Gone, More, Poll, Slot, Subscriber};
+use crate::subscriber::{Gone, More, Poll, Slot, Socket, Subscriber};
 use crate::trace::Trace;
 use crate::writer::{Begun, End, Writer};
 use std::collections::hash_map::RandomState;
@@ -36,23 +38,20 @@ use std::hash::BuildHasher;
 use std::io;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// Limit: how long a publisher waits for the pump.
 const PUBLISH_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Pause before a subscriber is looked at again that is to leave, and stands in a frame.
+const LEAVE_PAUSE: Duration = Duration::from_millis(20);
+
 /// Subscribers of a channel that are worth a core of their own.
 const SHARE: usize = 512;
 /// Limit: a thread's stack.
 pub const STACK: usize = 64 << 10;
-
-/// Takes a lock, also one that a panicking thread has left: its data are plain counts, bytes and sockets, each valid
-/// at every step, so one thread's bug does not end the server.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// `middle`, give or take a share of it, so that clients do not come back in step. The keys of std's hash maps are
 /// the randomness that std has.
@@ -121,15 +120,22 @@ impl Piece {
         self.bytes.get(from..).filter(|rest| !rest.is_empty())
     }
 
-    /// What the log has in memory from this position on; none if that is in a file.
-    fn at(&mut self, channel: &Channel, pos: u64) -> Result<Option<&[u8]>, Trimmed> {
-        if self.get(pos).is_none() {
-            self.from = pos;
-            if channel.state().log.read(pos, &mut self.bytes)?.is_some() {
+    /// What it has for this subscriber. What is framed by blocks has to begin with a piece, for a block that goes on behind
+    /// it is looked for from there on.
+    fn of(&self, sub: &Subscriber) -> Option<&[u8]> {
+        let pos = sub.at().next();
+        self.get(pos).filter(|_| pos == self.from || !sub.framing.is_by_blocks())
+    }
+
+    /// What the log has in memory for this subscriber; none if that is in a file.
+    fn at(&mut self, channel: &Channel, sub: &Subscriber) -> Result<Option<&[u8]>, Trimmed> {
+        if self.of(sub).is_none() {
+            self.from = sub.at().next();
+            if channel.state().log.read(self.from, &mut self.bytes)?.is_some() {
                 return Ok(None);
             }
         }
-        Ok(Some(self.get(pos).unwrap_or_default()))
+        Ok(Some(self.of(sub).unwrap_or_default()))
     }
 
     /// Reads what stands in a file from this position on, and waits for the disk.
@@ -145,15 +151,26 @@ impl Piece {
     }
 }
 
+/// What a core has for a turn: a piece, and how each framing wraps what was sent last.
+#[derive(Default)]
+pub struct Batch {
+    piece: Piece,
+    wires: [Wire; 4],
+}
+
 /// How a subscriber's stream begins.
 pub struct Opening {
-    /// Its response head; a poll's without `Content-Length` and the blank line.
+    /// Its response head, but for the field that announces the framing, and the blank line.
     pub head: String,
+    /// How it is wrapped what it is given; a poll that is answered at once has a `Content-Length` in its place.
+    pub framing: Framing,
+    /// A WebSocket's.
+    pub socket: Option<Socket>,
     /// Where it wants to start.
     pub from: From,
     /// Where that is, see [`Channel::place`].
     pub place: Place,
-    /// With this it gets a `Content-Length`, and ends at the first events, or after this time; else it goes on for ever.
+    /// With this it ends at the first events, or after this time; else it goes on for ever.
     pub wait: Option<Duration>,
     /// What watches its bytes.
     pub trace: Trace,
@@ -321,7 +338,8 @@ impl Channel {
     pub fn send_to(&self, address: &str, events: &[Event], now: u64, heartbeat: Duration) -> Result<(), Reject> {
         let mut bytes = Vec::new();
         events.iter().for_each(|event| event.write(None::<Id>, &mut bytes));
-        let (mut piece, until) = (Piece::default(), Instant::now() + PUBLISH_PATIENCE);
+        let Batch { mut piece, mut wires } = Batch::default();
+        let until = Instant::now() + PUBLISH_PATIENCE;
         while Instant::now() < until {
             let mut subscribers = self.subscribers();
             let sub = self.find(&mut subscribers, address)?;
@@ -330,13 +348,14 @@ impl Channel {
                 if sub.stalls > 0 || sub.pos < end {
                     return Err(BEHIND);
                 }
-                return sub.give_alone(bytes.into_iter(), now, millis(heartbeat)).map_err(|_| NOBODY);
+                let framed = sub.framing.alone(&bytes).into_iter();
+                return sub.give_alone(framed, now, millis(heartbeat)).map_err(|_| NOBODY);
             }
-            match piece.at(self, sub.pos).map_err(|Trimmed| BEHIND)? {
-                Some(next) => drop(sub.give(next, now, millis(heartbeat)).map_err(|_| NOBODY)?),
+            match piece.at(self, sub).map_err(|Trimmed| BEHIND)? {
+                Some(next) => drop(sub.give(next, &mut wires, now, millis(heartbeat)).map_err(|_| NOBODY)?),
                 None => {
                     // Whoever speaks to a reader that has still to be given what is in a file waits for the disk itself.
-                    let pos = sub.pos;
+                    let pos = sub.at().next();
                     drop(subscribers);
                     piece.load(self, pos);
                     if piece.bad {
@@ -482,19 +501,25 @@ impl Channel {
         })
     }
 
-    /// Makes a connection a subscriber, see `Hub::subscribe`. Returns whether there is something for it already.
+    /// Makes a connection a subscriber, see `Hub::subscribe`. Returns its key, and whether there is something for it already.
     ///
     /// # Errors
-    /// Where the socket fails, or the disk.
-    pub fn open(&self, config: &Config, now: u64, stream: TcpStream, slot: Slot, opening: Opening) -> io::Result<bool> {
-        let (mut sub, prelude) = self.greet(config, now, stream, slot, opening)?;
+    /// If the socket fails.
+    pub fn open(
+        &self, config: &Config, now: u64, stream: TcpStream, slot: Slot, opening: Opening,
+    ) -> io::Result<(u64, bool)> {
+        let (mut sub, beginning) = self.begin(config, now, stream, slot, opening);
+        if sub.more.as_ref().is_none_or(|more| more.socket.is_none()) {
+            sub.stream.set_nonblocking(true)?;
+        }
         let pos = sub.pos;
+        let key = sub.key;
         // Without waiting where a turn is under way.
         let mut list = self.subscribers.try_lock().unwrap_or_else(|_| lock(&self.joining));
         // Whoever publishes from here on wakes the pump, and whoever did before is seen below.
         self.readers.fetch_add(1, SeqCst);
         // With the lock: who is told its address can be found by it at once.
-        if sub.say(&prelude).is_err() {
+        if sub.say(&beginning).and_then(|()| sub.finish(now, millis(config.heartbeat))).is_err() {
             self.readers.fetch_sub(1, SeqCst);
             return Err(io::ErrorKind::BrokenPipe.into());
         }
@@ -502,39 +527,60 @@ impl Channel {
         drop(list);
         let mut state = self.state();
         state.pumped = state.pumped.min(pos);
-        Ok(state.log.heard().pos > pos)
+        Ok((key, state.log.heard().pos > pos))
     }
 
-    /// Makes a subscriber, and what it is sent first; nothing where it is a poll.
-    fn greet(
+    /// Makes a subscriber, and what it is sent first.
+    fn begin(
         &self, config: &Config, now: u64, stream: TcpStream, slot: Slot, opening: Opening,
-    ) -> io::Result<(Subscriber, Vec<u8>)> {
-        let Opening { head, from, place, wait, trace } = opening;
+    ) -> (Subscriber, Vec<u8>) {
+        let Opening { head, from, place, wait, trace, framing, socket } = opening;
         let Place { pos, id, gap } = place;
         let end = self.end();
         let retry = jitter(config.retry, 50);
         let key = RandomState::new().hash_one(());
         let address = if wait.is_none() { format!(" as {}", self.address(key)) } else { String::new() };
-        let prelude = format!(": connected to /{}{address}\nretry: {retry}\nid: {id}\n\n", self.name);
-        let mut prelude = prelude.into_bytes();
+        let mut prelude = match framing {
+            Framing::Data => Vec::new(), // it has no data
+            _ => format!(": connected to /{}{address}\nretry: {retry}\nid: {id}\n\n", self.name).into(),
+        };
         if let (From::After(asked), Some(gap)) = (&from, &gap) {
             gap.event(asked).write(None::<Id>, &mut prelude);
         }
-        let expires = config.max_age.filter(|_| wait.is_none()).map(|age| now + jitter(millis(age), 10));
-        let due = now + millis(wait.unwrap_or(config.heartbeat));
-        let (poll, said) = match wait {
-            None => (None, [head.into_bytes(), prelude].concat()),
-            Some(_) => (Some(Poll::Wait(head, prelude)), Vec::new()),
+        let at_once = wait.is_some_and(|wait| wait.is_zero() || pos < end || gap.is_some());
+        let poll = wait.map(|_| if at_once { Poll::Until(end) } else { Poll::Wait });
+        let (framing, field) = match at_once {
+            true => (Framing::None, format!("Content-Length: {}\r\n", prelude.len() as u64 + end - pos)),
+            false => (framing, framing.fields().into()),
         };
-        let more = trace.watches() || expires.is_some() || wait.is_some();
-        let more = more.then(|| Box::new(More { poll, trace, expires, ..More::default() }));
-        let mut sub = Subscriber { stream, pos, more, due, key, stalls: 0, gone: None, shut: false, slot };
-        sub.stream.set_nonblocking(true)?;
-        if pos < end || gap.is_some() || due == now {
-            sub.begin(end).map_err(|_| io::ErrorKind::BrokenPipe)?; // a poll
-            sub.finish(now);
+        let age = config.max_age.map(|age| jitter(millis(age), 10));
+        let expires = wait.map(millis).or(age).filter(|_| !at_once).map(|time| now + time);
+        let beginning = [head.as_bytes(), field.as_bytes(), b"\r\n", &framing.alone(&prelude)].concat();
+        let more = More { poll, trace, expires, socket, ..More::default() };
+        let more = Some(Box::new(more)).filter(|more| !more.is_empty());
+        let due = now + millis(config.heartbeat);
+        (Subscriber { stream, pos, more, due, key, stalls: 0, framing, gone: None, shut: false, slot }, beginning)
+    }
+
+    /// Takes a subscriber out of the list, once what it stands in is whole; if that is not in time, as it is. None if it is
+    /// gone already.
+    pub fn leave(&self, key: u64, time: Duration) -> Option<Subscriber> {
+        let until = Instant::now() + time;
+        loop {
+            let mut subscribers = self.subscribers();
+            let at = subscribers.iter().position(|sub| sub.key == key)?;
+            let sub = subscribers.get_mut(at)?;
+            sub.stop_here();
+            let left = until.saturating_duration_since(Instant::now());
+            if !sub.is_busy() || left.is_zero() {
+                let sub = subscribers.remove(at);
+                self.readers.fetch_sub(1, SeqCst);
+                self.touch();
+                return Some(sub);
+            }
+            drop(subscribers);
+            let _ = self.changed.wait_timeout(self.state(), left.min(LEAVE_PAUSE));
         }
-        Ok((sub, said))
     }
 
     /// Reads from a file what somebody waits for; none if nobody does.
@@ -555,27 +601,30 @@ impl Channel {
     }
 
     /// Gives each subscriber its next piece, of those that were `read` from a file or are in memory; if there are many,
-    /// on as many cores as there are `pieces`.
-    pub fn turn(&self, read: &Piece, pieces: &mut [Piece], now: u64, heartbeat: Duration) -> Turn {
-        pieces.iter_mut().for_each(|piece| piece.bytes.clear());
+    /// on as many cores as there are `batches`.
+    pub fn turn(&self, read: &Piece, batches: &mut [Batch], now: u64, heartbeat: Duration) -> Turn {
+        for batch in &mut *batches {
+            batch.piece.bytes.clear();
+            batch.wires.iter_mut().for_each(Wire::forget);
+        }
         let mut subscribers = self.subscribers();
         let end = self.end();
         let delivered = AtomicU64::new(0);
-        let give = |sub: &mut Subscriber, piece: &mut Piece| -> Result<u64, Gone> {
-            if read.bad && read.from == sub.pos {
+        let give = |sub: &mut Subscriber, Batch { piece, wires }: &mut Batch| -> Result<u64, Gone> {
+            if read.bad && read.from == sub.at().next() {
                 return Err(Gone::CutOff);
             }
-            sub.begin(end)?;
-            let next = match read.get(sub.pos) {
-                None => piece.at(self, sub.pos).map_err(|Trimmed| Gone::CutOff)?,
+            sub.begin(end);
+            let next = match read.of(sub) {
+                None => piece.at(self, sub).map_err(|Trimmed| Gone::CutOff)?,
                 read => read,
             };
-            next.map_or(Ok(0), |next| sub.give(next, now, millis(heartbeat)))
+            next.map_or(Ok(0), |next| sub.give(next, wires, now, millis(heartbeat)))
         };
-        let all = |subs: &mut [Subscriber], piece: &mut Piece| {
+        let all = |subs: &mut [Subscriber], batch: &mut Batch| {
             let mut sum = 0;
             for sub in subs.iter_mut().filter(|sub| sub.wants(end, now)) {
-                match give(sub, piece) {
+                match give(sub, batch) {
                     Ok(bytes) => sum += bytes,
                     Err(gone) => sub.gone = Some(gone),
                 }
@@ -583,19 +632,19 @@ impl Channel {
             delivered.fetch_add(sum, Relaxed);
         };
         // If there are many, each core takes a share; if no thread can be had for one, all are looked at again.
-        let share = subscribers.len().div_ceil(pieces.len()).max(SHARE);
+        let share = subscribers.len().div_ceil(batches.len()).max(SHARE);
         let mut missed = false;
         thread::scope(|scope| {
-            let mut shares = subscribers.chunks_mut(share).zip(pieces.iter_mut());
+            let mut shares = subscribers.chunks_mut(share).zip(batches.iter_mut());
             let own = shares.next();
-            for (subs, piece) in shares {
-                let work: Box<dyn FnOnce() + Send> = Box::new(move || all(subs, piece));
+            for (subs, batch) in shares {
+                let work: Box<dyn FnOnce() + Send> = Box::new(move || all(subs, batch));
                 missed |= thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work).is_err();
             }
-            own.map(|(subs, piece)| all(subs, piece))
+            own.map(|(subs, batch)| all(subs, batch))
         });
         if missed {
-            pieces.iter_mut().take(1).for_each(|piece| all(&mut subscribers, piece));
+            batches.iter_mut().take(1).for_each(|batch| all(&mut subscribers, batch));
         }
         let turn = self.end_turn(subscribers, end, now);
         self.changed.notify_all();
@@ -605,23 +654,30 @@ impl Channel {
     /// Drops those that are gone, and finds out who wants more.
     fn end_turn(&self, mut subscribers: MutexGuard<'_, Vec<Subscriber>>, end: u64, now: u64) -> Turn {
         let (mut turn, mut lowest, mut wanted) = (Turn::default(), end, None);
+        let mut framed = u64::MAX;
         let state = self.state();
-        let (memory, replayed) = (state.log.memory(), state.replayed);
+        let (memory, start, replayed) = (state.log.memory(), state.log.start(), state.replayed);
         drop(state);
-        self.keep(&mut subscribers, |sub| {
-            if let Some(gone) = &sub.gone {
-                turn.cut_off += u64::from(matches!(gone, Gone::CutOff));
+        let gone = self.keep(&mut subscribers, |sub| {
+            let next = sub.at().next();
+            if sub.framing.is_by_blocks() && sub.is_busy() {
+                // It may have to finish a message that the log is about to drop.
+                framed = framed.min(next);
+                sub.gone = sub.gone.or((next < start).then_some(Gone::CutOff));
+            }
+            if let Some(gone) = sub.gone {
+                turn.cut_off += u64::from(gone == Gone::CutOff);
                 return false;
             }
             let wants = sub.wants(end, now);
             // In the order of their places, round and round: so those who are near each other share a piece.
             let ahead = |pos: u64| pos.wrapping_sub(replayed);
-            if wants && sub.pos < memory {
-                if wanted.is_none_or(|other| ahead(sub.pos) < ahead(other)) {
-                    wanted = Some(sub.pos);
+            if wants && next < memory {
+                if wanted.is_none_or(|other| ahead(next) < ahead(other)) {
+                    wanted = Some(next);
                 }
-            } else if sub.stalls > 0 || sub.waits() {
-                turn.retry = Some(turn.retry.map_or(sub.due, |at| at.min(sub.due)));
+            } else if let Some(retry) = sub.retry() {
+                turn.retry = Some(turn.retry.map_or(retry, |at| at.min(retry)));
             } else {
                 turn.more |= wants;
             }
@@ -637,29 +693,40 @@ impl Channel {
         if !joining {
             state.log.given(lowest);
         }
+        let fallen = state.log.hold(framed);
         turn.disk = wanted.is_some() && !std::mem::replace(&mut state.replaying, true);
         drop(state);
+        drop(subscribers);
+        part_with(gone, &fallen);
         turn
     }
 
-    /// Checks each subscriber.
-    pub fn sweep(&self, now: u64, heartbeat: Duration) {
+    /// Checks each subscriber. Returns whether the pump is to try one again.
+    pub fn sweep(&self, now: u64, heartbeat: Duration) -> bool {
         let mut subscribers = self.subscribers();
         let end = self.end();
-        self.keep(&mut subscribers, |sub| sub.check(end, now, millis(heartbeat)).is_ok());
+        let mut stalled = false;
+        let gone = self.keep(&mut subscribers, |sub| {
+            sub.gone = sub.check(end, now, millis(heartbeat)).err();
+            stalled |= sub.stalls > 0 && sub.is_busy();
+            sub.gone.is_none()
+        });
+        drop(subscribers);
+        part_with(gone, &[]);
+        stalled
     }
 
-    /// Serves each subscriber, and drops those that do not stay.
-    fn keep(&self, subs: &mut Vec<Subscriber>, stays: impl FnMut(&mut Subscriber) -> bool) {
-        let before = subs.len();
-        subs.retain_mut(stays);
-        if subs.len() < before {
-            self.readers.fetch_sub(before - subs.len(), SeqCst);
+    /// Serves each subscriber; returns those that do not stay.
+    fn keep(&self, subs: &mut Vec<Subscriber>, mut stays: impl FnMut(&mut Subscriber) -> bool) -> Vec<Subscriber> {
+        let gone: Vec<_> = subs.extract_if(.., |sub| !stays(sub)).collect();
+        if !gone.is_empty() {
+            self.readers.fetch_sub(gone.len(), SeqCst);
             self.touch();
             if subs.capacity() / 4 > subs.len() {
                 subs.shrink_to(2 * subs.len());
             }
         }
+        gone
     }
 
     /// The subscribers, with those that joined since.
@@ -667,5 +734,15 @@ impl Channel {
         let mut subscribers = lock(&self.subscribers);
         subscribers.append(&mut std::mem::take(&mut *lock(&self.joining)));
         subscribers
+    }
+}
+
+/// Drops subscribers, without a lock: to close a socket may take a while. A WebSocket is told.
+fn part_with(gone: Vec<Subscriber>, fallen: &[Arc<Part>]) {
+    for mut sub in gone {
+        if let Some(socket) = sub.more.as_mut().and_then(|more| more.socket.take()) {
+            let part = fallen.iter().find(|part| part.has(sub.pos)).cloned();
+            (socket.leave)(sub, part);
+        }
     }
 }

@@ -19,7 +19,8 @@
 //! smallest one counts, and nobody waits for a node that is slower than the publishers of the others. Nobody is told of an
 //! entry that was deleted (`XDEL`) before a node had read it.
 
-use crate::channel::{Channel, STACK, lock};
+use crate::channel::{Channel, STACK};
+use crate::duplex::lock;
 use crate::event::Event;
 use crate::flags::Config;
 use crate::id::Id;

@@ -5,6 +5,7 @@
 //!
 //! Limits: the constants below; `http.rs` has those of a head, and the caller gives that of a body.
 
+use crate::framing;
 use crate::http::{self, Chunked, Framing, HeadEnd, Request};
 use crate::reject::{Reject, TIMEOUT, TOO_LARGE};
 use crate::report::report;
@@ -49,7 +50,7 @@ impl From<Reject> for Stop {
     }
 }
 
-/// An answer with a length.
+/// An answer whose body is known.
 pub struct Answer {
     /// The status code.
     pub status: u16,
@@ -57,17 +58,19 @@ pub struct Answer {
     pub fields: String,
     /// Empty where it has none, and for the HEAD of what has no length.
     pub body: Cow<'static, [u8]>,
+    /// Without one it has a length.
+    pub framing: framing::Framing,
 }
 
 impl Answer {
     /// A 200 of a media type.
     pub fn new(kind: &str, body: impl Into<Cow<'static, [u8]>>) -> Answer {
-        Answer { status: 200, fields: format!("Content-Type: {kind}\r\n"), body: body.into() }
+        Answer { body: body.into(), ..Answer::empty(200, format!("Content-Type: {kind}\r\n")) }
     }
 
     /// One without a body.
     pub fn empty(status: u16, fields: impl Into<String>) -> Answer {
-        Answer { status, fields: fields.into(), body: Cow::default() }
+        Answer { status, fields: fields.into(), body: Cow::default(), framing: framing::Framing::None }
     }
 
     /// A 200 of plain text.
@@ -193,14 +196,16 @@ impl Connection {
     }
 
     /// What comes next, whatever it is and however long it takes; and whether it was read with what was before, and so is
-    /// explained already.
+    /// explained already. `wait` is called if the socket did not block, for another thread was just writing to it.
     ///
     /// # Errors
     /// Where nothing comes any more.
-    pub fn receive(&mut self) -> Result<(Vec<u8>, bool), Stop> {
+    pub fn receive(&mut self, wait: impl Fn()) -> Result<(Vec<u8>, bool), Stop> {
         let early = !self.buf.is_empty();
         while self.buf.is_empty() {
-            self.read(Duration::MAX)?;
+            if !self.read(Duration::MAX)? {
+                wait();
+            }
         }
         Ok((std::mem::take(&mut self.buf), early))
     }
@@ -241,13 +246,16 @@ impl Connection {
         self.note(answer.status);
         let mut head = http::head(answer.status, &[&answer.fields, &self.cors, option]);
         // 204 has no length (RFC 9110 §8.6), and of a stream no HEAD can tell it.
-        if answer.status != 204 && !(self.head_only && answer.body.is_empty()) {
+        let has_length = answer.status != 204 && !(self.head_only && answer.body.is_empty());
+        if has_length && answer.framing == framing::Framing::None {
             head += &format!("Content-Length: {}\r\n", answer.body.len());
         }
+        head += answer.framing.fields();
         head += "\r\n";
         let mut bytes = head.into_bytes();
         if !self.head_only {
-            bytes.extend_from_slice(&answer.body);
+            bytes.extend(answer.framing.alone(&answer.body));
+            bytes.extend_from_slice(answer.framing.last());
         }
         let deadline = Instant::now() + RESPONSE_TIME;
         let mut rest = &bytes[..];

@@ -8,8 +8,9 @@
 //!
 //! Limits: `BLOCK`, `HOT`, `TOGETHER`.
 
-use crate::channel::{Channel, lock};
+use crate::channel::Channel;
 use crate::cluster::{AGAIN, Asked, Channels, Cluster};
+use crate::duplex::lock;
 use crate::redis::{ANSWER, Failed, Link, pause};
 use crate::resp::{Reply, alone};
 use crate::stream::{PREFIX, key};

@@ -18,9 +18,10 @@
 //! Limits: `--max-channels`; `KEYS` and `LAB_HISTORY` for the wire lab; for each channel a thread that replays.
 //! Deliberately absent: HTTP.
 
-use crate::channel::{Channel, Numbers, Opening, Piece, STACK, lock, millis};
+use crate::channel::{Batch, Channel, Numbers, Opening, Piece, STACK, millis};
 use crate::cluster::Cluster;
 use crate::disk::Dir;
+use crate::duplex::lock;
 use crate::event::Event;
 use crate::flags::Config;
 use crate::id::Id;
@@ -150,8 +151,8 @@ pub fn is_lab(name: &str) -> bool {
 }
 
 /// What the cores have for a turn, one each.
-fn pieces() -> Vec<Piece> {
-    (0..limits::cores().min(CORES)).map(|_| Piece::default()).collect()
+fn batches() -> Vec<Batch> {
+    (0..limits::cores().min(CORES)).map(|_| Batch::default()).collect()
 }
 
 impl Hub {
@@ -462,27 +463,30 @@ impl Hub {
     }
 
     /// Tells the pump that a channel has news, once for any number of them.
-    fn wake(&self, channel: &Arc<Channel>) {
+    pub fn wake(&self, channel: &Arc<Channel>) {
         if channel.readers() > 0 && !channel.queued.swap(true, SeqCst) {
             lock(&self.news).push_back(channel.clone());
             self.pump.get().inspect(|pump| pump.unpark());
         }
     }
 
-    /// Makes a connection a subscriber.
+    /// Makes a connection a subscriber. Returns its key.
     ///
     /// # Errors
-    /// Where the socket fails, or the disk.
-    pub fn subscribe(&self, channel: &Arc<Channel>, stream: TcpStream, slot: Slot, opening: Opening) -> io::Result<()> {
+    /// If the socket fails.
+    pub fn subscribe(
+        &self, channel: &Arc<Channel>, stream: TcpStream, slot: Slot, opening: Opening,
+    ) -> io::Result<u64> {
         let waits = opening.wait.is_some(); // the pump has to know when a poll ends
-        if channel.open(&self.config, self.now(), stream, slot, opening)? || waits {
+        let (key, has_more) = channel.open(&self.config, self.now(), stream, slot, opening)?;
+        if has_more || waits {
             self.wake(channel);
         }
         // Without a reader the heartbeat sleeps for good.
         if let Some(heart) = self.heart.get().filter(|_| self.heart_sleeps.swap(false, SeqCst)) {
             heart.unpark();
         }
-        Ok(())
+        Ok(key)
     }
 
     /// Has a thread replay a channel. Returns when to try it again, if there is none.
@@ -501,16 +505,16 @@ impl Hub {
     }
 
     fn replay(self: &Arc<Hub>, channel: &Arc<Channel>) {
-        let mut pieces = pieces();
+        let mut batches = batches();
         while let Some(read) = channel.replay() {
-            if self.turn(channel, &read, &mut pieces).is_some() {
+            if self.turn(channel, &read, &mut batches).is_some() {
                 self.wake(channel);
             }
         }
     }
 
     fn pump(self: &Arc<Hub>) {
-        let mut pieces = pieces();
+        let mut batches = batches();
         // Channels with stalled readers or polls, each once, and when the first of them is to be tried again.
         let mut later: Vec<Arc<Channel>> = Vec::new();
         let mut first = u64::MAX;
@@ -518,7 +522,7 @@ impl Hub {
             let next = lock(&self.news).pop_front();
             if let Some(channel) = next {
                 channel.queued.store(false, SeqCst); // before the log is read: whoever appends after that queues it again
-                let turn = AssertUnwindSafe(|| self.turn(&channel, &Piece::default(), &mut pieces));
+                let turn = AssertUnwindSafe(|| self.turn(&channel, &Piece::default(), &mut batches));
                 // A panic is a bug; it must not end the pump for everybody.
                 if let Ok(Some(retry)) = catch_unwind(turn) {
                     first = first.min(retry);
@@ -547,8 +551,8 @@ impl Hub {
     }
 
     /// One turn of a channel. Returns when the first stalled subscriber is to be tried again, or the first poll ends.
-    fn turn(self: &Arc<Hub>, channel: &Arc<Channel>, read: &Piece, pieces: &mut [Piece]) -> Option<u64> {
-        let turn = channel.turn(read, pieces, self.now(), self.config.heartbeat);
+    fn turn(self: &Arc<Hub>, channel: &Arc<Channel>, read: &Piece, batches: &mut [Batch]) -> Option<u64> {
+        let turn = channel.turn(read, batches, self.now(), self.config.heartbeat);
         self.counted.delivered.fetch_add(turn.delivered, Relaxed);
         self.counted.dropped.fetch_add(turn.cut_off, Relaxed);
         if turn.more {
@@ -574,7 +578,9 @@ impl Hub {
             }
             self.heart_sleeps.store(false, SeqCst);
             for channel in channels {
-                let _ = catch_unwind(AssertUnwindSafe(|| channel.sweep(now, self.config.heartbeat)));
+                if let Ok(true) = catch_unwind(AssertUnwindSafe(|| channel.sweep(now, self.config.heartbeat))) {
+                    self.wake(&channel);
+                }
             }
             thread::park_timeout(Duration::from_millis(LOOK));
         }

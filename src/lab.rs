@@ -22,7 +22,8 @@
 //! Limits: `MOST`, `QUEUE`; `hub.rs` has those of the channels. A tap holds a second descriptor for its socket, and so
 //! it counts as a second connection.
 
-use crate::channel::{Channel, lock};
+use crate::channel::Channel;
+use crate::duplex::lock;
 use crate::event::{Event, json};
 use crate::hub::{Hub, start};
 use crate::limits::Places;

@@ -32,20 +32,22 @@
 //! | 2 | `stream.rs` | the entries of a Redis stream, and the events that they are; pure |
 //! | 3 | `gate.rs` | who may: `Host`, `Origin`, CORS, tokens |
 //! | 3 | `writer.rs` | what appends to a channel's files, and begins the next one |
+//! | 3 | `framing.rs` | how the transport of one subscriber wraps log bytes; pure |
 //! | 3 | `explain.rs` | a connection's bytes, line by line, for a person; pure |
 //! | 4 | `log.rs` | the append-only bytes: positions, memory, files, trimming |
 //! | 4 | `trace.rs` | what watches a connection's bytes |
-//! | 5 | `subscriber.rs` | a socket and a position: what it takes, when it is gone |
+//! | 5 | `duplex.rs` | a socket that one thread reads while others write to it |
 //! | 5 | `connection.rs` | one client: requests in time, answers out |
-//! | 6 | `channel.rs` | one log and its subscribers: publish, give, check |
-//! | 7 | `redis.rs` | connections to Redis: round trips that many threads share |
-//! | 8 | `cluster.rs` | a Redis stream behind a channel: open, publish, what may be missing |
-//! | 9 | `follower.rs` | the thread that hears of news in Redis, for all channels |
-//! | 10 | `hub.rs` | all channels: pump, heartbeat, metrics |
-//! | 11 | `lab.rs` | the wire lab: taps, which make channels of connections, and their plugs |
-//! | 11 | `websocket.rs` | a WebSocket's connection: a reader behind a pair of sockets, and frames |
-//! | 12 | `server.rs` | accept, and which handler |
-//! | 13 | `lib.rs`, `main.rs` | this guide; flags, bind, run |
+//! | 6 | `subscriber.rs` | a socket and a position: what it takes, when it is gone |
+//! | 7 | `channel.rs` | one log and its subscribers: publish, give, check |
+//! | 8 | `redis.rs` | connections to Redis: round trips that many threads share |
+//! | 9 | `cluster.rs` | a Redis stream behind a channel: open, publish, what may be missing |
+//! | 10 | `follower.rs` | the thread that hears of news in Redis, for all channels |
+//! | 11 | `hub.rs` | all channels: pump, heartbeat, metrics |
+//! | 12 | `lab.rs` | the wire lab: taps, which make channels of connections, and their plugs |
+//! | 12 | `websocket.rs` | a WebSocket's connection: what its client sends, and how it ends |
+//! | 13 | `server.rs` | accept, and which handler |
+//! | 14 | `lib.rs`, `main.rs` | this guide; flags, bind, run |
 //!
 //! Words to search for in an audit: `Limit:` (what bounds a peer), `Deviation:` (from a standard), `Shortcut:` (what
 //! was left simple on purpose).
@@ -69,10 +71,12 @@ pub mod channel;
 pub mod cluster;
 pub mod connection;
 pub mod disk;
+pub mod duplex;
 pub mod event;
 pub mod explain;
 pub mod flags;
 pub mod follower;
+pub mod framing;
 pub mod gate;
 pub mod http;
 pub mod hub;

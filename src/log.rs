@@ -38,6 +38,9 @@ const RETURNS: usize = 1000;
 /// Limit: the bytes of a log with files that are in memory as well, unless the newest POST alone is more.
 const RECENT: usize = 64 << 10;
 
+/// Limit: parts that have fallen since somebody looked.
+const FALLEN: usize = 32;
+
 /// Where a reader wants to start.
 #[derive(PartialEq)]
 pub enum From {
@@ -112,8 +115,9 @@ enum Bytes {
     File(Arc<LogFile>),
 }
 
+/// Bytes of a log that are kept and dropped together.
 #[derive(Clone)]
-struct Part {
+pub struct Part {
     start: u64, // position of its first byte
     len: u64,
     before: Id, // of the event before its first
@@ -128,8 +132,16 @@ impl Part {
         if len < file.head + self.len { Err(file.told(shortened())) } else { Ok(()) }
     }
 
+    /// Whether it has the byte at this position.
+    pub fn has(&self, pos: u64) -> bool {
+        (self.start..self.start + self.len).contains(&pos)
+    }
+
     /// Copies bytes from a position in this part on; how many. Fewer than there is room for only at its end.
-    fn copy(&self, pos: u64, out: &mut [u8]) -> io::Result<usize> {
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn copy(&self, pos: u64, out: &mut [u8]) -> io::Result<usize> {
         let from = pos.saturating_sub(self.start);
         match &self.bytes {
             Bytes::File(file) => {
@@ -196,8 +208,10 @@ pub struct Log {
     copy: bool,               // of a log elsewhere, whose ids are no count
     files: bool,
     parts: VecDeque<Part>,
-    recent: Vec<u8>,  // of files: the last bytes written
-    bad: Option<u64>, // here it could not be read back
+    held: u64,              // what is dropped behind this position falls
+    fallen: Vec<Arc<Part>>, // for those that stand in it
+    recent: Vec<u8>,        // of files: the last bytes written
+    bad: Option<u64>,       // here it could not be read back
 }
 
 impl Log {
@@ -224,6 +238,8 @@ impl Log {
             copy,
             files: false,
             parts: VecDeque::new(),
+            held: u64::MAX,
+            fallen: Vec::new(),
             recent: Vec::new(),
             bad: None,
         }
@@ -332,6 +348,7 @@ impl Log {
         let mut dropped = Vec::new();
         if let Some(begun) = begun {
             dropped.extend(self.parts.drain(..self.parts.len().saturating_sub(usize::from(begun.stays))));
+            dropped.iter().for_each(|part: &Part| drop(self.fall(part.clone())));
             self.add(before, Bytes::File(begun.file));
         } else if !self.files {
             self.remember(block, before);
@@ -353,6 +370,26 @@ impl Log {
         dropped
     }
 
+    /// Keeps a part that is dropped while somebody stands in it; otherwise returns it.
+    fn fall(&mut self, part: Part) -> Option<Part> {
+        if part.start + part.len <= self.held || self.fallen.len() >= FALLEN {
+            return Some(part);
+        }
+        self.fallen.push(Arc::new(part));
+        None
+    }
+
+    /// Has parts fall that are dropped behind this position. Returns those that have fallen.
+    pub fn hold(&mut self, pos: u64) -> Vec<Arc<Part>> {
+        self.held = pos;
+        std::mem::take(&mut self.fallen)
+    }
+
+    /// Where the oldest byte stands that is kept.
+    pub fn start(&self) -> u64 {
+        self.parts.front().map_or(self.heard.pos, |part| part.start)
+    }
+
     fn add(&mut self, before: Id, bytes: Bytes) {
         self.parts.push_back(Part { start: self.written.pos, len: 0, before, bytes });
     }
@@ -368,7 +405,8 @@ impl Log {
         let mut memory = Vec::new();
         while self.parts.front().is_some_and(|part| self.written.pos - part.start > room) {
             // Its memory serves the next part, so a flood does not make the process grow.
-            if let Some(Part { bytes: Bytes::Memory(bytes), .. }) = self.parts.pop_front() {
+            let part = self.parts.pop_front();
+            if let Some(Part { bytes: Bytes::Memory(bytes), .. }) = part.and_then(|part| self.fall(part)) {
                 memory = bytes;
             }
         }
@@ -421,7 +459,7 @@ impl Log {
     pub fn on_disk(&self) -> Option<Log> {
         self.files.then(|| {
             let parts = self.parts.clone();
-            let mut log = Log { parts, recent: Vec::new(), returns: VecDeque::new(), ..*self };
+            let mut log = Log { parts, recent: Vec::new(), fallen: Vec::new(), returns: VecDeque::new(), ..*self };
             log.take_back(ErrorKind::Other); // what is not heard may be cut off meanwhile
             log
         })
@@ -487,7 +525,7 @@ impl Log {
             let gap = if whole { None } else { Some(Gap { from: next, lost }) };
             return Ok(Place { pos, id: asked, gap });
         }
-        let pos = self.parts.front().map_or(self.heard.pos, |p| p.start);
+        let pos = self.start();
         let (next, kept) = (self.next(pos)?, self.kept());
         let id = match next {
             Some(id) if !self.copy => Id { seq: id.seq.saturating_sub(1), ..id },

@@ -11,7 +11,8 @@
 //! Limits: `CONNECT`, `ADDRESSES`, [`ANSWER`], `MAX_PAUSE`; `resp.rs` has those of a reply. Shortcut: the system looks up the
 //! name of the server, in a time of its own. Deliberately absent: what the commands mean.
 
-use crate::channel::{jitter, lock};
+use crate::channel::jitter;
+use crate::duplex::lock;
 use crate::resp::{self, Address, Reply, alone};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, BufReader, ErrorKind, Read, Write};

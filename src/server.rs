@@ -15,6 +15,7 @@ use crate::channel::{Channel, Opening, jitter};
 use crate::connection::{Answer, Connection, Stop};
 use crate::event::{self, Event};
 use crate::flags::Config;
+use crate::framing::Framing;
 use crate::gate::{self, Tokens};
 use crate::http::{self, Request};
 use crate::hub::{Hub, is_channel, is_lab, start};
@@ -28,7 +29,7 @@ use crate::pages::{self, File};
 use crate::reject::*;
 use crate::trace::{Trace, Tracer};
 use crate::websocket::{self, Accepted};
-use crate::ws;
+use crate::ws::{self, Handshake};
 use std::fmt;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -52,6 +53,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// The middle of the reconnection times given out by a full server, in milliseconds.
 const FULL_RETRY: u64 = 5000;
 
+const CLOSE: &str = "Connection: close\r\n";
 const VARY: &str = "Vary: Accept\r\n";
 const STREAM_FIELDS: &str =
     "Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\nVary: Accept\r\n";
@@ -183,7 +185,7 @@ enum Route {
     /// A lesson for this client.
     Lesson(Script),
     /// The channel, where to begin, `?wait=`, and the handshake of a WebSocket.
-    Listen(String, From, Option<Duration>, Option<Accepted>),
+    Listen(String, From, Option<Duration>, Option<(Handshake, Accepted)>),
     /// The channel, what the events are called, and the addresses of `?to=` and `?except=`.
     Publish(String, Event, Option<String>, Option<String>),
     /// Pull the plug of a tap's connections.
@@ -304,7 +306,7 @@ impl Shared {
                 // "Interpreting an event stream": each stream begins with an empty last event ID buffer).
                 connection.brief = true; // this is the end of the stream, also for who does not count its bytes
                 let body = format!(": {}\nretry: {}\n", r.why, jitter(FULL_RETRY, 50));
-                Answer { fields: STREAM_FIELDS.into(), ..Answer::text(body) }
+                Answer { fields: STREAM_FIELDS.into(), framing: framing(&req), ..Answer::text(body) }
             }
             Err(r) => r.into(),
         };
@@ -372,14 +374,9 @@ impl Shared {
         if !is_lab(name)
             && let Some(handshake) = ws::handshake(req)?
         {
-            let accepted = Accepted {
-                head: http::head(101, &[&handshake.fields, "\r\n"]),
-                blocks: handshake.event_stream,
-                may_publish: self.tokens.may(req, "POST"),
-                name: name.into(),
-                template: named(req)?,
-            };
-            let route = Route::Listen(name.into(), place(req, false)?, None, Some(accepted));
+            let accepted =
+                Accepted { may_publish: self.tokens.may(req, "POST"), name: name.into(), template: named(req)? };
+            let route = Route::Listen(name.into(), place(req, false)?, None, Some((handshake, accepted)));
             return if brief { Err(CONNECTIONS) } else { Ok(route) };
         }
         match req.method {
@@ -436,14 +433,17 @@ impl Shared {
             Route::Listen(name, from, wait, accepted) => {
                 let channel = self.hub.channel_from(&name, &from)?;
                 let place = channel.place(&from)?;
-                let mut opening = Opening { head: String::new(), from, place, wait, trace: Trace::default() };
-                let Some(accepted) = accepted else {
-                    let end = if wait.is_none() { "Connection: close\r\n\r\n" } else { "Connection: close\r\n" };
-                    opening.head = http::head(200, &[STREAM_FIELDS, &connection.cors, end]);
+                let framing = framing(req);
+                let mut opening =
+                    Opening { head: String::new(), framing, from, place, wait, trace: Trace::default(), socket: None };
+                let Some((handshake, accepted)) = accepted else {
+                    opening.head = http::head(200, &[STREAM_FIELDS, &connection.cors, CLOSE]);
                     connection.note(200);
                     return Ok(Reply::Stream(channel, opening));
                 };
-                websocket::serve(connection, &self.hub, &channel, opening, accepted, self.shares.connections)?;
+                opening.framing = if handshake.event_stream { Framing::Blocks } else { Framing::Data };
+                opening.head = http::head(101, &[&handshake.fields]);
+                websocket::serve(connection, &self.hub, &channel, opening, &accepted, self.shares.connections)?;
                 return Ok(Reply::Given);
             }
             Route::Publish(name, template, to, except) => {
@@ -458,6 +458,11 @@ impl Shared {
             }
         }))
     }
+}
+
+/// How a body without a length is framed: HTTP/1.0 knows no chunks (RFC 9112 §6.1).
+fn framing(req: &Request) -> Framing {
+    if req.minor == 0 { Framing::None } else { Framing::Chunks }
 }
 
 /// What a request's events are called, but for the data.

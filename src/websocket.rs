@@ -1,47 +1,41 @@
 //! A WebSocket's connection: a channel heard and fed with frames.
 //!
-//! Inside the server it is a reader like any other: the channel writes to one end of a pair of sockets what it would
-//! write to an event stream's client, with the same place in the log, pings and ends. A thread at the other end makes
-//! frames of these blocks; the connection's own thread reads the client's frames, and publishes.
+//! Its subscriber is one like any other, with its own framing (`framing.rs`): the pump writes to the socket. The
+//! connection's thread reads the client's frames, and publishes; it writes Pong frames between the others (`duplex.rs`).
 //!
-//! - a block of the stream is a text message: its data, or with the subprotocol `event-stream` the whole block;
-//! - `:ping` is a Ping frame (RFC 6455 §5.5.2);
-//! - the end of the stream is a Close frame, 1013: come back, with `?since=`.
+//! - a block of the log is a text message: its data, or with the subprotocol `event-stream` the whole block;
+//! - a heartbeat is a Ping frame (RFC 6455 §5.5.2);
+//! - the end is a Close frame, behind whole messages. Before it is sent the subscriber leaves its channel, so that nobody
+//!   else writes. If the client ends it, its thread does that. Otherwise a thread of its own does: the code is 1013, come
+//!   back with `?since=`.
 //!
-//! Limits: [`UNANSWERED`], `CLOSE_TIME`; `--max-body` for a message; a WebSocket holds four descriptors, and so it
-//! counts as four connections. Shortcut: two threads for each, because std cannot wait for two sockets at once.
+//! Limits: [`UNANSWERED`], `CLOSE_TIME`; `--max-body` for a message. A WebSocket holds two descriptors, and so it counts as
+//! two connections.
 
-use crate::channel::{Channel, Opening, lock};
+use crate::channel::{Channel, Opening};
 use crate::connection::Connection;
+use crate::duplex::{Duplex, lock};
 use crate::event::Event;
+use crate::framing::Frame;
 use crate::hub::{Hub, start};
+use crate::log::Part;
 use crate::reject::{CONNECTIONS, PUBLISH_TOKEN, Reject};
-use crate::subscriber::Slot;
-use crate::trace::Trace;
+use crate::subscriber::{Gone, Socket, Subscriber, UNANSWERED};
 use crate::ws::{self, Parser, Received};
-use std::io::{self, BufRead, BufReader, ErrorKind};
+use std::io::{self, ErrorKind};
 use std::mem::take;
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::thread::{Thread, park_timeout};
+use std::thread::sleep;
 use std::time::Duration;
 
-/// Limit: Ping frames, and writes of a heartbeat's length, that go unanswered.
-pub const UNANSWERED: u32 = 2;
-/// Limit: how long the client may take to answer a Close frame.
+/// Limit: how long the client may take to answer a Close frame, or to take the rest of a message behind its own.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
-/// Bytes of frames for which one write is worth waiting.
-const FRAMES: usize = 16 << 10;
+/// Limit: bytes of a part that has fallen which are framed at a time.
+const WINDOW: usize = 4096;
 
 /// A handshake that is accepted.
 pub struct Accepted {
-    /// The response head: a 101.
-    pub head: String,
-    /// Each message is a whole block.
-    pub blocks: bool,
     /// Whether its client may publish.
     pub may_publish: bool,
     /// The channel's name.
@@ -50,182 +44,139 @@ pub struct Accepted {
     pub template: Event,
 }
 
-/// The socket's writing half: one frame at a time.
-struct Out {
-    stream: TcpStream,
-    trace: Trace,
-    closed: bool, // a Close frame was sent, behind which there is nothing (§5.5.1)
+/// Why a WebSocket is closed: a status code, if it has one, and a reason.
+type End = (Option<u16>, &'static str);
+
+const COME_BACK: End = (Some(1013), "you have fallen behind, or your time is over; come back with ?since=ID");
+
+/// A WebSocket that has left its channel. When it is dropped, its connection ends.
+struct Left(Subscriber, Arc<Mutex<Duplex>>);
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        let _ = self.0.stream.shutdown(Shutdown::Both);
+    }
 }
 
-/// What the two threads share.
-struct Socket {
-    out: Mutex<Out>,
-    inner: UnixStream, // our end of the pair
-    unanswered: AtomicU32,
-    ended: AtomicBool, // the client's frames are
-    _slots: [Slot; 2],
-}
-
-impl Socket {
-    /// Sends whole frames, unless the connection is being closed. The write timeout is a heartbeat.
-    fn send(&self, mut frames: &[u8], last: bool) -> io::Result<()> {
-        let out = &mut *lock(&self.out);
-        if out.closed {
-            return Err(ErrorKind::BrokenPipe.into());
+impl Left {
+    /// Sends what is left of the message in which it stands, a Close frame, and waits for the client's.
+    fn end(&mut self, part: Option<Arc<Part>>) -> io::Result<()> {
+        let Left(sub, half) = self;
+        let mut own = sub.more.as_mut().map(|more| take(&mut more.own)).unwrap_or_default();
+        send(half, &sub.stream, own.as_slice())?;
+        own.by_ref().for_each(drop);
+        let mut at = sub.at();
+        let mut window = [0; WINDOW];
+        while let (Some(Frame::Open(_, end)), Some(part)) = (at.frame, &part) {
+            let size = part.copy(at.pos, &mut window)?.min(usize::try_from(end - at.pos).unwrap_or(WINDOW));
+            let mut bytes = Vec::new();
+            at = sub.framing.wrap(at, window.get(..size).unwrap_or_default(), &mut bytes);
+            if bytes.is_empty() {
+                break;
+            }
+            send(half, &sub.stream, &bytes)?;
         }
-        out.closed = last;
-        let mut stalls = 0;
-        while !frames.is_empty() {
-            match out.trace.write(&out.stream, frames) {
-                Ok(n @ 1..) => {
-                    frames = frames.get(n..).unwrap_or_default();
-                    stalls = 0;
-                }
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) && stalls < UNANSWERED => {
-                    stalls += 1;
-                }
-                _ => {
-                    out.closed = true; // half a frame may be out: what came behind it would be read as its other half
-                    let _ = out.stream.shutdown(Shutdown::Both);
-                    return Err(ErrorKind::TimedOut.into());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Says why it ends, once.
-    fn close(&self, code: Option<u16>, reason: &str) {
-        let mut frame = Vec::new();
-        ws::close(code, reason, &mut frame);
-        let _ = self.send(&frame, true); // where this fails the client is gone
-    }
-
-    /// Makes frames of the blocks that the channel writes, until it has no more to say.
-    fn hear(&self, blocks: bool) -> io::Result<()> {
-        let mut stream = BufReader::new(&self.inner);
-        let mut block = Vec::new();
-        let mut frames = Vec::new();
-        let mut first = true;
-        while stream.read_until(b'\n', &mut block)? > 0 {
-            if !block.ends_with(b"\n\n") {
-                continue;
-            }
-            if block.starts_with(b":ping") {
-                if self.unanswered.fetch_add(1, SeqCst) >= UNANSWERED {
-                    return Err(ErrorKind::TimedOut.into());
-                }
-                ws::frame(ws::PING, b"", &mut frames);
-            } else if blocks {
-                ws::frame(ws::TEXT, &block, &mut frames);
-            } else if !first {
-                ws::frame(ws::TEXT, &data(&block), &mut frames); // the first one is the prelude
-            }
-            block = Vec::new();
-            first = false;
-            // What is there already goes with it, in one write.
-            if stream.buffer().is_empty() || frames.len() > FRAMES {
-                self.send(&frames, false)?;
-                frames.clear();
-                frames.shrink_to(FRAMES);
-            }
-        }
-        self.send(&frames, false) // the stream ended within a block
-    }
-
-    /// The life of the thread that writes.
-    fn write(&self, blocks: bool) {
-        if self.hear(blocks).is_ok() && !self.ended.load(SeqCst) {
-            self.close(Some(1013), "you have fallen behind, or your time is over; come back with ?since=ID");
-            park_timeout(CLOSE_TIME); // the other thread wakes us when the client has answered
-        }
-        // Otherwise the other thread ends it, and lets the client read to the end (RFC 9112 §9.6).
-        if !self.ended.load(SeqCst) {
-            let _ = lock(&self.out).stream.shutdown(Shutdown::Both);
-        }
-    }
-
-    /// Reads and obeys the client's frames, until there are no more. Returns with what it is to be closed.
-    fn obey(
-        &self, connection: &mut Connection, hub: &Hub, accepted: &Accepted,
-    ) -> Result<(), (Option<u16>, &'static str)> {
-        let mut parser = Parser::new(hub.config().max_body);
-        let traced = lock(&self.out).trace.watches();
-        while let Ok((bytes, early)) = connection.receive() {
-            if traced {
-                let trace = &mut lock(&self.out).trace;
-                if !early {
-                    trace.received(&bytes);
-                }
-                trace.heard(&bytes);
-            }
-            let mut rest = &bytes[..];
-            while let Some(received) = parser.next(&mut rest).map_err(|fail| (Some(fail.code), fail.reason))? {
-                match received {
-                    Received::Message(_) if !accepted.may_publish => return Err((Some(1008), PUBLISH_TOKEN.why)),
-                    Received::Message(text) => {
-                        let event = accepted.template.clone().with_data(text);
-                        let code = |r: Reject| (Some(if r.status == 500 { 1011 } else { 1013 }), r.why);
-                        hub.publish(&accepted.name, &[event]).map_err(code)?;
-                    }
-                    Received::Ping(payload) => {
-                        let mut pong = Vec::new();
-                        ws::frame(ws::PONG, &payload, &mut pong);
-                        let _ = self.send(&pong, false); // where this fails no more is to be read soon
-                    }
-                    Received::Pong => self.unanswered.store(0, SeqCst),
-                    Received::Close(code) => return Err((code, "")),
-                }
-            }
+        if !matches!(at.frame, Some(Frame::Open(..))) {
+            close(half, &sub.stream, COME_BACK);
+            sleep(CLOSE_TIME);
         }
         Ok(())
     }
 }
 
-/// The data of a block, as `event.rs` writes it.
-fn data(block: &[u8]) -> Vec<u8> {
-    let lines = block.split(|&b| b == b'\n').filter_map(|line| line.strip_prefix(b"data: "));
-    lines.collect::<Vec<_>>().join(&b'\n')
+/// Has a thread end a WebSocket whose subscriber had to leave.
+fn part_with(sub: Subscriber, half: Arc<Mutex<Duplex>>, part: Option<Arc<Part>>) {
+    let over = sub.gone.is_some_and(|gone| gone != Gone::Done);
+    let mut left = Left(sub, half);
+    if over {
+        // If there is no thread, it just ends.
+        let _ = start("websocket", Box::new(move || drop(left.end(part))));
+    }
+}
+
+/// Sends bytes, and waits for the client; the write timeout is a heartbeat.
+fn send(half: &Mutex<Duplex>, stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+    let mut half = lock(half);
+    half.busy = true; // no Pong frame comes behind
+    let mut stalls = 0;
+    while !bytes.is_empty() {
+        match half.trace.write(stream, bytes) {
+            Ok(n @ 1..) => {
+                bytes = bytes.get(n..).unwrap_or_default();
+                stalls = 0;
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) && stalls < UNANSWERED => {
+                stalls += 1;
+            }
+            _ => return Err(ErrorKind::TimedOut.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Says why it ends.
+fn close(half: &Mutex<Duplex>, stream: &TcpStream, (code, reason): End) {
+    let mut frame = Vec::new();
+    ws::close(code, reason, &mut frame);
+    let _ = send(half, stream, &frame); // if this fails the client is gone
+}
+
+/// Reads and obeys the client's frames, until there are no more. Returns with what it is to be closed.
+fn obey(
+    connection: &mut Connection, half: &Mutex<Duplex>, hub: &Hub, channel: &Arc<Channel>, accepted: &Accepted,
+) -> Result<(), End> {
+    let mut parser = Parser::new(hub.config().max_body);
+    while let Ok((bytes, early)) = connection.receive(|| drop(lock(half))) {
+        lock(half).heard(&bytes, early);
+        let mut rest = &bytes[..];
+        while let Some(received) = parser.next(&mut rest).map_err(|fail| (Some(fail.code), fail.reason))? {
+            match received {
+                Received::Message(_) if !accepted.may_publish => return Err((Some(1008), PUBLISH_TOKEN.why)),
+                Received::Message(text) => {
+                    let event = accepted.template.clone().with_data(text);
+                    let code = |r: Reject| (Some(if r.status == 500 { 1011 } else { 1013 }), r.why);
+                    hub.publish(&accepted.name, &[event]).map_err(code)?;
+                }
+                Received::Ping(payload) => {
+                    let mut pong = Vec::new();
+                    ws::frame(ws::PONG, &payload, &mut pong);
+                    if lock(half).pong(&connection.stream, pong) {
+                        hub.wake(channel);
+                    }
+                }
+                Received::Pong => lock(half).unanswered = 0,
+                Received::Close(code) => return Err((code, "")),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Serves a WebSocket to its end. `most`: connections at a time.
 ///
 /// # Errors
-/// Where it would be one too many, or the system has not what it takes; then nothing was sent.
+/// If it would be one too many, or the system has not what it takes.
 pub fn serve(
-    connection: &mut Connection, hub: &Arc<Hub>, channel: &Arc<Channel>, opening: Opening, accepted: Accepted,
+    connection: &mut Connection, hub: &Arc<Hub>, channel: &Arc<Channel>, mut opening: Opening, accepted: &Accepted,
     most: usize,
 ) -> Result<(), Reject> {
-    let [slot, (second, _), (third, number)] = [hub.connect(), hub.connect(), hub.connect()];
-    let pair = UnixStream::pair().ok().filter(|_| number <= most);
-    let ((inner, theirs), stream) = pair.zip(connection.stream.try_clone().ok()).ok_or(CONNECTIONS)?;
-    let socket = Arc::new(Socket {
-        out: Mutex::new(Out { stream, trace: take(&mut connection.trace), closed: false }),
-        inner,
-        unanswered: AtomicU32::new(0),
-        ended: AtomicBool::new(false),
-        _slots: [second, third],
-    });
-    let timeout = connection.stream.set_write_timeout(Some(hub.config().heartbeat));
-    let theirs = TcpStream::from(OwnedFd::from(theirs)); // a socket is a socket: nothing of TCP is asked of it
-    if timeout.is_err() || hub.subscribe(channel, theirs, slot.0, opening).is_err() {
-        return Err(CONNECTIONS);
-    }
+    let (slot, number) = hub.connect();
+    let stream = connection.stream.try_clone().ok().filter(|_| number <= most).ok_or(CONNECTIONS)?;
+    connection.stream.set_write_timeout(Some(hub.config().heartbeat)).map_err(|_| CONNECTIONS)?;
+    let half = Arc::<Mutex<Duplex>>::default();
+    lock(&half).trace = take(&mut connection.trace);
+    let own = half.clone();
+    let leave = Box::new(move |sub, part| part_with(sub, own, part));
+    opening.socket = Some(Socket { half: half.clone(), leave });
     connection.note(101);
-    let _ = socket.send(accepted.head.as_bytes(), false); // where this fails the client is gone, and the rest is short
-    let hearing = socket.clone();
-    let blocks = accepted.blocks;
-    let writer = start("websocket", Box::new(move || hearing.write(blocks)));
-    let end = match &writer {
-        Ok(_) => socket.obey(connection, hub, &accepted),
-        Err(_) => Err((Some(1013), "no thread can be had; come back later")),
-    };
-    socket.ended.store(true, SeqCst);
-    if let Err((code, reason)) = end {
-        socket.close(code, reason);
+    let key = hub.subscribe(channel, stream, slot, opening).map_err(|_| CONNECTIONS)?;
+    let end = obey(connection, &half, hub, channel, accepted);
+    if let Some(sub) = channel.leave(key, CLOSE_TIME)
+        && let Err(end) = end
+        && !sub.is_busy()
+    {
+        close(&half, &sub.stream, end);
     }
-    let _ = socket.inner.shutdown(Shutdown::Both); // the channel's reader is gone, and so is the other thread
-    writer.iter().for_each(Thread::unpark);
     Ok(())
 }

@@ -261,11 +261,10 @@ fn closing(payload: &[u8]) -> Result<Received, Fail> {
     Ok(Received::Close(Some(code)))
 }
 
-/// Appends a frame of ours: whole, not masked, its length in the shortest form. A text must be UTF-8, and a control frame's
-/// payload has at most [`MAX_CONTROL`] bytes.
-pub fn frame(opcode: u8, payload: &[u8], out: &mut Vec<u8>) {
+/// Appends the header of a frame of ours: whole, not masked, its length in the shortest form. A control frame's payload has
+/// at most [`MAX_CONTROL`] bytes.
+pub fn header(opcode: u8, length: u64, out: &mut Vec<u8>) {
     out.push(0x80 | opcode);
-    let length = payload.len();
     match length {
         0..126 => out.push(length as u8),
         126..0x1_0000 => {
@@ -274,9 +273,14 @@ pub fn frame(opcode: u8, payload: &[u8], out: &mut Vec<u8>) {
         }
         _ => {
             out.push(127);
-            out.extend((length as u64).to_be_bytes());
+            out.extend(length.to_be_bytes());
         }
     }
+}
+
+/// Appends a frame of ours. A text must be UTF-8.
+pub fn frame(opcode: u8, payload: &[u8], out: &mut Vec<u8>) {
+    header(opcode, payload.len() as u64, out);
     out.extend_from_slice(payload);
 }
 

@@ -22,6 +22,7 @@ use std::thread::{scope, sleep};
 use std::time::Duration;
 use tincan::event::{Event, parse};
 use tincan::explain::Explainer;
+use tincan::framing::Framing;
 use tincan::http::{Chunked, HeadEnd, Request};
 use tincan::resp;
 use tincan::stream::Entry;
@@ -521,13 +522,24 @@ fn what_is_for_one_alone_and_is_read_bit_by_bit() {
         let stream = TcpStream::from(OwnedFd::from(server));
         stream.set_nonblocking(true).unwrap();
         let slot = Slot::take(&Default::default()).0;
-        let mut sub =
-            Subscriber { stream, pos: 0, more: None, due: 0, key: 0, stalls: 0, gone: None, shut: false, slot };
+        let framing = Framing::Chunks;
+        let mut sub = Subscriber {
+            stream,
+            pos: 0,
+            more: None,
+            due: 0,
+            key: 0,
+            stalls: 0,
+            framing,
+            gone: None,
+            shut: false,
+            slot,
+        };
         own(|| {
             sub.give_alone(vec![b'a'; n].into_iter(), 0, 1000).ok().unwrap();
             for _ in 0..n.div_ceil(4096) {
                 client.read_exact(&mut [0; 4096]).unwrap();
-                sub.give(b"", 0, 1000).ok().unwrap();
+                sub.give(b"", &mut Default::default(), 0, 1000).ok().unwrap();
             }
         })
     });
