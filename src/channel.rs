@@ -663,7 +663,7 @@ impl Channel {
             if sub.framing.is_by_blocks() && sub.is_busy() {
                 // It may have to finish a message that the log is about to drop.
                 framed = framed.min(next);
-                sub.gone = sub.gone.or((next < start).then_some(Gone::CutOff));
+                sub.gone = sub.gone.or((sub.at().end() < start).then_some(Gone::CutOff));
             }
             if let Some(gone) = sub.gone {
                 turn.cut_off += u64::from(gone == Gone::CutOff);

@@ -67,6 +67,11 @@ impl At {
         if let Some(Frame::Sought(next, _)) = self.frame { next } else { self.pos }
     }
 
+    /// Where what the open frame wraps ends.
+    pub fn end(&self) -> u64 {
+        if let Some(Frame::Open(_, end)) = self.frame { end } else { self.pos }
+    }
+
     /// So many bytes of the payload were written. A message ends with them; a chunk has still an end of its own.
     fn pass(&mut self, count: u64, framing: Framing) {
         let Some(Frame::Open(left, end)) = self.frame else { return };

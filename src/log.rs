@@ -38,7 +38,7 @@ const RETURNS: usize = 1000;
 /// Limit: the bytes of a log with files that are in memory as well, unless the newest POST alone is more.
 const RECENT: usize = 64 << 10;
 
-/// Limit: parts that have fallen since somebody looked.
+/// Limit: parts that have fallen.
 const FALLEN: usize = 32;
 
 /// Where a reader wants to start.
@@ -379,10 +379,12 @@ impl Log {
         None
     }
 
-    /// Has parts fall that are dropped behind this position. Returns those that have fallen.
+    /// Has parts fall that are dropped and end behind this position. Returns those that have fallen.
     pub fn hold(&mut self, pos: u64) -> Vec<Arc<Part>> {
+        let fallen = self.fallen.clone();
         self.held = pos;
-        std::mem::take(&mut self.fallen)
+        self.fallen.retain(|part| part.start + part.len > pos);
+        fallen
     }
 
     /// Where the oldest byte stands that is kept.

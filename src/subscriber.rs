@@ -228,7 +228,7 @@ impl Subscriber {
 
     /// It is given nothing further, but for the rest of the frame that it stands in.
     pub fn stop_here(&mut self) {
-        let stop = if let Some(Frame::Open(_, end)) = self.at().frame { end } else { self.pos };
+        let stop = self.at().end();
         let more = self.more.get_or_insert_default();
         more.poll = Some(Poll::Until(stop));
         more.frame.take_if(|frame| matches!(frame, Frame::Sought(..)));
