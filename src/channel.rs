@@ -21,22 +21,22 @@
 //! Deliberately absent: HTTP. Heads come from `server.rs`, ready to be sent.
 
 use crate::disk;
-use crate::duplex::lock;
+use crate::duplex::{Duplex, lock};
 use crate::event::Event;
 use crate::flags::Config;
-use crate::framing::{Framing, Wire};
+use crate::framing::{Framing, Wire, block_end};
 use crate::id::Id;
-use crate::log::{From, Log, PIECE, Part, Place, Trimmed};
+use crate::log::{From, Log, PIECE, Place, Trimmed};
 use crate::reject::{BEHIND, DISK_FULL, LOG_FAILED, LOG_UNREADABLE, NOBODY, Reject};
 use crate::report::report;
 use crate::stream::Entry;
-use crate::subscriber::{Gone, More, Poll, Slot, Socket, Subscriber};
+use crate::subscriber::{Gone, More, Poll, Slot, Subscriber};
 use crate::trace::Trace;
 use crate::writer::{Begun, End, Writer};
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io;
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -47,6 +47,8 @@ const PUBLISH_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Pause before a subscriber is looked at again that is to leave, and stands in a frame.
 const LEAVE_PAUSE: Duration = Duration::from_millis(20);
+/// Limit: how long that is done.
+const LEAVE_TIME: Duration = Duration::from_secs(2);
 
 /// Subscribers of a channel that are worth a core of their own.
 const SHARE: usize = 512;
@@ -68,13 +70,13 @@ pub fn millis(duration: Duration) -> u64 {
 
 struct State {
     log: Log,
-    pumped: u64,         // the lowest position of a subscriber that keeps up, at the end of the last turn
-    used: Instant,       // when somebody last came, left or published
-    syncing: bool,       // a publisher is writing to the disk for all
-    failing: bool,       // the last append failed
-    wanted: Option<u64>, // somebody has to be given what stands in a file from here on
-    replaying: bool,     // a thread reads from files
-    replayed: u64,       // the end of what was last read from a file
+    pumped: u64,   // the lowest position of a subscriber that keeps up, at the end of the last turn
+    used: Instant, // when somebody last came, left or published
+    syncing: bool, // a publisher is writing to the disk for all
+    failing: bool, // the last append failed
+    wanted: Option<(u64, bool)>, // somebody has to be given what stands in a file from here on
+    replaying: bool, // a thread reads from files
+    replayed: u64, // the end of what was last read from a file
 }
 
 /// Which ids events get.
@@ -99,6 +101,7 @@ pub struct Channel {
     subscribers: Mutex<Vec<Subscriber>>,
     joining: Mutex<Vec<Subscriber>>, // so that nobody who joins waits for a turn to end
     readers: AtomicUsize,            // in both lists
+    leaving: AtomicUsize,            // of these: they hear nothing new
     /// Whether it waits for the pump.
     pub queued: AtomicBool,
     /// When the pump tries its stalled readers again, or ends a poll; 0 if it need not.
@@ -109,44 +112,50 @@ pub struct Channel {
 #[derive(Default)]
 pub struct Piece {
     from: u64,
+    whole: bool, // it begins with a whole block
     bytes: Vec<u8>,
     bad: bool, // nothing could be read there
 }
 
 impl Piece {
-    /// What it has from this position on.
-    fn get(&self, pos: u64) -> Option<&[u8]> {
-        let from = usize::try_from(pos.checked_sub(self.from)?).ok()?;
+    /// What it has from this position on; if that has to be a `whole` block, it must begin with it.
+    fn get(&self, (pos, whole): (u64, bool)) -> Option<&[u8]> {
+        let from = usize::try_from(pos.checked_sub(self.from)?).ok();
+        let from = from.filter(|from| !whole || (*from == 0 && self.whole))?;
         self.bytes.get(from..).filter(|rest| !rest.is_empty())
     }
 
-    /// What it has for this subscriber. What is framed by blocks has to begin with a piece, for a block that goes on behind
-    /// it is looked for from there on.
-    fn of(&self, sub: &Subscriber) -> Option<&[u8]> {
-        let pos = sub.at().next();
-        self.get(pos).filter(|_| pos == self.from || !sub.framing.is_by_blocks())
-    }
-
-    /// What the log has in memory for this subscriber; none if that is in a file.
-    fn at(&mut self, channel: &Channel, sub: &Subscriber) -> Result<Option<&[u8]>, Trimmed> {
-        if self.of(sub).is_none() {
-            self.from = sub.at().next();
-            if channel.state().log.read(self.from, &mut self.bytes)?.is_some() {
-                return Ok(None);
-            }
+    /// What the log has in memory from this position on; none if that is in a file.
+    fn at(&mut self, channel: &Channel, place: (u64, bool)) -> Result<Option<&[u8]>, Trimmed> {
+        if self.get(place).is_none() && !self.read(channel, place, false)? {
+            return Ok(None);
         }
-        Ok(Some(self.of(sub).unwrap_or_default()))
+        Ok(Some(self.get(place).unwrap_or_default()))
     }
 
-    /// Reads what stands in a file from this position on, and waits for the disk.
-    fn load(&mut self, channel: &Channel, pos: u64) {
-        let stretch = channel.state().log.read(pos, &mut self.bytes);
+    /// Reads what the log has from this position on, up to the end of a block if it has to be `whole`. Returns whether it is
+    /// there: what stands in a file is read by those who may `wait` for the disk.
+    fn read(&mut self, channel: &Channel, (pos, whole): (u64, bool), wait: bool) -> Result<bool, Trimmed> {
         self.from = pos;
-        if let Ok(Some(stretch)) = stretch
-            && let Err(e) = stretch.read(&mut self.bytes)
-        {
-            self.bad = true;
-            channel.unreadable(pos, &e);
+        self.whole = whole;
+        self.bytes.clear();
+        self.bytes.shrink_to(PIECE);
+        loop {
+            let before = self.bytes.len();
+            let stretch = channel.state().log.read(pos + before as u64, &mut self.bytes)?;
+            if let Some(stretch) = stretch {
+                if !wait {
+                    return Ok(false);
+                }
+                if let Err(e) = stretch.read(&mut self.bytes) {
+                    self.bad = true;
+                    channel.unreadable(pos, &e);
+                }
+            }
+            let new = self.bytes.get(before.saturating_sub(1)..).unwrap_or_default();
+            if !whole || self.bytes.len() == before || block_end(new).is_some() {
+                return Ok(true);
+            }
         }
     }
 }
@@ -164,8 +173,8 @@ pub struct Opening {
     pub head: String,
     /// How it is wrapped what it is given; a poll that is answered at once has a `Content-Length` in its place.
     pub framing: Framing,
-    /// A WebSocket's.
-    pub socket: Option<Socket>,
+    /// A WebSocket's half.
+    pub half: Option<Arc<Mutex<Duplex>>>,
     /// Where it wants to start.
     pub from: From,
     /// Where that is, see [`Channel::place`].
@@ -213,6 +222,7 @@ impl Channel {
             subscribers: Mutex::default(),
             joining: Mutex::default(),
             readers: AtomicUsize::new(0),
+            leaving: AtomicUsize::new(0),
             queued: AtomicBool::new(false),
             retry: AtomicU64::new(0),
         }
@@ -222,9 +232,14 @@ impl Channel {
         lock(&self.state)
     }
 
-    /// How many subscribers it has.
+    /// How many subscribers it has, with those that are on their way out.
     pub fn readers(&self) -> usize {
         self.readers.load(SeqCst)
+    }
+
+    /// How many subscribers hear what is said.
+    pub fn hearing(&self) -> usize {
+        self.readers().saturating_sub(self.leaving.load(SeqCst))
     }
 
     /// Where what may be heard ends.
@@ -335,7 +350,7 @@ impl Channel {
     ///
     /// # Errors
     /// [`NOBODY`] where nobody has this address; [`BEHIND`] where it does not take them now.
-    pub fn send_to(&self, address: &str, events: &[Event], now: u64, heartbeat: Duration) -> Result<(), Reject> {
+    pub fn send_to(&self, address: &str, events: &[Event], now: u64) -> Result<(), Reject> {
         let mut bytes = Vec::new();
         events.iter().for_each(|event| event.write(None::<Id>, &mut bytes));
         let Batch { mut piece, mut wires } = Batch::default();
@@ -349,15 +364,15 @@ impl Channel {
                     return Err(BEHIND);
                 }
                 let framed = sub.framing.alone(&bytes).into_iter();
-                return sub.give_alone(framed, now, millis(heartbeat)).map_err(|_| NOBODY);
+                return sub.give_alone(framed, now).map_err(|_| NOBODY);
             }
-            match piece.at(self, sub).map_err(|Trimmed| BEHIND)? {
-                Some(next) => drop(sub.give(next, &mut wires, now, millis(heartbeat)).map_err(|_| NOBODY)?),
+            let place = sub.reads().unwrap_or((end, false));
+            match piece.at(self, place).map_err(|Trimmed| BEHIND)? {
+                Some(next) => drop(sub.give(next, &mut wires, now).map_err(|_| NOBODY)?),
                 None => {
                     // Whoever speaks to a reader that has still to be given what is in a file waits for the disk itself.
-                    let pos = sub.at().next();
                     drop(subscribers);
-                    piece.load(self, pos);
+                    let _ = piece.read(self, place, true);
                     if piece.bad {
                         return Err(BEHIND);
                     }
@@ -509,9 +524,7 @@ impl Channel {
         &self, config: &Config, now: u64, stream: TcpStream, slot: Slot, opening: Opening,
     ) -> io::Result<(u64, bool)> {
         let (mut sub, beginning) = self.begin(config, now, stream, slot, opening);
-        if sub.more.as_ref().is_none_or(|more| more.socket.is_none()) {
-            sub.stream.set_nonblocking(true)?;
-        }
+        sub.stream.set_nonblocking(!sub.framing.is_message())?;
         let pos = sub.pos;
         let key = sub.key;
         // Without waiting where a turn is under way.
@@ -519,7 +532,7 @@ impl Channel {
         // Whoever publishes from here on wakes the pump, and whoever did before is seen below.
         self.readers.fetch_add(1, SeqCst);
         // With the lock: who is told its address can be found by it at once.
-        if sub.say(&beginning).and_then(|()| sub.finish(now, millis(config.heartbeat))).is_err() {
+        if sub.give_alone(beginning.into_iter(), now).and_then(|()| sub.finish(now)).is_err() {
             self.readers.fetch_sub(1, SeqCst);
             return Err(io::ErrorKind::BrokenPipe.into());
         }
@@ -534,7 +547,7 @@ impl Channel {
     fn begin(
         &self, config: &Config, now: u64, stream: TcpStream, slot: Slot, opening: Opening,
     ) -> (Subscriber, Vec<u8>) {
-        let Opening { head, from, place, wait, trace, framing, socket } = opening;
+        let Opening { head, from, place, wait, trace, framing, half } = opening;
         let Place { pos, id, gap } = place;
         let end = self.end();
         let retry = jitter(config.retry, 50);
@@ -548,38 +561,35 @@ impl Channel {
             gap.event(asked).write(None::<Id>, &mut prelude);
         }
         let at_once = wait.is_some_and(|wait| wait.is_zero() || pos < end || gap.is_some());
-        let poll = wait.map(|_| if at_once { Poll::Until(end) } else { Poll::Wait });
+        let poll = wait.map(|_| if at_once { Poll::Until(end, Vec::new()) } else { Poll::Wait });
         let (framing, field) = match at_once {
             true => (Framing::None, format!("Content-Length: {}\r\n", prelude.len() as u64 + end - pos)),
-            false => (framing, framing.fields().into()),
+            false => (framing, framing.field().into()),
         };
         let age = config.max_age.map(|age| jitter(millis(age), 10));
         let expires = wait.map(millis).or(age).filter(|_| !at_once).map(|time| now + time);
         let beginning = [head.as_bytes(), field.as_bytes(), b"\r\n", &framing.alone(&prelude)].concat();
-        let more = More { poll, trace, expires, socket, ..More::default() };
-        let more = Some(Box::new(more)).filter(|more| !more.is_empty());
-        let due = now + millis(config.heartbeat);
-        (Subscriber { stream, pos, more, due, key, stalls: 0, framing, gone: None, shut: false, slot }, beginning)
+        let more = poll.is_some() || expires.is_some() || half.is_some() || trace.watches();
+        let more = more.then(|| Box::new(More { poll, trace, expires, half, ..More::default() }));
+        (Subscriber { stream, pos, more, due: now, key, stalls: 0, framing, gone: None, shut: false, slot }, beginning)
     }
 
-    /// Takes a subscriber out of the list, once what it stands in is whole; if that is not in time, as it is. None if it is
-    /// gone already.
-    pub fn leave(&self, key: u64, time: Duration) -> Option<Subscriber> {
-        let until = Instant::now() + time;
+    /// Ends a subscriber with these bytes, behind the frame that is open, and takes it out of the list. If its socket does
+    /// not take that in time, or there are none, it is just taken out.
+    pub fn leave(&self, key: u64, last: &[u8], now: u64) {
+        let until = Instant::now() + LEAVE_TIME;
         loop {
             let mut subscribers = self.subscribers();
-            let at = subscribers.iter().position(|sub| sub.key == key)?;
-            let sub = subscribers.get_mut(at)?;
-            sub.stop_here();
-            let left = until.saturating_duration_since(Instant::now());
-            if !sub.is_busy() || left.is_zero() {
-                let sub = subscribers.remove(at);
-                self.readers.fetch_sub(1, SeqCst);
-                self.touch();
-                return Some(sub);
+            let Some(sub) = subscribers.iter_mut().find(|sub| sub.key == key) else { return };
+            if !sub.is_poll() {
+                sub.end_at(sub.at().end(), last.into());
+            }
+            let gone = last.is_empty() || sub.finish(now).is_err() || sub.is_ended();
+            if gone || Instant::now() >= until {
+                return self.keep(&mut subscribers, |sub| sub.key != key);
             }
             drop(subscribers);
-            let _ = self.changed.wait_timeout(self.state(), left.min(LEAVE_PAUSE));
+            let _ = self.changed.wait_timeout(self.state(), LEAVE_PAUSE);
         }
     }
 
@@ -590,7 +600,7 @@ impl Channel {
         state.replaying = wanted.is_some();
         drop(state);
         let mut read = Piece::default();
-        read.load(self, wanted?);
+        let _ = read.read(self, wanted?, true);
         self.state().replayed = read.from + read.bytes.len() as u64;
         Some(read)
     }
@@ -602,7 +612,7 @@ impl Channel {
 
     /// Gives each subscriber its next piece, of those that were `read` from a file or are in memory; if there are many,
     /// on as many cores as there are `batches`.
-    pub fn turn(&self, read: &Piece, batches: &mut [Batch], now: u64, heartbeat: Duration) -> Turn {
+    pub fn turn(&self, read: &Piece, batches: &mut [Batch], now: u64) -> Turn {
         for batch in &mut *batches {
             batch.piece.bytes.clear();
             batch.wires.iter_mut().for_each(Wire::forget);
@@ -611,15 +621,18 @@ impl Channel {
         let end = self.end();
         let delivered = AtomicU64::new(0);
         let give = |sub: &mut Subscriber, Batch { piece, wires }: &mut Batch| -> Result<u64, Gone> {
-            if read.bad && read.from == sub.at().next() {
-                return Err(Gone::CutOff);
+            if sub.waits() {
+                sub.end_at(end, sub.framing.last());
             }
-            sub.begin(end);
-            let next = match read.of(sub) {
-                None => piece.at(self, sub).map_err(|Trimmed| Gone::CutOff)?,
-                read => read,
+            let next = match sub.reads() {
+                None => Some(&[][..]),
+                Some((pos, _)) if read.bad && read.from == pos => return Err(Gone::CutOff),
+                Some(place) => match read.get(place) {
+                    None => piece.at(self, place).map_err(|Trimmed| Gone::CutOff)?,
+                    read => read,
+                },
             };
-            next.map_or(Ok(0), |next| sub.give(next, wires, now, millis(heartbeat)))
+            next.map_or(Ok(0), |next| sub.give(next, wires, now))
         };
         let all = |subs: &mut [Subscriber], batch: &mut Batch| {
             let mut sum = 0;
@@ -654,50 +667,49 @@ impl Channel {
     /// Drops those that are gone, and finds out who wants more.
     fn end_turn(&self, mut subscribers: MutexGuard<'_, Vec<Subscriber>>, end: u64, now: u64) -> Turn {
         let (mut turn, mut lowest, mut wanted) = (Turn::default(), end, None);
-        let mut framed = u64::MAX;
-        let state = self.state();
+        let mut held = u64::MAX;
+        let mut state = self.state();
         let (memory, start, replayed) = (state.log.memory(), state.log.start(), state.replayed);
         drop(state);
-        let gone = self.keep(&mut subscribers, |sub| {
-            let next = sub.at().next();
-            if sub.framing.is_by_blocks() && sub.is_busy() {
-                // It may have to finish a message that the log is about to drop.
-                framed = framed.min(next);
-                sub.gone = sub.gone.or((sub.at().end() < start).then_some(Gone::CutOff));
+        self.keep(&mut subscribers, |sub| {
+            if sub.framing.is_message() && !sub.is_poll() && sub.at().end() < start {
+                turn.cut_off += 1; // it hears the rest of a message, and then that it is to come back
+                sub.end_at(sub.at().end(), sub.framing.last());
             }
             if let Some(gone) = sub.gone {
-                turn.cut_off += u64::from(gone == Gone::CutOff);
+                turn.cut_off += u64::from(gone == Gone::CutOff && !sub.is_leaving());
                 return false;
             }
             let wants = sub.wants(end, now);
             // In the order of their places, round and round: so those who are near each other share a piece.
-            let ahead = |pos: u64| pos.wrapping_sub(replayed);
-            if wants && next < memory {
-                if wanted.is_none_or(|other| ahead(next) < ahead(other)) {
-                    wanted = Some(next);
+            let ahead = |(pos, _): (u64, bool)| pos.wrapping_sub(replayed);
+            if let Some(place) = sub.reads().filter(|place| wants && place.0 < memory) {
+                if wanted.is_none_or(|other| ahead(place) < ahead(other)) {
+                    wanted = Some(place);
                 }
             } else if let Some(retry) = sub.retry() {
                 turn.retry = Some(turn.retry.map_or(retry, |at| at.min(retry)));
             } else {
                 turn.more |= wants;
             }
-            if wants && sub.stalls == 0 {
+            if sub.framing.is_message() && sub.at().frame.is_some() {
+                held = held.min(sub.pos);
+            }
+            if wants && sub.stalls == 0 && !sub.is_leaving() {
                 lowest = lowest.min(sub.pos);
             }
             true
         });
         let joining = !lock(&self.joining).is_empty();
-        let mut state = self.state(); // with the list: what a turn finds out counts until the next one ends
+        state = self.state(); // with the list: what a turn finds out counts until the next one ends
         state.pumped = lowest;
         state.wanted = wanted;
+        state.log.hold(held);
         if !joining {
             state.log.given(lowest);
         }
-        let fallen = state.log.hold(framed);
         turn.disk = wanted.is_some() && !std::mem::replace(&mut state.replaying, true);
         drop(state);
-        drop(subscribers);
-        part_with(gone, &fallen);
         turn
     }
 
@@ -705,28 +717,35 @@ impl Channel {
     pub fn sweep(&self, now: u64, heartbeat: Duration) -> bool {
         let mut subscribers = self.subscribers();
         let end = self.end();
-        let mut stalled = false;
-        let gone = self.keep(&mut subscribers, |sub| {
-            sub.gone = sub.check(end, now, millis(heartbeat)).err();
-            stalled |= sub.stalls > 0 && sub.is_busy();
-            sub.gone.is_none()
+        let mut again = false;
+        self.keep(&mut subscribers, |sub| {
+            let stays = sub.check(end, now, millis(heartbeat)).is_ok();
+            again |= sub.is_busy();
+            stays
         });
-        drop(subscribers);
-        part_with(gone, &[]);
-        stalled
+        again
     }
 
-    /// Serves each subscriber; returns those that do not stay.
-    fn keep(&self, subs: &mut Vec<Subscriber>, mut stays: impl FnMut(&mut Subscriber) -> bool) -> Vec<Subscriber> {
-        let gone: Vec<_> = subs.extract_if(.., |sub| !stays(sub)).collect();
-        if !gone.is_empty() {
-            self.readers.fetch_sub(gone.len(), SeqCst);
+    /// Serves each subscriber, and drops those that do not stay.
+    fn keep(&self, subs: &mut Vec<Subscriber>, mut stays: impl FnMut(&mut Subscriber) -> bool) {
+        let before = subs.len();
+        let mut leaving = 0;
+        subs.retain_mut(|sub| {
+            let stays = stays(sub);
+            if !stays && sub.framing.is_message() {
+                let _ = sub.stream.shutdown(Shutdown::Both); // the thread that reads from it is told
+            }
+            leaving += usize::from(stays && sub.is_leaving());
+            stays
+        });
+        self.leaving.store(leaving, SeqCst);
+        if subs.len() < before {
+            self.readers.fetch_sub(before - subs.len(), SeqCst);
             self.touch();
             if subs.capacity() / 4 > subs.len() {
                 subs.shrink_to(2 * subs.len());
             }
         }
-        gone
     }
 
     /// The subscribers, with those that joined since.
@@ -734,15 +753,5 @@ impl Channel {
         let mut subscribers = lock(&self.subscribers);
         subscribers.append(&mut std::mem::take(&mut *lock(&self.joining)));
         subscribers
-    }
-}
-
-/// Drops subscribers, without a lock: to close a socket may take a while. A WebSocket is told.
-fn part_with(gone: Vec<Subscriber>, fallen: &[Arc<Part>]) {
-    for mut sub in gone {
-        if let Some(socket) = sub.more.as_mut().and_then(|more| more.socket.take()) {
-            let part = fallen.iter().find(|part| part.has(sub.pos)).cloned();
-            (socket.leave)(sub, part);
-        }
     }
 }

@@ -250,12 +250,12 @@ impl Connection {
         if has_length && answer.framing == framing::Framing::None {
             head += &format!("Content-Length: {}\r\n", answer.body.len());
         }
-        head += answer.framing.fields();
+        head += answer.framing.field();
         head += "\r\n";
         let mut bytes = head.into_bytes();
         if !self.head_only {
             bytes.extend(answer.framing.alone(&answer.body));
-            bytes.extend_from_slice(answer.framing.last());
+            bytes.extend(answer.framing.last());
         }
         let deadline = Instant::now() + RESPONSE_TIME;
         let mut rest = &bytes[..];

@@ -26,8 +26,8 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Duplex {
     /// What watches its bytes.
     pub trace: Trace,
-    /// A frame of the channel's is not whole yet, or nothing may follow.
-    pub busy: bool,
+    busy: bool,   // a frame of the channel's is not whole yet
+    closed: bool, // nothing comes behind a Close frame (RFC 6455 §5.5.1)
     /// Ping frames that the client has not answered.
     pub unanswered: u32,
     rest: Vec<u8>, // of a Pong frame
@@ -49,6 +49,9 @@ impl Duplex {
 
     /// Writes a Pong frame, or has it wait for its turn. Returns whether the channel is to be told that one waits.
     pub fn pong(&mut self, stream: &TcpStream, mut frame: Vec<u8>) -> bool {
+        if self.closed {
+            return false;
+        }
         if self.busy || self.owes() {
             return std::mem::replace(&mut self.pong, frame).is_empty();
         }
@@ -64,6 +67,18 @@ impl Duplex {
             self.trace.received(bytes);
         }
         self.trace.heard(bytes);
+    }
+
+    /// What has to stand before a Close frame, which is written next.
+    pub fn close(&mut self) -> Vec<u8> {
+        self.closed = true;
+        self.owed()
+    }
+
+    /// A Ping frame follows. Returns how many are unanswered with it.
+    pub fn asked(&mut self) -> u32 {
+        self.unanswered += 1;
+        self.unanswered
     }
 
     /// Whether something waits.

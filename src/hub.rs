@@ -451,7 +451,7 @@ impl Hub {
     /// As [`Hub::channel`] and [`Channel::send_to`].
     pub fn send_to(&self, name: &str, events: &[Event], address: &str) -> Result<(), Reject> {
         let channel = self.channel(name)?;
-        channel.send_to(address, events, self.now(), self.config.heartbeat)?;
+        channel.send_to(address, events, self.now())?;
         self.wake(&channel); // its socket may not have taken all of it
         Ok(())
     }
@@ -487,6 +487,11 @@ impl Hub {
             heart.unpark();
         }
         Ok(key)
+    }
+
+    /// Ends a subscriber, see [`Channel::leave`].
+    pub fn leave(&self, channel: &Channel, key: u64, last: &[u8]) {
+        channel.leave(key, last, self.now());
     }
 
     /// Has a thread replay a channel. Returns when to try it again, if there is none.
@@ -552,7 +557,7 @@ impl Hub {
 
     /// One turn of a channel. Returns when the first stalled subscriber is to be tried again, or the first poll ends.
     fn turn(self: &Arc<Hub>, channel: &Arc<Channel>, read: &Piece, batches: &mut [Batch]) -> Option<u64> {
-        let turn = channel.turn(read, batches, self.now(), self.config.heartbeat);
+        let turn = channel.turn(read, batches, self.now());
         self.counted.delivered.fetch_add(turn.delivered, Relaxed);
         self.counted.dropped.fetch_add(turn.cut_off, Relaxed);
         if turn.more {
@@ -604,7 +609,7 @@ impl Hub {
         }
         out.push_str("# HELP tincan_subscribers Readers of a channel.\n# TYPE tincan_subscribers gauge\n");
         let mut line = |channel: &Arc<Channel>| {
-            let _ = writeln!(out, "tincan_subscribers{{channel=\"{}\"}} {}", channel.name, channel.readers());
+            let _ = writeln!(out, "tincan_subscribers{{channel=\"{}\"}} {}", channel.name, channel.hearing());
         };
         match only {
             None => names.open().for_each(line),

@@ -38,8 +38,8 @@ const RETURNS: usize = 1000;
 /// Limit: the bytes of a log with files that are in memory as well, unless the newest POST alone is more.
 const RECENT: usize = 64 << 10;
 
-/// Limit: parts that have fallen.
-const FALLEN: usize = 32;
+/// Limit: parts that are held, and no longer kept.
+const FALLEN: usize = 16;
 
 /// Where a reader wants to start.
 #[derive(PartialEq)]
@@ -93,14 +93,16 @@ pub struct Stretch {
 }
 
 impl Stretch {
-    /// Copies what the disk gives at a time, at least one byte.
+    /// Appends what the disk gives at a time, at least one byte.
     ///
     /// # Errors
     /// If the disk fails, or has less than was written.
     pub fn read(&self, out: &mut Vec<u8>) -> io::Result<()> {
-        out.resize(self.len, 0);
-        let read = self.file.file.read_at(out, self.offset).and_then(|n| if n > 0 { Ok(n) } else { Err(shortened()) });
-        out.truncate(*read.as_ref().unwrap_or(&0));
+        let before = out.len();
+        out.resize(before + self.len, 0);
+        let room = out.get_mut(before..).unwrap_or_default();
+        let read = self.file.file.read_at(room, self.offset).and_then(|n| if n > 0 { Ok(n) } else { Err(shortened()) });
+        out.truncate(before + read.as_ref().unwrap_or(&0));
         read.map(|_| ()).map_err(|e| self.file.told(e))
     }
 }
@@ -115,9 +117,8 @@ enum Bytes {
     File(Arc<LogFile>),
 }
 
-/// Bytes of a log that are kept and dropped together.
 #[derive(Clone)]
-pub struct Part {
+struct Part {
     start: u64, // position of its first byte
     len: u64,
     before: Id, // of the event before its first
@@ -132,16 +133,8 @@ impl Part {
         if len < file.head + self.len { Err(file.told(shortened())) } else { Ok(()) }
     }
 
-    /// Whether it has the byte at this position.
-    pub fn has(&self, pos: u64) -> bool {
-        (self.start..self.start + self.len).contains(&pos)
-    }
-
     /// Copies bytes from a position in this part on; how many. Fewer than there is room for only at its end.
-    ///
-    /// # Errors
-    /// If the disk fails.
-    pub fn copy(&self, pos: u64, out: &mut [u8]) -> io::Result<usize> {
+    fn copy(&self, pos: u64, out: &mut [u8]) -> io::Result<usize> {
         let from = pos.saturating_sub(self.start);
         match &self.bytes {
             Bytes::File(file) => {
@@ -208,8 +201,8 @@ pub struct Log {
     copy: bool,               // of a log elsewhere, whose ids are no count
     files: bool,
     parts: VecDeque<Part>,
-    held: u64,              // what is dropped behind this position falls
-    fallen: Vec<Arc<Part>>, // for those that stand in it
+    held: u64,              // what ends behind this position can be read until it is no longer held
+    fallen: VecDeque<Part>, // of that, what was dropped
     recent: Vec<u8>,        // of files: the last bytes written
     bad: Option<u64>,       // here it could not be read back
 }
@@ -239,7 +232,7 @@ impl Log {
             files: false,
             parts: VecDeque::new(),
             held: u64::MAX,
-            fallen: Vec::new(),
+            fallen: VecDeque::new(),
             recent: Vec::new(),
             bad: None,
         }
@@ -347,8 +340,9 @@ impl Log {
         let (len, before) = (block.len() as u64, self.end().last);
         let mut dropped = Vec::new();
         if let Some(begun) = begun {
-            dropped.extend(self.parts.drain(..self.parts.len().saturating_sub(usize::from(begun.stays))));
-            dropped.iter().for_each(|part: &Part| drop(self.fall(part.clone())));
+            while self.parts.len() > usize::from(begun.stays) {
+                dropped.extend(self.drop_part());
+            }
             self.add(before, Bytes::File(begun.file));
         } else if !self.files {
             self.remember(block, before);
@@ -370,21 +364,20 @@ impl Log {
         dropped
     }
 
-    /// Keeps a part that is dropped while somebody stands in it; otherwise returns it.
-    fn fall(&mut self, part: Part) -> Option<Part> {
+    /// Drops the oldest part; returns it, unless it is held.
+    fn drop_part(&mut self) -> Option<Part> {
+        let part = self.parts.pop_front()?;
         if part.start + part.len <= self.held || self.fallen.len() >= FALLEN {
             return Some(part);
         }
-        self.fallen.push(Arc::new(part));
+        self.fallen.push_back(part);
         None
     }
 
-    /// Has parts fall that are dropped and end behind this position. Returns those that have fallen.
-    pub fn hold(&mut self, pos: u64) -> Vec<Arc<Part>> {
-        let fallen = self.fallen.clone();
+    /// What ends behind this position is held: it can be read, even if it is dropped.
+    pub fn hold(&mut self, pos: u64) {
         self.held = pos;
         self.fallen.retain(|part| part.start + part.len > pos);
-        fallen
     }
 
     /// Where the oldest byte stands that is kept.
@@ -407,8 +400,7 @@ impl Log {
         let mut memory = Vec::new();
         while self.parts.front().is_some_and(|part| self.written.pos - part.start > room) {
             // Its memory serves the next part, so a flood does not make the process grow.
-            let part = self.parts.pop_front();
-            if let Some(Part { bytes: Bytes::Memory(bytes), .. }) = part.and_then(|part| self.fall(part)) {
+            if let Some(Part { bytes: Bytes::Memory(bytes), .. }) = self.drop_part() {
                 memory = bytes;
             }
         }
@@ -461,7 +453,8 @@ impl Log {
     pub fn on_disk(&self) -> Option<Log> {
         self.files.then(|| {
             let parts = self.parts.clone();
-            let mut log = Log { parts, recent: Vec::new(), fallen: Vec::new(), returns: VecDeque::new(), ..*self };
+            let (fallen, returns) = Default::default();
+            let mut log = Log { parts, recent: Vec::new(), fallen, returns, ..*self };
             log.take_back(ErrorKind::Other); // what is not heard may be cut off meanwhile
             log
         })
@@ -479,17 +472,17 @@ impl Log {
         self.bad.is_some_and(|bad| self.parts.front().is_some_and(|part| part.start <= bad))
     }
 
-    /// Copies bytes from `pos` on into `out`: at most [`PIECE`], and none if `pos` is the end of what may be heard. What is
+    /// Appends bytes from `pos` on to `out`: at most [`PIECE`], and none if `pos` is the end of what may be heard. What is
     /// not in memory is returned as a stretch of a file.
     ///
     /// # Errors
     /// [`Trimmed`] if the byte at `pos` is no longer there.
     pub fn read(&self, pos: u64, out: &mut Vec<u8>) -> Result<Option<Stretch>, Trimmed> {
-        out.clear();
         if pos >= self.heard.pos {
             return Ok(None);
         }
-        let part = self.part(|p| p.start <= pos).ok_or(Trimmed)?;
+        let held = || self.fallen.iter().find(|part| (part.start..part.start + part.len).contains(&pos));
+        let part = self.part(|p| p.start <= pos).or_else(held).ok_or(Trimmed)?;
         let end = self.heard.pos.min(part.start + part.len);
         let len = end.saturating_sub(pos).min(PIECE as u64) as usize;
         let (bytes, from) = match &part.bytes {

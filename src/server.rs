@@ -435,7 +435,7 @@ impl Shared {
                 let place = channel.place(&from)?;
                 let framing = framing(req);
                 let mut opening =
-                    Opening { head: String::new(), framing, from, place, wait, trace: Trace::default(), socket: None };
+                    Opening { head: String::new(), framing, from, place, wait, trace: Trace::default(), half: None };
                 let Some((handshake, accepted)) = accepted else {
                     opening.head = http::head(200, &[STREAM_FIELDS, &connection.cors, CLOSE]);
                     connection.note(200);
