@@ -1,9 +1,10 @@
-//! The benchmark: `cargo bench`, or `cargo bench -- flood` for the rows whose name has that word. About six minutes.
+//! The benchmark: `cargo bench`, or `cargo bench -- flood` for the rows whose name has that word. Eight minutes.
 //!
 //! Each row stands beside a *bare write loop*: this program again, as a server of its own that does one write for each
-//! reader and message and nothing else, so that the ratio says what tincan adds to what the kernel takes anyway. Both
-//! are started anew for each run, by turns; the table has the medians. Where it can be had, servers have one core to
-//! themselves and the client another.
+//! reader and message and nothing else, so that the ratio says what tincan adds to what the kernel takes anyway. It says
+//! the same bytes, an event in one chunk or frame. Of a WebSocket a thread reads, and writes back what it is sent. Both
+//! servers are started anew for each run, by turns; the table has the medians. Where it can be had, servers have one core
+//! to themselves and the client another.
 //!
 //! The client counts every event and checks its form. It has no readiness wait (std has none): it reads its blocking
 //! sockets one after another, in the order in which the server writes to them (`arrange`). Whenever it waits for one,
@@ -534,7 +535,7 @@ impl Reader {
     }
 }
 
-/// When data were sent. A flood does not ask, for to read this takes longer than all else.
+/// When data were sent. A flood does not ask: to read this takes longer than all else.
 fn stamp(data: &[u8]) -> u64 {
     std::str::from_utf8(&data[SIZE - 20..]).unwrap().parse().unwrap()
 }
