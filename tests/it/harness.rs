@@ -189,6 +189,9 @@ impl Tincan {
         wire.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"));
         let head = wire.until(b"\r\n\r\n");
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+        // A poll may be answered at once.
+        let at_once = path.contains("wait=") && head.contains("\r\nContent-Length: ");
+        assert!(at_once || head.ends_with("\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"), "{head}");
         let prelude = wire.until(b"\n\n");
         (wire, id_of(&prelude))
     }
@@ -390,23 +393,82 @@ pub fn look_again(began: Instant) {
     std::thread::sleep((began.elapsed() / 8).clamp(Duration::from_millis(1), Duration::from_millis(100)));
 }
 
-/// A raw connection.
+/// What comes next on a connection.
+enum Next {
+    /// A head, of which so much came.
+    Head(Vec<u8>),
+    /// What has no end but the connection's: a body without framing, a WebSocket, or all, if a test wants it as it comes.
+    Bytes,
+    /// So many bytes of a body with a length, and then a head.
+    Body(usize),
+    /// The line with a chunk's size, of which so much came.
+    Size(Vec<u8>),
+    /// So many bytes of a chunk.
+    Chunk(usize),
+    /// These, behind a chunk.
+    LineEnd(&'static [u8]),
+    /// Nothing: there was the last chunk, and the connection closes.
+    Nothing,
+}
+
+/// A connection, seen by its client: chunks are taken off as they come (RFC 9112 §7.1), so that tests read a stream's own
+/// bytes, wherever chunks begin and end.
 pub struct Wire {
     pub stream: TcpStream,
+    /// What came and was not taken.
     buf: Vec<u8>,
+    next: Next,
+    /// The next answer is to a HEAD request.
+    bodiless: bool,
+    /// Chunk sizes are written as tincan writes them.
+    strict: bool,
+    /// The sizes of the chunks that came; the last one has 0.
+    pub chunks: Vec<usize>,
+    /// How many bytes it takes from its socket at most at a time, with those of chunk lines.
+    pub gulp: usize,
+    /// How often it takes a single byte before that.
+    pub sips: usize,
 }
 
 impl Wire {
     pub fn to(port: u16) -> Wire {
-        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        Wire::over(TcpStream::connect(("127.0.0.1", port)).unwrap())
+    }
+
+    /// The client of a connection that is there already.
+    pub fn over(stream: TcpStream) -> Wire {
         stream.set_read_timeout(Some(SOON)).unwrap();
         stream.set_write_timeout(Some(SOON)).unwrap();
         stream.set_nodelay(true).unwrap();
-        Wire { stream, buf: Vec::new() }
+        let next = Next::Head(Vec::new());
+        Wire {
+            stream,
+            buf: Vec::new(),
+            next,
+            bodiless: false,
+            strict: true,
+            chunks: Vec::new(),
+            gulp: 64 << 10,
+            sips: 0,
+        }
+    }
+
+    /// Everything is as it came, with the lines of chunks.
+    pub fn raw(mut self) -> Wire {
+        self.next = Next::Bytes;
+        self
+    }
+
+    /// A proxy may write the sizes of chunks in upper case, or with zeros in front; and the connection may go on.
+    pub fn loose(mut self) -> Wire {
+        self.strict = false;
+        self
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream.write_all(bytes.as_ref()).unwrap();
+        let bytes = bytes.as_ref();
+        self.bodiless |= bytes.starts_with(b"HEAD ");
+        self.stream.write_all(bytes).unwrap();
     }
 
     pub fn shut(&mut self) {
@@ -415,17 +477,128 @@ impl Wire {
 
     /// Reads more; false at the end of the stream or where the peer has reset it.
     fn more(&mut self) -> bool {
-        let mut chunk = [0; 64 << 10];
-        match self.stream.read(&mut chunk) {
-            Ok(0) => false,
-            Ok(n) => {
-                self.buf.extend_from_slice(&chunk[..n]);
-                true
-            }
+        match self.fill() {
+            Ok(n) => n > 0,
             Err(e) if e.kind() == ErrorKind::ConnectionReset => false,
             Err(e) if e.kind() == ErrorKind::Interrupted => true, // stopped and continued (signal(7))
             Err(e) => panic!("{e}, after {:?}", String::from_utf8_lossy(&self.buf)),
         }
+    }
+
+    /// Reads what has come, or waits for it; returns how many bytes that are.
+    fn fill(&mut self) -> std::io::Result<usize> {
+        let sip = self.sips.checked_sub(1);
+        self.sips = sip.unwrap_or(0);
+        let mut bytes = vec![0; if sip.is_some() { 1 } else { self.gulp }];
+        let n = self.stream.read(&mut bytes)?;
+        let mut came = &bytes[..n];
+        while !came.is_empty() {
+            came = self.came(came);
+        }
+        Ok(n)
+    }
+
+    /// Takes over some of the bytes that came, at least one; returns the others.
+    fn came<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let up_to = |n: usize| bytes.split_at(bytes.len().min(n));
+        match &mut self.next {
+            Next::Head(head) => {
+                let begin = head.len();
+                let ended = bytes.iter().any(|byte| {
+                    head.push(*byte);
+                    head.ends_with(b"\r\n\r\n")
+                });
+                let (own, rest) = up_to(head.len() - begin);
+                self.buf.extend_from_slice(own);
+                if ended {
+                    let head = String::from_utf8_lossy(head).to_ascii_lowercase();
+                    self.next = self.behind(&head);
+                }
+                rest
+            }
+            Next::Bytes => {
+                self.buf.extend_from_slice(bytes);
+                &[]
+            }
+            Next::Body(left) | Next::Chunk(left) => {
+                let (own, rest) = up_to(*left);
+                self.buf.extend_from_slice(own);
+                *left -= own.len();
+                if *left == 0 {
+                    let chunk = matches!(self.next, Next::Chunk(_));
+                    self.next = if chunk { Next::LineEnd(b"\r\n") } else { Next::Head(Vec::new()) };
+                }
+                rest
+            }
+            Next::Size(line) => {
+                line.push(bytes[0]);
+                if bytes[0] == b'\n' || line.len() > 20 {
+                    let size = size_in(line, self.strict);
+                    self.chunks.push(size);
+                    self.next = if size > 0 { Next::Chunk(size) } else { Next::LineEnd(b"\r\n") };
+                }
+                &bytes[1..]
+            }
+            Next::LineEnd(left) => {
+                let (own, rest) = up_to(left.len());
+                let (due, others) = left.split_at(own.len());
+                assert_eq!(own.escape_ascii().to_string(), due.escape_ascii().to_string(), "behind a chunk");
+                *left = others;
+                if others.is_empty() {
+                    self.next = match self.chunks.last() {
+                        Some(1..) => Next::Size(Vec::new()),
+                        _ if self.strict => Next::Nothing,
+                        _ => Next::Head(Vec::new()),
+                    };
+                }
+                rest
+            }
+            Next::Nothing => panic!("behind the last chunk: {:.300}", bytes.escape_ascii()),
+        }
+    }
+
+    /// What comes behind a head, given in lower case.
+    fn behind(&mut self, head: &str) -> Next {
+        let status = head.strip_prefix("http/1.").and_then(|rest| rest.get(2..5));
+        let Some(status) = status.filter(|status| *status != "101") else { return Next::Bytes };
+        if status.starts_with('1') {
+            return Next::Head(Vec::new());
+        }
+        if std::mem::take(&mut self.bodiless) || ["204", "304"].contains(&status) {
+            return Next::Head(Vec::new());
+        }
+        if head.contains("\r\ntransfer-encoding: chunked\r\n") {
+            assert!(!head.contains("\r\ncontent-length:"), "both lengths: {head}");
+            self.chunks.clear();
+            return Next::Size(Vec::new());
+        }
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        match length.map(|length| length.parse().unwrap()) {
+            None => Next::Bytes,
+            Some(0) => Next::Head(Vec::new()),
+            Some(n) => Next::Body(n),
+        }
+    }
+
+    /// Whether there was the last chunk.
+    pub fn is_whole(&self) -> bool {
+        self.chunks.last() == Some(&0) && matches!(self.next, Next::Nothing | Next::Head(_))
+    }
+
+    /// Asserts that no more comes, and that a body in chunks has all of them.
+    #[track_caller]
+    pub fn ends(&mut self) {
+        assert_eq!(self.rest(), "");
+        let chunked = matches!(self.next, Next::Size(_) | Next::Chunk(_) | Next::LineEnd(_));
+        assert!(!chunked, "the connection ends without the last chunk");
+    }
+
+    /// Asserts that the connection ends without the last chunk; returns what came before that.
+    #[track_caller]
+    pub fn breaks_off(&mut self) -> String {
+        let rest = self.rest();
+        assert!(!self.is_whole(), "there was the last chunk");
+        rest
     }
 
     /// Takes everything up to and with `end`.
@@ -482,18 +655,50 @@ impl Wire {
         self.take(n)
     }
 
-    /// Takes one response with a length, or without a body.
-    pub fn response(&mut self) -> Response {
+    /// Takes a response's head.
+    pub fn head(&mut self) -> Response {
         let head = self.until(b"\r\n\r\n");
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        let mut response = Response { status, head, body: Vec::new() };
+        Response { status, head, body: Vec::new() }
+    }
+
+    /// Takes one response in chunks, with a length, or without a body.
+    pub fn response(&mut self) -> Response {
+        let head = self.head();
+        self.body(head)
+    }
+
+    /// Takes what is behind a response's head.
+    pub fn body(&mut self, mut response: Response) -> Response {
+        let chunked = response.field("transfer-encoding").is_some();
         let length = response.field("content-length").map_or(0, |l| l.parse().unwrap());
-        while self.buf.len() < length {
+        while if chunked { !self.is_whole() } else { self.buf.len() < length } {
             assert!(self.more(), "the body is cut off: {:?}", String::from_utf8_lossy(&self.buf));
         }
+        let length = if chunked { self.buf.len() } else { length };
         response.body = self.buf.drain(..length).collect();
         response
     }
+}
+
+/// What it has taken the chunks off.
+impl Read for Wire {
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        while self.buf.is_empty() && self.fill()? > 0 {}
+        let n = bytes.len().min(self.buf.len());
+        bytes[..n].copy_from_slice(&self.buf[..n]);
+        self.buf.drain(..n);
+        Ok(n)
+    }
+}
+
+/// The size in the line before a chunk: tincan writes it in lower case, with no zero in front and nothing behind.
+fn size_in(line: &[u8], strict: bool) -> usize {
+    let digits = str::from_utf8(line).ok().and_then(|line| line.strip_suffix("\r\n"));
+    let size = digits.and_then(|digits| usize::from_str_radix(digits, 16).ok());
+    let size = size.unwrap_or_else(|| panic!("no chunk's size: {}", line.escape_ascii()));
+    assert!(!strict || digits == Some(&format!("{size:x}")), "a size in another form: {}", line.escape_ascii());
+    size
 }
 
 pub struct Response {

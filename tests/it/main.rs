@@ -4,6 +4,7 @@
 mod address;
 mod browser;
 mod cli;
+mod clients;
 mod cluster;
 mod crash;
 mod data;
@@ -11,6 +12,7 @@ mod eventsource;
 mod faults;
 mod filesystems;
 mod foreign;
+mod framing;
 mod gate;
 mod growth;
 mod harness;

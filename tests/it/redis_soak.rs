@@ -150,7 +150,7 @@ impl Soak {
         let head = format!("GET /{channel}?{wait}{since} HTTP/1.1\r\nHost: localhost\r\n{accept}{last}\r\n");
         stream.write_all(head.as_bytes())?;
         self.count("readers' connections", 1);
-        let mut wire = BufReader::new(stream);
+        let mut wire = BufReader::new(Wire::over(stream));
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             if wire.read_until(b'\n', &mut head)? == 0 {

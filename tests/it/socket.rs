@@ -199,12 +199,11 @@ fn attempt(to: impl ToSocketAddrs, request: &str) -> Option<String> {
 fn follow(port: u16, began: Instant) -> Vec<(Id, String)> {
     let (mut heard, mut last) = (Vec::new(), String::new());
     while began.elapsed() < LONG {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("nobody is refused");
-        stream.set_read_timeout(Some(SOON)).unwrap();
+        let mut wire = Wire::over(TcpStream::connect(("127.0.0.1", port)).expect("nobody is refused"));
         let request = format!("GET /a?since=all HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: {last}\r\n\r\n");
-        let _ = stream.write_all(request.as_bytes()); // where it is lost already, the read below tells
+        let _ = wire.stream.write_all(request.as_bytes()); // where it is lost already, the read below tells
         let (mut data, mut id) = (None, String::new());
-        for line in BufReader::new(stream).split(b'\n').take_while(|_| began.elapsed() < LONG) {
+        for line in BufReader::new(wire).split(b'\n').take_while(|_| began.elapsed() < LONG) {
             let Ok(line) = line.map(|l| String::from_utf8(l).unwrap()) else { break };
             assert!(!line.starts_with("event: "), "a gap: {line}");
             match line.split_once(": ") {
