@@ -1,9 +1,10 @@
-//! The benchmark: `cargo bench`, or `cargo bench -- flood` for the rows whose name has that word. About six minutes.
+//! The benchmark: `cargo bench`, or `cargo bench -- flood` for the rows whose name has that word. Eight minutes.
 //!
 //! Each row stands beside a *bare write loop*: this program again, as a server of its own that does one write for each
-//! reader and message and nothing else, so that the ratio says what tincan adds to what the kernel takes anyway. Both
-//! are started anew for each run, by turns; the table has the medians. Where it can be had, servers have one core to
-//! themselves and the client another.
+//! reader and message and nothing else, so that the ratio says what tincan adds to what the kernel takes anyway. It says
+//! the same bytes, an event in one chunk or frame. Of a WebSocket a thread reads, and writes back what it is sent. Both
+//! servers are started anew for each run, by turns; the table has the medians. Where it can be had, servers have one core
+//! to themselves and the client another.
 //!
 //! The client counts every event and checks its form. It has no readiness wait (std has none): it reads its blocking
 //! sockets one after another, in the order in which the server writes to them (`arrange`). Whenever it waits for one,
@@ -24,7 +25,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, Command, Stdio, exit};
-use std::sync::{LazyLock, RwLock};
+use std::sync::{Arc, LazyLock, RwLock};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
@@ -43,10 +44,23 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Stamps are nanoseconds since then.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// What the bare write loop says first: as many bytes as tincan.
-const OPENING: &str = "HTTP/1.1 200 OK\r\nDate: Fri, 20 Nov 2026 19:20:36 GMT\r\nX-Content-Type-Options: nosniff\r\n\
+/// What the bare write loop says first, as many bytes as tincan: to an event stream's reader, in its body, to a WebSocket.
+const HEAD: &str = "HTTP/1.1 200 OK\r\nDate: Fri, 20 Nov 2026 19:20:36 GMT\r\nX-Content-Type-Options: nosniff\r\n\
     Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\nVary: Accept\r\n\
-    Connection: close\r\n\r\n: connected to /c0 as 525e11ee725930b439a7415d18ba425c\nretry: 2143\nid: 1795202436407-0\n\n";
+    Connection: close\r\n";
+const PRELUDE: &str = ": connected to /c0 as 525e11ee725930b439a7415d18ba425c\nretry: 2143\nid: 1795202436407-0\n\n";
+const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nDate: Fri, 20 Nov 2026 19:20:36 GMT\r\n\
+    X-Content-Type-Options: nosniff\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+/// A WebSocket's request, with the key of RFC 6455 §1.3, to which the line above is the answer.
+const UPGRADE: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+/// With which a client's frames are masked. Shortcut: it ought to be another one for each (§5.3).
+const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+/// Opcodes (§5.2).
+const TEXT: u8 = 1;
+const PING: u8 = 9;
+const PONG: u8 = 10;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -87,43 +101,185 @@ fn pinned(cores: &str, program: &str) -> Command {
     command
 }
 
-// ---- the bare write loop
+// ---- what goes over the wire
 
-/// An event as it goes over the wire.
-fn event(data: &[u8], id: usize) -> Vec<u8> {
-    [b"data: ", data, format!("\nid: 1795202436407-{id}\n\n").as_bytes()].concat()
+/// How events are wrapped on their way to a reader.
+#[derive(Clone, Copy, PartialEq)]
+enum Framing {
+    Plain,  // HTTP/1.0
+    Chunks, // HTTP/1.1
+    Frames, // WebSocket
+}
+use Framing::{Chunks, Frames, Plain};
+
+impl Framing {
+    /// What those are called whom it reaches.
+    fn readers(self) -> &'static str {
+        match self {
+            Plain => "HTTP/1.0 readers",
+            Chunks => "readers",
+            Frames => "WebSockets",
+        }
+    }
+
+    /// The path of one of its channels, which tells the bare write loop that this is one.
+    fn channel(self, n: usize) -> String {
+        let letter = match self {
+            Plain => 'p',
+            Chunks => 'c',
+            Frames => 'w',
+        };
+        format!("/{letter}{n}")
+    }
+
+    /// That of a channel.
+    fn of(path: &str) -> Framing {
+        match path {
+            _ if path.starts_with("/p") => Plain,
+            _ if path.starts_with("/w") => Frames,
+            _ => Chunks,
+        }
+    }
+
+    /// A request for it.
+    fn request(self, path: &str) -> String {
+        let minor = i32::from(self != Plain);
+        let fields = if self == Frames { UPGRADE } else { "Accept: text/event-stream\r\n" };
+        format!("GET {path} HTTP/1.{minor}\r\nHost: localhost\r\n{fields}\r\n")
+    }
+
+    /// How an answer begins.
+    fn opening(self) -> Vec<u8> {
+        match self {
+            Plain => format!("{HEAD}\r\n{PRELUDE}").into(),
+            Chunks => [format!("{HEAD}Transfer-Encoding: chunked\r\n\r\n").into(), chunk(PRELUDE.as_bytes())].concat(),
+            Frames => SWITCH.into(),
+        }
+    }
+
+    /// An event; in a frame its data alone.
+    fn event(self, data: &[u8], id: usize) -> Vec<u8> {
+        let block = || [b"data: ", data, format!("\nid: 1795202436407-{id}\n\n").as_bytes()].concat();
+        match self {
+            Plain => block(),
+            Chunks => chunk(&block()),
+            Frames => frame(TEXT, None, data),
+        }
+    }
 }
 
-/// Keeps who GETs, writes to them what is POSTed. A thread a publisher, none for a reader.
+fn chunk(bytes: &[u8]) -> Vec<u8> {
+    [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
+}
+
+/// A frame with a payload of less than 64 KiB; a client's has a key (§5.2).
+fn frame(opcode: u8, key: Option<[u8; 4]>, payload: &[u8]) -> Vec<u8> {
+    let (masked, len) = (u8::from(key.is_some()) << 7, payload.len());
+    let mut frame = vec![0x80 | opcode];
+    match u8::try_from(len).ok().filter(|len| *len < 126) {
+        Some(len) => frame.push(masked | len),
+        None => frame.extend([masked | 126, (len >> 8) as u8, len as u8]),
+    }
+    frame.extend(key.into_iter().flatten());
+    frame.extend(masked_with(key.unwrap_or_default(), payload));
+    frame
+}
+
+fn masked_with(key: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key).collect()
+}
+
+/// Takes the frame at the front, one of a server's: its opcode and its payload. None if it is not all there.
+fn take_frame<'a>(bytes: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
+    let (header, len) = match **bytes {
+        [_, len @ 0..126, ..] => (2, usize::from(len)),
+        [_, 126, high, low, ..] => (4, u16::from_be_bytes([high, low]).into()),
+        [] | [_] | [_, 126, ..] => return None,
+        _ => panic!("a frame that is masked, or has 64 KiB"),
+    };
+    let (frame, rest) = bytes.split_at_checked(header + len)?;
+    assert!(frame[0] & 0xf0 == 0x80, "a frame that is not whole, or has a reserved bit: {:x}", frame[0]);
+    *bytes = rest;
+    Some((frame[0] & 0x0f, &frame[header..]))
+}
+
+/// Reads what stands between two chunks: the end of one line and the whole next one. Returns how many bytes that is,
+/// and the size of the chunk that follows. None if it is not all there.
+fn between_chunks(bytes: &[u8]) -> Option<(usize, usize)> {
+    let digits = bytes.get(2..)?.iter().position(|byte| *byte == b'\r')?;
+    let line = bytes.get(..digits + 4)?;
+    let form = line.starts_with(b"\r\n") && line.ends_with(b"\r\n") && line[2] != b'\r' && line[2] != b'0';
+    assert!(form, "between two chunks stands {:?}", String::from_utf8_lossy(line));
+    let size = line[2..digits + 2].iter().fold(0, |size, digit| match digit {
+        b'0'..=b'9' => size << 4 | usize::from(digit - b'0'),
+        b'a'..=b'f' => size << 4 | usize::from(digit - b'a' + 10),
+        _ => panic!("the size of a chunk has a {digit:x}"),
+    });
+    Some((line.len(), size))
+}
+
+// ---- the bare write loop
+
+/// The readers of each path.
+static READERS: LazyLock<RwLock<HashMap<String, Vec<TcpStream>>>> = LazyLock::new(RwLock::default);
+/// The WebSockets, of which a thread reads as well. Shortcut: all have the same path.
+static SOCKETS: RwLock<Vec<Arc<TcpStream>>> = RwLock::new(Vec::new());
+
+/// Keeps who GETs, writes to them what is POSTed. A thread for each publisher and each WebSocket, none for a reader.
 fn floor() {
-    static READERS: LazyLock<RwLock<HashMap<String, Vec<TcpStream>>>> = LazyLock::new(RwLock::default);
-    static LOG: LazyLock<Vec<u8>> = LazyLock::new(|| (0..REPLAY).flat_map(|n| event(&[b'0'; SIZE], n)).collect());
+    static LOG: LazyLock<Vec<u8>> =
+        LazyLock::new(|| chunk(&(0..REPLAY).flat_map(|n| Plain.event(&[b'0'; SIZE], n)).collect::<Vec<_>>()));
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     eprintln!("http://{}", listener.local_addr().unwrap());
     loop {
         let (mut stream, _) = listener.accept().unwrap();
         stream.set_nodelay(true).unwrap();
         let mut request = [0; 1024];
-        let mut n = stream.read(&mut request).unwrap();
-        if request.starts_with(b"GET") {
-            stream.write_all(OPENING.as_bytes()).unwrap();
-            if path(&request[..n]).ends_with("?since=all") {
-                stream.write_all(&LOG).unwrap();
-            }
-            READERS.write().unwrap().entry(path(&request[..n]).into()).or_default().push(stream);
+        let n = stream.read(&mut request).unwrap();
+        if !request.starts_with(b"GET") {
+            thread::spawn(move || publish_all(stream, request, n));
             continue;
         }
-        // The client sends each request at once, and the next one after the answer: a read has all of it.
-        thread::spawn(move || {
-            while n > 0 {
-                let event = event(&request[n - SIZE..n], 1234);
-                for mut reader in READERS.read().unwrap().get(path(&request[..n])).into_iter().flatten() {
-                    reader.write_all(&event).unwrap();
-                }
-                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
-                n = stream.read(&mut request).unwrap_or(0);
-            }
-        });
+        let path = path(&request[..n]);
+        let framing = Framing::of(path);
+        stream.write_all(&framing.opening()).unwrap();
+        if path.ends_with("?since=all") {
+            stream.write_all(&LOG).unwrap();
+        }
+        if framing == Frames {
+            let stream = Arc::new(stream);
+            SOCKETS.write().unwrap().push(stream.clone());
+            thread::spawn(move || echo_all(&stream));
+        } else {
+            READERS.write().unwrap().entry(path.into()).or_default().push(stream);
+        }
+    }
+}
+
+/// Writes to all readers of a path what is POSTed to it. The client sends each request at once, and the next one after
+/// the answer: a read has all of it.
+fn publish_all(mut stream: TcpStream, mut request: [u8; 1024], mut n: usize) {
+    while n > 0 {
+        let path = path(&request[..n]);
+        let framing = Framing::of(path);
+        let event = framing.event(&request[n - SIZE..n], 1234);
+        let write = |mut reader: &TcpStream| reader.write_all(&event).unwrap();
+        if framing == Frames {
+            SOCKETS.read().unwrap().iter().for_each(|socket| write(socket));
+        } else {
+            READERS.read().unwrap().get(path).into_iter().flatten().for_each(write);
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+        n = stream.read(&mut request).unwrap_or(0);
+    }
+}
+
+/// Writes to a WebSocket what comes from it. A read has a whole frame, with 8 bytes before its payload.
+fn echo_all(mut stream: &TcpStream) {
+    let mut bytes = [0; 1024];
+    while let Ok(n @ 9..) = stream.read(&mut bytes) {
+        let key = bytes[4..8].try_into().unwrap();
+        stream.write_all(&frame(TEXT, None, &masked_with(key, &bytes[8..n]))).unwrap();
     }
 }
 
@@ -138,15 +294,18 @@ struct Server {
     child: Child,
     stderr: BufReader<ChildStderr>,
     port: u16,
+    bare: bool,
 }
 
 impl Server {
     /// Starts tincan, or the bare write loop.
     fn start(bare: bool, cores: &str) -> Server {
-        if bare {
-            return Server::run(std::env::current_exe().unwrap().to_str().unwrap(), &["--floor"], cores);
+        if !bare {
+            return Server::tincan(&[], cores);
         }
-        Server::tincan(&[], cores)
+        let mut server = Server::run(std::env::current_exe().unwrap().to_str().unwrap(), &["--floor"], cores);
+        server.bare = true;
+        server
     }
 
     fn tincan(more: &[&str], cores: &str) -> Server {
@@ -174,7 +333,7 @@ impl Server {
         }
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
-        Server { child, stderr, port: 0 } // from here on it is ended, whatever happens
+        Server { child, stderr, port: 0, bare: false } // from here on it is ended, whatever happens
     }
 
     /// Seconds on the processor so far. Not a number where there is no /proc.
@@ -197,6 +356,13 @@ impl Server {
         pss.unwrap_or(f64::NAN)
     }
 
+    /// What it holds: bytes, descriptors, threads.
+    fn holds(&self) -> [f64; 3] {
+        let count =
+            |what| read_dir(format!("/proc/{}/{what}", self.child.id())).map_or(f64::NAN, |dir| dir.count() as f64);
+        [self.memory() * 1024.0, count("fd"), count("task")]
+    }
+
     fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -205,23 +371,23 @@ impl Server {
     }
 
     /// Opens streams, HERD at a time, each on the path that it is told.
-    fn join(&self, count: usize, path: impl Fn(usize) -> String, mut joined: impl FnMut(Reader)) {
+    fn join(&self, framing: Framing, count: usize, path: impl Fn(usize) -> String, mut joined: impl FnMut(Reader)) {
         let mut herd = VecDeque::new();
+        let greet = |stream| Reader::greet(stream, framing);
         for n in 0..count {
             let mut stream = self.connect();
-            let fields = "Host: localhost\r\nAccept: text/event-stream\r\n";
-            stream.write_all(format!("GET {} HTTP/1.1\r\n{fields}\r\n", path(n)).as_bytes()).unwrap();
+            stream.write_all(framing.request(&path(n)).as_bytes()).unwrap();
             herd.push_back(stream);
             if herd.len() == HERD {
-                herd.pop_front().into_iter().map(Reader::greet).for_each(&mut joined);
+                herd.pop_front().into_iter().map(greet).for_each(&mut joined);
             }
         }
-        herd.into_iter().map(Reader::greet).for_each(joined);
+        herd.into_iter().map(greet).for_each(joined);
     }
 
-    fn readers(&self, count: usize, path: &str) -> Vec<Reader> {
+    fn readers(&self, framing: Framing, count: usize, path: &str) -> Vec<Reader> {
         let mut readers = Vec::new();
-        self.join(count, |_| path.into(), |reader| readers.push(reader));
+        self.join(framing, count, |_| path.into(), |reader| readers.push(reader));
         readers
     }
 
@@ -271,59 +437,120 @@ impl Publisher {
 /// A stream that is read.
 struct Reader {
     stream: TcpStream,
-    rest: Vec<u8>, // the beginning of a block
+    framing: Framing,
+    rest: Vec<u8>, // the beginning of a block, and behind it that of a chunk's line; or that of a frame
+    block: usize,  // of these bytes are a block's
+    chunk: usize,  // bytes that the chunk still has
     heard: usize,  // events
     bytes: usize,
 }
 
 impl Reader {
     /// Reads the head; the prelude is a block as any other.
-    fn greet(mut stream: TcpStream) -> Reader {
+    fn greet(mut stream: TcpStream, framing: Framing) -> Reader {
         let mut buf = [0; 4096];
         let n = stream.read(&mut buf).unwrap();
-        let end =
-            buf[..n].windows(4).position(|w| w == b"\r\n\r\n").filter(|_| buf.starts_with(b"HTTP/1.1 200 OK\r\n"));
-        let end = end.unwrap_or_else(|| panic!("a reader got {:?}", String::from_utf8_lossy(&buf[..n])));
-        Reader { stream, rest: buf[end + 4..n].into(), heard: 0, bytes: 0 }
+        let head = String::from_utf8_lossy(&buf[..n]);
+        let end = head.find("\r\n\r\n").unwrap_or_else(|| panic!("a reader got {head:?}"));
+        let (head, status) = (&head[..end + 2], if framing == Frames { "101 Switching Protocols" } else { "200 OK" });
+        assert!(head.starts_with(&format!("HTTP/1.1 {status}\r\n")), "a reader got {head:?}");
+        let chunked = head.contains("\r\nTransfer-Encoding: chunked\r\n");
+        assert!(chunked == (framing == Chunks), "a reader got {head:?}");
+        // The blank line stands before the first chunk as the end of another does before the next one.
+        let (begin, chunk) = if chunked { (end + 2, 0) } else { (end + 4, usize::MAX) };
+        Reader { stream, framing, rest: buf[begin..n].into(), block: 0, chunk, heard: 0, bytes: 0 }
     }
 
-    /// Reads once; hands over the stamp of each event that is complete.
-    fn read(&mut self, buf: &mut [u8], mut heard: impl FnMut(u64)) {
+    /// Reads once; hands over the data of each event that is complete.
+    fn read(&mut self, buf: &mut [u8], mut heard: impl FnMut(&[u8])) {
         let before = self.rest.len();
         buf[..before].copy_from_slice(&self.rest);
         let n = self.stream.read(&mut buf[before..]).unwrap_or_else(|e| panic!("after {} events: {e}", self.heard));
         assert!(n > 0, "a stream ended after {} events", self.heard);
         self.bytes += n;
-        let mut bytes = &buf[..before + n];
+        let bytes = &mut buf[..before + n];
+        let done = if self.framing == Frames { self.frames(bytes, heard) } else { self.body(bytes, &mut heard) };
+        self.rest.clear();
+        self.rest.extend_from_slice(&bytes[done..]);
+    }
+
+    /// Reads a body, chunk by chunk; without a framing it is one chunk that has no end. Returns where the block begins
+    /// that is not complete.
+    fn body(&mut self, bytes: &mut [u8], heard: &mut impl FnMut(&[u8])) -> usize {
+        let (mut begin, mut at) = (0, self.block);
+        loop {
+            let there = self.chunk.min(bytes.len() - at);
+            (self.chunk, at) = (self.chunk - there, at + there);
+            begin += self.blocks(&bytes[begin..at], &mut *heard);
+            self.block = at - begin;
+            if self.chunk > 0 {
+                return begin;
+            }
+            let Some((line, size)) = between_chunks(&bytes[at..]) else { return begin };
+            // A block that goes on in the next chunk moves up to it.
+            bytes.copy_within(begin..at, begin + line);
+            (self.chunk, begin, at) = (size, begin + line, at + line);
+        }
+    }
+
+    /// Reads blocks. Returns how many bytes those have that are complete.
+    fn blocks(&mut self, all: &[u8], mut heard: impl FnMut(&[u8])) -> usize {
+        let mut bytes = all;
         loop {
             let event = bytes.strip_prefix(b"data: ");
             let skip = if event.is_some() { 6 + SIZE } else { 0 };
             let end = bytes.get(skip..).and_then(|b| b.windows(2).position(|w| w == b"\n\n"));
-            let Some(end) = end else { break };
+            let Some(end) = end else { return all.len() - bytes.len() };
             if let Some(data) = event {
                 assert!(data[SIZE..].starts_with(b"\nid: "), "{}", String::from_utf8_lossy(bytes));
-                heard(std::str::from_utf8(&data[SIZE - 20..SIZE]).unwrap().parse().unwrap());
+                heard(&data[..SIZE]);
                 self.heard += 1;
             } else {
                 assert!(bytes.starts_with(b":"), "{}", String::from_utf8_lossy(bytes)); // the prelude, or a ping
             }
             bytes = &bytes[skip + end + 2..];
         }
-        self.rest.clear();
-        self.rest.extend_from_slice(bytes);
     }
+
+    /// Reads frames, and answers pings. Returns how many bytes those have that are complete.
+    fn frames(&mut self, all: &[u8], mut heard: impl FnMut(&[u8])) -> usize {
+        let mut bytes = all;
+        while let Some((opcode, payload)) = take_frame(&mut bytes) {
+            match opcode {
+                TEXT => {
+                    assert!(payload.len() == SIZE, "{}", String::from_utf8_lossy(payload));
+                    heard(payload);
+                    self.heard += 1;
+                }
+                PING => self.stream.write_all(&frame(PONG, Some(KEY), payload)).unwrap(),
+                _ => panic!("opcode {opcode}: {}", String::from_utf8_lossy(payload)),
+            }
+        }
+        all.len() - bytes.len()
+    }
+
+    /// Sends the time, as a WebSocket's message.
+    fn say(&mut self) {
+        self.stream.write_all(&frame(TEXT, Some(KEY), format!("{:0SIZE$}", now()).as_bytes())).unwrap();
+    }
+}
+
+/// When data were sent. A flood does not ask: to read this takes longer than all else.
+fn stamp(data: &[u8]) -> u64 {
+    std::str::from_utf8(&data[SIZE - 20..]).unwrap().parse().unwrap()
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
         self.stream.set_nonblocking(true).unwrap();
-        let more = !self.rest.is_empty() || !self.stream.peek(&mut [0]).is_err_and(|e| e.kind() == WouldBlock);
+        let rest = !matches!(self.rest[..], [] | [b'\r', b'\n']); // the last chunk's end is read with the next one
+        let more = rest || !self.stream.peek(&mut [0]).is_err_and(|e| e.kind() == WouldBlock);
         assert!(thread::panicking() || !more, "more came than the {} events that were due", self.heard);
     }
 }
 
 /// Has each reader hear that many events more, round by round.
-fn hear(readers: &mut [Reader], rounds: usize, mut heard: impl FnMut(u64)) {
+fn hear(readers: &mut [Reader], rounds: usize, mut heard: impl FnMut(&[u8])) {
     let (mut buf, deadline, from) = (vec![0; 64 << 10], Instant::now() + PATIENCE, readers[0].heard);
     for round in from..from + rounds {
         for reader in &mut *readers {
@@ -375,26 +602,33 @@ fn publish(
 // ---- the rows
 
 /// What is measured; in which units, and how much it was.
-type Rows = Vec<(String, Vec<(&'static str, f64)>)>;
+type Row = (String, Vec<(&'static str, f64)>);
+type Rows = Vec<Row>;
 type Scene = fn(&Server, usize) -> Rows;
 
 /// With names for the filter. Each gets a fresh server, and the number of readers that there can be.
-const SCENES: [(&str, Scene); 7] = [
-    ("steady fan-out to 1,000 readers", |server, _| {
-        let mut readers = server.readers(1000, "/c0");
-        vec![steady(server, &mut readers, "steady fan-out to 1,000 readers", 1, 20, 30)]
+const SCENES: [(&str, Scene); 10] = [
+    ("steady fan-out to 1,000 readers, and to 1,000 HTTP/1.0 readers", |server, _| {
+        [Chunks, Plain]
+            .map(|framing| steady_fan_out(server, &mut server.readers(framing, 1000, &framing.channel(0))))
+            .into()
     }),
     ("joins, idle memory, steady fan-out to 10,000 readers", many),
-    ("flood", flood),
+    ("flood, 8 publishers, 1,600 messages, 1,000 readers, and 1,000 HTTP/1.0 readers", |server, _| {
+        [Chunks, Plain].map(|framing| flood(server, framing)).into()
+    }),
     (ALL_CORES, all_cores),
     ("publishing", publishing),
     ("replay of 1 MB to 1,000 readers at once", replay),
     ("1,000 channels with 10 readers each", |server, many| {
         let each = many / 1000;
         let mut readers = Vec::new();
-        server.join(each * 1000, |n| format!("/c{}", n / each), |reader| readers.push(reader));
+        server.join(Chunks, each * 1000, |n| format!("/c{}", n / each), |reader| readers.push(reader));
         vec![steady(server, &mut readers, &format!("1,000 channels with {each} readers each"), 1000, 1000, 2000)]
     }),
+    ("idle memory, steady fan-out to 1,000 WebSockets", sockets),
+    ("flood, 8 publishers, 1,600 messages, 1,000 WebSockets", |server, _| vec![flood(server, Frames)]),
+    (ECHO, echo),
 ];
 
 /// Does this many things: how many a second, and how many microseconds the server computes for each.
@@ -405,12 +639,11 @@ fn timed(server: &Server, count: f64, work: impl FnOnce()) -> (f64, f64) {
 }
 
 /// A steady rate, spread over channels, whose readers stand one channel behind the other. See above for the two parts.
-fn steady(
-    server: &Server, readers: &mut Vec<Reader>, what: &str, channels: usize, rate: u32, messages: usize,
-) -> (String, Vec<(&'static str, f64)>) {
+fn steady(server: &Server, readers: &mut Vec<Reader>, what: &str, channels: usize, rate: u32, messages: usize) -> Row {
     let mut publisher = server.publishers(1);
     let (rounds, pause) = (messages / channels, Duration::from_secs(1) / rate);
-    let path = |n| format!("/c{}", n % channels);
+    let framing = readers[0].framing;
+    let path = |n| framing.channel(n % channels);
     let late = latency(&mut publisher, readers, channels, rate, messages);
     readers.reverse();
     let (_, time) = timed(server, (readers.len() * rounds) as f64, || {
@@ -420,15 +653,27 @@ fn steady(
     (what, [vec![("processor, µs per delivery", time)], late].concat())
 }
 
+/// A steady rate to a thousand.
+fn steady_fan_out(server: &Server, readers: &mut Vec<Reader>) -> Row {
+    let what = format!("steady fan-out to 1,000 {}", readers[0].framing.readers());
+    steady(server, readers, &what, 1, 20, 30)
+}
+
 /// The part of a steady rate that is heard forward.
 fn latency(
     publisher: &mut [Publisher], readers: &mut Vec<Reader>, channels: usize, rate: u32, messages: usize,
 ) -> Vec<(&'static str, f64)> {
     let (rounds, pause) = (messages / channels, Duration::from_secs(1) / rate);
-    let path = |n| format!("/c{}", n % channels);
+    let framing = readers[0].framing;
+    let path = |n| framing.channel(n % channels);
     publish(publisher, channels, Duration::ZERO, path, || arrange(readers));
     let mut late: Vec<u64> = Vec::with_capacity(readers.len() * rounds);
-    publish(publisher, messages, pause, path, || hear(readers, rounds, |stamp| late.push(now() - stamp)));
+    publish(publisher, messages, pause, path, || hear(readers, rounds, |data| late.push(now() - stamp(data))));
+    percentiles(late)
+}
+
+/// The table's lines of latencies.
+fn percentiles(mut late: Vec<u64>) -> Vec<(&'static str, f64)> {
     late.sort_unstable();
     let [median, high] = [50, 99].map(|percent| late[late.len() * percent / 100] as f64 / 1e6);
     vec![("latency, median, ms", median), ("latency, 99 %, ms", high)]
@@ -437,9 +682,9 @@ fn latency(
 /// As many readers as there can be: how they join, what they take, what they hear.
 fn many(server: &Server, many: usize) -> Rows {
     // The first one is not counted: with it comes the program's own code.
-    let mut readers = server.readers(1, "/c0");
+    let mut readers = server.readers(Chunks, 1, "/c0");
     let (memory, more) = (server.memory(), many - 1);
-    let (rate, time) = timed(server, more as f64, || readers.append(&mut server.readers(more, "/c0")));
+    let (rate, time) = timed(server, more as f64, || readers.append(&mut server.readers(Chunks, more, "/c0")));
     sleep(Duration::from_millis(300)); // the threads that greeted them end
     let (all, many) = (server.memory(), thousands(many));
     let each = (all - memory) * 1024.0 / more as f64;
@@ -450,12 +695,13 @@ fn many(server: &Server, many: usize) -> Rows {
     ]
 }
 
-/// As fast as it goes, to many.
-fn flood(server: &Server, _: usize) -> Rows {
-    let (mut readers, mut publishers) = (server.readers(1000, "/c0"), server.publishers(8));
+/// As fast as it goes, to many. The bare write loop is sent a quarter, for which it takes ten times as long.
+fn flood(server: &Server, framing: Framing) -> Row {
+    let (path, messages) = (framing.channel(0), if server.bare { 400 } else { 1600 });
+    let (mut readers, mut publishers) = (server.readers(framing, 1000, &path), server.publishers(8));
     let before = server.memory();
-    let (rate, time) = timed(server, 1.6e6, || {
-        publish(&mut publishers, 1600, Duration::ZERO, |_| "/c0".into(), || hear(&mut readers, 1600, |_| ()));
+    let (rate, time) = timed(server, messages as f64 * 1e3, || {
+        publish(&mut publishers, messages, Duration::ZERO, |_| path.clone(), || hear(&mut readers, messages, |_| ()));
     });
     let values = vec![
         ("deliveries/s", rate),
@@ -463,7 +709,38 @@ fn flood(server: &Server, _: usize) -> Rows {
         ("memory before, KiB", before),
         ("memory after, KiB", server.memory()),
     ];
-    vec![("flood, 8 publishers, 1,600 messages, 1,000 readers".into(), values)]
+    (format!("flood, 8 publishers, 1,600 messages, 1,000 {}", framing.readers()), values)
+}
+
+/// WebSockets: what each takes, and what they hear.
+fn sockets(server: &Server, _: usize) -> Rows {
+    let join = |count| server.readers(Frames, count, &Frames.channel(0));
+    let mut readers = join(1); // not counted, as in `many`
+    let before = server.holds();
+    readers.append(&mut join(999));
+    sleep(Duration::from_millis(300));
+    let mut each = server.holds().into_iter().zip(before).map(|(after, before)| (after - before) / 999.0);
+    let units = ["bytes per WebSocket", "descriptors per WebSocket", "threads per WebSocket"];
+    let values = units.map(|unit| (unit, each.next().unwrap()));
+    vec![("idle memory, 1,000 WebSockets".into(), values.into()), steady_fan_out(server, &mut readers)]
+}
+
+const ECHO: &str = "echo, a WebSocket that hears its own messages";
+
+/// The next message is sent when the one before was heard.
+fn echo(server: &Server, _: usize) -> Rows {
+    let mut reader = server.readers(Frames, 1, &Frames.channel(0)).swap_remove(0);
+    let (mut buf, mut late) = (vec![0; 64 << 10], Vec::with_capacity(5000));
+    let (rate, time) = timed(server, 5e3, || {
+        for round in 0..5000 {
+            reader.say();
+            while reader.heard == round {
+                reader.read(&mut buf, |data| late.push(now() - stamp(data)));
+            }
+        }
+    });
+    let values = vec![("round trips/s", rate), ("processor, µs per round trip", time)];
+    vec![(ECHO.into(), [values, percentiles(late)].concat())]
 }
 
 const ALL_CORES: &str = "servers on all cores";
@@ -472,7 +749,7 @@ const ALL_CORES: &str = "servers on all cores";
 /// would take a core from the server.
 fn all_cores(server: &Server, many: usize) -> Rows {
     let count = many.min(5000);
-    let (mut readers, mut publisher) = (server.readers(count, "/c0"), server.publishers(1));
+    let (mut readers, mut publisher) = (server.readers(Chunks, count, "/c0"), server.publishers(1));
     publish(&mut publisher, 1, Duration::ZERO, |_| "/c0".into(), || arrange(&mut readers));
     // One in fifty tells for all; whoever is the last of a core's share is followed by one of these, or nearly.
     let (mut probes, mut others) = (Vec::new(), Vec::new());
@@ -495,7 +772,7 @@ fn all_cores(server: &Server, many: usize) -> Rows {
 
 /// As fast as it goes, to one.
 fn publishing(server: &Server, _: usize) -> Rows {
-    let (mut readers, mut publishers) = (server.readers(1, "/c0"), server.publishers(8));
+    let (mut readers, mut publishers) = (server.readers(Chunks, 1, "/c0"), server.publishers(8));
     let (rate, time) = timed(server, 24e3, || {
         publish(&mut publishers, 24_000, Duration::ZERO, |_| "/c0".into(), || hear(&mut readers, 24_000, |_| ()));
     });
@@ -519,7 +796,7 @@ fn replay(server: &Server, _: usize) -> Rows {
                 let thread = thread::Builder::new().stack_size(64 << 10);
                 threads.push(thread.spawn_scoped(scope, move || read(reader)).unwrap());
             };
-            server.join(1000, |_| "/c0?since=all".into(), start);
+            server.join(Chunks, 1000, |_| "/c0?since=all".into(), start);
             threads.into_iter().map(|t| t.join().unwrap()).collect::<Vec<_>>()
         });
     });
@@ -562,8 +839,8 @@ fn measure(sides: [&str; 2], scenes: &[(&str, impl Fn(bool) -> Rows)], words: &[
     let mut table: Vec<Line> = Vec::new();
     for (name, scene) in scenes.iter().filter(|s| wanted(s.0)) {
         for run in 0..RUNS {
-            eprintln!("{name}: run {} of {RUNS}", run + 1);
             let lines = |beside| {
+                eprintln!("{name}: run {} of {RUNS}, {}", run + 1, sides[usize::from(beside)]);
                 let rows = scene(beside).into_iter().filter(|r| wanted(&r.0));
                 rows.flat_map(|(what, values)| values.into_iter().map(move |(unit, n)| (what.clone(), unit, n)))
             };

@@ -99,7 +99,7 @@ impl Drop for Redis {
 /// Published on the first node, heard on the last.
 fn latencies(name: &str, plain: bool, nodes: usize) -> Rows {
     let cluster = Cluster::start(nodes, plain, ONE);
-    let mut readers = cluster.nodes[cluster.nodes.len() - 1].readers(100, "/c0");
+    let mut readers = cluster.nodes[cluster.nodes.len() - 1].readers(Chunks, 100, "/c0");
     vec![(name.into(), latency(&mut cluster.nodes[0].publishers(1), &mut readers, 1, 100, 300))]
 }
 
@@ -108,7 +108,7 @@ fn publishing(name: &str, plain: bool, nodes: usize) -> Rows {
     let cluster = Cluster::start(nodes, plain, ALL);
     let (mut readers, mut publishers) = (Vec::new(), Vec::new());
     for node in &cluster.nodes {
-        readers.append(&mut node.readers(1, "/c0"));
+        readers.append(&mut node.readers(Chunks, 1, "/c0"));
         publishers.append(&mut node.publishers(PUBLISHERS));
     }
     let count = publishers.len() * 500;
@@ -153,10 +153,10 @@ fn alone(name: &str) -> Rows {
 
 fn fan_out(_: &str, plain: bool) -> Rows {
     let steadily = Cluster::start(1, plain, ONE);
-    let mut readers = steadily.nodes[0].readers(1000, "/c0");
-    let mut rows = vec![steady(&steadily.nodes[0], &mut readers, "steady fan-out to 1,000 readers", 1, 20, 30)];
+    let mut readers = steadily.nodes[0].readers(Chunks, 1000, "/c0");
+    let mut rows = vec![steady_fan_out(&steadily.nodes[0], &mut readers)];
     drop((readers, steadily));
-    rows.append(&mut flood(&Cluster::start(1, plain, ONE).nodes[0], 0));
+    rows.push(flood(&Cluster::start(1, plain, ONE).nodes[0], Chunks));
     rows.into_iter().map(|(what, values)| (format!("through Redis, {what}"), values)).collect()
 }
 
@@ -183,7 +183,7 @@ fn memory(name: &str, plain: bool) -> Rows {
 /// What it takes to follow many.
 fn channels(name: &str, plain: bool) -> Rows {
     let (cluster, mut readers) = (Cluster::start(1, plain, ONE), Vec::new());
-    cluster.nodes[0].join(1000, |n| format!("/c{n}"), |reader| readers.push(reader));
+    cluster.nodes[0].join(Chunks, 1000, |n| format!("/c{n}"), |reader| readers.push(reader));
     let mut publisher = cluster.nodes[0].publishers(1);
     let path = |n| format!("/c{}", n % 1000);
     let mut values = latency(&mut publisher, &mut readers, 1000, 1000, 1000);
