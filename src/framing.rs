@@ -114,18 +114,15 @@ impl Framing {
     /// Frames whole blocks that are not of a log.
     pub fn alone(self, blocks: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        match self {
-            Framing::None => out.extend(blocks),
-            _ => drop(self.wrap(&mut At::default(), blocks, usize::MAX, &mut out)),
-        }
+        self.wrap(&mut At::default(), blocks, usize::MAX, &mut out);
         out
     }
 
     /// What is written next: log bytes, or what wraps them. None if that takes more of the log.
     fn step<'a>(self, at: &mut At, log: &'a [u8]) -> Option<Cow<'a, [u8]>> {
-        let Some((left, end)) = at.frame else { return self.begin(at, log).map(Cow::from) };
+        let Some((left, _)) = at.frame else { return self.begin(at, log).map(Cow::from) };
         if left == 0 {
-            *at = At { pos: end, frame: None };
+            at.frame = None; // its place may already be behind something that is not for it
             return Some(b"\r\n".to_vec().into());
         }
         let mut text = usize::try_from(left).ok().and_then(|left| log.get(..left)).unwrap_or(log);
@@ -142,7 +139,7 @@ impl Framing {
         let left = left - text.len() as u64;
         let line = if self == Framing::Data && text.ends_with(b"\n") { DATA.len() } else { 0 };
         *at = match left {
-            0 if self.is_message() => At { pos: end, frame: None },
+            0 if self != Framing::Chunks => At { pos: end, frame: None },
             _ => At { pos: at.pos + (text.len() + line) as u64, frame: Some((left, end)) },
         };
     }
@@ -152,7 +149,8 @@ impl Framing {
         if !self.is_message() {
             let size = log.len() as u64;
             at.frame = Some((size, at.pos + size)).filter(|_| size > 0);
-            return at.frame.map(|_| format!("{size:x}\r\n").into());
+            let header = if self == Framing::Chunks { format!("{size:x}\r\n") } else { String::new() };
+            return at.frame.map(|_| header.into());
         }
         let size = block_end(log)?;
         let block = log.get(..size)?;
