@@ -536,10 +536,10 @@ fn what_is_for_one_alone_and_is_read_bit_by_bit() {
             slot,
         };
         own(|| {
-            sub.give_alone(vec![b'a'; n].into_iter(), 0, 1000).ok().unwrap();
+            sub.give_alone(vec![b'a'; n].into_iter(), 0).ok().unwrap();
             for _ in 0..n.div_ceil(4096) {
                 client.read_exact(&mut [0; 4096]).unwrap();
-                sub.give(b"", &mut Default::default(), 0, 1000).ok().unwrap();
+                sub.give(b"", &mut Default::default(), 0).ok().unwrap();
             }
         })
     });
