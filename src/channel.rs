@@ -139,7 +139,6 @@ impl Piece {
         self.from = pos;
         self.whole = whole;
         self.bytes.clear();
-        self.bytes.shrink_to(PIECE);
         loop {
             let before = self.bytes.len();
             let stretch = channel.state().log.read(pos + before as u64, &mut self.bytes)?;
@@ -162,7 +161,7 @@ impl Piece {
 
 /// What a core has for a turn: a piece, and how each framing wraps what was sent last.
 #[derive(Default)]
-pub struct Batch {
+struct Batch {
     piece: Piece,
     wires: [Wire; 4],
 }
@@ -547,7 +546,7 @@ impl Channel {
     fn begin(
         &self, config: &Config, now: u64, stream: TcpStream, slot: Slot, opening: Opening,
     ) -> (Subscriber, Vec<u8>) {
-        let Opening { head, from, place, wait, trace, framing, half } = opening;
+        let Opening { head, from, place, wait, trace, mut framing, half } = opening;
         let Place { pos, id, gap } = place;
         let end = self.end();
         let retry = jitter(config.retry, 50);
@@ -562,10 +561,11 @@ impl Channel {
         }
         let at_once = wait.is_some_and(|wait| wait.is_zero() || pos < end || gap.is_some());
         let poll = wait.map(|_| if at_once { Poll::Until(end, Vec::new()) } else { Poll::Wait });
-        let (framing, field) = match at_once {
-            true => (Framing::None, format!("Content-Length: {}\r\n", prelude.len() as u64 + end - pos)),
-            false => (framing, framing.field().into()),
-        };
+        let mut field = framing.field().to_string();
+        if at_once {
+            framing = Framing::None;
+            field = format!("Content-Length: {}\r\n", prelude.len() as u64 + end - pos);
+        }
         let age = config.max_age.map(|age| jitter(millis(age), 10));
         let expires = wait.map(millis).or(age).filter(|_| !at_once).map(|time| now + time);
         let beginning = [head.as_bytes(), field.as_bytes(), b"\r\n", &framing.alone(&prelude)].concat();
@@ -611,19 +611,14 @@ impl Channel {
     }
 
     /// Gives each subscriber its next piece, of those that were `read` from a file or are in memory; if there are many,
-    /// on as many cores as there are `batches`.
-    pub fn turn(&self, read: &Piece, batches: &mut [Batch], now: u64) -> Turn {
-        for batch in &mut *batches {
-            batch.piece.bytes.clear();
-            batch.wires.iter_mut().for_each(Wire::forget);
-        }
+    /// on so many cores.
+    pub fn turn(&self, read: &Piece, cores: usize, now: u64) -> Turn {
+        let mut batches: Vec<_> = (0..cores).map(|_| Batch::default()).collect();
         let mut subscribers = self.subscribers();
         let end = self.end();
         let delivered = AtomicU64::new(0);
         let give = |sub: &mut Subscriber, Batch { piece, wires }: &mut Batch| -> Result<u64, Gone> {
-            if sub.waits() {
-                sub.end_at(end, sub.framing.last());
-            }
+            sub.begin(end, now);
             let next = match sub.reads() {
                 None => Some(&[][..]),
                 Some((pos, _)) if read.bad && read.from == pos => return Err(Gone::CutOff),
@@ -645,7 +640,7 @@ impl Channel {
             delivered.fetch_add(sum, Relaxed);
         };
         // If there are many, each core takes a share; if no thread can be had for one, all are looked at again.
-        let share = subscribers.len().div_ceil(batches.len()).max(SHARE);
+        let share = subscribers.len().div_ceil(cores).max(SHARE);
         let mut missed = false;
         thread::scope(|scope| {
             let mut shares = subscribers.chunks_mut(share).zip(batches.iter_mut());
@@ -657,7 +652,7 @@ impl Channel {
             own.map(|(subs, batch)| all(subs, batch))
         });
         if missed {
-            batches.iter_mut().take(1).for_each(|batch| all(&mut subscribers, batch));
+            all(&mut subscribers, &mut Batch::default());
         }
         let turn = self.end_turn(subscribers, end, now);
         self.changed.notify_all();
@@ -719,9 +714,9 @@ impl Channel {
         let end = self.end();
         let mut again = false;
         self.keep(&mut subscribers, |sub| {
-            let stays = sub.check(end, now, millis(heartbeat)).is_ok();
+            sub.gone = sub.check(end, now, millis(heartbeat)).err();
             again |= sub.is_busy();
-            stays
+            sub.gone.is_none()
         });
         again
     }
@@ -732,7 +727,7 @@ impl Channel {
         let mut leaving = 0;
         subs.retain_mut(|sub| {
             let stays = stays(sub);
-            if !stays && sub.framing.is_message() {
+            if sub.gone.is_some() && sub.framing.is_message() {
                 let _ = sub.stream.shutdown(Shutdown::Both); // the thread that reads from it is told
             }
             leaving += usize::from(stays && sub.is_leaving());

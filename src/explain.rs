@@ -284,7 +284,7 @@ impl Way {
                 Some(n) => (Next::Chunk(n as u64), &*format!("chunk size: {n}")),
             },
             Next::ChunkEnd if empty => (Next::Size, "end of the chunk"),
-            Next::Trailer if empty => (Next::Body(0), "end of the body"),
+            Next::Trailer if empty => (Next::Body(0), &*format!("end of the body{}", self.loss())),
             Next::Trailer => (Next::Trailer, "trailer field"),
             _ => (Next::Lost, "not understood"),
         };
@@ -323,6 +323,7 @@ impl Way {
                     Next::Frames
                 }
                 _ if bodiless => Next::Body(0),
+                _ if field("transfer-encoding:") == Some("chunked") => Next::Size,
                 _ => field("content-length:").and_then(|n| n.parse().ok()).map_or(Next::Rest, Next::Body),
             };
             status == "200" && field("content-type:").is_some_and(is_stream)
@@ -378,18 +379,21 @@ impl Way {
                 self.pen.write(&line.rest, "no line end");
             }
         }
-        let open = |s: &Stream| s.is_open() || !self.text.begin.is_empty();
         let why = match self.next {
-            Next::Rest if self.stream.as_ref().is_some_and(open) => {
-                "; what stands behind the last blank line is thrown away"
-            }
             Next::Body(n) | Next::Chunk(n) => &format!("; length of what is missing: {n}"),
             Next::Head if !(self.head.is_empty() && self.line.begin.is_empty()) => ", in the middle of a head",
             Next::Size | Next::ChunkEnd | Next::Trailer => ", in the middle of a body",
             Next::Frames if !self.frame.header.is_empty() => ", in the middle of a frame",
             _ => "",
         };
-        why.into()
+        why.to_string() + self.loss()
+    }
+
+    /// What becomes of an answer's stream that ends here.
+    fn loss(&self) -> &'static str {
+        let open = |s: &Stream| !self.client && (s.is_open() || !self.text.begin.is_empty());
+        let open = self.stream.as_ref().is_some_and(open);
+        if open { "; what stands behind the last blank line is thrown away" } else { "" }
     }
 }
 

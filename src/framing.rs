@@ -178,7 +178,7 @@ pub fn block_end(log: &[u8]) -> Option<usize> {
     log.windows(2).position(|pair| pair == b"\n\n").map(|n| n + 2)
 }
 
-/// What was framed last, for all that stand at one place.
+/// What was framed last of a log, for all that stand at one place.
 #[derive(Default)]
 pub struct Wire {
     /// The bytes to send.
@@ -198,10 +198,5 @@ impl Wire {
             let rest = framing.wrap(&mut at, log, ROOM, &mut self.bytes);
             self.end = (at, rest);
         }
-    }
-
-    /// Forgets them; the next log may be another one.
-    pub fn forget(&mut self) {
-        self.of = None;
     }
 }

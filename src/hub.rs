@@ -18,7 +18,7 @@
 //! Limits: `--max-channels`; `KEYS` and `LAB_HISTORY` for the wire lab; for each channel a thread that replays.
 //! Deliberately absent: HTTP.
 
-use crate::channel::{Batch, Channel, Numbers, Opening, Piece, STACK, millis};
+use crate::channel::{Channel, Numbers, Opening, Piece, STACK, millis};
 use crate::cluster::Cluster;
 use crate::disk::Dir;
 use crate::duplex::lock;
@@ -114,6 +114,7 @@ pub struct Hub {
     cluster: OnceLock<Cluster>,
     notes: Vec<String>,
     open_logs: usize,
+    cores: usize,
     channels: Shelf,
     lab: Shelf,                          // the wire lab's
     news: Mutex<VecDeque<Arc<Channel>>>, // each at most once, see `Channel::queued`
@@ -150,11 +151,6 @@ pub fn is_lab(name: &str) -> bool {
     name.strip_prefix("lab/").is_some_and(is_channel)
 }
 
-/// What the cores have for a turn, one each.
-fn batches() -> Vec<Batch> {
-    (0..limits::cores().min(CORES)).map(|_| Batch::default()).collect()
-}
-
 impl Hub {
     /// A hub with the channels that `--data` holds, each of which is checked; starts the pump and the heartbeat. At
     /// most `open_logs` of them are open at a time. `private`: their files are for their owner alone.
@@ -186,6 +182,7 @@ impl Hub {
             cluster: OnceLock::new(),
             notes,
             open_logs,
+            cores: limits::cores().min(CORES),
             channels: Shelf { names: Mutex::new(names), ..Shelf::default() },
             lab: Shelf::default(),
             news: Mutex::default(),
@@ -227,7 +224,7 @@ impl Hub {
     }
 
     /// Milliseconds since the hub began.
-    fn now(&self) -> u64 {
+    pub fn now(&self) -> u64 {
         millis(self.began.elapsed())
     }
 
@@ -489,11 +486,6 @@ impl Hub {
         Ok(key)
     }
 
-    /// Ends a subscriber, see [`Channel::leave`].
-    pub fn leave(&self, channel: &Channel, key: u64, last: &[u8]) {
-        channel.leave(key, last, self.now());
-    }
-
     /// Has a thread replay a channel. Returns when to try it again, if there is none.
     fn start_replay(self: &Arc<Hub>, channel: &Arc<Channel>) -> Option<u64> {
         let (hub, own) = (self.clone(), channel.clone());
@@ -510,16 +502,14 @@ impl Hub {
     }
 
     fn replay(self: &Arc<Hub>, channel: &Arc<Channel>) {
-        let mut batches = batches();
         while let Some(read) = channel.replay() {
-            if self.turn(channel, &read, &mut batches).is_some() {
+            if self.turn(channel, &read).is_some() {
                 self.wake(channel);
             }
         }
     }
 
     fn pump(self: &Arc<Hub>) {
-        let mut batches = batches();
         // Channels with stalled readers or polls, each once, and when the first of them is to be tried again.
         let mut later: Vec<Arc<Channel>> = Vec::new();
         let mut first = u64::MAX;
@@ -527,7 +517,7 @@ impl Hub {
             let next = lock(&self.news).pop_front();
             if let Some(channel) = next {
                 channel.queued.store(false, SeqCst); // before the log is read: whoever appends after that queues it again
-                let turn = AssertUnwindSafe(|| self.turn(&channel, &Piece::default(), &mut batches));
+                let turn = AssertUnwindSafe(|| self.turn(&channel, &Piece::default()));
                 // A panic is a bug; it must not end the pump for everybody.
                 if let Ok(Some(retry)) = catch_unwind(turn) {
                     first = first.min(retry);
@@ -556,8 +546,8 @@ impl Hub {
     }
 
     /// One turn of a channel. Returns when the first stalled subscriber is to be tried again, or the first poll ends.
-    fn turn(self: &Arc<Hub>, channel: &Arc<Channel>, read: &Piece, batches: &mut [Batch]) -> Option<u64> {
-        let turn = channel.turn(read, batches, self.now());
+    fn turn(self: &Arc<Hub>, channel: &Arc<Channel>, read: &Piece) -> Option<u64> {
+        let turn = channel.turn(read, self.cores, self.now());
         self.counted.delivered.fetch_add(turn.delivered, Relaxed);
         self.counted.dropped.fetch_add(turn.cut_off, Relaxed);
         if turn.more {

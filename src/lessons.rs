@@ -14,11 +14,16 @@
 //!   such line is played to everyone else.
 //!
 //! And what stands in braces is not sent but done: `{CR}`, `{NUL}`, `{BOM}` send bytes that no editor shows, `{time}` the
-//! time and `{last-event-id}` the id that the client brought; `{wait 2 s}` pauses there; `{cut}` ends the stream there,
-//! and `{repeat}` plays the block before it for ever. A brace has no other use in a lesson, so none is ever data.
+//! time and `{last-event-id}` the id that the client brought; `{wait 2 s}` pauses there; a line `{no pause}` is a blank
+//! line without a pause; `{cut}` ends the stream there, and `{repeat}` plays the block before it for ever. A brace has no
+//! other use in a lesson, so none is ever data.
+//!
+//! To HTTP/1.1 what is sent between two pauses is a chunk (RFC 9112 §7.1). The last chunk says that the lesson is over: there
+//! is none at `{cut}`, and none if its time is over.
 //!
 //! Limits: [`PLAYERS`], `PLAY_TIME`; `connection.rs` bounds each write.
 
+use crate::framing::Framing;
 use crate::http;
 use std::io::{self, Write};
 use std::thread::sleep;
@@ -54,8 +59,8 @@ macro_rules! lessons {
 /// All lessons, in the order in which one learns.
 pub const LESSONS: &[Lesson] = lessons! {
     "first-event" "fields" "lines" "one-space" "missing-blank-line" "named" "ignored" "line-ends" "byte-order-mark"
-    "greeting" "clock" "heartbeat" "buffering" "retry" "reconnection" "cut-id" "empty-id" "nul-in-id" "fresh-start"
-    "pause" "no-content" "unavailable" "wrong-type" "charset" "wrong-charset" "six-connections"
+    "greeting" "clock" "heartbeat" "buffering" "retry" "reconnection" "cut-id" "chunks" "empty-id" "nul-in-id"
+    "fresh-start" "pause" "no-content" "unavailable" "wrong-type" "charset" "wrong-charset" "six-connections"
     "websocket"
 };
 
@@ -75,6 +80,8 @@ pub enum Step {
     Wait(Duration),
     /// Go on at the step of this number.
     Repeat(usize),
+    /// It is over: send the last chunk.
+    End,
 }
 
 /// A lesson for one client.
@@ -91,34 +98,34 @@ pub struct Script {
 
 impl Script {
     fn send(&mut self, bytes: &[u8]) {
-        match self.steps.last_mut() {
-            Some(Step::Send(last)) => last.extend_from_slice(bytes),
-            _ if bytes.is_empty() => {}
-            _ => self.steps.push(Step::Send(bytes.into())),
-        }
+        self.steps.push(Step::Send(bytes.into()));
     }
 
     /// Plays it; returns when it ends, or at the first step after its time.
     ///
     /// # Errors
     /// Where the client is gone, or does not read.
-    pub fn play(&self, out: &mut impl Write) -> io::Result<()> {
+    pub fn play(&self, framing: Framing, out: &mut impl Write) -> io::Result<()> {
         let end = Instant::now() + self.time;
         let mut at = 0;
-        let mut said = Vec::new(); // up to a pause all is one write
+        let mut said = Vec::new(); // up to a pause all is one write, and one chunk
+        let mut last = Framing::None.last();
         while let Some(step) = self.steps.get(at).filter(|_| Instant::now() < end) {
             at += 1;
             match step {
                 Step::Send(bytes) => said.extend_from_slice(bytes),
                 Step::Time => said.extend_from_slice(http::now().as_bytes()),
                 Step::Wait(pause) => {
-                    out.write_all(&std::mem::take(&mut said))?;
+                    out.write_all(&framing.alone(&said))?;
+                    said.clear();
                     sleep(*pause);
                 }
                 Step::Repeat(step) => at = *step,
+                Step::End => last = framing.last(),
             }
         }
-        out.write_all(&said)
+        out.write_all(&framing.alone(&said))?;
+        out.write_all(&last)
     }
 }
 
@@ -154,6 +161,7 @@ pub fn parse<'a>(text: &'a str, last_id: &[u8]) -> Result<Script, &'a str> {
                 "BOM" => script.send("\u{feff}".as_bytes()),
                 "last-event-id" => script.send(last_id),
                 "time" => script.steps.push(Step::Time),
+                "no pause" => {}
                 "cut" => return Ok(script),
                 "repeat" if block > before => {
                     script.steps.push(Step::Repeat(before));
@@ -174,6 +182,7 @@ pub fn parse<'a>(text: &'a str, last_id: &[u8]) -> Result<Script, &'a str> {
             block = script.steps.len();
         }
     }
+    script.steps.push(Step::End);
     Ok(script)
 }
 

@@ -25,7 +25,6 @@
 //! | 1 | `event.rs` | `Event` to and from event-stream bytes; pure |
 //! | 1 | `resp.rs` | the protocol of Redis: commands to bytes, bytes to replies; pure |
 //! | 2 | `flags.rs` | arguments and environment to `Config`; the help text |
-//! | 2 | `lessons.rs` | the lessons: files of `static/lessons/` to scripts, and their player |
 //! | 2 | `disk.rs` | a directory of logs: its lock, its files, all or nothing |
 //! | 2 | `recovery.rs` | what stands in a file after a crash: whole, unfinished, with a hole, or damaged |
 //! | 2 | `ws.rs` | WebSocket: its handshake, and frames to and from bytes; pure |
@@ -35,6 +34,7 @@
 //! | 3 | `framing.rs` | how the transport of one subscriber wraps log bytes; pure |
 //! | 3 | `explain.rs` | a connection's bytes, line by line, for a person; pure |
 //! | 4 | `log.rs` | the append-only bytes: positions, memory, files, trimming |
+//! | 4 | `lessons.rs` | the lessons: files of `static/lessons/` to scripts, and their player |
 //! | 4 | `trace.rs` | what watches a connection's bytes |
 //! | 5 | `duplex.rs` | a socket that one thread reads while others write to it |
 //! | 5 | `connection.rs` | one client: requests in time, answers out |

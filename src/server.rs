@@ -416,15 +416,17 @@ impl Shared {
             Route::Lesson(script) => {
                 let usual = |line: &&str| !line.split(':').take(1).any(|name| script.fields.contains(name));
                 let fields = STREAM_FIELDS.split_inclusive('\n').filter(usual).collect::<String>() + &script.fields;
-                if req.method == "HEAD" {
+                // RFC 9110 §15.3.5: a 204 has no content.
+                if req.method == "HEAD" || script.status == 204 {
                     return Ok(Reply::Answer(Answer::empty(script.status, fields)));
                 }
                 let _place = self.players.take(PLAYERS, &connection.stream, ()).ok_or(PLAYING)?;
                 connection.note(script.status);
-                let head = http::head(script.status, &[&fields, &connection.cors, "Connection: close\r\n\r\n"]);
-                // RFC 9110 §15.3.5: a 204 has no content. Where a write fails the client is gone.
-                if connection.write_all(head.as_bytes()).is_ok() && script.status != 204 {
-                    let _ = script.play(connection);
+                let framing = framing(req);
+                let head = http::head(script.status, &[&fields, &connection.cors, CLOSE, framing.field(), "\r\n"]);
+                // Where a write fails the client is gone.
+                if connection.write_all(head.as_bytes()).is_ok() {
+                    let _ = script.play(framing, connection);
                 }
                 return Ok(Reply::Given);
             }

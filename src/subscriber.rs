@@ -18,11 +18,13 @@ use std::sync::{Arc, Mutex};
 use std::vec::IntoIter;
 
 /// Limit: the pause before a full socket is tried again, as a power of two: 2 ms, doubled up to 512 ms.
-const LONGEST_STALL: u16 = 9;
+const LONGEST_STALL: u8 = 9;
 /// Limit, in milliseconds: how long a stream may take to end, so that nothing is lost (RFC 9112 §9.6).
 const LINGER: u64 = 2000;
 /// Limit: Ping frames that go unanswered. A WebSocket that takes nothing is given up with the next heartbeat as well.
 const UNANSWERED: u32 = 2;
+/// Limit, in milliseconds: for how long a WebSocket may take nothing, if three heartbeats are more: what `stalls` can count.
+const LONGEST_SILENCE: u64 = 120_000;
 /// Limit: what a subscriber that is behind has still to pass over.
 const SKIPS: usize = 64;
 /// In milliseconds: how often the heartbeat looks for closed sockets. A closed one is gone after two looks.
@@ -96,7 +98,7 @@ pub struct Subscriber {
     /// Drawn at random: the first half of its address.
     pub key: u64,
     /// Tries in a row for which the socket was full.
-    pub stalls: u16,
+    pub stalls: u8,
     /// How the log's bytes are wrapped for it.
     pub framing: Framing,
     /// Why it is to be dropped at the end of this turn.
@@ -158,6 +160,10 @@ impl Subscriber {
         self.more.as_ref()?.expires
     }
 
+    fn is_over(&self, now: u64) -> bool {
+        self.expires().is_some_and(|at| now >= at)
+    }
+
     fn has_own(&self) -> bool {
         self.more.as_ref().is_some_and(|more| !more.own.as_slice().is_empty())
     }
@@ -202,7 +208,7 @@ impl Subscriber {
     pub fn wants(&self, end: u64, now: u64) -> bool {
         let over = match self.poll() {
             None => false,
-            Some(Poll::Wait) => self.expires().is_some_and(|at| now >= at),
+            Some(Poll::Wait) => self.is_over(now),
             Some(_) => self.pos == self.stop() && !self.is_ended(),
         };
         let pong = self.half().is_some_and(|half| lock(half).owes());
@@ -215,6 +221,13 @@ impl Subscriber {
         match self.stalls {
             0 => self.expires().filter(|_| self.waits()),
             _ => Some(self.due),
+        }
+    }
+
+    /// If it waits, and there is something for it or its time is over, it ends where the log does.
+    pub fn begin(&mut self, end: u64, now: u64) {
+        if self.waits() && (self.pos < end || self.is_over(now)) {
+            self.end_at(end, self.framing.last());
         }
     }
 
@@ -342,14 +355,15 @@ impl Subscriber {
         // A write tells more than a look.
         let quiet = self.shut || self.stalls > 0 || self.is_poll() || now >= self.due + QUIET;
         let ended = quiet && self.look()?;
-        let over = self.expires().is_some_and(|at| now >= at) && !self.waits(); // else the pump knows
+        let over = self.is_over(now) && !self.waits(); // else the pump knows
         if over && !self.is_poll() {
             self.end_at(self.at().end(), self.framing.last());
             self.more.get_or_insert_default().expires = Some(now + LINGER);
             return self.finish(now);
         }
         let stalled = u64::from(self.stalls.saturating_sub(LONGEST_STALL)) << LONGEST_STALL;
-        let silent = self.half().is_some() && stalled >= heartbeat * u64::from(UNANSWERED + 1);
+        let patience = (heartbeat * u64::from(UNANSWERED + 1)).min(LONGEST_SILENCE);
+        let silent = self.half().is_some() && stalled >= patience;
         if over || silent || (self.shut && self.is_ended()) {
             return Err(Gone::Done);
         }

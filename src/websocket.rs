@@ -83,6 +83,6 @@ pub fn serve(
     if let Err((code, reason)) = obey(connection, &half, hub, channel, accepted) {
         ws::close(code, reason, &mut last);
     }
-    hub.leave(channel, key, &last);
+    channel.leave(key, &last, hub.now());
     Ok(())
 }

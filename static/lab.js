@@ -71,16 +71,10 @@ function exact(tag, text) {
   return made;
 }
 
-// Cuts behind each line end: CR LF, LF and CR. The last piece may have none.
-function lines(bytes) {
-  const cut = [];
-  for (let from = 0, at = 0; at < bytes.length; at++) {
-    if (bytes[at] === 10 || (bytes[at] === 13 && bytes[at + 1] !== 10) || at === bytes.length - 1) {
-      cut.push(bytes.subarray(from, at + 1));
-      from = at + 1;
-    }
-  }
-  return cut;
+// How much of these bytes is the first line, with its end: CR LF, LF or CR. It may have none.
+function lineLength(bytes) {
+  const end = bytes.findIndex((byte, at) => byte === 10 || (byte === 13 && bytes[at + 1] !== 10));
+  return end < 0 ? bytes.length : end + 1;
 }
 
 // ---- The table --------------------------------------------------------------------------------------------------
@@ -205,12 +199,46 @@ class Connection {
     began ||= at;
     const time = ((at - began) / 1000).toFixed(3);
     addHeading(`piece ${way}`, word(`lab-${way}`, { time, bytes: bytes.length, n: this.number }));
-    for (const line of this.ways[way].frames ? [bytes] : lines(bytes)) this.hearLine(way, line);
+    const side = this.ways[way];
+    while (bytes.length > 0) {
+      if (side.frames) return this.hearFrames(way, side, bytes);
+      const { chunk } = side;
+      const line = bytes.subarray(0, lineLength(bytes.subarray(0, chunk?.left || bytes.length)));
+      bytes = bytes.subarray(line.length);
+      if (chunk?.left === 0) {
+        this.hearChunk(way, chunk, line);
+      } else {
+        if (chunk) chunk.left -= line.length;
+        this.hearLine(way, side, line);
+      }
+    }
   }
 
-  hearLine(way, bytes) {
-    const side = this.ways[way];
-    if (side.frames) return this.hearFrames(way, side, bytes);
+  // The framing of a body in chunks (RFC 9112 §7.1): a line with the size of each, and a line end behind it. What is in the
+  // chunks is read as if it had come without them, wherever they end.
+  hearChunk(way, chunk, bytes) {
+    const { steps } = addLine(`${way} framing`, bytes, { state: latest });
+    chunk.line += new TextDecoder().decode(bytes);
+    if (!chunk.line.endsWith('\n')) return steps.textContent = word('lab-unended');
+    const size = /^[0-9a-f]+\r\n$/i.test(chunk.line) ? parseInt(chunk.line, 16) : NaN;
+    chunk.line = '';
+    if (chunk.next === 'lost' && size >= 0) chunk.next = 'size';
+    const what = size === 0 ? 'last' : chunk.next;
+    steps.textContent = word(`lab-chunk-${what}`, { n: size });
+    if (size > 0) chunk.left = size;
+    chunk.next = { size: size === 0 ? 'over' : 'end', end: 'size' }[chunk.next] ?? chunk.next;
+  }
+
+  // So many bytes are missing: behind the end of a chunk nobody knows where the next one begins, until its size is seen.
+  lose(bytes) {
+    addHeading('ended', word('lab-lost', { n: this.number, bytes }));
+    const { chunk } = this.ways.out;
+    if (!chunk) return;
+    if (bytes > chunk.left) Object.assign(chunk, { left: bytes, next: 'lost', line: '' });
+    chunk.left -= bytes;
+  }
+
+  hearLine(way, side, bytes) {
     const text = (side.rest ?? '') + new TextDecoder().decode(bytes);
     const whole = (side.parser ? /[\r\n]$/ : /\n$/).test(text);
     side.rest = whole ? '' : text;
@@ -232,10 +260,12 @@ class Connection {
       const known = `lab-${way}-${name}`;
       if (Object.hasOwn(WORDS, known) && value !== 'Upgrade') line.steps.append(element('small', '', word(known)));
       if (name === 'content-type') side.type = value;
+      if (name === 'transfer-encoding') side.chunked = true;
     }
     side.first ||= text;
     if (kind !== 'lab-end') return;
     side.head = false;
+    if (side.chunked) side.chunk = { left: 0, next: 'size', line: '' };
     this.blocks++;
     if (way !== 'out' || !this.isStream) return;
     const status = side.first.split(' ')[1];
@@ -363,7 +393,10 @@ class Connection {
   end(at) {
     if (!this.isStream) return;
     const row = addHeading('ended', word('lab-ended', { n: this.number, time: ((at - began) / 1000).toFixed(3) }));
-    if (this.ways.out.rest || this.ways.out.parser?.data) row.cells[0].append(element('small', '', word('lab-discarded')));
+    const { rest, parser, chunk } = this.ways.out;
+    const say = key => row.cells[0].append(' ', element('small', '', word(key)));
+    if (chunk && chunk.next !== 'over') say('lab-chunk-missing');
+    if (rest || parser?.data) say('lab-discarded');
     row.cells[0].colSpan = 2;
     const cell = element('td', 'fired');
     row.append(cell);
@@ -376,7 +409,7 @@ function hearTap(event) {
   let connection = connections.get(number);
   if (!connection) connections.set(number, connection = new Connection(++count));
   if (event.type === 'end') connection.end(at);
-  else if (event.type === 'lost') addHeading('ended', word('lab-lost', { n: connection.number, bytes }));
+  else if (event.type === 'lost') connection.lose(bytes);
   else connection.hear(event.type, Uint8Array.from(bytes, character => character.charCodeAt(0)), at);
   follow();
   showBuffers();

@@ -18,7 +18,7 @@ use std::time::Instant;
 use tincan::event::json;
 
 /// Loopback only: the last rule lets no other name or address resolve.
-const FLAGS: &str = r#""--headless=new","--no-sandbox","--disable-gpu","--disable-quic","--no-first-run",
+pub const FLAGS: &str = r#""--headless=new","--no-sandbox","--disable-gpu","--disable-quic","--no-first-run",
     "--disable-background-networking","--disable-component-update","--disable-sync","--disable-dev-shm-usage",
     "--no-proxy-server","--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1""#;
 /// What stands before every expression.
@@ -530,6 +530,46 @@ fn a_restart_heals_by_itself_and_is_told() {
     }
     assert!(curl.block().starts_with("data: {\"name\":\"anonymous\",\"msg\":\"after\"}\n"));
     assert!(curl.block().starts_with("data: end\n"), "each is heard once");
+}
+
+#[test]
+fn an_eventsource_comes_back_after_a_last_chunk_and_after_none() {
+    let Some(driver) = driver() else { return };
+    const LISTEN: &str = "void (window.told = [], window.es = new EventSource('/kitchen?tap=plug'),
+        es.onopen = () => told.push('open'), es.onerror = () => told.push(`error ${es.readyState}`),
+        es.onmessage = event => told.push(event.data))";
+    let heard = |page: &Page, server: &Tincan, n: usize| {
+        page.becomes(&format!("told.filter(text => text === 'open').length >= {n}"), "true");
+        server.post("/kitchen", n.to_string());
+        page.becomes(&format!("told.includes('{n}')"), "true");
+        page.js("told.filter(text => /^[0-9]/.test(text)).join()")
+    };
+    // An end in order, each second: that is no failure.
+    let server = Tincan::start(&["--retry", "100", "--max-age", "1"]);
+    let page = driver.page(&url(&server, "/health"));
+    page.js(LISTEN);
+    let all = [1, 2, 3].map(|n| heard(&page, &server, n));
+    assert_eq!(all, ["1", "1,2", "1,2,3"]);
+    assert!(page.js("told.filter(text => text.startsWith('error')).join()").starts_with("error 0,error 0"));
+    let complaints = |page: &Page| {
+        let lines = page.console().into_iter().filter(|line| line.contains("/kitchen")); // not for want of an icon
+        lines.collect::<Vec<_>>()
+    };
+    assert_eq!(complaints(&page), [""; 0]);
+    // A pulled plug, and a server that is killed.
+    let mut server = Tincan::start(&["--retry", "100"]);
+    let page = driver.page(&url(&server, "/health"));
+    page.js(LISTEN);
+    assert_eq!(heard(&page, &server, 1), "1");
+    assert_eq!(server.post("/lab/plug", ""), ["connections cut: 1"]);
+    assert_eq!(heard(&page, &server, 2), "1,2");
+    assert_eq!(page.js("told.filter(text => text.startsWith('error')).join()"), "error 0");
+    let console = complaints(&page);
+    assert!(console.len() == 1 && console[0].contains("ERR_INCOMPLETE_CHUNKED_ENCODING"), "{console:?}");
+    server.kill();
+    page.becomes("told.filter(text => text === 'error 0').length >= 2", "true");
+    server = again(server.port);
+    assert_eq!(heard(&page, &server, 3), "1,2,3");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `static/eventsource.js` beside the browser's own EventSource, in a real Chromium: the same streams, the same events.
 //! What is expected is written out, so that it also shows where Chromium departs from the text.
 
-use crate::browser::{driver, guarded, signed_url};
+use crate::browser::{driver, guarded, signed_url, url};
 use crate::harness::*;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -58,6 +58,13 @@ fn head(status: &str, fields: &str) -> String {
 
 fn stream(body: impl AsRef<[u8]>) -> Answer {
     Answer([head("200 OK", "Content-Type: text/event-stream\r\n").as_bytes(), body.as_ref()].concat(), false)
+}
+
+/// The same in chunks: these parts, and what stands behind them.
+fn chunked(parts: &[&str], last: &str) -> Answer {
+    let fields = "Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n";
+    let chunks: String = parts.iter().map(|part| format!("{:x}\r\n{part}\r\n", part.len())).collect();
+    Answer((head("200 OK", fields) + &chunks + last).into_bytes(), false)
 }
 
 /// A server that misbehaves as it is told: `/bytes/N`, `/stream/N/K` (cut behind K bytes), and `/KIND/NAME`, whose n-th
@@ -218,11 +225,22 @@ fn connections_are_announced_failed_and_reestablished_as_by_the_browser() {
     let resume = vec![stream(stops), stream("\ndata: b\n\n"), stream("id: é🍲\n\n"), stream("id\n\n"), gone.clone()];
     let nobody = vec![stream("retry: 20\n\n"), cut.clone(), cut, gone.clone()];
     let again = vec![stream("retry: 20\nid: 7\ndata: a\n\ndata: b\n\n")];
+    // The last chunk; none, between two chunks and in the middle of one. (An event that was whole just before a cut may be
+    // heard or not: fetch throws away what was not read.)
+    let chunks = vec![
+        chunked(&["retry: 20\nid: 1\nda", "ta: a\n\n"], "0\r\n\r\n"),
+        chunked(&["id: 2\ndata: cut off\n"], ""),
+        chunked(&["id: 2\n"], "20\r\ndata: cut off"),
+        chunked(&["data: b\n\n"], "0\r\n\r\n"),
+        gone.clone(),
+    ];
+    let taken = "open1 message=a#11 error0 open1 error0 open1 error0 open1 message=b#11 error0 error2";
     let media = "Content-Type: text/event-stream\r\n";
     let (fails, opens) = (("error2", "-"), ("open1 message=é#1", "-"));
     // Name, answers, events after which to close; what is fired with the state, and the Last-Event-ID of each request.
     let scripts = vec![
         ("resume", resume, 0, (resumed, "- 1 1 é🍲 -")),
+        ("chunks", chunks, 0, (taken, "- 1 1 1 1")),
         ("nobody", nobody, 0, ("open1 error0 error0 error0 error2", "- - - -")),
         ("moved", vec![moved], 4, ("open1 message=a#71 message=b#71 error0", "-")),
         ("there", vec![held], 2, ("open1 message=a#71", "-")),
@@ -269,6 +287,39 @@ fn connections_are_announced_failed_and_reestablished_as_by_the_browser() {
     let paths: Vec<String> = server.noted()[before..].iter().map(|n| n.split(' ').next().unwrap().into()).collect();
     assert_eq!(paths, ["moved", "again", "moved", "again"].map(|name| format!("/fetch/{name}")));
     assert!(server.noted()[before..].iter().all(|n| n.ends_with(" Bearer s3same")), "{:?}", server.noted());
+}
+
+#[test]
+fn an_answer_that_breaks_off_between_two_chunks_is_taken_up_as_by_the_browser() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let load =
+        "document.head.append(Object.assign(document.createElement('script'), { src: '/assets/eventsource.js' }))";
+    let pages = KINDS.map(|kind| {
+        let page = driver.page(&url(&server, "/lessons"));
+        page.js(load);
+        page.becomes("typeof window.TincanEventSource", "function");
+        if kind == "xhr" {
+            page.js("delete Response.prototype.body");
+        }
+        let name = if kind == "native" { "EventSource" } else { "TincanEventSource" };
+        page.js(&format!(
+            "((window.told = [], window.own = new {name}('/lessons/chunks')), \
+             own.onopen = own.onerror = event => told.push(event.type + own.readyState), \
+             own.onmessage = event => told.push(event.data + ' ' + event.lastEventId))"
+        ));
+        (kind, page)
+    });
+    let told = [
+        "open1,this line comes in two chunks ,two events ,in one chunk 1,error0",
+        "open1,and now without a last chunk 2,error0",
+        "open1,back again: for an EventSource both are the same 3,error0",
+    ];
+    for (kind, page) in pages {
+        page.becomes("told.slice(0, 11)", &told.join(","));
+        page.js("own.close()");
+        assert_eq!(page.js("own.readyState"), "2", "{kind}");
+    }
 }
 
 #[test]

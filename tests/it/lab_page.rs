@@ -7,8 +7,8 @@ use tincan::event::json;
 use tincan::lessons::{LESSONS, parts};
 use tincan::ws;
 
-/// A line of the table: its bytes, what the algorithm did, what was fired; each a text.
-const ROWS: &str = "all('tbody .row').map(row => [row.querySelector('code')?.textContent,
+/// A line of the table, but for those of chunks: its bytes, what the algorithm did, what was fired; each a text.
+const ROWS: &str = "all('tbody .row:not(.framing)').map(row => [row.querySelector('code')?.textContent,
     ...[...row.cells].slice(1).map(cell => [...cell.childNodes].map(node => node.textContent).join('/'))].join(' | '))";
 const SOUP: &str = "data: soup␊ | data/ /soup/appended to the data buffer, with a line feed | ";
 
@@ -77,7 +77,9 @@ fn the_plug_is_pulled_and_the_eventsource_comes_back_with_its_last_event_id() {
     page.js("q('#plug').click()");
     page.becomes("all('.fired .error').length + ' ' + all('.fired .open').length", "1 2");
     let ended = "all('.ended').map(row => [...row.cells].map(c => c.textContent).join(' | ').replace(/^\\S+/, ''))[0]";
-    page.becomes(ended, " s · connection 1 has ended | onerror\nreadyState 0: it will come back by itself");
+    let cut = "Without the last chunk: the answer was cut off.";
+    let error = "onerror\nreadyState 0: it will come back by itself";
+    page.becomes(ended, &format!(" s · connection 1 has ended {cut} | {error}"));
     page.becomes(
         &format!("{ROWS}.filter(row => row.startsWith('Last-Event-ID')).join()"),
         &format!("Last-Event-ID: {id}␍␊ | field line/the client says where it was | "),
@@ -136,7 +138,7 @@ fn shows(page: &Page, name: &str, text: &str) {
     let unlike = [("{CR}", "\r"), ("{NUL}", "\0"), ("{BOM}", "\u{feff}"), ("{wait 1 s}", ""), ("{last-event-id}", "")];
     let part = parts(text).0.split(": when ").next().unwrap();
     let sent = unlike.iter().fold(part.to_string(), |sent, (word, bytes)| sent.replace(word, bytes));
-    let out = "all('tbody .row.out').map(row => row.querySelector('code').textContent).join('')";
+    let out = "all('tbody .row.out:not(.framing)').map(row => row.querySelector('code').textContent).join('')";
     let shown = page.js(out);
     let body = shown.split_once("␍␊␍␊").unwrap().1;
     assert!(body.starts_with(&visible(&sent)), "{name}: {body}\n{}", visible(&sent));
@@ -166,6 +168,124 @@ fn shows(page: &Page, name: &str, text: &str) {
     }
 }
 
+/// The lines of chunks: their bytes, and what is said of them.
+const CHUNKS: &str =
+    "all('tbody .framing').map(row => [...row.cells].map(cell => cell.firstChild?.textContent).join(' '))";
+
+#[test]
+fn chunks_in_the_lab_are_shown_as_what_frames_the_stream_and_not_as_its_lines() {
+    let Some(driver) = driver() else { return };
+    for (language, sized, end, last, over, missing) in [
+        (
+            "en",
+            "HTTP: a chunk of 31 bytes",
+            "HTTP: end of the chunk",
+            "HTTP: the last chunk, of size 0",
+            "HTTP: end of the body",
+            "Without the last chunk: the answer was cut off.",
+        ),
+        (
+            "zh",
+            "HTTP：一个 31 字节的块",
+            "HTTP：块结束",
+            "HTTP：最后一块，大小为 0",
+            "HTTP：正文结束",
+            "没有最后一块：响应被切断。",
+        ),
+    ] {
+        let server = Tincan::start(&[]);
+        let page = driver.chromium(language, "normal");
+        page.open(&url(&server, "/lab#chunks"));
+        page.becomes("all('.over').length", "1"); // after four connections
+        let rows = page.js(&format!("{CHUNKS}.slice(2, 10).map(text => text.trim()).join('\\n')"));
+        let sizes = [sized.to_string(), sized.replace("31", "6"), sized.replace("31", "44")];
+        let expected = [("1f", 0), ("6", 1), ("2c", 2)].map(|(size, n)| format!("{size}␍␊ {}\n␍␊ {end}", sizes[n]));
+        assert!(rows.starts_with(&expected.join("\n")), "{rows}");
+        // The stream's lines are whole, wherever a chunk ends, and what it fires has its place.
+        let whole = "all('.dispatch').slice(0, 3).map(step => step.closest('tr').cells[2].textContent.split('\\n')[1])";
+        page.becomes(
+            &format!("{whole}.join()"),
+            "data \"this line comes in two chunks\",data \"two events\",data \"in one chunk\"",
+        );
+        assert_eq!(
+            page.js("all('tbody tr').filter(row => /ignored: no such|没有这个字段/.test(row.textContent)).length"),
+            "0"
+        );
+        // The connections end with the last chunk, without one, and with one again.
+        let ends = "all('.ended:not(.over)').map(row => [row.previousElementSibling.cells[1].textContent, \
+            row.querySelector('small')?.textContent ?? ''].join(' ').trim()).slice(0, 3).join('\\n')";
+        assert_eq!(page.js(ends), format!("{over}\n{end} {missing}\n{over}"));
+        assert_eq!(page.js(&format!("{CHUNKS}.filter(text => text.startsWith('0␍␊ {last}')).length")), "3");
+        // The buffers are those of the moment, and nothing of the stream belongs to such a line.
+        let row = "all('tbody .framing')[3]"; // behind half a line
+        page.js(&format!("{row}.dispatchEvent(new MouseEvent('mouseover', {{ bubbles: true }}))"));
+        assert_eq!(page.js("all('.same').length + ' ' + all('.here').length"), "0 1");
+        let faint = "(row => getComputedStyle(row.cells[0].firstChild).color === getComputedStyle(row.cells[1]).color)";
+        assert_eq!(page.js(&format!("{faint}({row})")), "true", "it is fainter than the stream");
+        // What the browser says of an answer that was cut off.
+        let console = page.console();
+        assert!(console.iter().all(|line| line.contains("ERR_INCOMPLETE_CHUNKED_ENCODING")), "{console:?}");
+    }
+}
+
+#[test]
+fn chunks_are_read_wherever_they_and_their_pieces_are_cut() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let page = driver.page(&url(&server, "/lab"));
+    on_channel(&page, &server, "kitchen");
+    let stream = "id:1\ndata:\u{6c64}\r\n\r\n:ping\n\nevent:message\rdata:a\r\r\n".as_bytes();
+    let head = |n: usize, more: &str| {
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n{more}\r\n");
+        told("in", n, b"GET / HTTP/1.1\r\n\r\n") + "," + &told("out", n, answer.as_bytes())
+    };
+    // What the algorithm did, step by step; and all that has no chunk around it.
+    let steps = "all('tbody .out:not(.framing) .steps').filter(cell => cell.children.length && !/^field/.test(cell.textContent)).map(cell => cell.textContent).join('\\n')";
+    let text = "all('tbody .row.out:not(.framing) code:first-child').map(code => code.textContent).join('')";
+    let play = |all: String| {
+        page.js("body.replaceChildren()");
+        page.js(&format!("[{all}].forEach(hearTap)"));
+        assert_eq!(page.js("all('.fired .failed').length"), "0");
+        (page.js(steps), page.js(text))
+    };
+    let (plain, _) = play(head(900, "") + "," + &told("out", 900, stream));
+    assert_eq!(plain.matches("fire “message”").count(), 2, "{plain}");
+    for n in 1..stream.len() {
+        let (a, b) = stream.split_at(n);
+        let chunk = |part: &[u8]| [format!("{:x}\r\n", part.len()).as_bytes(), part, b"\r\n"].concat();
+        let bytes = [chunk(a), chunk(b), b"0\r\n\r\n".to_vec()].concat();
+        // One piece; or a piece that ends anywhere; or each byte by itself.
+        let cut = n * bytes.len() / stream.len();
+        let pieces: Vec<&[u8]> = match n % 3 {
+            0 => vec![&bytes],
+            1 => vec![&bytes[..cut], &bytes[cut..]],
+            _ => bytes.chunks(1).collect(),
+        };
+        let pieces: Vec<String> = pieces.into_iter().map(|piece| told("out", 900 + n, piece)).collect();
+        let (got, shown) = play(head(900 + n, "Transfer-Encoding: chunked\r\n") + "," + &pieces.join(","));
+        assert_eq!(got, plain, "{n}");
+        let shown = shown.replace("⟨E6⟩⟨B1⟩⟨A4⟩", "\u{6c64}"); // a character that is cut is shown as its bytes
+        assert_eq!(shown.split_once("␍␊␍␊").unwrap().1, visible(str::from_utf8(stream).unwrap()), "{n}");
+        assert!(page.js(&format!("{CHUNKS}.at(-1)")).contains("␊ HTTP: end of the body"), "{n}");
+    }
+    // Bytes that the tap lost: inside a chunk it goes on, behind its end with the next size that is seen.
+    let lost = |n: usize| format!("{{ type: 'lost', data: '{{\"connection\":1000,\"at\":1,\"bytes\":{n}}}' }}");
+    let all = [
+        head(1000, "Transfer-Encoding: chunked\r\n"),
+        told("out", 1000, b"20\r\ndata:a\n"),
+        lost(20),
+        told("out", 1000, b"bcd\n\n\r\n40\r\n:e\n"),
+        lost(1000),
+        told("out", 1000, b"f\n\n\r\n5\r\n:gh\n\n\r\n0\r\n\r\n"),
+    ];
+    let (_, shown) = play(all.join(","));
+    assert!(shown.ends_with("␍␊␍␊data:a␊bcd␊␊:e␊:gh␊␊"), "{shown}");
+    let sizes = ["␍␊ HTTP: end of the chunk", "40␍␊ HTTP: a chunk of 64 bytes", "f␊ of the body, or of a chunk"];
+    let behind = ["␊ of the body, or of a chunk", "␍␊ of the body, or of a chunk", "5␍␊ HTTP: a chunk of 5 bytes"];
+    let rows = page.js(&format!("{CHUNKS}.map(text => text.trim()).join('\\n')"));
+    assert!(rows.contains(&[sizes, behind].concat().join("\n")), "{rows}");
+}
+
 #[test]
 fn what_a_tap_lost_is_shown() {
     let Some(driver) = driver() else { return };
@@ -181,6 +301,13 @@ fn what_a_tap_lost_is_shown() {
         page.becomes("all('.ended').at(-1).textContent", shown);
         assert_eq!(page.console(), [""; 0]);
     }
+}
+
+/// What a tap tells, as an event for the page's script.
+fn told(way: &str, n: usize, bytes: &[u8]) -> String {
+    let text: String = bytes.iter().map(|b| char::from(*b)).collect();
+    let data = format!("{{\"connection\":{n},\"at\":1,\"bytes\":{}}}", json(&text));
+    format!("{{ type: '{way}', data: {} }}", json(&data))
 }
 
 /// As JSON.stringify has it.
@@ -292,11 +419,6 @@ fn frames_are_read_wherever_they_are_cut() {
     ws::frame(ws::TEXT, b"", &mut out);
     ws::close(Some(1001), "bye", &mut out);
     ws::close(None, "", &mut out);
-    let told = |way: &str, n: usize, bytes: &[u8]| {
-        let text: String = bytes.iter().map(|b| char::from(*b)).collect();
-        let data = format!("{{\"connection\":{n},\"at\":1,\"bytes\":{}}}", json(&text));
-        format!("{{ type: '{way}', data: {} }}", json(&data))
-    };
     // Of each part, in one row or in several: its bytes, what is said of it, and what belongs together.
     let parts = "((parts, text) => { for (const row of all('tbody .row.out')) {
         const [code, steps] = [row.querySelector('code').textContent, row.cells[1].textContent];

@@ -7,6 +7,8 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{ChildStdout, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
+use tincan::framing::Framing;
+use tincan::http;
 use tincan::lessons::{LESSONS, Lesson, Script, Step, parse, parts, says};
 use tincan::reject::{NOT_FOUND, PAGE_METHOD, PLAYING, SINCE};
 use tincan::ws;
@@ -99,6 +101,24 @@ const HEARD: &[(&str, &str, &[&str])] = &[
         ],
     ),
     ("cut-id", "", &["open", "message|one|1", "error|0", "open", "message|two, now whole|2"]),
+    // It comes back after a last chunk, and after none.
+    (
+        "chunks",
+        "",
+        &[
+            "open",
+            "message|this line comes in two chunks|",
+            "message|two events|",
+            "message|in one chunk|1",
+            "error|0",
+            "open",
+            "message|and now without a last chunk|2",
+            "error|0",
+            "open",
+            "message|back again: for an EventSource both are the same|3",
+            "error|0",
+        ],
+    ),
     (
         "empty-id",
         "",
@@ -266,6 +286,8 @@ fn get(server: &Tincan, name: &str, fields: &str) -> (String, Wire) {
     (kept.collect(), wire)
 }
 
+const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
+
 /// What is played of a lesson's file.
 fn file(name: &str) -> &'static str {
     parts(LESSONS.iter().find(|lesson| lesson.name == name).unwrap().text).0
@@ -285,6 +307,8 @@ pub struct Played {
     /// Without its date.
     head: String,
     body: String,
+    /// The sizes of its chunks; the last one has 0.
+    chunks: Vec<usize>,
     /// What `--trace` showed of it, each line with this at its begin.
     pub sign: String,
     pub trace: String,
@@ -317,17 +341,18 @@ type Begun = (Tincan, Vec<(bool, Wire, Played)>);
 
 fn open(asked: &[(&'static str, &'static str, bool)]) -> Begun {
     let server = Tincan::start(&["--trace", "--quiet"]);
+    let close = "Connection: close\r\n"; // the 204 alone would leave it open
     let mut opened = Vec::new();
     for (n, &(name, id, in_field)) in asked.iter().enumerate() {
         let lesson = LESSONS.iter().find(|lesson| lesson.name == name).unwrap();
         let repeats = matches!(parse(lesson.text, id.as_bytes()).unwrap().steps.last(), Some(Step::Repeat(_)));
         let (head, wire) = match (id, in_field) {
-            ("", _) => get(&server, name, ""),
-            (_, true) => get(&server, name, &format!("Last-Event-ID: {id}\r\n")),
-            (_, false) => get(&server, &format!("{name}?since={id}"), ""),
+            ("", _) => get(&server, name, close),
+            (_, true) => get(&server, name, &format!("Last-Event-ID: {id}\r\n{close}")),
+            (_, false) => get(&server, &format!("{name}?since={id}"), close),
         };
-        let (body, trace) = (String::new(), String::new());
-        let played = Played { lesson, id, in_field, head, body, sign: format!("#{} ", n + 1), trace };
+        let (body, chunks, trace) = (String::new(), Vec::new(), String::new());
+        let played = Played { lesson, id, in_field, head, body, chunks, sign: format!("#{} ", n + 1), trace };
         opened.push((repeats, wire, played));
     }
     (server, opened)
@@ -342,6 +367,7 @@ fn hear((mut server, mut opened): Begun) -> Vec<Played> {
             server.kill();
         }
         played.body = wire.rest();
+        played.chunks = std::mem::take(&mut wire.chunks);
         all.push((repeats, played));
         if !repeats {
             drop(wire);
@@ -362,7 +388,7 @@ fn a_lesson_is_its_file_on_the_wire() {
         let usual = "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\nVary: Accept\r\n";
         let (first, last) = if more.is_empty() { (kind, "") } else { ("", kind) };
         format!(
-            "HTTP/1.1 {status}\r\nX-Content-Type-Options: nosniff\r\n{first}{usual}{more}{last}Connection: close\r\n\r\n"
+            "HTTP/1.1 {status}\r\nX-Content-Type-Options: nosniff\r\n{first}{usual}{more}{last}Connection: close\r\n{CHUNKED}\r\n"
         )
     };
     let stream = "Content-Type: text/event-stream\r\n";
@@ -389,7 +415,7 @@ fn a_lesson_is_its_file_on_the_wire() {
     let later = head("503 Service Unavailable", stream, "").replace("Connection", "Retry-After: 1\r\nConnection");
     assert_eq!(unavailable, (later, file("unavailable").into()));
     assert_eq!(kind, (head("200 OK", "", "Content-Type: text/plain\r\n"), file("wrong-type").into()));
-    assert_eq!(none, (head("204 No Content", stream, ""), String::new()));
+    assert_eq!(none, (head("204 No Content", stream, "").replace(CHUNKED, ""), String::new()));
     assert_eq!(ends.1, file("line-ends").replace("{CR}", "\r").replace("{wait 1 s}", ""));
     assert_eq!(nul.1, file("nul-in-id").replace("{NUL}", "\0"));
     assert_eq!(mark.1, file("byte-order-mark").replace("{BOM}", "\u{feff}"));
@@ -398,6 +424,67 @@ fn a_lesson_is_its_file_on_the_wire() {
     let end = file("reconnection").find(": when Last-Event-ID: 3").unwrap();
     assert_eq!(part.1, file("reconnection")[begin..end].replace("{last-event-id}", "2"));
     assert!(echo.1.contains("(a {time} \u{e9})"), "what the client brings is sent as it came");
+}
+
+/// How much a client is sent up to each pause, and 0 if the lesson ends.
+fn sizes(lesson: &Lesson, id: &str) -> Vec<usize> {
+    let (mut sizes, mut said) = (Vec::new(), 0);
+    for step in parse(lesson.text, id.as_bytes()).unwrap().steps {
+        match step {
+            Step::Send(ref bytes) => said += bytes.len(),
+            Step::Time => said += http::now().len(),
+            _ if said > 0 => sizes.push(std::mem::take(&mut said)),
+            _ => {}
+        }
+        sizes.extend((step == Step::End).then_some(0));
+    }
+    sizes.extend((said > 0).then_some(said)); // cut off
+    sizes
+}
+
+#[test]
+fn each_chunk_of_a_lesson_is_what_it_says_up_to_a_pause_and_the_last_one_its_end() {
+    for Played { lesson, id, head, chunks, .. } in played() {
+        let name = lesson.name;
+        if head.starts_with("HTTP/1.1 204 ") {
+            assert!(!head.contains(CHUNKED) && chunks.is_empty(), "{name}: {head}");
+            continue;
+        }
+        assert!(head.contains(CHUNKED), "{name}: {head}");
+        let expected = sizes(lesson, id);
+        let cut = matches!((name, *id), ("cut-id", "" | "none of its ids") | ("chunks", "1"));
+        let repeats = matches!(parse(lesson.text, id.as_bytes()).unwrap().steps.last(), Some(Step::Repeat(_)));
+        assert_eq!(!expected.contains(&0), cut || repeats, "{name} {id}");
+        if repeats {
+            assert!(chunks.starts_with(&expected) && !chunks.contains(&0), "{name}: {chunks:?}, {expected:?}");
+        } else {
+            assert_eq!(*chunks, expected, "{name} {id}");
+        }
+    }
+    // The framing is the server's.
+    let own =
+        |line: &str| line.starts_with(": field: Transfer-Encoding") || line.starts_with(": field: Content-Length");
+    assert!(LESSONS.iter().all(|lesson| !lesson.text.lines().any(own)));
+}
+
+#[test]
+fn to_http_1_0_a_lesson_is_sent_without_chunks() {
+    let server = Tincan::start(&[]);
+    let whole = |name: &str, version: &str| {
+        let mut wire = server.connect().raw();
+        wire.send(format!("GET /lessons/{name} HTTP/{version}\r\nHost: localhost\r\n\r\n"));
+        let head = wire.until(b"\r\n\r\n");
+        (head.contains("Transfer-Encoding"), wire.rest())
+    };
+    let body = ": when Last-Event-ID: 1\nid: 2\ndata: and now without a last chunk\n\n";
+    let end = ": The connection just ends.\n";
+    let framed = format!("{:x}\r\n{body}\r\n{:x}\r\n{end}\r\n", body.len(), end.len());
+    assert_eq!(whole("chunks?since=1", "1.1"), (true, framed));
+    assert_eq!(whole("chunks?since=1", "1.0"), (false, format!("{body}{end}")));
+    let (_, last) = whole("cut-id?since=2", "1.1");
+    assert!(last.ends_with("\n\n\r\n0\r\n\r\n"), "{last}");
+    let last = file("cut-id").rsplit_once(": when").unwrap().1;
+    assert_eq!(whole("cut-id?since=2", "1.0"), (false, format!(": when{last}")));
 }
 
 #[test]
@@ -557,9 +644,11 @@ fn pulling_the_plug_ends_a_lesson() {
 fn a_lesson_is_played_for_ten_minutes_at_most() {
     assert!(LESSONS.iter().all(|lesson| parse(lesson.text, b"").unwrap().time == Duration::from_secs(600)));
     let script = Script { time: Duration::from_millis(250), ..parse(": pace: 100 ms\n\n{repeat}", b"").unwrap() };
-    // It would fill this after some seconds, which is an error.
+    // It would fill this after some seconds, which is an error. It is not over: there is no last chunk.
     let (mut room, begin) = ([0; 500], Instant::now());
-    script.play(&mut &mut room[..]).unwrap();
+    script.play(Framing::Chunks, &mut &mut room[..]).unwrap();
+    let sent = str::from_utf8(&room).unwrap().trim_end_matches('\0');
+    assert_eq!(sent.replace("10\r\n: pace: 100 ms\n\n\r\n", ""), "");
     assert!(begin.elapsed() > Duration::from_millis(250), "{:?}", begin.elapsed());
 }
 
@@ -567,11 +656,24 @@ fn a_lesson_is_played_for_ten_minutes_at_most() {
 fn braces_are_words_or_an_error() {
     let send = |text: &str| Step::Send(text.into());
     let wait = |ms| Step::Wait(Duration::from_millis(ms));
-    let steps = |text| parse(text, b"9").map(|script| script.steps);
-    assert_eq!(steps("a{wait 500 ms}b\n"), Ok(vec![send("a"), wait(500), send("b\n")]));
-    assert_eq!(steps("a{CR}{NUL}{BOM}{last-event-id}"), Ok(vec![send("a\r\0\u{feff}9\n")]));
+    // What is sent one behind the other is one write, so its parts do not matter.
+    let joined = |all: Vec<Step>| {
+        let mut steps: Vec<Step> = Vec::new();
+        for step in all {
+            match (steps.last_mut(), step) {
+                (_, Step::Send(bytes)) if bytes.is_empty() => {}
+                (Some(Step::Send(last)), Step::Send(bytes)) => last.extend(bytes),
+                (_, step) => steps.push(step),
+            }
+        }
+        steps
+    };
+    let steps = |text| parse(text, b"9").map(|script| joined(script.steps));
+    assert_eq!(steps("a{wait 500 ms}b\n"), Ok(vec![send("a"), wait(500), send("b\n"), Step::End]));
+    assert_eq!(steps("a{CR}{NUL}{BOM}{last-event-id}"), Ok(vec![send("a\r\0\u{feff}9\n"), Step::End]));
+    assert_eq!(steps("a\n{no pause}\nb"), Ok(vec![send("a\n\nb\n"), Step::End]));
     assert_eq!(steps("a{cut}b"), Ok(vec![send("a")]));
-    assert_eq!(steps("a\n: 中文 (not sent)\nb {"), Ok(vec![send("a\n")]));
+    assert_eq!(steps("a\n: 中文 (not sent)\nb {"), Ok(vec![send("a\n"), Step::End]));
     assert_eq!(
         steps("a\n\n: pace: 2 s\n{time}\n\n{repeat}"),
         Ok(vec![
@@ -581,7 +683,7 @@ fn braces_are_words_or_an_error() {
             Step::Time,
             send("\n\n"),
             wait(2000),
-            Step::Repeat(2)
+            Step::Repeat(5)
         ])
     );
     for wrong in [

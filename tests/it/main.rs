@@ -4,6 +4,7 @@
 mod address;
 mod browser;
 mod cli;
+mod clients;
 mod cluster;
 mod crash;
 mod data;

@@ -115,24 +115,45 @@ fn a_stream_is_shown_line_by_line_with_what_each_line_is() {
         #1 > ␍␊ | end of the head
         {HEAD_OF_200}{STREAM}
         #1 < Connection: close␍␊ | field line
-        #1 < ␍␊ | end of the head; the body ends with the connection
+        #1 < Transfer-Encoding: chunked␍␊ | field line
+        #1 < ␍␊ | end of the head; chunks follow
+        #1 < 5d␍␊ | chunk size: 93
         #1 < : connected to /kitchen as aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa␊ | comment
         #1 < retry: 9999␊ | retry: after 9999 ms
         #1 < id: 9999999999999-0␊ | id, from the blank line on
         #1 < ␊ | fires nothing; the id counts from here
+        #1 < ␍␊ | end of the chunk
+        #1 < 38␍␊ | chunk size: 56
         #1 < event: order␊ | event: the name of this event
         #1 < data: two␊ | data
         #1 < data: lines␊ | data
         #1 < id: 9999999999999-1␊ | id, from the blank line on
-        #1 < ␊ | dispatch: order"
+        #1 < ␊ | dispatch: order
+        #1 < ␍␊ | end of the chunk"
     );
-    let ping = shown("#1 < :ping␊ | ping\n#1 < ␊ | fires nothing");
-    let dispatch = shown("#1 < ␊ | dispatch: order");
+    let ping =
+        shown("#1 < 7␍␊ | chunk size: 7\n#1 < :ping␊ | ping\n#1 < ␊ | fires nothing\n#1 < ␍␊ | end of the chunk");
+    let dispatch = shown("#1 < ␊ | dispatch: order\n#1 < ␍␊ | end of the chunk");
     let (got, pings) = got.split_at(got.find(&dispatch).unwrap_or_else(|| panic!("{got}")) + dispatch.len());
     assert_eq!(got.replace(&ping, ""), shown(&expected));
     // A closed connection is found at a ping.
-    let end = shown("#1 -  | the connection ends");
+    let end = shown("#1 -  | the connection ends, in the middle of a body");
     assert!(pings.replace(&ping, "") == end && pings.starts_with(&ping), "{pings}");
+}
+
+#[test]
+fn the_readmes_request_with_nc_shows_the_stream_alone() {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let line = readme.lines().find(|line| line.contains("| nc localhost 8000")).unwrap();
+    let request = line.split('\'').nth(1).unwrap().replace(r"\r\n", "\r\n");
+    let server = Tincan::start(&[]);
+    let mut wire = server.connect().raw();
+    wire.send(request);
+    let head = wire.until(b"\r\n\r\n");
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\nConnection: close\r\n\r\n"), "{head}");
+    assert!(wire.block().starts_with(": connected to /kitchen as "));
+    let id = server.post("/kitchen", "soup").remove(0);
+    wire.expect(format!("data: soup\nid: {id}\n\n"));
 }
 
 #[test]
@@ -306,17 +327,26 @@ fn lessons_show_their_special_bytes_and_what_comes_of_them() {
         ("retry", "retry: 500␊ | retry: after 500 ms"),
         (
             "buffering",
-            "data: The first half, | not ended yet\n and the second half.␊ | ... data\n␊ | dispatch: message",
+            "data: The first half, | not ended yet\n␍␊ | end of the chunk\n17␍␊ | chunk size: 23\n \
+            and the second half.␊ | ... data\n␊ | dispatch: message\n␍␊ | end of the chunk",
         ),
         (
             "cut-id",
-            "id: 2␊ | id, from the blank line on\ndata: tw | not ended yet\n | the connection ends; what stands behind the last blank line is thrown away",
+            "id: 2␊ | id, from the blank line on\ndata: tw | not ended yet\n | the connection ends, in the middle of a body; what stands behind the last blank line is thrown away",
+        ),
+        (
+            "chunks",
+            "1f␍␊ | chunk size: 31\ndata: this line comes in two ch | not ended yet\n␍␊ | end of the chunk\n6␍␊ | chunk size: 6\n\
+            unks␊ | ... data\n␊ | dispatch: message\n␍␊ | end of the chunk\n2c␍␊ | chunk size: 44\ndata: two events␊ | data\n\
+            ␊ | dispatch: message\nid: 1␊ | id, from the blank line on\ndata: in one chunk␊ | data\n␊ | dispatch: message\n\
+            ␍␊ | end of the chunk\n3c␍␊ | chunk size: 60\n0␍␊ | last chunk\n␍␊ | end of the body\n | the connection ends",
         ),
         (
             "missing-blank-line",
-            "data: never heard␊ | data\n | the connection ends; what stands behind the last blank line is thrown away",
+            "data: never heard␊ | data\n␍␊ | end of the chunk\n0␍␊ | last chunk\n\
+            ␍␊ | end of the body; what stands behind the last blank line is thrown away\n | the connection ends",
         ),
-        ("wrong-type", "␍␊ | end of the head; the body ends with the connection\n: look: | body"),
+        ("wrong-type", "␍␊ | end of the head; chunks follow\n: look: | body\n0␍␊ | last chunk"),
         ("unavailable", "HTTP/1.1 503 Service Unavailable␍␊ | status line\ndata: | body"),
         ("no-content", "id: 1␊ | id, from the blank line on"),
         ("charset", "data: crème brûlée, 汤, 🍲␊ | data\n␊ | dispatch: message"),
@@ -373,6 +403,79 @@ fn a_request_cut_anywhere_is_explained_the_same() {
         #1 > Connection: close␍␊ | field line\n#1 > ␍␊ | end of the head"
         )
     );
+}
+
+/// The lines of an answer without those of its chunks, and each line that was shown in pieces as one.
+fn without_chunks(lines: &str) -> Vec<String> {
+    let framing = ["chunk size", "end of the chunk", "last chunk", "end of the body", "end of the head", "field line"];
+    let mut out: Vec<(String, String)> = Vec::new();
+    for line in lines.lines() {
+        let (text, note) = line.split_once("  ").unwrap();
+        let (text, note) = (text.strip_prefix("#1 < ").unwrap_or(text), note.trim_start());
+        if framing.iter().any(|what| note.starts_with(what)) {
+            continue;
+        }
+        match out.last_mut() {
+            Some(last) if last.1 == "not ended yet" => {
+                last.0 += text;
+                last.1 = note.strip_prefix("... ").unwrap_or(note).into();
+            }
+            _ => out.push((text.into(), note.into())),
+        }
+    }
+    out.into_iter().map(|(text, note)| format!("{text} | {note}")).collect()
+}
+
+#[test]
+fn the_lines_of_a_stream_go_over_the_borders_of_its_chunks_unharmed() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n";
+    let body = "id:1\ndata:\u{6c64}\r\n\r\n:ping\n\nretry:9\r\revent:a\ndata\r\n\n".as_bytes();
+    let chunk = |part: &[u8]| match part {
+        [] => Vec::new(),
+        _ => [format!("{:x}\r\n", part.len()).as_bytes(), part, b"\r\n"].concat(),
+    };
+    let plain = explained(&none(), [(false, format!("{head}\r\n").as_bytes()), (false, body)]);
+    let plain = without_chunks(&plain);
+    assert_eq!(plain.len(), 12, "{plain:?}");
+    let head = format!("{head}Transfer-Encoding: Chunked\r\n\r\n");
+    for first in 0..=body.len() {
+        for second in first..=body.len() {
+            let parts = [&body[..first], &body[first..second], &body[second..]];
+            let chunks = [parts.map(chunk).concat(), b"0\r\n\r\n".to_vec()].concat();
+            let whole = explained(&none(), [(false, head.as_bytes()), (false, &chunks[..])]);
+            assert!(whole.ends_with("  the connection ends\n"), "{whole}");
+            assert_eq!(without_chunks(&whole), plain, "{whole}");
+            let count = |what: &str| whole.matches(what).count();
+            let (sizes, borders) =
+                (parts.iter().filter(|part| !part.is_empty()).count(), count("  end of the chunk\n"));
+            assert_eq!((count("  chunk size: "), borders, count("  last chunk\n")), (sizes, sizes, 1), "{whole}");
+        }
+        let bytes = [&chunk(&body[..first])[..], &chunk(&body[first..])].concat();
+        let bytes = bytes.chunks(1).map(|byte| (false, byte));
+        let cut = explained(&none(), [(false, head.as_bytes())].into_iter().chain(bytes));
+        assert!(cut.ends_with("  the connection ends, in the middle of a body\n"), "{cut}");
+    }
+}
+
+#[test]
+fn how_an_answer_in_chunks_ends_is_told() {
+    let thrown = "; what stands behind the last blank line is thrown away";
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for (body, end, last) in [
+        ("7\r\n:ping\n\n\r\n0\r\n\r\n", "end of the body", ""),
+        ("7\r\n:ping\n\n\r\n", "end of the chunk", ", in the middle of a body"),
+        ("7\r\n:ping\n\n\r\n0\r\n", "last chunk", ", in the middle of a body"),
+        ("7\r\n:ping\n\n", "fires nothing", ", in the middle of a body"),
+        ("6\r\ndata:a\r\n", "end of the chunk", &format!(", in the middle of a body{thrown}")),
+        ("7\r\ndata:a\n\r\n0\r\n\r\n", &format!("end of the body{thrown}"), ""),
+        ("9\r\ndata:a\n", "data", &format!("; length of what is missing: 2{thrown}")),
+        ("", "end of the head; chunks follow", ", in the middle of a body"),
+    ] {
+        let lines = explained(&none(), [(false, head.as_bytes()), (false, body.as_bytes())]);
+        let mut lines = lines.lines().rev().map(|line| line.split_once("  ").unwrap().1.trim_start());
+        assert_eq!(lines.next().unwrap(), format!("the connection ends{last}"), "{body:?}");
+        assert_eq!(lines.next().unwrap(), end, "{body:?}");
+    }
 }
 
 /// Every byte as `%XX`, the letters of the hex digits in one case or in both.

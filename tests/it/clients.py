@@ -1,0 +1,145 @@
+"""Clients in Python, and browsers: each line on standard output is a key, and then what the client with that key hears.
+
+    clients.py KEY CLIENT URL ...                     runs the clients in Python, all at the same time
+    clients.py --browser KEY CLIENT URL ... -- ARG... opens a page that runs the clients of clients.js: ARG... and the
+                                                      page's address start a browser, which ends with standard input
+
+At its end a client says `= end` or `= error`; one that comes back by itself says `= gone` and goes on.
+"""
+
+import http.server
+import json
+import pathlib
+import subprocess
+import sys
+import threading
+from datetime import timedelta
+
+
+class Voice:
+    def __init__(self, key):
+        self.key = key
+        self.rest = b""
+
+    def hear(self, chunk):
+        *lines, self.rest = (self.rest + chunk).split(b"\n")
+        for line in lines:
+            self.say(line.decode())
+
+    def say(self, line):
+        tell(f"{self.key} {line}\n")
+
+
+lock = threading.Lock()
+
+
+def tell(text):
+    with lock:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+def iter_lines(url, voice):
+    import requests
+
+    for line in requests.get(url, stream=True).iter_lines():
+        voice.say(line.decode())
+
+
+def iter_content(url, voice):
+    import requests
+
+    for chunk in requests.get(url, stream=True).iter_content(None):
+        voice.hear(chunk)
+
+
+def requests_sse(url, voice):
+    from requests_sse import EventSource
+
+    gone = lambda: voice.say("= gone")
+    with EventSource(url, reconnection_time=timedelta(milliseconds=100), on_error=gone) as events:
+        for event in events:
+            if event.type == "message":
+                voice.say(f"data: {event.data}")
+
+
+def sseclient_py(url, voice):
+    import requests
+    import sseclient
+
+    for event in sseclient.SSEClient(requests.get(url, stream=True)).events():
+        voice.say(f"data: {event.data}")
+
+
+def stream(url, voice):
+    import urllib3
+
+    for chunk in urllib3.PoolManager().request("GET", url, preload_content=False).stream():
+        voice.hear(chunk)
+
+
+CLIENTS = {
+    "requests.iter_lines": iter_lines,
+    "requests.iter_content": iter_content,
+    "requests-sse": requests_sse,
+    "sseclient-py": sseclient_py,
+    "urllib3.stream": stream,
+}
+
+
+def run(key, client, url):
+    voice = Voice(key)
+    try:
+        CLIENTS[client](url, voice)
+        voice.say("= end")
+    except Exception as e:
+        voice.say(f"= error {type(e).__name__}: {e}")
+
+
+def triples(words):
+    return list(zip(words[::3], words[1::3], words[2::3]))
+
+
+def browse(jobs, command):
+    script = pathlib.Path(__file__).with_suffix(".js").read_text()
+    page = f"<!doctype html><title>.</title><script>const jobs = {json.dumps(jobs)}\n{script}</script>".encode()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self, status, body=b""):
+            self.send_response(status)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self):
+            self.answer(200, page) if self.path == "/" else self.answer(404)
+
+        def do_POST(self):
+            tell(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            self.answer(204)
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    browser = subprocess.Popen([*command, f"http://127.0.0.1:{server.server_port}/"], **quiet)
+    sys.stdin.read()
+    browser.terminate()
+    try:
+        browser.wait(10)
+    except subprocess.TimeoutExpired:
+        browser.kill()
+        browser.wait()
+
+
+if sys.argv[1] == "--browser":
+    behind = sys.argv.index("--")
+    browse(triples(sys.argv[2:behind]), sys.argv[behind + 1 :])
+else:
+    for job in triples(sys.argv[1:]):
+        threading.Thread(target=run, args=job).start()
