@@ -560,14 +560,14 @@ impl Channel {
             gap.event(asked).write(None::<Id>, &mut prelude);
         }
         let at_once = wait.is_some_and(|wait| wait.is_zero() || pos < end || gap.is_some());
-        let poll = wait.map(|_| if at_once { Poll::Until(end, Vec::new()) } else { Poll::Wait });
+        let until = |time| Poll::Wait(now + millis(time));
+        let poll = wait.map(|time| if at_once { Poll::Until(end, Vec::new()) } else { until(time) });
         let mut field = framing.field().to_string();
         if at_once {
             framing = Framing::None;
             field = format!("Content-Length: {}\r\n", prelude.len() as u64 + end - pos);
         }
-        let age = config.max_age.map(|age| jitter(millis(age), 10));
-        let expires = wait.map(millis).or(age).filter(|_| !at_once).map(|time| now + time);
+        let expires = config.max_age.filter(|_| wait.is_none()).map(|age| now + jitter(millis(age), 10));
         let beginning = [head.as_bytes(), field.as_bytes(), b"\r\n", &framing.alone(&prelude)].concat();
         let more = poll.is_some() || expires.is_some() || half.is_some() || trace.watches();
         let more = more.then(|| Box::new(More { poll, trace, expires, half, ..More::default() }));

@@ -32,6 +32,7 @@ use crate::websocket::{self, Accepted};
 use crate::ws::{self, Handshake};
 use std::fmt;
 use std::io::{self, Write};
+use std::mem::take;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -192,11 +193,14 @@ enum Route {
     Cut(String),
 }
 
+/// What a channel takes over; and the handshake, if it is a WebSocket.
+type Taken = (Arc<Channel>, Opening, Option<Accepted>);
+
 /// What a request gets.
 enum Reply {
     Answer(Answer),
     /// The channel gives it.
-    Stream(Arc<Channel>, Opening),
+    Taken(Taken),
     /// It was given all, to the end of its connection.
     Given,
 }
@@ -275,10 +279,20 @@ impl Shared {
         loop {
             match self.request(&mut connection, full) {
                 Ok(None) => {}
-                Ok(Some((channel, mut opening))) => {
-                    opening.trace = connection.trace;
-                    // Where this fails the reader is gone.
-                    let _ = self.hub.subscribe(&channel, connection.stream, slot, opening);
+                Ok(Some((channel, mut opening, accepted))) => {
+                    opening.trace = take(&mut connection.trace);
+                    let Some(accepted) = accepted else {
+                        // Where this fails the reader is gone.
+                        let _ = self.hub.subscribe(&channel, connection.stream, slot, opening);
+                        return;
+                    };
+                    let hub = self.hub.clone();
+                    let work = move || {
+                        let _slot = slot;
+                        websocket::serve(connection, &hub, &channel, opening, accepted);
+                    };
+                    // A thread of its own, which has not yet used much of its stack. If there is none, the client is sent away.
+                    let _ = start("websocket", Box::new(work));
                     return;
                 }
                 Err(stop) => return connection.end(stop),
@@ -287,7 +301,7 @@ impl Shared {
     }
 
     /// Reads one request and answers it, or returns the stream that is the answer.
-    fn request(&self, connection: &mut Connection, full: bool) -> Result<Option<(Arc<Channel>, Opening)>, Stop> {
+    fn request(&self, connection: &mut Connection, full: bool) -> Result<Option<Taken>, Stop> {
         let (head, deadline) = connection.head()?;
         let req = Request::parse(&head)?;
         connection.line = format!("{} {}", req.method, req.target);
@@ -298,7 +312,7 @@ impl Shared {
         let body = connection.body(&req, self.hub.config().max_body, deadline)?;
         let answer = match route.and_then(|route| self.answer(&req, route, body, connection)) {
             Ok(Reply::Answer(answer)) => answer,
-            Ok(Reply::Stream(channel, opening)) => return Ok(Some((channel, opening))),
+            Ok(Reply::Taken(taken)) => return Ok(Some(taken)),
             Ok(Reply::Given) => return Err(Stop::Close),
             // A status other than 200 makes EventSource give up for ever (WHATWG HTML, "Processing model").
             Err(r) if (r.status == 503 || r == LOG_UNREADABLE) && req.method == "GET" && req.is_event_source() => {
@@ -374,10 +388,11 @@ impl Shared {
         if !is_lab(name)
             && let Some(handshake) = ws::handshake(req)?
         {
-            let accepted =
-                Accepted { may_publish: self.tokens.may(req, "POST"), name: name.into(), template: named(req)? };
+            let (slot, number) = self.hub.connect();
+            let may_publish = self.tokens.may(req, "POST");
+            let accepted = Accepted { slot, may_publish, template: named(req)? };
             let route = Route::Listen(name.into(), place(req, false)?, None, Some((handshake, accepted)));
-            return if brief { Err(CONNECTIONS) } else { Ok(route) };
+            return if brief || number > self.shares.connections { Err(CONNECTIONS) } else { Ok(route) };
         }
         match req.method {
             "OPTIONS" => Ok(Route::Page(Answer::empty(204, ALLOW_CHANNEL))),
@@ -435,18 +450,16 @@ impl Shared {
             Route::Listen(name, from, wait, accepted) => {
                 let channel = self.hub.channel_from(&name, &from)?;
                 let place = channel.place(&from)?;
-                let framing = framing(req);
-                let mut opening =
-                    Opening { head: String::new(), framing, from, place, wait, trace: Trace::default(), half: None };
-                let Some((handshake, accepted)) = accepted else {
-                    opening.head = http::head(200, &[STREAM_FIELDS, &connection.cors, CLOSE]);
+                let mut head = http::head(200, &[STREAM_FIELDS, &connection.cors, CLOSE]);
+                let mut framing = framing(req);
+                if let Some((handshake, _)) = &accepted {
+                    head = http::head(101, &[&handshake.fields]);
+                    framing = if handshake.event_stream { Framing::Blocks } else { Framing::Data };
+                } else {
                     connection.note(200);
-                    return Ok(Reply::Stream(channel, opening));
-                };
-                opening.framing = if handshake.event_stream { Framing::Blocks } else { Framing::Data };
-                opening.head = http::head(101, &[&handshake.fields]);
-                websocket::serve(connection, &self.hub, &channel, opening, &accepted, self.shares.connections)?;
-                return Ok(Reply::Given);
+                }
+                let opening = Opening { head, framing, from, place, wait, trace: Trace::default(), half: None };
+                return Ok(Reply::Taken((channel, opening, accepted.map(|(_, accepted)| accepted))));
             }
             Route::Publish(name, template, to, except) => {
                 let events = events(req, template, body)?;

@@ -49,8 +49,8 @@ impl Drop for Slot {
 
 /// A subscriber that has an end.
 pub enum Poll {
-    /// It ends with the first event, or when it expires.
-    Wait,
+    /// It ends with the first event, or at this time.
+    Wait(u64),
     /// It ends at this position of the log, with these bytes.
     Until(u64, Vec<u8>),
     /// It was given the end; what its socket did not take is still to come.
@@ -64,7 +64,7 @@ pub struct More {
     pub poll: Option<Poll>,
     /// What watches its bytes.
     pub trace: Trace,
-    /// When to end it (`--max-age`, `?wait=`), or to drop it.
+    /// When to end it (`--max-age`), or to drop it.
     pub expires: Option<u64>,
     /// What is not for it, by the positions in the log: in their order, and all of it still to come.
     pub skips: VecDeque<(u64, u64)>,
@@ -137,11 +137,6 @@ impl Subscriber {
         self.poll().is_some()
     }
 
-    /// Whether its end is not known yet.
-    pub fn waits(&self) -> bool {
-        matches!(self.poll(), Some(Poll::Wait))
-    }
-
     /// Whether it was given the end.
     pub fn is_ended(&self) -> bool {
         matches!(self.poll(), Some(Poll::Ended)) && !self.is_busy()
@@ -154,14 +149,6 @@ impl Subscriber {
 
     fn half(&self) -> Option<&Mutex<Duplex>> {
         self.more.as_ref()?.half.as_deref()
-    }
-
-    fn expires(&self) -> Option<u64> {
-        self.more.as_ref()?.expires
-    }
-
-    fn is_over(&self, now: u64) -> bool {
-        self.expires().is_some_and(|at| now >= at)
     }
 
     fn has_own(&self) -> bool {
@@ -208,7 +195,7 @@ impl Subscriber {
     pub fn wants(&self, end: u64, now: u64) -> bool {
         let over = match self.poll() {
             None => false,
-            Some(Poll::Wait) => self.is_over(now),
+            Some(Poll::Wait(until)) => now >= *until,
             Some(_) => self.pos == self.stop() && !self.is_ended(),
         };
         let pong = self.half().is_some_and(|half| lock(half).owes());
@@ -218,15 +205,18 @@ impl Subscriber {
 
     /// When it is to be tried again, or its time is over.
     pub fn retry(&self) -> Option<u64> {
-        match self.stalls {
-            0 => self.expires().filter(|_| self.waits()),
-            _ => Some(self.due),
+        match self.poll() {
+            _ if self.stalls > 0 => Some(self.due),
+            Some(Poll::Wait(until)) => Some(*until),
+            _ => None,
         }
     }
 
     /// If it waits, and there is something for it or its time is over, it ends where the log does.
     pub fn begin(&mut self, end: u64, now: u64) {
-        if self.waits() && (self.pos < end || self.is_over(now)) {
+        if let Some(Poll::Wait(until)) = self.poll()
+            && (self.pos < end || now >= *until)
+        {
             self.end_at(end, self.framing.last());
         }
     }
@@ -235,7 +225,6 @@ impl Subscriber {
     pub fn end_at(&mut self, pos: u64, last: Vec<u8>) {
         let more = self.more.get_or_insert_default();
         more.poll = Some(Poll::Until(pos, last));
-        more.expires = None;
         more.skips.clear();
     }
 
@@ -355,7 +344,7 @@ impl Subscriber {
         // A write tells more than a look.
         let quiet = self.shut || self.stalls > 0 || self.is_poll() || now >= self.due + QUIET;
         let ended = quiet && self.look()?;
-        let over = self.is_over(now) && !self.waits(); // else the pump knows
+        let over = self.more.as_ref().and_then(|more| more.expires).is_some_and(|at| now >= at);
         if over && !self.is_poll() {
             self.end_at(self.at().end(), self.framing.last());
             self.more.get_or_insert_default().expires = Some(now + LINGER);

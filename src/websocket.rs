@@ -11,21 +11,22 @@
 //! descriptors, and so it counts as two connections.
 
 use crate::channel::{Channel, Opening};
-use crate::connection::Connection;
+use crate::connection::{Connection, Stop};
 use crate::duplex::{Duplex, lock};
 use crate::event::Event;
 use crate::hub::Hub;
-use crate::reject::{CONNECTIONS, PUBLISH_TOKEN, Reject};
+use crate::reject::{PUBLISH_TOKEN, Reject};
+use crate::subscriber::Slot;
+use crate::trace::Trace;
 use crate::ws::{self, Parser, Received};
-use std::mem::take;
 use std::sync::{Arc, Mutex};
 
 /// A handshake that is accepted.
 pub struct Accepted {
+    /// A connection more than the client's own.
+    pub slot: Slot,
     /// Whether its client may publish.
     pub may_publish: bool,
-    /// The channel's name.
-    pub name: String,
     /// What it publishes, but for the data.
     pub template: Event,
 }
@@ -35,7 +36,8 @@ type End = (Option<u16>, &'static str);
 
 /// Reads and obeys the client's frames, until there are no more. Returns with what it is to be closed.
 fn obey(
-    connection: &mut Connection, half: &Mutex<Duplex>, hub: &Hub, channel: &Arc<Channel>, accepted: &Accepted,
+    connection: &mut Connection, half: &Mutex<Duplex>, hub: &Hub, channel: &Arc<Channel>, may_publish: bool,
+    template: &Event,
 ) -> Result<(), End> {
     let mut parser = Parser::new(hub.config().max_body);
     while let Ok((bytes, early)) = connection.receive(|| drop(lock(half))) {
@@ -43,11 +45,11 @@ fn obey(
         let mut rest = &bytes[..];
         while let Some(received) = parser.next(&mut rest).map_err(|fail| (Some(fail.code), fail.reason))? {
             match received {
-                Received::Message(_) if !accepted.may_publish => return Err((Some(1008), PUBLISH_TOKEN.why)),
+                Received::Message(_) if !may_publish => return Err((Some(1008), PUBLISH_TOKEN.why)),
                 Received::Message(text) => {
-                    let event = accepted.template.clone().with_data(text);
+                    let event = template.clone().with_data(text);
                     let code = |r: Reject| (Some(if r.status == 500 { 1011 } else { 1013 }), r.why);
-                    hub.publish(&accepted.name, &[event]).map_err(code)?;
+                    hub.publish(&channel.name, &[event]).map_err(code)?;
                 }
                 Received::Ping(payload) => {
                     let mut pong = Vec::new();
@@ -64,25 +66,23 @@ fn obey(
     Ok(())
 }
 
-/// Serves a WebSocket to its end. `most`: connections at a time.
-///
-/// # Errors
-/// If it would be one too many, or the system has not what it takes.
-pub fn serve(
-    connection: &mut Connection, hub: &Hub, channel: &Arc<Channel>, mut opening: Opening, accepted: &Accepted,
-    most: usize,
-) -> Result<(), Reject> {
-    let (slot, number) = hub.connect();
-    let stream = connection.stream.try_clone().ok().filter(|_| number <= most).ok_or(CONNECTIONS)?;
+/// Serves a WebSocket to its end.
+pub fn serve(mut connection: Connection, hub: &Hub, channel: &Arc<Channel>, mut opening: Opening, accepted: Accepted) {
+    let Accepted { slot, may_publish, template } = accepted;
     let half = Arc::<Mutex<Duplex>>::default();
-    lock(&half).trace = take(&mut connection.trace);
+    lock(&half).trace = opening.trace;
+    opening.trace = Trace::default();
     opening.half = Some(half.clone());
-    let key = hub.subscribe(channel, stream, slot, opening).map_err(|_| CONNECTIONS)?;
-    connection.note(101);
-    let mut last = Vec::new();
-    if let Err((code, reason)) = obey(connection, &half, hub, channel, accepted) {
-        ws::close(code, reason, &mut last);
+    // If this fails the client is gone.
+    if let Ok(stream) = connection.stream.try_clone()
+        && let Ok(key) = hub.subscribe(channel, stream, slot, opening)
+    {
+        connection.note(101);
+        let mut last = Vec::new();
+        if let Err((code, reason)) = obey(&mut connection, &half, hub, channel, may_publish, &template) {
+            ws::close(code, reason, &mut last);
+        }
+        channel.leave(key, &last, hub.now());
+        connection.end(Stop::Close);
     }
-    channel.leave(key, &last, hub.now());
-    Ok(())
 }
