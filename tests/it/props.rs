@@ -350,6 +350,7 @@ fn finds_every_place(seed: u64, opened: Opened, reopen: &mut dyn FnMut(&mut Rand
         assert_eq!((found.id, found.gap), (asked, None));
         let (mut pos, mut heard, mut piece) = (found.pos, Vec::new(), Vec::new());
         while pos < end {
+            piece.clear();
             if let Some(stretch) = log.read(pos, &mut piece).unwrap() {
                 stretch.read(&mut piece).unwrap();
             }
