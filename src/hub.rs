@@ -37,7 +37,7 @@ use std::fmt::{self, Write as _};
 use std::io;
 use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -119,7 +119,6 @@ pub struct Hub {
     news: Mutex<VecDeque<Arc<Channel>>>, // each at most once, see `Channel::queued`
     pump: OnceLock<Thread>,
     heart: OnceLock<Thread>,
-    heart_sleeps: AtomicBool,
     epoch: AtomicU64,
     connections: Arc<AtomicUsize>,
     counted: Counters,
@@ -191,7 +190,6 @@ impl Hub {
             news: Mutex::default(),
             pump: OnceLock::new(),
             heart: OnceLock::new(),
-            heart_sleeps: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
             connections: Arc::default(),
             counted: Counters::default(),
@@ -482,10 +480,7 @@ impl Hub {
         if has_more || waits {
             self.wake(channel);
         }
-        // Without a reader the heartbeat sleeps for good.
-        if let Some(heart) = self.heart.get().filter(|_| self.heart_sleeps.swap(false, SeqCst)) {
-            heart.unpark();
-        }
+        self.heart.get().inspect(|heart| heart.unpark()); // without a reader it sleeps for good
         Ok(key)
     }
 
@@ -575,19 +570,15 @@ impl Hub {
                 channels.extend(lock(names).open().filter(|c| c.readers() > 0).cloned());
             }
             if channels.is_empty() {
-                // Once this is set, whoever joins wakes us up; so look once more, then sleep for as long as it takes.
-                if self.heart_sleeps.swap(true, SeqCst) {
-                    thread::park();
-                }
+                thread::park(); // until somebody joins, or at once if somebody has since the last time
                 continue;
             }
-            self.heart_sleeps.store(false, SeqCst);
             for channel in channels {
                 if let Ok(true) = catch_unwind(AssertUnwindSafe(|| channel.sweep(now, self.config.heartbeat))) {
                     self.wake(&channel);
                 }
             }
-            thread::park_timeout(Duration::from_millis(LOOK));
+            thread::sleep(Duration::from_millis(LOOK));
         }
     }
 
