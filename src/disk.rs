@@ -8,6 +8,7 @@
 
 use crate::limits;
 use crate::secrets::{shown, visible};
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs::{self, DirBuilder, DirEntry, File, Metadata, Permissions};
 use std::io::{self, ErrorKind, Write};
@@ -18,6 +19,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// Bytes that are copied at a time.
 const PIECE: usize = 64 << 10;
+
+/// Channels by their names, and the names of files that are none's.
+type Listed<T> = (BTreeMap<Box<str>, T>, Vec<String>);
 
 /// The directory, locked for as long as this lives.
 pub struct Dir {
@@ -135,13 +139,14 @@ impl Dir {
         Ok(())
     }
 
-    /// The channels that have files in it, by the names of these, and all other files that are not hidden. If the directory is
-    /// private, takes from others the right to read what holds bytes of a log.
+    /// The channels that have files in it, by the names of these, each with room for what its owner knows of it; and all
+    /// other files that are not hidden. If the directory is private, takes from others the right to read what holds bytes of
+    /// a log.
     ///
     /// # Errors
     /// If it cannot be read, or a file's mode not be changed.
-    pub fn list(&self, is_channel: impl Fn(&str) -> bool) -> io::Result<(Vec<String>, Vec<String>)> {
-        let mut stems = Vec::new();
+    pub fn list<T: Default>(&self, is_channel: impl Fn(&str) -> bool) -> io::Result<Listed<T>> {
+        let mut stems = BTreeMap::new();
         let mut others = Vec::new();
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
@@ -155,7 +160,7 @@ impl Dir {
             }
             match stem.filter(|stem| is_channel(stem)) {
                 _ if rest.is_some_and(&is_channel) || name.starts_with('.') => {}
-                Some(stem) => stems.push(stem.to_string()),
+                Some(stem) => drop(stems.insert(stem.into(), T::default())),
                 None => others.push(name),
             }
         }

@@ -69,12 +69,10 @@ struct Entry {
     why: Option<String>, // its log cannot be used
 }
 
-type Entries = BTreeMap<Box<str>, Entry>;
-
 /// Channels by their names.
 #[derive(Default)]
 struct Names {
-    all: Entries,
+    all: BTreeMap<Box<str>, Entry>,
     open: usize, // or being opened
     next_purge: u64,
     next_search: u64,
@@ -166,15 +164,12 @@ impl Hub {
         let mut notes = Vec::new();
         if let Some(dir) = &dir {
             let (found, others) = dir.list(is_channel)?;
-            for name in found {
-                if names.all.contains_key(&*name) {
-                    continue; // it has an older part as well
-                }
+            names.all = found;
+            for (name, Entry { why, .. }) in &mut names.all {
                 let mut note = |what: String| notes.push(format!("--data: /{name}: {what}"));
-                let opened = Log::open(dir, &name, 0, config.history, false, &mut note);
-                let why = opened.err().map(|e| e.to_string());
+                let opened = Log::open(dir, name, 0, config.history, false, &mut note);
+                *why = opened.err().map(|e| e.to_string());
                 why.iter().for_each(|why| note(format!("it cannot be opened: {why}")));
-                names.all.insert(name.into(), Entry { why, ..Entry::default() });
             }
             notes.extend(others.iter().map(|file| format!("--data: {file:?} is no channel's log; it is left alone")));
         }
@@ -384,18 +379,13 @@ impl Hub {
         names.next_search = u64::MAX; // one search at a time
         drop(names);
         // Those whose files its owner has removed. It may take long, so nobody else waits for it.
-        let files = self.dir(name).and_then(|dir| dir.list(is_channel).ok());
-        let mut there = Entries::new();
-        for name in files.iter().flat_map(|(names, _)| names) {
-            there.insert(name.as_str().into(), Entry::default());
-        }
+        let there = self.dir(name).and_then(|dir| dir.list::<Entry>(is_channel).ok());
+        let has_file = |name: &str| there.as_ref().map(|(names, _)| names.contains_key(name));
         let mut names = lock(&shelf.names);
-        let listed = files.is_some();
         // One that was used meanwhile may have got its first file.
-        names.forget(gone, &|c| listed && !there.contains_key(&*c.name) && !c.idle(began).is_zero());
+        names.forget(gone, &|c| has_file(&c.name) == Some(false) && !c.idle(began).is_zero());
         names.all.retain(|name, entry| {
-            let kept = if listed { there.contains_key(name) } else { entry.why.is_none() };
-            kept || entry.channel.is_some() || entry.opening
+            has_file(name).unwrap_or(entry.why.is_none()) || entry.channel.is_some() || entry.opening
         });
         let end = self.now();
         names.next_search = end;
