@@ -32,10 +32,12 @@ pub struct Dir {
     tried: AtomicBool, // its file system does what logs need
 }
 
-/// The same error with words before it, in which a path cannot break the line or drive a terminal.
-fn told(error: io::Error, what: impl Display) -> io::Error {
-    let what = visible(&shown(what.to_string().as_bytes()));
-    io::Error::new(error.kind(), format!("{what}: {error}"))
+/// The same, but an error with words before it, in which a path cannot break the line or drive a terminal.
+fn told<T>(done: io::Result<T>, what: impl Display) -> io::Result<T> {
+    done.map_err(|error| {
+        let what = visible(&shown(what.to_string().as_bytes()));
+        io::Error::new(error.kind(), format!("{what}: {error}"))
+    })
 }
 
 /// An error in words of our own.
@@ -80,7 +82,7 @@ impl Dir {
             path.ancestors().skip(1).filter_map(|p| File::open(p).ok()).for_each(|p| drop(p.sync_all()));
         }
         let why = "is no directory that can be read; give one, with the rights to read and write it";
-        let handle = made.and_then(|()| File::open(path)).map_err(|e| told(e, format!("{at} {why}")))?;
+        let handle = told(made.and_then(|()| File::open(path)), format!("{at} {why}"))?;
         match handle.try_lock() {
             Err(fs::TryLockError::WouldBlock) => {
                 let why = format!("{at} is in use by another server; give each a directory of its own");
@@ -88,14 +90,14 @@ impl Dir {
             }
             Err(fs::TryLockError::Error(e)) => {
                 let why = "cannot be locked, so two servers could write there; give one on another file system";
-                return Err(told(e, format!("{at} {why}")));
+                return told(Err(e), format!("{at} {why}"));
             }
             Ok(()) => {}
         }
         let dir = Dir { path: path.into(), handle, private, sync, tried: AtomicBool::new(false) };
         match dir.probe() {
             // A full disk is told to whoever publishes; what is there can be read. It is tried again when there is room.
-            Err(e) if !is_full(&e) => Err(told(e, format!("{at} will not do; give another"))),
+            Err(e) if !is_full(&e) => told(Err(e), format!("{at} will not do; give another")),
             _ => Ok(dir),
         }
     }
@@ -109,7 +111,7 @@ impl Dir {
         let [name, other, case] =
             ["can-write", "can-rename", "CAN-WRITE"].map(|what| self.path.join(format!(".tincan-{what:-<80}")));
         let tried = || {
-            let file = self.make(&name).map_err(|e| told(e, "a log cannot be made there"))?;
+            let file = told(self.make(&name), "a log cannot be made there")?;
             let meta = file.metadata()?;
             if fs::symlink_metadata(&case).is_ok() || File::open(&case).is_ok() {
                 return no(
@@ -122,18 +124,17 @@ impl Dir {
             if self.private && meta.mode() & 0o077 != 0 {
                 return no("others can read the files that are made there, and reading needs a token");
             }
-            file.sync_data().map_err(|e| told(e, "its files cannot be synced"))?;
+            told(file.sync_data(), "its files cannot be synced")?;
             self.make(&other)?;
-            let why = "a file cannot be put there in place of another";
-            fs::rename(&name, &other).map_err(|e| told(e, why))
+            told(fs::rename(&name, &other), "a file cannot be put there in place of another")
         };
         let done = tried();
         let _ = fs::remove_file(&name);
         let _ = fs::remove_file(&other);
         done?;
-        self.sync_names().map_err(|e| {
+        self.sync_names().or_else(|e| {
             let remedy = if has_no_sync(&e) { " (without --sync it will do)" } else { "" };
-            told(e, format!("it cannot be synced{remedy}"))
+            told(Err(e), format!("it cannot be synced{remedy}"))
         })?;
         self.tried.store(true, Relaxed);
         Ok(())
@@ -156,7 +157,7 @@ impl Dir {
             let rest = name.split_once(".cut-").map(|(stem, _)| stem);
             if self.private && stem.or(next).or(rest).is_some_and(&is_channel) {
                 let why = "others can read it, and reading needs a token; chmod 600 it";
-                narrow(&entry).map_err(|e| told(e, format!("{}: {why}", entry.path().display())))?;
+                told(narrow(&entry), format_args!("{}: {why}", entry.path().display()))?;
             }
             match stem.filter(|stem| is_channel(stem)) {
                 _ if rest.is_some_and(&is_channel) || name.starts_with('.') => {}
@@ -190,7 +191,7 @@ impl Dir {
     fn make(&self, path: &Path) -> io::Result<File> {
         self.check()?;
         match fs::remove_file(path) {
-            Err(e) if e.kind() == ErrorKind::IsADirectory => return Err(told(e, "move it away")),
+            Err(e) if e.kind() == ErrorKind::IsADirectory => return told(Err(e), "move it away"),
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
             _ => {}
         }
@@ -230,7 +231,7 @@ impl Dir {
         match open() {
             Ok(file) => Ok(Some(LogFile { path, file, head: 0 })),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(told(e, path.display())),
+            Err(e) => told(Err(e), path.display()),
         }
     }
 
@@ -263,7 +264,7 @@ impl Dir {
         let free = |kept: &String| fs::symlink_metadata(self.path.join(kept)).is_err();
         let kept = (1u64..).map(|n| format!("{name}.cut-{n}")).find(free).unwrap_or_default();
         let why = "what a crash left in it has to be cut off, and cannot be kept first";
-        self.copy(name, &log.file, from, &self.path.join(&kept)).map_err(|e| log.told(told(e, why)))?;
+        log.told(told(self.copy(name, &log.file, from, &self.path.join(&kept)), why))?;
         Ok(kept)
     }
 
@@ -274,7 +275,7 @@ impl Dir {
     pub fn create(&self, name: &str, head: &[u8], events: &[u8]) -> io::Result<Output> {
         self.probe()?;
         let path = self.next(name);
-        let file = self.make(&path).map_err(|e| told(e, path.display()))?;
+        let file = told(self.make(&path), path.display())?;
         let mut output = Output::new(LogFile { path: self.path(name, false), file, head: head.len() as u64 }, 0);
         let done = output.append(&[head, events].concat()).and_then(|()| output.file.sync());
         done.inspect_err(|_| self.discard(name))?;
@@ -304,7 +305,7 @@ impl Dir {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let moved = self.check().and_then(|()| fs::rename(from, to));
-        moved.map_err(|e| told(e, format!("{} cannot become {}", from.display(), to.display())))
+        told(moved, format!("{} cannot become {}", from.display(), to.display()))
     }
 
     /// Drops a channel's older part.
@@ -321,7 +322,7 @@ impl Dir {
     /// # Errors
     /// If that fails.
     pub fn sync(&self) -> io::Result<()> {
-        self.sync_names().map_err(|e| told(e, self.path.display()))
+        told(self.sync_names(), self.path.display())
     }
 
     /// Without --sync the names are as safe as the file system makes them.
@@ -351,9 +352,12 @@ pub struct LogFile {
 }
 
 impl LogFile {
-    /// An error with the file's name.
-    pub fn told(&self, error: io::Error) -> io::Error {
-        told(error, self.path.display())
+    /// The same, but an error with the file's name.
+    ///
+    /// # Errors
+    /// That one.
+    pub fn told<T>(&self, done: io::Result<T>) -> io::Result<T> {
+        told(done, self.path.display())
     }
 
     /// Waits until its bytes are on the disk.
@@ -361,7 +365,7 @@ impl LogFile {
     /// # Errors
     /// If the disk fails.
     pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_data().map_err(|e| self.told(e))
+        self.told(self.file.sync_data())
     }
 
     /// Cuts off what is behind these bytes, and waits until that is on the disk.
@@ -369,7 +373,7 @@ impl LogFile {
     /// # Errors
     /// If the disk fails.
     pub fn cut(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len).map_err(|e| self.told(e))?;
+        self.told(self.file.set_len(len))?;
         self.sync()
     }
 }
@@ -414,7 +418,7 @@ impl Output {
         // A new one has another name at first.
         if self.len > 0 && !whole {
             let why = "another program has changed, moved or removed it; start the server again";
-            return Err(self.file.told(io::Error::other(why)));
+            return self.file.told(no(why));
         }
         let end = self.len.saturating_add(bytes.len() as u64);
         let written = match self.may_reach(end) {
@@ -431,7 +435,7 @@ impl Output {
                 let error = failed.err().unwrap_or_else(|| ErrorKind::StorageFull.into());
                 self.torn = true;
                 let _ = self.cut(self.len); // else before the next append
-                Err(self.file.told(error))
+                self.file.told(Err(error))
             }
         }
     }

@@ -103,7 +103,7 @@ impl Stretch {
         let room = out.get_mut(before..).unwrap_or_default();
         let read = self.file.file.read_at(room, self.offset).and_then(|n| if n > 0 { Ok(n) } else { Err(shortened()) });
         out.truncate(before + read.as_ref().unwrap_or(&0));
-        read.map(|_| ()).map_err(|e| self.file.told(e))
+        self.file.told(read.map(|_| ()))
     }
 }
 
@@ -130,7 +130,7 @@ impl Part {
     fn check(&self) -> io::Result<()> {
         let Bytes::File(file) = &self.bytes else { return Ok(()) };
         let len = file.file.metadata()?.len();
-        if len < file.head + self.len { Err(file.told(shortened())) } else { Ok(()) }
+        if len < file.head + self.len { file.told(Err(shortened())) } else { Ok(()) }
     }
 
     /// Copies bytes from a position in this part on; how many. Fewer than there is room for only at its end.
@@ -140,7 +140,7 @@ impl Part {
             Bytes::File(file) => {
                 let len = (out.len() as u64).min(self.len.saturating_sub(from)) as usize;
                 let out = out.get_mut(..len).unwrap_or_default();
-                file.file.read_exact_at(out, file.head + from).map_err(|e| file.told(e))?;
+                file.told(file.file.read_exact_at(out, file.head + from))?;
                 Ok(len)
             }
             Bytes::Memory(bytes) => bytes.get(from as usize..).unwrap_or_default().read(out),
@@ -174,7 +174,7 @@ fn recover(
     dir: &Dir, name: &str, old: bool, last: &mut Id, note: &mut dyn FnMut(String),
 ) -> io::Result<Option<(LogFile, Found)>> {
     let Some(mut file) = dir.get(name, old)? else { return Ok(None) };
-    let found = recovery::recover(&file.file, last).map_err(|e| file.told(e))?;
+    let found = file.told(recovery::recover(&file.file, last))?;
     if found.good < found.len {
         let kept = dir.keep(name, &file, found.good)?;
         file.cut(found.good)?;
