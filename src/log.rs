@@ -482,7 +482,8 @@ impl Log {
             return Ok(None);
         }
         let held = || self.fallen.iter().find(|part| (part.start..part.start + part.len).contains(&pos));
-        let part = self.part(|p| p.start <= pos).or_else(held).ok_or(Trimmed)?;
+        let kept = self.parts.partition_point(|part| part.start <= pos);
+        let part = self.parts.range(..kept).next_back().or_else(held).ok_or(Trimmed)?;
         let end = self.heard.pos.min(part.start + part.len);
         let len = end.saturating_sub(pos).min(PIECE as u64) as usize;
         let (bytes, from) = match &part.bytes {
@@ -533,11 +534,6 @@ impl Log {
         Ok(Place { pos, id, gap })
     }
 
-    /// The last part for which `test` holds; it holds for the parts up to some one.
-    fn part(&self, test: impl Fn(&Part) -> bool) -> Option<&Part> {
-        self.parts.get(self.parts.partition_point(test).checked_sub(1)?)
-    }
-
     /// The id of the event at this position, which is between two events; none at the end.
     fn next(&self, pos: u64) -> io::Result<Option<Id>> {
         if pos >= self.heard.pos {
@@ -550,23 +546,17 @@ impl Log {
     /// The end of the first event that ends behind `pos`, and its id.
     fn block(&self, pos: u64) -> io::Result<Option<Mark>> {
         let from = self.parts.partition_point(|p| p.start + p.len <= pos);
-        for part in self.parts.iter().skip(from) {
-            if let Some(mark) = part.block(pos)? {
-                return Ok(Some(mark));
-            } // else it has only gaps
-        }
-        Ok(None)
+        // A part may have only gaps there.
+        self.parts.iter().skip(from).find_map(|part| part.block(pos).transpose()).transpose()
     }
 
     /// The end of the last event whose id is not greater than this one, which is among the kept. What is above all of them
     /// comes behind gaps that follow the last one, too.
     fn after(&self, asked: Id) -> io::Result<Mark> {
-        let part = self.part(|p| p.before <= asked).filter(|_| asked <= self.heard.id);
-        let Some(part) = part else { return Ok(self.heard) };
-        // Behind the event before it, gaps may stand in the part that has this event, and fill further ones.
-        let first = self.part(|p| p.before < part.before).or(self.parts.front()).unwrap_or(part);
-        let mut found = Mark { pos: first.start, id: first.before };
-        let mut end = self.heard.pos.min(part.start + part.len);
+        let front = self.parts.front().filter(|_| asked <= self.heard.id);
+        let Some(front) = front else { return Ok(self.heard) };
+        let mut found = Mark { pos: front.start, id: front.before };
+        let mut end = self.heard.pos;
         while found.pos < end {
             let middle = found.pos + (end - found.pos) / 2;
             match self.block(middle)? {
