@@ -112,23 +112,18 @@ fn shortened() -> io::Error {
 }
 
 #[derive(Clone)]
-enum Bytes {
-    Memory(Vec<u8>),
-    File(Arc<LogFile>),
-}
-
-#[derive(Clone)]
 struct Part {
     start: u64, // position of its first byte
     len: u64,
     before: Id, // of the event before its first
-    bytes: Bytes,
+    file: Option<Arc<LogFile>>,
+    memory: Vec<u8>, // its bytes, if no file has them
 }
 
 impl Part {
     /// Makes sure that its file was not shortened, so that a reader is told before it is given the first half.
     fn check(&self) -> io::Result<()> {
-        let Bytes::File(file) = &self.bytes else { return Ok(()) };
+        let Some(file) = &self.file else { return Ok(()) };
         let len = file.file.metadata()?.len();
         if len < file.head + self.len { file.told(Err(shortened())) } else { Ok(()) }
     }
@@ -136,15 +131,13 @@ impl Part {
     /// Copies bytes from a position in this part on; how many. Fewer than there is room for only at its end.
     fn copy(&self, pos: u64, out: &mut [u8]) -> io::Result<usize> {
         let from = pos.saturating_sub(self.start);
-        match &self.bytes {
-            Bytes::File(file) => {
-                let len = (out.len() as u64).min(self.len.saturating_sub(from)) as usize;
-                let out = out.get_mut(..len).unwrap_or_default();
-                file.told(file.file.read_exact_at(out, file.head + from))?;
-                Ok(len)
-            }
-            Bytes::Memory(bytes) => bytes.get(from as usize..).unwrap_or_default().read(out),
-        }
+        let Some(file) = &self.file else {
+            return self.memory.get(from as usize..).unwrap_or_default().read(out);
+        };
+        let len = (out.len() as u64).min(self.len.saturating_sub(from)) as usize;
+        let out = out.get_mut(..len).unwrap_or_default();
+        file.told(file.file.read_exact_at(out, file.head + from))?;
+        Ok(len)
     }
 
     /// The end of the first block that ends behind `pos`, and its id.
@@ -264,7 +257,7 @@ impl Log {
             let output = Output::new(file, found.good);
             let (file, len) = (output.file.clone(), found.good - found.head);
             newest = Some(output).filter(|_| !old);
-            log.parts.push_back(Part { start: log.written.pos, len, before, bytes: Bytes::File(file) });
+            log.add(before, Some(file), Vec::new(), len);
             log.written.pos += len;
         }
         // What the newest file says was dropped, if that fits what is there; files may have been taken away.
@@ -343,7 +336,7 @@ impl Log {
             while self.parts.len() > usize::from(begun.stays) {
                 dropped.extend(self.drop_part());
             }
-            self.add(before, Bytes::File(begun.file));
+            self.add(before, Some(begun.file), Vec::new(), 0);
         } else if !self.files {
             self.remember(block, before);
         }
@@ -385,36 +378,32 @@ impl Log {
         self.parts.front().map_or(self.heard.pos, |part| part.start)
     }
 
-    fn add(&mut self, before: Id, bytes: Bytes) {
-        self.parts.push_back(Part { start: self.written.pos, len: 0, before, bytes });
+    fn add(&mut self, before: Id, file: Option<Arc<LogFile>>, memory: Vec<u8>, len: u64) {
+        self.parts.push_back(Part { start: self.written.pos, len, before, file, memory });
     }
 
     /// Puts a block into memory.
     fn remember(&mut self, block: &[u8], before: Id) {
         let part_limit = (self.limit / 16).min(PIECE);
         let fits = |part: &&mut Part| part.len as usize + block.len() <= part_limit;
-        if let Some(Part { bytes: Bytes::Memory(bytes), .. }) = self.parts.back_mut().filter(fits) {
-            return bytes.extend_from_slice(block);
+        if let Some(part) = self.parts.back_mut().filter(fits) {
+            return part.memory.extend_from_slice(block);
         }
         let room = self.limit.saturating_sub(part_limit.max(block.len())) as u64; // for what stays
         let mut memory = Vec::new();
         while self.parts.front().is_some_and(|part| self.written.pos - part.start > room) {
             // Its memory serves the next part, so a flood does not make the process grow.
-            if let Some(Part { bytes: Bytes::Memory(bytes), .. }) = self.drop_part() {
-                memory = bytes;
-            }
+            memory = self.drop_part().map_or(memory, |part| part.memory);
         }
         memory.clear();
         memory.shrink_to(part_limit);
         memory.extend_from_slice(block);
-        self.add(before, Bytes::Memory(memory));
+        self.add(before, None, memory, 0);
     }
 
     /// What has to be on the disk until everything written may be heard.
     pub fn unsynced(&self) -> (Mark, Option<Arc<LogFile>>) {
-        let file =
-            self.parts.back().and_then(|p| if let Bytes::File(file) = &p.bytes { Some(file.clone()) } else { None });
-        (self.written, file)
+        (self.written, self.parts.back().and_then(|part| part.file.clone()))
     }
 
     /// What was written up to here may be heard.
@@ -486,10 +475,10 @@ impl Log {
         let part = self.parts.range(..kept).next_back().or_else(held).ok_or(Trimmed)?;
         let end = self.heard.pos.min(part.start + part.len);
         let len = end.saturating_sub(pos).min(PIECE as u64) as usize;
-        let (bytes, from) = match &part.bytes {
-            Bytes::Memory(bytes) => (bytes, part.start),
-            Bytes::File(_) if pos >= self.memory() => (&self.recent, self.memory()),
-            Bytes::File(file) => {
+        let (bytes, from) = match &part.file {
+            None => (&part.memory, part.start),
+            Some(_) if pos >= self.memory() => (&self.recent, self.memory()),
+            Some(file) => {
                 return Ok(Some(Stretch { file: file.clone(), offset: file.head + pos - part.start, len }));
             }
         };
