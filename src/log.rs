@@ -190,7 +190,7 @@ pub struct Log {
     written: Mark,
     heard: Mark,
     failed: (u64, ErrorKind), // how often something was taken back, and why the last time
-    returns: VecDeque<u64>,   // to which positions, the last times
+    returns: VecDeque<u64>,   // to which positions, the last time first
     copy: bool,               // of a log elsewhere, whose ids are no count
     files: bool,
     parts: VecDeque<Part>,
@@ -299,7 +299,7 @@ impl Log {
     pub fn still(&self, failed: u64, end: u64) -> io::Result<()> {
         let (times, why) = self.failed;
         let since = (times - failed) as usize;
-        let stays = since <= RETURNS && self.returns.iter().rev().take(since).all(|pos| end <= *pos);
+        let stays = since <= RETURNS && self.returns.iter().take(since).all(|pos| end <= *pos);
         if stays { Ok(()) } else { Err(why.into()) }
     }
 
@@ -421,15 +421,14 @@ impl Log {
         self.recent.truncate(self.recent.len().saturating_sub(unheard as usize));
         self.written = self.heard;
         self.failed = (self.failed.0 + 1, why);
-        self.returns.drain(..self.returns.len().saturating_sub(RETURNS - 1));
-        self.returns.push_back(self.heard.pos);
+        self.returns.truncate(RETURNS - 1);
+        self.returns.push_front(self.heard.pos);
     }
 
     /// All readers that keep up were given what is in front of this position.
     pub fn given(&mut self, pos: u64) {
         if pos >= self.written.pos {
-            self.recent.clear();
-            self.recent.shrink_to(RECENT / 16);
+            self.recent = Vec::new();
         }
     }
 
@@ -458,7 +457,7 @@ impl Log {
 
     /// Whether it could not be read back, at a place that is still kept.
     pub fn is_bad(&self) -> bool {
-        self.bad.is_some_and(|bad| self.parts.front().is_some_and(|part| part.start <= bad))
+        self.bad.is_some_and(|bad| self.start() <= bad)
     }
 
     /// Appends bytes from `pos` on to `out`: at most [`PIECE`], and none if `pos` is the end of what may be heard. What is
