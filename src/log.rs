@@ -183,15 +183,16 @@ fn recover(
 }
 
 /// The events of one channel, newest last.
+#[derive(Default)]
 pub struct Log {
     limit: usize,
     found: Id, // the last event before this epoch
     hole: Id,  // behind this one some are missing that a power cut took
     written: Mark,
     heard: Mark,
-    failed: (u64, ErrorKind), // how often something was taken back, and why the last time
-    returns: VecDeque<u64>,   // to which positions, the last time first
-    copy: bool,               // of a log elsewhere, whose ids are no count
+    failed: (u64, Option<ErrorKind>), // how often something was taken back, and why the last time
+    returns: VecDeque<u64>,           // to which positions, the last time first
+    copy: bool,                       // of a log elsewhere, whose ids are no count
     files: bool,
     parts: VecDeque<Part>,
     held: u64,              // what ends behind this position can be read until it is no longer held
@@ -213,22 +214,7 @@ impl Log {
 
     fn at(start: Id, limit: usize, copy: bool) -> Log {
         let start = Mark { pos: 0, id: start };
-        Log {
-            limit,
-            found: start.id,
-            hole: Id::default(),
-            written: start,
-            heard: start,
-            failed: (0, ErrorKind::Other),
-            returns: VecDeque::new(),
-            copy,
-            files: false,
-            parts: VecDeque::new(),
-            held: u64::MAX,
-            fallen: VecDeque::new(),
-            recent: Vec::new(),
-            bad: None,
-        }
+        Log { limit, found: start.id, written: start, heard: start, copy, held: u64::MAX, ..Log::default() }
     }
 
     /// The log of a channel in files, with what they hold, and what writes to it. Its epoch is greater than any in them.
@@ -300,7 +286,7 @@ impl Log {
         let (times, why) = self.failed;
         let since = (times - failed) as usize;
         let stays = since <= RETURNS && self.returns.iter().take(since).all(|pos| end <= *pos);
-        if stays { Ok(()) } else { Err(why.into()) }
+        why.filter(|_| !stays).map_or(Ok(()), |why| Err(why.into()))
     }
 
     /// Where the next events are appended.
@@ -420,7 +406,7 @@ impl Log {
         }
         self.recent.truncate(self.recent.len().saturating_sub(unheard as usize));
         self.written = self.heard;
-        self.failed = (self.failed.0 + 1, why);
+        self.failed = (self.failed.0 + 1, Some(why));
         self.returns.truncate(RETURNS - 1);
         self.returns.push_front(self.heard.pos);
     }

@@ -32,7 +32,7 @@ pub struct End {
 }
 
 /// A place between two events.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Mark {
     /// The position behind the one.
     pub pos: u64,
