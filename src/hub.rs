@@ -589,12 +589,8 @@ impl Hub {
             tell(name, kind, help, &format_args!("{value}"));
         }
         out.push_str("# HELP tincan_subscribers Readers of a channel.\n# TYPE tincan_subscribers gauge\n");
-        let mut line = |channel: &Arc<Channel>| {
+        for channel in names.open().filter(|channel| only.is_none_or(|only| channel.name == only)) {
             let _ = writeln!(out, "tincan_subscribers{{channel=\"{}\"}} {}", channel.name, channel.hearing());
-        };
-        match only {
-            None => names.open().for_each(line),
-            Some(only) => names.all.get(only).and_then(|entry| entry.channel.as_ref()).iter().for_each(|c| line(c)),
         }
         out
     }
