@@ -83,17 +83,13 @@ impl Dir {
         }
         let why = "is no directory that can be read; give one, with the rights to read and write it";
         let handle = told(made.and_then(|()| File::open(path)), format!("{at} {why}"))?;
-        match handle.try_lock() {
-            Err(fs::TryLockError::WouldBlock) => {
-                let why = format!("{at} is in use by another server; give each a directory of its own");
-                return Err(io::Error::new(ErrorKind::ResourceBusy, why));
-            }
-            Err(fs::TryLockError::Error(e)) => {
-                let why = "cannot be locked, so two servers could write there; give one on another file system";
-                return told(Err(e), format!("{at} {why}"));
-            }
-            Ok(()) => {}
+        let locked = handle.try_lock();
+        if let Err(fs::TryLockError::WouldBlock) = locked {
+            let why = format!("{at} is in use by another server; give each a directory of its own");
+            return Err(io::Error::new(ErrorKind::ResourceBusy, why));
         }
+        let why = "cannot be locked, so two servers could write there; give one on another file system";
+        told(locked.map_err(io::Error::from), format!("{at} {why}"))?;
         let dir = Dir { path: path.into(), handle, private, sync, tried: AtomicBool::new(false) };
         match dir.probe() {
             // A full disk is told to whoever publishes; what is there can be read. It is tried again when there is room.
