@@ -11,14 +11,11 @@ use crate::secrets::{shown, visible};
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs::{self, DirBuilder, DirEntry, File, Metadata, Permissions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-
-/// Bytes that are copied at a time.
-const PIECE: usize = 64 << 10;
 
 /// Channels by their names, and the names of files that are none's.
 type Listed<T> = (BTreeMap<Box<str>, T>, Vec<String>);
@@ -75,10 +72,9 @@ impl Dir {
     /// If one of these fails, in words for a person.
     pub fn open(path: &Path, private: bool, sync: bool) -> io::Result<Dir> {
         let at = format!("--data {}", path.display());
-        let missing = !path.exists();
         let made = DirBuilder::new().recursive(true).mode(if private { 0o700 } else { 0o777 }).create(path);
-        if let (true, Ok(path)) = (missing, path.canonicalize()) {
-            // Its name has to be on the disk as well, and so on; a parent that may not be opened was there before.
+        if let Ok(path) = path.canonicalize() {
+            // If it is new its name has to be on the disk, and so on; a parent that may not be opened was there before.
             path.ancestors().skip(1).filter_map(|p| File::open(p).ok()).for_each(|p| drop(p.sync_all()));
         }
         let why = "is no directory that can be read; give one, with the rights to read and write it";
@@ -232,15 +228,12 @@ impl Dir {
     }
 
     /// Copies a file, from this byte on, to another that then has this path; on the disk.
-    fn copy(&self, name: &str, file: &File, mut from: u64, to: &Path) -> io::Result<()> {
+    fn copy(&self, name: &str, mut file: &File, from: u64, to: &Path) -> io::Result<()> {
         let next = self.next(name);
         let mut copied = || {
             let mut copy = self.make(&next)?;
-            let mut piece = vec![0; PIECE];
-            while let len @ 1.. = file.read_at(&mut piece, from)? {
-                copy.write_all(piece.get(..len).unwrap_or_default())?;
-                from += len as u64;
-            }
+            file.seek(SeekFrom::Start(from))?;
+            io::copy(&mut file as &mut dyn Read, &mut copy)?; // without the system's shortcuts, which some disks lack
             if !self.private {
                 copy.set_permissions(file.metadata()?.permissions())?;
             }
