@@ -29,6 +29,14 @@ pub struct Dir {
     tried: AtomicBool, // its file system does what logs need
 }
 
+/// Where a channel's files are.
+pub struct Home {
+    /// The directory.
+    pub dir: Arc<Dir>,
+    /// The channel's name.
+    pub name: String,
+}
+
 /// The same, but an error with words before it, in which a path cannot break the line or drive a terminal.
 fn told<T>(done: io::Result<T>, what: impl Display) -> io::Result<T> {
     done.map_err(|error| {
@@ -160,15 +168,6 @@ impl Dir {
         Ok((stems, others))
     }
 
-    fn path(&self, name: &str, old: bool) -> PathBuf {
-        self.path.join(format!("{name}{}.sse", if old { ".old" } else { "" }))
-    }
-
-    /// Where a file is until it is complete.
-    fn next(&self, name: &str) -> PathBuf {
-        self.path.join(format!(".{name}.new"))
-    }
-
     /// Makes sure that the path still leads to this directory. Another one in its place, such as what is left after a
     /// disk is unmounted, may be another server's.
     fn check(&self) -> io::Result<()> {
@@ -191,119 +190,9 @@ impl Dir {
         File::options().read(true).write(true).create_new(true).mode(mode).open(path)
     }
 
-    /// Opens a channel's file, or its older part, if it is there.
-    ///
-    /// # Errors
-    /// If it cannot be read and written, or is no file of its own.
-    pub fn get(&self, name: &str, old: bool) -> io::Result<Option<LogFile>> {
-        let path = self.path(name, old);
-        let open = || -> io::Result<File> {
-            self.check()?;
-            let meta = fs::symlink_metadata(&path)?;
-            if old && is_at(&self.path(name, false), &meta) {
-                // A crash can leave both names of a rename, on a file system whose renames are two steps.
-                fs::remove_file(&path)?;
-                return Err(ErrorKind::NotFound.into());
-            }
-            if !meta.is_file() {
-                // To open a pipe would be to wait for its other end, and a link may lead to what is not ours.
-                return no("it is no file, or a link to one; move it away");
-            }
-            if meta.nlink() > 1 {
-                // It has a second name, as a backup by `cp -al` gives it one. What is written from now on does not belong
-                // there, so a copy takes its place.
-                self.copy(name, &File::open(&path)?, 0, &path)?;
-            }
-            let file = File::options().read(true).write(true).open(&path)?;
-            match is_at(&path, &file.metadata()?) {
-                true => Ok(file),
-                false => no("another program replaces it"),
-            }
-        };
-        match open() {
-            Ok(file) => Ok(Some(LogFile { path, file, head: 0 })),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) => told(Err(e), path.display()),
-        }
-    }
-
-    /// Copies a file, from this byte on, to another that then has this path; on the disk.
-    fn copy(&self, name: &str, mut file: &File, from: u64, to: &Path) -> io::Result<()> {
-        let next = self.next(name);
-        let mut copied = || {
-            let mut copy = self.make(&next)?;
-            file.seek(SeekFrom::Start(from))?;
-            io::copy(&mut file as &mut dyn Read, &mut copy)?; // without the system's shortcuts, which some disks lack
-            if !self.private {
-                copy.set_permissions(file.metadata()?.permissions())?;
-            }
-            copy.sync_data()?;
-            self.rename(&next, to)?;
-            self.sync()
-        };
-        copied().inspect_err(|_| self.discard(name))
-    }
-
-    /// Keeps what is about to be cut off a log, from this byte on, in a file `NAME.cut-N` beside it; on the disk. Returns
-    /// the file's name.
-    ///
-    /// # Errors
-    /// If that fails; nothing has changed then.
-    pub fn keep(&self, name: &str, log: &LogFile, from: u64) -> io::Result<String> {
-        let free = |kept: &String| fs::symlink_metadata(self.path.join(kept)).is_err();
-        let kept = (1u64..).map(|n| format!("{name}.cut-{n}")).find(free).unwrap_or_default();
-        let why = "what a crash left in it has to be cut off, and cannot be kept first";
-        log.told(told(self.copy(name, &log.file, from, &self.path.join(&kept)), why))?;
-        Ok(kept)
-    }
-
-    /// Makes a channel's next file, with a head and its first events, beside the one that there is; on the disk.
-    ///
-    /// # Errors
-    /// If that fails; nothing has changed then.
-    pub fn create(&self, name: &str, head: &[u8], events: &[u8]) -> io::Result<Output> {
-        self.probe()?;
-        let path = self.next(name);
-        let file = told(self.make(&path), path.display())?;
-        let mut output = Output::new(LogFile { path: self.path(name, false), file, head: head.len() as u64 }, 0);
-        let done = output.append(&[head, events].concat()).and_then(|()| output.file.sync());
-        done.inspect_err(|_| self.discard(name))?;
-        Ok(output)
-    }
-
-    /// Makes a channel's file its older part, in place of the one that it had.
-    ///
-    /// # Errors
-    /// If that fails; nothing has changed then.
-    pub fn retire(&self, name: &str) -> io::Result<()> {
-        self.rename(&self.path(name, false), &self.path(name, true))
-    }
-
-    /// Puts a channel's next file into its place.
-    ///
-    /// # Errors
-    /// If that fails; nothing has changed then.
-    pub fn place(&self, name: &str) -> io::Result<()> {
-        self.rename(&self.next(name), &self.path(name, false))
-    }
-
-    /// Drops a channel's next file.
-    pub fn discard(&self, name: &str) {
-        let _ = fs::remove_file(self.next(name));
-    }
-
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let moved = self.check().and_then(|()| fs::rename(from, to));
         told(moved, format!("{} cannot become {}", from.display(), to.display()))
-    }
-
-    /// Drops a channel's older part.
-    ///
-    /// # Errors
-    /// If that fails.
-    pub fn remove_old(&self, name: &str) -> io::Result<()> {
-        self.check()?;
-        fs::remove_file(self.path(name, true))
     }
 
     /// Puts the names of the files on the disk.
@@ -320,7 +209,128 @@ impl Dir {
     }
 }
 
-/// Leaves a file to its owner alone. What is no file, or has a second name, is not ours to change; see [`Dir::get`].
+impl Home {
+    fn path(&self, old: bool) -> PathBuf {
+        self.dir.path.join(format!("{}{}.sse", self.name, if old { ".old" } else { "" }))
+    }
+
+    /// Where a file is until it is complete.
+    fn next(&self) -> PathBuf {
+        self.dir.path.join(format!(".{}.new", self.name))
+    }
+
+    /// Opens a channel's file, or its older part, if it is there.
+    ///
+    /// # Errors
+    /// If it cannot be read and written, or is no file of its own.
+    pub fn get(&self, old: bool) -> io::Result<Option<LogFile>> {
+        let path = self.path(old);
+        let open = || -> io::Result<File> {
+            self.dir.check()?;
+            let meta = fs::symlink_metadata(&path)?;
+            if old && is_at(&self.path(false), &meta) {
+                // A crash can leave both names of a rename, on a file system whose renames are two steps.
+                fs::remove_file(&path)?;
+                return Err(ErrorKind::NotFound.into());
+            }
+            if !meta.is_file() {
+                // To open a pipe would be to wait for its other end, and a link may lead to what is not ours.
+                return no("it is no file, or a link to one; move it away");
+            }
+            if meta.nlink() > 1 {
+                // It has a second name, as a backup by `cp -al` gives it one. What is written from now on does not belong
+                // there, so a copy takes its place.
+                self.copy(&File::open(&path)?, 0, &path)?;
+            }
+            let file = File::options().read(true).write(true).open(&path)?;
+            match is_at(&path, &file.metadata()?) {
+                true => Ok(file),
+                false => no("another program replaces it"),
+            }
+        };
+        match open() {
+            Ok(file) => Ok(Some(LogFile { path, file, head: 0 })),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => told(Err(e), path.display()),
+        }
+    }
+
+    /// Copies a file, from this byte on, to another that then has this path; on the disk.
+    fn copy(&self, mut file: &File, from: u64, to: &Path) -> io::Result<()> {
+        let next = self.next();
+        let mut copied = || {
+            let mut copy = self.dir.make(&next)?;
+            file.seek(SeekFrom::Start(from))?;
+            io::copy(&mut file as &mut dyn Read, &mut copy)?; // without the system's shortcuts, which some disks lack
+            if !self.dir.private {
+                copy.set_permissions(file.metadata()?.permissions())?;
+            }
+            copy.sync_data()?;
+            self.dir.rename(&next, to)?;
+            self.dir.sync()
+        };
+        copied().inspect_err(|_| self.discard())
+    }
+
+    /// Keeps what is about to be cut off a log, from this byte on, in a file `NAME.cut-N` beside it; on the disk. Returns
+    /// the file's name.
+    ///
+    /// # Errors
+    /// If that fails; nothing has changed then.
+    pub fn keep(&self, log: &LogFile, from: u64) -> io::Result<String> {
+        let free = |kept: &String| fs::symlink_metadata(self.dir.path.join(kept)).is_err();
+        let kept = (1u64..).map(|n| format!("{}.cut-{n}", self.name)).find(free).unwrap_or_default();
+        let why = "what a crash left in it has to be cut off, and cannot be kept first";
+        log.told(told(self.copy(&log.file, from, &self.dir.path.join(&kept)), why))?;
+        Ok(kept)
+    }
+
+    /// Makes a channel's next file, with a head and its first events, beside the one that there is; on the disk.
+    ///
+    /// # Errors
+    /// If that fails; nothing has changed then.
+    pub fn create(&self, head: &[u8], events: &[u8]) -> io::Result<Output> {
+        self.dir.probe()?;
+        let path = self.next();
+        let file = told(self.dir.make(&path), path.display())?;
+        let mut output = Output::new(LogFile { path: self.path(false), file, head: head.len() as u64 }, 0);
+        let done = output.append(&[head, events].concat()).and_then(|()| output.file.sync());
+        done.inspect_err(|_| self.discard())?;
+        Ok(output)
+    }
+
+    /// Makes a channel's file its older part, in place of the one that it had.
+    ///
+    /// # Errors
+    /// If that fails; nothing has changed then.
+    pub fn retire(&self) -> io::Result<()> {
+        self.dir.rename(&self.path(false), &self.path(true))
+    }
+
+    /// Puts a channel's next file into its place.
+    ///
+    /// # Errors
+    /// If that fails; nothing has changed then.
+    pub fn place(&self) -> io::Result<()> {
+        self.dir.rename(&self.next(), &self.path(false))
+    }
+
+    /// Drops a channel's next file.
+    pub fn discard(&self) {
+        let _ = fs::remove_file(self.next());
+    }
+
+    /// Drops a channel's older part.
+    ///
+    /// # Errors
+    /// If that fails.
+    pub fn remove_old(&self) -> io::Result<()> {
+        self.dir.check()?;
+        fs::remove_file(self.path(true))
+    }
+}
+
+/// Leaves a file to its owner alone. What is no file, or has a second name, is not ours to change; see [`Home::get`].
 fn narrow(entry: &DirEntry) -> io::Result<()> {
     let meta = entry.metadata()?;
     if !meta.is_file() || meta.nlink() > 1 || meta.mode() & 0o077 == 0 {

@@ -19,7 +19,7 @@
 //! Limits: the bytes kept are at most the limit given (the newest POST is kept even if it alone is larger); `RECENT`.
 //! Deliberately absent: who reads, and when. Shortcut: a byte that changed within the data of an event is not noticed.
 
-use crate::disk::{Dir, LogFile, Output};
+use crate::disk::{Dir, Home, LogFile, Output};
 use crate::event::{self, Event};
 use crate::id::Id;
 use crate::recovery::{self, Found, MAX_HEAD};
@@ -164,12 +164,12 @@ impl Part {
 
 /// A file of a log, if it is there, without what a crash has left in it.
 fn recover(
-    dir: &Dir, name: &str, old: bool, last: &mut Id, note: &mut dyn FnMut(String),
+    home: &Home, old: bool, last: &mut Id, note: &mut dyn FnMut(String),
 ) -> io::Result<Option<(LogFile, Found)>> {
-    let Some(mut file) = dir.get(name, old)? else { return Ok(None) };
+    let Some(mut file) = home.get(old)? else { return Ok(None) };
     let found = file.told(recovery::recover(&file.file, last))?;
     if found.good < found.len {
-        let kept = dir.keep(name, &file, found.good)?;
+        let kept = home.keep(&file, found.good)?;
         file.cut(found.good)?;
         note(format!("{kept} is new: it keeps what had to be cut off"));
         let what = match found.hole {
@@ -226,11 +226,12 @@ impl Log {
         dir: &Arc<Dir>, name: &str, epoch: u64, limit: usize, sync: bool, note: &mut dyn FnMut(String),
     ) -> io::Result<(Log, Writer)> {
         let mut log = Log::new(epoch, limit.saturating_sub(2 * MAX_HEAD)); // the heads count as well
+        let home = Home { dir: dir.clone(), name: name.into() };
         let (mut last, mut first, mut dropped) = (Id::default(), None, None);
         let mut newest = None;
         for old in [true, false] {
             let before = last;
-            let Some((file, found)) = recover(dir, name, old, &mut last, note)? else { continue };
+            let Some((file, found)) = recover(&home, old, &mut last, note)? else { continue };
             if sync {
                 file.sync()?; // what was heard from a file must be on the disk
             }
@@ -264,7 +265,7 @@ impl Log {
         if sync {
             dir.sync()?;
         }
-        let writer = Writer::new(dir, name, log.limit as u64, sync, newest);
+        let writer = Writer::new(home, log.limit as u64, sync, newest);
         Ok((log, writer))
     }
 
