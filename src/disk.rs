@@ -420,31 +420,22 @@ impl Output {
             return self.file.told(no(why));
         }
         let end = self.len.saturating_add(bytes.len() as u64);
-        let written = match self.may_reach(end) {
-            true => self.file.file.write_at(bytes, self.len),
-            false => Err(ErrorKind::FileTooLarge.into()),
-        };
-        match written {
-            Ok(n) if n == bytes.len() => {
-                self.len = end;
-                Ok(())
-            }
-            failed => {
-                // Less than everything means that there is no room for the rest.
-                let error = failed.err().unwrap_or_else(|| ErrorKind::StorageFull.into());
-                self.torn = true;
-                let _ = self.cut(self.len); // else before the next append
-                self.file.told(Err(error))
-            }
-        }
-    }
-
-    /// Whether this process may make it so large. To grow up to the limit itself would be one byte too many: the next
-    /// write would be answered not with an error but with SIGXFSZ, which ends the process (setrlimit(2)).
-    fn may_reach(&mut self, len: u64) -> bool {
-        if len >= self.largest {
+        if end >= self.largest {
             self.largest = limits::soft("Max file size").unwrap_or(u64::MAX);
         }
-        len < self.largest
+        // To grow up to the limit itself would be one byte too many: the next write would be answered not with an error
+        // but with SIGXFSZ, which ends the process (setrlimit(2)).
+        let may_grow = end < self.largest;
+        let written =
+            if may_grow { self.file.file.write_at(bytes, self.len) } else { Err(ErrorKind::FileTooLarge.into()) };
+        // Less than everything means that there is no room for the rest.
+        let done = written.and_then(|n| if n == bytes.len() { Ok(()) } else { Err(ErrorKind::StorageFull.into()) });
+        if done.is_ok() {
+            self.len = end;
+        } else {
+            self.torn = true;
+            let _ = self.cut(self.len); // else before the next append
+        }
+        self.file.told(done)
     }
 }
