@@ -444,12 +444,6 @@ impl Hub {
         Ok(())
     }
 
-    /// Appends an event to a channel that is in memory; it may wait for the pump.
-    pub fn tell(&self, channel: &Arc<Channel>, event: Event) {
-        let _ = channel.publish(&[event], Numbers::Own, None); // nothing there can fail
-        self.wake(channel);
-    }
-
     /// Tells the pump that a channel has news, once for any number of them.
     pub fn wake(&self, channel: &Arc<Channel>) {
         if channel.readers() > 0 && !channel.queued.swap(true, SeqCst) {
