@@ -183,7 +183,7 @@ fn recover(
 }
 
 /// The events of one channel, newest last.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Log {
     limit: usize,
     found: Id, // the last event before this epoch
@@ -427,9 +427,7 @@ impl Log {
     /// A copy for those who may wait for the disk, if the log is in files.
     pub fn on_disk(&self) -> Option<Log> {
         self.files.then(|| {
-            let parts = self.parts.clone();
-            let (fallen, returns) = Default::default();
-            let mut log = Log { parts, recent: Vec::new(), fallen, returns, ..*self };
+            let mut log = self.clone();
             log.take_back(ErrorKind::Other); // what is not heard may be cut off meanwhile
             log
         })
