@@ -227,7 +227,9 @@ impl Log {
     ) -> io::Result<(Log, Writer)> {
         let mut log = Log::new(epoch, limit.saturating_sub(2 * MAX_HEAD)); // the heads count as well
         let home = Home { dir: dir.clone(), name: name.into() };
-        let (mut last, mut first, mut dropped) = (Id::default(), None, None);
+        let mut last = Id::default();
+        let mut kept = last; // all that follows this one
+        let mut dropped = None;
         let mut newest = None;
         for old in [true, false] {
             let before = last;
@@ -237,10 +239,11 @@ impl Log {
             }
             dropped = found.dropped.filter(|_| !old);
             let Some(start) = found.first else { continue }; // it gives way to the next file
-            if first.is_some() && !before.precedes(start) {
+            if log.is_empty() {
+                kept = Id { seq: start.seq.saturating_sub(1), ..start };
+            } else if !before.precedes(start) {
                 log.hole = before;
             }
-            first = first.or(Some(start));
             let output = Output::new(file, found.good);
             let (file, len) = (output.file.clone(), found.good - found.head);
             newest = Some(output).filter(|_| !old);
@@ -248,12 +251,7 @@ impl Log {
             log.written.pos += len;
         }
         // What the newest file says was dropped, if that fits what is there; files may have been taken away.
-        let kept = match first {
-            Some(first) => {
-                dropped.filter(|d| d.precedes(first)).unwrap_or(Id { seq: first.seq.saturating_sub(1), ..first })
-            }
-            None => dropped.unwrap_or_default(),
-        };
+        let kept = dropped.filter(|d: &Id| log.is_empty() || d.precedes(kept.plus(1))).unwrap_or(kept);
         if let Some(front) = log.parts.front_mut() {
             front.before = kept;
         }
