@@ -152,7 +152,7 @@ impl Dir {
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            let stem = name.strip_suffix(".sse").map(|stem| stem.strip_suffix(".old").unwrap_or(stem));
+            let stem = name.strip_suffix(".old.sse").or(name.strip_suffix(".sse"));
             let next = name.strip_prefix('.').and_then(|name| name.strip_suffix(".new"));
             let rest = name.split_once(".cut-").map(|(stem, _)| stem);
             if self.private && stem.or(next).or(rest).is_some_and(&is_channel) {
@@ -243,10 +243,7 @@ impl Home {
                 self.copy(&File::open(&path)?, 0, &path)?;
             }
             let file = File::options().read(true).write(true).open(&path)?;
-            match is_at(&path, &file.metadata()?) {
-                true => Ok(file),
-                false => no("another program replaces it"),
-            }
+            if is_at(&path, &file.metadata()?) { Ok(file) } else { no("another program replaces it") }
         };
         match open() {
             Ok(file) => Ok(Some(LogFile { path, file, head: 0 })),
@@ -333,12 +330,13 @@ impl Home {
 /// Leaves a file to its owner alone. What is no file, or has a second name, is not ours to change; see [`Home::get`].
 fn narrow(entry: &DirEntry) -> io::Result<()> {
     let meta = entry.metadata()?;
-    if !meta.is_file() || meta.nlink() > 1 || meta.mode() & 0o077 == 0 {
-        return Ok(());
+    if meta.is_file() && meta.nlink() == 1 && meta.mode() & 0o077 != 0 {
+        let file = File::open(entry.path())?;
+        if identity(&meta) == identity(&file.metadata()?) {
+            file.set_permissions(Permissions::from_mode(meta.mode() & 0o700))?;
+        }
     }
-    let file = File::open(entry.path())?;
-    let mode = Permissions::from_mode(meta.mode() & 0o700);
-    if identity(&meta) == identity(&file.metadata()?) { file.set_permissions(mode) } else { Ok(()) }
+    Ok(())
 }
 
 /// A channel's file, as those who read it see it.
