@@ -38,7 +38,7 @@ pub struct Home {
 }
 
 /// The same, but an error with words before it, in which a path cannot break the line or drive a terminal.
-fn told<T>(done: io::Result<T>, what: impl Display) -> io::Result<T> {
+fn told<T>(done: io::Result<T>, what: &dyn Display) -> io::Result<T> {
     done.map_err(|error| {
         let what = visible(&shown(what.to_string().as_bytes()));
         io::Error::new(error.kind(), format!("{what}: {error}"))
@@ -86,18 +86,18 @@ impl Dir {
             path.ancestors().skip(1).filter_map(|p| File::open(p).ok()).for_each(|p| drop(p.sync_all()));
         }
         let why = "is no directory that can be read; give one, with the rights to read and write it";
-        let handle = told(made.and_then(|()| File::open(path)), format!("{at} {why}"))?;
+        let handle = told(made.and_then(|()| File::open(path)), &format!("{at} {why}"))?;
         let locked = handle.try_lock();
         if let Err(fs::TryLockError::WouldBlock) = locked {
             let why = format!("{at} is in use by another server; give each a directory of its own");
             return Err(io::Error::new(ErrorKind::ResourceBusy, why));
         }
         let why = "cannot be locked, so two servers could write there; give one on another file system";
-        told(locked.map_err(io::Error::from), format!("{at} {why}"))?;
+        told(locked.map_err(io::Error::from), &format!("{at} {why}"))?;
         let dir = Dir { path: path.into(), handle, private, sync, tried: AtomicBool::new(false) };
         match dir.probe() {
             // A full disk is told to whoever publishes; what is there can be read. It is tried again when there is room.
-            Err(e) if !is_full(&e) => told(Err(e), format!("{at} will not do; give another")),
+            Err(e) if !is_full(&e) => told(Err(e), &format!("{at} will not do; give another")),
             _ => Ok(dir),
         }
     }
@@ -111,7 +111,7 @@ impl Dir {
         let [name, other, case] =
             ["can-write", "can-rename", "CAN-WRITE"].map(|what| self.path.join(format!(".tincan-{what:-<80}")));
         let tried = || {
-            let file = told(self.make(&name), "a log cannot be made there")?;
+            let file = told(self.make(&name), &"a log cannot be made there")?;
             let meta = file.metadata()?;
             if fs::symlink_metadata(&case).is_ok() || File::open(&case).is_ok() {
                 return no(
@@ -124,9 +124,9 @@ impl Dir {
             if self.private && meta.mode() & 0o077 != 0 {
                 return no("others can read the files that are made there, and reading needs a token");
             }
-            told(file.sync_data(), "its files cannot be synced")?;
+            told(file.sync_data(), &"its files cannot be synced")?;
             self.make(&other)?;
-            told(fs::rename(&name, &other), "a file cannot be put there in place of another")
+            told(fs::rename(&name, &other), &"a file cannot be put there in place of another")
         };
         let done = tried();
         let _ = fs::remove_file(&name);
@@ -134,7 +134,7 @@ impl Dir {
         done?;
         self.sync_names().or_else(|e| {
             let remedy = if has_no_sync(&e) { " (without --sync it will do)" } else { "" };
-            told(Err(e), format!("it cannot be synced{remedy}"))
+            told(Err(e), &format!("it cannot be synced{remedy}"))
         })?;
         self.tried.store(true, Relaxed);
         Ok(())
@@ -157,7 +157,7 @@ impl Dir {
             let rest = name.split_once(".cut-").map(|(stem, _)| stem);
             if self.private && stem.or(next).or(rest).is_some_and(&is_channel) {
                 let why = "others can read it, and reading needs a token; chmod 600 it";
-                told(narrow(&entry), format_args!("{}: {why}", entry.path().display()))?;
+                told(narrow(&entry), &format_args!("{}: {why}", entry.path().display()))?;
             }
             match stem.filter(|stem| is_channel(stem)) {
                 _ if rest.is_some_and(&is_channel) || name.starts_with('.') => {}
@@ -182,7 +182,7 @@ impl Dir {
     fn make(&self, path: &Path) -> io::Result<File> {
         self.check()?;
         match fs::remove_file(path) {
-            Err(e) if e.kind() == ErrorKind::IsADirectory => return told(Err(e), "move it away"),
+            Err(e) if e.kind() == ErrorKind::IsADirectory => return told(Err(e), &"move it away"),
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
             _ => {}
         }
@@ -192,7 +192,7 @@ impl Dir {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let moved = self.check().and_then(|()| fs::rename(from, to));
-        told(moved, format!("{} cannot become {}", from.display(), to.display()))
+        told(moved, &format!("{} cannot become {}", from.display(), to.display()))
     }
 
     /// Puts the names of the files on the disk.
@@ -200,7 +200,7 @@ impl Dir {
     /// # Errors
     /// If that fails.
     pub fn sync(&self) -> io::Result<()> {
-        told(self.sync_names(), self.path.display())
+        told(self.sync_names(), &self.path.display())
     }
 
     /// Without --sync the names are as safe as the file system makes them.
@@ -248,7 +248,7 @@ impl Home {
         match open() {
             Ok(file) => Ok(Some(LogFile { path, file, head: 0 })),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) => told(Err(e), path.display()),
+            Err(e) => told(Err(e), &path.display()),
         }
     }
 
@@ -278,7 +278,7 @@ impl Home {
         let free = |kept: &String| fs::symlink_metadata(self.dir.path.join(kept)).is_err();
         let kept = (1u64..).map(|n| format!("{}.cut-{n}", self.name)).find(free).unwrap_or_default();
         let why = "what a crash left in it has to be cut off, and cannot be kept first";
-        log.told(told(self.copy(&log.file, from, &self.dir.path.join(&kept)), why))?;
+        log.told(told(self.copy(&log.file, from, &self.dir.path.join(&kept)), &why))?;
         Ok(kept)
     }
 
@@ -289,7 +289,7 @@ impl Home {
     pub fn create(&self, head: &[u8], events: &[u8]) -> io::Result<Output> {
         self.dir.probe()?;
         let path = self.next();
-        let file = told(self.dir.make(&path), path.display())?;
+        let file = told(self.dir.make(&path), &path.display())?;
         let mut output = Output::new(LogFile { path: self.path(false), file, head: head.len() as u64 }, 0);
         let done = output.append(&[head, events].concat()).and_then(|()| output.file.sync());
         done.inspect_err(|_| self.discard())?;
@@ -354,7 +354,7 @@ impl LogFile {
     /// # Errors
     /// That one.
     pub fn told<T>(&self, done: io::Result<T>) -> io::Result<T> {
-        told(done, self.path.display())
+        told(done, &self.path.display())
     }
 
     /// Waits until its bytes are on the disk.
