@@ -92,8 +92,7 @@ pub struct Connection {
     /// The socket; it blocks, within limits.
     pub stream: TcpStream,
     buf: Vec<u8>,
-    room: usize,       // for which the next read makes room
-    timeout: Duration, // the socket's, for reading
+    room: usize, // for which the next read makes room
     /// Others wait for its place: it gets one answer, and little time.
     pub brief: bool,
     head_only: bool, // the request is a HEAD, whose answer has no body, not even a refusal (RFC 9110 §9.3.2)
@@ -120,7 +119,6 @@ impl Connection {
             stream,
             buf: Vec::new(),
             room: READ,
-            timeout: Duration::MAX,
             brief,
             head_only: false,
             quiet,
@@ -217,11 +215,7 @@ impl Connection {
 
     /// Reads what has come; false where nothing came in time.
     fn read(&mut self, within: Duration) -> Result<bool, Stop> {
-        // A system call saved for the usual request, which comes in one piece.
-        if within.abs_diff(self.timeout) > Duration::from_millis(100) {
-            self.stream.set_read_timeout(Some(within))?;
-            self.timeout = within;
-        }
+        self.stream.set_read_timeout(Some(within))?;
         let before = self.buf.len();
         self.buf.resize(before + self.room, 0);
         let read = self.stream.read(self.buf.get_mut(before..).unwrap_or_default()).map_err(|e| e.kind());

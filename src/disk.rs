@@ -8,16 +8,17 @@
 
 use crate::limits;
 use crate::secrets::{shown, visible};
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs::{self, DirBuilder, DirEntry, File, Metadata, Permissions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-/// Bytes that are copied at a time.
-const PIECE: usize = 64 << 10;
+/// Channels by their names, and the names of files that are none's.
+type Listed<T> = (BTreeMap<Box<str>, T>, Vec<String>);
 
 /// The directory, locked for as long as this lives.
 pub struct Dir {
@@ -28,10 +29,20 @@ pub struct Dir {
     tried: AtomicBool, // its file system does what logs need
 }
 
-/// The same error with words before it, in which a path cannot break the line or drive a terminal.
-fn told(error: io::Error, what: impl Display) -> io::Error {
-    let what = visible(&shown(what.to_string().as_bytes()));
-    io::Error::new(error.kind(), format!("{what}: {error}"))
+/// Where a channel's files are.
+pub struct Home {
+    /// The directory.
+    pub dir: Arc<Dir>,
+    /// The channel's name.
+    pub name: String,
+}
+
+/// The same, but an error with words before it, in which a path cannot break the line or drive a terminal.
+fn told<T>(done: io::Result<T>, what: &dyn Display) -> io::Result<T> {
+    done.map_err(|error| {
+        let what = visible(&shown(what.to_string().as_bytes()));
+        io::Error::new(error.kind(), format!("{what}: {error}"))
+    })
 }
 
 /// An error in words of our own.
@@ -69,29 +80,24 @@ impl Dir {
     /// If one of these fails, in words for a person.
     pub fn open(path: &Path, private: bool, sync: bool) -> io::Result<Dir> {
         let at = format!("--data {}", path.display());
-        let missing = !path.exists();
         let made = DirBuilder::new().recursive(true).mode(if private { 0o700 } else { 0o777 }).create(path);
-        if let (true, Ok(path)) = (missing, path.canonicalize()) {
-            // Its name has to be on the disk as well, and so on; a parent that may not be opened was there before.
+        if let Ok(path) = path.canonicalize() {
+            // If it is new its name has to be on the disk, and so on; a parent that may not be opened was there before.
             path.ancestors().skip(1).filter_map(|p| File::open(p).ok()).for_each(|p| drop(p.sync_all()));
         }
         let why = "is no directory that can be read; give one, with the rights to read and write it";
-        let handle = made.and_then(|()| File::open(path)).map_err(|e| told(e, format!("{at} {why}")))?;
-        match handle.try_lock() {
-            Err(fs::TryLockError::WouldBlock) => {
-                let why = format!("{at} is in use by another server; give each a directory of its own");
-                return Err(io::Error::new(ErrorKind::ResourceBusy, why));
-            }
-            Err(fs::TryLockError::Error(e)) => {
-                let why = "cannot be locked, so two servers could write there; give one on another file system";
-                return Err(told(e, format!("{at} {why}")));
-            }
-            Ok(()) => {}
+        let handle = told(made.and_then(|()| File::open(path)), &format!("{at} {why}"))?;
+        let locked = handle.try_lock();
+        if let Err(fs::TryLockError::WouldBlock) = locked {
+            let why = format!("{at} is in use by another server; give each a directory of its own");
+            return Err(io::Error::new(ErrorKind::ResourceBusy, why));
         }
+        let why = "cannot be locked, so two servers could write there; give one on another file system";
+        told(locked.map_err(io::Error::from), &format!("{at} {why}"))?;
         let dir = Dir { path: path.into(), handle, private, sync, tried: AtomicBool::new(false) };
         match dir.probe() {
             // A full disk is told to whoever publishes; what is there can be read. It is tried again when there is room.
-            Err(e) if !is_full(&e) => Err(told(e, format!("{at} will not do; give another"))),
+            Err(e) if !is_full(&e) => told(Err(e), &format!("{at} will not do; give another")),
             _ => Ok(dir),
         }
     }
@@ -105,7 +111,7 @@ impl Dir {
         let [name, other, case] =
             ["can-write", "can-rename", "CAN-WRITE"].map(|what| self.path.join(format!(".tincan-{what:-<80}")));
         let tried = || {
-            let file = self.make(&name).map_err(|e| told(e, "a log cannot be made there"))?;
+            let file = told(self.make(&name), &"a log cannot be made there")?;
             let meta = file.metadata()?;
             if fs::symlink_metadata(&case).is_ok() || File::open(&case).is_ok() {
                 return no(
@@ -118,57 +124,48 @@ impl Dir {
             if self.private && meta.mode() & 0o077 != 0 {
                 return no("others can read the files that are made there, and reading needs a token");
             }
-            file.sync_data().map_err(|e| told(e, "its files cannot be synced"))?;
+            told(file.sync_data(), &"its files cannot be synced")?;
             self.make(&other)?;
-            let why = "a file cannot be put there in place of another";
-            fs::rename(&name, &other).map_err(|e| told(e, why))
+            told(fs::rename(&name, &other), &"a file cannot be put there in place of another")
         };
         let done = tried();
         let _ = fs::remove_file(&name);
         let _ = fs::remove_file(&other);
         done?;
-        self.sync_names().map_err(|e| {
+        self.sync_names().or_else(|e| {
             let remedy = if has_no_sync(&e) { " (without --sync it will do)" } else { "" };
-            told(e, format!("it cannot be synced{remedy}"))
+            told(Err(e), &format!("it cannot be synced{remedy}"))
         })?;
         self.tried.store(true, Relaxed);
         Ok(())
     }
 
-    /// The channels that have files in it, by the names of these, and all other files that are not hidden. If the directory is
-    /// private, takes from others the right to read what holds bytes of a log.
+    /// The channels that have files in it, by the names of these, each with room for what its owner knows of it; and all
+    /// other files that are not hidden. If the directory is private, takes from others the right to read what holds bytes of
+    /// a log.
     ///
     /// # Errors
     /// If it cannot be read, or a file's mode not be changed.
-    pub fn list(&self, is_channel: impl Fn(&str) -> bool) -> io::Result<(Vec<String>, Vec<String>)> {
-        let mut stems = Vec::new();
+    pub fn list<T: Default>(&self, is_channel: impl Fn(&str) -> bool) -> io::Result<Listed<T>> {
+        let mut stems = BTreeMap::new();
         let mut others = Vec::new();
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            let stem = name.strip_suffix(".sse").map(|stem| stem.strip_suffix(".old").unwrap_or(stem));
+            let stem = name.strip_suffix(".old.sse").or(name.strip_suffix(".sse"));
             let next = name.strip_prefix('.').and_then(|name| name.strip_suffix(".new"));
             let rest = name.split_once(".cut-").map(|(stem, _)| stem);
             if self.private && stem.or(next).or(rest).is_some_and(&is_channel) {
                 let why = "others can read it, and reading needs a token; chmod 600 it";
-                narrow(&entry).map_err(|e| told(e, format!("{}: {why}", entry.path().display())))?;
+                told(narrow(&entry), &format_args!("{}: {why}", entry.path().display()))?;
             }
             match stem.filter(|stem| is_channel(stem)) {
                 _ if rest.is_some_and(&is_channel) || name.starts_with('.') => {}
-                Some(stem) => stems.push(stem.to_string()),
+                Some(stem) => drop(stems.insert(stem.into(), T::default())),
                 None => others.push(name),
             }
         }
         Ok((stems, others))
-    }
-
-    fn path(&self, name: &str, old: bool) -> PathBuf {
-        self.path.join(format!("{name}{}.sse", if old { ".old" } else { "" }))
-    }
-
-    /// Where a file is until it is complete.
-    fn next(&self, name: &str) -> PathBuf {
-        self.path.join(format!(".{name}.new"))
     }
 
     /// Makes sure that the path still leads to this directory. Another one in its place, such as what is left after a
@@ -185,7 +182,7 @@ impl Dir {
     fn make(&self, path: &Path) -> io::Result<File> {
         self.check()?;
         match fs::remove_file(path) {
-            Err(e) if e.kind() == ErrorKind::IsADirectory => return Err(told(e, "move it away")),
+            Err(e) if e.kind() == ErrorKind::IsADirectory => return told(Err(e), &"move it away"),
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
             _ => {}
         }
@@ -193,16 +190,45 @@ impl Dir {
         File::options().read(true).write(true).create_new(true).mode(mode).open(path)
     }
 
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let moved = self.check().and_then(|()| fs::rename(from, to));
+        told(moved, &format!("{} cannot become {}", from.display(), to.display()))
+    }
+
+    /// Puts the names of the files on the disk.
+    ///
+    /// # Errors
+    /// If that fails.
+    pub fn sync(&self) -> io::Result<()> {
+        told(self.sync_names(), &self.path.display())
+    }
+
+    /// Without --sync the names are as safe as the file system makes them.
+    fn sync_names(&self) -> io::Result<()> {
+        self.handle.sync_all().or_else(|e| if !self.sync && has_no_sync(&e) { Ok(()) } else { Err(e) })
+    }
+}
+
+impl Home {
+    fn path(&self, old: bool) -> PathBuf {
+        self.dir.path.join(format!("{}{}.sse", self.name, if old { ".old" } else { "" }))
+    }
+
+    /// Where a file is until it is complete.
+    fn next(&self) -> PathBuf {
+        self.dir.path.join(format!(".{}.new", self.name))
+    }
+
     /// Opens a channel's file, or its older part, if it is there.
     ///
     /// # Errors
     /// If it cannot be read and written, or is no file of its own.
-    pub fn get(&self, name: &str, old: bool) -> io::Result<Option<LogFile>> {
-        let path = self.path(name, old);
+    pub fn get(&self, old: bool) -> io::Result<Option<LogFile>> {
+        let path = self.path(old);
         let open = || -> io::Result<File> {
-            self.check()?;
+            self.dir.check()?;
             let meta = fs::symlink_metadata(&path)?;
-            if old && is_at(&self.path(name, false), &meta) {
+            if old && is_at(&self.path(false), &meta) {
                 // A crash can leave both names of a rename, on a file system whose renames are two steps.
                 fs::remove_file(&path)?;
                 return Err(ErrorKind::NotFound.into());
@@ -214,39 +240,33 @@ impl Dir {
             if meta.nlink() > 1 {
                 // It has a second name, as a backup by `cp -al` gives it one. What is written from now on does not belong
                 // there, so a copy takes its place.
-                self.copy(name, &File::open(&path)?, 0, &path)?;
+                self.copy(&File::open(&path)?, 0, &path)?;
             }
             let file = File::options().read(true).write(true).open(&path)?;
-            match is_at(&path, &file.metadata()?) {
-                true => Ok(file),
-                false => no("another program replaces it"),
-            }
+            if is_at(&path, &file.metadata()?) { Ok(file) } else { no("another program replaces it") }
         };
         match open() {
             Ok(file) => Ok(Some(LogFile { path, file, head: 0 })),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(told(e, path.display())),
+            Err(e) => told(Err(e), &path.display()),
         }
     }
 
     /// Copies a file, from this byte on, to another that then has this path; on the disk.
-    fn copy(&self, name: &str, file: &File, mut from: u64, to: &Path) -> io::Result<()> {
-        let next = self.next(name);
+    fn copy(&self, mut file: &File, from: u64, to: &Path) -> io::Result<()> {
+        let next = self.next();
         let mut copied = || {
-            let mut copy = self.make(&next)?;
-            let mut piece = vec![0; PIECE];
-            while let len @ 1.. = file.read_at(&mut piece, from)? {
-                copy.write_all(piece.get(..len).unwrap_or_default())?;
-                from += len as u64;
-            }
-            if !self.private {
+            let mut copy = self.dir.make(&next)?;
+            file.seek(SeekFrom::Start(from))?;
+            io::copy(&mut file as &mut dyn Read, &mut copy)?; // without the system's shortcuts, which some disks lack
+            if !self.dir.private {
                 copy.set_permissions(file.metadata()?.permissions())?;
             }
             copy.sync_data()?;
-            self.rename(&next, to)?;
-            self.sync()
+            self.dir.rename(&next, to)?;
+            self.dir.sync()
         };
-        copied().inspect_err(|_| self.discard(name))
+        copied().inspect_err(|_| self.discard())
     }
 
     /// Keeps what is about to be cut off a log, from this byte on, in a file `NAME.cut-N` beside it; on the disk. Returns
@@ -254,11 +274,11 @@ impl Dir {
     ///
     /// # Errors
     /// If that fails; nothing has changed then.
-    pub fn keep(&self, name: &str, log: &LogFile, from: u64) -> io::Result<String> {
-        let free = |kept: &String| fs::symlink_metadata(self.path.join(kept)).is_err();
-        let kept = (1u64..).map(|n| format!("{name}.cut-{n}")).find(free).unwrap_or_default();
+    pub fn keep(&self, log: &LogFile, from: u64) -> io::Result<String> {
+        let free = |kept: &String| fs::symlink_metadata(self.dir.path.join(kept)).is_err();
+        let kept = (1u64..).map(|n| format!("{}.cut-{n}", self.name)).find(free).unwrap_or_default();
         let why = "what a crash left in it has to be cut off, and cannot be kept first";
-        self.copy(name, &log.file, from, &self.path.join(&kept)).map_err(|e| log.told(told(e, why)))?;
+        log.told(told(self.copy(&log.file, from, &self.dir.path.join(&kept)), &why))?;
         Ok(kept)
     }
 
@@ -266,13 +286,13 @@ impl Dir {
     ///
     /// # Errors
     /// If that fails; nothing has changed then.
-    pub fn create(&self, name: &str, head: &[u8], events: &[u8]) -> io::Result<Output> {
-        self.probe()?;
-        let path = self.next(name);
-        let file = self.make(&path).map_err(|e| told(e, path.display()))?;
-        let mut output = Output::new(LogFile { path: self.path(name, false), file, head: head.len() as u64 }, 0);
+    pub fn create(&self, head: &[u8], events: &[u8]) -> io::Result<Output> {
+        self.dir.probe()?;
+        let path = self.next();
+        let file = told(self.dir.make(&path), &path.display())?;
+        let mut output = Output::new(LogFile { path: self.path(false), file, head: head.len() as u64 }, 0);
         let done = output.append(&[head, events].concat()).and_then(|()| output.file.sync());
-        done.inspect_err(|_| self.discard(name))?;
+        done.inspect_err(|_| self.discard())?;
         Ok(output)
     }
 
@@ -280,60 +300,43 @@ impl Dir {
     ///
     /// # Errors
     /// If that fails; nothing has changed then.
-    pub fn retire(&self, name: &str) -> io::Result<()> {
-        self.rename(&self.path(name, false), &self.path(name, true))
+    pub fn retire(&self) -> io::Result<()> {
+        self.dir.rename(&self.path(false), &self.path(true))
     }
 
     /// Puts a channel's next file into its place.
     ///
     /// # Errors
     /// If that fails; nothing has changed then.
-    pub fn place(&self, name: &str) -> io::Result<()> {
-        self.rename(&self.next(name), &self.path(name, false))
+    pub fn place(&self) -> io::Result<()> {
+        self.dir.rename(&self.next(), &self.path(false))
     }
 
     /// Drops a channel's next file.
-    pub fn discard(&self, name: &str) {
-        let _ = fs::remove_file(self.next(name));
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let moved = self.check().and_then(|()| fs::rename(from, to));
-        moved.map_err(|e| told(e, format!("{} cannot become {}", from.display(), to.display())))
+    pub fn discard(&self) {
+        let _ = fs::remove_file(self.next());
     }
 
     /// Drops a channel's older part.
     ///
     /// # Errors
     /// If that fails.
-    pub fn remove_old(&self, name: &str) -> io::Result<()> {
-        self.check()?;
-        fs::remove_file(self.path(name, true))
-    }
-
-    /// Puts the names of the files on the disk.
-    ///
-    /// # Errors
-    /// If that fails.
-    pub fn sync(&self) -> io::Result<()> {
-        self.sync_names().map_err(|e| told(e, self.path.display()))
-    }
-
-    /// Without --sync the names are as safe as the file system makes them.
-    fn sync_names(&self) -> io::Result<()> {
-        self.handle.sync_all().or_else(|e| if !self.sync && has_no_sync(&e) { Ok(()) } else { Err(e) })
+    pub fn remove_old(&self) -> io::Result<()> {
+        self.dir.check()?;
+        fs::remove_file(self.path(true))
     }
 }
 
-/// Leaves a file to its owner alone. What is no file, or has a second name, is not ours to change; see [`Dir::get`].
+/// Leaves a file to its owner alone. What is no file, or has a second name, is not ours to change; see [`Home::get`].
 fn narrow(entry: &DirEntry) -> io::Result<()> {
     let meta = entry.metadata()?;
-    if !meta.is_file() || meta.nlink() > 1 || meta.mode() & 0o077 == 0 {
-        return Ok(());
+    if meta.is_file() && meta.nlink() == 1 && meta.mode() & 0o077 != 0 {
+        let file = File::open(entry.path())?;
+        if identity(&meta) == identity(&file.metadata()?) {
+            file.set_permissions(Permissions::from_mode(meta.mode() & 0o700))?;
+        }
     }
-    let file = File::open(entry.path())?;
-    let mode = Permissions::from_mode(meta.mode() & 0o700);
-    if identity(&meta) == identity(&file.metadata()?) { file.set_permissions(mode) } else { Ok(()) }
+    Ok(())
 }
 
 /// A channel's file, as those who read it see it.
@@ -346,9 +349,12 @@ pub struct LogFile {
 }
 
 impl LogFile {
-    /// An error with the file's name.
-    pub fn told(&self, error: io::Error) -> io::Error {
-        told(error, self.path.display())
+    /// The same, but an error with the file's name.
+    ///
+    /// # Errors
+    /// That one.
+    pub fn told<T>(&self, done: io::Result<T>) -> io::Result<T> {
+        told(done, &self.path.display())
     }
 
     /// Waits until its bytes are on the disk.
@@ -356,7 +362,7 @@ impl LogFile {
     /// # Errors
     /// If the disk fails.
     pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_data().map_err(|e| self.told(e))
+        self.told(self.file.sync_data())
     }
 
     /// Cuts off what is behind these bytes, and waits until that is on the disk.
@@ -364,7 +370,7 @@ impl LogFile {
     /// # Errors
     /// If the disk fails.
     pub fn cut(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len).map_err(|e| self.told(e))?;
+        self.told(self.file.set_len(len))?;
         self.sync()
     }
 }
@@ -409,34 +415,25 @@ impl Output {
         // A new one has another name at first.
         if self.len > 0 && !whole {
             let why = "another program has changed, moved or removed it; start the server again";
-            return Err(self.file.told(io::Error::other(why)));
+            return self.file.told(no(why));
         }
         let end = self.len.saturating_add(bytes.len() as u64);
-        let written = match self.may_reach(end) {
-            true => self.file.file.write_at(bytes, self.len),
-            false => Err(ErrorKind::FileTooLarge.into()),
-        };
-        match written {
-            Ok(n) if n == bytes.len() => {
-                self.len = end;
-                Ok(())
-            }
-            failed => {
-                // Less than everything means that there is no room for the rest.
-                let error = failed.err().unwrap_or_else(|| ErrorKind::StorageFull.into());
-                self.torn = true;
-                let _ = self.cut(self.len); // else before the next append
-                Err(self.file.told(error))
-            }
-        }
-    }
-
-    /// Whether this process may make it so large. To grow up to the limit itself would be one byte too many: the next
-    /// write would be answered not with an error but with SIGXFSZ, which ends the process (setrlimit(2)).
-    fn may_reach(&mut self, len: u64) -> bool {
-        if len >= self.largest {
+        if end >= self.largest {
             self.largest = limits::soft("Max file size").unwrap_or(u64::MAX);
         }
-        len < self.largest
+        // To grow up to the limit itself would be one byte too many: the next write would be answered not with an error
+        // but with SIGXFSZ, which ends the process (setrlimit(2)).
+        let may_grow = end < self.largest;
+        let written =
+            if may_grow { self.file.file.write_at(bytes, self.len) } else { Err(ErrorKind::FileTooLarge.into()) };
+        // Less than everything means that there is no room for the rest.
+        let done = written.and_then(|n| if n == bytes.len() { Ok(()) } else { Err(ErrorKind::StorageFull.into()) });
+        if done.is_ok() {
+            self.len = end;
+        } else {
+            self.torn = true;
+            let _ = self.cut(self.len); // else before the next append
+        }
+        self.file.told(done)
     }
 }

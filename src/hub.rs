@@ -37,7 +37,7 @@ use std::fmt::{self, Write as _};
 use std::io;
 use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -69,12 +69,10 @@ struct Entry {
     why: Option<String>, // its log cannot be used
 }
 
-type Entries = BTreeMap<Box<str>, Entry>;
-
 /// Channels by their names.
 #[derive(Default)]
 struct Names {
-    all: Entries,
+    all: BTreeMap<Box<str>, Entry>,
     open: usize, // or being opened
     next_purge: u64,
     next_search: u64,
@@ -120,7 +118,6 @@ pub struct Hub {
     news: Mutex<VecDeque<Arc<Channel>>>, // each at most once, see `Channel::queued`
     pump: OnceLock<Thread>,
     heart: OnceLock<Thread>,
-    heart_sleeps: AtomicBool,
     epoch: AtomicU64,
     connections: Arc<AtomicUsize>,
     counted: Counters,
@@ -163,15 +160,12 @@ impl Hub {
         let mut notes = Vec::new();
         if let Some(dir) = &dir {
             let (found, others) = dir.list(is_channel)?;
-            for name in found {
-                if names.all.contains_key(&*name) {
-                    continue; // it has an older part as well
-                }
+            names.all = found;
+            for (name, Entry { why, .. }) in &mut names.all {
                 let mut note = |what: String| notes.push(format!("--data: /{name}: {what}"));
-                let opened = Log::open(dir, &name, 0, config.history, false, &mut note);
-                let why = opened.err().map(|e| e.to_string());
+                let opened = Log::open(dir, name, 0, config.history, false, &mut note);
+                *why = opened.err().map(|e| e.to_string());
                 why.iter().for_each(|why| note(format!("it cannot be opened: {why}")));
-                names.all.insert(name.into(), Entry { why, ..Entry::default() });
             }
             notes.extend(others.iter().map(|file| format!("--data: {file:?} is no channel's log; it is left alone")));
         }
@@ -188,7 +182,6 @@ impl Hub {
             news: Mutex::default(),
             pump: OnceLock::new(),
             heart: OnceLock::new(),
-            heart_sleeps: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
             connections: Arc::default(),
             counted: Counters::default(),
@@ -383,18 +376,13 @@ impl Hub {
         names.next_search = u64::MAX; // one search at a time
         drop(names);
         // Those whose files its owner has removed. It may take long, so nobody else waits for it.
-        let files = self.dir(name).and_then(|dir| dir.list(is_channel).ok());
-        let mut there = Entries::new();
-        for name in files.iter().flat_map(|(names, _)| names) {
-            there.insert(name.as_str().into(), Entry::default());
-        }
+        let there = self.dir(name).and_then(|dir| dir.list::<Entry>(is_channel).ok());
+        let has_file = |name: &str| there.as_ref().map(|(names, _)| names.contains_key(name));
         let mut names = lock(&shelf.names);
-        let listed = files.is_some();
         // One that was used meanwhile may have got its first file.
-        names.forget(gone, &|c| listed && !there.contains_key(&*c.name) && !c.idle(began).is_zero());
+        names.forget(gone, &|c| has_file(&c.name) == Some(false) && !c.idle(began).is_zero());
         names.all.retain(|name, entry| {
-            let kept = if listed { there.contains_key(name) } else { entry.why.is_none() };
-            kept || entry.channel.is_some() || entry.opening
+            has_file(name).unwrap_or(entry.why.is_none()) || entry.channel.is_some() || entry.opening
         });
         let end = self.now();
         names.next_search = end;
@@ -453,12 +441,6 @@ impl Hub {
         Ok(())
     }
 
-    /// Appends an event to a channel that is in memory; it may wait for the pump.
-    pub fn tell(&self, channel: &Arc<Channel>, event: Event) {
-        let _ = channel.publish(&[event], Numbers::Own, None); // nothing there can fail
-        self.wake(channel);
-    }
-
     /// Tells the pump that a channel has news, once for any number of them.
     pub fn wake(&self, channel: &Arc<Channel>) {
         if channel.readers() > 0 && !channel.queued.swap(true, SeqCst) {
@@ -479,10 +461,7 @@ impl Hub {
         if has_more || waits {
             self.wake(channel);
         }
-        // Without a reader the heartbeat sleeps for good.
-        if let Some(heart) = self.heart.get().filter(|_| self.heart_sleeps.swap(false, SeqCst)) {
-            heart.unpark();
-        }
+        self.heart.get().inspect(|heart| heart.unpark()); // without a reader it sleeps for good
         Ok(key)
     }
 
@@ -565,19 +544,15 @@ impl Hub {
                 channels.extend(lock(names).open().filter(|c| c.readers() > 0).cloned());
             }
             if channels.is_empty() {
-                // Once this is set, whoever joins wakes us up; so look once more, then sleep for as long as it takes.
-                if self.heart_sleeps.swap(true, SeqCst) {
-                    thread::park();
-                }
+                thread::park(); // until somebody joins, or at once if somebody has since the last time
                 continue;
             }
-            self.heart_sleeps.store(false, SeqCst);
             for channel in channels {
                 if let Ok(true) = catch_unwind(AssertUnwindSafe(|| channel.sweep(now, self.config.heartbeat))) {
                     self.wake(&channel);
                 }
             }
-            thread::park_timeout(Duration::from_millis(LOOK));
+            thread::sleep(Duration::from_millis(LOOK));
         }
     }
 
@@ -598,12 +573,8 @@ impl Hub {
             tell(name, kind, help, &format_args!("{value}"));
         }
         out.push_str("# HELP tincan_subscribers Readers of a channel.\n# TYPE tincan_subscribers gauge\n");
-        let mut line = |channel: &Arc<Channel>| {
+        for channel in names.open().filter(|channel| only.is_none_or(|only| channel.name == only)) {
             let _ = writeln!(out, "tincan_subscribers{{channel=\"{}\"}} {}", channel.name, channel.hearing());
-        };
-        match only {
-            None => names.open().for_each(line),
-            Some(only) => names.all.get(only).and_then(|entry| entry.channel.as_ref()).iter().for_each(|c| line(c)),
         }
         out
     }

@@ -22,7 +22,7 @@
 //! Limits: `MOST`, `QUEUE`; `hub.rs` has those of the channels. A tap holds a second descriptor for its socket, and so
 //! it counts as a second connection.
 
-use crate::channel::Channel;
+use crate::channel::{Channel, Numbers};
 use crate::duplex::lock;
 use crate::event::{Event, json};
 use crate::hub::{Hub, start};
@@ -62,7 +62,9 @@ impl Piece {
         let tell = |name: &str, bytes: String| {
             let connection = self.connection;
             let data = format!("{{\"connection\":{connection},\"at\":{}.{:03}{bytes}}}", at / 1000, at % 1000);
-            hub.tell(&self.channel, Event::new(data).named(name).unwrap_or_default());
+            let event = Event::new(data).named(name).unwrap_or_default();
+            let _ = self.channel.publish(&[event], Numbers::Own, None); // it is in memory, and nothing there can fail
+            hub.wake(&self.channel);
         };
         if self.lost > 0 {
             tell("lost", format!(",\"bytes\":{}", self.lost));

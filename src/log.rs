@@ -19,7 +19,7 @@
 //! Limits: the bytes kept are at most the limit given (the newest POST is kept even if it alone is larger); `RECENT`.
 //! Deliberately absent: who reads, and when. Shortcut: a byte that changed within the data of an event is not noticed.
 
-use crate::disk::{Dir, LogFile, Output};
+use crate::disk::{Dir, Home, LogFile, Output};
 use crate::event::{self, Event};
 use crate::id::Id;
 use crate::recovery::{self, Found, MAX_HEAD};
@@ -103,7 +103,7 @@ impl Stretch {
         let room = out.get_mut(before..).unwrap_or_default();
         let read = self.file.file.read_at(room, self.offset).and_then(|n| if n > 0 { Ok(n) } else { Err(shortened()) });
         out.truncate(before + read.as_ref().unwrap_or(&0));
-        read.map(|_| ()).map_err(|e| self.file.told(e))
+        self.file.told(read.map(|_| ()))
     }
 }
 
@@ -112,39 +112,32 @@ fn shortened() -> io::Error {
 }
 
 #[derive(Clone)]
-enum Bytes {
-    Memory(Vec<u8>),
-    File(Arc<LogFile>),
-}
-
-#[derive(Clone)]
 struct Part {
     start: u64, // position of its first byte
     len: u64,
     before: Id, // of the event before its first
-    bytes: Bytes,
+    file: Option<Arc<LogFile>>,
+    memory: Vec<u8>, // its bytes, if no file has them
 }
 
 impl Part {
     /// Makes sure that its file was not shortened, so that a reader is told before it is given the first half.
     fn check(&self) -> io::Result<()> {
-        let Bytes::File(file) = &self.bytes else { return Ok(()) };
+        let Some(file) = &self.file else { return Ok(()) };
         let len = file.file.metadata()?.len();
-        if len < file.head + self.len { Err(file.told(shortened())) } else { Ok(()) }
+        if len < file.head + self.len { file.told(Err(shortened())) } else { Ok(()) }
     }
 
     /// Copies bytes from a position in this part on; how many. Fewer than there is room for only at its end.
     fn copy(&self, pos: u64, out: &mut [u8]) -> io::Result<usize> {
         let from = pos.saturating_sub(self.start);
-        match &self.bytes {
-            Bytes::File(file) => {
-                let len = (out.len() as u64).min(self.len.saturating_sub(from)) as usize;
-                let out = out.get_mut(..len).unwrap_or_default();
-                file.file.read_exact_at(out, file.head + from).map_err(|e| file.told(e))?;
-                Ok(len)
-            }
-            Bytes::Memory(bytes) => bytes.get(from as usize..).unwrap_or_default().read(out),
-        }
+        let Some(file) = &self.file else {
+            return self.memory.get(from as usize..).unwrap_or_default().read(out);
+        };
+        let len = (out.len() as u64).min(self.len.saturating_sub(from)) as usize;
+        let out = out.get_mut(..len).unwrap_or_default();
+        file.told(file.file.read_exact_at(out, file.head + from))?;
+        Ok(len)
     }
 
     /// The end of the first block that ends behind `pos`, and its id.
@@ -171,12 +164,12 @@ impl Part {
 
 /// A file of a log, if it is there, without what a crash has left in it.
 fn recover(
-    dir: &Dir, name: &str, old: bool, last: &mut Id, note: &mut dyn FnMut(String),
+    home: &Home, old: bool, last: &mut Id, note: &mut dyn FnMut(String),
 ) -> io::Result<Option<(LogFile, Found)>> {
-    let Some(mut file) = dir.get(name, old)? else { return Ok(None) };
-    let found = recovery::recover(&file.file, last).map_err(|e| file.told(e))?;
+    let Some(mut file) = home.get(old)? else { return Ok(None) };
+    let found = file.told(recovery::recover(&file.file, last))?;
     if found.good < found.len {
-        let kept = dir.keep(name, &file, found.good)?;
+        let kept = home.keep(&file, found.good)?;
         file.cut(found.good)?;
         note(format!("{kept} is new: it keeps what had to be cut off"));
         let what = match found.hole {
@@ -190,15 +183,16 @@ fn recover(
 }
 
 /// The events of one channel, newest last.
+#[derive(Clone, Default)]
 pub struct Log {
     limit: usize,
     found: Id, // the last event before this epoch
     hole: Id,  // behind this one some are missing that a power cut took
     written: Mark,
     heard: Mark,
-    failed: (u64, ErrorKind), // how often something was taken back, and why the last time
-    returns: VecDeque<u64>,   // to which positions, the last times
-    copy: bool,               // of a log elsewhere, whose ids are no count
+    failed: (u64, Option<ErrorKind>), // how often something was taken back, and why the last time
+    returns: VecDeque<u64>,           // to which positions, the last time first
+    copy: bool,                       // of a log elsewhere, whose ids are no count
     files: bool,
     parts: VecDeque<Part>,
     held: u64,              // what ends behind this position can be read until it is no longer held
@@ -220,22 +214,7 @@ impl Log {
 
     fn at(start: Id, limit: usize, copy: bool) -> Log {
         let start = Mark { pos: 0, id: start };
-        Log {
-            limit,
-            found: start.id,
-            hole: Id::default(),
-            written: start,
-            heard: start,
-            failed: (0, ErrorKind::Other),
-            returns: VecDeque::new(),
-            copy,
-            files: false,
-            parts: VecDeque::new(),
-            held: u64::MAX,
-            fallen: VecDeque::new(),
-            recent: Vec::new(),
-            bad: None,
-        }
+        Log { limit, found: start.id, written: start, heard: start, copy, held: u64::MAX, ..Log::default() }
     }
 
     /// The log of a channel in files, with what they hold, and what writes to it. Its epoch is greater than any in them.
@@ -247,33 +226,32 @@ impl Log {
         dir: &Arc<Dir>, name: &str, epoch: u64, limit: usize, sync: bool, note: &mut dyn FnMut(String),
     ) -> io::Result<(Log, Writer)> {
         let mut log = Log::new(epoch, limit.saturating_sub(2 * MAX_HEAD)); // the heads count as well
-        let (mut last, mut first, mut dropped) = (Id::default(), None, None);
+        let home = Home { dir: dir.clone(), name: name.into() };
+        let mut last = Id::default();
+        let mut kept = last; // all that follows this one
+        let mut dropped = None;
         let mut newest = None;
         for old in [true, false] {
             let before = last;
-            let Some((file, found)) = recover(dir, name, old, &mut last, note)? else { continue };
+            let Some((file, found)) = recover(&home, old, &mut last, note)? else { continue };
             if sync {
                 file.sync()?; // what was heard from a file must be on the disk
             }
             dropped = found.dropped.filter(|_| !old);
             let Some(start) = found.first else { continue }; // it gives way to the next file
-            if first.is_some() && !before.precedes(start) {
+            if log.is_empty() {
+                kept = Id { seq: start.seq.saturating_sub(1), ..start };
+            } else if !before.precedes(start) {
                 log.hole = before;
             }
-            first = first.or(Some(start));
             let output = Output::new(file, found.good);
             let (file, len) = (output.file.clone(), found.good - found.head);
             newest = Some(output).filter(|_| !old);
-            log.parts.push_back(Part { start: log.written.pos, len, before, bytes: Bytes::File(file) });
+            log.add(before, Some(file), Vec::new(), len);
             log.written.pos += len;
         }
         // What the newest file says was dropped, if that fits what is there; files may have been taken away.
-        let kept = match first {
-            Some(first) => {
-                dropped.filter(|d| d.precedes(first)).unwrap_or(Id { seq: first.seq.saturating_sub(1), ..first })
-            }
-            None => dropped.unwrap_or_default(),
-        };
+        let kept = dropped.filter(|d: &Id| log.is_empty() || d.precedes(kept.plus(1))).unwrap_or(kept);
         if let Some(front) = log.parts.front_mut() {
             front.before = kept;
         }
@@ -285,7 +263,7 @@ impl Log {
         if sync {
             dir.sync()?;
         }
-        let writer = Writer::new(dir, name, log.limit as u64, sync, newest);
+        let writer = Writer::new(home, log.limit as u64, sync, newest);
         Ok((log, writer))
     }
 
@@ -306,8 +284,8 @@ impl Log {
     pub fn still(&self, failed: u64, end: u64) -> io::Result<()> {
         let (times, why) = self.failed;
         let since = (times - failed) as usize;
-        let stays = since <= RETURNS && self.returns.iter().rev().take(since).all(|pos| end <= *pos);
-        if stays { Ok(()) } else { Err(why.into()) }
+        let stays = since <= RETURNS && self.returns.iter().take(since).all(|pos| end <= *pos);
+        why.filter(|_| !stays).map_or(Ok(()), |why| Err(why.into()))
     }
 
     /// Where the next events are appended.
@@ -343,7 +321,7 @@ impl Log {
             while self.parts.len() > usize::from(begun.stays) {
                 dropped.extend(self.drop_part());
             }
-            self.add(before, Bytes::File(begun.file));
+            self.add(before, Some(begun.file), Vec::new(), 0);
         } else if !self.files {
             self.remember(block, before);
         }
@@ -385,36 +363,32 @@ impl Log {
         self.parts.front().map_or(self.heard.pos, |part| part.start)
     }
 
-    fn add(&mut self, before: Id, bytes: Bytes) {
-        self.parts.push_back(Part { start: self.written.pos, len: 0, before, bytes });
+    fn add(&mut self, before: Id, file: Option<Arc<LogFile>>, memory: Vec<u8>, len: u64) {
+        self.parts.push_back(Part { start: self.written.pos, len, before, file, memory });
     }
 
     /// Puts a block into memory.
     fn remember(&mut self, block: &[u8], before: Id) {
         let part_limit = (self.limit / 16).min(PIECE);
         let fits = |part: &&mut Part| part.len as usize + block.len() <= part_limit;
-        if let Some(Part { bytes: Bytes::Memory(bytes), .. }) = self.parts.back_mut().filter(fits) {
-            return bytes.extend_from_slice(block);
+        if let Some(part) = self.parts.back_mut().filter(fits) {
+            return part.memory.extend_from_slice(block);
         }
         let room = self.limit.saturating_sub(part_limit.max(block.len())) as u64; // for what stays
         let mut memory = Vec::new();
         while self.parts.front().is_some_and(|part| self.written.pos - part.start > room) {
             // Its memory serves the next part, so a flood does not make the process grow.
-            if let Some(Part { bytes: Bytes::Memory(bytes), .. }) = self.drop_part() {
-                memory = bytes;
-            }
+            memory = self.drop_part().map_or(memory, |part| part.memory);
         }
         memory.clear();
         memory.shrink_to(part_limit);
         memory.extend_from_slice(block);
-        self.add(before, Bytes::Memory(memory));
+        self.add(before, None, memory, 0);
     }
 
     /// What has to be on the disk until everything written may be heard.
     pub fn unsynced(&self) -> (Mark, Option<Arc<LogFile>>) {
-        let file =
-            self.parts.back().and_then(|p| if let Bytes::File(file) = &p.bytes { Some(file.clone()) } else { None });
-        (self.written, file)
+        (self.written, self.parts.back().and_then(|part| part.file.clone()))
     }
 
     /// What was written up to here may be heard.
@@ -431,16 +405,15 @@ impl Log {
         }
         self.recent.truncate(self.recent.len().saturating_sub(unheard as usize));
         self.written = self.heard;
-        self.failed = (self.failed.0 + 1, why);
-        self.returns.drain(..self.returns.len().saturating_sub(RETURNS - 1));
-        self.returns.push_back(self.heard.pos);
+        self.failed = (self.failed.0 + 1, Some(why));
+        self.returns.truncate(RETURNS - 1);
+        self.returns.push_front(self.heard.pos);
     }
 
     /// All readers that keep up were given what is in front of this position.
     pub fn given(&mut self, pos: u64) {
         if pos >= self.written.pos {
-            self.recent.clear();
-            self.recent.shrink_to(RECENT / 16);
+            self.recent = Vec::new();
         }
     }
 
@@ -452,9 +425,7 @@ impl Log {
     /// A copy for those who may wait for the disk, if the log is in files.
     pub fn on_disk(&self) -> Option<Log> {
         self.files.then(|| {
-            let parts = self.parts.clone();
-            let (fallen, returns) = Default::default();
-            let mut log = Log { parts, recent: Vec::new(), fallen, returns, ..*self };
+            let mut log = self.clone();
             log.take_back(ErrorKind::Other); // what is not heard may be cut off meanwhile
             log
         })
@@ -469,7 +440,7 @@ impl Log {
 
     /// Whether it could not be read back, at a place that is still kept.
     pub fn is_bad(&self) -> bool {
-        self.bad.is_some_and(|bad| self.parts.front().is_some_and(|part| part.start <= bad))
+        self.bad.is_some_and(|bad| self.start() <= bad)
     }
 
     /// Appends bytes from `pos` on to `out`: at most [`PIECE`], and none if `pos` is the end of what may be heard. What is
@@ -482,13 +453,14 @@ impl Log {
             return Ok(None);
         }
         let held = || self.fallen.iter().find(|part| (part.start..part.start + part.len).contains(&pos));
-        let part = self.part(|p| p.start <= pos).or_else(held).ok_or(Trimmed)?;
+        let kept = self.parts.partition_point(|part| part.start <= pos);
+        let part = self.parts.range(..kept).next_back().or_else(held).ok_or(Trimmed)?;
         let end = self.heard.pos.min(part.start + part.len);
         let len = end.saturating_sub(pos).min(PIECE as u64) as usize;
-        let (bytes, from) = match &part.bytes {
-            Bytes::Memory(bytes) => (bytes, part.start),
-            Bytes::File(_) if pos >= self.memory() => (&self.recent, self.memory()),
-            Bytes::File(file) => {
+        let (bytes, from) = match &part.file {
+            None => (&part.memory, part.start),
+            Some(_) if pos >= self.memory() => (&self.recent, self.memory()),
+            Some(file) => {
                 return Ok(Some(Stretch { file: file.clone(), offset: file.head + pos - part.start, len }));
             }
         };
@@ -533,11 +505,6 @@ impl Log {
         Ok(Place { pos, id, gap })
     }
 
-    /// The last part for which `test` holds; it holds for the parts up to some one.
-    fn part(&self, test: impl Fn(&Part) -> bool) -> Option<&Part> {
-        self.parts.get(self.parts.partition_point(test).checked_sub(1)?)
-    }
-
     /// The id of the event at this position, which is between two events; none at the end.
     fn next(&self, pos: u64) -> io::Result<Option<Id>> {
         if pos >= self.heard.pos {
@@ -550,23 +517,17 @@ impl Log {
     /// The end of the first event that ends behind `pos`, and its id.
     fn block(&self, pos: u64) -> io::Result<Option<Mark>> {
         let from = self.parts.partition_point(|p| p.start + p.len <= pos);
-        for part in self.parts.iter().skip(from) {
-            if let Some(mark) = part.block(pos)? {
-                return Ok(Some(mark));
-            } // else it has only gaps
-        }
-        Ok(None)
+        // A part may have only gaps there.
+        self.parts.iter().skip(from).find_map(|part| part.block(pos).transpose()).transpose()
     }
 
     /// The end of the last event whose id is not greater than this one, which is among the kept. What is above all of them
     /// comes behind gaps that follow the last one, too.
     fn after(&self, asked: Id) -> io::Result<Mark> {
-        let part = self.part(|p| p.before <= asked).filter(|_| asked <= self.heard.id);
-        let Some(part) = part else { return Ok(self.heard) };
-        // Behind the event before it, gaps may stand in the part that has this event, and fill further ones.
-        let first = self.part(|p| p.before < part.before).or(self.parts.front()).unwrap_or(part);
-        let mut found = Mark { pos: first.start, id: first.before };
-        let mut end = self.heard.pos.min(part.start + part.len);
+        let front = self.parts.front().filter(|_| asked <= self.heard.id);
+        let Some(front) = front else { return Ok(self.heard) };
+        let mut found = Mark { pos: front.start, id: front.before };
+        let mut end = self.heard.pos;
         while found.pos < end {
             let middle = found.pos + (end - found.pos) / 2;
             match self.block(middle)? {

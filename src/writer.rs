@@ -12,7 +12,7 @@
 //!
 //! Limits: those of the log. Deliberately absent: positions and readers; `log.rs` has them.
 
-use crate::disk::{Dir, LogFile, Output};
+use crate::disk::{Home, LogFile, Output};
 use crate::event;
 use crate::id::Id;
 use crate::recovery;
@@ -32,7 +32,7 @@ pub struct End {
 }
 
 /// A place between two events.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Mark {
     /// The position behind the one.
     pub pos: u64,
@@ -66,8 +66,7 @@ pub struct Writer {
 }
 
 struct Files {
-    dir: Arc<Dir>,
-    name: String,
+    home: Home,
     sync: bool,  // --sync
     limit: u64,  // the history
     fresh: bool, // the next event is the first of an epoch
@@ -79,8 +78,8 @@ struct Files {
 
 impl Writer {
     /// A writer to a channel's files. `output`: the end of its file, unless its newest events are in the older part.
-    pub fn new(dir: &Arc<Dir>, name: &str, limit: u64, sync: bool, output: Option<Output>) -> Writer {
-        let files = Files { dir: dir.clone(), name: name.into(), sync, limit, fresh: true, spoiled: false, output };
+    pub fn new(home: Home, limit: u64, sync: bool, output: Option<Output>) -> Writer {
+        let files = Files { home, sync, limit, fresh: true, spoiled: false, output };
         Writer { block: Vec::new(), files: Some(files) }
     }
 
@@ -123,7 +122,7 @@ impl Writer {
                 if settle {
                     files.spoiled = !files.sync; // until it has succeeded
                     output.file.sync()?;
-                    files.dir.sync()?;
+                    files.home.dir.sync()?;
                 }
                 None
             }
@@ -148,13 +147,13 @@ impl Files {
         let room = self.limit.saturating_sub((self.limit / 2).max(block.len() as u64));
         let stays = end.newest.filter(|newest| newest.len <= room);
         let head = recovery::head(stays.map_or(end.last, |newest| newest.before));
-        let mut next = self.dir.create(&self.name, head.as_bytes(), block)?;
+        let mut next = self.home.create(head.as_bytes(), block)?;
         self.place(end).inspect_err(|_| {
             drop(next.cut(head.len() as u64));
-            self.dir.discard(&self.name);
+            self.home.discard();
         })?;
         if end.newest.is_some() && stays.is_none() {
-            let _ = self.dir.remove_old(&self.name);
+            let _ = self.home.remove_old();
         }
         let file = next.file.clone();
         self.output = Some(next);
@@ -165,13 +164,13 @@ impl Files {
     fn place(&mut self, end: &End) -> io::Result<()> {
         if let Some(output) = &self.output {
             output.file.sync()?;
-            self.dir.retire(&self.name)?;
+            self.home.retire()?;
             self.output = None;
         }
         if end.newest.is_some() {
-            self.dir.sync()?;
+            self.home.dir.sync()?;
         }
-        self.dir.place(&self.name)?;
-        self.dir.sync()
+        self.home.place()?;
+        self.home.dir.sync()
     }
 }
