@@ -105,24 +105,18 @@ impl Cluster {
     /// Takes over what an `XREAD` tells of, beside what was asked for with it. Returns whether there is more, and the channels
     /// that had news.
     fn hear_news(&self, link: &mut Link, news: Reply, asked: &[Asked]) -> io::Result<(bool, Channels)> {
-        let more = match news {
-            // One that we may not read must not keep us from all others.
-            Reply::Error(why) => {
-                let more = self.hear(link, &self.channels(|f| f.ready))?;
-                if self.channels(|f| f.barred).is_empty() {
-                    return Err(io::Error::other(why));
-                }
-                more
-            }
-            Reply::Null => self.hear(link, &self.channels(|f| f.ready && !f.acked.is_empty()))?,
-            news => {
-                let hot = self.named(&news);
-                let known = |name: &String| asked.iter().any(|asked| asked.name == *name);
-                let others: Channels = hot.iter().filter(|(name, _)| !known(name)).cloned().collect();
-                return Ok((self.hear(link, &others)?, hot));
-            }
+        let channels = match &news {
+            Reply::Error(_) => self.channels(|f| f.ready), // one that we may not read must not keep us from all others
+            Reply::Null => self.channels(|f| f.ready && !f.acked.is_empty()),
+            news => self.named(news),
         };
-        Ok((more, Vec::new()))
+        let known = |channel| asked.iter().any(|asked| Arc::ptr_eq(&asked.channel, channel));
+        let others: Channels = channels.iter().filter(|channel| !known(channel)).cloned().collect();
+        let more = self.hear(link, &others)?;
+        match news {
+            Reply::Error(why) if self.channels(|f| f.barred).is_empty() => Err(io::Error::other(why)),
+            _ => Ok((more, channels)),
+        }
     }
 
     /// Takes over a page of what is new in each of these channels. Returns whether there is more.
@@ -137,8 +131,8 @@ impl Cluster {
         Ok(more)
     }
 
-    fn ask_for_all(&self, channels: &[(String, Arc<Channel>)], commands: &mut Vec<u8>) -> Vec<Asked> {
-        channels.iter().map(|(name, channel)| self.ask_for(name.clone(), channel.clone(), commands)).collect()
+    fn ask_for_all(&self, channels: &[Arc<Channel>], commands: &mut Vec<u8>) -> Vec<Asked> {
+        channels.iter().map(|channel| self.ask_for(channel, commands)).collect()
     }
 
     /// Takes over one page after another, so that one at a time is held. Returns whether there is more.
@@ -157,7 +151,7 @@ impl Cluster {
         // Not one of them is held while it waits: else it would never be forgotten.
         let channels = self.channels(|f| f.ready && !f.barred).into_iter();
         let (mut keys, mut lasts): (Vec<_>, Vec<_>) =
-            channels.map(|(name, channel)| (key(&name), channel.last().to_string())).unzip();
+            channels.map(|channel| (key(&channel.name), channel.last().to_string())).unzip();
         if keys.is_empty() {
             // So that the connection stays, and is known to.
             keys.push(self.nobody());
@@ -175,8 +169,7 @@ impl Cluster {
         let followed = lock(&self.followed);
         let named = reply.list().iter().filter_map(|stream| {
             let key = str::from_utf8(stream.list().first()?.text()?).ok()?;
-            let name = key.strip_prefix(PREFIX)?;
-            Some((name.into(), followed.get(name)?.channel.upgrade()?))
+            followed.get(key.strip_prefix(PREFIX)?)?.channel.upgrade()
         });
         named.collect()
     }
