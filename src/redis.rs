@@ -18,7 +18,7 @@ use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::mem::take;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -190,7 +190,7 @@ pub type Answer = Result<Vec<Reply>, Failed>;
 struct Call {
     commands: Vec<u8>,
     replies: usize,
-    answer: Sender<Answer>,
+    answer: SyncSender<Answer>, // the first one counts
 }
 
 #[derive(Default)]
@@ -223,7 +223,7 @@ impl Pipe {
     /// Where there are none.
     pub fn call(&self, commands: Vec<u8>, replies: usize) -> Answer {
         let mut state = lock(&self.state);
-        let (answer, answered) = channel();
+        let (answer, answered) = sync_channel(1);
         state.waiting.push(Call { commands, replies, answer });
         loop {
             if let Ok(answer) = answered.try_recv() {
@@ -241,7 +241,7 @@ impl Pipe {
             // A panic is a bug; even then each call is answered, and the next round trip can begin.
             let trip = catch_unwind(AssertUnwindSafe(|| self.go(link, &calls, &mut failed)));
             for call in calls {
-                let _ = call.answer.send(Err(failed.clone())); // its first answer counts
+                let _ = call.answer.try_send(Err(failed.clone())); // if it has none
             }
             state = lock(&self.state);
             state.link = trip.ok().and_then(Result::ok).flatten();
@@ -265,7 +265,7 @@ impl Pipe {
                 (0..call.replies).map(|_| link.reply(call.commands.len())).collect::<Result<_, _>>()?;
             // It has become a replica: its name may by now lead to the one that took its place.
             turned_away |= replies.iter().any(|r| matches!(r, Reply::Error(why) if why.starts_with("READONLY")));
-            let _ = call.answer.send(Ok(replies));
+            let _ = call.answer.try_send(Ok(replies));
         }
         Ok(Some(link).filter(|_| !turned_away))
     }
