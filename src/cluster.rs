@@ -255,20 +255,7 @@ impl Cluster {
         let name = &channel.name;
         let mut page = match page {
             Reply::List(page) => page,
-            Reply::Error(why) => {
-                // One that was read before is left alone.
-                let ready = |f: &mut Followed| {
-                    f.barred = true;
-                    f.ready
-                };
-                let barred = is_of_key(&why) && self.note(name, ready);
-                let failed = Failed::Refused(why);
-                if !barred {
-                    return Err(failed); // such as that it is loading its file
-                }
-                self.reject(name, failed);
-                return Ok(false);
-            }
+            Reply::Error(why) => return self.bar(name, why),
             _ => return Err(Failed::Refused("it answers without entries".into())),
         };
         let large = page.pop_if(|entry| *entry == Reply::Large).is_some();
@@ -314,6 +301,19 @@ impl Cluster {
             entries.push(entry);
         }
         entries
+    }
+
+    /// Leaves a stream alone that Redis does not let us read any more. Any other error ends the reading, such as that it is
+    /// loading its file.
+    fn bar(&self, name: &str, why: String) -> Result<bool, Failed> {
+        let barred = is_of_key(&why) && self.note(name, |f| f.ready);
+        let failed = Failed::Refused(why);
+        if !barred {
+            return Err(failed);
+        }
+        self.note(name, |f| f.barred = true);
+        self.reject(name, failed);
+        Ok(false)
     }
 
     /// Whether something was taken from a stream before the first entry that its copy is to have.
@@ -432,9 +432,8 @@ impl Cluster {
                 return Ok(ids);
             }
             if told || replies.iter().any(|reply| *reply != Reply::Null) {
-                let why =
-                    replies.into_iter().find_map(|reply| if let Reply::Error(why) = reply { Some(why) } else { None });
-                let why = why.unwrap_or("it answers without an id".into());
+                let error = |reply| if let Reply::Error(why) = reply { Some(why) } else { None };
+                let why = replies.into_iter().find_map(error).unwrap_or("it answers without an id".into());
                 return Err(self.reject(name, Failed::Refused(why)));
             }
             // Whoever takes the stream's name next begins above all that was said.
