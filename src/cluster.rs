@@ -30,12 +30,12 @@ use crate::reject::{REDIS_AWAY, REDIS_LOST, REDIS_REFUSES, Reject};
 use crate::report::report;
 use crate::resp::{Address, Reply, command};
 use crate::secrets::{shown, visible};
-use crate::stream::{self, Entry, above, below, field, id, id_of, is_trimmed, is_whole, key, removed};
+use crate::stream::{self, Entry, above, below, field, id, id_of, is_whole, key, removed};
 use crate::writer::Writer;
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
@@ -58,13 +58,14 @@ const COMPLAINTS: usize = 100;
 const LINES: usize = 100;
 const REFUSES: &str = "refuses events";
 
-/// Channels by their names.
-pub type Channels = Vec<(String, Arc<Channel>)>;
+/// Channels in use.
+pub type Channels = Vec<Arc<Channel>>;
 
 /// Tells the pump that a channel has news.
 pub type Wake = Box<dyn Fn(&Arc<Channel>) + Send + Sync>;
 
 /// A channel that is followed.
+#[derive(Default)]
 pub struct Followed {
     /// It, as long as it is in use.
     pub channel: Weak<Channel>,
@@ -82,9 +83,8 @@ pub struct Followed {
 
 /// What was asked for, and what it goes on from.
 pub struct Asked {
-    /// The channel's name.
-    pub name: String,
-    channel: Arc<Channel>,
+    /// The channel.
+    pub channel: Arc<Channel>,
     last: Id,
     newest: Id, // of what publishers here had been told of by then, or `last`
     page: usize,
@@ -107,16 +107,21 @@ pub struct Cluster {
     pub follower: AtomicI64,
     /// Whether it follows.
     pub connected: AtomicBool,
-    /// Whether it tries to connect, and has not failed yet.
-    pub trying: AtomicBool,
+    /// How often in a row it has failed to, counted from when it last followed.
+    pub failures: AtomicU32,
     /// How often it has connected.
     pub connections: AtomicU64,
     /// When this node last had everything.
     pub current: Mutex<Instant>,
-    complaints: Mutex<Vec<String>>, // about single streams, as they were told
-    state: Mutex<String>,           // as it was last told on standard error
-    news: SyncSender<String>,       // to the thread that tells it, so that nobody else waits for a terminal
+    complaints: Mutex<BTreeSet<String>>, // about single streams, as they were told
+    state: Mutex<String>,                // as it was last told on standard error
+    news: SyncSender<String>,            // to the thread that tells it, so that nobody else waits for a terminal
     wake: Wake,
+}
+
+/// The last event that publishers here were told of, and has not come by.
+fn newest(followed: &mut Followed) -> Id {
+    followed.acked.last().copied().unwrap_or_default()
 }
 
 /// Whether an error is one of a single stream, which is no stream, or not ours.
@@ -141,7 +146,7 @@ impl Cluster {
             seen: AtomicU64::new(0),
             follower: AtomicI64::new(0),
             connected: AtomicBool::new(false),
-            trying: AtomicBool::new(true),
+            failures: AtomicU32::new(0),
             connections: AtomicU64::new(0),
             current: Mutex::new(Instant::now()),
             state: Mutex::default(),
@@ -164,37 +169,33 @@ impl Cluster {
     /// Tells a person once what is wrong with a single stream: it may come by turns with others, as often as a client likes.
     fn complain(&self, complaint: String) {
         let mut told = lock(&self.complaints);
-        if told.len() < COMPLAINTS && !told.contains(&complaint) {
-            told.push(complaint.clone());
+        if told.len() < COMPLAINTS && told.insert(complaint.clone()) {
             self.say(complaint);
         }
     }
 
-    /// What a publisher is told of an error of Redis's.
-    fn refused(&self, name: &str, why: &str) -> Reject {
-        if !is_of_key(why) {
-            self.say(format!("{REFUSES}: {why}"));
-            return REDIS_REFUSES;
-        }
-        self.complain(format!(
-            "refuses {}: {why}; allow, rename or delete that key, and if its ids were used up, start the nodes again",
-            key(name)
-        ));
-        REDIS_REFUSES
-    }
-
-    /// Whether this node follows: what it could not hear it does not publish. Where a connection was lost just now, this waits
-    /// for the next one.
+    /// Whether this node follows: what it could not hear it does not publish. Where a connection was lost just now, which is
+    /// the first failure, this waits for the next one.
     fn is_followed(&self) -> Result<(), Reject> {
         let until = Instant::now() + PATIENCE;
-        while !self.connected.load(SeqCst) && self.trying.load(SeqCst) && Instant::now() < until {
+        while !self.connected.load(SeqCst) && self.failures.load(SeqCst) < 2 && Instant::now() < until {
             thread::sleep(AGAIN);
         }
         if self.connected.load(SeqCst) { Ok(()) } else { Err(REDIS_AWAY) }
     }
 
+    /// What a client is told of a failure, and a person of what Redis refuses.
     fn reject(&self, name: &str, failed: Failed) -> Reject {
-        if let Failed::Refused(why) = failed { self.refused(name, &why) } else { REDIS_AWAY }
+        let Failed::Refused(why) = failed else { return REDIS_AWAY };
+        if is_of_key(&why) {
+            self.complain(format!(
+                "refuses {}: {why}; allow, rename or delete that key, and if its ids were used up, start the nodes again",
+                key(name)
+            ));
+        } else {
+            self.say(format!("{REFUSES}: {why}"));
+        }
+        REDIS_REFUSES
     }
 
     /// The channel of this name, with what Redis has of it. It is followed until it is dropped.
@@ -210,21 +211,14 @@ impl Cluster {
         let start = if is_whole(&info) { Id::default() } else { first.map_or(last, below) };
         let removed = removed(&info).filter(|_| start == Id::default() || first.is_none());
         let channel = Arc::new(Channel::new(name, Log::copy(start, self.history), Writer::default()));
-        let followed = Followed {
-            channel: Arc::downgrade(&channel),
-            acked: BTreeSet::new(),
-            told: start,
-            removed,
-            page: 1,
-            ready: false,
-            barred: false,
-        };
+        let followed =
+            Followed { channel: Arc::downgrade(&channel), told: start, removed, page: 1, ..Followed::default() };
         lock(&self.followed).insert(name.into(), followed);
         // Up to what was there when it began: what comes meanwhile may have no end, and the follower hears of it.
         let mut more = true;
         while more && channel.last() < last {
             let mut command = Vec::new();
-            let asked = self.ask_for(name.into(), channel.clone(), &mut command);
+            let asked = self.ask_for(&channel, &mut command);
             let page = self.pipe.call(command, 1).map_err(reject)?.pop().unwrap_or(Reply::Null);
             more = self.take(&asked, page).map_err(reject)?;
         }
@@ -233,25 +227,23 @@ impl Cluster {
         Ok(channel)
     }
 
-    /// Notes something of a channel, or looks it up.
-    fn note<T>(&self, name: &str, what: impl FnOnce(&mut Followed) -> T) -> Option<T> {
-        lock(&self.followed).get_mut(name).map(what)
+    /// Notes something of a channel that is in use, or looks it up.
+    fn note<T>(&self, name: &str, what: impl FnOnce(&mut Followed) -> T) -> T {
+        what(lock(&self.followed).entry(name.into()).or_default())
     }
 
     /// The channels for which this holds, as long as they are in use.
     pub fn channels(&self, which: impl Fn(&Followed) -> bool) -> Channels {
-        let followed = lock(&self.followed);
-        let open = followed.iter().filter(|(_, f)| which(f));
-        open.filter_map(|(name, f)| Some((name.clone(), f.channel.upgrade()?))).collect()
+        lock(&self.followed).values().filter(|f| which(f)).filter_map(|f| f.channel.upgrade()).collect()
     }
 
     /// Writes the command that asks for what is new in a channel.
-    pub fn ask_for(&self, name: String, channel: Arc<Channel>, commands: &mut Vec<u8>) -> Asked {
+    pub fn ask_for(&self, channel: &Arc<Channel>, commands: &mut Vec<u8>) -> Asked {
+        let name = &channel.name;
         let last = channel.last();
-        let known = self.note(&name, |f| (f.page, f.acked.last().copied().unwrap_or_default().max(last)));
-        let (page, newest) = known.unwrap_or((PAGE, last));
-        command(&["XRANGE", &key(&name), &last.to_string(), "+", "COUNT", &(page + 1).to_string()], commands);
-        Asked { name, channel, last, newest, page }
+        let (page, newest) = self.note(name, |f| (f.page, newest(f).max(last)));
+        command(&["XRANGE", &key(name), &last.to_string(), "+", "COUNT", &(page + 1).to_string()], commands);
+        Asked { channel: channel.clone(), last, newest, page }
     }
 
     /// Takes over a page of a stream. Returns whether there is more.
@@ -259,11 +251,11 @@ impl Cluster {
     /// # Errors
     /// If the stream cannot be read.
     pub fn take(&self, asked: &Asked, page: Reply) -> Result<bool, Failed> {
-        let Asked { name, channel, last, newest, .. } = asked;
+        let Asked { channel, last, newest, .. } = asked;
+        let name = &channel.name;
         let mut page = match page {
             Reply::List(page) => page,
-            Reply::Error(why) if is_of_key(&why) && self.bar(name, &why) => return Ok(false),
-            Reply::Error(why) => return Err(Failed::Refused(why)), // such as that it is loading its file
+            Reply::Error(why) => return self.bar(name, why),
             _ => return Err(Failed::Refused("it answers without entries".into())),
         };
         let large = page.pop_if(|entry| *entry == Reply::Large).is_some();
@@ -272,9 +264,8 @@ impl Cluster {
         let end = ids.last().copied().unwrap_or_default();
         // Of what was acknowledged only since it was asked for, it may know nothing.
         let due = if whole { *newest } else { end.min(*newest) }.max(*last);
-        let is_gone = |id: &Id| id > last && ids.binary_search(id).is_err();
-        let known = self.note(name, |f| (f.told, f.acked.iter().copied().take_while(|id| *id <= due).find(is_gone)));
-        let (told, lost) = known.unwrap_or_default();
+        let is_gone = |id: &Id| id > last && !ids.contains(id);
+        let (told, lost) = self.note(name, |f| (f.told, f.acked.range(..=due).copied().find(is_gone)));
         let entries = self.read(asked, &page);
         let gone = *last > told && ids.first() != Some(last) || self.has_missed(asked, &entries)?;
         if (gone || lost.is_some()) && !page.iter().any(|entry| stream::lost(entry) >= Some(lost.unwrap_or(*last))) {
@@ -285,9 +276,7 @@ impl Cluster {
         let more = !whole && !entries.is_empty();
         self.note(name, |f| {
             f.barred = false;
-            while f.acked.first().is_some_and(|id| *id <= due) {
-                f.acked.pop_first();
-            }
+            f.acked.retain(|id| *id > due);
             f.page = if large { entries.len().max(1) } else { (2 * asked.page).min(PAGE) };
         });
         Ok(more)
@@ -302,7 +291,7 @@ impl Cluster {
                 continue;
             }
             if entry.is_large {
-                let key = key(&asked.name);
+                let key = key(&asked.channel.name);
                 self.complain(format!(
                     "{key} has entries of more than 32 MiB and --max-body; in their place readers hear a gap; XDEL removes them"
                 ));
@@ -314,27 +303,32 @@ impl Cluster {
         entries
     }
 
-    /// Leaves a stream alone that Redis does not let us read. Returns whether it could be read before.
-    fn bar(&self, name: &str, why: &str) -> bool {
-        let ready = self.note(name, |f| {
-            f.barred = true;
-            f.ready
-        });
-        self.refused(name, why);
-        ready == Some(true)
+    /// Leaves a stream alone that Redis does not let us read any more. Any other error ends the reading, such as that it is
+    /// loading its file.
+    fn bar(&self, name: &str, why: String) -> Result<bool, Failed> {
+        let barred = is_of_key(&why) && self.note(name, |f| f.ready);
+        let failed = Failed::Refused(why);
+        if !barred {
+            return Err(failed);
+        }
+        self.note(name, |f| f.barred = true);
+        self.reject(name, failed);
+        Ok(false)
     }
 
     /// Whether something was taken from a stream before the first entry that its copy is to have.
     fn has_missed(&self, asked: &Asked, entries: &[Entry]) -> Result<bool, Failed> {
-        let Asked { name, channel, last, .. } = asked;
+        let Asked { channel, last, .. } = asked;
+        let name = &channel.name;
         let Some(first) = entries.first().filter(|_| channel.is_empty()) else { return Ok(false) };
-        let Some(before) = self.note(name, |f| f.removed).flatten() else { return Ok(first.id != above(*last)) };
+        let Some(before) = self.note(name, |f| f.removed) else { return Ok(first.id != above(*last)) };
         Ok(removed(&self.info(name)?).is_some_and(|now| now != before))
     }
 
     /// Tells of what is gone: what a channel goes on from, or what was acknowledged.
     fn doubt(&self, asked: &Asked, lost: Option<Id>, from: Option<Id>) -> Result<(), Failed> {
-        let Asked { name, channel, last, newest: top, .. } = asked;
+        let Asked { channel, last, newest: top, .. } = asked;
+        let name = &channel.name;
         let info = self.info(name)?;
         let newest = info.get("last-generated-id").and_then(id).unwrap_or_default();
         if newest == *top && lost.is_none() || newest < *top && self.announce(name, *top, true)? {
@@ -342,8 +336,8 @@ impl Cluster {
         }
         channel.gap(&Gap { from, lost: None }.event(&last.to_string()), || (self.wake)(channel));
         self.note(name, |f| f.told = *last);
-        // Others may lack what they have not heard, and cannot know.
-        if !is_trimmed(&info, lost.unwrap_or(*last)) {
+        // Others may lack what they have not heard, and cannot know; unless the stream has just dropped its oldest.
+        if is_whole(&info) || info.get("first-entry").and_then(id_of) <= lost.or(Some(*last)) {
             self.announce(name, *top, false)?;
         }
         Ok(())
@@ -353,12 +347,14 @@ impl Cluster {
     fn interrupt(&self) {
         let before = self.changes.fetch_add(1, SeqCst);
         let until = Instant::now() + PATIENCE;
-        while self.connected.load(SeqCst) && self.seen.load(SeqCst) <= before && Instant::now() < until {
-            let follower = self.follower.load(SeqCst).to_string();
-            match self.pipe.ask(&["CLIENT", "UNBLOCK", &follower]) {
-                Ok(Reply::Number(0)) => thread::sleep(Duration::from_millis(1)), // it is about to begin
-                _ => return, // where it may not be interrupted, it begins again when BLOCK is over
-            }
+        let unblock = || self.pipe.ask(&["CLIENT", "UNBLOCK", &self.follower.load(SeqCst).to_string()]);
+        // Where it may not be interrupted, it begins again when BLOCK is over.
+        while self.connected.load(SeqCst)
+            && self.seen.load(SeqCst) <= before
+            && Instant::now() < until
+            && unblock() == Ok(Reply::Number(0))
+        {
+            thread::sleep(Duration::from_millis(1)); // it is about to begin
         }
     }
 
@@ -376,7 +372,7 @@ impl Cluster {
             let last = info.get("last-entry").and_then(id_of).unwrap_or_default();
             return if channel.wait_for(asked.min(last), PATIENCE) { Ok(()) } else { Err(REDIS_AWAY) };
         }
-        channel.wait_for(self.acked(name).0, PATIENCE);
+        channel.wait_for(self.note(name, newest), PATIENCE);
         Ok(())
     }
 
@@ -388,15 +384,9 @@ impl Cluster {
         }
     }
 
-    /// The last event that publishers here were told of, and has not come by; and how many there are.
-    fn acked(&self, name: &str) -> (Id, usize) {
-        self.note(name, |f| (f.acked.last().copied().unwrap_or_default(), f.acked.len())).unwrap_or_default()
-    }
-
     /// What marks so many events as published here.
     fn posts(&self, count: usize) -> Vec<String> {
-        let first = self.posts.fetch_add(count as u64, Relaxed);
-        (first..).take(count).map(|number| format!("{}-{number}", self.node)).collect()
+        (0..count).map(|_| format!("{}-{}", self.node, self.posts.fetch_add(1, Relaxed))).collect()
     }
 
     /// Adds events to the stream, all or none; where an address is given, they are for all `but` that reader. Returns
@@ -408,7 +398,7 @@ impl Cluster {
         &self, name: &str, channel: &Channel, events: &[Event], but: Option<&str>,
     ) -> Result<Vec<Id>, Reject> {
         self.is_followed()?;
-        let (acked, unheard) = self.acked(name);
+        let (acked, unheard) = self.note(name, |f| (newest(f), f.acked.len()));
         if unheard >= UNHEARD && !channel.wait_for(acked, PATIENCE) {
             return Err(REDIS_AWAY);
         }
@@ -442,9 +432,9 @@ impl Cluster {
                 return Ok(ids);
             }
             if told || replies.iter().any(|reply| *reply != Reply::Null) {
-                let error =
-                    replies.iter().find_map(|reply| if let Reply::Error(why) = reply { Some(why) } else { None });
-                return Err(self.refused(name, error.map_or("it answers without an id", |why| why)));
+                let error = |reply| if let Reply::Error(why) = reply { Some(why) } else { None };
+                let why = replies.into_iter().find_map(error).unwrap_or("it answers without an id".into());
+                return Err(self.reject(name, Failed::Refused(why)));
             }
             // Whoever takes the stream's name next begins above all that was said.
             told = self.announce(name, channel.last().max(acked), true).is_ok(); // or somebody else has begun it
@@ -521,8 +511,7 @@ impl Cluster {
     pub fn health(&self) -> Result<(), Reject> {
         self.is_followed()?;
         let added = self.pipe.ask(&["XADD", &self.nobody(), "NOMKSTREAM", "*", "data", ""]);
-        added.map_err(|failed| self.reject("", failed))?;
-        Ok(())
+        added.map(drop).map_err(|failed| self.reject("", failed))
     }
 
     /// Name, type, help and value of each metric.

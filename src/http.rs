@@ -149,13 +149,13 @@ impl<'a> Request<'a> {
         let path = percent::decode(if path.is_empty() { "/" } else { path }, false).ok_or(TARGET)?;
         let framing = Framing::Length(0);
         let mut req = Request { method, path, query, target, authority, minor, framing, expects: false, fields };
-        req.authority = match (&req.all("host").collect::<Vec<_>>()[..], authority, minor) {
-            ([], _, 1) => return Err(NO_HOST),
-            ([], given, _) => given,
+        match (&req.all("host").collect::<Vec<_>>()[..], minor) {
+            ([], 1) => return Err(NO_HOST),
+            ([], _) => {}
             // The target's own authority replaces the field (RFC 9112 §3.2.2), which must be valid all the same.
-            ([host], given, _) => given.or(Some(host_of(host).ok_or(BAD_HOST)?)),
+            ([host], _) => req.authority = authority.or(Some(host_of(host).ok_or(BAD_HOST)?)),
             _ => return Err(TWO_HOSTS),
-        };
+        }
         req.framing = req.frame()?;
         req.expects = match req.field("expect") {
             Some(e) if e.eq_ignore_ascii_case("100-continue") => minor == 1,
@@ -229,22 +229,18 @@ impl<'a> Request<'a> {
     /// How much the client wants this media type, in thousandths (RFC 9110 §12.5.1): the most specific range decides;
     /// without an `Accept` field everything is as good as anything.
     pub fn quality(&self, kind: &str, subtype: &str) -> u16 {
-        let mut best = (0, 0); // how specific the range is, its weight
-        for range in self.list("accept") {
-            let text = String::from_utf8_lossy(range).to_ascii_lowercase();
-            let mut params = text.split(';').map(str::trim);
-            let specific = match params.next() {
-                Some(range) if range == format!("{kind}/{subtype}") => 3,
-                Some(range) if range == format!("{kind}/*") => 2,
-                Some("*/*") => 1,
-                _ => continue,
-            };
-            let weight = params.find_map(|p| p.strip_prefix("q=")).map_or(1000, thousandths);
-            if specific > best.0 {
-                best = (specific, weight);
-            }
+        if self.bytes("accept").is_none() {
+            return 1000;
         }
-        if self.bytes("accept").is_none() { 1000 } else { best.1 }
+        let weight = |wanted: &String| {
+            self.list("accept").find_map(|range| {
+                let text = String::from_utf8_lossy(range).to_ascii_lowercase();
+                let mut params = text.split(';').map(str::trim);
+                (params.next() == Some(wanted))
+                    .then(|| params.find_map(|p| p.strip_prefix("q=")).map_or(1000, thousandths))
+            })
+        };
+        [format!("{kind}/{subtype}"), format!("{kind}/*"), "*/*".into()].iter().find_map(weight).unwrap_or(0)
     }
 
     /// Whether `Accept` names `text/event-stream` itself, as EventSource does.

@@ -14,9 +14,11 @@
 use crate::channel::jitter;
 use crate::duplex::lock;
 use crate::resp::{self, Address, Reply, alone};
-use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, BufReader, ErrorKind, Read, Write};
+use std::mem::take;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -91,14 +93,9 @@ impl Link {
     /// Where the server is not there, or does not take us. The password is in none of them.
     pub fn connect(pipe: &Pipe) -> io::Result<Link> {
         let Pipe { address, each, .. } = pipe;
-        let mut tried = Err(io::Error::other("its name has no address"));
-        for ip in look_up(address)?.into_iter().take(ADDRESSES) {
-            tried = TcpStream::connect_timeout(&ip, CONNECT);
-            if tried.is_ok() {
-                break;
-            }
-        }
-        let stream = tried?;
+        let none = Err(io::Error::other("its name has no address"));
+        let addresses = look_up(address)?.into_iter().take(ADDRESSES);
+        let stream = addresses.fold(none, |tried, ip| tried.or_else(|_| TcpStream::connect_timeout(&ip, CONNECT)))?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(ANSWER))?;
         let timed = Timed { stream, until: Instant::now() };
@@ -191,16 +188,14 @@ pub enum Failed {
 pub type Answer = Result<Vec<Reply>, Failed>;
 
 struct Call {
-    ticket: u64,
     commands: Vec<u8>,
     replies: usize,
+    answer: SyncSender<Answer>, // the first one counts
 }
 
 #[derive(Default)]
 struct State {
-    waiting: VecDeque<Call>,
-    answers: BTreeMap<u64, Answer>,
-    next: u64, // ticket
+    waiting: Vec<Call>,
     busy: bool,
     link: Option<Link>,
     before: Option<(Option<Vec<u8>>, Option<i64>)>, // the last connection: the server's process, its number
@@ -216,49 +211,6 @@ pub struct Pipe {
     changed: Condvar,
 }
 
-/// A round trip under way. However it ends, each call is answered, and the next one can begin.
-struct Trip<'a> {
-    pipe: &'a Pipe,
-    calls: VecDeque<Call>, // not yet answered
-    link: Option<Link>,
-    failed: Failed,
-}
-
-impl Drop for Trip<'_> {
-    fn drop(&mut self) {
-        let mut state = lock(&self.pipe.state);
-        for call in self.calls.drain(..) {
-            state.answers.insert(call.ticket, Err(self.failed.clone()));
-        }
-        state.link = self.link.take();
-        state.busy = false;
-        self.pipe.changed.notify_all();
-    }
-}
-
-impl Trip<'_> {
-    fn go(&mut self) -> io::Result<()> {
-        let mut link = match self.link.take().filter(Link::is_open) {
-            Some(link) => link,
-            None => self.pipe.connect()?,
-        };
-        self.failed = Failed::Lost;
-        let commands: Vec<&[u8]> = self.calls.iter().map(|call| &*call.commands).collect();
-        link.send(&commands.concat(), ANSWER)?;
-        let mut turned_away = false;
-        while let Some(call) = self.calls.front() {
-            let replies: Vec<_> =
-                (0..call.replies).map(|_| link.reply(call.commands.len())).collect::<Result<_, _>>()?;
-            // It has become a replica: its name may by now lead to the one that took its place.
-            turned_away |= replies.iter().any(|r| matches!(r, Reply::Error(why) if why.starts_with("READONLY")));
-            lock(&self.pipe.state).answers.insert(call.ticket, Ok(replies));
-            self.calls.pop_front();
-        }
-        self.link = Some(link).filter(|_| !turned_away);
-        Ok(())
-    }
-}
-
 impl Pipe {
     /// A pipe to a server, which is connected to when something is to be sent. Limit: of an entry `each` bytes are kept.
     pub fn new(address: Address, each: u64) -> Pipe {
@@ -271,11 +223,10 @@ impl Pipe {
     /// Where there are none.
     pub fn call(&self, commands: Vec<u8>, replies: usize) -> Answer {
         let mut state = lock(&self.state);
-        let ticket = state.next;
-        state.next += 1;
-        state.waiting.push_back(Call { ticket, commands, replies });
+        let (answer, answered) = sync_channel(1);
+        state.waiting.push(Call { commands, replies, answer });
         loop {
-            if let Some(answer) = state.answers.remove(&ticket) {
+            if let Ok(answer) = answered.try_recv() {
                 return answer;
             }
             if state.busy {
@@ -283,14 +234,40 @@ impl Pipe {
                 continue;
             }
             state.busy = true;
-            let calls = std::mem::take(&mut state.waiting);
+            let calls = take(&mut state.waiting);
             let link = state.link.take();
             drop(state);
-            let mut trip = Trip { pipe: self, calls, link, failed: Failed::Unsent };
-            let _ = trip.go(); // what failed is in the answers
-            drop(trip);
+            let mut failed = Failed::Unsent;
+            // A panic is a bug; even then each call is answered, and the next round trip can begin.
+            let trip = catch_unwind(AssertUnwindSafe(|| self.go(link, &calls, &mut failed)));
+            for call in calls {
+                let _ = call.answer.try_send(Err(failed.clone())); // if it has none
+            }
             state = lock(&self.state);
+            state.link = trip.ok().and_then(Result::ok).flatten();
+            state.busy = false;
+            self.changed.notify_all();
         }
+    }
+
+    /// A round trip for all of these calls. Returns the connection, if it can serve the next one.
+    fn go(&self, link: Option<Link>, calls: &[Call], failed: &mut Failed) -> io::Result<Option<Link>> {
+        let mut link = match link.filter(Link::is_open) {
+            Some(link) => link,
+            None => self.connect()?,
+        };
+        *failed = Failed::Lost;
+        let commands: Vec<&[u8]> = calls.iter().map(|call| &*call.commands).collect();
+        link.send(&commands.concat(), ANSWER)?;
+        let mut turned_away = false;
+        for call in calls {
+            let replies: Vec<_> =
+                (0..call.replies).map(|_| link.reply(call.commands.len())).collect::<Result<_, _>>()?;
+            // It has become a replica: its name may by now lead to the one that took its place.
+            turned_away |= replies.iter().any(|r| matches!(r, Reply::Error(why) if why.starts_with("READONLY")));
+            let _ = call.answer.try_send(Ok(replies));
+        }
+        Ok(Some(link).filter(|_| !turned_away))
     }
 
     /// Sends one command; returns its reply.

@@ -164,30 +164,22 @@ fn elements(stream: &mut impl BufRead, length: u64, depth: u8, each: u64, room: 
 /// Reads a string, and what ends it; what is not kept is empty.
 fn string(stream: &mut impl BufRead, length: u64, kept: bool) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
+    let mut end = [0; 2];
     let dropped = if kept { 0 } else { length };
     io::copy(&mut stream.take(dropped), &mut io::sink())?;
-    let rest = length - dropped + 2;
-    stream.take(rest).read_to_end(&mut bytes)?;
-    let whole = bytes.len() as u64 == rest;
-    without_end(bytes, whole, "this is no Redis: a string does not end where it should")
+    stream.take(length - dropped).read_to_end(&mut bytes)?;
+    stream.read_exact(&mut end)?;
+    if end == *b"\r\n" { Ok(bytes) } else { Err(wrong("this is no Redis: a string does not end where it should")) }
 }
 
 /// Reads a line; returns it without its end.
 fn line(stream: &mut impl BufRead) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     stream.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)?;
-    let whole = line.ends_with(b"\n") || line.len() as u64 == MAX_LINE;
-    without_end(line, whole, "this is no Redis: a line does not end with CR LF")
-}
-
-/// Takes the end off a line or a string, where the stream has not ended within it.
-fn without_end(mut bytes: Vec<u8>, whole: bool, why: &str) -> io::Result<Vec<u8>> {
-    if !whole {
+    if !line.ends_with(b"\n") && line.len() as u64 != MAX_LINE {
         return Err(ErrorKind::UnexpectedEof.into());
     }
-    let len = bytes.strip_suffix(b"\r\n").ok_or_else(|| wrong(why))?.len();
-    bytes.truncate(len);
-    Ok(bytes)
+    Ok(line.strip_suffix(b"\r\n").ok_or_else(|| wrong("this is no Redis: a line does not end with CR LF"))?.into())
 }
 
 /// Where a server is, and as whom to speak to it. What is shown of it is host and port alone.

@@ -102,11 +102,6 @@ pub fn is_whole(info: &Reply) -> bool {
     removed(info) == Some(0)
 }
 
-/// Whether a stream may just have dropped this entry as one of its oldest.
-pub fn is_trimmed(info: &Reply, id: Id) -> bool {
-    !is_whole(info) && info.get("first-entry").and_then(id_of).is_some_and(|first| first > id)
-}
-
 /// The command that adds an event to a stream, with these words before its fields.
 pub fn add(name: &str, how: &[&str], event: &Event, except: Option<&str>, post: &str) -> Vec<u8> {
     let key = key(name);

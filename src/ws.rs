@@ -100,30 +100,29 @@ pub struct Failure {
 pub type Fail = &'static Failure;
 
 macro_rules! failures {
-    ($($name:ident $code:literal $rule:literal $why:literal)*) => {
-        $(#[doc = concat!($code, ": ", $why)] pub const $name: Fail =
-            &Failure { code: $code, reason: concat!($why, " (", $rule, ")") };)*
+    ($($name:ident $code:literal $reason:literal)*) => {
+        $(#[doc = concat!($code, ": ", $reason)] pub const $name: Fail = &Failure { code: $code, reason: $reason };)*
         /// Every way in which a connection can fail by its client's frames.
         pub const FAILURES: &[Fail] = &[$($name),*];
     };
 }
 
 failures! {
-    RESERVED_BITS 1002 "RFC 6455 §5.2" "a reserved bit is 1, but no extension is in use; set RSV1, RSV2 and RSV3 to 0"
-    RESERVED_OPCODE 1002 "RFC 6455 §5.2" "an opcode is reserved; use 0, 1, 8, 9 or 10"
-    UNMASKED 1002 "RFC 6455 §5.1" "a frame is not masked; set MASK, and mask the payload"
-    LONG_FORM 1002 "RFC 6455 §5.2" "a length takes more bytes than it needs; use the shortest form"
-    HIGH_BIT 1002 "RFC 6455 §5.2" "the first bit of a length of 64 bits is 1; set it to 0"
-    CONTROL_LENGTH 1002 "RFC 6455 §5.5" "a control frame has more than 125 bytes; send fewer"
-    CONTROL_FRAGMENT 1002 "RFC 6455 §5.5" "a control frame is fragmented; set FIN"
-    NO_BEGINNING 1002 "RFC 6455 §5.4" "a continuation frame has no message to continue; begin one with opcode 1"
-    NO_END 1002 "RFC 6455 §5.4" "a message begins within another one; end that first, with FIN"
-    CLOSE_LENGTH 1002 "RFC 6455 §5.5.1" "a Close frame has half a status code; send 2 bytes, or nothing"
-    CLOSE_CODE 1002 "RFC 6455 §7.4" "a Close frame has a status code that is not for sending; send 1000, or nothing"
-    BINARY_DATA 1003 "RFC 6455 §7.4.1" "events are text; send it as a text message"
-    TEXT_UTF8 1007 "RFC 6455 §8.1" "a text message is not UTF-8; convert it"
-    REASON_UTF8 1007 "RFC 6455 §8.1" "the reason in a Close frame is not UTF-8; convert it"
-    TOO_LONG 1009 "tincan, --max-body" "the message is too large; send less, or raise --max-body"
+    RESERVED_BITS 1002 "a reserved bit is 1, but no extension is in use; set RSV1, RSV2 and RSV3 to 0 (RFC 6455 §5.2)"
+    RESERVED_OPCODE 1002 "an opcode is reserved; use 0, 1, 8, 9 or 10 (RFC 6455 §5.2)"
+    UNMASKED 1002 "a frame is not masked; set MASK, and mask the payload (RFC 6455 §5.1)"
+    LONG_FORM 1002 "a length takes more bytes than it needs; use the shortest form (RFC 6455 §5.2)"
+    HIGH_BIT 1002 "the first bit of a length of 64 bits is 1; set it to 0 (RFC 6455 §5.2)"
+    CONTROL_LENGTH 1002 "a control frame has more than 125 bytes; send fewer (RFC 6455 §5.5)"
+    CONTROL_FRAGMENT 1002 "a control frame is fragmented; set FIN (RFC 6455 §5.5)"
+    NO_BEGINNING 1002 "a continuation frame has no message to continue; begin one with opcode 1 (RFC 6455 §5.4)"
+    NO_END 1002 "a message begins within another one; end that first, with FIN (RFC 6455 §5.4)"
+    CLOSE_LENGTH 1002 "a Close frame has half a status code; send 2 bytes, or nothing (RFC 6455 §5.5.1)"
+    CLOSE_CODE 1002 "a Close frame has a status code that is not for sending; send 1000, or nothing (RFC 6455 §7.4)"
+    BINARY_DATA 1003 "events are text; send it as a text message (RFC 6455 §7.4.1)"
+    TEXT_UTF8 1007 "a text message is not UTF-8; convert it (RFC 6455 §8.1)"
+    REASON_UTF8 1007 "the reason in a Close frame is not UTF-8; convert it (RFC 6455 §8.1)"
+    TOO_LONG 1009 "the message is too large; send less, or raise --max-body (tincan, --max-body)"
 }
 
 /// What a client sent.
