@@ -297,9 +297,18 @@ impl Channel {
 
     /// Waits until the event of this id is there, or a later one. Returns whether it is.
     pub fn wait_for(&self, id: Id, time: Duration) -> bool {
-        let state = self.state();
         let waits = |state: &mut State| state.log.heard().id < id;
-        !self.changed.wait_timeout_while(state, time, waits).unwrap_or_else(PoisonError::into_inner).1.timed_out()
+        !self
+            .changed
+            .wait_timeout_while(self.state(), time, waits)
+            .unwrap_or_else(PoisonError::into_inner)
+            .1
+            .timed_out()
+    }
+
+    /// Waits until this is so at the end of a turn, or the time is over.
+    pub fn wait_until(&self, time: Duration, is_so: impl Fn() -> bool) {
+        drop(self.changed.wait_timeout_while(self.state(), time, |_| !is_so()));
     }
 
     /// Appends events to the log, all or none; where an address is given, they are for all `but` that subscriber.
@@ -584,7 +593,7 @@ impl Channel {
             if !sub.is_poll() {
                 sub.end_at(sub.at().end(), last.into());
             }
-            let gone = last.is_empty() || sub.finish(now).is_err() || sub.is_ended();
+            let gone = sub.finish(now).is_err() || sub.is_ended() || last.is_empty();
             if gone || Instant::now() >= until {
                 return self.keep(&mut subscribers, |sub| sub.key != key);
             }

@@ -198,7 +198,7 @@ impl Subscriber {
             Some(Poll::Wait(until)) => now >= *until,
             Some(_) => self.pos == self.stop() && !self.is_ended(),
         };
-        let pong = self.half().is_some_and(|half| lock(half).owes());
+        let pong = self.half().is_some_and(|half| !self.is_poll() && !lock(half).pong.is_empty());
         let wants = self.pos < end.min(self.stop()) || self.is_busy() || over || pong;
         wants && (self.stalls == 0 || now >= self.due)
     }
@@ -239,8 +239,8 @@ impl Subscriber {
             && let Some(Poll::Until(_, last)) = more.poll.replace(Poll::Ended)
         {
             more.expires = Some(now + LINGER);
-            let owed = more.half.as_ref().map(|half| lock(half).close()).unwrap_or_default();
-            self.give_alone([owed, last].concat().into_iter(), now)?;
+            let pong = more.half.as_ref().map(|half| take(&mut lock(half).pong)).unwrap_or_default();
+            self.give_alone([pong, last].concat().into_iter(), now)?;
         }
         if self.is_ended() && !self.framing.is_message() {
             let _ = self.stream.shutdown(Shutdown::Write);
@@ -255,8 +255,8 @@ impl Subscriber {
     pub fn give(&mut self, bytes: &[u8], wires: &mut [Wire; 4], now: u64) -> Result<u64, Gone> {
         let at = self.at();
         let mut own = self.more.as_mut().map(|more| take(&mut more.own)).unwrap_or_default();
-        if let Some(half) = self.half().filter(|_| own.as_slice().is_empty() && at.frame.is_none()) {
-            own = lock(half).owed().into_iter();
+        if let Some(half) = self.half().filter(|_| own.as_slice().is_empty() && at.frame.is_none() && !self.is_poll()) {
+            own = take(&mut lock(half).pong).into_iter();
         }
         let skip = self.more.as_ref().and_then(|more| more.skips.front());
         let limit = skip.map_or(u64::MAX, |skip| skip.0).min(self.stop());
@@ -285,7 +285,7 @@ impl Subscriber {
             return Err(Gone::CutOff); // somebody has damaged the log
         }
         let (end, rest) = &wire.end;
-        let taken = self.offer(&wire.bytes, end.frame.is_none() && rest.is_empty(), now)?;
+        let taken = self.offer(&wire.bytes, now)?;
         if taken == wire.bytes.len() {
             self.stand(*end, rest.clone().into_iter());
         } else {
@@ -300,22 +300,20 @@ impl Subscriber {
     /// # Errors
     /// If it is to be dropped.
     pub fn give_alone(&mut self, mut bytes: IntoIter<u8>, now: u64) -> Result<(), Gone> {
-        let at = self.at();
-        let taken = self.offer(bytes.as_slice(), at.frame.is_none(), now)?;
+        let taken = self.offer(bytes.as_slice(), now)?;
         bytes.by_ref().take(taken).for_each(drop);
-        self.stand(at, bytes);
+        self.stand(self.at(), bytes);
         Ok(())
     }
 
-    /// Writes what the socket takes, and notes when it is to be tried again. Returns how many bytes it took. `whole`: no
-    /// frame is open behind them.
-    fn offer(&mut self, bytes: &[u8], whole: bool, now: u64) -> Result<usize, Gone> {
+    /// Writes what the socket takes, and notes when it is to be tried again. Returns how many bytes it took.
+    fn offer(&mut self, bytes: &[u8], now: u64) -> Result<usize, Gone> {
         if bytes.is_empty() {
             return Ok(0);
         }
         let taken = match self.more.as_deref_mut() {
             None => self.stream.write(bytes),
-            Some(More { half: Some(half), .. }) => lock(half).write(&self.stream, bytes, whole),
+            Some(More { half: Some(half), .. }) => lock(half).write(&self.stream, bytes),
             Some(more) => more.trace.write(&self.stream, bytes),
         };
         let taken = match taken {
@@ -357,10 +355,12 @@ impl Subscriber {
         if has_more || !(ended || now >= self.due + heartbeat) {
             return Ok(()); // there are bytes on their way to it, or it is not yet time
         }
-        if let Some(half) = self.half()
-            && lock(half).asked() > UNANSWERED
-        {
-            return Err(Gone::Done);
+        if let Some(half) = self.half() {
+            let mut half = lock(half);
+            half.unanswered += 1;
+            if half.unanswered > UNANSWERED {
+                return Err(Gone::Done);
+            }
         }
         self.give_alone(self.framing.ping().to_vec().into_iter(), now)
     }

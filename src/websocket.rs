@@ -1,7 +1,7 @@
 //! A WebSocket's connection: a channel heard and fed with frames.
 //!
 //! Its subscriber is one like any other, with a framing of its own (`framing.rs`): the pump writes to the socket. The
-//! connection's thread reads the client's frames, and publishes; it writes Pong frames between the others (`duplex.rs`).
+//! connection's thread reads the client's frames, and publishes; a Pong frame waits for the channel (`duplex.rs`).
 //!
 //! - a block of the log is a text message: its data, or with the subprotocol `event-stream` the whole block;
 //! - a heartbeat is a Ping frame (RFC 6455 §5.5.2);
@@ -20,6 +20,10 @@ use crate::subscriber::Slot;
 use crate::trace::Trace;
 use crate::ws::{self, Parser, Received};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Limit: how long a Pong frame waits before more is read.
+const PONG_TIME: Duration = Duration::from_secs(1);
 
 /// A handshake that is accepted.
 pub struct Accepted {
@@ -54,9 +58,10 @@ fn obey(
                 Received::Ping(payload) => {
                     let mut pong = Vec::new();
                     ws::frame(ws::PONG, &payload, &mut pong);
-                    if lock(half).pong(&connection.stream, pong) {
-                        hub.wake(channel);
-                    }
+                    lock(half).pong = pong;
+                    hub.wake(channel);
+                    // Else a newer one takes its place.
+                    channel.wait_until(PONG_TIME, || lock(half).pong.is_empty());
                 }
                 Received::Pong => lock(half).unanswered = 0,
                 Received::Close(code) => return Err((code, "")),
