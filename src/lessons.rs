@@ -89,10 +89,6 @@ pub struct Script {
 }
 
 impl Script {
-    fn send(&mut self, bytes: &[u8]) {
-        self.steps.push(Step::Send(bytes.into()));
-    }
-
     /// Plays it; returns when it ends, or at the first step after its time.
     ///
     /// # Errors
@@ -125,6 +121,7 @@ pub fn parse<'a>(text: &'a str, last_id: &[u8]) -> Result<Script, &'a str> {
     let mut script = Script { status: 200, fields: String::new(), steps: Vec::new(), time: PLAY_TIME };
     let text = parts(text).0;
     let for_this = |line| says(line, "when Last-Event-ID").map(|id| id.as_bytes() == last_id);
+    let send = |bytes: &[u8]| Step::Send(bytes.into());
     let mut here = !text.lines().any(|line| for_this(line) == Some(true));
     let mut pace = Duration::from_secs(1);
     let mut block = 0;
@@ -144,26 +141,26 @@ pub fn parse<'a>(text: &'a str, last_id: &[u8]) -> Result<Script, &'a str> {
         let mut in_braces = true;
         for word in line.split(['{', '}']) {
             in_braces = !in_braces;
-            match word {
-                sent if !in_braces => script.send(sent.as_bytes()),
-                "CR" => script.send(b"\r"),
-                "NUL" => script.send(b"\0"),
-                "BOM" => script.send("\u{feff}".as_bytes()),
-                "last-event-id" => script.send(last_id),
-                "time" => script.steps.push(Step::Time),
-                "no pause" => {}
+            script.steps.push(match word {
+                sent if !in_braces => send(sent.as_bytes()),
+                "CR" => send(b"\r"),
+                "NUL" => send(b"\0"),
+                "BOM" => send("\u{feff}".as_bytes()),
+                "last-event-id" => send(last_id),
+                "no pause" => continue,
+                "time" => Step::Time,
                 "cut" => return Ok(script),
                 "repeat" if block > before => {
                     script.steps.push(Step::Repeat(before));
                     return Ok(script);
                 }
-                _ => script.steps.push(Step::Wait(word.strip_prefix("wait ").and_then(duration).ok_or(line)?)),
-            }
+                _ => Step::Wait(word.strip_prefix("wait ").and_then(duration).ok_or(line)?),
+            });
         }
         if in_braces {
             return Err(line);
         }
-        script.send(b"\n");
+        script.steps.push(send(b"\n"));
         if line.is_empty() {
             script.steps.push(Step::Wait(pace));
             before = block;
