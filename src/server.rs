@@ -1,10 +1,11 @@
 //! The server: accepting, and which handler.
 //!
 //! Threads: one leads, which waits in `accept()`. When it gets a connection it starts the next leader, and then serves, so
-//! no client waits for a thread to start, and a slow one holds up only its own. (Before, it waits up to `PROMPT` for a first
-//! byte, so that in a burst most threads end before many others begin.) A request for a stream hands its socket over to the channel, and its thread is free again. In a burst the kernel keeps
-//! 128 connections waiting (std's backlog; `--listen -` takes a longer one), and has further ones try again after a
-//! second.
+//! no client waits for a thread to start, and a slow one holds up only its own. The first thread is one more that waits there
+//! whenever it is free, so that not each connection takes a new one. (A leader first waits up to `PROMPT` for a first byte,
+//! so that a burst does not take a thread for each client.) A request for a stream hands its socket over to the channel, and
+//! its thread is free again. In a burst the kernel keeps 128 connections waiting (std's backlog; `--listen -` takes a longer
+//! one), and has further ones try again after a second.
 //!
 //! Limits: the constants below; `--max-body`, `--max-connections`; `connection.rs` has the deadlines, `limits.rs` the
 //! descriptors.
@@ -145,10 +146,10 @@ impl Server {
     /// Serves for ever.
     pub fn run(mut self) -> ! {
         self.hub.follow();
-        let early = self.early.take();
-        Arc::new(self).lead(early, Instant::now());
+        let mut early = self.early.take();
+        let server = Arc::new(self);
         loop {
-            thread::park();
+            server.work(early.take(), Instant::now(), true);
         }
     }
 }
@@ -202,18 +203,21 @@ fn file(file: &File, vary: &str) -> Route {
 }
 
 impl Server {
-    /// The life of a thread: wait in `accept()`, start the next one that does, serve. Up to `paid`, see [`wait_for`].
-    fn lead(self: &Arc<Self>, mut early: Option<(TcpStream, SocketAddr)>, mut paid: Instant) {
+    /// The life of a thread: wait in `accept()`, start one that waits there from now on, serve. `first`: it then goes on as
+    /// one more. For `paid` see [`wait_for`].
+    fn work(self: &Arc<Self>, mut early: Option<(TcpStream, SocketAddr)>, mut paid: Instant, first: bool) {
         let mut alone = true;
-        while alone {
+        while alone || first {
             let Ok((stream, peer)) = early.take().map_or_else(|| self.listener.accept(), Ok) else {
                 thread::sleep(ACCEPT_PAUSE);
                 continue;
             };
-            paid = wait_for(&stream, paid);
-            let next = self.clone();
-            // Where no thread can be had, the next connection waits in the backlog until this one is served.
-            alone = start("connection", Box::new(move || next.lead(None, paid))).is_err();
+            if alone {
+                paid = wait_for(&stream, paid);
+                let next = self.clone();
+                // Where no thread can be had, the next connection waits in the backlog until this one is served.
+                alone = start("connection", Box::new(move || next.work(None, paid, false))).is_err();
+            }
             // A panic is a bug, and the end of this connection alone; its slot is given back as the stack unwinds.
             drop(catch_unwind(AssertUnwindSafe(|| self.serve(stream, peer, alone))));
         }
