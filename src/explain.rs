@@ -65,26 +65,22 @@ struct Line {
 }
 
 impl Line {
-    /// Takes from the front of `bytes` what belongs to it; true where it ends. Otherwise there is no byte left, or it is
-    /// time to show a piece.
-    fn fill(&mut self, bytes: &mut &[u8]) -> bool {
+    /// Takes from the front of `bytes` what belongs to it: whether it ends, or it is time to show a piece. None: there is no
+    /// byte left.
+    fn fill(&mut self, bytes: &mut &[u8]) -> Option<bool> {
         while let &[b, ref rest @ ..] = *bytes {
             if self.cr && b != b'\n' {
-                return true;
+                return Some(true);
             }
             *bytes = rest;
             self.rest.push((b, false));
             self.begin.extend((self.begin.len() < LINE).then_some(b));
             self.cr = b == b'\r';
-            if b == b'\n' || self.is_full() {
-                return b == b'\n';
+            if b == b'\n' || self.rest.len() >= LINE {
+                return Some(b == b'\n');
             }
         }
-        false
-    }
-
-    fn is_full(&self) -> bool {
-        self.rest.len() >= LINE
+        None
     }
 
     /// Its first bytes without its end.
@@ -161,16 +157,18 @@ impl Way {
                     self.body(now);
                 }
                 Next::Rest => self.body(take(&mut bytes)),
-                _ if self.line.fill(&mut bytes) => {
-                    self.veil(false);
-                    let note = self.note();
-                    self.line.show(&mut self.pen, &note);
-                }
-                _ if self.line.is_full() => {
-                    self.veil(true);
-                    self.line.part(&mut self.pen, "not ended yet");
-                }
-                _ => {}
+                _ => match self.line.fill(&mut bytes) {
+                    None => {}
+                    Some(true) => {
+                        self.veil(false);
+                        let note = self.note();
+                        self.line.show(&mut self.pen, &note);
+                    }
+                    Some(false) => {
+                        self.veil(true);
+                        self.line.part(&mut self.pen, "not ended yet");
+                    }
+                },
             }
             match self.next {
                 Next::Chunk(0) => {
@@ -192,11 +190,11 @@ impl Way {
 
     /// Takes some of a body.
     fn body(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            if self.text.fill(&mut bytes) {
+        while let Some(ended) = self.text.fill(&mut bytes) {
+            if ended {
                 let note = self.text_note();
                 self.text.show(&mut self.pen, &note);
-            } else if self.text.is_full() {
+            } else {
                 self.part();
             }
         }

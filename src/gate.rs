@@ -108,8 +108,7 @@ impl Tokens {
                 " has mode {mode:03o}, so others than its owner can read or change it; chmod 600 it"
             )));
         }
-        let mut text = String::new();
-        file.take(MAX_TOKEN_FILE + 1).read_to_string(&mut text).map_err(told)?;
+        let text = io::read_to_string(file.take(MAX_TOKEN_FILE + 1)).map_err(told)?;
         if text.len() as u64 > MAX_TOKEN_FILE {
             return Err(wrong(&format!(" has more than {MAX_TOKEN_FILE} bytes")));
         }

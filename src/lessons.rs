@@ -29,18 +29,10 @@ use std::io::{self, Write};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// The usual pause after a blank line.
-const PACE: Duration = Duration::from_secs(1);
 /// Limit: lessons that are played at a time, each by its connection's own thread; half of them for one client's address.
 pub const PLAYERS: usize = 64;
 /// Limit: how long a lesson is played. EventSource then comes back by itself.
 const PLAY_TIME: Duration = Duration::from_secs(600);
-/// Limit: a single pause. Who has left is found by the writes that follow.
-const MAX_PAUSE: Duration = Duration::from_secs(5);
-const MIN_PAUSE: Duration = Duration::from_millis(100);
-const WHEN: &str = ": when Last-Event-ID: ";
-/// Begins the Chinese part of a file.
-const CHINESE: &str = ": 中文 (not sent)\n";
 
 /// A lesson.
 pub struct Lesson {
@@ -97,10 +89,6 @@ pub struct Script {
 }
 
 impl Script {
-    fn send(&mut self, bytes: &[u8]) {
-        self.steps.push(Step::Send(bytes.into()));
-    }
-
     /// Plays it; returns when it ends, or at the first step after its time.
     ///
     /// # Errors
@@ -109,7 +97,6 @@ impl Script {
         let end = Instant::now() + self.time;
         let mut at = 0;
         let mut said = Vec::new(); // up to a pause all is one write, and one chunk
-        let mut last = Framing::None.last();
         while let Some(step) = self.steps.get(at).filter(|_| Instant::now() < end) {
             at += 1;
             match step {
@@ -121,11 +108,10 @@ impl Script {
                     sleep(*pause);
                 }
                 Step::Repeat(step) => at = *step,
-                Step::End => last = framing.last(),
+                Step::End => return out.write_all(&[framing.alone(&said), framing.last()].concat()),
             }
         }
-        out.write_all(&framing.alone(&said))?;
-        out.write_all(&last)
+        out.write_all(&framing.alone(&said))
     }
 }
 
@@ -134,9 +120,10 @@ impl Script {
 pub fn parse<'a>(text: &'a str, last_id: &[u8]) -> Result<Script, &'a str> {
     let mut script = Script { status: 200, fields: String::new(), steps: Vec::new(), time: PLAY_TIME };
     let text = parts(text).0;
-    let for_this = |line: &str| line.strip_prefix(WHEN).map(|id| id.as_bytes() == last_id);
+    let for_this = |line| says(line, "when Last-Event-ID").map(|id| id.as_bytes() == last_id);
+    let send = |bytes: &[u8]| Step::Send(bytes.into());
     let mut here = !text.lines().any(|line| for_this(line) == Some(true));
-    let mut pace = PACE;
+    let mut pace = Duration::from_secs(1);
     let mut block = 0;
     let mut before = 0;
     for line in text.lines() {
@@ -151,31 +138,29 @@ pub fn parse<'a>(text: &'a str, last_id: &[u8]) -> Result<Script, &'a str> {
             Some(("pace", pause)) => pace = duration(pause).ok_or(line)?,
             _ => {}
         }
-        let mut rest = line;
-        while let Some((sent, word)) = rest.split_once('{') {
-            let (word, behind) = word.split_once('}').ok_or(line)?;
-            script.send(sent.as_bytes());
-            match word {
-                "CR" => script.send(b"\r"),
-                "NUL" => script.send(b"\0"),
-                "BOM" => script.send("\u{feff}".as_bytes()),
-                "last-event-id" => script.send(last_id),
-                "time" => script.steps.push(Step::Time),
-                "no pause" => {}
+        let mut in_braces = true;
+        for word in line.split(['{', '}']) {
+            in_braces = !in_braces;
+            script.steps.push(match word {
+                sent if !in_braces => send(sent.as_bytes()),
+                "CR" => send(b"\r"),
+                "NUL" => send(b"\0"),
+                "BOM" => send("\u{feff}".as_bytes()),
+                "last-event-id" => send(last_id),
+                "no pause" => continue,
+                "time" => Step::Time,
                 "cut" => return Ok(script),
                 "repeat" if block > before => {
                     script.steps.push(Step::Repeat(before));
                     return Ok(script);
                 }
-                _ => script.steps.push(Step::Wait(word.strip_prefix("wait ").and_then(duration).ok_or(line)?)),
-            }
-            rest = behind;
+                _ => Step::Wait(word.strip_prefix("wait ").and_then(duration).ok_or(line)?),
+            });
         }
-        if rest.contains('}') {
+        if in_braces {
             return Err(line);
         }
-        script.send(rest.as_bytes());
-        script.send(b"\n");
+        script.steps.push(send(b"\n"));
         if line.is_empty() {
             script.steps.push(Step::Wait(pace));
             before = block;
@@ -186,20 +171,22 @@ pub fn parse<'a>(text: &'a str, last_id: &[u8]) -> Result<Script, &'a str> {
     Ok(script)
 }
 
-/// A time such as `2 s` or `500 ms`; more than nothing, so that what repeats never spins.
+/// Limit: a single pause, such as `2 s` or `500 ms`. Who has left is found by the writes that follow; and it is more than
+/// nothing, so that what repeats never spins.
 fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_once(' ')?;
     let times = match unit {
-        "s" => Duration::from_secs,
-        "ms" => Duration::from_millis,
+        "s" => 1000,
+        "ms" => 1,
         _ => return None,
     };
-    Some(times(number.parse().ok()?)).filter(|pause| (MIN_PAUSE..=MAX_PAUSE).contains(pause))
+    let pause = number.parse::<u64>().ok()?.checked_mul(times)?;
+    (100..=5000).contains(&pause).then(|| Duration::from_millis(pause))
 }
 
 /// The two parts of a lesson's file: what is played, and its Chinese.
 pub fn parts(text: &str) -> (&str, &str) {
-    text.split_once(CHINESE).unwrap_or((text, ""))
+    text.split_once(": 中文 (not sent)\n").unwrap_or((text, ""))
 }
 
 /// What a part says: its first comment `: WHAT: …`.

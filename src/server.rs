@@ -1,11 +1,11 @@
 //! The server: accepting, and which handler.
 //!
-//! Threads: each idle one waits in `accept()` itself. The one that gets a connection leaves another behind before it
-//! serves (leader and followers), so no client waits for a thread to start, and a slow one holds up only its own. (The
-//! last idle thread waits up to `PROMPT` for a first byte, so that a burst does not take a thread for each client.) A
-//! request for a stream hands its socket over to the channel, and its thread is free again. In a burst the kernel keeps
-//! 128 connections waiting (std's backlog; `--listen -` takes a longer one), and has further ones try again after a
-//! second.
+//! Threads: one leads, which waits in `accept()`. When it gets a connection it starts the next leader, and then serves, so
+//! no client waits for a thread to start, and a slow one holds up only its own. The first thread is one more that waits there
+//! whenever it is free, so that not each connection takes a new one. (A leader first waits up to `PROMPT` for a first byte,
+//! so that a burst does not take a thread for each client.) A request for a stream hands its socket over to the channel, and
+//! its thread is free again. In a burst the kernel keeps 128 connections waiting (std's backlog; `--listen -` takes a longer
+//! one), and has further ones try again after a second.
 //!
 //! Limits: the constants below; `--max-body`, `--max-connections`; `connection.rs` has the deadlines, `limits.rs` the
 //! descriptors.
@@ -35,17 +35,13 @@ use std::io::{self, Write};
 use std::mem::take;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Limit: threads that wait in `accept()`.
-const SPARE: usize = 1;
-/// Limit: how long the last thread in `accept()` waits for the first byte of a request before it leaves another behind.
-/// Nobody is accepted meanwhile, so in each [`WINDOW`] it waits so long in all, and only once in vain.
+/// Limit: how long the thread that leads waits for the first byte of a request before it starts the next one.
+/// Nobody is accepted meanwhile, so it waits half of the time at most, over each [`WINDOW`], and only once there in vain.
 const PROMPT: Duration = Duration::from_millis(4);
-const PROMPT_SUM: Duration = Duration::from_millis(50);
 const WINDOW: Duration = Duration::from_millis(100);
 /// Limit: `?wait=`, in seconds.
 const MAX_WAIT: u64 = 300;
@@ -55,23 +51,19 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const FULL_RETRY: u64 = 5000;
 
 const CLOSE: &str = "Connection: close\r\n";
-const VARY: &str = "Vary: Accept\r\n";
 const STREAM_FIELDS: &str =
     "Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\nVary: Accept\r\n";
 
 /// A bound server.
-pub struct Server(Arc<Shared>, Option<(TcpStream, SocketAddr)>); // and who was there before it
-
-struct Shared {
+pub struct Server {
     listener: TcpListener,
+    early: Option<(TcpStream, SocketAddr)>, // who was there before it
     hub: Arc<Hub>,
     tokens: Tokens,
     tracer: Option<Tracer>,
     shares: Shares,
-    idle: AtomicUsize, // threads in accept(), or on their way there
     lab: Arc<Lab>,
-    players: Places<()>,                // lessons that are being played
-    waited: Mutex<(Instant, Duration)>, // a window's begin, and how much of it the last idle thread waited
+    players: Places<()>, // lessons that are being played
 }
 
 /// Tells what it was told, and nothing that was said.
@@ -99,24 +91,13 @@ impl Server {
         let hub = Hub::new(config, shares.logs, tokens.guard_reading())?;
         let lab = Lab::new(hub.clone())?;
         let early = first(&listener).map_err(told)?; // last, so that a start that fails takes no client with it
-        let shared = Shared {
-            listener,
-            hub,
-            tokens,
-            tracer,
-            shares,
-            idle: AtomicUsize::new(0),
-            lab,
-            players: Places(Mutex::default()),
-            waited: Mutex::new((Instant::now(), Duration::ZERO)),
-        };
-        Ok(Server(Arc::new(shared), early))
+        Ok(Server { listener, early, hub, tokens, tracer, shares, lab, players: Places(Mutex::default()) })
     }
 
     /// What this process can hold, on one line; and, a line each, what its owner may not expect.
     pub fn notes(&self) -> Vec<String> {
         let config = self.hub().config();
-        let Shares { connections, descriptors, logs, .. } = self.0.shares;
+        let Shares { connections, descriptors, logs, .. } = self.shares;
         let of = descriptors.map_or(String::new(), |n| format!(" ({n} descriptors)"));
         let wish = config.max_connections;
         let channels = config.max_channels;
@@ -155,20 +136,21 @@ impl Server {
     /// # Errors
     /// Where the system does not tell.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.listener.local_addr()
+        self.listener.local_addr()
     }
 
     /// The channels, to publish from within the process.
     pub fn hub(&self) -> &Arc<Hub> {
-        &self.0.hub
+        &self.hub
     }
 
     /// Serves for ever.
     pub fn run(mut self) -> ! {
-        self.0.hub.follow();
+        self.hub.follow();
+        let mut early = self.early.take();
+        let server = Arc::new(self);
         loop {
-            self.0.idle.fetch_add(1, SeqCst);
-            self.0.work(self.1.take());
+            server.work(early.take(), Instant::now(), true);
         }
     }
 }
@@ -186,14 +168,14 @@ enum Route {
     /// A lesson for this client.
     Lesson(Script),
     /// The channel, where to begin, `?wait=`, and the handshake of a WebSocket.
-    Listen(String, From, Option<Duration>, Option<(Handshake, Accepted)>),
+    Listen(String, From, Option<Duration>, Option<Handshake>),
     /// The channel, what the events are called, and the addresses of `?to=` and `?except=`.
     Publish(String, Event, Option<String>, Option<String>),
     /// Pull the plug of a tap's connections.
     Cut(String),
 }
 
-/// What a channel takes over; and the handshake, if it is a WebSocket.
+/// What a channel takes over; and what its client may do, if it is a WebSocket.
 type Taken = (Arc<Channel>, Opening, Option<Accepted>);
 
 /// What a request gets.
@@ -203,6 +185,11 @@ enum Reply {
     Taken(Taken),
     /// It was given all, to the end of its connection.
     Given,
+}
+
+/// The answer to an OPTIONS.
+fn allow(fields: &str) -> Result<Route, Reject> {
+    Ok(Route::Page(Answer::empty(204, fields)))
 }
 
 /// A page, which is asked for again each time.
@@ -219,51 +206,24 @@ fn file(file: &File, vary: &str) -> Route {
     page(answer)
 }
 
-impl Shared {
-    /// The life of a thread: wait in `accept()`, leave another behind, serve; until enough others wait. It is counted
-    /// in `idle` when it comes here, so that nobody starts another for the time until it runs.
-    fn work(self: &Arc<Self>, mut early: Option<(TcpStream, SocketAddr)>) {
-        loop {
-            let accepted = early.take().map_or_else(|| self.listener.accept(), Ok);
-            if let Ok((stream, _)) = &accepted
-                && self.idle.load(SeqCst) == 1
-            {
-                self.wait_for(stream);
+impl Server {
+    /// The life of a thread: wait in `accept()`, start one that waits there from now on, serve. `first`: it then goes on as
+    /// one more. For `paid` see [`wait_for`].
+    fn work(self: &Arc<Self>, mut early: Option<(TcpStream, SocketAddr)>, mut paid: Instant, first: bool) {
+        let mut alone = true;
+        while alone || first {
+            let Ok((stream, peer)) = early.take().map_or_else(|| self.listener.accept(), Ok) else {
+                thread::sleep(ACCEPT_PAUSE);
+                continue;
+            };
+            if alone {
+                paid = wait_for(&stream, paid);
+                let next = self.clone();
+                // Where no thread can be had, the next connection waits in the backlog until this one is served.
+                alone = start("connection", Box::new(move || next.work(None, paid, false))).is_err();
             }
-            let mut alone = false;
-            if self.idle.fetch_sub(1, SeqCst) == 1 && accepted.is_ok() {
-                self.idle.fetch_add(1, SeqCst);
-                let shared = self.clone();
-                alone = start("connection", Box::new(move || shared.work(None))).is_err();
-                if alone {
-                    // Where no thread can be had, the next connection waits in the backlog until this one is served.
-                    self.idle.fetch_sub(1, SeqCst);
-                }
-            }
-            match accepted {
-                // A panic is a bug, and the end of this connection alone; its slot is given back as the stack unwinds.
-                Ok((stream, peer)) => drop(catch_unwind(AssertUnwindSafe(|| self.serve(stream, peer, alone)))),
-                Err(_) => thread::sleep(ACCEPT_PAUSE),
-            }
-            // In one step: a thread that leaves must never have been counted as one that stays.
-            let stay = |idle| (idle < SPARE).then_some(idle + 1);
-            if self.idle.fetch_update(SeqCst, SeqCst, stay).is_err() {
-                return;
-            }
-        }
-    }
-
-    /// Waits a moment for a connection's first byte. In a burst each client's thread would wait for its request, and the
-    /// memory of each thread stays; most requests come at once, and then a few threads do for all.
-    fn wait_for(&self, stream: &TcpStream) {
-        let now = Instant::now();
-        let Ok(mut waited) = self.waited.try_lock() else { return };
-        if now.saturating_duration_since(waited.0) > WINDOW {
-            *waited = (now, Duration::ZERO);
-        }
-        if waited.1 < PROMPT_SUM && stream.set_read_timeout(Some(PROMPT)).is_ok() {
-            let in_vain = stream.peek(&mut [0]).is_err();
-            waited.1 += if in_vain { PROMPT_SUM } else { now.elapsed() };
+            // A panic is a bug, and the end of this connection alone; its slot is given back as the stack unwinds.
+            drop(catch_unwind(AssertUnwindSafe(|| self.serve(stream, peer, alone))));
         }
     }
 
@@ -276,60 +236,53 @@ impl Shared {
         let full = number > most;
         let Ok(mut connection) = Connection::new(stream, peer, self.hub.config().quiet, full || alone) else { return };
         connection.trace = self.tracer.as_ref().map(Tracer::trace).unwrap_or_default();
-        loop {
-            match self.request(&mut connection, full) {
-                Ok(None) => {}
-                Ok(Some((channel, mut opening, accepted))) => {
-                    opening.trace = take(&mut connection.trace);
-                    let Some(accepted) = accepted else {
-                        // Where this fails the reader is gone.
-                        let _ = self.hub.subscribe(&channel, connection.stream, slot, opening);
-                        return;
-                    };
-                    let hub = self.hub.clone();
-                    let work = move || {
-                        let _slot = slot;
-                        websocket::serve(connection, &hub, &channel, opening, accepted);
-                    };
-                    // A thread of its own, which has not yet used much of its stack. If there is none, the client is sent away.
-                    let _ = start("websocket", Box::new(work));
-                    return;
-                }
-                Err(stop) => return connection.end(stop),
+        match self.requests(&mut connection, full) {
+            Err(stop) => connection.end(stop),
+            Ok((channel, mut opening, accepted)) => {
+                opening.trace = take(&mut connection.trace);
+                let Some(accepted) = accepted else {
+                    // Where this fails the reader is gone.
+                    return drop(self.hub.subscribe(&channel, connection.stream, slot, opening));
+                };
+                let hub = self.hub.clone();
+                let work = move || websocket::serve(connection, slot, &hub, &channel, opening, accepted);
+                // A thread of its own, which has not yet used much of its stack. If there is none, the client is sent away.
+                let _ = start("websocket", Box::new(work));
             }
         }
     }
 
-    /// Reads one request and answers it, or returns the stream that is the answer.
-    fn request(&self, connection: &mut Connection, full: bool) -> Result<Option<Taken>, Stop> {
-        let (head, deadline) = connection.head()?;
-        let req = Request::parse(&head)?;
-        connection.line = format!("{} {}", req.method, req.target);
-        connection.cors = gate::cors(self.hub.config(), &req);
-        let route = if full { Err(CONNECTIONS) } else { self.route(&req, &head, connection) };
-        // Who waits for 100 Continue keeps its body to itself where it is not wanted.
-        let route = if req.expects { Ok(route?) } else { route };
-        let body = connection.body(&req, self.hub.config().max_body, deadline)?;
-        let answer = match route.and_then(|route| self.answer(&req, route, body, connection)) {
-            Ok(Reply::Answer(answer)) => answer,
-            Ok(Reply::Taken(taken)) => return Ok(Some(taken)),
-            Ok(Reply::Given) => return Err(Stop::Close),
-            // A status other than 200 makes EventSource give up for ever (WHATWG HTML, "Processing model").
-            Err(r) if (r.status == 503 || r == LOG_UNREADABLE) && req.method == "GET" && req.is_event_source() => {
-                // No blank line: without an id before it, it would take the reader's place from it (WHATWG HTML,
-                // "Interpreting an event stream": each stream begins with an empty last event ID buffer).
-                connection.brief = true; // this is the end of the stream, also for who does not count its bytes
-                let body = format!(": {}\nretry: {}\n", r.why, jitter(FULL_RETRY, 50));
-                Answer { fields: STREAM_FIELDS.into(), framing: framing(&req), ..Answer::text(body) }
+    /// Reads requests and answers them, up to the one whose answer is a stream.
+    fn requests(&self, connection: &mut Connection, full: bool) -> Result<Taken, Stop> {
+        loop {
+            let (head, deadline) = connection.head()?;
+            let req = Request::parse(&head)?;
+            connection.line = format!("{} {}", req.method, req.target);
+            connection.cors = gate::cors(self.hub.config(), &req);
+            let route = if full { Err(CONNECTIONS) } else { self.route(&req, &head, connection) };
+            // Who waits for 100 Continue keeps its body to itself where it is not wanted.
+            let route = if req.expects { Ok(route?) } else { route };
+            let body = connection.body(&req, self.hub.config().max_body, deadline)?;
+            let answer = match route.and_then(|route| self.answer(&req, route, body, connection)) {
+                Ok(Reply::Answer(answer)) => answer,
+                Ok(Reply::Taken(taken)) => return Ok(taken),
+                Ok(Reply::Given) => return Err(Stop::Close),
+                // A status other than 200 makes EventSource give up for ever (WHATWG HTML, "Processing model").
+                Err(r) if (r.status == 503 || r == LOG_UNREADABLE) && req.method == "GET" && req.is_event_source() => {
+                    // No blank line: without an id before it, it would take the reader's place from it (WHATWG HTML,
+                    // "Interpreting an event stream": each stream begins with an empty last event ID buffer).
+                    connection.brief = true; // this is the end of the stream, also for who does not count its bytes
+                    let body = format!(": {}\nretry: {}\n", r.why, jitter(FULL_RETRY, 50));
+                    Answer { fields: STREAM_FIELDS.into(), framing: framing(&req), ..Answer::text(body) }
+                }
+                Err(r) => r.into(),
+            };
+            if connection.brief || !req.keep_alive() {
+                connection.send(&answer, CLOSE)?;
+                return Err(Stop::Close);
             }
-            Err(r) => r.into(),
-        };
-        if connection.brief || !req.keep_alive() {
-            connection.send(&answer, "Connection: close\r\n")?;
-            return Err(Stop::Close);
+            connection.send(&answer, if req.minor == 0 { "Connection: keep-alive\r\n" } else { "" })?;
         }
-        connection.send(&answer, if req.minor == 0 { "Connection: keep-alive\r\n" } else { "" })?;
-        Ok(None)
     }
 
     /// Who may, and what is asked for. Needs the head alone, so that a refusal comes before the body.
@@ -349,7 +302,7 @@ impl Shared {
             connection.trace.tap(tap, head);
         }
         let route = match req.path.as_str() {
-            "*" => return Ok(Route::Page(Answer::empty(204, ALLOW_CHANNEL))), // an OPTIONS
+            "*" => return allow(ALLOW_CHANNEL), // an OPTIONS
             "/" => file(&pages::CHAT, ""),
             "/lab" => file(&pages::LAB, ""),
             "/health" => Route::Health,
@@ -372,38 +325,32 @@ impl Shared {
             path if let Some(name) = path.strip_prefix("/assets/") => {
                 file(pages::ASSETS.iter().find(|file| file.name == name).ok_or(NOT_FOUND)?, "")
             }
-            _ => return self.to_channel(req, connection.brief),
+            _ => return self.to_channel(req),
         };
         match req.method {
-            "OPTIONS" => Ok(Route::Page(Answer::empty(204, ALLOW_PAGE))),
-            "GET" | "HEAD" if connection.brief && matches!(route, Route::Lesson(..)) => Err(PLAYING), // others wait
+            "OPTIONS" => allow(ALLOW_PAGE),
             "GET" | "HEAD" => Ok(route),
             _ => Err(PAGE_METHOD),
         }
     }
 
-    /// What is asked of a channel. If it is `brief`, others wait for this thread.
-    fn to_channel(&self, req: &Request, brief: bool) -> Result<Route, Reject> {
+    /// What is asked of a channel.
+    fn to_channel(&self, req: &Request) -> Result<Route, Reject> {
         let name = req.path.strip_prefix('/').filter(|name| is_channel(name) || is_lab(name)).ok_or(NOT_FOUND)?;
-        if !is_lab(name)
-            && let Some(handshake) = ws::handshake(req)?
-        {
-            let (slot, number) = self.hub.connect();
-            let may_publish = self.tokens.may(req, "POST");
-            let accepted = Accepted { slot, may_publish, template: named(req)? };
-            let route = Route::Listen(name.into(), place(req, false)?, None, Some((handshake, accepted)));
-            return if brief || number > self.shares.connections { Err(CONNECTIONS) } else { Ok(route) };
-        }
+        let handshake = if is_lab(name) { None } else { ws::handshake(req)? };
         match req.method {
-            "OPTIONS" => Ok(Route::Page(Answer::empty(204, ALLOW_CHANNEL))),
-            "GET" | "HEAD" if !is_lab(name) && req.quality("text", "html") > req.quality("text", "event-stream") => {
-                Ok(file(&pages::CHAT, VARY)) // for who prefers it
+            "OPTIONS" => allow(ALLOW_CHANNEL),
+            "GET" | "HEAD"
+                if handshake.is_none()
+                    && !is_lab(name)
+                    && req.quality("text", "html") > req.quality("text", "event-stream") =>
+            {
+                Ok(file(&pages::CHAT, "Vary: Accept\r\n")) // for who prefers it
             }
             "GET" | "HEAD" => {
-                let from = place(req, false)?;
                 let seconds = |s: String| s.parse().ok().filter(|n| *n <= MAX_WAIT && !s.starts_with('+')).ok_or(WAIT);
-                let wait = req.param("wait")?.map(seconds).transpose()?.map(Duration::from_secs);
-                Ok(Route::Listen(name.into(), from, wait, None))
+                let wait = req.param("wait")?.filter(|_| handshake.is_none()).map(seconds).transpose()?;
+                Ok(Route::Listen(name.into(), place(req, false)?, wait.map(Duration::from_secs), handshake))
             }
             "POST" if let Some(key) = name.strip_prefix("lab/") => Ok(Route::Cut(key.into())),
             "POST" => {
@@ -435,7 +382,8 @@ impl Shared {
                 if req.method == "HEAD" || script.status == 204 {
                     return Ok(Reply::Answer(Answer::empty(script.status, fields)));
                 }
-                let _place = self.players.take(PLAYERS, &connection.stream, ()).ok_or(PLAYING)?;
+                let place = self.players.take(PLAYERS, &connection.stream, ());
+                let _place = place.filter(|_| !connection.brief).ok_or(PLAYING)?; // others wait if it is brief
                 connection.note(script.status);
                 let framing = framing(req);
                 let head = http::head(script.status, &[&fields, &connection.cors, CLOSE, framing.field(), "\r\n"]);
@@ -447,19 +395,27 @@ impl Shared {
             }
             Route::Cut(key) => Answer::text(format!("connections cut: {}\n", self.lab.cut(&key))),
             Route::Listen(..) if req.method == "HEAD" => Answer::empty(200, STREAM_FIELDS),
-            Route::Listen(name, from, wait, accepted) => {
+            Route::Listen(.., Some(_)) if connection.brief => return Err(CONNECTIONS), // others wait for this thread
+            Route::Listen(name, from, wait, handshake) => {
                 let channel = self.hub.channel_from(&name, &from)?;
                 let place = channel.place(&from)?;
                 let mut head = http::head(200, &[STREAM_FIELDS, &connection.cors, CLOSE]);
                 let mut framing = framing(req);
-                if let Some((handshake, _)) = &accepted {
+                let mut accepted = None;
+                if let Some(handshake) = handshake {
+                    let (slot, number) = self.hub.connect();
+                    let may_publish = self.tokens.may(req, "POST");
+                    accepted = Some(Accepted { slot, may_publish, template: named(req)? });
+                    if number > self.shares.connections {
+                        return Err(CONNECTIONS);
+                    }
                     head = http::head(101, &[&handshake.fields]);
                     framing = if handshake.event_stream { Framing::Blocks } else { Framing::Data };
                 } else {
                     connection.note(200);
                 }
                 let opening = Opening { head, framing, from, place, wait, trace: Trace::default(), half: None };
-                return Ok(Reply::Taken((channel, opening, accepted.map(|(_, accepted)| accepted))));
+                return Ok(Reply::Taken((channel, opening, accepted)));
             }
             Route::Publish(name, template, to, except) => {
                 let events = events(req, template, body)?;
@@ -473,6 +429,18 @@ impl Shared {
             }
         }))
     }
+}
+
+/// Waits a moment for a connection's first byte. In a burst each client's thread would wait for its request, and the
+/// memory of each thread stays; most requests come at once, and then a few threads do for all. Up to `paid` such waiting is
+/// paid for, with as much time without; returns what it is then.
+fn wait_for(stream: &TcpStream, paid: Instant) -> Instant {
+    let now = Instant::now();
+    if paid >= now + WINDOW || stream.set_read_timeout(Some(PROMPT)).is_err() {
+        return paid;
+    }
+    let in_vain = stream.peek(&mut [0]).is_err();
+    paid.max(now) + 2 * if in_vain { WINDOW } else { now.elapsed() }
 }
 
 /// How a body without a length is framed: HTTP/1.0 knows no chunks (RFC 9112 §6.1).

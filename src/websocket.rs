@@ -72,7 +72,10 @@ fn obey(
 }
 
 /// Serves a WebSocket to its end.
-pub fn serve(mut connection: Connection, hub: &Hub, channel: &Arc<Channel>, mut opening: Opening, accepted: Accepted) {
+pub fn serve(
+    mut connection: Connection, _slot: Slot, hub: &Hub, channel: &Arc<Channel>, mut opening: Opening,
+    accepted: Accepted,
+) {
     let Accepted { slot, may_publish, template } = accepted;
     let half = Arc::<Mutex<Duplex>>::default();
     lock(&half).trace = opening.trace;
