@@ -263,7 +263,9 @@ impl Subscriber {
         let bytes = bytes.get(..usize::try_from(limit - self.pos).unwrap_or(usize::MAX)).unwrap_or(bytes);
         if !own.as_slice().is_empty() {
             self.give_alone(own, now)?;
-        } else if !bytes.is_empty() || at.frame.is_some() {
+        }
+        let owes_end = at.frame.is_some_and(|(left, _)| left == 0);
+        if !self.has_own() && (owes_end || !bytes.is_empty()) {
             self.frame(at, bytes, wires, now)?;
         }
         let given = self.pos - at.pos;
