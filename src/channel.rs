@@ -36,7 +36,9 @@ use crate::writer::{Begun, End, Writer};
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io;
+use std::mem::{replace, take};
 use std::net::{Shutdown, TcpStream};
+use std::slice::from_ref;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -45,8 +47,8 @@ use std::time::{Duration, Instant};
 /// Limit: how long a publisher waits for the pump.
 const PUBLISH_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Pause before a subscriber is looked at again that is to leave, and stands in a frame.
-const LEAVE_PAUSE: Duration = Duration::from_millis(20);
+/// Pause before a subscriber is looked at again that stands in something, unless a turn ends before.
+const TURN_PAUSE: Duration = Duration::from_millis(20);
 /// Limit: how long that is done.
 const LEAVE_TIME: Duration = Duration::from_secs(2);
 
@@ -70,13 +72,14 @@ pub fn millis(duration: Duration) -> u64 {
 
 struct State {
     log: Log,
-    pumped: u64,   // the lowest position of a subscriber that keeps up, at the end of the last turn
-    used: Instant, // when somebody last came, left or published
-    syncing: bool, // a publisher is writing to the disk for all
-    failing: bool, // the last append failed
+    turned: u64,                 // where the log ended in the last turn
+    pumped: u64,                 // the lowest position of a subscriber that keeps up, at the end of the last turn
+    used: Instant,               // when somebody last came, left or published
+    syncing: bool,               // a publisher is writing to the disk for all
+    failing: bool,               // the last append failed
     wanted: Option<(u64, bool)>, // somebody has to be given what stands in a file from here on
-    replaying: bool, // a thread reads from files
-    replayed: u64, // the end of what was last read from a file
+    replaying: bool,             // a thread reads from files
+    replayed: u64,               // the end of what was last read from a file
 }
 
 /// Which ids events get.
@@ -137,7 +140,7 @@ impl Piece {
     /// there: what stands in a file is read by those who may `wait` for the disk.
     fn read(&mut self, channel: &Channel, (pos, whole): (u64, bool), wait: bool) -> Result<bool, Trimmed> {
         self.from = pos;
-        self.whole = whole;
+        self.whole = false;
         self.bytes.clear();
         loop {
             let before = self.bytes.len();
@@ -153,6 +156,7 @@ impl Piece {
             }
             let new = self.bytes.get(before.saturating_sub(1)..).unwrap_or_default();
             if !whole || self.bytes.len() == before || block_end(new).is_some() {
+                self.whole = whole;
                 return Ok(true);
             }
         }
@@ -203,7 +207,8 @@ impl Channel {
     /// A channel without subscribers.
     pub fn new(name: &str, log: Log, writer: Writer) -> Channel {
         let state = State {
-            pumped: log.heard().pos,
+            turned: 0,
+            pumped: log.heard.pos,
             log,
             used: Instant::now(),
             syncing: false,
@@ -243,7 +248,7 @@ impl Channel {
 
     /// Where what may be heard ends.
     fn end(&self) -> u64 {
-        self.state().log.heard().pos
+        self.state().log.heard.pos
     }
 
     /// Notes that somebody has come.
@@ -269,7 +274,7 @@ impl Channel {
     /// Takes over events of the log of which this is a copy; `pump` wakes the pump.
     pub fn take(&self, entries: &[Entry], pump: impl Fn()) {
         for Entry { id, event, except, .. } in entries {
-            let event = std::slice::from_ref(event);
+            let event = from_ref(event);
             // Whom nobody here knows is a reader of another node. Memory alone takes an event, which does not fail.
             if self.publish(event, Numbers::Given(*id), except.as_deref()).is_err() {
                 let _ = self.publish(event, Numbers::Given(*id), None);
@@ -281,13 +286,13 @@ impl Channel {
 
     /// Tells all readers that something is missing here; `pump` wakes the pump.
     pub fn gap(&self, gap: &Event, pump: impl Fn()) {
-        let _ = self.publish(std::slice::from_ref(gap), Numbers::None, None);
+        let _ = self.publish(from_ref(gap), Numbers::None, None);
         pump();
     }
 
     /// The id of the last event.
     pub fn last(&self) -> Id {
-        self.state().log.written().id
+        self.state().log.written.id
     }
 
     /// All events after this id are kept.
@@ -297,7 +302,7 @@ impl Channel {
 
     /// Waits until the event of this id is there, or a later one. Returns whether it is.
     pub fn wait_for(&self, id: Id, time: Duration) -> bool {
-        let waits = |state: &mut State| state.log.heard().id < id;
+        let waits = |state: &mut State| state.log.heard.id < id;
         !self
             .changed
             .wait_timeout_while(self.state(), time, waits)
@@ -321,12 +326,12 @@ impl Channel {
         let until = Instant::now() + PUBLISH_PATIENCE;
         let mut writer = lock(&self.writer);
         let behind = |state: &mut State| {
-            self.readers() > 0 && state.log.written().pos.saturating_sub(state.pumped) > state.log.slack()
+            self.readers() > 0 && state.log.written.pos.saturating_sub(state.pumped) > state.log.slack()
         };
         let left = until.saturating_duration_since(Instant::now());
         drop(self.changed.wait_timeout_while(self.state(), left, behind));
         if let Some(address) = but
-            && !self.find(&mut self.subscribers(), address)?.can_skip(self.state().log.written().pos)
+            && !self.find(&mut self.subscribers(), address)?.can_skip(self.state().log.written.pos)
         {
             return Err(BEHIND);
         }
@@ -343,7 +348,7 @@ impl Channel {
             let newest = self.state().log.end().newest;
             let _ = writer.mend(newest); // else before the next append
         }
-        if std::mem::replace(&mut self.state().failing, done.is_err()) != done.is_err() {
+        if replace(&mut self.state().failing, done.is_err()) != done.is_err() {
             let what = done.as_ref().err().map_or("takes events again".into(), |e| format!("takes no event: {e}"));
             report(format!("tincan: /{} {what}", self.name));
         }
@@ -354,40 +359,30 @@ impl Channel {
         }
     }
 
-    /// Gives events to one subscriber alone; they are not kept. It first gets what was said before.
+    /// Gives events to one subscriber alone; they are not kept. It first gets what was said before, from the pump.
     ///
     /// # Errors
     /// [`NOBODY`] where nobody has this address; [`BEHIND`] where it does not take them now.
     pub fn send_to(&self, address: &str, events: &[Event], now: u64) -> Result<(), Reject> {
         let mut bytes = Vec::new();
         events.iter().for_each(|event| event.write(None::<Id>, &mut bytes));
-        let Batch { mut piece, mut wires } = Batch::default();
+        let said = self.end();
         let until = Instant::now() + PUBLISH_PATIENCE;
-        while Instant::now() < until {
+        loop {
             let mut subscribers = self.subscribers();
             let sub = self.find(&mut subscribers, address)?;
-            let end = self.end();
-            if !sub.wants(end, now) {
-                if sub.stalls > 0 || sub.pos < end {
-                    return Err(BEHIND);
-                }
-                let framed = sub.framing.alone(&bytes).into_iter();
-                return sub.give_alone(framed, now).map_err(|_| NOBODY);
+            let state = self.state();
+            // There an event has ended, for it is where a turn did, or the log does.
+            let between = sub.pos == state.turned || sub.pos == state.log.heard.pos;
+            if between && sub.pos >= said && !sub.is_busy() {
+                return sub.give_alone(sub.framing.alone(&bytes).into_iter(), now).map_err(|_| NOBODY);
             }
-            let place = sub.reads().unwrap_or((end, false));
-            match piece.at(self, place).map_err(|Trimmed| BEHIND)? {
-                Some(next) => drop(sub.give(next, &mut wires, now).map_err(|_| NOBODY)?),
-                None => {
-                    // Whoever speaks to a reader that has still to be given what is in a file waits for the disk itself.
-                    drop(subscribers);
-                    let _ = piece.read(self, place, true);
-                    if piece.bad {
-                        return Err(BEHIND);
-                    }
-                }
+            if sub.stalls > 0 || Instant::now() >= until {
+                return Err(BEHIND);
             }
+            drop(subscribers);
+            let _ = self.changed.wait_timeout(state, TURN_PAUSE);
         }
-        Err(BEHIND)
     }
 
     /// The subscriber of this address.
@@ -452,7 +447,7 @@ impl Channel {
         let mut state = self.state();
         state.log.still(end.failed, u64::MAX)?;
         _dropped = state.log.commit(block, last, begun, listened);
-        let written = state.log.written();
+        let written = state.log.written;
         if heard {
             state.log.hear(written);
         }
@@ -468,7 +463,7 @@ impl Channel {
         let mut state = self.state();
         loop {
             state.log.still(failed, end)?;
-            if state.log.heard().pos >= end {
+            if state.log.heard.pos >= end {
                 return Ok(());
             }
             if state.syncing {
@@ -548,7 +543,7 @@ impl Channel {
         drop(list);
         let mut state = self.state();
         state.pumped = state.pumped.min(pos);
-        Ok((key, state.log.heard().pos > pos))
+        Ok((key, state.log.heard.pos > pos))
     }
 
     /// Makes a subscriber, and what it is sent first.
@@ -598,7 +593,7 @@ impl Channel {
                 return self.keep(&mut subscribers, |sub| sub.key != key);
             }
             drop(subscribers);
-            let _ = self.changed.wait_timeout(self.state(), LEAVE_PAUSE);
+            let _ = self.changed.wait_timeout(self.state(), TURN_PAUSE);
         }
     }
 
@@ -709,13 +704,14 @@ impl Channel {
         });
         let joining = !lock(&self.joining).is_empty();
         state = self.state(); // with the list: what a turn finds out counts until the next one ends
+        state.turned = end;
         state.pumped = lowest;
         state.wanted = wanted;
         state.log.hold(held);
         if !joining {
             state.log.given(lowest);
         }
-        turn.disk = wanted.is_some() && !std::mem::replace(&mut state.replaying, true);
+        turn.disk = wanted.is_some() && !replace(&mut state.replaying, true);
         drop(state);
         turn
     }
@@ -758,7 +754,7 @@ impl Channel {
     /// The subscribers, with those that joined since.
     fn subscribers(&self) -> MutexGuard<'_, Vec<Subscriber>> {
         let mut subscribers = lock(&self.subscribers);
-        subscribers.append(&mut std::mem::take(&mut *lock(&self.joining)));
+        subscribers.append(&mut take(&mut *lock(&self.joining)));
         subscribers
     }
 }

@@ -26,7 +26,7 @@ const DATA: &[u8] = b"data: ";
 const ROOM: usize = 64 << 10;
 
 /// How log bytes are wrapped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq)]
 pub enum Framing {
     /// As they are.
     None,
@@ -39,7 +39,7 @@ pub enum Framing {
 }
 
 /// A place in a log, and in the frame that is open there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq)]
 pub struct At {
     /// The first byte of the log that was not written yet.
     pub pos: u64,

@@ -188,8 +188,10 @@ pub struct Log {
     limit: usize,
     found: Id, // the last event before this epoch
     hole: Id,  // behind this one some are missing that a power cut took
-    written: Mark,
-    heard: Mark,
+    /// The end of what was appended.
+    pub written: Mark,
+    /// The end of what readers may hear.
+    pub heard: Mark,
     failed: (u64, Option<ErrorKind>), // how often something was taken back, and why the last time
     returns: VecDeque<u64>,           // to which positions, the last time first
     copy: bool,                       // of a log elsewhere, whose ids are no count
@@ -265,16 +267,6 @@ impl Log {
         }
         let writer = Writer::new(home, log.limit as u64, sync, newest);
         Ok((log, writer))
-    }
-
-    /// The end of what readers may hear.
-    pub fn heard(&self) -> Mark {
-        self.heard
-    }
-
-    /// The end of what was appended.
-    pub fn written(&self) -> Mark {
-        self.written
     }
 
     /// Makes sure that nothing in front of `end` was taken back since [`End::failed`] was so much.

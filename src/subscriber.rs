@@ -77,7 +77,7 @@ pub struct More {
 }
 
 /// Why a subscriber is to be dropped.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq)]
 pub enum Gone {
     /// It closed, failed, or has all that it asked for.
     Done,

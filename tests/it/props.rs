@@ -341,7 +341,7 @@ fn finds_every_place(seed: u64, opened: Opened, reopen: &mut dyn FnMut(&mut Rand
         all.push((id, bytes));
         let place = log.find(&From::All).unwrap();
         let kept = all.iter().filter(|(id, _)| *id > place.id).count();
-        let (end, pos) = (log.heard().pos, place.pos);
+        let (end, pos) = (log.heard.pos, place.pos);
         assert!(end - pos <= 4096 || kept == 1, "{} bytes kept", end - pos);
         // From each place that is kept, exactly the events behind it follow.
         let behind = all.len() - random.index(kept + 1);

@@ -555,7 +555,7 @@ struct Model {
 impl Model {
     /// Compares all that can be asked for with what is given.
     fn compare(&self, log: &Log, limit: usize, random: &mut Random) {
-        let (all, end) = (log.find(&From::All).unwrap(), log.heard().pos);
+        let (all, end) = (log.find(&From::All).unwrap(), log.heard.pos);
         let ends: Vec<u64> =
             self.blocks.iter().scan(0, |pos, block| Some((*pos += block.1.len() as u64, *pos).1)).collect();
         assert_eq!(ends.last().copied().unwrap_or_default(), end);
@@ -566,7 +566,7 @@ impl Model {
         let last_of = |blocks: &[(Option<Id>, Vec<u8>)]| blocks.iter().rev().find_map(|block| block.0);
         let before = last_of(dropped).unwrap_or(self.start);
         let last = last_of(kept).unwrap_or(before);
-        assert_eq!((log.kept(), log.heard().id, log.written().id), (before, last, last));
+        assert_eq!((log.kept(), log.heard.id, log.written.id), (before, last, last));
         assert_eq!((all.id, all.gap), (before, None));
         let next_id = |from: usize| self.blocks[from..].iter().find_map(|block| block.0);
 
@@ -617,7 +617,7 @@ fn a_copy_finds_every_place(seed: u64, limit: usize, rounds: usize, gaps: u64) {
     let (mut log, mut model) = (Log::copy(start, limit), Model { start, blocks: Vec::new() });
     model.compare(&log, limit, &mut random);
     for _ in 0..rounds {
-        let (last, mut block) = (log.written().id, Vec::new());
+        let (last, mut block) = (log.written.id, Vec::new());
         let size = match random.below(40) {
             0 => random.index(2 * limit / 16 + 3000),
             1..4 => random.index(3000),
