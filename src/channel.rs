@@ -49,7 +49,9 @@ const PUBLISH_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Pause before a subscriber is looked at again that stands in something, unless a turn ends before.
 const TURN_PAUSE: Duration = Duration::from_millis(20);
-/// Limit: how long that is done.
+/// Limit, in milliseconds: how long a WebSocket that has lost its place may take to hear the rest of a message.
+const FALL_TIME: u64 = 10_000;
+/// Limit: how long a subscriber may take to hear the end that its client asked for.
 const LEAVE_TIME: Duration = Duration::from_secs(2);
 
 /// Subscribers of a channel that are worth a core of their own.
@@ -669,14 +671,21 @@ impl Channel {
     /// Drops those that are gone, and finds out who wants more.
     fn end_turn(&self, mut subscribers: MutexGuard<'_, Vec<Subscriber>>, end: u64, now: u64) -> Turn {
         let (mut turn, mut lowest, mut wanted) = (Turn::default(), end, None);
-        let mut held = u64::MAX;
+        let mut held = Vec::new();
         let mut state = self.state();
         let (memory, start, replayed) = (state.log.memory(), state.log.start(), state.replayed);
         drop(state);
         self.keep(&mut subscribers, |sub| {
-            if sub.framing.is_message() && !sub.is_poll() && sub.at().end() < start {
-                turn.cut_off += 1; // it hears the rest of a message, and then that it is to come back
+            let between = sub.gone == Some(Gone::CutOff) && !sub.is_busy();
+            let lost = sub.at().end() < start && !sub.is_poll();
+            if sub.framing.is_message() && !sub.is_poll() && (lost || between) {
+                // It hears the rest of a message, and then that it is to come back.
+                sub.gone = None;
+                turn.cut_off += 1;
                 sub.end_at(sub.at().end(), sub.framing.last());
+                sub.expire_at(now + FALL_TIME);
+            } else if lost && sub.stalls > 0 {
+                sub.gone = Some(Gone::CutOff);
             }
             if let Some(gone) = sub.gone {
                 turn.cut_off += u64::from(gone == Gone::CutOff && !sub.is_leaving());
@@ -684,7 +693,7 @@ impl Channel {
             }
             let wants = sub.wants(end, now);
             // In the order of their places, round and round: so those who are near each other share a piece.
-            let ahead = |(pos, _): (u64, bool)| pos.wrapping_sub(replayed);
+            let ahead = |(pos, whole): (u64, bool)| (pos.wrapping_sub(replayed), !whole);
             if let Some(place) = sub.reads().filter(|place| wants && place.0 < memory) {
                 if wanted.is_none_or(|other| ahead(place) < ahead(other)) {
                     wanted = Some(place);
@@ -695,7 +704,7 @@ impl Channel {
                 turn.more |= wants;
             }
             if sub.framing.is_message() && sub.at().frame.is_some() {
-                held = held.min(sub.pos);
+                held.push(sub.pos);
             }
             if wants && sub.stalls == 0 && !sub.is_leaving() {
                 lowest = lowest.min(sub.pos);
@@ -707,12 +716,14 @@ impl Channel {
         state.turned = end;
         state.pumped = lowest;
         state.wanted = wanted;
-        state.log.hold(held);
+        let dropped = state.log.hold(held);
         if !joining {
             state.log.given(lowest);
         }
         turn.disk = wanted.is_some() && !replace(&mut state.replaying, true);
         drop(state);
+        drop(subscribers);
+        drop(dropped); // without a lock: to close a file may take long
         turn
     }
 
@@ -745,6 +756,9 @@ impl Channel {
         if subs.len() < before {
             self.readers.fetch_sub(before - subs.len(), SeqCst);
             self.touch();
+            if subs.is_empty() {
+                drop(self.state().log.hold(Vec::new())); // no turn may come that does this
+            }
             if subs.capacity() / 4 > subs.len() {
                 subs.shrink_to(2 * subs.len());
             }

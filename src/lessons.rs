@@ -18,8 +18,8 @@
 //! line without a pause; `{cut}` ends the stream there, and `{repeat}` plays the block before it for ever. A brace has no
 //! other use in a lesson, so none is ever data.
 //!
-//! To HTTP/1.1 what is sent between two pauses is a chunk (RFC 9112 §7.1). The last chunk says that the lesson is over: there
-//! is none at `{cut}`, and none if its time is over.
+//! To HTTP/1.1 what is sent between two pauses is a chunk (RFC 9112 §7.1). The last chunk says that the lesson is over, or its
+//! time is: there is none at `{cut}`.
 //!
 //! Limits: [`PLAYERS`], `PLAY_TIME`; `connection.rs` bounds each write.
 
@@ -111,7 +111,8 @@ impl Script {
                 Step::End => return out.write_all(&[framing.alone(&said), framing.last()].concat()),
             }
         }
-        out.write_all(&framing.alone(&said))
+        let last = if at < self.steps.len() { framing.last() } else { Vec::new() }; // its time is over, or it is cut
+        out.write_all(&[framing.alone(&said), last].concat())
     }
 }
 

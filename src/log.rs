@@ -38,9 +38,6 @@ const RETURNS: usize = 1000;
 /// Limit: the bytes of a log with files that are in memory as well, unless the newest POST alone is more.
 const RECENT: usize = 64 << 10;
 
-/// Limit: parts that are held, and no longer kept.
-const FALLEN: usize = 16;
-
 /// Where a reader wants to start.
 #[derive(PartialEq)]
 pub enum From {
@@ -121,6 +118,10 @@ struct Part {
 }
 
 impl Part {
+    fn has(&self, pos: u64) -> bool {
+        (self.start..self.start + self.len).contains(&pos)
+    }
+
     /// Makes sure that its file was not shortened, so that a reader is told before it is given the first half.
     fn check(&self) -> io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
@@ -197,10 +198,10 @@ pub struct Log {
     copy: bool,                       // of a log elsewhere, whose ids are no count
     files: bool,
     parts: VecDeque<Part>,
-    held: u64,              // what ends behind this position can be read until it is no longer held
-    fallen: VecDeque<Part>, // of that, what was dropped
-    recent: Vec<u8>,        // of files: the last bytes written
-    bad: Option<u64>,       // here it could not be read back
+    held: Vec<u64>,    // the parts of these positions can be read until they are no longer held
+    fallen: Vec<Part>, // of those, the ones that were dropped
+    recent: Vec<u8>,   // of files: the last bytes written
+    bad: Option<u64>,  // here it could not be read back
 }
 
 impl Log {
@@ -216,7 +217,7 @@ impl Log {
 
     fn at(start: Id, limit: usize, copy: bool) -> Log {
         let start = Mark { pos: 0, id: start };
-        Log { limit, found: start.id, written: start, heard: start, copy, held: u64::MAX, ..Log::default() }
+        Log { limit, found: start.id, written: start, heard: start, copy, ..Log::default() }
     }
 
     /// The log of a channel in files, with what they hold, and what writes to it. Its epoch is greater than any in them.
@@ -334,20 +335,22 @@ impl Log {
         dropped
     }
 
-    /// Drops the oldest part; returns it, unless it is held.
+    /// Drops the oldest part; returns it, unless it is held. Limit: so many bytes more as the log keeps.
     fn drop_part(&mut self) -> Option<Part> {
         let part = self.parts.pop_front()?;
-        if part.start + part.len <= self.held || self.fallen.len() >= FALLEN {
+        let bytes: u64 = self.fallen.iter().map(|part| part.len).sum();
+        if bytes + part.len > self.limit as u64 || !self.held.iter().any(|pos| part.has(*pos)) {
             return Some(part);
         }
-        self.fallen.push_back(part);
+        self.fallen.push(part);
         None
     }
 
-    /// What ends behind this position is held: it can be read, even if it is dropped.
-    pub fn hold(&mut self, pos: u64) {
-        self.held = pos;
-        self.fallen.retain(|part| part.start + part.len > pos);
+    /// The parts of these positions are held: they can be read, even if they are dropped. Returns those that no longer are.
+    pub fn hold(&mut self, held: Vec<u64>) -> impl Drop + use<> {
+        let gone: Vec<_> = self.fallen.extract_if(.., |part| !held.iter().any(|pos| part.has(*pos))).collect();
+        self.held = held;
+        gone
     }
 
     /// Where the oldest byte stands that is kept.
@@ -444,7 +447,7 @@ impl Log {
         if pos >= self.heard.pos {
             return Ok(None);
         }
-        let held = || self.fallen.iter().find(|part| (part.start..part.start + part.len).contains(&pos));
+        let held = || self.fallen.iter().find(|part| part.has(pos));
         let kept = self.parts.partition_point(|part| part.start <= pos);
         let part = self.parts.range(..kept).next_back().or_else(held).ok_or(Trimmed)?;
         let end = self.heard.pos.min(part.start + part.len);

@@ -228,6 +228,11 @@ impl Subscriber {
         more.skips.clear();
     }
 
+    /// It is dropped then.
+    pub fn expire_at(&mut self, time: u64) {
+        self.more.get_or_insert_default().expires = Some(time);
+    }
+
     /// Ends it if that is due, in steps: we say that no more comes, and the peer closes. The client of a WebSocket has the
     /// last word.
     ///
@@ -344,7 +349,7 @@ impl Subscriber {
         let over = self.more.as_ref().and_then(|more| more.expires).is_some_and(|at| now >= at);
         if over && !self.is_poll() {
             self.end_at(self.at().end(), self.framing.last());
-            self.more.get_or_insert_default().expires = Some(now + LINGER);
+            self.expire_at(now + LINGER);
             return self.finish(now);
         }
         let stalled = u64::from(self.stalls.saturating_sub(LONGEST_STALL)) << LONGEST_STALL;
