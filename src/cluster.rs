@@ -35,7 +35,7 @@ use crate::writer::Writer;
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
@@ -107,8 +107,8 @@ pub struct Cluster {
     pub follower: AtomicI64,
     /// Whether it follows.
     pub connected: AtomicBool,
-    /// How often in a row it has failed to, counted from when it last followed.
-    pub failures: AtomicU32,
+    /// Whether it tries to connect, and has not failed yet.
+    pub trying: AtomicBool,
     /// How often it has connected.
     pub connections: AtomicU64,
     /// When this node last had everything.
@@ -146,7 +146,7 @@ impl Cluster {
             seen: AtomicU64::new(0),
             follower: AtomicI64::new(0),
             connected: AtomicBool::new(false),
-            failures: AtomicU32::new(0),
+            trying: AtomicBool::new(true),
             connections: AtomicU64::new(0),
             current: Mutex::new(Instant::now()),
             state: Mutex::default(),
@@ -174,11 +174,11 @@ impl Cluster {
         }
     }
 
-    /// Whether this node follows: what it could not hear it does not publish. Where a connection was lost just now, which is
-    /// the first failure, this waits for the next one.
+    /// Whether this node follows: what it could not hear it does not publish. Where a connection was lost just now, this waits
+    /// for the next one.
     fn is_followed(&self) -> Result<(), Reject> {
         let until = Instant::now() + PATIENCE;
-        while !self.connected.load(SeqCst) && self.failures.load(SeqCst) < 2 && Instant::now() < until {
+        while !self.connected.load(SeqCst) && self.trying.load(SeqCst) && Instant::now() < until {
             thread::sleep(AGAIN);
         }
         if self.connected.load(SeqCst) { Ok(()) } else { Err(REDIS_AWAY) }

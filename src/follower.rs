@@ -39,21 +39,23 @@ fn told(failed: Failed) -> io::Error {
 impl Cluster {
     /// The life of the thread that follows.
     pub fn follow(&self) -> ! {
+        let mut failures = 0;
         loop {
             // A panic is a bug; it must not end what all channels live from.
-            let followed = catch_unwind(AssertUnwindSafe(|| self.follow_on()));
-            let failures = self.failures.fetch_add(1, SeqCst);
+            let followed = catch_unwind(AssertUnwindSafe(|| self.follow_on(&mut failures)));
+            self.trying.store(failures == 0, SeqCst);
             self.connected.store(false, SeqCst);
             // A page may have been too large to be read, or to come in time.
             lock(&self.followed).values_mut().for_each(|f| f.page = 1);
             let why = if let Ok(Err(why)) = followed { why } else { io::Error::other("a bug") };
             self.say(format!("away: {why}"));
             thread::sleep(pause(failures));
+            failures = failures.saturating_add(1);
         }
     }
 
     /// Follows on a new connection, until that fails.
-    fn follow_on(&self) -> io::Result<()> {
+    fn follow_on(&self, failures: &mut u32) -> io::Result<()> {
         let mut link = Link::connect(&self.pipe)?;
         self.hear(&mut link, &self.channels(|f| f.ready))?;
         self.follower.store(link.id.unwrap_or_default(), SeqCst);
@@ -81,7 +83,7 @@ impl Cluster {
             if self.pipe.leads_elsewhere(&link) {
                 return Err(io::Error::other("its name leads to another server now"));
             }
-            self.failures.store(0, SeqCst);
+            *failures = 0;
             if tried.elapsed() >= BLOCK {
                 self.hear(&mut link, &self.channels(|f| f.barred))?;
                 tried = Instant::now();
