@@ -126,14 +126,18 @@ impl Cluster {
         lock(&self.followed).retain(|_, f| f.channel.strong_count() > 0);
         // Not one of them is held while it waits: else it would never be forgotten.
         let channels = self.channels(|f| f.ready && !f.barred).into_iter();
-        let streams = channels.map(|channel| (key(&channel.name), channel.last().to_string()));
-        // One is always waited for, so that the connection stays, and is known to.
-        let (keys, lasts): (Vec<_>, Vec<_>) = streams.chain([(self.nobody(), "$".into())]).unzip();
+        let (mut keys, mut lasts): (Vec<_>, Vec<_>) =
+            channels.map(|channel| (key(&channel.name), channel.last().to_string())).unzip();
+        if keys.is_empty() {
+            // So that the connection stays, and is known to.
+            keys.push(self.nobody());
+            lasts.push("$".into());
+        }
         self.seen.store(change, SeqCst);
         let block = BLOCK.as_millis().to_string();
         let mut words = vec!["XREAD", "COUNT", "1", "BLOCK", &block, "STREAMS"];
         words.extend(keys.iter().chain(&lasts).map(String::as_str));
-        (alone(&words), keys.len() as u32) // `--max-channels` is far less
+        (alone(&words), u32::try_from(keys.len()).unwrap_or(u32::MAX))
     }
 
     /// The channels whose streams such a reply names.
