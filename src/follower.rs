@@ -2,11 +2,13 @@
 //!
 //! It has Redis wait for news of all streams in use (`XREAD BLOCK`), and then asks for a page of each that has some. A stream
 //! that has more has news again, with all others that have some by then: so none keeps it from the others, however much
-//! comes. Whoever brings a new channel interrupts it (`CLIENT UNBLOCK`). When the connection is lost it makes another, after
-//! a pause that grows, and takes over what is new in all.
+//! comes. What had news before is asked for in the same breath, and Redis answers both at once. Whoever brings a new
+//! channel interrupts it (`CLIENT UNBLOCK`). When the connection is lost it makes another, after a pause that grows, and
+//! takes over what is new in all.
 //!
-//! Limits: `BLOCK`, `TOGETHER`.
+//! Limits: `BLOCK`, `HOT`, `TOGETHER`.
 
+use crate::channel::Channel;
 use crate::cluster::{AGAIN, Asked, Channels, Cluster};
 use crate::duplex::lock;
 use crate::redis::{ANSWER, Failed, Link, pause};
@@ -14,12 +16,16 @@ use crate::resp::{Reply, alone};
 use crate::stream::{PREFIX, key};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// Limit: how long an `XREAD` waits for news; and how often a stream that we may not read is tried again.
 const BLOCK: Duration = Duration::from_secs(1);
+
+/// Limit: streams that are asked for before it is known whether they have news.
+const HOT: usize = 4;
 
 /// Limit: streams of which pages are asked for together.
 const TOGETHER: usize = 16;
@@ -63,18 +69,23 @@ impl Cluster {
         self.connections.fetch_add(1, Relaxed);
         self.say("connected".into());
         let mut tried = Instant::now();
+        let mut hot = Vec::new();
         loop {
             let before = self.changes.load(SeqCst);
             let began = Instant::now();
-            let (command, streams) = self.wait();
-            link.send(&command, BLOCK + ANSWER)?;
+            let (mut commands, streams) = self.wait();
+            hot.truncate(HOT);
+            let asked = self.ask_for_all(&hot, &mut commands);
+            link.send(&commands, BLOCK + ANSWER)?;
             let news = link.news(streams)?;
             self.seen.store(u64::MAX, SeqCst); // whatever changes from here on is seen before it waits again
-            let more = self.hear_news(&mut link, news)?;
+            let more = self.take_all(&mut link, &asked)?;
+            let (others, with_news) = self.hear_news(&mut link, news, &asked)?;
+            hot = with_news;
             if self.changes.load(SeqCst) == before && began.elapsed() < AGAIN {
                 thread::sleep(AGAIN); // news that are none must not make us spin
             }
-            if !more {
+            if !(more || others) {
                 *lock(&self.current) = Instant::now();
             }
             if streams > MANY {
@@ -91,17 +102,20 @@ impl Cluster {
         }
     }
 
-    /// Takes over what an `XREAD` tells of. Returns whether there is more.
-    fn hear_news(&self, link: &mut Link, news: Reply) -> io::Result<bool> {
+    /// Takes over what an `XREAD` tells of, beside what was asked for with it. Returns whether there is more, and the channels
+    /// that had news.
+    fn hear_news(&self, link: &mut Link, news: Reply, asked: &[Asked]) -> io::Result<(bool, Channels)> {
         let channels = match &news {
             Reply::Error(_) => self.channels(|f| f.ready), // one that we may not read must not keep us from all others
             Reply::Null => self.channels(|f| f.ready && !f.acked.is_empty()),
             news => self.named(news),
         };
-        let more = self.hear(link, &channels)?;
+        let known = |channel| asked.iter().any(|asked| Arc::ptr_eq(&asked.channel, channel));
+        let others: Channels = channels.iter().filter(|channel| !known(channel)).cloned().collect();
+        let more = self.hear(link, &others)?;
         match news {
             Reply::Error(why) if self.channels(|f| f.barred).is_empty() => Err(io::Error::other(why)),
-            _ => Ok(more),
+            _ => Ok((more, channels)),
         }
     }
 
@@ -110,12 +124,22 @@ impl Cluster {
         let mut more = false;
         for channels in channels.chunks(TOGETHER) {
             let mut commands = Vec::new();
-            let asked: Vec<Asked> = channels.iter().map(|channel| self.ask_for(channel, &mut commands)).collect();
+            let asked = self.ask_for_all(channels, &mut commands);
             link.send(&commands, ANSWER)?;
-            // One page after another, so that one at a time is held.
-            for asked in asked {
-                more |= self.take(&asked, link.reply(0)?).map_err(told)?;
-            }
+            more |= self.take_all(link, &asked)?;
+        }
+        Ok(more)
+    }
+
+    fn ask_for_all(&self, channels: &[Arc<Channel>], commands: &mut Vec<u8>) -> Vec<Asked> {
+        channels.iter().map(|channel| self.ask_for(channel, commands)).collect()
+    }
+
+    /// Takes over one page after another, so that one at a time is held. Returns whether there is more.
+    fn take_all(&self, link: &mut Link, asked: &[Asked]) -> io::Result<bool> {
+        let mut more = false;
+        for asked in asked {
+            more |= self.take(asked, link.reply(0)?).map_err(told)?;
         }
         Ok(more)
     }
