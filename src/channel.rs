@@ -49,8 +49,6 @@ const PUBLISH_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Pause before a subscriber is looked at again that stands in something, unless a turn ends before.
 const TURN_PAUSE: Duration = Duration::from_millis(20);
-/// Limit, in milliseconds: how long a WebSocket that has lost its place may take to hear the rest of a message.
-const FALL_TIME: u64 = 10_000;
 /// Limit: how long a subscriber may take to hear the end that its client asked for.
 const LEAVE_TIME: Duration = Duration::from_secs(2);
 
@@ -676,17 +674,7 @@ impl Channel {
         let (memory, start, replayed) = (state.log.memory(), state.log.start(), state.replayed);
         drop(state);
         self.keep(&mut subscribers, |sub| {
-            let between = sub.gone == Some(Gone::CutOff) && !sub.is_busy();
-            let lost = sub.at().end() < start && !sub.is_poll();
-            if sub.framing.is_message() && !sub.is_poll() && (lost || between) {
-                // It hears the rest of a message, and then that it is to come back.
-                sub.gone = None;
-                turn.cut_off += 1;
-                sub.end_at(sub.at().end(), sub.framing.last());
-                sub.expire_at(now + FALL_TIME);
-            } else if lost && sub.stalls > 0 {
-                sub.gone = Some(Gone::CutOff);
-            }
+            turn.cut_off += u64::from(sub.falls(start, now));
             if let Some(gone) = sub.gone {
                 turn.cut_off += u64::from(gone == Gone::CutOff && !sub.is_leaving());
                 return false;

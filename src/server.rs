@@ -365,6 +365,32 @@ impl Server {
         }
     }
 
+    /// What the channel takes over of a request for it.
+    fn listen(
+        &self, req: &Request, name: &str, from: From, wait: Option<Duration>, handshake: Option<Handshake>,
+        connection: &Connection,
+    ) -> Result<Reply, Reject> {
+        let channel = self.hub.channel_from(name, &from)?;
+        let place = channel.place(&from)?;
+        let mut head = http::head(200, &[STREAM_FIELDS, &connection.cors, CLOSE]);
+        let mut framing = framing(req);
+        let mut accepted = None;
+        if let Some(handshake) = handshake {
+            let (slot, number) = self.hub.connect();
+            let may_publish = self.tokens.may(req, "POST");
+            accepted = Some(Accepted { slot, may_publish, template: named(req)? });
+            if number > self.shares.connections {
+                return Err(CONNECTIONS);
+            }
+            head = http::head(101, &[&handshake.fields]);
+            framing = if handshake.event_stream { Framing::Blocks } else { Framing::Data };
+        } else {
+            connection.note(200);
+        }
+        let opening = Opening { head, framing, from, place, wait, trace: Trace::default(), half: None };
+        Ok(Reply::Taken((channel, opening, accepted)))
+    }
+
     fn answer(&self, req: &Request, route: Route, body: Vec<u8>, connection: &mut Connection) -> Result<Reply, Reject> {
         Ok(Reply::Answer(match route {
             Route::Page(answer) => answer,
@@ -397,25 +423,7 @@ impl Server {
             Route::Listen(..) if req.method == "HEAD" => Answer::empty(200, STREAM_FIELDS),
             Route::Listen(.., Some(_)) if connection.brief => return Err(CONNECTIONS), // others wait for this thread
             Route::Listen(name, from, wait, handshake) => {
-                let channel = self.hub.channel_from(&name, &from)?;
-                let place = channel.place(&from)?;
-                let mut head = http::head(200, &[STREAM_FIELDS, &connection.cors, CLOSE]);
-                let mut framing = framing(req);
-                let mut accepted = None;
-                if let Some(handshake) = handshake {
-                    let (slot, number) = self.hub.connect();
-                    let may_publish = self.tokens.may(req, "POST");
-                    accepted = Some(Accepted { slot, may_publish, template: named(req)? });
-                    if number > self.shares.connections {
-                        return Err(CONNECTIONS);
-                    }
-                    head = http::head(101, &[&handshake.fields]);
-                    framing = if handshake.event_stream { Framing::Blocks } else { Framing::Data };
-                } else {
-                    connection.note(200);
-                }
-                let opening = Opening { head, framing, from, place, wait, trace: Trace::default(), half: None };
-                return Ok(Reply::Taken((channel, opening, accepted)));
+                return self.listen(req, &name, from, wait, handshake, connection);
             }
             Route::Publish(name, template, to, except) => {
                 let events = events(req, template, body)?;

@@ -21,6 +21,8 @@ use std::vec::IntoIter;
 const LONGEST_STALL: u8 = 9;
 /// Limit, in milliseconds: how long a stream may take to end, so that nothing is lost (RFC 9112 §9.6).
 const LINGER: u64 = 2000;
+/// Limit, in milliseconds: how long a WebSocket that has lost its place may take to hear the rest of a message.
+const FALL_TIME: u64 = 10_000;
 /// Limit: Ping frames that go unanswered. A WebSocket that takes nothing is given up with the next heartbeat as well.
 const UNANSWERED: u32 = 2;
 /// Limit, in milliseconds: for how long a WebSocket may take nothing, if three heartbeats are more: what `stalls` can count.
@@ -231,6 +233,26 @@ impl Subscriber {
     /// It is dropped then.
     pub fn expire_at(&mut self, time: u64) {
         self.more.get_or_insert_default().expires = Some(time);
+    }
+
+    /// Looks whether its place is lost in a log that begins here. A WebSocket then hears the rest of a message, and that it
+    /// is to come back; returns whether that begins now.
+    pub fn falls(&mut self, start: u64, now: u64) -> bool {
+        let lost = self.at().end() < start;
+        let between = self.gone == Some(Gone::CutOff) && !self.is_busy();
+        if self.is_poll() || !(lost || between) {
+            return false;
+        }
+        if self.framing.is_message() {
+            self.gone = None;
+            self.end_at(self.at().end(), self.framing.last());
+            self.expire_at(now + FALL_TIME);
+            return true;
+        }
+        if self.stalls > 0 {
+            self.gone = Some(Gone::CutOff);
+        }
+        false
     }
 
     /// Ends it if that is due, in steps: we say that no more comes, and the peer closes. The client of a WebSocket has the
