@@ -122,7 +122,7 @@ impl Framing {
     fn step<'a>(self, at: &mut At, log: &'a [u8]) -> Option<Cow<'a, [u8]>> {
         let Some((left, _)) = at.frame else { return self.begin(at, log).map(Cow::from) };
         if left == 0 {
-            at.frame = None; // its place may already be behind something that is not for it
+            at.frame = None;
             return Some(b"\r\n".to_vec().into());
         }
         let mut text = usize::try_from(left).ok().and_then(|left| log.get(..left)).unwrap_or(log);

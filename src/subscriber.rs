@@ -291,8 +291,7 @@ impl Subscriber {
         if !own.as_slice().is_empty() {
             self.give_alone(own, now)?;
         }
-        let owes_end = at.frame.is_some_and(|(left, _)| left == 0);
-        if !self.has_own() && (owes_end || !bytes.is_empty()) {
+        if !self.has_own() && !bytes.is_empty() {
             self.frame(at, bytes, wires, now)?;
         }
         let given = self.pos - at.pos;
