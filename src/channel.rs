@@ -744,9 +744,6 @@ impl Channel {
         if subs.len() < before {
             self.readers.fetch_sub(before - subs.len(), SeqCst);
             self.touch();
-            if subs.is_empty() {
-                drop(self.state().log.hold(Vec::new())); // no turn may come that does this
-            }
             if subs.capacity() / 4 > subs.len() {
                 subs.shrink_to(2 * subs.len());
             }

@@ -310,6 +310,10 @@ impl Log {
     pub fn commit(&mut self, block: &[u8], last: Id, begun: Option<Begun>, listened: bool) -> impl Drop + use<> {
         let (len, before) = (block.len() as u64, self.end().last);
         let mut dropped = Vec::new();
+        if !listened {
+            self.held.clear();
+            dropped.append(&mut self.fallen); // nobody stands there any more
+        }
         if let Some(begun) = begun {
             while self.parts.len() > usize::from(begun.stays) {
                 dropped.extend(self.drop_part());
