@@ -15,8 +15,10 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-/// Limit: a request, from its first byte (on a new connection: from the accept) to its last.
+/// Limit: a request, from its first byte (on a new connection: from the accept) to its last; but see `LEAST_RATE`.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
+/// Limit: bytes a second of a body, behind that time. So a body has a second more for each of these, up to its length.
+const LEAST_RATE: u64 = 1 << 10;
 /// Limit: the same where others wait for this place, so that whoever says nothing does not keep it for long.
 const BRIEF_TIME: Duration = Duration::from_secs(1);
 /// Limit: an idle connection that has had an answer. Above the 60 s after which nginx gives up an idle upstream.
@@ -60,6 +62,8 @@ pub struct Answer {
     pub body: Cow<'static, [u8]>,
     /// Without one it has a length.
     pub framing: framing::Framing,
+    /// The `Cache-Control` field line.
+    pub cache: &'static str,
 }
 
 impl Answer {
@@ -70,7 +74,8 @@ impl Answer {
 
     /// One without a body.
     pub fn empty(status: u16, fields: impl Into<String>) -> Answer {
-        Answer { status, fields: fields.into(), body: Cow::default(), framing: framing::Framing::None }
+        let framing = framing::Framing::None;
+        Answer { status, fields: fields.into(), body: Cow::default(), framing, cache: http::LIVE }
     }
 
     /// A 200 of plain text.
@@ -129,7 +134,7 @@ impl Connection {
         })
     }
 
-    /// Reads the next head; returns it with the time by which its body must be there.
+    /// Reads the next head; returns it with the time up to which its body may come as slowly as it likes.
     ///
     /// # Errors
     /// Where there is none, or it cannot be told where it ends.
@@ -157,7 +162,7 @@ impl Connection {
         }
     }
 
-    /// Reads the body of a request, of at most `max` bytes, and says first that it is wanted where that is asked.
+    /// Reads the body of a request, of at most `max` bytes, and says first that it is wanted if that is asked.
     ///
     /// # Errors
     /// Where it is too large, malformed or late.
@@ -183,7 +188,8 @@ impl Connection {
             if std::mem::take(&mut expects) {
                 self.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
             }
-            self.fill(deadline)?;
+            let earned = if self.brief { 0 } else { 1000 * received.body.len() as u64 / LEAST_RATE };
+            self.fill(deadline + Duration::from_millis(earned))?;
         }
     }
 
@@ -238,7 +244,7 @@ impl Connection {
     /// Where the socket fails, or the peer does not take the answer in time.
     pub fn send(&mut self, answer: &Answer, option: &str) -> io::Result<()> {
         self.note(answer.status);
-        let mut head = http::head(answer.status, &[&answer.fields, &self.cors, option]);
+        let mut head = http::head(answer.status, &[&answer.fields, answer.cache, &self.cors, option]);
         // 204 has no length (RFC 9110 §8.6), and of a stream no HEAD can tell it.
         let has_length = answer.status != 204 && !(self.head_only && answer.body.is_empty());
         if has_length && answer.framing == framing::Framing::None {

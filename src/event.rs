@@ -21,13 +21,15 @@
 //! Limits: the name has [`MAX_NAME`] bytes; the data is limited by whoever reads the body.
 //! Deliberately absent: comments and ids of the publisher's. Ids are the log's alone.
 
-use crate::reject::{BLOCK_ID, BLOCK_RETRY, EVENT_NAME, NO_DATA, Reject, UNFINISHED};
+use crate::reject::{BLOCK_ID, BLOCK_RETRY, EVENT_NAME, NO_DATA, RESERVED, Reject, UNFINISHED};
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::Write as _;
 
 /// Limit: bytes in an event's name (the standard's "event type").
 pub const MAX_NAME: usize = 256;
+/// The name under which the server tells of missed events, and nobody else may tell anything.
+const GAP: &str = "gap";
 
 /// What a publisher says: data, and perhaps a name and a reconnection time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,13 +48,21 @@ impl Event {
     /// The same event under a name; an empty name is none (the standard's own rule: its type is then `message`).
     ///
     /// # Errors
-    /// [`EVENT_NAME`] where the name has CR, LF or NUL, or more than [`MAX_NAME`] bytes.
+    /// [`EVENT_NAME`] where the name has CR, LF or NUL, or more than [`MAX_NAME`] bytes; [`RESERVED`] if it is the server's.
     pub fn named(self, name: impl Into<String>) -> Result<Event, Reject> {
         let name = name.into();
         if name.len() > MAX_NAME || name.contains(['\r', '\n', '\0']) {
             return Err(EVENT_NAME);
         }
+        if name == GAP {
+            return Err(RESERVED);
+        }
         Ok(Event { name, ..self })
+    }
+
+    /// The event that tells a reader what it missed.
+    pub fn gap(data: String) -> Event {
+        Event { name: GAP.into(), retry: None, data }
     }
 
     /// The same event with other data.
@@ -153,10 +163,9 @@ pub fn parse(body: &str) -> Result<Vec<Event>, Reject> {
         // Behind the last line end there is no further line.
         if line.is_empty() && lines.peek().is_some() {
             if !data.is_empty() {
-                events.push(Event { retry, ..Event::new(data.join("\n")).named(name)? });
+                events.push(Event { retry: retry.take(), ..Event::new(data.join("\n")).named(name)? });
             }
             name = "";
-            retry = None;
             data.clear();
             open = false;
             continue;
@@ -170,6 +179,10 @@ pub fn parse(body: &str) -> Result<Vec<Event>, Reject> {
             "id" => return Err(BLOCK_ID),
             _ => {} // comments and unknown fields, and a retry that is no number: ignored
         }
+    }
+    // A client obeys a retry also in a block without data: it goes with the next event, or behind the last one with that.
+    if let Some(last) = events.last_mut() {
+        last.retry = retry.or(last.retry);
     }
     match events.is_empty() {
         _ if open => Err(UNFINISHED),

@@ -6,6 +6,7 @@
 //!
 //! Limits: numbers have the ranges that their messages name.
 
+use crate::http::origin;
 use crate::percent::is_made_of;
 use crate::resp::{Address, MAX_STRING};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -124,9 +125,10 @@ const OPTIONS: &[(&str, &str, &str, Set)] = &[
         check(is_made_of(v, b"-._"), "a host name without scheme and port, such as chat.example.org")
     }),
     ("allow-origin", "ORIGIN", "a further web origin that may read and publish, or *; may be repeated", |c, v| {
-        let host = v.strip_prefix("https://").or_else(|| v.strip_prefix("http://")).unwrap_or_default();
-        c.origins.push(v.to_ascii_lowercase());
-        check(v == "*" || is_made_of(host, b"-._:[]"), "an origin without a path, such as https://example.org, or *")
+        c.origins.push(origin(v));
+        let is = |(scheme, host)| is_made_of(scheme, b"+-.") && is_made_of(host, b"-._:[]");
+        let right = "an origin without a path, such as https://example.org or capacitor://localhost, or null, or *";
+        check(v == "*" || v == "null" || v.split_once("://").is_some_and(is), right)
     }),
     ("token-file", "FILE", "lines `publish TOKEN`, `read TOKEN`: who may publish, who may read", |c, v| {
         c.token_file = Some(v.into());
@@ -210,7 +212,7 @@ pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<Co
         let mut source = format!("--{name}");
         let mut values: Vec<String> = flags.iter().filter(|f| f.0 == name).map(|f| f.1.to_string()).collect();
         if values.is_empty() {
-            source = format!("TINCAN_{}", name.replace('-', "_").to_ascii_uppercase());
+            source = variable(name);
             let several = ["host", "allow-origin"].contains(name);
             let value = env(&source).unwrap_or_default();
             let path = ["DIR", "FILE"].contains(kind); // one that ends with a space is another without it
@@ -237,6 +239,20 @@ pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<Co
         return Err("--redis and --data both keep the logs; leave one of them out".into());
     }
     Ok(Command::Run(Box::new(config)))
+}
+
+/// A note about variables that look like an option's and are none's; an orchestrator may have set them, so it is no more.
+pub fn unknown(variables: impl Iterator<Item = String>) -> Option<String> {
+    let options: Vec<_> = OPTIONS.iter().map(|option| variable(option.0)).collect();
+    let unknown = |name: &String| name.starts_with("TINCAN_") && !options.contains(name);
+    let mut names: Vec<_> = variables.filter(unknown).collect();
+    names.sort();
+    (!names.is_empty()).then(|| format!("note: no option has these variables, see --help: {}", names.join(", ")))
+}
+
+/// The environment's name for an option.
+fn variable(option: &str) -> String {
+    format!("TINCAN_{}", option.replace('-', "_").to_ascii_uppercase())
 }
 
 fn help() -> String {

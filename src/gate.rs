@@ -15,8 +15,8 @@
 
 use crate::base64;
 use crate::flags::Config;
-use crate::http::{Request, is_ipv6, split_port};
-use crate::reject::{PUBLISH_TOKEN, READ_TOKEN, Reject};
+use crate::http::{Request, is_ipv6, is_token, origin, split_port, without_default_port};
+use crate::reject::*;
 use crate::secrets::Secrets;
 use std::fs::File;
 use std::hint::black_box;
@@ -29,12 +29,13 @@ use std::path::Path;
 const MAX_TOKEN_FILE: u64 = 64 << 10;
 
 /// Whether a Host is a public name that this server was not told of. Addresses cannot be rebound, and nobody outside
-/// can own a name of one label or of a domain that is reserved for home networks (RFC 6762, RFC 8375).
+/// can own a name of one label, or of a domain that is reserved for home networks (RFC 6762, RFC 8375) or for the machine
+/// itself (RFC 6761 §6.3).
 pub fn misdirected(config: &Config, authority: &str) -> bool {
     let host = split_port(authority).0.to_ascii_lowercase();
     let name = host.strip_suffix('.').unwrap_or(&host);
     let address = name.parse::<IpAddr>().is_ok() || is_ipv6(name);
-    let local = [".local", ".lan", ".home.arpa", ".internal"].iter().any(|suffix| name.ends_with(suffix));
+    let local = [".localhost", ".local", ".lan", ".home.arpa", ".internal"].iter().any(|suffix| name.ends_with(suffix));
     !(address || local || (!name.is_empty() && !name.contains('.')) || config.hosts.iter().any(|h| h == name))
 }
 
@@ -44,38 +45,44 @@ pub fn cross_site(config: &Config, req: &Request) -> bool {
         return false;
     }
     let says_so = req.all("sec-fetch-site").any(|site| site.eq_ignore_ascii_case(b"cross-site"));
-    // Compared without the scheme: behind a proxy that ends TLS, ours is http and the page's is https.
-    let same = |origin: &[u8]| {
-        let origin = str::from_utf8(origin).ok().and_then(|o| o.split_once("://"));
-        origin.zip(req.authority).is_some_and(|((_, origin), host)| origin.eq_ignore_ascii_case(host))
+    // Behind a proxy that ends TLS the page's scheme is https, and ours is http; so a Host may have either's default port.
+    let host = req.authority.unwrap_or_default().to_ascii_lowercase();
+    let same = |sent: &[u8]| {
+        let sent = origin(&String::from_utf8_lossy(sent));
+        let is = |scheme| sent.split_once("://") == Some((scheme, without_default_port(&host, scheme)));
+        is("http") || is("https") || sent.strip_prefix("https://") == Some(without_default_port(&host, "http"))
     };
     says_so || !req.all("origin").all(same)
 }
 
-/// The value of `Access-Control-Allow-Origin` for this request, where `--allow-origin` covers it.
+/// The value of `Access-Control-Allow-Origin` for this request, if `--allow-origin` covers it.
 fn allowed<'a>(config: &Config, req: &Request<'a>) -> Option<&'a str> {
-    if config.origins.iter().any(|o| o == "*") {
-        return Some("*");
-    }
-    req.field("origin").filter(|o| config.origins.iter().any(|a| a.eq_ignore_ascii_case(o)))
+    let has = |wanted: &str| config.origins.iter().any(|o| o == wanted);
+    req.field("origin").filter(|sent| has(&origin(sent))).or(has("*").then_some("*"))
 }
 
 /// The field lines by which a browser lets another site's page read the answer (WHATWG Fetch, "CORS protocol").
 pub fn cors(config: &Config, req: &Request) -> String {
     let vary = if config.origins.is_empty() { "" } else { "Vary: Origin\r\n" };
     let Some(origin) = allowed(config, req) else { return vary.into() };
-    let preflight = if req.method == "OPTIONS" { PREFLIGHT } else { "" };
-    // With tokens a page may send what its user gave the browser; a browser does not allow that together with `*`.
-    let credentials = match config.token_file.is_some() && origin != "*" {
-        true => "Access-Control-Allow-Credentials: true\r\n",
-        false => "",
-    };
-    format!("{vary}Access-Control-Allow-Origin: {origin}\r\n{credentials}{preflight}")
+    let mut fields = format!("{vary}Access-Control-Allow-Origin: {origin}\r\n");
+    // A page may send what its user gave the browser, and some always do; a browser does not allow that together with `*`.
+    if origin != "*" {
+        fields += "Access-Control-Allow-Credentials: true\r\n";
+    }
+    if req.method == "OPTIONS" {
+        fields += PREFLIGHT;
+        // By name, for `*` covers neither `Authorization` nor a request with credentials.
+        let names = req.list("access-control-request-headers").filter(|name| is_token(name));
+        let names: Vec<_> = names.map(String::from_utf8_lossy).collect();
+        if !names.is_empty() {
+            fields.extend(["Access-Control-Allow-Headers: ", &names.join(", "), "\r\n"]);
+        }
+    }
+    fields
 }
 
-const PREFLIGHT: &str = "Access-Control-Allow-Methods: GET, HEAD, POST, OPTIONS\r\n\
-    Access-Control-Allow-Headers: Authorization, Cache-Control, Content-Type, Last-Event-ID\r\n\
-    Access-Control-Max-Age: 86400\r\n";
+const PREFLIGHT: &str = "Access-Control-Allow-Methods: GET, HEAD, POST, OPTIONS\r\nAccess-Control-Max-Age: 86400\r\n";
 
 /// The tokens of `--token-file`. A right for which there is none is everybody's. They cannot be printed:
 /// there is no `Debug`.
@@ -135,35 +142,56 @@ impl Tokens {
         !self.read.is_empty()
     }
 
+    /// What everybody may do; nothing if each right needs a token.
+    pub fn open_to_all(&self) -> Option<&'static str> {
+        match (self.read.is_empty(), self.publish.is_empty()) {
+            (true, true) => Some("read and publish"),
+            (true, false) => Some("read"),
+            (false, true) => Some("publish"),
+            (false, false) => None,
+        }
+    }
+
     /// All of them, to be kept out of sight.
     pub fn secrets(&self) -> Secrets {
         Secrets::new(self.publish.iter().chain(&self.read).map(String::as_str))
     }
 
-    /// Whether the request may do what it asks for. Preflights carry no credentials (WHATWG Fetch, "CORS protocol and
-    /// credentials"), and `/health` tells nothing.
+    /// Whether the request may do what one of this method does. Preflights carry no credentials (WHATWG Fetch, "CORS
+    /// protocol and credentials"), and `/health` tells nothing.
     ///
     /// # Errors
-    /// [`PUBLISH_TOKEN`] or [`READ_TOKEN`].
-    pub fn check(&self, req: &Request) -> Result<(), Reject> {
-        match req.method {
-            method if self.may(req, method) => Ok(()),
-            "POST" => Err(PUBLISH_TOKEN),
-            _ => Err(READ_TOKEN),
-        }
-    }
-
-    /// Whether it may do what a request of this method would.
-    pub fn may(&self, req: &Request, method: &str) -> bool {
-        let tokens = if method == "POST" { &self.publish } else { &self.read };
+    /// What is wrong with its token: there is none, it is not known, or it has the other right alone.
+    pub fn check(&self, req: &Request, method: &str) -> Result<(), Reject> {
+        let [(tokens, missing, unknown, wrong), (others, ..)] = match method {
+            "POST" => [self.publishing(), self.reading()],
+            _ => [self.reading(), self.publishing()],
+        };
         if tokens.is_empty() || method == "OPTIONS" || req.path == "/health" {
-            return true;
+            return Ok(());
         }
         let given = given(req).unwrap_or_default();
         // All of them are compared, so the time does not tell which one it was.
-        tokens.iter().fold(false, |known, token| known | same(&given, token))
+        let known = |tokens: &[String]| tokens.iter().fold(false, |known, token| known | same(&given, token));
+        match (known(tokens), known(others)) {
+            (true, _) => Ok(()),
+            (_, true) => Err(wrong),
+            _ if req.bytes("authorization").is_none() => Err(missing),
+            _ => Err(unknown),
+        }
+    }
+
+    fn publishing(&self) -> Right<'_> {
+        (&self.publish, PUBLISH_TOKEN, PUBLISH_UNKNOWN, PUBLISH_RIGHT)
+    }
+
+    fn reading(&self) -> Right<'_> {
+        (&self.read, READ_TOKEN, READ_UNKNOWN, READ_RIGHT)
     }
 }
+
+/// The tokens of a right; and the refusals if there is none, an unknown one, or one of the other right.
+type Right<'a> = (&'a [String], Reject, Reject, Reject);
 
 /// The token that a request brings.
 fn given(req: &Request) -> Option<Vec<u8>> {

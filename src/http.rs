@@ -20,15 +20,16 @@
 
 use crate::percent;
 use crate::reject::*;
+use std::mem::take;
 use std::net::Ipv6Addr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Limit: bytes in a request target.
-pub const MAX_TARGET: usize = 4 << 10;
+pub const MAX_TARGET: usize = 8 << 10;
 /// Limit: bytes in a header section or a trailer section.
-pub const MAX_SECTION: usize = 8 << 10;
+pub const MAX_SECTION: usize = 16 << 10;
 /// Limit: field lines in a header section.
-pub const MAX_FIELDS: usize = 64;
+pub const MAX_FIELDS: usize = 100;
 /// Limit: bytes in the line before a chunk, with its extensions.
 pub const MAX_CHUNK_LINE: usize = 256;
 /// Limit: bytes before the request target. The longest registered method has 17.
@@ -56,7 +57,7 @@ pub struct Request<'a> {
     pub target: &'a str,
     /// Host and port, from the target's absolute form, else from `Host` (RFC 9112 §3.2.2); HTTP/1.0 may have none.
     pub authority: Option<&'a str>,
-    /// 1 for HTTP/1.1, 0 for HTTP/1.0.
+    /// 0 for HTTP/1.0; 1 for HTTP/1.1, and for every higher minor version, which is treated alike (RFC 9110 §2.5).
     pub minor: u8,
     /// How long the body is.
     pub framing: Framing,
@@ -131,8 +132,7 @@ impl<'a> Request<'a> {
         let line = str::from_utf8(lines.next().unwrap_or_default()).map_err(|_| REQUEST_LINE)?;
         let [method, target, version] = line.split(' ').collect::<Vec<_>>()[..] else { return Err(REQUEST_LINE) };
         let minor = match version.strip_prefix("HTTP/").ok_or(REQUEST_LINE)?.as_bytes() {
-            b"1.1" => 1,
-            b"1.0" => 0,
+            [b'1', b'.', minor] if minor.is_ascii_digit() => u8::from(*minor > b'0'),
             [a, b'.', b] if a.is_ascii_digit() && b.is_ascii_digit() => return Err(VERSION),
             _ => return Err(REQUEST_LINE),
         };
@@ -142,6 +142,8 @@ impl<'a> Request<'a> {
         let fields = lines.take_while(|l| !l.is_empty()).map(field_line).collect::<Result<_, _>>()?;
         let (authority, target_path) = match target {
             "*" if method == "OPTIONS" => (None, "*"),
+            // The authority form (RFC 9112 §3.2.3): a request that is understood, and refused for its method.
+            _ if method == "CONNECT" => (Some(host_of(target.as_bytes()).ok_or(TARGET)?), "*"),
             _ => split_target(target).ok_or(TARGET)?,
         };
         let (path, query) = target_path.split_once('?').unwrap_or((target_path, ""));
@@ -157,33 +159,34 @@ impl<'a> Request<'a> {
             _ => return Err(TWO_HOSTS),
         }
         req.framing = req.frame()?;
-        req.expects = match req.field("expect") {
-            Some(e) if e.eq_ignore_ascii_case("100-continue") => minor == 1,
-            Some(_) => return Err(EXPECT),
-            None => false,
-        };
+        if req.list("expect").any(|member| !member.eq_ignore_ascii_case(b"100-continue")) {
+            return Err(EXPECT);
+        }
+        req.expects = minor == 1 && req.lists("expect", "100-continue");
         Ok(req)
     }
 
     /// RFC 9112 §6.3. A length that does not parse is an error, never "no body".
     fn frame(&self) -> Result<Framing, Reject> {
         let chunked = |coding: &&[u8]| coding.eq_ignore_ascii_case(b"chunked");
-        let codings: Vec<_> = self.list("transfer-encoding").collect();
-        let lengths: Vec<_> = self.list("content-length").collect();
-        match (&codings[..], &lengths[..]) {
-            ([], []) => Ok(Framing::Length(0)),
-            ([], [one @ [_, ..], others @ ..])
+        // In a length an empty member is an error, for the field is no list but by a common mistake (RFC 9110 §8.6).
+        let lengths: Vec<_> = self.members("content-length").collect();
+        match (self.bytes("transfer-encoding"), &lengths[..]) {
+            (None, []) => Ok(Framing::Length(0)),
+            (None, [one @ [_, ..], others @ ..])
                 if one.iter().all(u8::is_ascii_digit) && others.iter().all(|l| l == one) =>
             {
                 // Digits that are no usize are a number all the same, and too large for any limit.
                 Ok(Framing::Length(String::from_utf8_lossy(one).parse().unwrap_or(usize::MAX)))
             }
-            ([], _) => Err(LENGTH),
+            (None, _) => Err(LENGTH),
             (_, [_, ..]) => Err(BOTH_LENGTHS),
             _ if self.minor == 0 => Err(CODING_1_0),
-            ([one], _) if chunked(one) => Ok(Framing::Chunked),
-            ([before @ .., _], _) if before.iter().any(chunked) => Err(NOT_LAST),
-            _ => Err(CODING),
+            _ => match &self.list("transfer-encoding").collect::<Vec<_>>()[..] {
+                [one] if chunked(one) => Ok(Framing::Chunked),
+                [before @ .., _] if before.iter().any(chunked) => Err(NOT_LAST),
+                _ => Err(CODING),
+            },
         }
     }
 
@@ -202,9 +205,14 @@ impl<'a> Request<'a> {
         self.bytes(name).map(|v| str::from_utf8(v).unwrap_or_default())
     }
 
-    /// The members of a field that is a comma-separated list (RFC 9110 §5.6.1), over all its field lines.
+    /// The members of a field that is a comma-separated list, over all its field lines. Empty ones do not count
+    /// (RFC 9110 §5.6.1.2).
     pub fn list(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        self.all(name).flat_map(|v| v.split(|&b| b == b',')).map(<[u8]>::trim_ascii)
+        self.members(name).filter(|member| !member.is_empty())
+    }
+
+    fn members(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.all(name).flat_map(|value| split(value, b','))
     }
 
     /// Whether a field that is a list has this member, in any case.
@@ -212,13 +220,26 @@ impl<'a> Request<'a> {
         self.list(name).any(|m| m.eq_ignore_ascii_case(member.as_bytes()))
     }
 
-    /// The value of a query parameter, decoded as an HTML form encodes it.
+    /// The query's parameters, names and values, as sent.
+    pub fn params(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+    }
+
+    /// The value of the first query parameter whose name passes, decoded as an HTML form encodes it.
     ///
     /// # Errors
     /// Where its encoding is broken, or not UTF-8.
+    pub fn find_param(&self, passes: impl Fn(&str) -> bool) -> Result<Option<String>, Reject> {
+        let found = self.params().find(|(name, _)| passes(name));
+        found.map(|(_, value)| percent::decode(value, true).ok_or(TARGET)).transpose()
+    }
+
+    /// The value of a query parameter.
+    ///
+    /// # Errors
+    /// As [`Request::find_param`].
     pub fn param(&self, name: &str) -> Result<Option<String>, Reject> {
-        let mut pairs = self.query.split('&').map(|p| p.split_once('=').unwrap_or((p, "")));
-        pairs.find(|(n, _)| *n == name).map(|(_, v)| percent::decode(v, true).ok_or(TARGET)).transpose()
+        self.find_param(|other| other == name)
     }
 
     /// Whether the connection can carry another request (RFC 9112 §9.3).
@@ -308,7 +329,7 @@ pub fn is_ipv6(host: &str) -> bool {
     host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).is_some_and(|h| h.parse::<Ipv6Addr>().is_ok())
 }
 
-/// Host and port of an authority; the port is empty where there is none.
+/// Host and port of an authority; the port is empty if there is none.
 pub fn split_port(authority: &str) -> (&str, &str) {
     match authority.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, port),
@@ -316,12 +337,44 @@ pub fn split_port(authority: &str) -> (&str, &str) {
     }
 }
 
-/// Reads a chunked body (RFC 9112 §7.1) as it arrives.
+/// An authority without the port that is the default of its scheme, for that equals none (RFC 9110 §4.2.3).
+pub fn without_default_port<'a>(authority: &'a str, scheme: &str) -> &'a str {
+    match (split_port(authority), scheme) {
+        ((host, "80" | ""), "http") | ((host, "443" | ""), "https") => host,
+        _ => authority,
+    }
+}
+
+/// An origin as it is compared: in lower case, and without a default port.
+pub fn origin(text: &str) -> String {
+    let text = text.to_ascii_lowercase();
+    match text.split_once("://") {
+        Some((scheme, authority)) => format!("{scheme}://{}", without_default_port(authority, scheme)),
+        None => text,
+    }
+}
+
+/// The parts of a value between delimiters that stand in no quoted string (RFC 9110 §5.6.4), without white space around
+/// them.
+pub fn split(value: &[u8], delimiter: u8) -> impl Iterator<Item = &[u8]> {
+    let mut quoted = false;
+    let mut escaped = false;
+    let ends = move |&byte: &u8| {
+        let pair = take(&mut escaped);
+        escaped = quoted && !pair && byte == b'\\';
+        quoted ^= byte == b'"' && !pair;
+        byte == delimiter && !quoted
+    };
+    value.split(ends).map(<[u8]>::trim_ascii)
+}
+
+/// Reads a chunked body (RFC 9112 §7.1) as it arrives. Each byte is looked at once.
 #[derive(Default)]
 pub struct Chunked {
     /// The bytes of the chunks so far.
     pub body: Vec<u8>,
     state: Chunk,
+    line: Vec<u8>, // as far as it has come
     trailer: usize,
 }
 
@@ -329,7 +382,8 @@ pub struct Chunked {
 enum Chunk {
     #[default]
     Size,
-    Data(usize), // so much of it is to come, and CR LF behind it
+    Data(usize), // so much of it is to come
+    End,         // the CR LF behind it
     Trailer,
 }
 
@@ -340,63 +394,100 @@ impl Chunked {
     /// A malformed chunk, a section over its limit, or a body of more than `max` bytes.
     pub fn feed(&mut self, buf: &[u8], max: usize) -> Result<(usize, bool), Reject> {
         let mut at = 0;
-        loop {
-            let rest = buf.get(at..).unwrap_or_default();
+        while let Some(rest @ [_, ..]) = buf.get(at..) {
             if let Chunk::Data(left) = self.state {
                 let data = rest.get(..left).unwrap_or(rest);
                 self.body.extend_from_slice(data);
                 at += data.len();
-                self.state = Chunk::Data(left - data.len());
-                match rest.get(left..) {
-                    Some([b'\r', b'\n', ..]) => self.state = Chunk::Size,
-                    None | Some([] | [b'\r']) => return Ok((at, false)),
-                    _ => return Err(CHUNK),
-                }
-                at += 2;
+                self.state = if data.len() == left { Chunk::End } else { Chunk::Data(left - data.len()) };
                 continue;
             }
-            let line = rest.split(|&b| b == b'\n').next().unwrap_or_default();
-            // Its CR is one of its bytes.
-            if line.len() > MAX_CHUNK_LINE + 1 {
-                return Err(if let Chunk::Trailer = self.state { LARGE_SECTION } else { CHUNK });
+            let part = rest.split_inclusive(|&b| b == b'\n').next().unwrap_or_default();
+            at += part.len();
+            self.line.extend_from_slice(part);
+            let (most, reject) = match self.state {
+                Chunk::Trailer => (MAX_SECTION - self.trailer, LARGE_SECTION),
+                _ => (MAX_CHUNK_LINE + 2, CHUNK),
+            };
+            if self.line.len() > most || (matches!(self.state, Chunk::End) && !b"\r\n".starts_with(&self.line)) {
+                return Err(reject);
             }
-            if line.len() == rest.len() {
-                return Ok((at, false));
+            if part.ends_with(b"\n") && self.end_line(max)? {
+                return Ok((at, true));
             }
-            at += line.len() + 1;
-            let line = line.strip_suffix(b"\r").ok_or(LONE_LF)?;
-            if let Chunk::Size = self.state {
+        }
+        Ok((at, false))
+    }
+
+    /// A line has ended. Returns whether the body has.
+    fn end_line(&mut self, max: usize) -> Result<bool, Reject> {
+        let line = take(&mut self.line);
+        let line = line.strip_suffix(b"\r\n").ok_or(LONE_LF)?;
+        match self.state {
+            Chunk::Trailer if line.is_empty() => return Ok(true),
+            Chunk::Trailer => {
+                field_line(line)?;
+                self.trailer += line.len() + 2;
+            }
+            Chunk::End => self.state = Chunk::Size,
+            _ => {
                 self.state = match chunk_size(line).ok_or(CHUNK)? {
                     0 => Chunk::Trailer,
                     size if size > max.saturating_sub(self.body.len()) => return Err(TOO_LARGE),
                     size => Chunk::Data(size),
-                };
-            } else if line.is_empty() {
-                return Ok((at, true));
-            } else {
-                field_line(line)?;
-                self.trailer += line.len() + 2;
-                if self.trailer > MAX_SECTION {
-                    return Err(LARGE_SECTION);
                 }
             }
         }
+        Ok(false)
     }
 }
 
 /// The size in the line before a chunk, `chunk-size [ chunk-ext ]`: in hex, without sign or prefix.
 pub fn chunk_size(line: &[u8]) -> Option<usize> {
-    let digits = line.split(|b| !b.is_ascii_hexdigit()).next().unwrap_or_default();
-    // Each extension has a name; what else it says is ignored.
-    let extension = match line.get(digits.len()..).unwrap_or_default().trim_ascii() {
-        [b';', name @ ..] => name.trim_ascii().first().is_some_and(|b| is_token(&[*b])),
-        _ => line.len() == digits.len(),
-    };
-    if digits.is_empty() || !extension || line.iter().any(|&b| b.is_ascii_control() && b != b'\t') {
+    let (digits, mut rest) = run(line, |b| b.is_ascii_hexdigit());
+    if digits.is_empty() || line.iter().any(|&b| b.is_ascii_control() && b != b'\t') {
         return None;
+    }
+    while !rest.is_empty() {
+        rest = extension(rest)?;
     }
     Some(usize::from_str_radix(&String::from_utf8_lossy(digits), 16).unwrap_or(usize::MAX))
 }
+
+/// Reads an extension, `";" name [ "=" ( token / quoted-string ) ]` with white space between them (§7.1.1). Returns what
+/// stands behind it; what it says is ignored.
+fn extension(text: &[u8]) -> Option<&[u8]> {
+    let rest = token(text.trim_ascii_start().strip_prefix(b";")?)?;
+    let Some(value) = rest.trim_ascii_start().strip_prefix(b"=") else { return Some(rest) };
+    let Some(quoted) = value.trim_ascii_start().strip_prefix(b"\"") else { return token(value) };
+    let mut pair = false;
+    let (_, end) = run(quoted, |b| {
+        let literal = take(&mut pair);
+        pair = !literal && b == b'\\';
+        literal || b != b'"'
+    });
+    end.strip_prefix(b"\"")
+}
+
+/// What stands behind a token.
+fn token(text: &[u8]) -> Option<&[u8]> {
+    let (token, rest) = run(text.trim_ascii_start(), |b| is_token(&[b]));
+    (!token.is_empty()).then_some(rest)
+}
+
+/// The bytes at the front of a text that pass, and the rest.
+fn run(text: &[u8], mut passes: impl FnMut(u8) -> bool) -> (&[u8], &[u8]) {
+    text.split_at(text.iter().position(|b| !passes(*b)).unwrap_or(text.len()))
+}
+
+/// The `Cache-Control` of everything but the pages' files, refusals too (RFC 9111 §5.2.2).
+///
+/// - `no-store`: what is said now is not true later. Browsers keep polls on their disk otherwise, and a cache may keep a
+///   404, 405, 414 or 501 that says nothing (RFC 9110 §15.1).
+/// - `no-transform`: development servers and frameworks compress event streams otherwise, and hold them back meanwhile.
+pub const LIVE: &str = "Cache-Control: no-store, no-transform\r\n";
+/// That of the pages' files: they may be kept, but a cache asks before it uses one, for tomorrow's server may be a newer one.
+pub const CHECKED: &str = "Cache-Control: no-cache\r\n";
 
 /// The head of a response up to, but without, its blank line: status line, `Date`, `nosniff`, and `fields`, which are
 /// whole field lines with their CRLF.

@@ -1,7 +1,7 @@
 //! The listening socket: an address, or what standard input is (systemd, inetd); and what to do where it cannot be had.
 
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 
 /// The listening socket.
@@ -29,6 +29,19 @@ pub fn first(listener: &TcpListener) -> io::Result<Option<(TcpStream, SocketAddr
         Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(None),
         early => early.map(Some),
     }
+}
+
+/// The address by which other machines reach this one, as far as its routes tell. Nothing is sent.
+pub fn outward(any: IpAddr) -> Option<IpAddr> {
+    // Addresses of documentation, which are behind the default route (RFC 5737, RFC 3849).
+    let v4: (IpAddr, &str) = (Ipv4Addr::UNSPECIFIED.into(), "192.0.2.1:9");
+    let v6 = (any, "[2001:db8::1]:9");
+    let own = |(from, to): (IpAddr, &str)| {
+        let socket = UdpSocket::bind((from, 0)).ok()?;
+        socket.connect(to).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    };
+    own(v4).or_else(|| own(v6).filter(|_| any.is_ipv6()))
 }
 
 /// What is wrong, and what to do.

@@ -74,7 +74,7 @@ impl Gap {
         let from = self.from.map_or("null".into(), |id| format!("\"{id}\""));
         let lost = self.lost.map_or("null".into(), |n| n.to_string());
         let data = format!("{{\"asked\":{},\"from\":{from},\"lost\":{lost}}}", event::json(asked));
-        Event::new(data).named("gap").unwrap_or_default()
+        Event::gap(data)
     }
 }
 

@@ -1,13 +1,14 @@
 //! The program, in three steps: read the flags, bind, run.
 #![forbid(unsafe_code)]
 
-use std::env::{args_os, var_os};
+use std::env::{args_os, var_os, vars_os};
 use std::ffi::OsString;
 use std::io::{Write, stdout};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::exit;
 use tincan::Server;
-use tincan::flags::{Command, parse};
+use tincan::flags::{Command, parse, unknown};
+use tincan::listener::outward;
 use tincan::report::report;
 use tincan::secrets::{shown, visible};
 
@@ -45,5 +46,11 @@ fn greet(server: &Server) {
     let local = ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST;
     let url = if local { format!("localhost:{}", address.port()) } else { address.to_string() };
     let curl = format!("  curl -N {url}/kitchen\n  curl -d 'soup is ready' {url}/kitchen");
-    report(format!("tincan: http://{url}/\n{curl}\n  {}", server.notes().join("\n  ")));
+    let mut notes = server.notes();
+    if let Some(ip) = outward(ip).filter(|_| ip.is_unspecified()) {
+        notes.insert(0, format!("from other machines: http://{}/", SocketAddr::new(ip, address.port())));
+    }
+    let unknown = unknown(vars_os().map(|(name, _)| name.to_string_lossy().into()));
+    notes.extend(unknown.map(|note| visible(&shown(note.as_bytes()))));
+    report(format!("tincan: http://{url}/\n{curl}\n  {}", notes.join("\n  ")));
 }

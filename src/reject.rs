@@ -48,11 +48,13 @@ table! {
     BODY_UTF8 400 "WHATWG HTML, Server-sent events" "the body is not UTF-8, as every event stream is; convert it"
     EVENT_NAME 400 "WHATWG HTML, Parsing an event stream" "an event's name has at most 256 bytes, and no CR, LF or NUL; mend it"
     TWO_NAMES 400 "tincan, ?event=" "the query and the event stream in the body both name events; leave ?event= out"
+    RESERVED 400 "tincan, gap" "an event named gap tells of missed events, and only the server says that; choose another name"
     BLOCK_ID 400 "tincan, ids" "a block has an id field, but ids are the server's; leave it out, the answer tells the id"
     BLOCK_RETRY 400 "WHATWG HTML, Parsing an event stream" "a retry field is too large; it counts milliseconds, below 2^64"
     UNFINISHED 400 "WHATWG HTML, Parsing an event stream" "the last block has no blank line behind it, so no client would fire it; add one"
     NO_DATA 400 "WHATWG HTML, Parsing an event stream" "no block has a data field, so no client would fire it; add a line such as `data: hello`"
     SINCE 400 "tincan, ?since=" "since is no id; give one as an id field shows it (EPOCH-SEQ in a channel), or all"
+    PARAMETER 400 "tincan, POST" "a POST has no such query parameter, only event, to, except and tap; mend it, or leave it out"
     TAP 400 "tincan, /lab" "a tap's name is 1 to 64 of A-Z a-z 0-9 _ -, and a tap is not tapped itself; mend it"
     TO_EXCEPT 400 "tincan, ?to= and ?except=" "both ?to= and ?except= are given; leave one out"
     WAIT 400 "tincan, ?wait=" "wait is no number of seconds from 0 to 300; give one"
@@ -64,22 +66,35 @@ table! {
     UPGRADE 426 "RFC 6455 §4.2.1" "the handshake has no `Upgrade: websocket` in HTTP/1.1; send it, and let each proxy in between pass it on"
     WS_VERSION 426 "RFC 6455 §4.2.2" "only version 13 of WebSocket is spoken here; send one field line `Sec-WebSocket-Version: 13`"
     // Who may, and what there is.
-    PUBLISH_TOKEN 401 "RFC 9110 §15.5.2" "whoever publishes here needs a token; give it as the password, with any user name, or as a Bearer token"
-    READ_TOKEN 401 "RFC 9110 §15.5.2" "whoever reads here needs a token; give it as the password, with any user name, or as a Bearer token"
+    PUBLISH_TOKEN 401 "RFC 9110 §15.5.2" "publishing needs a token here; give it as the password, with any user name, or as a Bearer token"
+    PUBLISH_UNKNOWN 401 "RFC 9110 §15.5.2" "this token is not known here, and publishing needs one; look for a typing error, or ask for another"
+    PUBLISH_RIGHT 401 "RFC 9110 §15.5.2" "this token is for reading alone; give one for publishing"
+    READ_TOKEN 401 "RFC 9110 §15.5.2" "reading needs a token here; give it as the password, with any user name, or as a Bearer token"
+    READ_UNKNOWN 401 "RFC 9110 §15.5.2" "this token is not known here, and reading needs one; look for a typing error, or ask for another"
+    READ_RIGHT 401 "RFC 9110 §15.5.2" "this token is for publishing alone; give one for reading"
     CROSS_SITE 403 "WHATWG Fetch, Origin header" "a page of another site may not publish here; allow its origin with --allow-origin"
     NOBODY 404 "tincan, ?to= and ?except=" "no reader of this channel has this address; a reader's first line tells its own, and it ends with the connection"
     NOT_FOUND 404 "tincan, URLs" "nothing is here; a channel's name is 1 to 64 of A-Z a-z 0-9 _ -, and not lab, lessons, assets, metrics or health"
-    PAGE_METHOD 405 "RFC 9110 §15.5.6" "this can only be read; GET it"
+    SLASH 404 "tincan, URLs" "no URL here ends with a slash, but for the first page's; leave it out"
+    NO_LESSON 404 "tincan, URLs" "there is no lesson of this name; GET /lessons for the list"
+    NO_FILE 404 "tincan, URLs" "the pages have no file of this name"
+    NO_SOCKET 404 "RFC 6455 §4.2.2" "a WebSocket is only to be had at a channel's URL; connect to one, such as /chat"
+    PAGE_METHOD 405 "RFC 9110 §15.5.6" "this can only be read; GET it, or POST to a channel, such as /chat"
     CHANNEL_METHOD 405 "RFC 9110 §15.5.6" "a channel knows no such method; GET listens, POST publishes"
     MISDIRECTED 421 "RFC 9110 §15.5.20" "this server does not answer to that Host (DNS rebinding); name it with --host"
+    // The media type of what is published.
+    CONTENT_CODING 415 "RFC 9110 §15.5.16" "the body has a content coding; send it as it is, without Content-Encoding"
+    CHARSET 415 "WHATWG HTML, Server-sent events" "the charset is not UTF-8, as every event stream's is; convert the body"
+    MULTIPART 415 "tincan, POST" "this is a form in several parts (`curl -F`); send the text itself, as with `curl -d` or `curl --data-binary @FILE`"
     // Limits.
-    TIMEOUT 408 "tincan, 10 s a request" "the request did not arrive in time; send it in one go"
+    TIMEOUT 408 "tincan, 10 s and 1 KiB/s" "the request did not arrive in time; send its head within 10 s, and its body faster than 1 KiB a second"
     TOO_LARGE 413 "tincan, --max-body" "the body is too large; send less, or raise --max-body"
-    LONG_TARGET 414 "tincan, 4 KiB" "the request target is too long; put the data into the body"
+    LONG_TARGET 414 "tincan, 8 KiB" "the request target is too long; put the data into the body"
     EXPECT 417 "RFC 9110 §10.1.1" "only `Expect: 100-continue` is known; leave the field out"
-    LARGE_SECTION 431 "tincan, 8 KiB and 64 fields" "the header section is too large; send fewer or shorter fields"
+    LARGE_SECTION 431 "tincan, 16 KiB and 100 fields" "the header section is too large; send fewer or shorter fields"
     LOG_FAILED 500 "tincan, --data" "the log could not be written, and nothing of this was kept; the server's standard error says why"
     LOG_UNREADABLE 500 "tincan, --data" "the log cannot be read back; the server's standard error says why"
+    METHOD 501 "RFC 9110 §9.1" "there is no such method here; use GET, HEAD, POST or OPTIONS, in capital letters"
     CODING 501 "RFC 9112 §6.1" "only the transfer coding chunked is known; send `chunked`, or Content-Length"
     BEHIND 503 "tincan, ?to= and ?except=" "the reader of this address does not keep up; come back later"
     CHANNELS 503 "tincan, --max-channels" "there are too many channels; use one that exists, or have the operator remove the files of some that nobody uses, raise --max-channels, or keep strangers out with --token-file"
@@ -92,7 +107,7 @@ table! {
     REDIS_AWAY 503 "tincan, --redis" "Redis does not answer, so nothing can be kept, and what was said elsewhere is not known; come back later"
     REDIS_REFUSES 503 "tincan, --redis" "Redis refuses this, and nothing of it was kept; the server's standard error says why"
     REDIS_LOST 503 "tincan, --redis" "Redis went away before it answered, and it is not known whether this was kept; read the channel before you send it again"
-    VERSION 505 "RFC 9110 §15.6.6" "only HTTP/1.1 and HTTP/1.0 are spoken here; use one of them"
+    VERSION 505 "RFC 9110 §15.6.6" "only HTTP/1 is spoken here; use HTTP/1.1"
     DISK_FULL 507 "RFC 4918 §11.5" "there is no room, on the disk or in a file, and nothing of this was kept; make room, then send it again"
 }
 
@@ -112,8 +127,11 @@ impl Refusal {
             Refusal { status: 426, .. } => "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n",
             // RFC 7617 §2. A browser asks its user, and from then on sends what it was told; it keeps one token for each
             // realm (RFC 9110 §11.5), so there are two.
-            PUBLISH_TOKEN => "WWW-Authenticate: Basic realm=\"tincan: publish\", charset=\"UTF-8\"\r\n",
-            READ_TOKEN => "WWW-Authenticate: Basic realm=\"tincan: read\", charset=\"UTF-8\"\r\n",
+            PUBLISH_TOKEN | PUBLISH_UNKNOWN | PUBLISH_RIGHT => {
+                "WWW-Authenticate: Basic realm=\"tincan: publish\", charset=\"UTF-8\"\r\n"
+            }
+            Refusal { status: 401, .. } => "WWW-Authenticate: Basic realm=\"tincan: read\", charset=\"UTF-8\"\r\n",
+            CONTENT_CODING => "Accept-Encoding: identity\r\n",
             // Who asks for an event stream is answered otherwise (`server.rs`), so the answer depends on `Accept`.
             Refusal { status: 503, .. } => "Retry-After: 5\r\nVary: Accept\r\n",
             _ => "",
@@ -140,6 +158,7 @@ pub fn reason(status: u16) -> &'static str {
         408 => "Request Timeout",
         413 => "Content Too Large",
         414 => "URI Too Long",
+        415 => "Unsupported Media Type",
         417 => "Expectation Failed",
         421 => "Misdirected Request",
         426 => "Upgrade Required",

@@ -51,8 +51,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const FULL_RETRY: u64 = 5000;
 
 const CLOSE: &str = "Connection: close\r\n";
-const STREAM_FIELDS: &str =
-    "Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\nVary: Accept\r\n";
+const STREAM_FIELDS: &str = "Content-Type: text/event-stream\r\nX-Accel-Buffering: no\r\nVary: Accept\r\n";
+/// Methods that are known to all (RFC 9110 §9.3, RFC 5789).
+const METHODS: &[&str] = &["GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE"];
+/// What the query of a POST may say.
+const PARAMETERS: &[&str] = &["event", "to", "except", "tap"];
 
 /// A bound server.
 pub struct Server {
@@ -124,6 +127,11 @@ impl Server {
             let need = bytes(need);
             notes.push(format!("warning: --history may come to need {need}, and `ulimit {option}` allows {limit}"));
         }
+        if let Some(what) = self.tokens.open_to_all()
+            && !self.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback())
+        {
+            notes.push(format!("warning: everyone who reaches this address may {what}; --token-file says who may"));
+        }
         if config.trace {
             notes.push("trace: from here on this shows what is asked for and what is published, but no token".into());
         }
@@ -192,10 +200,9 @@ fn allow(fields: &str) -> Result<Route, Reject> {
     Ok(Route::Page(Answer::empty(204, fields)))
 }
 
-/// A page, which is asked for again each time.
-fn page(mut answer: Answer) -> Route {
-    answer.fields += "Cache-Control: no-cache\r\n";
-    Route::Page(answer)
+/// A file of the pages.
+fn page(answer: Answer) -> Route {
+    Route::Page(Answer { cache: http::CHECKED, ..answer })
 }
 
 /// A file of a page; and the `Vary` field line that its path asks for.
@@ -260,9 +267,10 @@ impl Server {
             connection.line = format!("{} {}", req.method, req.target);
             connection.cors = gate::cors(self.hub.config(), &req);
             let route = if full { Err(CONNECTIONS) } else { self.route(&req, &head, connection) };
-            // Who waits for 100 Continue keeps its body to itself where it is not wanted.
-            let route = if req.expects { Ok(route?) } else { route };
-            let body = connection.body(&req, self.hub.config().max_body, deadline)?;
+            // Whoever waits for 100 Continue keeps its body to itself if it is not wanted.
+            let kept = req.expects && route.is_err();
+            connection.brief |= kept;
+            let body = if kept { Vec::new() } else { connection.body(&req, self.hub.config().max_body, deadline)? };
             let answer = match route.and_then(|route| self.answer(&req, route, body, connection)) {
                 Ok(Reply::Answer(answer)) => answer,
                 Ok(Reply::Taken(taken)) => return Ok(taken),
@@ -274,6 +282,11 @@ impl Server {
                     connection.brief = true; // this is the end of the stream, also for who does not count its bytes
                     let body = format!(": {}\nretry: {}\n", r.why, jitter(FULL_RETRY, 50));
                     Answer { fields: STREAM_FIELDS.into(), framing: framing(&req), ..Answer::text(body) }
+                }
+                Err(r) if r == PARAMETER => {
+                    let name = unknown(&req).unwrap_or_default();
+                    let line = format!("{}: {}\n", r.line().trim_end(), name.get(..64).unwrap_or(name));
+                    Answer { body: line.into_bytes().into(), ..Answer::from(r) }
                 }
                 Err(r) => r.into(),
             };
@@ -290,10 +303,13 @@ impl Server {
         if req.authority.is_some_and(|a| gate::misdirected(self.hub.config(), a)) {
             return Err(MISDIRECTED);
         }
+        if !METHODS.contains(&req.method) {
+            return Err(METHOD);
+        }
         if (req.method == "POST" || ws::handshake(req) != Ok(None)) && gate::cross_site(self.hub.config(), req) {
             return Err(CROSS_SITE);
         }
-        self.tokens.check(req)?;
+        self.tokens.check(req, req.method)?;
         if let Some(key) = req.param("tap")? {
             if !is_channel(&key) || req.path.starts_with("/lab/") {
                 return Err(TAP);
@@ -310,25 +326,27 @@ impl Server {
                 let metrics = self.hub.metrics(req.param("channel")?.as_deref());
                 Route::Page(Answer::new("text/plain; version=0.0.4; charset=utf-8", metrics.into_bytes()))
             }
+            path if path.ends_with('/') => return Err(SLASH),
             "/lessons" => page(Answer::text(lessons::list())),
             path if let Some(name) = path.strip_prefix("/lessons/") => {
                 let file = name.strip_suffix(".txt");
-                let text = lessons::find(file.unwrap_or(name)).ok_or(NOT_FOUND)?.text;
+                let text = lessons::find(file.unwrap_or(name)).ok_or(NO_LESSON)?.text;
                 if file.is_some() {
                     page(Answer::text(text))
                 } else {
                     let id = if let From::After(id) = place(req, true)? { id } else { String::new() };
                     // A test parses them all.
-                    Route::Lesson(lessons::parse(text, id.as_bytes()).map_err(|_| NOT_FOUND)?)
+                    Route::Lesson(lessons::parse(text, id.as_bytes()).map_err(|_| NO_LESSON)?)
                 }
             }
             path if let Some(name) = path.strip_prefix("/assets/") => {
-                file(pages::ASSETS.iter().find(|file| file.name == name).ok_or(NOT_FOUND)?, "")
+                file(pages::ASSETS.iter().find(|file| file.name == name).ok_or(NO_FILE)?, "")
             }
             _ => return self.to_channel(req),
         };
         match req.method {
             "OPTIONS" => allow(ALLOW_PAGE),
+            "GET" | "HEAD" if ws::handshake(req) != Ok(None) => Err(NO_SOCKET),
             "GET" | "HEAD" => Ok(route),
             _ => Err(PAGE_METHOD),
         }
@@ -337,7 +355,10 @@ impl Server {
     /// What is asked of a channel.
     fn to_channel(&self, req: &Request) -> Result<Route, Reject> {
         let name = req.path.strip_prefix('/').filter(|name| is_channel(name) || is_lab(name)).ok_or(NOT_FOUND)?;
-        let handshake = if is_lab(name) { None } else { ws::handshake(req)? };
+        let handshake = ws::handshake(req)?;
+        if is_lab(name) && handshake.is_some() {
+            return Err(NO_SOCKET);
+        }
         match req.method {
             "OPTIONS" => allow(ALLOW_CHANNEL),
             "GET" | "HEAD"
@@ -352,8 +373,10 @@ impl Server {
                 let wait = req.param("wait")?.filter(|_| handshake.is_none()).map(seconds).transpose()?;
                 Ok(Route::Listen(name.into(), place(req, false)?, wait.map(Duration::from_secs), handshake))
             }
+            "POST" if unknown(req).is_some() => Err(PARAMETER),
             "POST" if let Some(key) = name.strip_prefix("lab/") => Ok(Route::Cut(key.into())),
             "POST" => {
+                text(req)?;
                 let to = req.param("to")?;
                 let except = req.param("except")?;
                 if to.is_some() && except.is_some() {
@@ -372,12 +395,12 @@ impl Server {
     ) -> Result<Reply, Reject> {
         let channel = self.hub.channel_from(name, &from)?;
         let place = channel.place(&from)?;
-        let mut head = http::head(200, &[STREAM_FIELDS, &connection.cors, CLOSE]);
+        let mut head = http::head(200, &[STREAM_FIELDS, http::LIVE, &connection.cors, CLOSE]);
         let mut framing = framing(req);
         let mut accepted = None;
         if let Some(handshake) = handshake {
             let (slot, number) = self.hub.connect();
-            let may_publish = self.tokens.may(req, "POST");
+            let may_publish = self.tokens.check(req, "POST");
             accepted = Some(Accepted { slot, may_publish, template: named(req)? });
             if number > self.shares.connections {
                 return Err(CONNECTIONS);
@@ -403,10 +426,11 @@ impl Server {
             },
             Route::Lesson(script) => {
                 let usual = |line: &&str| !line.split(':').take(1).any(|name| script.fields.contains(name));
-                let fields = STREAM_FIELDS.split_inclusive('\n').filter(usual).collect::<String>() + &script.fields;
+                let all = [STREAM_FIELDS, http::LIVE].concat();
+                let fields = all.split_inclusive('\n').filter(usual).collect::<String>() + &script.fields;
                 // RFC 9110 §15.3.5: a 204 has no content.
                 if req.method == "HEAD" || script.status == 204 {
-                    return Ok(Reply::Answer(Answer::empty(script.status, fields)));
+                    return Ok(Reply::Answer(Answer { cache: "", ..Answer::empty(script.status, fields) }));
                 }
                 let place = self.players.take(PLAYERS, &connection.stream, ());
                 let _place = place.filter(|_| !connection.brief).ok_or(PLAYING)?; // others wait if it is brief
@@ -456,6 +480,35 @@ fn framing(req: &Request) -> Framing {
     if req.minor == 0 { Framing::None } else { Framing::Chunks }
 }
 
+/// The first parameter that a POST cannot have.
+fn unknown<'a>(req: &Request<'a>) -> Option<&'a str> {
+    let known = if req.path.starts_with("/lab/") { &[] } else { PARAMETERS };
+    req.params().map(|pair| pair.0).find(|name| !name.is_empty() && !known.contains(name))
+}
+
+/// Looks whether a body can be text as it is sent (RFC 9110 §8.3, §8.4).
+fn text(req: &Request) -> Result<(), Reject> {
+    let is = |text: &[u8], wanted: &str| text.eq_ignore_ascii_case(wanted.as_bytes());
+    if req.list("content-encoding").any(|coding| !is(coding, "identity")) {
+        return Err(CONTENT_CODING);
+    }
+    for kind in req.all("content-type") {
+        if kind.get(..10).is_some_and(|kind| is(kind, "multipart/")) {
+            return Err(MULTIPART);
+        }
+        for parameter in http::split(kind, b';').skip(1) {
+            let mut parts = parameter.splitn(2, |&b| b == b'=').map(<[u8]>::trim_ascii);
+            let name = parts.next().unwrap_or_default();
+            let value = parts.next().unwrap_or_default();
+            let value = value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value);
+            if is(name, "charset") && !is(value, "utf-8") && !is(value, "utf8") {
+                return Err(CHARSET);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// What a request's events are called, but for the data.
 fn named(req: &Request) -> Result<Event, Reject> {
     Event::default().named(req.param("event")?.unwrap_or_default())
@@ -471,9 +524,13 @@ fn place(req: &Request, lesson: bool) -> Result<From, Reject> {
         Some(id) if is_id(&id) => From::After(id),
         Some(_) => return Err(SINCE),
     };
-    // The field wins, for it is newer than the URL; a malformed one is told as a gap, for no client could mend it.
-    let last = req.bytes("last-event-id").filter(|id| !id.is_empty());
-    Ok(last.map_or(since, |id| From::After(String::from_utf8_lossy(id).into())))
+    // The field wins, for it is newer than the URL; then its place there, which polyfills use that cannot send the field.
+    // A malformed one is told as a gap, for no client could mend it.
+    let field = req.bytes("last-event-id").map(|id| String::from_utf8_lossy(id).into());
+    let query = req.find_param(|name| name.eq_ignore_ascii_case("lastEventId"))?;
+    let query = query.filter(|id| !lesson || is_id(id));
+    let last = [field, query].into_iter().flatten().find(|id| !id.is_empty());
+    Ok(last.map_or(since, From::After))
 }
 
 /// The events that a POST publishes: the body as one, whatever its media type, unless it is an event stream itself.

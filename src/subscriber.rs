@@ -10,7 +10,7 @@ use crate::duplex::{Duplex, lock};
 use crate::framing::{At, Framing, Wire};
 use crate::trace::Trace;
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write, copy, sink};
 use std::mem::take;
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -31,6 +31,8 @@ const LONGEST_SILENCE: u64 = 120_000;
 const SKIPS: usize = 64;
 /// In milliseconds: how often the heartbeat looks for closed sockets. A closed one is gone after two looks.
 pub const LOOK: u64 = 500;
+/// Limit: bytes that a look drops of what a subscriber sends. They stand before the end of what it sends.
+const DROPPED: u64 = 256 << 10;
 /// In milliseconds: who was written to since then is not looked at.
 const QUIET: u64 = LOOK * 3 / 2;
 /// One open connection, counted until it is dropped; a subscriber keeps the one it came with.
@@ -401,14 +403,15 @@ impl Subscriber {
         if self.half().is_some() {
             return Ok(false); // its own thread looks all the time
         }
-        match self.stream.read(&mut [0; 1024]) {
-            Ok(0) if !self.shut => {
+        match copy(&mut (&self.stream).take(DROPPED), &mut sink()) {
+            Ok(DROPPED) => Ok(false), // there may be more
+            Ok(_) if !self.shut => {
                 self.shut = true;
                 Ok(true)
             }
-            Ok(0) if !matches!(self.stream.take_error(), Ok(None)) => Err(Gone::Done),
+            Ok(_) if !matches!(self.stream.take_error(), Ok(None)) => Err(Gone::Done),
             Ok(_) => Ok(false),
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(false),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(false),
             Err(_) => Err(Gone::Done),
         }
     }

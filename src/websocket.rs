@@ -15,7 +15,7 @@ use crate::connection::{Connection, Stop};
 use crate::duplex::{Duplex, lock};
 use crate::event::Event;
 use crate::hub::Hub;
-use crate::reject::{PUBLISH_TOKEN, Reject};
+use crate::reject::Reject;
 use crate::subscriber::Slot;
 use crate::trace::Trace;
 use crate::ws::{self, Parser, Received};
@@ -30,7 +30,7 @@ pub struct Accepted {
     /// A connection more than the client's own.
     pub slot: Slot,
     /// Whether its client may publish.
-    pub may_publish: bool,
+    pub may_publish: Result<(), Reject>,
     /// What it publishes, but for the data.
     pub template: Event,
 }
@@ -40,8 +40,8 @@ type End = (Option<u16>, &'static str);
 
 /// Reads and obeys the client's frames, until there are no more. Returns with what it is to be closed.
 fn obey(
-    connection: &mut Connection, half: &Mutex<Duplex>, hub: &Hub, channel: &Arc<Channel>, may_publish: bool,
-    template: &Event,
+    connection: &mut Connection, half: &Mutex<Duplex>, hub: &Hub, channel: &Arc<Channel>,
+    may_publish: Result<(), Reject>, template: &Event,
 ) -> Result<(), End> {
     let mut parser = Parser::new(hub.config().max_body);
     while let Ok((bytes, early)) = connection.receive(|| drop(lock(half))) {
@@ -49,8 +49,8 @@ fn obey(
         let mut rest = &bytes[..];
         while let Some(received) = parser.next(&mut rest).map_err(|fail| (Some(fail.code), fail.reason))? {
             match received {
-                Received::Message(_) if !may_publish => return Err((Some(1008), PUBLISH_TOKEN.why)),
                 Received::Message(text) => {
+                    may_publish.map_err(|reject| (Some(1008), reject.why))?;
                     let event = template.clone().with_data(text);
                     let code = |r: Reject| (Some(if r.status == 500 { 1011 } else { 1013 }), r.why);
                     hub.publish(&channel.name, &[event]).map_err(code)?;

@@ -74,7 +74,7 @@ pub fn handshake(req: &Request) -> Result<Option<Handshake>, Reject> {
     if key.len() != 24 || !key.strip_suffix(b"==").is_some_and(|digits| is_made_of(digits, b"+/")) {
         return Err(WS_KEY);
     }
-    let protocols = || req.list("sec-websocket-protocol").filter(|p| !p.is_empty());
+    let protocols = || req.list("sec-websocket-protocol");
     if !protocols().all(is_token) {
         return Err(SUBPROTOCOL);
     }

@@ -33,8 +33,8 @@ fn head(wire: &mut Wire, last: &str) {
     wire.expect("HTTP/1.1 200 OK\r\nDate: ");
     assert_eq!(wire.until(b"\r\n").len(), "Sun, 06 Nov 1994 08:49:37 GMT\r\n".len());
     wire.expect(format!(
-        "X-Content-Type-Options: nosniff\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n\
-         X-Accel-Buffering: no\r\nVary: Accept\r\nConnection: close\r\n{last}\r\n"
+        "X-Content-Type-Options: nosniff\r\nContent-Type: text/event-stream\r\nX-Accel-Buffering: no\r\n\
+         Vary: Accept\r\nCache-Control: no-store, no-transform\r\nConnection: close\r\n{last}\r\n"
     ));
 }
 

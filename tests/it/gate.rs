@@ -25,6 +25,8 @@ fn only_names_that_cannot_be_rebound_are_answered() {
         "svc.internal",
         "internal.",
         "localhost.",
+        "chat.localhost:8000",
+        "A.B.Localhost.",
         "router.local.",
         "chat.example.org",
         "Chat.Example.ORG:443",
@@ -42,6 +44,8 @@ fn only_names_that_cannot_be_rebound_are_answered() {
         "notlocal.example",
         ".",
         "x.localhost.example",
+        "notlocalhost.example",
+        "evil.localhosts",
         "1.2.3.4.5",
         "evil.locals",
         "a.b",
@@ -64,12 +68,26 @@ fn pages_of_other_sites_may_not_publish() {
         "Host: localhost:8000\r\nOrigin: http://localhost:8000\r\n",
         "Host: localhost:8000\r\nOrigin: https://LOCALHOST:8000\r\nSec-Fetch-Site: same-origin\r\n",
         "Host: localhost:8000\r\nSec-Fetch-Site: none\r\n",
+        // A default port equals none; and a proxy that ends TLS may send its own port, or the page's, or none.
+        "Host: localhost:80\r\nOrigin: http://localhost\r\n",
+        "Host: localhost:\r\nOrigin: http://localhost:80\r\n",
+        "Host: localhost\r\nOrigin: http://localhost:80\r\n",
+        "Host: localhost:443\r\nOrigin: https://localhost\r\n",
+        "Host: localhost\r\nOrigin: https://LocalHost:443\r\n",
+        "Host: localhost:80\r\nOrigin: https://localhost\r\n",
+        "Host: [::1]:80\r\nOrigin: http://[::1]\r\n",
     ] {
         assert_eq!(post(fields).status, 200, "{fields}");
     }
     for fields in [
         "Host: localhost:8000\r\nOrigin: http://localhost:8001\r\n",
         "Host: localhost:8000\r\nOrigin: http://localhost\r\n",
+        "Host: localhost:443\r\nOrigin: http://localhost\r\n",
+        "Host: localhost\r\nOrigin: http://localhost:443\r\n",
+        "Host: localhost\r\nOrigin: https://localhost:80\r\n",
+        "Host: localhost:80\r\nOrigin: http://localhost:8080\r\n",
+        "Host: localhost\r\nOrigin: capacitor://localhost\r\n",
+        "Host: localhost\r\nOrigin: http://localhost.evil.example:80\r\n",
         "Host: localhost:8000\r\nOrigin: http://evil.example\r\n",
         "Host: localhost:8000\r\nOrigin: null\r\n",
         "Host: localhost:8000\r\nOrigin: localhost:8000\r\n",
@@ -103,8 +121,20 @@ fn allowed_origins_may_publish_and_read() {
         let answer = ask(&server, "OPTIONS /a", &fields(origin));
         assert_eq!((answer.status, answer.field("access-control-allow-origin")), (204, Some(origin)));
         assert_eq!(answer.field("access-control-allow-methods"), Some("GET, HEAD, POST, OPTIONS"));
-        let headers = answer.field("access-control-allow-headers").unwrap();
-        assert!(headers.contains("Last-Event-ID") && headers.contains("Content-Type"), "{headers}");
+        assert_eq!(answer.field("access-control-allow-headers"), None, "it asks for none");
+        // What tracing libraries add, and whatever comes next.
+        for (asked, allowed) in [
+            ("last-event-id", "last-event-id"),
+            ("traceparent,tracestate,baggage", "traceparent, tracestate, baggage"),
+            ("sentry-trace, X-Requested-With ,,hx-request", "sentry-trace, X-Requested-With, hx-request"),
+            ("a\r\nAccess-Control-Request-Headers: b", "a, b"),
+            ("good, not good, \"x\"", "good"),
+        ] {
+            let asks = format!("{}Access-Control-Request-Headers: {asked}\r\n", fields(origin));
+            let answer = ask(&server, "OPTIONS /a", &asks);
+            assert_eq!(answer.field("access-control-allow-headers"), Some(allowed));
+            assert_eq!(answer.field("access-control-allow-credentials"), Some("true"));
+        }
     }
     for origin in ["http://app.example", "https://app.example.evil", "null"] {
         ask(&server, "POST /a", &fields(origin)).refused(reject::CROSS_SITE);
@@ -115,5 +145,37 @@ fn allowed_origins_may_publish_and_read() {
     let any = Tincan::start(&["--allow-origin", "*"]);
     let answer = ask(&any, "POST /a", &fields("https://anyone.example"));
     assert_eq!((answer.status, answer.field("access-control-allow-origin")), (200, Some("*")));
+    assert_eq!(answer.field("access-control-allow-credentials"), None);
     assert_eq!(ask(&any, "POST /a", "Host: localhost\r\nSec-Fetch-Site: cross-site\r\n").status, 200);
+}
+
+#[test]
+fn apps_and_extensions_have_origins_as_well() {
+    let all = [
+        "capacitor://localhost",
+        "tauri://localhost",
+        "ionic://localhost:8100",
+        "moz-extension://2c1e5a0c-0f0c-4d9f-9a58-2f3d3a1c9e4b",
+        "chrome-extension://aapbdbdomjkkjkaonfhkkikfgjllcleb",
+        "app+x.y-1://a_b",
+        "null",
+        "https://app.example:443",
+        "http://[::1]:80",
+    ];
+    let server = Tincan::start(&all.map(|origin| ["--allow-origin", origin]).concat());
+    let host = "Host: localhost\r\nSec-Fetch-Site: cross-site\r\n";
+    let as_sent = all.map(|origin| origin.trim_end_matches(":443").trim_end_matches(":80"));
+    for origin in all.into_iter().chain(as_sent) {
+        for method in ["POST /a", "GET /a?wait=0", "OPTIONS /a"] {
+            let answer = ask(&server, method, &format!("{host}Origin: {origin}\r\n"));
+            let allowed = ["origin", "credentials"].map(|name| answer.field(&format!("access-control-allow-{name}")));
+            assert!(answer.status < 300, "{method} {origin}: {}", answer.status);
+            assert_eq!(allowed, [Some(origin), Some("true")], "{method}");
+        }
+    }
+    for origin in
+        ["capacitor://evil", "tauri://localhost:1", "https://localhost", "app://a_b", "http://app.example:443"]
+    {
+        ask(&server, "POST /a", &format!("{host}Origin: {origin}\r\n")).refused(reject::CROSS_SITE);
+    }
 }

@@ -193,6 +193,7 @@ fn what_does_not_arrive_in_time_ends_and_harms_nobody() {
         ("without end", what_has_no_end_is_ended),
         ("full", who_is_there_goes_on_while_silent_connections_fill_the_server),
         ("not finished", http::a_request_that_is_not_finished_in_ten_seconds_is_refused),
+        ("slow", http::a_body_may_come_slowly_but_not_slower_than_a_least_rate),
         ("not read", http::a_client_that_does_not_read_its_answers_is_given_up),
     ]);
 }

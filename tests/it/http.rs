@@ -107,6 +107,21 @@ fn unframed() -> Vec<(String, Reject)> {
         (chunks("1 \r\na\r\n"), CHUNK),
         (chunks("1;\r\na\r\n"), CHUNK),
         (chunks("1;=b\r\na\r\n"), CHUNK),
+        (chunks("1;a=\r\na\r\n"), CHUNK),
+        (chunks("1;a=;b\r\na\r\n"), CHUNK),
+        (chunks("1;bad[=x\r\na\r\n"), CHUNK),
+        (chunks("1;a=b c\r\na\r\n"), CHUNK),
+        (chunks("1;a b\r\na\r\n"), CHUNK),
+        (chunks("1;a=b=c\r\na\r\n"), CHUNK),
+        (chunks("1;a;;b\r\na\r\n"), CHUNK),
+        (chunks("1;a;\r\na\r\n"), CHUNK),
+        (chunks("1;a=b/c\r\na\r\n"), CHUNK),
+        (chunks("1;a=\"b\r\na\r\n"), CHUNK),
+        (chunks("1;a=\"b\\\"\r\na\r\n"), CHUNK),
+        (chunks("1;a=\"b\"c\r\na\r\n"), CHUNK),
+        (chunks("1;a=\"b\u{7f}\"\r\na\r\n"), CHUNK),
+        (chunks("1;\u{e9}\r\na\r\n"), CHUNK),
+        (chunks("1 a\r\na\r\n"), CHUNK),
         (chunks("1\r\nab"), CHUNK),
         (chunks("1\r\na\n"), CHUNK),
         (chunks(&format!("1;{}\r\n", long(300))), CHUNK),
@@ -117,20 +132,28 @@ fn unframed() -> Vec<(String, Reject)> {
         (chunks("10001\r\n"), TOO_LARGE),
         (chunks("fffffffffffffffffffffff\r\n"), TOO_LARGE),
         (chunks(&format!("8000\r\n{}\r\n8001\r\n", long(0x8000))), TOO_LARGE),
-        (line(&format!("GET /{} HTTP/1.1", long(4096))), LONG_TARGET),
-        (format!("GET /{}", long(4097)), LONG_TARGET),
-        (get(&format!("A: {}\r\n", long(8192))), LARGE_SECTION),
-        (format!("GET / HTTP/1.1\r\n{HOST}A: {}", long(8192)), LARGE_SECTION),
-        (get(&"A: b\r\n".repeat(64)), LARGE_SECTION),
-        (chunks(&format!("0\r\n{}", "A: b\r\n".repeat(2000))), LARGE_SECTION),
+        (line(&format!("GET /{} HTTP/1.1", long(8192))), LONG_TARGET),
+        (format!("GET /{}", long(8193)), LONG_TARGET),
+        (get(&format!("A: {}\r\n", long(16384))), LARGE_SECTION),
+        (format!("GET / HTTP/1.1\r\n{HOST}A: {}", long(16384)), LARGE_SECTION),
+        (get(&"A: b\r\n".repeat(100)), LARGE_SECTION),
+        (chunks(&format!("0\r\n{}", "A: b\r\n".repeat(4000))), LARGE_SECTION),
+        (chunks(&format!("0\r\nA: {}", long(16384))), LARGE_SECTION),
         (post("Expect: tea\r\nContent-Length: 1\r\n", "x"), EXPECT),
+        (post("Expect: 100-continue, tea\r\nContent-Length: 1\r\n", "x"), EXPECT),
         (post("Transfer-Encoding: gzip\r\n", ""), CODING),
         (post("Transfer-Encoding: gzip, chunked\r\n", ""), CODING),
         (post("Transfer-Encoding: identity\r\n", ""), CODING),
         (post("Transfer-Encoding:\r\n", ""), CODING),
+        (post("Transfer-Encoding: ,\r\n", ""), CODING),
+        (post("Transfer-Encoding: chunked;a=b\r\n", ""), CODING),
+        (post("Transfer-Encoding: \"chunked\"\r\n", ""), CODING),
         (post("Transfer-Encoding: xchunked\r\n", ""), CODING),
         (line("GET /health HTTP/2.0"), VERSION),
-        (line("GET /health HTTP/1.2"), VERSION),
+        (line("GET /health HTTP/3.1"), VERSION),
+        (line("PRI * HTTP/2.0"), VERSION),
+        (line("GET /health HTTP/1.10"), REQUEST_LINE),
+        (line("GET /health http/1.1"), REQUEST_LINE),
         (line("GET /health HTTP/0.9"), VERSION),
     ]
 }
@@ -139,6 +162,7 @@ fn unframed() -> Vec<(String, Reject)> {
 fn framed() -> Vec<(String, Reject)> {
     use reject::*;
     let to = |line: &str| format!("{line} HTTP/1.1\r\n{HOST}\r\n");
+    let coded = |fields: &str| post(&format!("{fields}Content-Length: 2\r\n"), "hi");
     let stream = |body: &str| {
         format!(
             "POST /a HTTP/1.1\r\n{HOST}Content-Type: text/event-stream\r\nContent-Length: {}\r\n\r\n{body}",
@@ -153,6 +177,17 @@ fn framed() -> Vec<(String, Reject)> {
         (stream("event: a\0b\ndata: x\n\n"), EVENT_NAME),
         (stream(&format!("event: {}\ndata: x\n\n", "x".repeat(257))), EVENT_NAME),
         (stream("data: x\n\n").replace("/a", "/a?event=b"), TWO_NAMES),
+        (to("POST /a?event=gap"), RESERVED),
+        (stream("data: x\n\nevent: gap\ndata: x\n\n"), RESERVED),
+        (coded("Content-Encoding: gzip\r\n"), CONTENT_CODING),
+        (coded("Content-Encoding: identity, BR\r\n"), CONTENT_CODING),
+        (coded("Content-Encoding:\r\nContent-Encoding: x-own\r\n"), CONTENT_CODING),
+        (coded("Content-Type: text/plain; charset=iso-8859-1\r\n"), CHARSET),
+        (coded("Content-Type: text/event-stream;Charset=\"UTF-16\"\r\n"), CHARSET),
+        (coded("Content-Type: text/plain; a=\";charset=utf-8\"; charset = windows-1252\r\n"), CHARSET),
+        (coded("Content-Type: text/plain; charset=\r\n"), CHARSET),
+        (coded("Content-Type: multipart/form-data; boundary=x\r\n"), MULTIPART),
+        (coded("Content-Type: Multipart/Mixed\r\n"), MULTIPART),
         (stream("id: 1\ndata: x\n\n"), BLOCK_ID),
         (stream("data: x\n\nid\n\n"), BLOCK_ID),
         (stream("retry: 99999999999999999999\ndata: x\n\n"), BLOCK_RETRY),
@@ -180,14 +215,20 @@ fn framed() -> Vec<(String, Reject)> {
         (to("POST /a?to=x&except=y"), TO_EXCEPT),
         (to("POST /a?to=%zz"), TARGET),
         (to("GET /nothing/here"), NOT_FOUND),
-        (to("GET /a/"), NOT_FOUND),
+        (to("GET /a/"), SLASH),
+        (to("POST /a/"), SLASH),
+        (to("GET /health/"), SLASH),
+        (to("GET /nothing/here/?x"), SLASH),
         (to("GET /lab/a%2Fb"), NOT_FOUND),
         (to("GET /a?tap=a+b"), TAP),
         (to("GET /a?tap="), TAP),
-        (to("GET /lessons/"), NOT_FOUND),
-        (to("GET /lessons/nothing"), NOT_FOUND),
+        (to("GET /lessons/"), SLASH),
+        (to("GET /lessons/nothing"), NO_LESSON),
         (to("GET /assets"), NOT_FOUND),
-        (to("GET /assets/../src/main.rs"), NOT_FOUND),
+        (to("GET /lessons/nothing.txt"), NO_LESSON),
+        (to("POST /lessons/nothing"), NO_LESSON),
+        (to("GET /assets/nothing.js"), NO_FILE),
+        (to("GET /assets/../src/main.rs"), NO_FILE),
         (to("GET /caf%C3%A9"), NOT_FOUND),
         (to(&format!("GET /{}", "a".repeat(65))), NOT_FOUND),
         (to("OPTIONS /nothing/here"), NOT_FOUND),
@@ -199,8 +240,15 @@ fn framed() -> Vec<(String, Reject)> {
         (to("PUT /assets/chat.js"), PAGE_METHOD),
         (to("PUT /a"), CHANNEL_METHOD),
         (to("DELETE /a"), CHANNEL_METHOD),
-        (to("get /a"), CHANNEL_METHOD),
-        (to("BREW /a"), CHANNEL_METHOD),
+        (to("PATCH /a"), CHANNEL_METHOD),
+        (to("TRACE /a"), CHANNEL_METHOD),
+        (to("get /a"), METHOD),
+        (to("Post /a"), METHOD),
+        (to("BREW /a"), METHOD),
+        (to("BREW /nothing/here"), METHOD),
+        (to("CONNECT localhost:80"), METHOD),
+        (to("CONNECT [::1]:443"), METHOD),
+        (to("CONNECT evil.example:443"), MISDIRECTED),
         (to("GET /health").replace("localhost", "evil.example"), MISDIRECTED),
         (post("Origin: http://evil.example\r\n", ""), CROSS_SITE),
     ]
@@ -246,6 +294,105 @@ fn a_refusal_with_sound_framing_leaves_the_connection_open() {
     assert_eq!(server.metric("tincan_events_total"), Some(0), "nothing of a refused request is published");
 }
 
+#[test]
+fn a_post_names_the_parameter_that_it_cannot_have() {
+    let server = Tincan::start(&[]);
+    let mut wire = server.connect();
+    let long = "x".repeat(2000);
+    for (target, name) in [
+        ("/a?evnt=b", "evnt"),
+        ("/a?event=b&Event=c", "Event"),
+        ("/a?since=all", "since"),
+        ("/a?wait=0&event=b", "wait"),
+        ("/a?lastEventId=5", "lastEventId"),
+        ("/a?%65vent=b", "%65vent"),
+        ("/a?=b&&x=%ff", "x"),
+        ("/lab/key?event=b", "event"),
+        (&format!("/a?{long}"), &long[..64]),
+    ] {
+        for fields in ["", "Expect: 100-continue\r\n"] {
+            wire.send(format!("POST {target} HTTP/1.1\r\n{HOST}{fields}Content-Length: 1\r\n\r\n"));
+            if fields.is_empty() {
+                wire.send("x");
+            }
+            let answer = wire.response();
+            let line = format!("{}: {name}\n", reject::PARAMETER.line().trim_end());
+            assert_eq!((answer.status, answer.text()), (400, line), "{target}");
+            if !fields.is_empty() {
+                assert_eq!((answer.field("connection"), wire.rest().as_str()), (Some("close"), ""), "{target}");
+                wire = server.connect();
+            }
+        }
+    }
+    assert_eq!(server.metric("tincan_events_total"), Some(0));
+}
+
+#[test]
+fn a_higher_minor_version_is_treated_as_1_1_and_empty_members_of_a_list_as_none() {
+    let server = Tincan::start(&[]);
+    let mut wire = server.connect();
+    for version in ["1.1", "1.2", "1.9"] {
+        wire.send(format!("GET /health HTTP/{version}\r\n{HOST}\r\n"));
+        let answer = wire.response();
+        assert!(answer.head.starts_with("HTTP/1.1 200 OK\r\n"), "{}", answer.head);
+        assert_eq!((answer.text(), answer.field("connection")), ("ok\n".into(), None));
+        wire.send(format!("POST /a HTTP/{version}\r\n{HOST}Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"));
+        assert_eq!(wire.response().status, 200);
+        server.ask(format!("GET /health HTTP/{version}\r\n\r\n")).refused(reject::NO_HOST);
+    }
+    for fields in [
+        "Transfer-Encoding: , chunked\r\n",
+        "Transfer-Encoding: Chunked ,\t,\r\nTransfer-Encoding:\r\n",
+        "Transfer-Encoding: chunked\r\nExpect: ,\r\nConnection: , x,\r\n",
+    ] {
+        wire.send(format!(
+            "POST /a HTTP/1.1\r\n{HOST}{fields}\r\n1;a=\"\\\"b;c\" ; d = e\r\na\r\n0\r\nA: {}\r\n\r\n",
+            "x".repeat(9000)
+        ));
+        assert_eq!(wire.response().status, 200, "{fields}");
+    }
+    wire.send(format!("POST /a HTTP/1.1\r\n{HOST}Expect: , 100-Continue,100-continue\r\nContent-Length: 1\r\n\r\n"));
+    wire.expect("HTTP/1.1 100 Continue\r\n\r\n");
+    wire.send("a");
+    assert_eq!(wire.response().status, 200);
+    // A comma in a quoted string is none of the list's (RFC 9110 §5.6.1, §5.6.4).
+    let page = |accept: &str| {
+        let answer = server
+            .ask(get("").replace("/health", "/a?wait=0").replace("\r\n\r\n", &format!("\r\nAccept: {accept}\r\n\r\n")));
+        answer.field("content-type").unwrap().starts_with("text/html")
+    };
+    assert!(page("a/b;c=\"d, text/event-stream, e\", text/html, */*;q=0.1"));
+    assert!(!page("a/b;c=\"d, text/html, e\\\"\", text/event-stream, */*;q=0.1"));
+    wire.send(get("Connection: \"a, close, b\"\r\n"));
+    assert_eq!(wire.response().field("connection"), None);
+}
+
+/// Each answer says how long it may be kept.
+#[test]
+fn every_answer_says_how_long_it_may_be_kept() {
+    let server = Tincan::start(&[]);
+    server.post("/a", "x");
+    let live =
+        ["/health", "/metrics", "/a?wait=0", "/a", "/lab/key?wait=0", "/lessons/no-content", "/nothing/here", "/a/"];
+    let kept = ["/", "/lab", "/lessons", "/lessons/fields.txt", "/assets/chat.js", "/assets/icon.svg"];
+    let methods = ["GET", "HEAD", "POST", "OPTIONS", "BREW"];
+    for path in live.into_iter().chain(kept) {
+        for method in methods {
+            let mut wire = server.connect();
+            wire.send(format!("{method} {path} HTTP/1.1\r\n{HOST}\r\n"));
+            let head = wire.until(b"\r\n\r\n").to_ascii_lowercase();
+            let kept = kept.contains(&path) && (method == "GET" || method == "HEAD");
+            let control = if kept { "no-cache" } else { "no-store, no-transform" };
+            assert!(head.contains(&format!("\r\ncache-control: {control}\r\n")), "{method} {path}: {head}");
+            assert_eq!(head.matches("cache-control").count(), 1, "{head}");
+        }
+    }
+    for (request, reject) in unframed().into_iter().chain(framed()) {
+        let answer = server.ask(&request);
+        assert_eq!(answer.field("cache-control"), Some("no-store, no-transform"), "{reject:?}");
+    }
+}
+
 /// The rest of the table, which needs more than one request: by name, for the tests that refuse with it are looked for.
 macro_rules! elsewhere {
     ($($name:ident)*) => { [$((stringify!($name), reject::$name)),*] };
@@ -253,7 +400,7 @@ macro_rules! elsewhere {
 
 #[test]
 fn every_line_of_the_table_is_tested() {
-    let elsewhere = elsewhere!(BODY_UTF8 TIMEOUT CHANNELS CONNECTIONS PUBLISH_TOKEN READ_TOKEN LOG_FAILED LOG_CLOSED LOG_UNREADABLE LOG_SICK OPEN_LOGS PLAYING TAPS DISK_FULL UPGRADE UPGRADE_OPTION HANDSHAKE_METHOD WS_VERSION WS_KEY SUBPROTOCOL BEHIND REDIS_AWAY REDIS_REFUSES REDIS_LOST);
+    let elsewhere = elsewhere!(BODY_UTF8 TIMEOUT CHANNELS CONNECTIONS PUBLISH_TOKEN PUBLISH_UNKNOWN PUBLISH_RIGHT READ_TOKEN READ_UNKNOWN READ_RIGHT PARAMETER LOG_FAILED LOG_CLOSED LOG_UNREADABLE LOG_SICK OPEN_LOGS PLAYING TAPS DISK_FULL UPGRADE UPGRADE_OPTION HANDSHAKE_METHOD NO_SOCKET WS_VERSION WS_KEY SUBPROTOCOL BEHIND REDIS_AWAY REDIS_REFUSES REDIS_LOST);
     let mut tests = String::new();
     for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it")).unwrap() {
         tests += &std::fs::read_to_string(entry.unwrap().path()).unwrap();
@@ -273,12 +420,12 @@ fn what_is_just_within_the_limits_is_taken() {
     let server = Tincan::start(&[]);
     let name = "aZ09_-".repeat(11)[..64].to_string();
     assert_eq!(server.post(&format!("/{name}"), "x").len(), 1);
-    let target = format!("/health?{}", "x".repeat(4096 - 8));
+    let target = format!("/health?{}", "x".repeat(8192 - 8));
     assert_eq!(server.get(&target).text(), "ok\n");
-    // 8192 bytes of field lines and blank line; 64 of them.
-    let filler = 8192 - HOST.len() - "A: \r\n\r\n".len();
+    // 16,384 bytes of field lines and blank line; 100 of them.
+    let filler = 16384 - HOST.len() - "A: \r\n\r\n".len();
     assert_eq!(server.ask(get(&format!("A: {}\r\n", "x".repeat(filler)))).text(), "ok\n");
-    assert_eq!(server.ask(get(&"A: b\r\n".repeat(63))).text(), "ok\n");
+    assert_eq!(server.ask(get(&"A: b\r\n".repeat(99))).text(), "ok\n");
 }
 
 #[test]
@@ -311,6 +458,51 @@ pub fn a_request_that_is_not_finished_in_ten_seconds_is_refused() {
         assert!(began.elapsed() >= Duration::from_secs(10), "{:?}", began.elapsed());
         began.within("a refusal", Duration::from_secs(13)); // each byte of the slow one would give it ten seconds more
     }
+}
+
+/// As the one above. Behind the ten seconds a body has a second more for each KiB of it that has come.
+pub fn a_body_may_come_slowly_but_not_slower_than_a_least_rate() {
+    let server = Tincan::start(&["--max-body", "64M"]);
+    let began = Stopwatch::start();
+    let slowly = |request: String, body: Vec<u8>, a_second: usize| {
+        let mut wire = server.connect();
+        wire.send(request);
+        for part in body.chunks(a_second / 4) {
+            wire.send(part);
+            std::thread::sleep(Duration::from_millis(250));
+        }
+        assert!(began.elapsed() > Duration::from_secs(12), "{:?}", began.elapsed());
+        assert_eq!(wire.response().status, 200);
+    };
+    let sized = |n: usize| (post(&format!("Content-Length: {n}\r\n"), ""), vec![b'x'; n]);
+    std::thread::scope(|scope| {
+        scope.spawn(|| slowly(sized(60_000).0, sized(60_000).1, 4000));
+        scope.spawn(|| slowly(sized(13 << 20).0, sized(13 << 20).1, 1 << 20));
+        let chunk = format!("f\r\n{}\r\n", "x".repeat(15));
+        scope.spawn(move || slowly(chunks(""), (chunk.repeat(1500) + "0\r\n\r\n").into(), 2000));
+        // All but a little at once, and then nothing; a byte now and then; extensions, which are no body.
+        for (start, byte, seconds) in [
+            (post("Content-Length: 3000\r\n", &"x".repeat(2048)), None, 12),
+            (post("Content-Length: 3000\r\n", ""), Some("x".to_string()), 10),
+            (chunks(""), Some(format!("1;{}\r\nx\r\n", "a".repeat(250))), 10),
+        ] {
+            let server = &server;
+            let began = &began;
+            scope.spawn(move || {
+                let mut wire = server.connect();
+                wire.send(start);
+                while let Some(byte) = &byte
+                    && began.elapsed() < Duration::from_millis(9500)
+                {
+                    wire.send(byte);
+                    std::thread::sleep(Duration::from_millis(300));
+                }
+                wire.response().refused(reject::TIMEOUT);
+                assert!(began.elapsed() >= Duration::from_secs(seconds), "{:?}", began.elapsed());
+                began.within("a refusal", Duration::from_secs(seconds + 3));
+            });
+        }
+    });
 }
 
 /// As the one above.
@@ -512,11 +704,13 @@ fn answers_do_not_wait_for_each_other() {
 fn targets_are_taken_as_browsers_and_proxies_send_them() {
     let server = Tincan::start(&[]);
     let (mut reader, _) = server.listen("/a", "");
-    let id = server.post("/%61?x=%ff&event=a|b{c}^`\\", "x");
+    let id = server.post("/%61?&event=a|b{c}^`\\&", "x");
     reader.expect(format!("event: a|b{{c}}^`\\\ndata: x\nid: {}\n\n", id[0]));
     for target in ["HTTP://localhost:1/health", "https://localhost/health"] {
         assert_eq!(server.get(target).text(), "ok\n", "{target}");
     }
+    // What a GET does not know it does not mind.
+    assert_eq!(server.get("/health?x=%ff&x&=").text(), "ok\n");
     for target in ["http://localhost", "http://localhost?x"] {
         assert_eq!(server.get(target).field("content-type"), Some("text/html; charset=utf-8"), "{target}");
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tincan::framing::Framing;
 use tincan::http;
 use tincan::lessons::{LESSONS, Lesson, Script, Step, parse, parts, says};
-use tincan::reject::{NOT_FOUND, PAGE_METHOD, PLAYING, SINCE};
+use tincan::reject::{NO_LESSON, PAGE_METHOD, PLAYING, SINCE};
 use tincan::ws;
 
 /// What EventSource fires for each lesson: `open`, `type|data|lastEventId` (LF as `/`, a time as `TIME`) and
@@ -385,7 +385,7 @@ fn hear((mut server, mut opened): Begun) -> Vec<Played> {
 #[test]
 fn a_lesson_is_its_file_on_the_wire() {
     let head = |status: &str, kind: &str, more: &str| {
-        let usual = "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\nVary: Accept\r\n";
+        let usual = "X-Accel-Buffering: no\r\nVary: Accept\r\nCache-Control: no-store, no-transform\r\n";
         let (first, last) = if more.is_empty() { (kind, "") } else { ("", kind) };
         format!(
             "HTTP/1.1 {status}\r\nX-Content-Type-Options: nosniff\r\n{first}{usual}{more}{last}Connection: close\r\n{CHUNKED}\r\n"
@@ -584,7 +584,7 @@ fn a_lesson_can_be_read_without_being_played() {
     assert!(ask("OPTIONS", "/lessons/clock.txt").starts_with("HTTP/1.1 204 "));
     server.post_with("/lessons/clock.txt", "", "").refused(PAGE_METHOD);
     for path in ["/lessons/nothing.txt", "/lessons/.txt", "/lessons/clock.txt.txt", "/lessons/clock.TXT"] {
-        server.get(path).refused(NOT_FOUND);
+        server.get(path).refused(NO_LESSON);
     }
 }
 

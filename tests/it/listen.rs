@@ -16,8 +16,8 @@ fn head_and_prelude_are_exactly_these_bytes() {
     wire.expect("HTTP/1.1 200 OK\r\nDate: ");
     assert_eq!(wire.until(b"\r\n").len(), "Sun, 06 Nov 1994 08:49:37 GMT\r\n".len());
     wire.expect(
-        "X-Content-Type-Options: nosniff\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n\
-         X-Accel-Buffering: no\r\nVary: Accept\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n\
+        "X-Content-Type-Options: nosniff\r\nContent-Type: text/event-stream\r\nX-Accel-Buffering: no\r\n\
+         Vary: Accept\r\nCache-Control: no-store, no-transform\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n\
          : connected to /kitchen as ",
     );
     let address = wire.until(b"\n");
@@ -27,6 +27,45 @@ fn head_and_prelude_are_exactly_these_bytes() {
     assert_eq!(seq(id.trim_end()), 0);
     let ids = server.post("/kitchen", "soup is ready");
     wire.expect(format!("data: soup is ready\nid: {}\n\n", ids[0]));
+}
+
+#[test]
+fn a_polyfill_may_say_its_last_event_id_in_the_query() {
+    let server = Tincan::start(&["--retry", "0"]);
+    let ids: Vec<_> = ["one", "two", "three"].map(|data| server.post("/a", data).remove(0)).into();
+    let heard = |query: &str, fields: &str| {
+        let text = server.ask(format!("GET /a?wait=0&{query} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n")).text();
+        text.lines().filter_map(|line| line.strip_prefix("data: ")).collect::<Vec<_>>().join(" ")
+    };
+    for name in ["lastEventId", "lasteventid", "LASTEVENTID", "LastEventID"] {
+        assert_eq!(heard(&format!("{name}={}", ids[1]), ""), "three");
+        assert_eq!(heard(&format!("since=all&{name}={}&r=0.1234", ids[1]), ""), "three", "it is newer than since");
+        assert_eq!(heard(&format!("since={}&{name}=", ids[1]), ""), "three", "an empty one is none");
+        let field = format!("Last-Event-ID: {}\r\n", ids[1]);
+        assert_eq!(heard(&format!("{name}={}", ids[0]), &field), "three", "the field is newer still");
+        // One that is no id is told as a gap, as that of the field is.
+        let gap = format!("{{\"asked\":\"a\\nb c\",\"from\":\"{}\",\"lost\":null}} one two three", ids[0]);
+        assert_eq!(heard(&format!("{name}=a%0Ab+c"), ""), gap);
+    }
+    let mut wire = server.connect();
+    wire.send("GET /a?lastEventId=%zz HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    wire.response().refused(tincan::reject::TARGET);
+}
+
+#[test]
+fn a_reader_that_said_much_behind_its_request_is_missed_as_soon_as_others() {
+    let server = Tincan::start(&[]); // its heartbeat is an hour
+    for (n, said) in [100 << 10, 1 << 20].into_iter().enumerate() {
+        let (mut reader, _) = server.listen("/a", "");
+        reader.send(vec![b'x'; said]);
+        eventually("it is there", || server.readers("a") == 1);
+        std::thread::sleep(Duration::from_millis(600)); // the heartbeat has looked once
+        let left = Stopwatch::start();
+        drop(reader);
+        eventually("it is gone", || server.readers("a") == 0);
+        // A megabyte is dropped in four looks.
+        left.within("a reader that left", Duration::from_secs(2 + 2 * n as u64));
+    }
 }
 
 #[test]

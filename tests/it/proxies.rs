@@ -154,7 +154,10 @@ impl Proxy {
         let head = &answer.head;
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
         let has = |line: &str| head.to_ascii_lowercase().contains(&format!("\r\n{line}"));
-        assert!(has("content-type: text/event-stream\r\n") && has("cache-control: no-cache\r\n"), "{head}");
+        assert!(
+            has("content-type: text/event-stream\r\n") && has("cache-control: no-store, no-transform\r\n"),
+            "{head}"
+        );
         assert!(!has("content-encoding:") && !has("content-length:"), "{head}");
         let prelude = wire.block();
         (Stream { wire, answer }, prelude)

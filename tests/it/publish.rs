@@ -34,11 +34,23 @@ fn an_event_can_be_named_and_its_type_does_not_matter() {
     let id = server.post("/a?event=caf%C3%A9+one%20two", "x");
     reader.expect(format!("event: caf\u{e9} one two\ndata: x\nid: {}\n\n", id[0]));
     let name = "n".repeat(256);
-    let id = server.post(&format!("/a?x=y&event={name}"), "x");
+    let id = server.post(&format!("/a?event={name}&event=x"), "x");
     reader.expect(format!("event: {name}\ndata: x\nid: {}\n\n", id[0]));
     let id = server.post("/a?event=", "an empty name is none");
     reader.expect(format!("data: an empty name is none\nid: {}\n\n", id[0]));
-    for kind in ["application/x-www-form-urlencoded", "application/json", "text/event-stream-not", ""] {
+    for kind in [
+        "application/x-www-form-urlencoded",
+        "application/json",
+        "text/event-stream-not",
+        "",
+        "multipart",
+        "text/plain; charset=utf-8",
+        "text/plain;charset=\"UTF-8\"",
+        "text/plain; CHARSET=utf8; a=\"; charset=latin1\"",
+        "text/plain; a=\"\\\"; charset=latin1\"",
+        "text/plain\r\nContent-Encoding: identity",
+        "text/plain\r\nContent-Encoding:",
+    ] {
         let answer = server.post_with("/a", &format!("Content-Type: {kind}\r\n"), "a=b");
         reader.expect(format!("data: a=b\nid: {}\n", answer.text()));
     }
@@ -60,12 +72,20 @@ fn an_event_stream_is_published_block_by_block() {
     let epoch = place.split_once('-').unwrap().0;
     let body = "\u{feff}: a comment\r\ndata: one\r\n\r\nevent: two\rdata:no space\rdata:  two spaces\r\r\
                 retry: 250\ndata\nunknown: x\nretry: not a number\n\n: nothing to fire\nevent: lost\n\n\n\ndata: last\n\n";
+    // What a block without data says of the reconnection time counts as well.
+    let more = "retry: 1\n\nretry: 2\nevent: gap\n\n: x\n\ndata: five\n\nretry: 3\n\nretry: 4\ndata: six\n\n\
+                data: seven\n\nretry: 5\n\nretry: 6\n\nretry: x\n\n";
     let kind = "Content-Type: Text/Event-Stream; charset=utf-8\r\n";
     let answer = server.post_with("/a", kind, body);
     assert_eq!(answer.text(), format!("{epoch}-1\n{epoch}-2\n{epoch}-3\n{epoch}-4\n"));
     reader.expect(format!(
         "data: one\nid: {epoch}-1\n\nevent: two\ndata: no space\ndata:  two spaces\nid: {epoch}-2\n\n\
          retry: 250\ndata: \nid: {epoch}-3\n\ndata: last\nid: {epoch}-4\n\n"
+    ));
+    server.post_with("/a", kind, more);
+    reader.expect(format!(
+        "retry: 2\ndata: five\nid: {epoch}-5\n\nretry: 4\ndata: six\nid: {epoch}-6\n\n\
+         retry: 6\ndata: seven\nid: {epoch}-7\n\n"
     ));
 }
 

@@ -91,13 +91,14 @@ const HEAD_OF_400: &str = "
     #1 < Date: DDDDDDDDDDDDDDDDDDDDDDDDDDDDD␍␊ | field line
     #1 < X-Content-Type-Options: nosniff␍␊ | field line
     #1 < Content-Type: text/plain; charset=utf-8␍␊ | field line
+    #1 < Cache-Control: no-store, no-transform␍␊ | field line
     #1 < Connection: close␍␊ | field line
 ";
 const STREAM: &str = "
     #1 < Content-Type: text/event-stream␍␊ | field line
-    #1 < Cache-Control: no-cache␍␊ | field line
     #1 < X-Accel-Buffering: no␍␊ | field line
     #1 < Vary: Accept␍␊ | field line
+    #1 < Cache-Control: no-store, no-transform␍␊ | field line
 ";
 
 #[test]
@@ -173,7 +174,8 @@ fn requests_on_one_connection_are_told_apart_by_their_bodies() {
     drop(wire);
     let why = tincan::reject::REQUEST_LINE.line();
     let length = why.len();
-    let text = "#1 < Content-Type: text/plain; charset=utf-8␍␊ | field line";
+    let text = "#1 < Content-Type: text/plain; charset=utf-8␍␊ | field line
+        #1 < Cache-Control: no-store, no-transform␍␊ | field line";
     let expected = format!(
         "#1 > ␍␊ | empty line
         #1 > POST /a HTTP/1.1␍␊ | request line
@@ -236,6 +238,7 @@ fn requests_on_one_connection_are_told_apart_by_their_bodies() {
         #1 < Date: DDDDDDDDDDDDDDDDDDDDDDDDDDDDD␍␊ | field line
         #1 < X-Content-Type-Options: nosniff␍␊ | field line
         #1 < Allow: GET, HEAD, POST, OPTIONS␍␊ | field line
+        #1 < Cache-Control: no-store, no-transform␍␊ | field line
         #1 < ␍␊ | end of the head
         {HEAD_OF_400}
         #1 < Content-Length: {length}␍␊ | field line

@@ -390,12 +390,32 @@ fn a_handshake_that_breaks_a_rule_is_refused_and_the_connection_goes_on() {
     server.ask(with("HTTP/1.1", "HTTP/1.0")).refused(reject::UPGRADE);
     wire.send(with("GET", "HEAD"));
     assert!(wire.until(b"\r\n\r\n").starts_with("HTTP/1.1 405 "));
-    // What is no channel knows no WebSocket: the field is ignored (RFC 9110 §7.8).
-    for (path, kind) in [("/health", "text/plain; charset=utf-8"), ("/", "text/html; charset=utf-8")] {
+    // What is no channel knows no WebSocket (§4.2.2), whatever else the handshake says.
+    for path in [
+        "/health",
+        "/",
+        "/lab",
+        "/metrics",
+        "/lessons",
+        "/lessons/fields",
+        "/assets/chat.js",
+        "/lab/key",
+        "/lessons/fields.txt",
+    ] {
         wire.send(handshake(path, ""));
-        let answer = wire.response();
-        assert_eq!((answer.status, answer.field("content-type")), (200, Some(kind)), "{path}");
+        wire.response().refused(reject::NO_SOCKET);
+        wire.send(handshake(path, "Accept: text/event-stream\r\n"));
+        wire.response().refused(reject::NO_SOCKET);
     }
+    for path in ["/health", "/lab"] {
+        wire.send(handshake(path, "").replace("Version: 13", "Version: 8"));
+        wire.response().refused(reject::NO_SOCKET);
+    }
+    // Another protocol is not meant.
+    wire.send(handshake("/health", "").replace("websocket", "h2c").replace("Sec-WebSocket-Key", "X-Key"));
+    assert_eq!(wire.response().text(), "ok\n");
+    wire.send(handshake("/a?event=gap", ""));
+    wire.response().refused(reject::RESERVED);
     wire.send(handshake("/a", ""));
     Ws::accepted(wire, "").close();
 }
@@ -428,9 +448,12 @@ fn a_websocket_needs_the_token_for_reading_and_a_message_the_one_for_publishing(
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let server = Tincan::start(&["--token-file", path.to_str().unwrap()]);
     let bearer = |token: &str| format!("Authorization: Bearer {token}\r\n");
-    for fields in [String::new(), bearer("wrong"), bearer("p0st")] {
+    let wrong = [reject::READ_UNKNOWN, reject::READ_RIGHT];
+    for (fields, reject) in
+        [(String::new(), reject::READ_TOKEN), (bearer("wrong"), wrong[0]), (bearer("p0st"), wrong[1])]
+    {
         let answer = server.ask(handshake("/a", &fields));
-        answer.refused(reject::READ_TOKEN);
+        answer.refused(reject);
         assert_eq!(answer.field("www-authenticate"), Some("Basic realm=\"tincan: read\", charset=\"UTF-8\""));
     }
     let open = |token: &str| {
@@ -444,7 +467,7 @@ fn a_websocket_needs_the_token_for_reading_and_a_message_the_one_for_publishing(
     reads.hears("from one who may");
     reads.send([ping("still here"), text("from one who may not"), text("nor this")].concat());
     reads.gets(0x8a, "still here");
-    reads.closes(1008, reject::PUBLISH_TOKEN.why);
+    reads.closes(1008, reject::PUBLISH_RIGHT.why);
     both.send(text("next"));
     both.hears("next");
 }
