@@ -163,9 +163,9 @@ impl Tokens {
     /// # Errors
     /// What is wrong with its token: there is none, it is not known, or it has the other right alone.
     pub fn check(&self, req: &Request, method: &str) -> Result<(), Reject> {
-        let [(tokens, missing, unknown, wrong), (others, ..)] = match method {
-            "POST" => [self.publishing(), self.reading()],
-            _ => [self.reading(), self.publishing()],
+        let (tokens, others, [missing, unknown, wrong]) = match method {
+            "POST" => (&self.publish, &self.read, [PUBLISH_TOKEN, PUBLISH_UNKNOWN, PUBLISH_RIGHT]),
+            _ => (&self.read, &self.publish, [READ_TOKEN, READ_UNKNOWN, READ_RIGHT]),
         };
         if tokens.is_empty() || method == "OPTIONS" || req.path == "/health" {
             return Ok(());
@@ -180,18 +180,7 @@ impl Tokens {
             _ => Err(unknown),
         }
     }
-
-    fn publishing(&self) -> Right<'_> {
-        (&self.publish, PUBLISH_TOKEN, PUBLISH_UNKNOWN, PUBLISH_RIGHT)
-    }
-
-    fn reading(&self) -> Right<'_> {
-        (&self.read, READ_TOKEN, READ_UNKNOWN, READ_RIGHT)
-    }
 }
-
-/// The tokens of a right; and the refusals if there is none, an unknown one, or one of the other right.
-type Right<'a> = (&'a [String], Reject, Reject, Reject);
 
 /// The token that a request brings.
 fn given(req: &Request) -> Option<Vec<u8>> {

@@ -266,7 +266,8 @@ impl<'a> Request<'a> {
 
     /// Whether `Accept` names `text/event-stream` itself, as EventSource does.
     pub fn is_event_source(&self) -> bool {
-        self.list("accept").any(|r| r.to_ascii_lowercase().starts_with(b"text/event-stream"))
+        let name = |range| split(range, b';').next().unwrap_or_default();
+        self.list("accept").any(|range| name(range).eq_ignore_ascii_case(b"text/event-stream"))
     }
 }
 

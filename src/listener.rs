@@ -32,16 +32,10 @@ pub fn first(listener: &TcpListener) -> io::Result<Option<(TcpStream, SocketAddr
 }
 
 /// The address by which other machines reach this one, as far as its routes tell. Nothing is sent.
-pub fn outward(any: IpAddr) -> Option<IpAddr> {
-    // Addresses of documentation, which are behind the default route (RFC 5737, RFC 3849).
-    let v4: (IpAddr, &str) = (Ipv4Addr::UNSPECIFIED.into(), "192.0.2.1:9");
-    let v6 = (any, "[2001:db8::1]:9");
-    let own = |(from, to): (IpAddr, &str)| {
-        let socket = UdpSocket::bind((from, 0)).ok()?;
-        socket.connect(to).ok()?;
-        Some(socket.local_addr().ok()?.ip())
-    };
-    own(v4).or_else(|| own(v6).filter(|_| any.is_ipv6()))
+pub fn outward() -> Option<IpAddr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect("192.0.2.1:9").ok()?; // an address of documentation, behind the default route (RFC 5737)
+    Some(socket.local_addr().ok()?.ip())
 }
 
 /// What is wrong, and what to do.

@@ -47,7 +47,7 @@ fn greet(server: &Server) {
     let url = if local { format!("localhost:{}", address.port()) } else { address.to_string() };
     let curl = format!("  curl -N {url}/kitchen\n  curl -d 'soup is ready' {url}/kitchen");
     let mut notes = server.notes();
-    if let Some(ip) = outward(ip).filter(|_| ip.is_unspecified()) {
+    if let Some(ip) = outward().filter(|_| ip.is_unspecified()) {
         notes.insert(0, format!("from other machines: http://{}/", SocketAddr::new(ip, address.port())));
     }
     let unknown = unknown(vars_os().map(|(name, _)| name.to_string_lossy().into()));

@@ -298,8 +298,8 @@ impl Server {
         }
     }
 
-    /// Who may, and what is asked for. Needs the head alone, so that a refusal comes before the body.
-    fn route(&self, req: &Request, head: &[u8], connection: &mut Connection) -> Result<Route, Reject> {
+    /// Who may.
+    fn admit(&self, req: &Request) -> Result<(), Reject> {
         if req.authority.is_some_and(|a| gate::misdirected(self.hub.config(), a)) {
             return Err(MISDIRECTED);
         }
@@ -309,7 +309,12 @@ impl Server {
         if (req.method == "POST" || ws::handshake(req) != Ok(None)) && gate::cross_site(self.hub.config(), req) {
             return Err(CROSS_SITE);
         }
-        self.tokens.check(req, req.method)?;
+        self.tokens.check(req, req.method)
+    }
+
+    /// What is asked for. Needs the head alone, so that a refusal comes before the body.
+    fn route(&self, req: &Request, head: &[u8], connection: &mut Connection) -> Result<Route, Reject> {
+        self.admit(req)?;
         if let Some(key) = req.param("tap")? {
             if !is_channel(&key) || req.path.starts_with("/lab/") {
                 return Err(TAP);
@@ -488,20 +493,18 @@ fn unknown<'a>(req: &Request<'a>) -> Option<&'a str> {
 
 /// Looks whether a body can be text as it is sent (RFC 9110 §8.3, §8.4).
 fn text(req: &Request) -> Result<(), Reject> {
-    let is = |text: &[u8], wanted: &str| text.eq_ignore_ascii_case(wanted.as_bytes());
-    if req.list("content-encoding").any(|coding| !is(coding, "identity")) {
+    if req.list("content-encoding").any(|coding| !coding.eq_ignore_ascii_case(b"identity")) {
         return Err(CONTENT_CODING);
     }
-    for kind in req.all("content-type") {
-        if kind.get(..10).is_some_and(|kind| is(kind, "multipart/")) {
+    for kind in req.all("content-type").map(<[u8]>::to_ascii_lowercase) {
+        if kind.starts_with(b"multipart/") {
             return Err(MULTIPART);
         }
-        for parameter in http::split(kind, b';').skip(1) {
-            let mut parts = parameter.splitn(2, |&b| b == b'=').map(<[u8]>::trim_ascii);
-            let name = parts.next().unwrap_or_default();
-            let value = parts.next().unwrap_or_default();
-            let value = value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value);
-            if is(name, "charset") && !is(value, "utf-8") && !is(value, "utf8") {
+        for parameter in http::split(&kind, b';').skip(1).map(String::from_utf8_lossy) {
+            if let Some((name, value)) = parameter.split_once('=')
+                && name.trim() == "charset"
+                && !["utf-8", "utf8"].contains(&value.trim().trim_matches('"'))
+            {
                 return Err(CHARSET);
             }
         }

@@ -87,6 +87,10 @@ fn a_wrong_command_line_is_one_line_and_exit_2() {
         (&["--allow-origin", "example.org"], "an origin"),
         (&["--allow-origin", "https://example.org/"], "an origin"),
         (&["--allow-origin", "https://user@example.org"], "an origin"),
+        (&["--allow-origin", "capacitor://"], "an origin"),
+        (&["--allow-origin", "://localhost"], "an origin"),
+        (&["--allow-origin", "nul"], "an origin"),
+        (&["--allow-origin", "*.example.org"], "an origin"),
         (&["--quiet=1"], "takes no value"),
         (&["--trace=1"], "takes no value"),
     ] {
@@ -242,6 +246,63 @@ fn the_start_shows_the_page_and_both_curl_lines() {
     assert!(server.stderr().starts_with(&greeting), "{}", server.stderr());
     let server = Tincan::spawn("127.0.0.2:0", &[]);
     assert!(server.stderr().starts_with("tincan: http://127.0.0.2:"), "an address at which it can be reached");
+}
+
+#[test]
+fn the_start_says_what_everybody_may_and_by_which_address() {
+    let dir = Scratch::new();
+    let file = dir.0.join("tokens");
+    let tokens = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        ["--token-file", file.to_str().unwrap()]
+    };
+    let warning =
+        |what: &str| format!("  warning: everyone who reaches this address may {what}; --token-file says who may\n");
+    let started = |listen: &str, args: &[&str]| {
+        let server = Tincan::spawn(listen, args);
+        eventually("its start is said", || server.stderr().contains("  limits: ") && server.stderr().ends_with('\n'));
+        (server.stderr(), server.port)
+    };
+    for listen in ["0.0.0.0:0", "[::]:0"].into_iter().filter(|listen| std::net::TcpListener::bind(*listen).is_ok()) {
+        let (said, port) = started(listen, &[]);
+        assert!(
+            said.starts_with(&format!("tincan: http://localhost:{port}/\n"))
+                && said.contains(&warning("read and publish")),
+            "{said}"
+        );
+        // On a machine with a route, the address by which it is reached: not this one, and no name.
+        if let Some(line) = said.lines().find(|line| line.contains("from other machines")) {
+            let url = line.strip_prefix("  from other machines: http://").unwrap().strip_suffix('/').unwrap();
+            let address: std::net::SocketAddr = url.parse().unwrap();
+            assert!(address.port() == port && !address.ip().is_loopback() && !address.ip().is_unspecified(), "{line}");
+        }
+    }
+    assert!(started("0.0.0.0:0", &tokens("publish a\n")).0.contains(&warning("read")));
+    assert!(started("0.0.0.0:0", &tokens("read a\n")).0.contains(&warning("publish")));
+    for (listen, args) in [("0.0.0.0:0", &tokens("read a\npublish a\n")[..]), ("127.0.0.2:0", &[])] {
+        let (said, _) = started(listen, args);
+        assert!(!said.contains("everyone"), "{said}");
+        assert_eq!(
+            said.contains("from other machines"),
+            listen == "0.0.0.0:0" && started("0.0.0.0:0", &[]).0.contains("other machines")
+        );
+    }
+}
+
+#[test]
+fn a_variable_that_is_no_options_is_noted_and_never_refused() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tincan"));
+    command.env("TINCAN_HEARTBEET", "5").env("TINCAN_LISTEN", "127.0.0.1:0").env("TINCAN_MAX_BODY", "1M");
+    command.env("TINCAN_PORT_8000_TCP", "tcp://10.0.0.1:8000").env("TINCAN_a\u{1b}[2J", "").env("OTHER", "x");
+    let server = Tincan::run(command);
+    let note = "  note: no option has these variables, see --help: TINCAN_HEARTBEET, TINCAN_PORT_8000_TCP, TINCAN_a\u{241b}[2J\n";
+    eventually("it is said", || server.stderr().ends_with(note));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tincan"));
+    command.env("TINCAN_LISTEN", "127.0.0.1:0").env("TINCAN_QUIET", "1");
+    let server = Tincan::run(command);
+    server.get("/health");
+    assert!(!server.stderr().contains("note:"), "{}", server.stderr());
 }
 
 #[test]
