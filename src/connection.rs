@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 /// Limit: a request, from its first byte (on a new connection: from the accept) to its last; but see `LEAST_RATE`.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
-/// Limit: bytes a second of a body, behind that time. So a body has a second more for each of these, up to its length.
+/// Limit: bytes a second of a body, behind that time: a body has a second more for so many bytes of it, up to its length,
+/// and is never waited for longer than that time.
 const LEAST_RATE: u64 = 1 << 10;
 /// Limit: the same where others wait for this place, so that whoever says nothing does not keep it for long.
 const BRIEF_TIME: Duration = Duration::from_secs(1);
@@ -167,9 +168,11 @@ impl Connection {
     /// # Errors
     /// Where it is too large, malformed or late.
     pub fn body(&mut self, req: &Request, max: usize, deadline: Instant) -> Result<Vec<u8>, Stop> {
+        let mut deadline = deadline;
         let mut received = Chunked::default();
         let mut expects = req.expects;
         loop {
+            let before = received.body.len();
             let (used, complete) = match req.framing {
                 Framing::Chunked => received.feed(&self.buf, max)?,
                 Framing::Length(n) if n > max => return Err(TOO_LARGE.into()),
@@ -188,8 +191,12 @@ impl Connection {
             if std::mem::take(&mut expects) {
                 self.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
             }
-            let earned = if self.brief { 0 } else { 1000 * received.body.len() as u64 / LEAST_RATE };
-            self.fill(deadline + Duration::from_millis(earned))?;
+            if !self.brief {
+                let earned = 1_000_000 * (received.body.len() - before) as u64 / LEAST_RATE;
+                let most = Instant::now() + REQUEST_TIME; // what comes in a burst buys no longer silence
+                deadline = (deadline + Duration::from_micros(earned)).min(most);
+            }
+            self.fill(deadline)?;
         }
     }
 

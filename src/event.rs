@@ -61,7 +61,7 @@ impl Event {
     }
 
     /// The event that tells a reader what it missed.
-    pub fn gap(data: String) -> Event {
+    pub(crate) fn gap(data: String) -> Event {
         Event { name: GAP.into(), retry: None, data }
     }
 
@@ -87,7 +87,8 @@ impl Event {
             let value = String::from_utf8_lossy(value);
             match name {
                 b"data" => event.data = value.into(),
-                b"event" => event.name = Event::default().named(value).unwrap_or_default().name,
+                b"event" if event.name != GAP => event.name = Event::default().named(value).unwrap_or_default().name,
+                b"lost" => event.name = GAP.into(), // a node's own word, which has this field first
                 b"retry" => event.retry = value.parse().ok(),
                 _ => {}
             }

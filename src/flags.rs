@@ -6,7 +6,7 @@
 //!
 //! Limits: numbers have the ranges that their messages name.
 
-use crate::http::origin;
+use crate::http::{host_of, origin};
 use crate::percent::is_made_of;
 use crate::resp::{Address, MAX_STRING};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -126,7 +126,7 @@ const OPTIONS: &[(&str, &str, &str, Set)] = &[
     }),
     ("allow-origin", "ORIGIN", "a further web origin that may read and publish, or *; may be repeated", |c, v| {
         c.origins.push(origin(v));
-        let is = |(scheme, host)| is_made_of(scheme, b"+-.") && is_made_of(host, b"-._:[]");
+        let is = |(scheme, host): (&str, &str)| is_made_of(scheme, b"+-.") && host_of(host.as_bytes()).is_some();
         let right = "an origin without a path, such as https://example.org or capacitor://localhost, or null, or *";
         check(v == "*" || v == "null" || v.split_once("://").is_some_and(is), right)
     }),
@@ -242,11 +242,10 @@ pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<Co
 }
 
 /// A note about variables that look like an option's and are none's; an orchestrator may have set them, so it is no more.
-pub fn unknown(variables: impl Iterator<Item = String>) -> Option<String> {
+pub fn unknown_variables(variables: impl Iterator<Item = String>) -> Option<String> {
     let options: Vec<_> = OPTIONS.iter().map(|option| variable(option.0)).collect();
     let unknown = |name: &String| name.starts_with("TINCAN_") && !options.contains(name);
-    let mut names: Vec<_> = variables.filter(unknown).collect();
-    names.sort();
+    let names: Vec<_> = variables.filter(unknown).collect();
     (!names.is_empty()).then(|| format!("note: no option has these variables, see --help: {}", names.join(", ")))
 }
 

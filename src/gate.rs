@@ -73,10 +73,11 @@ pub fn cors(config: &Config, req: &Request) -> String {
     if req.method == "OPTIONS" {
         fields += PREFLIGHT;
         // By name, for `*` covers neither `Authorization` nor a request with credentials.
-        let names = req.list("access-control-request-headers").filter(|name| is_token(name));
-        let names: Vec<_> = names.map(String::from_utf8_lossy).collect();
+        let mut names = req.list("access-control-request-headers");
+        names.retain(|name| is_token(name));
         if !names.is_empty() {
-            fields.extend(["Access-Control-Allow-Headers: ", &names.join(", "), "\r\n"]);
+            let names = names.join(&b", "[..]);
+            fields.extend(["Access-Control-Allow-Headers: ", &String::from_utf8_lossy(&names), "\r\n"]);
         }
     }
     fields
@@ -170,13 +171,12 @@ impl Tokens {
         if tokens.is_empty() || method == "OPTIONS" || req.path == "/health" {
             return Ok(());
         }
-        let given = given(req).unwrap_or_default();
+        let Some(given) = given(req).filter(|given| !given.is_empty()) else { return Err(missing) };
         // All of them are compared, so the time does not tell which one it was.
         let known = |tokens: &[String]| tokens.iter().fold(false, |known, token| known | same(&given, token));
         match (known(tokens), known(others)) {
             (true, _) => Ok(()),
             (_, true) => Err(wrong),
-            _ if req.bytes("authorization").is_none() => Err(missing),
             _ => Err(unknown),
         }
     }

@@ -103,10 +103,11 @@ impl HeadEnd {
                 0 => (MAX_METHOD, REQUEST_LINE), // with the space behind it
                 1 => (MAX_TARGET + usize::from(byte == b' '), LONG_TARGET),
                 2 => (MAX_VERSION - 1, REQUEST_LINE), // the space before it is one of its bytes
-                _ => (MAX_SECTION, LARGE_SECTION),
+                _ => (MAX_SECTION + 1, LARGE_SECTION), // with the CR of the blank line
             };
             if self.seen - self.part > most || self.parts > 3 + MAX_FIELDS {
-                return Err(reject);
+                let is_method = self.parts == 0 && is_token(buf.get(self.part..self.seen - 1).unwrap_or_default());
+                return Err(if is_method { METHOD } else { reject });
             }
             if byte == b' ' && self.parts < 2 {
                 self.parts += 1;
@@ -143,7 +144,9 @@ impl<'a> Request<'a> {
         let (authority, target_path) = match target {
             "*" if method == "OPTIONS" => (None, "*"),
             // The authority form (RFC 9112 §3.2.3): a request that is understood, and refused for its method.
-            _ if method == "CONNECT" => (Some(host_of(target.as_bytes()).ok_or(TARGET)?), "*"),
+            _ if method == "CONNECT" && split_port(target).1 != "" => {
+                (Some(host_of(target.as_bytes()).ok_or(TARGET)?), "*")
+            }
             _ => split_target(target).ok_or(TARGET)?,
         };
         let (path, query) = target_path.split_once('?').unwrap_or((target_path, ""));
@@ -159,7 +162,7 @@ impl<'a> Request<'a> {
             _ => return Err(TWO_HOSTS),
         }
         req.framing = req.frame()?;
-        if req.list("expect").any(|member| !member.eq_ignore_ascii_case(b"100-continue")) {
+        if req.list("expect").iter().any(|member| !member.eq_ignore_ascii_case(b"100-continue")) {
             return Err(EXPECT);
         }
         req.expects = minor == 1 && req.lists("expect", "100-continue");
@@ -170,8 +173,7 @@ impl<'a> Request<'a> {
     fn frame(&self) -> Result<Framing, Reject> {
         let chunked = |coding: &&[u8]| coding.eq_ignore_ascii_case(b"chunked");
         // In a length an empty member is an error, for the field is no list but by a common mistake (RFC 9110 §8.6).
-        let lengths: Vec<_> = self.members("content-length").collect();
-        match (self.bytes("transfer-encoding"), &lengths[..]) {
+        match (self.bytes("transfer-encoding"), &self.members("content-length")[..]) {
             (None, []) => Ok(Framing::Length(0)),
             (None, [one @ [_, ..], others @ ..])
                 if one.iter().all(u8::is_ascii_digit) && others.iter().all(|l| l == one) =>
@@ -182,7 +184,7 @@ impl<'a> Request<'a> {
             (None, _) => Err(LENGTH),
             (_, [_, ..]) => Err(BOTH_LENGTHS),
             _ if self.minor == 0 => Err(CODING_1_0),
-            _ => match &self.list("transfer-encoding").collect::<Vec<_>>()[..] {
+            _ => match &self.list("transfer-encoding")[..] {
                 [one] if chunked(one) => Ok(Framing::Chunked),
                 [before @ .., _] if before.iter().any(chunked) => Err(NOT_LAST),
                 _ => Err(CODING),
@@ -207,17 +209,19 @@ impl<'a> Request<'a> {
 
     /// The members of a field that is a comma-separated list, over all its field lines. Empty ones do not count
     /// (RFC 9110 §5.6.1.2).
-    pub fn list(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        self.members(name).filter(|member| !member.is_empty())
+    pub fn list(&self, name: &str) -> Vec<&'a [u8]> {
+        let mut members = self.members(name);
+        members.retain(|member| !member.is_empty());
+        members
     }
 
-    fn members(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        self.all(name).flat_map(|value| split(value, b','))
+    fn members(&self, name: &str) -> Vec<&'a [u8]> {
+        self.all(name).flat_map(|value| split(value, b',')).collect()
     }
 
     /// Whether a field that is a list has this member, in any case.
     pub fn lists(&self, name: &str, member: &str) -> bool {
-        self.list(name).any(|m| m.eq_ignore_ascii_case(member.as_bytes()))
+        self.list(name).iter().any(|m| m.eq_ignore_ascii_case(member.as_bytes()))
     }
 
     /// The query's parameters, names and values, as sent.
@@ -225,21 +229,22 @@ impl<'a> Request<'a> {
         self.query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")))
     }
 
-    /// The value of the first query parameter whose name passes, decoded as an HTML form encodes it.
+    /// The value of a query parameter, decoded as an HTML form encodes it.
     ///
     /// # Errors
-    /// Where its encoding is broken, or not UTF-8.
-    pub fn find_param(&self, passes: impl Fn(&str) -> bool) -> Result<Option<String>, Reject> {
-        let found = self.params().find(|(name, _)| passes(name));
+    /// If its encoding is broken, or not UTF-8.
+    pub fn param(&self, name: &str) -> Result<Option<String>, Reject> {
+        let found = self.params().find(|pair| pair.0 == name);
         found.map(|(_, value)| percent::decode(value, true).ok_or(TARGET)).transpose()
     }
 
-    /// The value of a query parameter.
-    ///
-    /// # Errors
-    /// As [`Request::find_param`].
-    pub fn param(&self, name: &str) -> Result<Option<String>, Reject> {
-        self.find_param(|other| other == name)
+    /// The place from which a client goes on: that of its `Last-Event-ID` field, or else of the query, in any case of letters.
+    /// Polyfills say it there if they cannot send the field, and some add one each time, so the last one counts.
+    pub fn last_event_id(&self) -> Option<String> {
+        let field = self.bytes("last-event-id").filter(|id| !id.is_empty());
+        let is_id = |(name, id): &(&str, &str)| name.eq_ignore_ascii_case("lastEventId") && !id.is_empty();
+        let query = || self.params().filter(is_id).last().map(|(_, id)| percent::decode(id, true).unwrap_or(id.into()));
+        field.map(|id| String::from_utf8_lossy(id).into()).or_else(query)
     }
 
     /// Whether the connection can carry another request (RFC 9112 §9.3).
@@ -253,12 +258,13 @@ impl<'a> Request<'a> {
         if self.bytes("accept").is_none() {
             return 1000;
         }
+        let ranges = self.list("accept");
         let weight = |wanted: &String| {
-            self.list("accept").find_map(|range| {
+            ranges.iter().find_map(|range| {
                 let text = String::from_utf8_lossy(range).to_ascii_lowercase();
-                let mut params = text.split(';').map(str::trim);
-                (params.next() == Some(wanted))
-                    .then(|| params.find_map(|p| p.strip_prefix("q=")).map_or(1000, thousandths))
+                let parts = split(text.as_bytes(), b';');
+                let weight = || parts.iter().find_map(|p| str::from_utf8(p.strip_prefix(b"q=")?).ok());
+                (parts.first() == Some(&wanted.as_bytes())).then(|| weight().map_or(1000, thousandths))
             })
         };
         [format!("{kind}/{subtype}"), format!("{kind}/*"), "*/*".into()].iter().find_map(weight).unwrap_or(0)
@@ -266,8 +272,8 @@ impl<'a> Request<'a> {
 
     /// Whether `Accept` names `text/event-stream` itself, as EventSource does.
     pub fn is_event_source(&self) -> bool {
-        let name = |range| split(range, b';').next().unwrap_or_default();
-        self.list("accept").any(|range| name(range).eq_ignore_ascii_case(b"text/event-stream"))
+        let is = |name: &&[u8]| name.eq_ignore_ascii_case(b"text/event-stream");
+        self.list("accept").iter().any(|range| split(range, b';').first().is_some_and(is))
     }
 }
 
@@ -275,7 +281,7 @@ impl<'a> Request<'a> {
 fn thousandths(weight: &str) -> u16 {
     let (whole, decimals) = weight.split_once('.').unwrap_or((weight, ""));
     match (whole, format!("{decimals:0<3}").parse()) {
-        ("0", Ok(n @ 0..=999)) => n,
+        ("0", Ok(n @ 0..=999)) if !decimals.starts_with('+') => n,
         _ => 1000,
     }
 }
@@ -317,7 +323,7 @@ fn split_target(target: &str) -> Option<(Option<&str>, &str)> {
 }
 
 /// `uri-host [ ":" port ]` (RFC 9110 §7.2), as text where it is one.
-fn host_of(value: &[u8]) -> Option<&str> {
+pub fn host_of(value: &[u8]) -> Option<&str> {
     let text = str::from_utf8(value).ok()?;
     let (host, port) = split_port(text);
     // Deviation: a registered name may be percent-encoded and have other characters; no name in the DNS has them.
@@ -338,10 +344,10 @@ pub fn split_port(authority: &str) -> (&str, &str) {
     }
 }
 
-/// An authority without the port that is the default of its scheme, for that equals none (RFC 9110 §4.2.3).
+/// An authority without a port that is empty, or the default of its scheme, for both equal none (RFC 9110 §4.2.3).
 pub fn without_default_port<'a>(authority: &'a str, scheme: &str) -> &'a str {
     match (split_port(authority), scheme) {
-        ((host, "80" | ""), "http") | ((host, "443" | ""), "https") => host,
+        ((host, ""), _) | ((host, "80"), "http") | ((host, "443"), "https") => host,
         _ => authority,
     }
 }
@@ -357,7 +363,7 @@ pub fn origin(text: &str) -> String {
 
 /// The parts of a value between delimiters that stand in no quoted string (RFC 9110 §5.6.4), without white space around
 /// them.
-pub fn split(value: &[u8], delimiter: u8) -> impl Iterator<Item = &[u8]> {
+pub fn split(value: &[u8], delimiter: u8) -> Vec<&[u8]> {
     let mut quoted = false;
     let mut escaped = false;
     let ends = move |&byte: &u8| {
@@ -366,7 +372,7 @@ pub fn split(value: &[u8], delimiter: u8) -> impl Iterator<Item = &[u8]> {
         quoted ^= byte == b'"' && !pair;
         byte == delimiter && !quoted
     };
-    value.split(ends).map(<[u8]>::trim_ascii)
+    value.split(ends).map(<[u8]>::trim_ascii).collect()
 }
 
 /// Reads a chunked body (RFC 9112 §7.1) as it arrives. Each byte is looked at once.
@@ -407,7 +413,7 @@ impl Chunked {
             at += part.len();
             self.line.extend_from_slice(part);
             let (most, reject) = match self.state {
-                Chunk::Trailer => (MAX_SECTION - self.trailer, LARGE_SECTION),
+                Chunk::Trailer => (MAX_SECTION + 2 - self.trailer, LARGE_SECTION), // with the blank line
                 _ => (MAX_CHUNK_LINE + 2, CHUNK),
             };
             if self.line.len() > most || (matches!(self.state, Chunk::End) && !b"\r\n".starts_with(&self.line)) {

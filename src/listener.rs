@@ -34,7 +34,7 @@ pub fn first(listener: &TcpListener) -> io::Result<Option<(TcpStream, SocketAddr
 /// The address by which other machines reach this one, as far as its routes tell. Nothing is sent.
 pub fn outward() -> Option<IpAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    socket.connect("192.0.2.1:9").ok()?; // an address of documentation, behind the default route (RFC 5737)
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?; // an address of documentation, behind the default route (RFC 5737)
     Some(socket.local_addr().ok()?.ip())
 }
 

@@ -7,7 +7,7 @@ use std::io::{Write, stdout};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::exit;
 use tincan::Server;
-use tincan::flags::{Command, parse, unknown};
+use tincan::flags::{Command, parse, unknown_variables};
 use tincan::listener::outward;
 use tincan::report::report;
 use tincan::secrets::{shown, visible};
@@ -47,10 +47,13 @@ fn greet(server: &Server) {
     let url = if local { format!("localhost:{}", address.port()) } else { address.to_string() };
     let curl = format!("  curl -N {url}/kitchen\n  curl -d 'soup is ready' {url}/kitchen");
     let mut notes = server.notes();
-    if let Some(ip) = outward().filter(|_| ip.is_unspecified()) {
-        notes.insert(0, format!("from other machines: http://{}/", SocketAddr::new(ip, address.port())));
+    if ip.is_unspecified() {
+        let port = address.port();
+        let url = outward().map(|ip| format!("http://{}/", SocketAddr::new(ip, port)));
+        let url = url.unwrap_or(format!("port {port} at any address of this machine"));
+        notes.insert(0, format!("from other machines: {url}"));
     }
-    let unknown = unknown(vars_os().map(|(name, _)| name.to_string_lossy().into()));
+    let unknown = unknown_variables(vars_os().map(|(name, _)| name.to_string_lossy().into()));
     notes.extend(unknown.map(|note| visible(&shown(note.as_bytes()))));
     report(format!("tincan: http://{url}/\n{curl}\n  {}", notes.join("\n  ")));
 }

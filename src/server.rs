@@ -269,7 +269,6 @@ impl Server {
             let route = if full { Err(CONNECTIONS) } else { self.route(&req, &head, connection) };
             // Whoever waits for 100 Continue keeps its body to itself if it is not wanted.
             let kept = req.expects && route.is_err();
-            connection.brief |= kept;
             let body = if kept { Vec::new() } else { connection.body(&req, self.hub.config().max_body, deadline)? };
             let answer = match route.and_then(|route| self.answer(&req, route, body, connection)) {
                 Ok(Reply::Answer(answer)) => answer,
@@ -284,13 +283,13 @@ impl Server {
                     Answer { fields: STREAM_FIELDS.into(), framing: framing(&req), ..Answer::text(body) }
                 }
                 Err(r) if r == PARAMETER => {
-                    let name = unknown(&req).unwrap_or_default();
+                    let name = unknown_parameter(&req).unwrap_or_default();
                     let line = format!("{}: {}\n", r.line().trim_end(), name.get(..64).unwrap_or(name));
                     Answer { body: line.into_bytes().into(), ..Answer::from(r) }
                 }
                 Err(r) => r.into(),
             };
-            if connection.brief || !req.keep_alive() {
+            if connection.brief || kept || !req.keep_alive() {
                 connection.send(&answer, CLOSE)?;
                 return Err(Stop::Close);
             }
@@ -378,10 +377,10 @@ impl Server {
                 let wait = req.param("wait")?.filter(|_| handshake.is_none()).map(seconds).transpose()?;
                 Ok(Route::Listen(name.into(), place(req, false)?, wait.map(Duration::from_secs), handshake))
             }
-            "POST" if unknown(req).is_some() => Err(PARAMETER),
+            "POST" if unknown_parameter(req).is_some() => Err(PARAMETER),
             "POST" if let Some(key) = name.strip_prefix("lab/") => Ok(Route::Cut(key.into())),
             "POST" => {
-                text(req)?;
+                check_media(req)?;
                 let to = req.param("to")?;
                 let except = req.param("except")?;
                 if to.is_some() && except.is_some() {
@@ -486,24 +485,24 @@ fn framing(req: &Request) -> Framing {
 }
 
 /// The first parameter that a POST cannot have.
-fn unknown<'a>(req: &Request<'a>) -> Option<&'a str> {
+fn unknown_parameter<'a>(req: &Request<'a>) -> Option<&'a str> {
     let known = if req.path.starts_with("/lab/") { &[] } else { PARAMETERS };
     req.params().map(|pair| pair.0).find(|name| !name.is_empty() && !known.contains(name))
 }
 
 /// Looks whether a body can be text as it is sent (RFC 9110 §8.3, §8.4).
-fn text(req: &Request) -> Result<(), Reject> {
-    if req.list("content-encoding").any(|coding| !coding.eq_ignore_ascii_case(b"identity")) {
+fn check_media(req: &Request) -> Result<(), Reject> {
+    if req.list("content-encoding").iter().any(|coding| !coding.eq_ignore_ascii_case(b"identity")) {
         return Err(CONTENT_CODING);
     }
     for kind in req.all("content-type").map(<[u8]>::to_ascii_lowercase) {
         if kind.starts_with(b"multipart/") {
             return Err(MULTIPART);
         }
-        for parameter in http::split(&kind, b';').skip(1).map(String::from_utf8_lossy) {
+        for parameter in http::split(&kind, b';').into_iter().skip(1).map(String::from_utf8_lossy) {
             if let Some((name, value)) = parameter.split_once('=')
                 && name.trim() == "charset"
-                && !["utf-8", "utf8"].contains(&value.trim().trim_matches('"'))
+                && !["utf-8", "utf8", ""].contains(&value.trim().trim_matches('"'))
             {
                 return Err(CHARSET);
             }
@@ -527,13 +526,8 @@ fn place(req: &Request, lesson: bool) -> Result<From, Reject> {
         Some(id) if is_id(&id) => From::After(id),
         Some(_) => return Err(SINCE),
     };
-    // The field wins, for it is newer than the URL; then its place there, which polyfills use that cannot send the field.
-    // A malformed one is told as a gap, for no client could mend it.
-    let field = req.bytes("last-event-id").map(|id| String::from_utf8_lossy(id).into());
-    let query = req.find_param(|name| name.eq_ignore_ascii_case("lastEventId"))?;
-    let query = query.filter(|id| !lesson || is_id(id));
-    let last = [field, query].into_iter().flatten().find(|id| !id.is_empty());
-    Ok(last.map_or(since, From::After))
+    // It wins, for it is newer than the URL; a malformed one is told as a gap, for no client could mend it.
+    Ok(req.last_event_id().filter(|id| !lesson || is_id(id)).map_or(since, From::After))
 }
 
 /// The events that a POST publishes: the body as one, whatever its media type, unless it is an event stream itself.

@@ -74,11 +74,11 @@ pub fn handshake(req: &Request) -> Result<Option<Handshake>, Reject> {
     if key.len() != 24 || !key.strip_suffix(b"==").is_some_and(|digits| is_made_of(digits, b"+/")) {
         return Err(WS_KEY);
     }
-    let protocols = || req.list("sec-websocket-protocol");
-    if !protocols().all(is_token) {
+    let protocols = req.list("sec-websocket-protocol");
+    if !protocols.iter().all(|name| is_token(name)) {
         return Err(SUBPROTOCOL);
     }
-    let event_stream = protocols().any(|p| p == SUBPROTOCOL_NAME.as_bytes());
+    let event_stream = protocols.contains(&SUBPROTOCOL_NAME.as_bytes());
     let accept = base64::encode(&sha1::digest(&[key, b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"].concat()));
     let mut fields = format!("Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n");
     if event_stream {

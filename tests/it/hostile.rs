@@ -420,7 +420,7 @@ fn what_has_no_end_is_ended() {
     let field = "GET /health HTTP/1.1\r\nHost: localhost\r\nX: ";
     refused_in_the_end(&[
         ("", "\r\n", reject::TIMEOUT),
-        ("", "A", reject::REQUEST_LINE),
+        ("", "A", reject::METHOD),
         ("GET /health HTTP/1.1", "1", reject::REQUEST_LINE), // also behind its target
         ("GET /health ", "HTTP/1.1 ", reject::REQUEST_LINE),
         ("GET /", "a", reject::LONG_TARGET),

@@ -42,7 +42,9 @@ fn unframed() -> Vec<(String, Reject)> {
         (line("GET /health http/1.1"), REQUEST_LINE),
         (line("G(T /health HTTP/1.1"), REQUEST_LINE),
         (line("G\u{e9}T /health HTTP/1.1"), REQUEST_LINE),
-        (line(&format!("{} /health HTTP/1.1", long(40))), REQUEST_LINE),
+        (line(&format!("{} /health HTTP/1.1", long(32))), METHOD),
+        (format!("{}", long(33)), METHOD),
+        ("\u{16}".repeat(40), REQUEST_LINE),
         (line("GET health HTTP/1.1"), TARGET),
         (line("GET * HTTP/1.1"), TARGET),
         (line("GET localhost:80 HTTP/1.1"), TARGET),
@@ -185,7 +187,7 @@ fn framed() -> Vec<(String, Reject)> {
         (coded("Content-Type: text/plain; charset=iso-8859-1\r\n"), CHARSET),
         (coded("Content-Type: text/event-stream;Charset=\"UTF-16\"\r\n"), CHARSET),
         (coded("Content-Type: text/plain; a=\";charset=utf-8\"; charset = windows-1252\r\n"), CHARSET),
-        (coded("Content-Type: text/plain; charset=\r\n"), CHARSET),
+        (coded("Content-Type: text/plain\r\nContent-Type: text/plain; charset=us-ascii\r\n"), CHARSET),
         (coded("Content-Type: multipart/form-data; boundary=x\r\n"), MULTIPART),
         (coded("Content-Type: Multipart/Mixed\r\n"), MULTIPART),
         (stream("id: 1\ndata: x\n\n"), BLOCK_ID),
@@ -249,6 +251,7 @@ fn framed() -> Vec<(String, Reject)> {
         (to("CONNECT localhost:80"), METHOD),
         (to("CONNECT [::1]:443"), METHOD),
         (to("CONNECT evil.example:443"), MISDIRECTED),
+        (to(&format!("{} /a", "M".repeat(31))), METHOD),
         (to("GET /health").replace("localhost", "evil.example"), MISDIRECTED),
         (post("Origin: http://evil.example\r\n", ""), CROSS_SITE),
     ]
@@ -363,6 +366,8 @@ fn a_higher_minor_version_is_treated_as_1_1_and_empty_members_of_a_list_as_none(
     };
     assert!(page("a/b;c=\"d, text/event-stream, e\", text/html, */*;q=0.1"));
     assert!(!page("a/b;c=\"d, text/html, e\\\"\", text/event-stream, */*;q=0.1"));
+    assert!(page("text/html;x=\";q=0.1;\", text/event-stream;q=0.5"));
+    assert!(!page("text/html;q=0.+9, text/event-stream;q=0.5") || page("text/html;q=x, text/event-stream;q=0.5"));
     wire.send(get("Connection: \"a, close, b\"\r\n"));
     assert_eq!(wire.response().field("connection"), None);
 }
@@ -422,10 +427,15 @@ fn what_is_just_within_the_limits_is_taken() {
     assert_eq!(server.post(&format!("/{name}"), "x").len(), 1);
     let target = format!("/health?{}", "x".repeat(8192 - 8));
     assert_eq!(server.get(&target).text(), "ok\n");
-    // 16,384 bytes of field lines and blank line; 100 of them.
-    let filler = 16384 - HOST.len() - "A: \r\n\r\n".len();
+    // 16,384 bytes of field lines; 100 of them.
+    let filler = 16384 - HOST.len() - "A: \r\n".len();
     assert_eq!(server.ask(get(&format!("A: {}\r\n", "x".repeat(filler)))).text(), "ok\n");
+    server.ask(get(&format!("A: {}\r\n", "x".repeat(filler + 1)))).refused(reject::LARGE_SECTION);
     assert_eq!(server.ask(get(&"A: b\r\n".repeat(99))).text(), "ok\n");
+    // A trailer section as well.
+    let trailer = |n: usize| server.ask(chunks(&format!("0\r\nA: {}\r\n\r\n", "x".repeat(n))));
+    assert_eq!(trailer(16384 - 5).status, 200);
+    trailer(16384 - 4).refused(reject::LARGE_SECTION);
 }
 
 #[test]
@@ -482,7 +492,7 @@ pub fn a_body_may_come_slowly_but_not_slower_than_a_least_rate() {
         scope.spawn(move || slowly(chunks(""), (chunk.repeat(1500) + "0\r\n\r\n").into(), 2000));
         // All but a little at once, and then nothing; a byte now and then; extensions, which are no body.
         for (start, byte, seconds) in [
-            (post("Content-Length: 3000\r\n", &"x".repeat(2048)), None, 12),
+            (post("Content-Length: 60000\r\n", &"x".repeat(50_000)), None, 10),
             (post("Content-Length: 3000\r\n", ""), Some("x".to_string()), 10),
             (chunks(""), Some(format!("1;{}\r\nx\r\n", "a".repeat(250))), 10),
         ] {

@@ -223,7 +223,7 @@ fn who_may_not_read_or_publish_may_not_tap_or_pull() {
     let ask = |line: &str, fields: &str| server.ask(format!("{line} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"));
     ask("GET /lab/k?wait=0", "").refused(reject::READ_TOKEN);
     ask("GET /a?wait=0&tap=k", "").refused(reject::READ_TOKEN);
-    ask("POST /lab/k", &bearer("s3same")).refused(reject::PUBLISH_TOKEN);
+    ask("POST /lab/k", &bearer("s3same")).refused(reject::PUBLISH_RIGHT);
     ask("POST /lab/k", "Origin: http://other.example\r\n").refused(reject::CROSS_SITE);
     // Nothing of these was told.
     let heard = ask("GET /lab/k?wait=0&since=all", &bearer("s3same")).text();

@@ -4,10 +4,10 @@ use crate::harness::*;
 use std::sync::Arc;
 use tincan::disk::Dir;
 use tincan::event::{Event, parse};
-use tincan::http::{Chunked, Framing, HeadEnd, MAX_FIELDS, MAX_SECTION, MAX_TARGET, Request, date};
+use tincan::http::{Chunked, Framing, HeadEnd, MAX_FIELDS, MAX_SECTION, MAX_TARGET, Request, date, is_token};
 use tincan::id::Id;
 use tincan::log::{From, Log};
-use tincan::reject::{CHUNK, LARGE_SECTION, LONE_CR, LONE_LF, LONG_TARGET, REQUEST_LINE, Reject};
+use tincan::reject::{CHUNK, LARGE_SECTION, LONE_CR, LONE_LF, LONG_TARGET, METHOD, REQUEST_LINE, Reject};
 use tincan::writer::Writer;
 
 impl Random {
@@ -105,11 +105,14 @@ fn by_the_letter(buf: &[u8]) -> Found {
         let line = buf[at..].split(|b| *b == b'\n').next().unwrap();
         if let Some(section) = section {
             count += 1;
-            if at + line.len() - section > MAX_SECTION || count > MAX_FIELDS + 1 {
+            if at + line.len() - section > MAX_SECTION + 1 || count > MAX_FIELDS + 1 {
                 return Err(LARGE_SECTION);
             }
         } else {
             let parts: Vec<_> = line.splitn(3, |b| *b == b' ').map(<[u8]>::len).collect();
+            if parts[0] >= 32 && line.len() > 32 && is_token(&line[..32]) {
+                return Err(METHOD);
+            }
             if parts[0] >= 32 && line.len() > 32 || parts.get(2).is_some_and(|version| *version >= 32) {
                 return Err(REQUEST_LINE);
             }

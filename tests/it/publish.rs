@@ -48,6 +48,8 @@ fn an_event_can_be_named_and_its_type_does_not_matter() {
         "text/plain;charset=\"UTF-8\"",
         "text/plain; CHARSET=utf8; a=\"; charset=latin1\"",
         "text/plain; a=\"\\\"; charset=latin1\"",
+        "text/plain; charset=",
+        "text/plain; charset=\"\"",
         "text/plain\r\nContent-Encoding: identity",
         "text/plain\r\nContent-Encoding:",
     ] {

@@ -625,7 +625,7 @@ fn a_copy_finds_every_place(seed: u64, limit: usize, rounds: usize, gaps: u64) {
         };
         if random.below(100) < gaps {
             let event = match random.below(3) {
-                0 => Event::new("x".repeat(size)).named("gap").unwrap(),
+                0 => Gap { from: None, lost: None }.event(&"x".repeat(size)),
                 _ => Gap { from: Some(above(last)), lost: None }.event(&last.to_string()),
             };
             event.write(None::<Id>, &mut block);
