@@ -282,10 +282,9 @@ impl Server {
                     let body = format!(": {}\nretry: {}\n", r.why, jitter(FULL_RETRY, 50));
                     Answer { fields: STREAM_FIELDS.into(), framing: framing(&req), ..Answer::text(body) }
                 }
-                Err(r) if r == PARAMETER => {
+                Err(PARAMETER) => {
                     let name = unknown_parameter(&req).unwrap_or_default();
-                    let line = format!("{}: {}\n", r.line().trim_end(), name.get(..64).unwrap_or(name));
-                    Answer { body: line.into_bytes().into(), ..Answer::from(r) }
+                    refusal_of(PARAMETER, name.get(..64).unwrap_or(name))
                 }
                 Err(r) => r.into(),
             };
@@ -423,10 +422,7 @@ impl Server {
             Route::Page(answer) => answer,
             Route::Health => match self.hub.health()?.join(", ") {
                 sick if sick.is_empty() => Answer::text("ok\n"),
-                sick => {
-                    let line = format!("{}: {sick}\n", LOG_SICK.line().trim_end());
-                    Answer { body: line.into_bytes().into(), ..Answer::from(LOG_SICK) }
-                }
+                sick => refusal_of(LOG_SICK, &sick),
             },
             Route::Lesson(script) => {
                 let usual = |line: &&str| !line.split(':').take(1).any(|name| script.fields.contains(name));
@@ -482,6 +478,12 @@ fn wait_for(stream: &TcpStream, paid: Instant) -> Instant {
 /// How a body without a length is framed: HTTP/1.0 knows no chunks (RFC 9112 §6.1).
 fn framing(req: &Request) -> Framing {
     if req.minor == 0 { Framing::None } else { Framing::Chunks }
+}
+
+/// A refusal that names what it is about.
+fn refusal_of(reject: Reject, what: &str) -> Answer {
+    let line = format!("{}: {what}\n", reject.line().trim_end());
+    Answer { body: line.into_bytes().into(), ..Answer::from(reject) }
 }
 
 /// The first parameter that a POST cannot have.
