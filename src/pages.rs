@@ -28,11 +28,14 @@ pub const CHAT: File = file!("chat.html", "text/html; charset=utf-8");
 /// The wire lab.
 pub const LAB: File = file!("lab.html", "text/html; charset=utf-8");
 
+/// The list of the lessons.
+pub const LESSONS: File = file!("lessons.html", "text/html; charset=utf-8");
+
 /// What the pages load, by media type.
 pub const ASSETS: &[File] = files! {
     "text/css; charset=utf-8": ["page.css" "chat.css" "lab.css" "ways.css"]
     "text/javascript; charset=utf-8":
-        ["chat.js" "lab.js" "ways.js" "words.js" "copy.js" "eventsource.js" "shared.js"]
+        ["chat.js" "lab.js" "lessons.js" "ways.js" "words.js" "copy.js" "eventsource.js" "shared.js"]
     "image/svg+xml": ["icon.svg"]
 };
 

@@ -200,17 +200,16 @@ fn allow(fields: &str) -> Result<Route, Reject> {
     Ok(Route::Page(Answer::empty(204, fields)))
 }
 
-/// A file of the pages.
-fn page(answer: Answer) -> Route {
-    Route::Page(Answer { cache: http::CHECKED, ..answer })
+/// A file of the pages; and further field lines.
+fn page(mut answer: Answer, fields: &str) -> Route {
+    answer.fields += fields;
+    answer.cache = http::CHECKED;
+    Route::Page(answer)
 }
 
 /// A file of a page; and the `Vary` field line that its path asks for.
 fn file(file: &File, vary: &str) -> Route {
-    let mut answer = Answer::new(file.kind, file.bytes);
-    answer.fields += pages::POLICY;
-    answer.fields += vary;
-    page(answer)
+    page(Answer::new(file.kind, file.bytes), &[pages::POLICY, vary].concat())
 }
 
 impl Server {
@@ -330,12 +329,15 @@ impl Server {
                 Route::Page(Answer::new("text/plain; version=0.0.4; charset=utf-8", metrics.into_bytes()))
             }
             path if path.ends_with('/') => return Err(SLASH),
-            "/lessons" => page(Answer::text(lessons::list())),
+            "/lessons" if req.quality("text", "html") > req.quality("text", "plain") => {
+                file(&pages::LESSONS, "Vary: Accept\r\n")
+            }
+            "/lessons" => page(Answer::text(lessons::list()), "Vary: Accept\r\n"),
             path if let Some(name) = path.strip_prefix("/lessons/") => {
                 let file = name.strip_suffix(".txt");
                 let text = lessons::find(file.unwrap_or(name)).ok_or(NO_LESSON)?.text;
                 if file.is_some() {
-                    page(Answer::text(text))
+                    page(Answer::text(text), "")
                 } else {
                     let id = if let From::After(id) = place(req, true)? { id } else { String::new() };
                     // A test parses them all.

@@ -590,11 +590,10 @@ function showState() {
 let most = 1;                      // connections of this lesson
 
 async function listLessons() {
-  const text = await (await fetch('/lessons')).text();
   const group = element('optgroup');
   group.label = word('lab-lessons');
-  for (const [, name, title] of text.matchAll(/^\/lessons\/(\S+) +(.*)$/gm)) {
-    const option = element('option', '', title.split(' · ')[Number(chinese)] ?? title);
+  for (const { name, title } of await readLessons()) {
+    const option = element('option', '', title);
     option.value = name;
     group.append(option);
   }

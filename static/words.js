@@ -38,6 +38,13 @@ const WORDS = {
   unreachable: ['could not reach the server', '无法连接服务器'],
   answered: ['the server answered {status}', '服务器返回了 {status}'],
 
+  // The list of the lessons
+  'lessons-title': ['Lessons', '课程'],
+  'lessons-intro': [
+    'Each lesson is an event stream that explains itself. The lab plays it and shows what becomes of each byte.',
+    '每节课都是一个自带讲解的事件流。实验室播放它，并显示每个字节起什么作用。',
+  ],
+
   // The wire lab: its parts
   'to-lab': ['See each byte of it in the wire lab', '在实验室里查看它的每个字节'],
   'lab-title': ['The wire lab', '字节实验室'],

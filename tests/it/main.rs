@@ -1,6 +1,7 @@
 //! All integration tests, as one binary: the real program, real sockets, exact bytes.
 #![forbid(unsafe_code)]
 
+mod access;
 mod address;
 mod browser;
 mod cli;
