@@ -269,6 +269,8 @@ fn all_fits_and_can_be_hit_however_small_the_window_or_large_the_letters() {
             }
         }
         // The user may want more room between letters, words and lines (WCAG 2.2, 1.4.12).
+        page.size(640, 450, false);
+        page.becomes("innerWidth", "640");
         page.js("(window.spaced = new CSSStyleSheet(), spaced.replaceSync('* { line-height: 1.5 !important; \
             letter-spacing: .12em !important; word-spacing: .16em !important }'), document.adoptedStyleSheets = [spaced])");
         let who = page.js(OUTSIDE);
