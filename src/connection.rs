@@ -285,6 +285,7 @@ impl Connection {
             return;
         }
         let deadline = Instant::now() + if self.brief { BRIEF_TIME } else { LINGER };
+        self.trace.tap = None; // for a tap this is the end, however long the client takes to see it
         if self.stream.shutdown(Shutdown::Write).is_ok() {
             while self.fill(deadline).is_ok() {
                 self.buf.clear();

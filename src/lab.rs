@@ -9,9 +9,10 @@
 //! data: {"connection":7,"at":1763654400123.456,"bytes":"GET /kitchen?tap=x HTTP/1.1\r\nHost: …"}
 //! ```
 //!
-//! `in` is what the client sent, `out` what it was sent, each as it was read or written; at last comes `end`. `at` is in
-//! milliseconds since 1970. In `bytes` each character stands for one byte, so that all of them survive JSON. If more is
-//! said than can be told, `lost` says how many bytes of that connection are missing here: in `bytes`, as a number.
+//! `in` is what the client sent, `out` what it was sent, each as it was read or written; at last comes `end`, as soon as
+//! the server has said all or the plug is pulled. `at` is in milliseconds since 1970. In `bytes` each character stands for
+//! one byte, so that all of them survive JSON. If more is said than can be told, `lost` says how many bytes of that
+//! connection are missing here: in `bytes`, as a number.
 //!
 //! Whoever writes to a tapped connection, the pump above all, copies the bytes into a queue and goes on. One thread
 //! makes events of them, a few milliseconds later, so that a busy connection seldom has to wake it.
@@ -19,8 +20,8 @@
 //! Such a channel is kept in memory, and forgotten soon after the page has gone. Whoever knows the key can read along;
 //! the page draws it at random, and it stands in no list.
 //!
-//! Limits: `MOST`, `QUEUE`; `hub.rs` has those of the channels. A tap holds a second descriptor for its socket, and so
-//! it counts as a second connection.
+//! Limits: `MOST`, `PIECE`, `QUEUE`; `hub.rs` has those of the channels. A tap holds a second descriptor for its socket,
+//! and so it counts as a second connection.
 
 use crate::channel::{Channel, Numbers};
 use crate::duplex::lock;
@@ -30,7 +31,7 @@ use crate::limits::Places;
 use crate::reject::{CONNECTIONS, Reject, TAPS};
 use crate::subscriber::Slot;
 use crate::trace::Tap;
-use std::io;
+use std::io::{self, Write};
 use std::mem::take;
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -40,6 +41,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Limit: connections with a tap, at a time; half of them for one client's address.
 const MOST: usize = 256;
+/// Limit: bytes that are told at a time.
+const PIECE: usize = 8192;
 /// Limit: bytes of all taps that wait to be told, each piece with those that it takes beside. As many are being told.
 const QUEUE: usize = 512 << 10;
 const BESIDE: usize = size_of::<Piece>() + 16;
@@ -87,10 +90,9 @@ struct Line {
     channel: Arc<Channel>,
     lab: Arc<Lab>,
     lost: usize, // bytes that were not told, and that nobody was told of
-    _plug: Arc<Plug>,
 }
 
-impl Tap for Line {
+impl Line {
     fn tell(&mut self, name: &'static str, bytes: &[u8]) {
         let size = BESIDE + bytes.len();
         let mut queue = lock(&self.lab.queue);
@@ -119,8 +121,25 @@ impl Drop for Line {
     }
 }
 
-/// A tap's key, and the socket of its connection, which counts.
-type Plug = (Box<str>, TcpStream, Slot);
+/// A tap's key, and the socket of its connection, which counts; its tap, until the end is told.
+type Plug = (Box<str>, TcpStream, Slot, Mutex<Option<Line>>);
+
+fn tell(line: &mut Option<Line>, name: &'static str, bytes: &[u8]) {
+    line.iter_mut().for_each(|line| bytes.chunks(PIECE).for_each(|piece| line.tell(name, piece)));
+}
+
+impl Tap for Arc<Plug> {
+    fn heard(&self, bytes: &[u8]) {
+        tell(&mut lock(&self.3), "in", bytes);
+    }
+
+    fn write(&self, mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+        let mut line = lock(&self.3); // so that the end is not told between the two
+        let taken = stream.write(bytes)?;
+        tell(&mut line, "out", bytes.get(..taken).unwrap_or_default());
+        Ok(taken)
+    }
+}
 
 /// The tapped connections.
 pub struct Lab {
@@ -158,19 +177,25 @@ impl Lab {
     pub fn tap(self: &Arc<Lab>, most: usize, key: &str, stream: &TcpStream) -> Result<Box<dyn Tap>, Reject> {
         let (slot, number) = self.hub.connect();
         let plug = stream.try_clone().ok().filter(|_| number <= most).ok_or(CONNECTIONS)?;
-        let plug = self.plugs.take(MOST, stream, (key.into(), plug, slot)).ok_or(TAPS)?;
+        let plug = self.plugs.take(MOST, stream, (key.into(), plug, slot, Mutex::default())).ok_or(TAPS)?;
         if lock(&self.queue).bytes > QUEUE {
             return Err(TAPS); // the ends of those that there were are still to be told
         }
         let connection = self.count.fetch_add(1, Relaxed);
         let channel = self.hub.channel(&format!("lab/{key}"))?;
-        Ok(Box::new(Line { connection, channel, lab: self.clone(), lost: 0, _plug: plug }))
+        *lock(&plug.3) = Some(Line { connection, channel, lab: self.clone(), lost: 0 });
+        Ok(Box::new(plug))
     }
 
-    /// Pulls the plug of the connections of this key. Returns how many there were.
+    /// Pulls the plug of the connections of this key: for their taps this is the end, whenever those that use them notice.
+    /// Returns how many there were.
     pub fn cut(&self, key: &str) -> usize {
-        let plugs = lock(&self.plugs.0);
+        let plugs = lock(&self.plugs.0); // no other tap begins before the ends are told
         let own = plugs.iter().filter_map(|place| place.1.upgrade()).filter(|plug| *plug.0 == *key);
-        own.filter(|plug| plug.1.shutdown(Shutdown::Both).is_ok()).count()
+        own.filter(|plug| {
+            let cut = plug.1.shutdown(Shutdown::Both); // a write that waits, and has us wait, is over then
+            lock(&plug.3).take().is_some() && cut.is_ok()
+        })
+        .count()
     }
 }

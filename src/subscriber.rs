@@ -272,6 +272,7 @@ impl Subscriber {
             self.give_alone([pong, last].concat().into_iter(), now)?;
         }
         if self.is_ended() && !self.framing.is_message() {
+            self.more.iter_mut().for_each(|more| more.trace.tap = None); // as at the end of a connection
             let _ = self.stream.shutdown(Shutdown::Write);
         }
         Ok(())

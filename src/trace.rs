@@ -1,7 +1,7 @@
 //! What watches a connection's bytes, in and out: `--trace` shows them to who runs the server (`explain.rs`), and a *tap*
 //! makes events of them (`lab.rs`), which the lab page shows.
 //!
-//! Limits: `PIECE`. No credentials: the value of a field that carries them is masked.
+//! No credentials: the value of a field that carries them is masked.
 //! Shortcut: with `--trace`, a standard error that nobody reads holds everything up.
 
 use crate::explain::Explainer;
@@ -13,13 +13,16 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Limit: bytes that a tap is told at a time.
-const PIECE: usize = 8192;
-
 /// Hears what is said on one connection.
 pub trait Tap: Send {
-    /// `in` is what the client sent, `out` what it was sent, each as it was read or written. Waits for nobody.
-    fn tell(&mut self, name: &'static str, bytes: &[u8]);
+    /// The client sent this. Waits for nobody.
+    fn heard(&self, bytes: &[u8]);
+
+    /// Sends the client this, and hears how much of it the socket took.
+    ///
+    /// # Errors
+    /// As the socket has them.
+    fn write(&self, stream: &TcpStream, bytes: &[u8]) -> io::Result<usize>;
 }
 
 /// `--trace`: numbers connections, and has each of them explained on standard error.
@@ -67,7 +70,7 @@ impl Trace {
 
     /// Has a tap, from a request on of which the head was read.
     pub fn tap(&mut self, tap: Box<dyn Tap>, head: &[u8]) {
-        self.tap.insert(tap).tell("in", &masked(head));
+        self.tap.insert(tap).heard(&masked(head));
     }
 
     /// The client sent this.
@@ -77,7 +80,7 @@ impl Trace {
 
     /// It was of this request's body.
     pub fn heard(&mut self, bytes: &[u8]) {
-        self.told("in", bytes);
+        self.tap.iter().for_each(|tap| tap.heard(bytes));
     }
 
     /// Sends the client this; returns how many bytes the socket took.
@@ -85,10 +88,12 @@ impl Trace {
     /// # Errors
     /// As the socket has them.
     pub fn write(&mut self, mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-        let taken = stream.write(bytes)?;
+        let taken = match &self.tap {
+            Some(tap) => tap.write(stream, bytes),
+            None => stream.write(bytes),
+        }?;
         let sent = bytes.get(..taken).unwrap_or_default();
         self.explain(|explainer| explainer.sent(sent));
-        self.told("out", sent);
         Ok(taken)
     }
 
@@ -97,10 +102,6 @@ impl Trace {
         if let Some(lines) = self.explainer.as_deref_mut().map(lines).filter(|lines| !lines.is_empty()) {
             report(lines);
         }
-    }
-
-    fn told(&mut self, name: &'static str, bytes: &[u8]) {
-        self.tap.iter_mut().for_each(|tap| bytes.chunks(PIECE).for_each(|piece| tap.tell(name, piece)));
     }
 }
 

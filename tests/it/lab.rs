@@ -2,6 +2,8 @@
 
 use crate::browser::string;
 use crate::harness::*;
+use crate::websocket::Ws;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 use tincan::reject;
 
@@ -350,4 +352,101 @@ fn a_tap_does_not_slow_its_publishers_though_nobody_can_keep_up_with_it() {
         tapped.expect(format!("data: {text}\nid: {}\n\n", id[0]));
     }
     began.within("100 events of 60 KB", Duration::from_secs(4));
+}
+
+/// What a tap has told so far.
+fn all_told(server: &Tincan, key: &str) -> Vec<Told> {
+    let text = server.get(&format!("/lab/{key}?wait=0&since=all")).text();
+    text.split_inclusive("\n\n").skip(1).map(told).collect()
+}
+
+#[test]
+fn a_connection_that_is_cut_has_ended_in_its_tap_before_the_next_one_begins() {
+    let server = Tincan::start(&[]);
+    let streams = ["/a?tap=k", "/a?wait=300&tap=k", "/lessons/six-connections?tap=k", "/lessons/buffering?tap=k"];
+    let mut wires: Vec<Wire> = streams
+        .iter()
+        .map(|path| {
+            let mut wire = server.connect().raw();
+            wire.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+            wire.until(b"\r\n\r\n");
+            wire
+        })
+        .collect();
+    let socket = Ws::open(&server, "/a?tap=k");
+    wires.push(socket.0);
+    // Half a body, which is waited for.
+    let mut post = server.connect();
+    post.send("POST /a?tap=k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nsoup");
+    wires.push(post);
+    eventually("all are told", || {
+        let told = all_told(&server, "k");
+        (1..=6).all(|n| told.iter().any(|t| t.1 == n)) && told.iter().any(|t| t.2 == "soup")
+    });
+    for round in 1..3 {
+        assert_eq!(server.post("/lab/k", ""), [format!("connections cut: {}", if round == 1 { 6 } else { 0 })]);
+    }
+    server.get("/health?tap=k"); // and that is all they have to do with each other
+    eventually("the next is told", || all_told(&server, "k").iter().any(|t| t.1 == 7));
+    let before: Vec<Told> = all_told(&server, "k").into_iter().take_while(|t| t.1 != 7).collect();
+    for n in 1..=6 {
+        assert_eq!(before.iter().rfind(|t| t.1 == n).map(|t| t.0.as_str()), Some("end"), "{n}: {before:?}");
+    }
+    // Whoever used them finds out in the end, and says nothing more.
+    wires.iter_mut().for_each(|wire| drop(wire.rest()));
+    drop(wires);
+    eventually("only those that ask are left", || server.metric("tincan_connections") == Some(1));
+    let told = all_told(&server, "k");
+    for n in 1..=7 {
+        assert_eq!(told.iter().filter(|t| t.1 == n && t.0 == "end").count(), 1, "{n}");
+    }
+    assert!(told.iter().skip(before.len()).all(|t| t.1 == 7), "{told:?}");
+}
+
+#[test]
+fn a_tap_tells_just_the_bytes_that_were_sent_up_to_the_cut() {
+    let server = Tincan::start(&["--quiet"]);
+    for round in 0..8 {
+        let mut wire = server.connect().raw();
+        wire.send(format!("GET /a?tap=k{round} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+        let mut heard = wire.until(b"\n\n\r\n");
+        let (stop, text) = (AtomicBool::new(false), "x".repeat(100 * round));
+        std::thread::scope(|scope| {
+            let _end = AtEnd(&stop);
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !stop.load(SeqCst) {
+                        server.post("/a", &text);
+                    }
+                });
+            }
+            heard += &wire.until(b"\n\n\r\n");
+            assert_eq!(server.post(&format!("/lab/k{round}"), ""), ["connections cut: 1"]);
+        });
+        heard += &wire.rest();
+        let mut told = Vec::new();
+        eventually("the end is told", || {
+            told = all_told(&server, &format!("k{round}"));
+            told.iter().any(|t| t.0 == "end")
+        });
+        let sent: String = told.iter().filter(|t| t.0 == "out").map(|t| t.2.as_str()).collect();
+        assert!(sent == heard, "{round}: {} told, {} heard", sent.len(), heard.len());
+        assert_eq!(told.last().map(|t| t.0.as_str()), Some("end"));
+    }
+}
+
+#[test]
+fn a_stream_that_ends_in_order_has_ended_in_its_tap_before_the_client_knows() {
+    let server = Tincan::start(&["--max-age", "1"]);
+    for (n, path) in ["/a?tap=k", "/a?wait=1&tap=k", "/lessons/cut-id?since=2&tap=k"].iter().enumerate() {
+        let mut wire = server.connect();
+        wire.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+        wire.head();
+        wire.rest(); // and it does not close
+        server.get("/health?tap=k");
+        let next = 2 * n as u64 + 2;
+        eventually("the next is told", || all_told(&server, "k").iter().any(|t| t.1 == next));
+        let before: Vec<Told> = all_told(&server, "k").into_iter().take_while(|t| t.1 != next).collect();
+        assert_eq!(before.last(), Some(&Told("end".into(), next - 1, String::new())), "{path}");
+    }
 }
