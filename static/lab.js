@@ -5,8 +5,9 @@
 // A channel can be heard with a WebSocket as well; then a row is a part of a frame (RFC 6455 §5.2).
 
 const KEPT_ROWS = 800;             // Limit: rows of the table; the oldest go first
-const ROUNDS = 4;                  // Limit: connections of a lesson that reconnects; then the lab closes
+const ROUNDS = 4;                  // Limit: connections that a lesson with a retry field ends; then the lab closes
 const LATE = 2000;                 // ms after which what was fired gets a row of its own
+const RETRY = 3000;                // ms; the browser's own reconnection time, and ours
 const PATIENCE = 10000;            // ms for an answer
 const NAME = /^[A-Za-z0-9_-]{1,64}$/;
 
@@ -187,10 +188,17 @@ let began = 0;                     // the server's time of the first byte, ms
 let opened = 0;                    // connections of the stream
 
 class Connection {
-  constructor(number) {
-    this.number = number;
+  constructor(at) {
+    this.number = ++count;
     this.blocks = 0;
     this.ways = { in: { head: true }, out: { head: true } };
+    // Half of the reconnection time is for what we do not know of the clocks.
+    this.began = at - (latest?.retry ?? RETRY) / 2;
+  }
+
+  get attempt() {
+    const skew = Math.min(most, Math.max(least, 0));
+    return errors.filter(error => error < this.began + skew).length;
   }
 
   get block() { return `${this.number}.${this.blocks}`; }
@@ -198,7 +206,7 @@ class Connection {
   hear(way, bytes, at) {
     began ||= at;
     const time = ((at - began) / 1000).toFixed(3);
-    addHeading(`piece ${way}`, word(`lab-${way}`, { time, bytes: bytes.length, n: this.number }));
+    addHeading(`piece ${way}`, word(`lab-${way}`, { time, number: this.number, size: word('lab-size', { n: bytes.length }) }));
     const side = this.ways[way];
     while (bytes.length > 0) {
       if (side.frames) return this.hearFrames(way, side, bytes);
@@ -231,7 +239,7 @@ class Connection {
 
   // So many bytes are missing: behind the end of a chunk nobody knows where the next one begins, until its size is seen.
   lose(bytes) {
-    addHeading('ended', word('lab-lost', { n: this.number, bytes }));
+    addHeading('ended', word('lab-lost', { n: bytes, number: this.number }));
     const { chunk } = this.ways.out;
     if (!chunk) return;
     if (bytes > chunk.left) Object.assign(chunk, { left: bytes, next: 'lost', line: '' });
@@ -258,7 +266,8 @@ class Connection {
       if (this.isStream && opened++ === 0) fired(line.fired, 'new', word('lab-new', { name: asSocket() ? 'WebSocket' : 'EventSource' }));
     } else if (kind === 'lab-field') {
       const known = `lab-${way}-${name}`;
-      if (Object.hasOwn(WORDS, known) && value !== 'Upgrade') line.steps.append(element('small', '', word(known)));
+      const fits = name !== 'connection' || value === 'close';
+      if (fits && Object.hasOwn(WORDS, known)) line.steps.append(element('small', '', word(known)));
       if (name === 'content-type') side.type = value;
       if (name === 'transfer-encoding') side.chunked = true;
     }
@@ -273,10 +282,10 @@ class Connection {
       // By the text each stream begins with empty buffers, but the last event ID string stays. (Chromium keeps its buffer.)
       side.parser = new EventStreamParser(this.watch());
       side.parser.lastEventId = latest?.lastEventId ?? '';
-      expect('open', line.fired);
+      this.expect('open', line.fired);
     } else if (status === '101') {
       for (const way of ['in', 'out']) this.beginFrames(way);
-      expect('open', line.fired);
+      this.expect('open', line.fired);
     } else {
       this.failed = true;
       line.steps.append(element('small', '', word(asSocket() ? 'lab-not-101' : 'lab-fails', { status, type: side.type ?? '-' })));
@@ -284,10 +293,15 @@ class Connection {
     }
   }
 
-  // A WebSocket that was not closed in order fires both.
-  expectEnd(cell) {
-    expect('error', cell);
-    if (asSocket()) expect('close', cell);
+  // A WebSocket that was not closed in order fires both. `round`: the end of a lesson that we did not cut.
+  expectEnd(cell, round) {
+    this.expect('error', cell, { round });
+    if (asSocket()) this.expect('close', cell);
+  }
+
+  expect(kind, cell, more) {
+    places.push({ kind, cell, connection: this, ...more });
+    meet();
   }
 
   beginFrames(way) {
@@ -338,14 +352,14 @@ class Connection {
       if (key) payload = payload.map((byte, at) => byte ^ key[at % 4]);
       if (opcode === 8) {
         say(n ? 'lab-code' : 'lab-no-code', { code: 256 * payload[0] + payload[1], reason: JSON.stringify(text(payload.slice(2))) });
-        if (way === 'in') expect('call', this.line.fired);
+        if (way === 'in') this.expect('call', this.line.fired);
       } else if (n && masked) {
         this.line.steps.append(exact('q', text(payload)));
       }
       if (opcode < 8) message.bytes = message.bytes.concat(payload);
       if (opcode < 8 && fin) {
         say(`lab-received-${way}`, {}, 'dispatch');
-        if (way === 'out') expect('event', this.line.fired);
+        if (way === 'out') this.expect('event', this.line.fired);
         else fired(this.line.fired, 'new', `send(${JSON.stringify(text(message.bytes))})`);
       } else if (opcode > 7) {
         say(`lab-effect-${opcode}`, {}, 'dispatch');
@@ -384,7 +398,7 @@ class Connection {
       nothing: () => say('nothing', word('lab-nothing')),
       dispatch: event => {
         say('dispatch', word('lab-dispatch', event));
-        if (types.has(event.type)) expect('event', this.line.fired);
+        if (types.has(event.type)) this.expect('event', this.line.fired, { data: event.data });
         else fired(this.line.fired, 'unheard', word('lab-unheard', event));
       },
     };
@@ -395,19 +409,27 @@ class Connection {
     const row = addHeading('ended', word('lab-ended', { n: this.number, time: ((at - began) / 1000).toFixed(3) }));
     const { rest, parser, chunk } = this.ways.out;
     const say = key => row.cells[0].append(' ', element('small', '', word(key)));
-    if (chunk && chunk.next !== 'over') say('lab-chunk-missing');
+    if (/^(size|end)$/.test(chunk?.next) && readyState() !== 'CLOSED') say('lab-chunk-missing');
     if (rest || parser?.data) say('lab-discarded');
     row.cells[0].colSpan = 2;
     const cell = element('td', 'fired');
     row.append(cell);
-    if (!this.failed) this.expectEnd(cell);
+    if (!this.failed) this.expectEnd(cell, lesson() && !this.pulled);
   }
 }
 
 function hearTap(event) {
   const { connection: number, at, bytes } = JSON.parse(event.data);
+  most = Math.min(most, Date.now() - at);
+  least ??= connected - at;
   let connection = connections.get(number);
-  if (!connection) connections.set(number, connection = new Connection(++count));
+  if (!connection) {
+    connections.set(number, connection = new Connection(at));
+    if (/^GET /.test(bytes)) {
+      streams.push(connection);
+      news.filter(one => one.attempt < connection.attempt).forEach(standAlone);
+    }
+  }
   if (event.type === 'end') connection.end(at);
   else if (event.type === 'lost') connection.lose(bytes);
   else connection.hear(event.type, Uint8Array.from(bytes, character => character.charCodeAt(0)), at);
@@ -422,40 +444,52 @@ let tap = null;
 let key = '';
 const OWN = ['open', 'error'];     // a stream may name its events like the EventSource's own; both have data then
 let types = new Set();
-let places = [];                   // { kind, cell } that wait for what is fired
-let news = [];                     // { kind, text } that waits for its place
+let places = [];                   // { kind, connection, cell } that wait for what is fired
+let news = [];                     // { kind, attempt, text } that waits for its place
 
-// The tap and the stream are two connections: what was fired meets its row in their order, whichever comes first.
-function expect(kind, cell) {
-  places.push({ kind, cell });
-  meet();
-}
+// The tap and the stream are two connections, and either may be late. Behind each error another attempt to connect begins.
+// Some never reach the server, so the time tells from which one a connection is.
+let errors = [];                   // ms
+let streams = [];                  // connections of attempts
+let connected = 0;                 // ms; the first attempt
+let [least, most] = [];            // ms by which our clock is ahead of the server's; 0 if that may be
+let tapped = 0;                    // ms; when the tap was opened, infinite while it is not
+let rounds = 0;                    // connections that the lesson has ended
 
-function hear(kind, className, text) {
-  const one = { kind, className, text };
+function hear(kind, className, text, data) {
+  const one = { kind, className, text, data, attempt: errors.length, isEnd: /error|close/.test(kind) };
   news.push(one);
   meet();
   showBuffers();
-  setTimeout(() => {
-    if (!news.includes(one)) return;                       // its connection never reached the server, or the tap was lost
-    news.splice(news.indexOf(one), 1);
-    const cell = element('td', 'fired');
-    const none = element('td', '', word('lab-no-bytes'));
-    none.colSpan = 2;
-    addRow('row', [none, cell]);
-    fired(cell, className, text);
-  }, LATE);
+  const late = () => {
+    if (!news.includes(one)) return;
+    if (one.isEnd || Date.now() - tapped > LATE) standAlone(one);
+    else setTimeout(late, LATE);
+  };
+  setTimeout(late, LATE);
+}
+
+// Its connection never reached the server, or the tap does not tell of it.
+function standAlone(one) {
+  news.splice(news.indexOf(one), 1);
+  const cell = element('td', 'fired');
+  const n = one.isEnd && streams.find(({ attempt }) => attempt === one.attempt)?.number;
+  const none = element('td', '', word(n ? 'lab-broken' : 'lab-no-bytes', { n }));
+  none.colSpan = 2;
+  addRow('row', [none, cell]);
+  fired(cell, one.className, one.text);
 }
 
 function meet() {
-  while (news.length > 0) {
+  for (const one of [...news]) {
     // Where the browser is stricter than the specification, it fails where it should have opened.
-    const { kind, className, text } = news[0];
-    const at = places.findIndex(place => place.kind === kind || (place.kind === 'open' && className === 'failed'));
-    if (at < 0) return;
-    const { cell } = places.splice(0, at + 1).at(-1);
-    news.shift();
-    fired(cell, className, text);
+    const place = places.find(({ connection, data, kind }) => connection.attempt === one.attempt && data === one.data &&
+      (kind === one.kind || (kind === 'open' && one.className === 'failed')));
+    if (!place) continue;
+    places.splice(places.indexOf(place), 1);
+    news.splice(news.indexOf(one), 1);
+    fired(place.cell, one.className, one.text);
+    if (place.round && ++rounds >= limit) disconnect('lab-over');
   }
 }
 
@@ -466,7 +500,8 @@ function fired(cell, className, text) {
 
 function hearEvent(event) {
   const who = ['message', ...OWN].includes(event.type) ? `on${event.type}` : `addEventListener('${event.type}')`;
-  hear('event', 'event', word('lab-heard', { who, data: JSON.stringify(event.data), id: JSON.stringify(event.lastEventId) }));
+  const [data, id] = [event.data, event.lastEventId].map(text => JSON.stringify(text));
+  hear('event', 'event', word('lab-heard', { who, data, id }), event.data);
   if (event.type === 'pause' && lesson()) disconnect('lab-paused');
 }
 
@@ -483,10 +518,14 @@ function query() {
 }
 
 function connect() {
-  stop();
   if (!lesson() && !NAME.test($('channel').value)) return $('channel').reportValidity();
+  stop();
   body.replaceChildren();
-  [connections, places, news, latest, pointed, count, began, opened] = [new Map(), [], [], null, null, 0, 0, 0];
+  $('unknown').hidden = true;
+  [connections, places, news, errors, streams, latest, pointed] = [new Map(), [], [], [], [], null, null];
+  [rounds, count, began, opened] = [0, 0, 0, 0];
+  [connected, least, most, tapped] = [Date.now(), undefined, Infinity, Infinity];
+  trouble = 'lab-state-connecting';
   key = Array.from(crypto.getRandomValues(new Uint8Array(12)), hex).join('');
   types = new Set([...$('types').value.split(/\s+/).filter(Boolean), ...OWN]);
   following = true;
@@ -495,6 +534,8 @@ function connect() {
   for (const type of ['in', 'out', 'lost', 'end']) tap.addEventListener(type, hearTap);
   // The server began anew, or we were too slow: what is said from here on stands by itself.
   tap.addEventListener('gap', () => { connections = new Map(); places = []; });
+  tap.onopen = () => { tapped = Date.now(); };
+  tap.onerror = () => { tapped = Infinity; };
 
   const url = `${path()}?${[query(), `tap=${key}`].filter(Boolean).join('&')}`;
   if (asSocket()) openSocket(url);
@@ -502,11 +543,12 @@ function connect() {
   showState();
 }
 
+let trouble = '';                  // what is said while it connects
 function openSource(url) {
   source = new EventSource(url);
-  let rounds = 0;
   source.onopen = event => {
     if ('data' in event) return hearEvent(event);
+    trouble = 'ways-lost';         // if it connects again
     showState();
     hear('open', 'open', word('lab-opened'));
   };
@@ -514,8 +556,9 @@ function openSource(url) {
     if ('data' in event) return hearEvent(event);
     const closed = source.readyState === EventSource.CLOSED;
     hear('error', closed ? 'failed' : 'error', word(closed ? 'lab-error-closed' : 'lab-error'));
-    if (!closed && lesson() && ++rounds >= most) disconnect('lab-over');
+    if (!closed) errors.push(Date.now() - performance.now() + event.timeStamp);
     showState();
+    trouble = 'lab-unreached';     // if it does not open before the next one
   };
   for (const type of types) if (!OWN.includes(type)) source.addEventListener(type, hearEvent);
 }
@@ -557,13 +600,14 @@ function makeRoom() {
 
 // What the tap still has to say is waited for.
 function endTap(why) {
-  const late = tap;
+  const mine = tap;
   setTimeout(() => {
-    late?.close();
-    if (late !== tap) return;
+    mine?.close();
+    if (mine !== tap) return;
+    [...news].forEach(standAlone);
     const row = addHeading('ended', word(why));
     if (why !== 'lab-closed') row.classList.add('over');
-  }, 600);
+  }, why === 'lab-paused' ? 300 : 600);                    // the lesson goes on after 500
 }
 
 function stop() {
@@ -572,14 +616,19 @@ function stop() {
 }
 
 async function pull() {
-  const answer = await fetch(`/lab/${key}`, { method: 'POST', body: 'pull the plug' });
-  if (!answer.ok) addHeading('ended', await answer.text());
+  for (const connection of connections.values()) connection.pulled = true;
+  try {
+    const answer = await fetch(`/lab/${key}`, { method: 'POST', body: 'pull the plug' });
+    if (!answer.ok) addHeading('ended', await answer.text());
+  } catch { /* the EventSource says so as well */ }
 }
 
 function showState() {
   const state = readyState().toLowerCase();
   $('state').dataset.state = state;
-  $('state').textContent = word(`lab-state-${state}`);
+  $('state').textContent = word(state === 'connecting' ? trouble : `lab-state-${state}`);
+  if (state === 'open' && $('sent').textContent === word('unreachable')) $('sent').textContent = '';
+  if (others.length > 0) countOthers();
   $('disconnect').disabled = /^clos/.test(state);
   $('plug').disabled = state !== 'open';
   showBuffers();
@@ -587,31 +636,47 @@ function showState() {
 
 // ---- Lessons ----------------------------------------------------------------------------------------------------
 
-let most = 1;                      // connections of this lesson
+let limit = 1;                     // connections of this lesson
+
+// Does it as soon as the server is reached; not again if it refuses, for the browser may ask for a token each time.
+async function insist(what) {
+  try { await what(); } catch (e) {
+    const refused = typeof e === 'string';
+    $('state').textContent = refused ? e : word('unreachable');
+    if (!refused) setTimeout(insist, RETRY, what);
+  }
+}
 
 async function listLessons() {
+  if ($('what').length > 1) return;
+  const lessons = await readLessons();
   const group = element('optgroup');
   group.label = word('lab-lessons');
-  for (const { name, title } of await readLessons()) {
+  for (const { name, title } of lessons) {
     const option = element('option', '', title);
     option.value = name;
     group.append(option);
+    const link = element('a', '', option.textContent);
+    link.href = `#${name}`;
+    $('unknown').append(link, element('br'));
   }
   $('what').append(group);
 }
 
-async function choose() {
+async function choose(unknown = '') {
   const name = lesson();
   clear();
   others.splice(0).forEach(other => other.close());   // else the next lesson may wait for them for ever
   $('lesson').hidden = name === '';
   $('channel-field').hidden = $('as-field').hidden = $('publish').hidden = name !== '';
   $('since').value = '';
-  location.replace(fragment());
+  $('unknown').hidden = !unknown;
+  $('unknown').firstElementChild.textContent = unknown;
+  if (!unknown) location.replace(fragment());
   if (name === '') {
     $('types').value = 'message gap';
   } else {
-    const text = await (await fetch(`/lessons/${name}.txt`)).text();
+    const text = await load(`/lessons/${name}.txt`);
     const [english, translated] = text.split(/^: 中文.*$/m);
     const says = what => [...(chinese && translated || english).matchAll(new RegExp(`^: ${what}: (.*)$`, 'gm'))][0]?.[1] ?? '';
     $('lesson-title').textContent = says('lesson');
@@ -620,7 +685,7 @@ async function choose() {
     $('answer').open = false;
     $('answer').lastElementChild.textContent = says('answer');
     $('types').value = [...new Set(['message', ...[...english.matchAll(/^event: ?(\S+)$/gm)].map(found => found[1])])].join(' ');
-    most = /^retry/m.test(english) ? ROUNDS : 1;
+    limit = /^\{repeat/m.test(english) ? Infinity : /^retry/m.test(english) ? ROUNDS : 1;
     $('file').href = `/lessons/${name}.txt`;
     $('more').hidden = name !== 'six-connections';
     $('previous').disabled = $('what').selectedIndex <= 1;
@@ -646,10 +711,14 @@ function showClient() {
   showState();
 }
 
-async function turn(by) {
-  $('what').selectedIndex += by;
+async function play() {
   await choose();
-  connect();
+  if (lesson()) connect();
+}
+
+function turn(by) {
+  $('what').selectedIndex += by;
+  insist(play);
 }
 
 // The lesson about the limit: each click opens the same stream once more.
@@ -657,14 +726,16 @@ const others = [];
 
 function openMore() {
   const one = new EventSource(`${path()}?n=${others.length}`);
-  const count = () => {
-    const states = others.map(other => other.readyState);
-    const [waiting, open] = [0, 1].map(state => states.filter(s => s === state).length);
-    $('more').querySelector('output').textContent = word('lab-counted', { open: open, waiting });
-  };
   others.push(one);
-  one.onopen = one.onerror = count;
-  count();
+  one.onopen = one.onerror = countOthers;
+  countOthers();
+}
+
+function countOthers() {
+  const states = others.map(other => other.readyState);
+  const [waiting, open] = [0, 1].map(state => states.filter(s => s === state).length);
+  const held = readyState() === 'OPEN' ? word('lab-held') : '';
+  $('more').querySelector('output').textContent = word('lab-counted', { open, waiting }) + held;
 }
 
 // ---- The same with curl, and publishing -------------------------------------------------------------------------
@@ -702,7 +773,7 @@ $('disconnect').onclick = () => disconnect();
 $('plug').onclick = pull;
 $('publish').onsubmit = publish;
 $('as').onchange = () => { clear(); showClient(); };
-$('what').onchange = async () => { await choose(); if (lesson()) connect(); };
+$('what').onchange = () => insist(play);
 $('previous').onclick = () => turn(-1);
 $('next').onclick = () => turn(1);
 $('more').firstElementChild.onclick = openMore;
@@ -719,15 +790,17 @@ addEventListener('pagehide', stop);
 
 document.title = `${word('lab-title')} · tincan`;
 async function go() {
-  const [, channel, name] = /^#(?:\/(.*)|(.*))/.exec(location.hash) ?? [];
+  await listLessons();
+  let asked = location.hash.slice(1) || 'first-event';
+  try { asked = decodeURIComponent(asked); } catch { /* then as it is */ }
   // Whoever made the link wrote it, and a shell may get it with the curl line.
-  const known = channel && NAME.test(channel);
-  if (known) $('channel').value = channel;
-  $('what').value = known ? '' : name || 'first-event';
-  if ($('what').selectedIndex < 0) $('what').value = 'first-event';
-  await choose();
-  connect();
+  const isChannel = asked[0] === '/';
+  const known = isChannel ? NAME.test(asked.slice(1)) : [...$('what').options].some(({ value }) => value === asked);
+  $('what').value = known && !isChannel ? asked : '';
+  if (known && isChannel) $('channel').value = asked.slice(1);
+  await choose(known ? '' : word(isChannel ? 'lab-no-channel' : 'lab-no-lesson', { name: asked }));
+  if (known) connect();
 }
 
-listLessons().then(go).catch(() => { $('state').textContent = word('unreachable'); });
-addEventListener('hashchange', () => { if (location.hash !== fragment()) go(); });
+insist(go);
+addEventListener('hashchange', () => { if (location.hash !== fragment()) insist(go); });

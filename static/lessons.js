@@ -1,11 +1,16 @@
 'use strict';
 // The list of the lessons: for the page that shows it, and for the lab.
 
-// The URL is made a whole one: a relative one takes over a password in the page's, and fetch refuses that.
+// The text behind a path; or what a refusal says. The URL is made a whole one: a relative one takes over a password in the
+// page's, and fetch refuses that.
+async function load(path) {
+  const answer = await fetch(location.origin + path, { headers: { Accept: 'text/plain' } });
+  if (!answer.ok) throw await answer.text();
+  return answer.text();
+}
+
 async function readLessons() {
-  const answer = await fetch(`${location.origin}/lessons`, { headers: { Accept: 'text/plain' } });
-  if (!answer.ok) throw Error(word('answered', { status: answer.status }));
-  const lines = (await answer.text()).matchAll(/^\/lessons\/(\S+) +(.*)$/gm);
+  const lines = (await load('/lessons')).matchAll(/^\/lessons\/(\S+) +(.*)$/gm);
   return Array.from(lines, ([, name, titles]) => ({ name, title: titles.split(' · ')[Number(chinese)] ?? titles }));
 }
 
@@ -21,7 +26,7 @@ async function showLessons(list, error) {
     }
     error.textContent = '';
   } catch (e) {
-    error.textContent = e.name === 'TypeError' ? word('unreachable') : e.message;
+    error.textContent = typeof e === 'string' ? e : word('unreachable');
     setTimeout(showLessons, 3000, list, error);
   }
 }

@@ -16,7 +16,10 @@
   const KEPT = 600;                  // Limit: messages whose time is known, and delays of a way
 
   const $ = id => document.getElementById(`ways-${id}`);
-  const field = document.getElementById('channel');
+  // Of its own: in another there may be people.
+  let channel = `lab-side-by-side-${Math.random().toString(36).replace(/[^a-z]/g, '').slice(-4)}`;
+  // Kept for this browser, for with --data each name leaves a file.
+  try { channel = localStorage['tincan-ways'] ??= channel; } catch { /* storage is blocked */ }
   const sleep = ms => new Promise(done => setTimeout(done, ms));
   const list = parts => parts.join(chinese ? '、' : ', ');
   let run = { over: 'ways-stopped' };
@@ -34,7 +37,7 @@
     { name: 'websocket', query: 'ws&', field: ', Upgrade: websocket', listen: connect,
       sign: (x, y) => `M${x - 1.5} ${y - 5}h3v3.5h3.5v3h-3.5v3.5h-3v-3.5h-3.5v-3h3.5z` },
   ];
-  const url = way => `/${run.channel}?${way.query}since=${way.last}&tap=${run.key}`;
+  const url = way => `/${channel}?${way.query}since=${way.last}&tap=${run.key}`;
 
   // Polling and long polling are one loop: what differs is how long the server may wait, and the pause before the next question.
   async function ask(way, pause) {
@@ -103,6 +106,7 @@
     try {
       await what();
       tell(who);
+      for (const [other, problem] of run.problems) if (problem === word('unreachable')) tell(other);
     } catch (e) {
       if (!signal.aborted) tell(who, { TimeoutError: word('ways-timeout'), TypeError: word('unreachable') }[e.name] ?? e.message);
       return e;
@@ -121,7 +125,7 @@
     const hearTap = ({ type, data, lastEventId }) => {
       since = lastEventId;
       const { connection, bytes = '' } = JSON.parse(data);
-      const way = mine.exchanges.get(connection) ?? WAYS.find(({ query }) => bytes.startsWith(`GET /${mine.channel}?${query}since=`));
+      const way = mine.exchanges.get(connection) ?? WAYS.find(({ query }) => bytes.startsWith(`GET /${channel}?${query}since=`));
       if (!way) return;
       if (!mine.exchanges.has(connection)) way.requests++;
       mine.exchanges.set(connection, way);
@@ -147,7 +151,7 @@
     for (const text of texts) sent.set(text, begun);
     while (sent.size > KEPT) sent.delete(sent.keys().next().value);
     const body = texts.map(text => `data: ${text}\n\n`).join('');
-    const post = () => answer(`/${mine.channel}`, { method: 'POST', headers: { 'Content-Type': 'text/event-stream' }, body, signal });
+    const post = () => answer(`/${channel}`, { method: 'POST', headers: { 'Content-Type': 'text/event-stream' }, body, signal });
     const failed = await attempt('publish', post, signal);
     if (failed?.cause?.status === 401) $('rate').value = 'none';       // else the browser asks for a token each second
     mine.posting = false;
@@ -167,14 +171,13 @@
   // ---- A run ----------------------------------------------------------------------------------------------------
 
   async function start() {
-    if (!field.reportValidity()) return;
     makeRoom();                      // the browser's six connections may be needed: this takes three, and two for moments
     run.tap?.close();
     clearInterval(run.ticking);
     const abort = new AbortController();
     const key = Array.from(crypto.getRandomValues(new Uint8Array(8)), byte => byte.toString(16).padStart(2, '0')).join('');
     const now = performance.now();
-    const mine = run = { abort, key, channel: field.value, began: now, now, news: now, count: 0, sent: new Map(),
+    const mine = run = { abort, key, began: now, now, news: now, count: 0, sent: new Map(),
       exchanges: new Map(), problems: new Map(), ticking: setInterval(tick, TICK) };
     for (const way of WAYS) Object.assign(way, { last: '', heard: 0, requests: 0, in: 0, out: 0, delays: [], points: [] });
     $('start').textContent = word('ways-stop');
@@ -184,7 +187,7 @@
     openTap(mine, 'all');
     tick();
     const parser = new EventStreamParser();    // all begin behind the same id
-    const place = async () => parser.feed(await answer(`/${mine.channel}?wait=0`, { signal: abort.signal }));
+    const place = async () => parser.feed(await answer(`/${channel}?wait=0`, { signal: abort.signal }));
     while (await attempt('start', place, abort.signal) && !abort.signal.aborted) await sleep(RETRY);
     if (abort.signal.aborted) return;
     for (const way of WAYS) way.last = parser.lastEventId;
@@ -197,7 +200,7 @@
     Object.assign(run, { over: why, ended: performance.now() });
     run.abort.abort();
     publishLater();
-    $('start').textContent = word('ways-start');
+    $('start').textContent = word('ways-start', { channel });
     $('one').disabled = true;
     show();
   }
@@ -253,7 +256,7 @@
     const whose = new Map();
     for (const [who, problem] of run.problems) whose.set(problem, [...whose.get(problem) ?? [], word(`ways-${who}`)]);
     const problems = [...whose].map(([problem, who]) => word('ways-problem', { who: list(who), problem })).join(' ');
-    const state = run.over ? word(run.over) : `${word('ways-running', { channel: run.channel })} ${problems}`;
+    const state = run.over ? word(run.over) : `${word('ways-running', { channel })} ${problems}`;
     if ($('state').textContent !== state) $('state').textContent = state;
 
     const most = Math.max(1000, ...WAYS.map(way => way.in + way.out));
@@ -329,6 +332,7 @@
   $('table').createTBody().append(...Object.keys(ROWS).map(row => make('tr', {},
     make('th', { scope: 'row' }, word(`ways-row-${row}`)), ...WAYS.map(way => make('td', { id: `ways-${way.name}-${row}` })))));
 
+  $('start').textContent = word('ways-start', { channel });
   $('start').onclick = () => run.over ? start() : stop('ways-stopped');
   $('one').onclick = () => publish(1);
   $('rate').onchange = publishLater;

@@ -2,7 +2,11 @@
 
 use crate::browser::{Page, TAB, driver, string, url};
 use crate::harness::*;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tincan::event::json;
 use tincan::lessons::{LESSONS, parts};
 use tincan::ws;
@@ -570,12 +574,13 @@ fn events_named_open_and_error_are_taken_for_what_they_are() {
     }
     // Neither the ways side by side nor the chat page take it for a lost connection.
     let heard = "Number(q('#ways-stream-heard').textContent)";
+    let channel = page.text("#ways-start").replace("Start in ", "");
     page.js("q('#ways-start').click()");
     page.becomes(&format!("{heard} > 0"), "true");
-    server.post("/kitchen?event=error", "soup");
+    server.post(&format!("{channel}?event=error"), "soup");
     let before = page.js(heard);
     page.becomes(&format!("{heard} > {before}"), "true");
-    assert_eq!(page.text("#ways-state").trim_end(), "Running on /kitchen.");
+    assert_eq!(page.text("#ways-state").trim_end(), format!("Running on {channel}."));
     page.open(&url(&server, "/chat"));
     page.is_open();
     server.post("/chat?event=error", "soup");
@@ -630,7 +635,7 @@ fn what_curl_would_do_is_written_so_that_a_shell_reads_it() {
     // Not what somebody wrote into a link.
     page.open("about:blank");
     page.open(&url(&server, "/lab#/kitchen;id"));
-    page.becomes("q('#lesson-title').textContent", "The first event");
+    page.becomes("/^“\\/kitchen;id” is no channel/.test(q('#unknown').textContent)", "true");
     assert!(!page.js("all('code').map(code => code.textContent).join()").contains(";id"));
     on_channel(&page, &server, "kitchen");
     type_in("since", "7-1");
@@ -675,4 +680,322 @@ fn the_lab_fits_a_phone_and_speaks_chinese() {
     let nameless =
         "all('button, input, select, textarea, a').filter(e => !(e.textContent.trim() || e.labels?.length)).length";
     assert_eq!(page.js(nameless), "0");
+}
+
+/// What the table tells, in its order, but for events: a connection's number at its first bytes, what was fired, and ends.
+const STORY: &str = "(max => all('tbody tr').flatMap(row => {
+    const n = Number(/(?:connection|连接) (\\d+)/.exec(row.cells[0].textContent)?.[1]);
+    const fired = [...row.querySelectorAll('.fired > span')].map(span => span.className).filter(name => name !== 'event');
+    const piece = row.matches('.piece') && n > max ? [max = n] : row.matches('.piece') && n < max ? ['late' + n] : [];
+    return [...piece, row.matches('.ended') ? n ? 'end' + n : 'over' : row.matches('.row:not(:has(code))') ? 'alone' : '',
+        ...fired].filter(Boolean);
+}).join(' '))(0)";
+
+#[test]
+fn behind_a_plug_that_was_pulled_the_story_goes_on_in_its_order_in_every_lesson_and_channel() {
+    let Some(driver) = driver() else { return };
+    let page = driver.chromium("en", "normal");
+    let story = "1 new open end1 error 2 open end2 error 3 open";
+    let play = |name: &'static str| {
+        let server = Tincan::start(&["--retry", "200"]);
+        let tab = page.tab();
+        page.open(&url(&server, &format!("/lab#{name}")));
+        page.becomes("all('.fired .open').length", "1");
+        (name, server, tab)
+    };
+    let played = ["/kitchen", "clock", "six-connections", "fields"].map(play);
+    for opened in 1..=2 {
+        for (_, server, tab) in &played {
+            page.turn_to(tab);
+            page.becomes("all('.fired .open').length + q('#state').textContent", &format!("{opened}open"));
+            server.post("/kitchen", "soup"); // somebody speaks
+            page.js("q('#plug').click()");
+        }
+    }
+    for (name, server, tab) in &played {
+        page.turn_to(tab);
+        page.becomes(&format!("{STORY}.split(' 4')[0].split(' end3')[0]"), story);
+        page.becomes("q('#state').textContent", "open");
+        server.post("/kitchen", "the end");
+        page.becomes("q('#state').textContent", "open");
+        assert_eq!(page.js("all('.over').length"), "0", "{name}: it comes back");
+        assert_eq!(page.js("/told of/.test(q('#wire').textContent)"), "false", "{name}");
+    }
+    // One that ends by itself comes back from that, and closes only at its end.
+    let server = Tincan::start(&[]);
+    page.open(&url(&server, "/lab#heartbeat"));
+    page.becomes("all('.fired .open').length", "1");
+    page.js("q('#plug').click()");
+    page.becomes(STORY, "1 new open end1 error 2 open end2 error over");
+}
+
+#[test]
+fn the_lesson_of_the_reconnection_goes_on_where_it_was_round_after_round() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let page = driver.page(&url(&server, "/lab#reconnection"));
+    let heard = "all('.fired .event').map(e => e.textContent.split('\\n').slice(1).join()).join(' ')";
+    let three = "data \"three, which you missed. You sent Last-Event-ID: 2\",lastEventId \"3\"";
+    let all = format!(
+        "data \"one\",lastEventId \"1\" data \"two\",lastEventId \"2\" {three} \
+         data \"four, and the stream stays\",lastEventId \"4\""
+    );
+    page.becomes(heard, &all);
+    for round in 3..=5 {
+        page.becomes("all('.fired .open').length + q('#state').textContent", &format!("{round}open"));
+        page.becomes("q('#buffer-lastEventId').textContent", "4"); // what is said first is told
+        page.js("q('#plug').click()");
+    }
+    page.becomes("all('.fired .open').length", "6");
+    let sent = "all('.in').map(row => /^Last-Event-ID: (\\d)/.exec(row.textContent)?.[1]).filter(Boolean).join('')";
+    page.becomes(sent, "23444");
+    page.becomes("all('.out').filter(row => /^: You sent Last-Event-ID: 4/.test(row.textContent)).length", "3");
+    assert_eq!(page.js(heard), all, "nothing comes twice");
+    assert_eq!(page.js("all('.over').length"), "0");
+    // A lesson that gives ids and comes back does not begin anew.
+    for name in ["cut-id", "chunks"] {
+        page.open("about:blank");
+        page.open(&url(&server, &format!("/lab#{name}")));
+        page.becomes("all('.over').length", "1");
+        let sent = page.js(sent);
+        assert_eq!((sent.len(), sent.chars().is_sorted()), (3, true), "{name}: {sent}");
+        let text = page.js("q('#wire').textContent");
+        assert_eq!(text.matches(": lesson: ").count(), 1, "{name}");
+    }
+}
+
+#[test]
+fn a_server_that_goes_away_is_told_and_forgotten_once_it_is_back() {
+    let Some(driver) = driver() else { return };
+    let page = driver.chromium("en", "normal");
+    for name in ["/kitchen", "clock"] {
+        let mut server = Tincan::start(&["--retry", "300"]);
+        page.open("about:blank");
+        page.open(&url(&server, &format!("/lab#{name}")));
+        page.becomes("all('.fired .open').length", "1");
+        page.becomes("all('.out').length > 9", "true");
+        server.kill();
+        let (lost, gone) = (
+            "the connection was lost; the browser makes a new one",
+            "could not reach the server; the browser tries again",
+        );
+        page.becomes(&format!("/^{lost}|{gone}$/.test(q('#state').textContent)"), "true");
+        page.js("(q('#data').value = 'nobody hears it', q('#send').click())");
+        page.becomes("q('#sent').textContent", "could not reach the server");
+        page.becomes("q('#state').textContent", gone);
+        let broken = "connection 1 broke off; the server has not told of its end | onerror\nreadyState 0: it will come back by itself";
+        let alone = "all('.row:not(:has(code))').map(row => [...row.cells].map(cell => cell.textContent).join(' | '))";
+        page.becomes(&format!("{alone}[0]"), broken);
+        page.becomes(&format!("{alone}.length > 1 && /^\\(/.test({alone}[1])"), "true");
+        assert_eq!(page.js("all('.ended').length"), "0", "{name}: the lab has closed nothing");
+        let server = Tincan::spawn(&format!("127.0.0.1:{}", server.port), &["--retry", "300"]);
+        page.becomes("all('.fired .open').length + q('#state').textContent", "2open");
+        assert_eq!(page.text("#sent"), "", "{name}");
+        assert_eq!(page.js("/could not reach/.test(document.body.innerText)"), "false", "{name}");
+        // What came of it stands at its own bytes again.
+        page.becomes(&format!("/^1 new open( alone error)+ 2 open/.test({STORY})"), "true");
+        if name == "/kitchen" {
+            server.post("/kitchen", "soup");
+            page.becomes(&format!("{ROWS}.at(-1).split('\\n')[0]"), "␊ | blank line: fire “message” | onmessage");
+        }
+    }
+}
+
+/// Has what the tap tells, or what else is heard, come to the page so late.
+fn late(tap: u32, stream: u32) -> String {
+    format!(
+        "window.EventSource = class extends EventSource {{
+            addEventListener(type, hear) {{
+                const late = this.url.includes('/lab/') ? {tap} : {stream};
+                super.addEventListener(type, event => setTimeout(hear, late, event));
+            }}
+            set onerror(hear) {{ this.addEventListener('error', hear); }}
+            set onopen(hear) {{ this.addEventListener('open', hear); }}
+        }}"
+    )
+}
+
+#[test]
+fn what_was_fired_stands_at_its_own_connection_whichever_is_late() {
+    let Some(driver) = driver() else { return };
+    for (tap, stream) in [(900, 0), (0, 900)] {
+        let page = driver.chromium("en", "normal");
+        page.before(&late(tap, stream));
+        let server = Tincan::start(&["--retry", "300"]);
+        page.open(&url(&server, "/lab#/kitchen"));
+        for opened in 1..=3 {
+            page.becomes("q('#state').dataset.state + all('.fired .open').length", &format!("open{opened}"));
+            server.post("/kitchen", format!("soup {opened}"));
+            page.becomes("all('.fired .event').length", &opened.to_string());
+            if opened < 3 {
+                page.js("q('#plug').click()");
+            }
+        }
+        page.becomes(STORY, "1 new open end1 error 2 open end2 error 3 open");
+        page.becomes(&format!("{ROWS}.filter(row => row.includes('onmessage')).length"), "3");
+    }
+}
+
+#[test]
+fn a_name_that_is_no_lesson_or_channel_plays_none() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    for (language, lesson, channel) in [
+        ("en", "There is no lesson “nosuch”.", "“/bad name!” is no channel"),
+        ("zh", "没有名为“nosuch”的课程", "“/bad name!”不是频道"),
+    ] {
+        let page = driver.chromium(language, "normal");
+        for (asked, said) in [
+            ("nosuch", lesson),
+            ("/bad%20name!", channel),
+            ("/bad name!", channel),
+            ("Clock", "Clock"),
+            ("/", "“/”"),
+            ("/%E0%A4%A", "“/%E0%A4%A”"),
+            (&format!("/{}", "a".repeat(65)), "aaaa"),
+        ] {
+            page.open("about:blank");
+            page.open(&url(&server, &format!("/lab#{asked}")));
+            page.becomes(&format!("q('#unknown').innerText.includes({})", json(said)), "true");
+            assert_eq!(page.js("all('#unknown a').length"), LESSONS.len().to_string());
+            assert_eq!(page.js("[source, key, q('#lesson').hidden, q('#state').dataset.state]"), ",,true,closed");
+            assert_eq!(page.js("q('#what').selectedIndex"), "0");
+        }
+        page.js("all('#unknown a').find(a => a.hash === '#clock').click()");
+        page.becomes("source?.readyState + ' ' + q('#unknown').hidden", "1 true");
+        // A fragment of any other kind is still a lesson or a channel.
+        page.js("location.hash = '/kitchen'");
+        page.becomes("q('#curl').textContent", &format!("curl -N {}", url(&server, "/kitchen")));
+        assert!(!server.stderr().contains("bad") && !server.stderr().contains("GET /lessons/first-event"));
+    }
+}
+
+#[test]
+fn each_number_has_its_noun() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let page = driver.page(&url(&server, "/lab"));
+    on_channel(&page, &server, "kitchen");
+    let head = told("in", 900, b"GET / HTTP/1.1\r\n");
+    let all = format!("[{head}, {}, {}, {}]", told("in", 900, b"\r"), told("out", 900, b"x"), told("out", 900, b"xy"));
+    page.js(&format!("{all}.forEach(hearTap)"));
+    let pieces = "all('.piece').slice(-4).map(row => row.textContent.replace(/.* /, '') && row.textContent.split(' · ')[2]).join()";
+    assert_eq!(
+        page.js(pieces),
+        "the client sends 16 bytes,the client sends 1 byte,the server sends 1 byte,the server sends 2 bytes"
+    );
+    page.js("hearTap({ type: 'lost', data: '{\"connection\":900,\"at\":1,\"bytes\":1}' })");
+    assert!(page.js("all('.ended').at(-1).textContent").contains(" 1 byte is missing here"));
+    // Whatever takes a number and names things has a form for one.
+    let without = "Object.entries(WORDS).filter(([, [text]]) => !text.includes('|') &&
+        /\\{\\w+\\} (bytes|listeners|messages|connections|seconds)/.test(text.replace('after {n} seconds', ''))).map(([key]) => key)";
+    assert_eq!(page.js(without), "");
+}
+
+#[test]
+fn with_a_server_that_is_not_there_at_first_the_lab_waits_for_it() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let page = driver.chromium("en", "normal");
+    // What the page asks for is lost at first.
+    page.before(
+        "window.gone = true; window.fetch = (real => (...all) => gone ? Promise.reject(TypeError()) : real(...all))(fetch)",
+    );
+    page.open(&url(&server, "/lab#named"));
+    page.becomes("q('#state').textContent", "could not reach the server");
+    page.js("window.gone = false");
+    page.becomes("q('#state').textContent + q('#lesson-title').textContent", "openEvents with a name");
+    assert_eq!(page.js("q('#what').options.length"), (LESSONS.len() + 1).to_string());
+    page.js("window.gone = true");
+    page.js("q('#next').click()");
+    page.becomes("q('#state').textContent", "could not reach the server");
+    page.js("window.gone = false");
+    page.becomes("q('#state').textContent + q('#lesson-title').textContent", "openWhat is ignored");
+    assert_eq!(page.console(), [""; 0]);
+}
+
+#[test]
+fn the_lab_tells_the_truth_behind_a_server_that_ends_streams() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&["--max-age", "1", "--retry", "100"]);
+    let page = driver.page(&url(&server, "/lab"));
+    on_channel(&page, &server, "kitchen");
+    page.becomes("all('.fired .open').length > 3", "true");
+    let story = page.js(&format!("{STORY}.split(' 4')[0]"));
+    assert_eq!(story, "1 new open end1 error 2 open end2 error 3 open end3 error");
+    assert_eq!(page.js("/Without the last chunk/.test(q('#wire').textContent)"), "false");
+    // Nobody cut it off but the page itself.
+    page.js("q('#disconnect').click()");
+    page.becomes("q('.ended:last-child') && all('.ended').at(-1).textContent", "close() was called: readyState 2");
+    assert_eq!(page.js("/Without the last chunk/.test(q('#wire').textContent)"), "false");
+}
+
+#[test]
+fn in_the_lesson_of_the_six_connections_the_lab_counts_its_own_only_while_it_has_them() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let page = driver.page(&url(&server, "/lab#six-connections"));
+    page.becomes("source?.readyState", "1");
+    page.js("Array.from({ length: 5 }, () => q('#more button').click()).length");
+    page.becomes("q('#more output').textContent", "4 open, 1 waiting; the lab itself holds two more");
+    page.js("q('#disconnect').click()");
+    page.becomes("q('#more output').textContent", "5 open, 0 waiting");
+}
+
+/// Passes bytes on, each piece so late. Returns its port, and what tears all its connections.
+fn relay(server: u16, late: Duration) -> (u16, impl Fn()) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let all = Arc::<Mutex<Vec<TcpStream>>>::default();
+    let held = all.clone();
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { continue };
+            for (from, to) in [(&client, &server), (&server, &client)] {
+                let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                to.set_nodelay(true).unwrap();
+                held.lock().unwrap().push(to.try_clone().unwrap());
+                std::thread::spawn(move || {
+                    let mut bytes = vec![0; 64 << 10];
+                    while let Ok(n @ 1..) = from.read(&mut bytes) {
+                        std::thread::sleep(late);
+                        if to.write_all(&bytes[..n]).is_err() {
+                            break;
+                        }
+                    }
+                    let _ = to.shutdown(Shutdown::Both);
+                });
+            }
+        }
+    });
+    (port, move || all.lock().unwrap().drain(..).for_each(|stream| drop(stream.shutdown(Shutdown::Both))))
+}
+
+#[test]
+fn behind_a_relay_that_is_slow_or_tears_its_connections_each_error_stands_at_its_own() {
+    let Some(driver) = driver() else { return };
+    let page = driver.chromium("en", "normal");
+    for late in [0, 250] {
+        let server = Tincan::start(&["--retry", "300", "--heartbeat", "1"]);
+        let (port, tear) = relay(server.port, Duration::from_millis(late));
+        page.open("about:blank");
+        page.open(&format!("http://127.0.0.1:{port}/lab#/kitchen"));
+        page.becomes("all('.fired .open').length", "1");
+        page.becomes("/:ping/.test(q('#wire').textContent)", "true"); // so the tap is there
+        tear();
+        page.becomes("all('.fired .open').length", "2");
+        page.becomes("q('#state').textContent", "open");
+        page.js("q('#plug').click()");
+        page.becomes("all('.fired .open').length", "3");
+        page.becomes("all('.fired .error').length", "2");
+        let at = "all('.fired .error').map(e => /connection \\d/.exec(e.closest('tr').textContent)[0]).join()";
+        assert_eq!(page.js(at), "connection 1,connection 2", "{late}");
+        assert_eq!(page.js("/told of no bytes/.test(q('#wire').textContent)"), "false", "{late}");
+        // The server finds out when it asks, with a ping, whether the client of the torn one still reads.
+        let mut story = page.js(STORY);
+        for may in [" late1", " end1", " alone", " end2"] {
+            story = story.replace(may, "");
+        }
+        assert_eq!(story, "1 new open error 2 open error 3 open", "{late}");
+    }
 }

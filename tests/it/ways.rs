@@ -13,7 +13,8 @@ const WAYS: [&str; 4] = ["poll", "long", "stream", "websocket"];
 /// Those that hold a connection.
 const OPEN: &str = "['long', 'stream', 'websocket'].map(way => q(`#ways-${way}-open`).textContent)";
 const STATE: &str = "q('#ways-state').textContent.trim()";
-const RUNNING: &str = "Running on /kitchen.";
+/// The channel on which it will run.
+const CHANNEL: &str = "q('#ways-start').textContent.replace('Start in /', '')";
 const SPACE: &str = " ";
 
 /// What passed on one connection.
@@ -124,14 +125,19 @@ impl Proxy {
 
     /// The requests of a way.
     fn of(&self, way: &str) -> Vec<Exchange> {
-        let begin = match way {
-            "poll" => "/kitchen?wait=0&since=",
-            "long" => "/kitchen?wait=25&since=",
-            "websocket" => "/kitchen?ws&since=",
-            _ => "/kitchen?since=",
+        let query = match way {
+            "poll" => "wait=0&since=",
+            "long" => "wait=25&since=",
+            "websocket" => "ws&since=",
+            _ => "since=",
         };
         let all = self.talks.lock().unwrap().iter().flat_map(Talk::exchanges).collect::<Vec<_>>();
-        all.into_iter().filter(|exchange| exchange.target.starts_with(begin)).collect()
+        all.into_iter()
+            .filter(|exchange| {
+                let target = exchange.target.strip_prefix("/lab-side-by-side-");
+                target.and_then(|t| t.split_once('?')).is_some_and(|(_, asked)| asked.starts_with(query))
+            })
+            .collect()
     }
 }
 
@@ -209,13 +215,15 @@ impl Page<'_> {
         self.js(&format!("q('#ways-{id}').click()"));
     }
 
-    /// Starts without publishing, polling every half second.
-    fn runs(&self) {
+    /// Starts without publishing, polling every half second. Returns the name of the channel.
+    fn runs(&self) -> String {
+        let channel = self.js(CHANNEL);
         self.set("rate", "none");
         self.set("every", "0.5");
         self.click("start");
-        self.becomes(STATE, RUNNING);
+        self.becomes(STATE, &format!("Running on /{channel}."));
         self.becomes(OPEN, "1,1,1");
+        channel
     }
 }
 
@@ -230,15 +238,16 @@ fn each_way_hears_the_same_messages_and_each_of_its_bytes_is_counted() {
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&["--heartbeat", "1"]); // pings are bytes too
     let proxy = Proxy::to(server.port);
-    server.post("/kitchen", "nobody hears what was said before");
-    let page = driver.page(&proxy.url("/lab"));
+    let page = driver.page(&proxy.url("/lab#/kitchen"));
+    let path = &format!("/{}", page.js(CHANNEL));
+    server.post(path, "nobody hears what was said before");
     page.runs();
     let (waiting, quiet) = (page.numbers("out")[1], page.numbers("out")[3]);
     page.becomes(&format!("{} > {quiet}", number("websocket", "out")), "true"); // a Ping frame
     page.becomes(&format!("{} > {waiting}", number("long", "out")), "true"); // a comment
     let mut ids = Vec::new();
     for said in ["soup", "two\nlines", "été 🍲\u{1}\"\\", &"long".repeat(2000), ""] {
-        ids.extend(server.post("/kitchen", said));
+        ids.extend(server.post(path, said));
         page.all_become("heard", &ids.len().to_string());
     }
     assert_eq!(page.row("median"), ["–"; 4], "nobody knows when others began to publish");
@@ -253,11 +262,11 @@ fn each_way_hears_the_same_messages_and_each_of_its_bytes_is_counted() {
     assert!(median[0] >= 100.0 && longest.iter().zip(&median).all(|(l, m)| l >= m), "{longest:?} {median:?}");
     // A flood, as one POST: long polling hears it in few answers.
     let blocks: String = (0..50).map(|n| format!("data: {n}\n\n")).collect();
-    server.post_with("/kitchen", "Content-Type: text/event-stream\r\n", blocks);
+    server.post_with(path, "Content-Type: text/event-stream\r\n", blocks);
     page.all_become("heard", "58");
     // No poll is on its way when it ends: once this is heard, the next is 15 seconds away.
     page.set("every", "15");
-    server.post("/kitchen", "the end");
+    server.post(path, "the end");
     page.all_become("heard", "59");
     page.all_become("last", "…-60");
     page.click("start");
@@ -294,9 +303,11 @@ fn each_way_hears_the_same_messages_and_each_of_its_bytes_is_counted() {
         assert_eq!(pings, *way != "poll", "{way}"); // whoever waits gets them
     }
     // Nothing is left: neither what listened, nor the tap.
-    eventually("no readers", || server.readers("kitchen") == 0);
+    eventually("no readers", || server.readers(&path[1..]) == 0);
     let key = proxy.of("stream")[0].target.split("&tap=").nth(1).unwrap().to_string();
     untapped(&server, &key);
+    let people = server.get("/kitchen?wait=0&since=all").text();
+    assert!(!people.contains("\ndata: "), "where people may be nothing is said: {people}");
     assert_eq!(page.console(), [""; 0]);
 }
 
@@ -305,24 +316,25 @@ fn whoever_leaves_or_forgets_it_stops_it() {
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&[]);
     let page = driver.page(&url(&server, "/lab"));
-    page.runs();
+    let channel = page.runs();
     page.set("rate", "second");
     page.all_reach("heard", 2); // one a second, so the first way may be past it before the last one is there
-    assert!(server.readers("kitchen") >= 2);
+    assert!(server.readers(&channel) >= 2);
     page.js("q('#ways').hidden = true");
     page.becomes(STATE, "Stopped.");
-    eventually("no readers", || server.readers("kitchen") == 0);
+    eventually("no readers", || server.readers(&channel) == 0);
     page.js("q('#ways').hidden = false");
     page.runs();
     page.open(&url(&server, "/health"));
-    eventually("no readers", || server.readers("kitchen") == 0);
+    eventually("no readers", || server.readers(&channel) == 0);
+    let first = channel;
     page.js("history.back()");
-    page.becomes("q('#ways-start')?.textContent", "Start");
-    page.runs();
+    page.becomes("/^Start in \\/lab-side-by-side-[a-z]{4}$/.test(q('#ways-start')?.textContent)", "true");
+    let channel = page.runs();
     page.js("(real => performance.now = () => real() + 700000)(performance.now.bind(performance))");
     page.becomes(STATE, "Stopped by itself, after ten minutes.");
-    eventually("no readers", || server.readers("kitchen") == 0);
-    let said = server.get("/kitchen?wait=0&since=all").text();
+    eventually("no readers", || server.readers(&channel) == 0);
+    let said = server.get(&format!("/{first}?wait=0&since=all")).text();
     assert!(said.contains("\ndata: soup 2 ("), "{said}");
 }
 
@@ -331,14 +343,15 @@ fn it_says_what_is_wrong_and_goes_on_by_itself() {
     let Some(driver) = driver() else { return };
     let mut server = Tincan::start(&["--retry", "200"]);
     let page = driver.page(&url(&server, "/lab"));
-    page.runs();
+    let channel = page.runs();
+    let path = &format!("/{channel}");
     page.becomes("q('#ways-poll-requests').textContent > 12", "true");
-    server.post("/kitchen", "before");
+    server.post(path, "before");
     page.all_become("heard", "1");
     page.set("every", "5"); // so that the next server's numbers do not soon reach those of this one
     server.kill();
     let says = |problem: &str| page.becomes(&format!("/{problem}/.test(q('#ways-state').textContent)"), "true");
-    says("Running on \\/kitchen\\. .*Event stream: the connection was lost");
+    says(&format!("Running on \\/{channel}\\. .*Event stream: the connection was lost"));
     page.click("one");
     for who in ["Polling", "Long polling", "Publishing"] {
         says(&format!("\\b{who}[^:.]*: could not reach the server\\."));
@@ -349,17 +362,18 @@ fn it_says_what_is_wrong_and_goes_on_by_itself() {
     says("WebSocket: closed with 1006; a WebSocket does not come back by itself");
     end_gateway();
     server = Tincan::spawn(&format!("127.0.0.1:{}", server.port), &["--retry", "200"]);
+    // Publishing, too: that it could not reach the server is over as soon as others do.
     page.becomes(
-        "/(olling|stream|Socket)[^.]*(answered|refused|reach|closed)/.test(q('#ways-state').textContent)",
+        "/(olling|stream|Socket|Publishing)[^.]*(answered|refused|reach|closed)/.test(q('#ways-state').textContent)",
         "false",
     );
     page.click("one");
     page.all_become("heard", "2");
     page.becomes(
         "q('#ways-state').textContent.match(/[A-Z][^.]*/g).sort().join('. ')",
-        "Bytes: some bytes were not counted. Channel: some messages may have been missed. Running on /kitchen",
+        &format!("Bytes: some bytes were not counted. Channel: some messages may have been missed. Running on {path}"),
     );
-    server.post("/kitchen", "after");
+    server.post(path, "after");
     page.all_become("heard", "3");
     page.becomes(OPEN, "1,1,1");
 }
