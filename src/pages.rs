@@ -35,7 +35,7 @@ pub const LESSONS: File = file!("lessons.html", "text/html; charset=utf-8");
 pub const ASSETS: &[File] = files! {
     "text/css; charset=utf-8": ["page.css" "chat.css" "lab.css" "ways.css"]
     "text/javascript; charset=utf-8":
-        ["chat.js" "lab.js" "lessons.js" "ways.js" "words.js" "copy.js" "eventsource.js" "shared.js"]
+        ["chat.js" "lab.js" "lessons.js" "ways.js" "words.js" "copy.js" "fetch.js" "eventsource.js" "shared.js"]
     "image/svg+xml": ["icon.svg"]
 };
 

@@ -4,9 +4,10 @@
 // becomes textContent.
 
 const ASK_EVERY = 10000;           // ms between two questions for the number of listeners
+const PATIENCE = 120000;           // ms for an answer
 const UNANSWERED = 3;              // seconds after which a worker that says nothing is taken for dead
 
-const STATES = { connecting: word('connecting'), open: word('open'), waiting: word('waiting') };
+const STATES = Object.fromEntries(['connecting', 'open', 'waiting', 'deaf', 'polling'].map(state => [state, word(state)]));
 const $ = id => document.getElementById(id);
 const channel = location.pathname.slice(1) || 'chat';
 const url = `${location.origin}/${channel}`;   // a relative one takes over a password in the page's; fetch refuses that
@@ -26,9 +27,9 @@ function takeToken() {
 }
 
 // Whoever has a token wants no dialog of the browser's when it is refused.
-function ask(url, options) {
+function ask(url, ms, options) {
   const credentials = token ? 'omit' : 'same-origin';
-  return fetch(url, { ...options, headers: { ...options.headers, ...headers }, credentials });
+  return fetchText(url, ms, { ...options, headers: { ...options.headers, ...headers }, credentials });
 }
 
 // ---- The connection ---------------------------------------------------------------------------------------------
@@ -79,6 +80,7 @@ function showState(state, seconds) {
   $('now').hidden = state !== 'waiting';
   if (state !== 'open') $('listeners').textContent = '';
   if (state === 'open') askListeners();
+  if (state === 'open' || state === 'polling') reached();
   if (state === 'waiting') askWhy();
 }
 
@@ -87,10 +89,19 @@ function showState(state, seconds) {
 async function askWhy() {
   if (document.hidden) return;
   try {
-    const answer = await ask(`${url}?wait=0`, { cache: 'no-store' });
-    if (answer.status === 401) $('error').textContent = await refusal(answer);
+    const answer = await ask(`${url}?wait=0`, PATIENCE, { cache: 'no-store' });
+    if (answer.status === 401 && $('state').dataset.state !== 'open') refuse(answer, true);
   } catch { /* nobody is there to ask */ }
 }
+
+let passes = false;                // the error is one of the connection: it is over once the server is reached
+
+function fail(text, once = false) {
+  $('error').textContent = text;
+  passes = once;
+}
+
+function reached() { if (passes) fail(''); }
 
 function everySecond() {
   if (document.hidden) return;
@@ -167,10 +178,10 @@ async function askListeners() {
   if ($('state').dataset.state !== 'open') return;
   let text = '';
   try {
-    const options = { cache: 'no-store', signal: AbortSignal.timeout(ASK_EVERY / 2) };
-    const answer = await ask(`${location.origin}/metrics?channel=${channel}`, options);
+    const answer = await ask(`${location.origin}/metrics?channel=${channel}`, ASK_EVERY / 2, { cache: 'no-store' });
     if (answer.ok) {
-      const line = (await answer.text()).match(new RegExp(`^tincan_subscribers\\{channel="${channel}"\\} (\\d+)`, 'm'));
+      reached();
+      const line = answer.said.match(new RegExp(`^tincan_subscribers\\{channel="${channel}"\\} (\\d+)`, 'm'));
       text = word('listeners', { n: line ? Number(line[1]) : 0 });
     }
   } catch { /* then it is not known */ }
@@ -185,26 +196,32 @@ async function send(event) {
   const msg = $('msg').value;
   if (msg.trim() === '' || $('send').disabled) return;
   $('send').disabled = true;
-  $('error').textContent = '';
+  fail('');
   $('msg').value = '';             // so that what is typed meanwhile stands alone
+  let sent = false;
   try {
     const body = JSON.stringify({ name: $('name').value.trim() || $('name').placeholder, msg });
     const headers = { 'Content-Type': 'text/plain;charset=utf-8' };
-    const answer = await ask(url, { method: 'POST', headers, body, signal: AbortSignal.timeout(120000) });
-    if (answer.status !== 200) $('error').textContent = await refusal(answer);
+    const answer = await ask(url, PATIENCE, { method: 'POST', headers, body });
+    // A stream may be dead without the browser's knowing. What has an id must be heard.
+    const id = answer.said.trim();
+    sent = answer.status === 200 && /^\d+-\d+$/.test(id);
+    if (sent) port.postMessage({ said: id });
+    else refuse(answer);
   } catch (e) {
-    $('error').textContent = e.name === 'TimeoutError' ? word('silent') : word('unreachable');
+    fail(word(e.name === 'TimeoutError' ? 'silent' : 'unreachable'), true);
+    port.postMessage('look');
   }
-  if ($('error').textContent) $('msg').value = msg + $('msg').value;   // nothing that was typed is lost
+  if (!sent) $('msg').value = msg + $('msg').value;   // nothing that was typed is lost
   $('send').disabled = false;
   $('msg').focus();
 }
 
 // The server refuses with one line of plain text; a proxy between us may answer with a page.
-async function refusal(answer) {
-  const plain = /^text\/plain\b/i.test(answer.headers.get('Content-Type') || '');
-  const line = plain ? (await answer.text()).trim().split('\n')[0].slice(0, 500) : '';
-  return line || word('answered', { status: `${answer.status} ${answer.statusText}`.trim() });
+function refuse({ status, statusText, headers, said }, once) {
+  const plain = status !== 200 && /^text\/plain\b/i.test(headers.get('Content-Type') || '');
+  const line = plain ? said.trim().split('\n')[0].slice(0, 500) : '';
+  fail(line || word('answered', { status: `${status} ${statusText}`.trim() }), once || (!line && status > 500));
 }
 
 // ---- Start ------------------------------------------------------------------------------------------------------
@@ -227,6 +244,7 @@ addEventListener('pagehide', leave);
 addEventListener('pageshow', event => { if (event.persisted) listen(Boolean(token)); });
 addEventListener('hashchange', () => location.reload());            // another token
 addEventListener('online', connect);
+addEventListener('offline', () => port.postMessage('look'));         // a server on this machine is still there
 setInterval(everySecond, 1000);
 if (!matchMedia('(pointer: coarse)').matches) $('msg').focus();     // there it would open a phone's keyboard
 listen(Boolean(token));

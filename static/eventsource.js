@@ -98,7 +98,6 @@ globalThis.TincanEventSource = class TincanEventSource extends EventTarget {
   #failures = 0;                   // failed attempts since the last stream that opened
   #timer = 0;
   #abort = new AbortController();  // of the connection
-  #handlers = {};                  // of onopen, onmessage, onerror
 
   constructor(url, init) {
     super();
@@ -218,31 +217,35 @@ globalThis.TincanEventSource = class TincanEventSource extends EventTarget {
       xhr.send();
     });
   }
+};
 
-  // Makes onopen, onmessage and onerror, which hear in the order in which they were set, and the constants.
-  static {
-    for (const type of ['open', 'message', 'error']) {
-      Object.defineProperty(this.prototype, `on${type}`, {
-        get() { return this.#handlers[type]?.hear ?? null; },
-        set(hear) {
-          const old = this.#handlers[type];
-          if (typeof hear !== 'function') {
-            this.removeEventListener(type, old?.listener);
-            delete this.#handlers[type];
-          } else if (old) {
-            old.hear = hear;
-          } else {
-            const handler = this.#handlers[type] = { hear, listener: event => handler.hear.call(this, event) };
-            this.addEventListener(type, handler.listener);
-          }
-        },
-        enumerable: true, configurable: true,
-      });
-    }
-    ['CONNECTING', 'OPEN', 'CLOSED'].forEach((name, value) => {
-      for (const at of [this, this.prototype]) Object.defineProperty(at, name, { value, enumerable: true });
+// Makes onopen, onmessage and onerror, which hear in the order in which they were set, and the constants. (Not in the class:
+// Safari has no static blocks before 16.4.)
+{
+  const handlers = new WeakMap();
+  const of = source => handlers.get(source) ?? handlers.set(source, {}).get(source);
+  const { prototype } = TincanEventSource;
+  for (const type of ['open', 'message', 'error']) {
+    Object.defineProperty(prototype, `on${type}`, {
+      get() { return of(this)[type]?.hear ?? null; },
+      set(hear) {
+        const old = of(this)[type];
+        if (typeof hear !== 'function') {
+          this.removeEventListener(type, old?.listener);
+          delete of(this)[type];
+        } else if (old) {
+          old.hear = hear;
+        } else {
+          const handler = of(this)[type] = { hear, listener: event => handler.hear.call(this, event) };
+          this.addEventListener(type, handler.listener);
+        }
+      },
+      enumerable: true, configurable: true,
     });
   }
-};
+  ['CONNECTING', 'OPEN', 'CLOSED'].forEach((name, value) => {
+    for (const at of [TincanEventSource, prototype]) Object.defineProperty(at, name, { value, enumerable: true });
+  });
+}
 
 globalThis.EventSource ??= TincanEventSource;

@@ -88,8 +88,8 @@ function addRow(className, cells, note = {}) {
   const row = element('tr', className);
   row.append(...cells);
   // On a phone the rows are blocks, which takes their roles from them.
-  row.role = 'row';
-  for (const cell of cells) cell.role = cell.scope ? 'rowheader' : 'cell';
+  row.setAttribute('role', 'row');   // Firefox before 119 has no `role`
+  for (const cell of cells) cell.setAttribute('role', cell.scope ? 'rowheader' : 'cell');
   row.tabIndex = body.querySelector('[tabindex="0"]') ? -1 : 0;   // one stop for the Tab key
   notes.set(row, note);
   body.append(row);
@@ -267,7 +267,7 @@ class Connection {
     } else if (kind === 'lab-field') {
       const known = `lab-${way}-${name}`;
       const fits = name !== 'connection' || value === 'close';
-      if (fits && Object.hasOwn(WORDS, known)) line.steps.append(element('small', '', word(known)));
+      if (fits && known in WORDS) line.steps.append(element('small', '', word(known)));
       if (name === 'content-type') side.type = value;
       if (name === 'transfer-encoding') side.chunked = true;
     }
@@ -760,9 +760,9 @@ async function publish(submitted) {
   if (asSocket() && source?.readyState === WebSocket.OPEN) return source.send($('data').value);
   const url = publishPath() + (key && `${event() ? '&' : '?'}tap=${key}`);
   try {
-    const answer = await fetch(url, { method: 'POST', headers: { 'Content-Type': 'text/plain;charset=utf-8' },
-      body: $('data').value, signal: AbortSignal.timeout(PATIENCE) });
-    if (!answer.ok) $('sent').textContent = await answer.text();
+    const answer = await fetchText(url, PATIENCE, { method: 'POST', headers: { 'Content-Type': 'text/plain;charset=utf-8' },
+      body: $('data').value });
+    if (!answer.ok) $('sent').textContent = answer.said;
   } catch (e) { $('sent').textContent = word(e.name === 'TimeoutError' ? 'ways-timeout' : 'unreachable'); }
 }
 

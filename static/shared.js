@@ -5,6 +5,7 @@
 //
 //   from the tab   a number: Date.now(), each second in which the tab can be seen; any answer tells that we are here
 //                  'connect': now, not later; 'leave': no event tells a worker that a tab is gone
+//                  { said }: the id of what it has published; 'look': whether the server is still there
 //   to the tab     { state, seconds, items }, each only where there is something new; an item is { data } or { gap }
 
 const KEPT = 300;                  // Limit: messages on a page, and kept for tabs that come later
@@ -12,6 +13,9 @@ const REMEMBERED_IDS = 20000;      // Limit: ids known to have been heard
 const LONGEST_PAUSE = 30;          // seconds between our own attempts
 const ASLEEP = 20000;              // ms after which the socket of hidden tabs is not trusted any more
 const AT_ONCE = 1000;              // ms in which what several tabs ask for is one wish
+const SILENT = 6;                  // half seconds after which what is missing does not come any more
+const LOOK_EVERY = 10000;          // ms of silence after which the server is asked what it has
+const NO_ANSWER = 5000;            // ms after which it does not answer
 
 // Returns the function with which a tab's port joins. With headers it is TincanEventSource that listens. Events are kept
 // here for tabs that come later, so none is lost or doubled between the server's history and what comes next.
@@ -27,26 +31,101 @@ function openLine(url, headers) {
   let failures = 0;                // failed connections since the last one that opened
   let pauseTimer = 0;
   let awake = Infinity;            // the last second in which a tab could be seen
+  let missing = '';                // an id that the server has told of, and that no stream has brought
+  let silent = 0;                  // half seconds since it is missing and nothing came
+  let doubts = 0;                  // connections in a row that were given up for that: behind two of them we poll
+  let watchTimer = 0;
+  let lookAt = Infinity;           // when to look next, in the time of performance.now()
 
   function connect() {
     clearTimeout(pauseTimer);
     source?.close();               // a closed EventSource fires no further event, not even a queued one
-    tellState('connecting');
+    tellState(missing ? 'deaf' : 'connecting');
     asked = lastEventId;
     began = performance.now();
+    lookAt = began + LOOK_EVERY;
+    silent = 0;
     const Source = headers ? TincanEventSource : EventSource;
-    source = new Source(`${url}?since=${encodeURIComponent(asked || 'all')}`, { headers });
+    const polls = doubts > 1;
+    let polled = false;
+    source = new Source(`${url}?${polls ? 'wait=0&' : ''}since=${encodeURIComponent(asked || 'all')}`, { headers });
     // A stream may name its events like the EventSource's own; those have data.
-    source.onopen = event => { if (!('data' in event)) { failures = 0; tellState('open'); } };
+    source.onopen = event => {
+      if ('data' in event) return;
+      failures = 0;
+      polled = polls;
+      lookAt = polls ? performance.now() + LOOK_EVERY : Math.min(lookAt, performance.now() + LOOK_EVERY / 5);
+      if (!missing) tellOpen();
+    };
     source.onmessage = hearMessage;
     source.addEventListener('gap', hearGap);
     // An EventSource reestablishes a connection that was lost, but fails for good on any status but 200: from there on
     // it is for us to try again.
     source.onerror = event => {
       if ('data' in event) return;
-      if (source.readyState === EventSource.CLOSED) pause();
-      else tellState('connecting');
+      if (source.readyState === EventSource.CLOSED) return pause();
+      if (!polled) return tellState(missing ? 'deaf' : 'connecting');
+      polled = false;              // a poll ends, and the next one follows
+      missing = '';                // what it did not bring is nowhere
+      tellOpen();
     };
+    watch();
+  }
+
+  function connectAnew() {
+    doubts = 0;                    // on another network there may be another relay
+    connect();
+  }
+
+  function tellOpen() {
+    if (doubts < 2) doubts = 0;    // a new stream was all that was needed
+    const name = doubts ? 'polling' : 'open';
+    if (state.state !== name) tellState(name);
+  }
+
+  // A socket may be dead, or a relay may keep the bytes, and no EventSource knows. So what the server tells of by other
+  // ways must come.
+  function expect(id) {
+    if (heard.has(id)) return;
+    const news = !missing;
+    missing = id;
+    if (!news) return;
+    silent = 0;
+    watch();
+  }
+
+  // In short steps, so that after a busy moment what waits is heard first.
+  function watch() {
+    clearTimeout(watchTimer);
+    if (!missing || source.readyState === EventSource.CLOSED) return;
+    watchTimer = setTimeout(() => ++silent > SILENT ? doubt() : watch(), 500);
+  }
+
+  function doubt() {
+    doubts++;
+    connect();
+  }
+
+  function arrive() {
+    silent = 0;
+    lookAt = performance.now() + LOOK_EVERY;
+    tellOpen();
+  }
+
+  async function look() {
+    if (state.state === 'waiting') return;
+    lookAt = performance.now() + LOOK_EVERY;
+    const [looked, from] = [source, lastEventId];
+    const options = { headers, cache: 'no-store', credentials: headers ? 'omit' : 'same-origin' };
+    const answer = await fetchText(`${url}?wait=0&since=${encodeURIComponent(from || 'all')}`, NO_ANSWER, options)
+      .catch(() => null);
+    if (source !== looked || source.readyState === EventSource.CLOSED) return;
+    if (!answer) return state.state === 'connecting' || connect();
+    if (answer.status !== 200) return;
+    const parser = new EventStreamParser({ dispatch: ({ type, lastEventId: id }) => type === 'message' && expect(id) }, from);
+    parser.feed(answer.said);
+    if (!missing && lastEventId === from) lastEventId = parser.lastEventId;   // past events that nobody listens for
+    if (state.state === 'connecting') doubt();     // the server is there, and its stream does not begin
   }
 
   // 1, 2, 4 ... 30 s, shortened at random, so that all lines do not come back in the same instant.
@@ -65,6 +144,8 @@ function openLine(url, headers) {
   // server says so with a gap, and then sends everything that it keeps, some of which is already here.
   // Shortcut: an EventSource only fires types that somebody listens for, so events with a name of their own do not come.
   function hearMessage({ data, lastEventId: id }) {
+    if (id === missing) missing = '';
+    arrive();
     if (id !== '') {
       if (heard.has(id)) return;
       if (heard.add(id).size > REMEMBERED_IDS) heard.delete(heard.values().next().value);
@@ -75,6 +156,8 @@ function openLine(url, headers) {
 
   // The gap has no id of its own: its lastEventId is the place from which the server is now serving us.
   function hearGap(event) {
+    missing = '';
+    arrive();
     lastEventId = event.lastEventId || lastEventId;
     let gap = 0;                   // how many are missing; 0 where that is not known
     try {
@@ -103,15 +186,21 @@ function openLine(url, headers) {
       awake = Infinity;
     } else if (wish === 'connect') {
       // The new stream may be open before the last tab has told its wish.
-      const done = source.readyState !== EventSource.CLOSED && performance.now() - began < AT_ONCE;
-      if (!done) connect();
+      const done = !doubts && source.readyState !== EventSource.CLOSED && performance.now() - began < AT_ONCE;
+      if (!done) connectAnew();
+    } else if (wish === 'look') {
+      look();
+    } else if (wish.said) {
+      expect(wish.said);
+      if (state.state === 'waiting') connect();      // the server is there
     } else {
       // Whoever slept, or was hidden for long, may hold a socket that is dead without the browser's knowing. The time
       // of the last visible second tells all cases: a sleeping machine and hidden tabs both leave it behind.
       port.postMessage({});
       const away = wish - awake;
       awake = wish;
-      if (away > ASLEEP) connect();
+      if (away > ASLEEP) connectAnew();
+      else if (performance.now() > lookAt) look();
     }
   }
 
@@ -124,7 +213,7 @@ function openLine(url, headers) {
 }
 
 if (globalThis.SharedWorkerGlobalScope) {
-  importScripts('/assets/eventsource.js');       // for where the browser has no EventSource in a worker
+  importScripts('/assets/fetch.js', '/assets/eventsource.js');   // some browsers have no EventSource in a worker
   const join = openLine(`${location.origin}/${name.split(' ')[0]}`);
   addEventListener('connect', ({ ports: [port] }) => join(port));
 }

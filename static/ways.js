@@ -91,14 +91,15 @@
   }
 
   // The text of an answer. The URL is made a whole one: a relative one would take over a token in the page's own.
-  async function answer(path, { signal, ...options }) {
-    const limit = AbortSignal.timeout(PATIENCE + (path.includes(`wait=${HOLD}`) ? 1000 * HOLD : 0));
-    const response = await fetch(location.origin + path, { ...options, signal: AbortSignal.any([signal, limit]) });
-    const text = await response.text();
+  async function answer(path, options) {
+    const limit = PATIENCE + (path.includes(`wait=${HOLD}`) ? 1000 * HOLD : 0);
+    const response = await fetchText(location.origin + path, limit, options);
+    const text = response.said;
     if (response.status === 200) return text;
     // The server refuses with one line of plain text; a proxy between us may answer with a page.
     const plain = /^text\/plain\b/i.test(response.headers.get('Content-Type'));
-    throw Error(plain && text.split('\n')[0].slice(0, 300) || word('answered', { status: response.status }), { cause: response });
+    const why = plain && text.split('\n')[0].slice(0, 300) || word('answered', { status: response.status });
+    throw Object.assign(Error(why), { cause: response });
   }
 
   // Does something, and tells whether it worked; returns what went wrong.

@@ -11,6 +11,8 @@ const WORDS = {
   connecting: ['connecting…', '正在连接…'],
   open: ['open', '已连接'],
   waiting: ['waiting', '等待重连'],
+  deaf: ['nothing comes through; trying again', '收不到消息，正在重试'],
+  polling: ['open, by polling', '已连接（轮询）'],
   seconds: ['{n} s', '{n} 秒'],
   now: ['now', '立即重连'],
   listeners: ['{n} listener|{n} listeners', '{n} 个连接在收听'],
@@ -316,7 +318,7 @@ function word(key, values = {}) {
 if (chinese) document.documentElement.lang = 'zh-CN';
 for (const node of document.querySelectorAll('*')) {
   for (const { name, value } of [...node.attributes]) {
-    if (!name.startsWith('data-word') || !Object.hasOwn(WORDS, value)) continue;
+    if (!name.startsWith('data-word') || !(value in WORDS)) continue;
     const attribute = name.slice('data-word-'.length);
     if (attribute) node.setAttribute(attribute, word(value));
     else node.textContent = word(value);

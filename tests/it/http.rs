@@ -773,6 +773,7 @@ fn pages_come_with_their_policy_and_types() {
         ("/assets/chat.css", "text/css; charset=utf-8"),
         ("/assets/chat.js", "text/javascript; charset=utf-8"),
         ("/assets/eventsource.js", "text/javascript; charset=utf-8"),
+        ("/assets/fetch.js", "text/javascript; charset=utf-8"),
         ("/assets/icon.svg", "image/svg+xml"),
         ("/assets/shared.js", "text/javascript; charset=utf-8"),
         ("/assets/words.js", "text/javascript; charset=utf-8"),

@@ -74,7 +74,8 @@ fn what_the_chinese_page_tells_later_is_chinese_too() {
     page.becomes("/^\\d+ 秒$/.test(q('#seconds').textContent) && q('#now').checkVisibility()", "true");
     page.keys("#msg", ENTER);
     page.becomes(error, "服务器返回了 502 Bad Gateway");
-    page.js("(AbortSignal.timeout = () => AbortSignal.abort(new DOMException('', 'TimeoutError')))");
+    page.js("(window.setTimeout = (real => (call, ms) => real(call, ms === PATIENCE ? 0 : ms))(setTimeout), \
+             window.fetch = (url, { signal }) => new Promise((_, fail) => { signal.onabort = fail; }))");
     page.keys("#msg", ENTER);
     page.becomes(error, "服务器没有响应");
     end_gateway();
