@@ -491,6 +491,8 @@ fn whatever_stands_in_an_entry_it_is_one_event() {
         (&[b"event", &long[..256], b"data", b"a"], &format!("event: {}\ndata: a\n", "n".repeat(256))),
         (&[b"event", &long, b"data", b"a"], "data: a\n"),
         (&[b"event", b"", b"data", b"a"], "data: a\n"),
+        (&[b"event", b"gap", b"data", b"a"], "data: a\n"), // but for a node's own
+        (&[b"lost", b"5-5", b"data", b"a", b"event", b"gap"], "event: gap\ndata: a\n"),
         (&[b"data", b"a\xff\xc3", b"event", b"\xfe"], "event: \u{fffd}\ndata: a\u{fffd}\u{fffd}\n"),
         (&[b"data", b"a\0b\x1b[31m"], "data: a\0b\x1b[31m\n"),
         (&[b"data", b"a", b"retry", b"2000"], "retry: 2000\ndata: a\n"),
