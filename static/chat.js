@@ -79,8 +79,10 @@ function showState(state, seconds) {
   $('state').dataset.state = state;
   $('now').hidden = state !== 'waiting';
   if (state !== 'open') $('listeners').textContent = '';
-  if (state === 'open') askListeners();
-  if (state === 'open' || state === 'polling') reached();
+  if (state === 'open' || state === 'polling') {
+    reached();
+    askListeners();
+  }
   if (state === 'waiting') askWhy();
 }
 
@@ -175,7 +177,7 @@ let askAt = Infinity;              // when to ask next, in the time of performan
 
 async function askListeners() {
   askAt = performance.now() + ASK_EVERY;
-  if ($('state').dataset.state !== 'open') return;
+  if (!['open', 'polling'].includes($('state').dataset.state)) return;
   let text = '';
   try {
     const answer = await ask(`${location.origin}/metrics?channel=${channel}`, ASK_EVERY / 2, { cache: 'no-store' });
@@ -220,7 +222,8 @@ async function send(event) {
 // The server refuses with one line of plain text; a proxy between us may answer with a page.
 function refuse({ status, statusText, headers, said }, once) {
   const plain = status !== 200 && /^text\/plain\b/i.test(headers.get('Content-Type') || '');
-  const line = plain ? said.trim().split('\n')[0].slice(0, 500) : '';
+  // A proxy's own words have no status before them.
+  const line = plain && said.startsWith(status) ? said.trim().split('\n')[0].slice(0, 500) : '';
   fail(line || word('answered', { status: `${status} ${statusText}`.trim() }), once || (!line && status > 500));
 }
 

@@ -9,7 +9,7 @@ const ROUNDS = 4;                  // Limit: connections that a lesson with a re
 const LATE = 2000;                 // ms after which what was fired gets a row of its own
 const RETRY = 3000;                // ms; the browser's own reconnection time, and ours
 const PATIENCE = 10000;            // ms for an answer
-const NAME = /^[A-Za-z0-9_-]{1,64}$/;
+const NAME = /^(?!(lab|lessons|assets|metrics|health)$)[A-Za-z0-9_-]{1,64}$/;
 
 const $ = id => document.getElementById(id);
 
@@ -522,6 +522,7 @@ function connect() {
   stop();
   body.replaceChildren();
   $('unknown').hidden = true;
+  location.replace(fragment());
   [connections, places, news, errors, streams, latest, pointed] = [new Map(), [], [], [], [], null, null];
   [rounds, count, began, opened] = [0, 0, 0, 0];
   [connected, least, most, tapped] = [Date.now(), undefined, Infinity, Infinity];
@@ -639,11 +640,13 @@ function showState() {
 let limit = 1;                     // connections of this lesson
 
 // Does it as soon as the server is reached; not again if it refuses, for the browser may ask for a token each time.
+let again = 0;
 async function insist(what) {
+  clearTimeout(again);
   try { await what(); } catch (e) {
     const refused = typeof e === 'string';
     $('state').textContent = refused ? e : word('unreachable');
-    if (!refused) setTimeout(insist, RETRY, what);
+    if (!refused) again = setTimeout(insist, RETRY, what);
   }
 }
 
@@ -677,6 +680,7 @@ async function choose(unknown = '') {
     $('types').value = 'message gap';
   } else {
     const text = await load(`/lessons/${name}.txt`);
+    if (lesson() !== name) return false;           // another one was chosen meanwhile
     const [english, translated] = text.split(/^: 中文.*$/m);
     const says = what => [...(chinese && translated || english).matchAll(new RegExp(`^: ${what}: (.*)$`, 'gm'))][0]?.[1] ?? '';
     $('lesson-title').textContent = says('lesson');
@@ -692,6 +696,7 @@ async function choose(unknown = '') {
     $('next').disabled = $('what').selectedIndex === $('what').options.length - 1;
   }
   showClient();
+  return true;
 }
 
 function clear() {
@@ -712,8 +717,7 @@ function showClient() {
 }
 
 async function play() {
-  await choose();
-  if (lesson()) connect();
+  if (await choose() && lesson()) connect();
 }
 
 function turn(by) {
@@ -798,9 +802,9 @@ async function go() {
   const known = isChannel ? NAME.test(asked.slice(1)) : [...$('what').options].some(({ value }) => value === asked);
   $('what').value = known && !isChannel ? asked : '';
   if (known && isChannel) $('channel').value = asked.slice(1);
-  await choose(known ? '' : word(isChannel ? 'lab-no-channel' : 'lab-no-lesson', { name: asked }));
-  if (known) connect();
+  const chosen = await choose(known ? '' : word(isChannel ? 'lab-no-channel' : 'lab-no-lesson', { name: asked }));
+  if (chosen && known) connect();
 }
 
 insist(go);
-addEventListener('hashchange', () => { if (location.hash !== fragment()) insist(go); });
+addEventListener('hashchange', () => { if (location.hash !== fragment() || !$('unknown').hidden) insist(go); });

@@ -13,9 +13,10 @@ const REMEMBERED_IDS = 20000;      // Limit: ids known to have been heard
 const LONGEST_PAUSE = 30;          // seconds between our own attempts
 const ASLEEP = 20000;              // ms after which the socket of hidden tabs is not trusted any more
 const AT_ONCE = 1000;              // ms in which what several tabs ask for is one wish
-const SILENT = 6;                  // half seconds after which what is missing does not come any more
+const SILENT = 6;                  // half seconds after which what is missing does not come any more; doubled each time
 const LOOK_EVERY = 10000;          // ms of silence after which the server is asked what it has
-const NO_ANSWER = 5000;            // ms after which it does not answer
+const NO_ANSWER = 5000;            // ms after which it does not answer, or three times what the last stream took to open
+const POLL_FOR = 300000;           // ms of polling after which a stream is tried again
 
 // Returns the function with which a tab's port joins. With headers it is TincanEventSource that listens. Events are kept
 // here for tabs that come later, so none is lost or doubled between the server's history and what comes next.
@@ -36,6 +37,7 @@ function openLine(url, headers) {
   let doubts = 0;                  // connections in a row that were given up for that: behind two of them we poll
   let watchTimer = 0;
   let lookAt = Infinity;           // when to look next, in the time of performance.now()
+  let took = 0;                    // ms that the last stream took to open
 
   function connect() {
     clearTimeout(pauseTimer);
@@ -48,11 +50,13 @@ function openLine(url, headers) {
     const Source = headers ? TincanEventSource : EventSource;
     const polls = doubts > 1;
     let polled = false;
+    let asks = began;              // since when it waits for an answer
     source = new Source(`${url}?${polls ? 'wait=0&' : ''}since=${encodeURIComponent(asked || 'all')}`, { headers });
     // A stream may name its events like the EventSource's own; those have data.
     source.onopen = event => {
       if ('data' in event) return;
       failures = 0;
+      took = performance.now() - asks;
       polled = polls;
       lookAt = polls ? performance.now() + LOOK_EVERY : Math.min(lookAt, performance.now() + LOOK_EVERY / 5);
       if (!missing) tellOpen();
@@ -63,11 +67,13 @@ function openLine(url, headers) {
     // it is for us to try again.
     source.onerror = event => {
       if ('data' in event) return;
+      asks = performance.now();
       if (source.readyState === EventSource.CLOSED) return pause();
       if (!polled) return tellState(missing ? 'deaf' : 'connecting');
       polled = false;              // a poll ends, and the next one follows
       missing = '';                // what it did not bring is nowhere
       tellOpen();
+      if (asks - began > POLL_FOR) connectAnew();
     };
     watch();
   }
@@ -98,7 +104,8 @@ function openLine(url, headers) {
   function watch() {
     clearTimeout(watchTimer);
     if (!missing || source.readyState === EventSource.CLOSED) return;
-    watchTimer = setTimeout(() => ++silent > SILENT ? doubt() : watch(), 500);
+    // A long message may be on its way over a slow line, and begins anew with each stream.
+    watchTimer = setTimeout(() => ++silent > SILENT << Math.min(doubts, 5) ? doubt() : watch(), 500);
   }
 
   function doubt() {
@@ -114,12 +121,14 @@ function openLine(url, headers) {
 
   async function look() {
     if (state.state === 'waiting') return;
-    lookAt = performance.now() + LOOK_EVERY;
+    lookAt = Infinity;             // one at a time
     const [looked, from] = [source, lastEventId];
-    const options = { headers, cache: 'no-store', credentials: headers ? 'omit' : 'same-origin' };
-    const answer = await fetchText(`${url}?wait=0&since=${encodeURIComponent(from || 'all')}`, NO_ANSWER, options)
+    const options = { headers, cache: 'no-store', credentials: headers ? 'omit' : 'same-origin', slow: true };
+    const patience = Math.max(NO_ANSWER, 3 * took);
+    const answer = await fetchText(`${url}?wait=0&since=${encodeURIComponent(from || 'all')}`, patience, options)
       .catch(() => null);
     if (source !== looked || source.readyState === EventSource.CLOSED) return;
+    lookAt = performance.now() + LOOK_EVERY;
     if (!answer) return state.state === 'connecting' || connect();
     if (answer.status !== 200) return;
     const parser = new EventStreamParser({ dispatch: ({ type, lastEventId: id }) => type === 'message' && expect(id) }, from);

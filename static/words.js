@@ -85,8 +85,8 @@ const WORDS = {
   'lab-held': ['; the lab itself holds two more', '；实验室自己还占用两个'],
   'lab-no-lesson': ['There is no lesson “{name}”. The lessons are:', '没有名为“{name}”的课程。现有的课程：'],
   'lab-no-channel': [
-    '“{name}” is no channel: a name is 1 to 64 of A-Z a-z 0-9 _ -. The lessons are:',
-    '“{name}”不是频道：名称由 1 到 64 个 A-Z a-z 0-9 _ - 组成。现有的课程：',
+    '“{name}” is no channel: a name is 1 to 64 of A-Z a-z 0-9 _ -, but not lab, lessons, assets, metrics or health. The lessons are:',
+    '“{name}”不是频道：名称由 1 到 64 个 A-Z a-z 0-9 _ - 组成，且不能是 lab、lessons、assets、metrics 或 health。现有的课程：',
   ],
   'lab-wire': ['On the wire', '线上的字节'],
   'lab-bytes': ['The bytes', '字节'],
@@ -242,7 +242,7 @@ const WORDS = {
   'ways-over': ['Stopped by itself, after ten minutes.', '已运行十分钟，自动停止。'],
   'ways-running': ['Running on /{channel}.', '正在频道 /{channel} 上运行。'],
   'ways-problem': ['{who}: {problem}.', '{who}：{problem}。'],
-  'ways-lost': ['the connection was lost; the browser makes a new one', '连接断开，浏览器正在重连'],
+  'ways-lost': ['the connection has ended; the browser makes a new one', '连接已结束，浏览器正在重连'],
   'ways-refused': ['the server refused; EventSource does not say why, and is opened again', '被服务器拒绝（EventSource 不说明原因），稍后重新打开'],
   'ways-timeout': [
     'no answer yet; a browser opens six connections to a host, and other tabs may hold them',
@@ -299,7 +299,7 @@ const WORDS = {
   ],
   'ways-delays-says': ['Median delay: {list}. The table has the numbers.', '延迟中位数：{list}。数字见表格。'],
   'ways-note': [
-    'The server counts, to the byte: heads are counted, what TCP, IP and TLS add is not. So that it can, each request carries &tap= and 16 letters, and the one for WebSocket also ws&. Publishing is not counted: it is the same for all. A delay begins when the POST begins, and ends when the message is in this page. A connection counts until the server has seen its end.',
+    'The server counts, to the byte: heads are counted, what TCP, IP and TLS add is not. So that it can, each request carries &tap= and 16 hexadecimal digits, and the one for WebSocket also ws&. Publishing is not counted: it is the same for all. A delay begins when the POST begins, and ends when the message is in this page. A connection counts until the server has seen its end.',
     '字节由服务器精确计数：包括请求和响应的头部，不包括 TCP、IP 和 TLS 增加的部分。为了计数，每个请求都带有 &tap= 和 16 个字符，WebSocket 的请求还带有 ws&。发布不计入，因为对各种方式都一样。延迟从 POST 开始时算起，到消息到达本页为止。一个连接在服务器看到它关闭之前都算作打开。',
   ],
   'ways-masked': [

@@ -776,7 +776,7 @@ fn a_server_that_goes_away_is_told_and_forgotten_once_it_is_back() {
         page.becomes("all('.out').length > 9", "true");
         server.kill();
         let (lost, gone) = (
-            "the connection was lost; the browser makes a new one",
+            "the connection has ended; the browser makes a new one",
             "could not reach the server; the browser tries again",
         );
         page.becomes(&format!("/^{lost}|{gone}$/.test(q('#state').textContent)"), "true");
@@ -851,6 +851,8 @@ fn a_name_that_is_no_lesson_or_channel_plays_none() {
             ("/bad name!", channel),
             ("Clock", "Clock"),
             ("/", "“/”"),
+            ("/lab", "“/lab”"),
+            ("/health", "“/health”"),
             ("/%E0%A4%A", "“/%E0%A4%A”"),
             (&format!("/{}", "a".repeat(65)), "aaaa"),
         ] {
@@ -866,6 +868,24 @@ fn a_name_that_is_no_lesson_or_channel_plays_none() {
         // A fragment of any other kind is still a lesson or a channel.
         page.js("location.hash = '/kitchen'");
         page.becomes("q('#curl').textContent", &format!("curl -N {}", url(&server, "/kitchen")));
+        page.becomes("source?.readyState", "1");
+        // The button that goes back plays again, and so does the one that connects; both have the fragment with them.
+        page.js("location.hash = '/b+d'");
+        page.becomes("q('#unknown').hidden", "false");
+        page.js("history.back()");
+        page.becomes("[location.hash, q('#unknown').hidden, source?.readyState]", "#/kitchen,true,1");
+        page.js("location.hash = 'nosuch'");
+        page.becomes("q('#unknown').hidden", "false");
+        page.js("q('#connect').click()");
+        page.becomes("[location.hash, q('#unknown').hidden, source?.readyState]", "#/kitchen,true,1");
+        // The lesson that was chosen last is shown, whichever comes first.
+        page.js("window.load = (real => async path => { if (path.includes('named')) await new Promise(done => setTimeout(done, 300)); return real(path); })(load)");
+        page.js("(location.hash = 'named', setTimeout(() => { location.hash = 'clock' }, 50))");
+        page.becomes("q('#file').pathname", "/lessons/clock.txt");
+        page.js("setTimeout(() => { window.late = true }, 500)");
+        page.becomes("window.late", "true");
+        let shown = page.js("[q('#file').pathname, q('#types').value.includes('connecttime')]");
+        assert_eq!(shown, "/lessons/clock.txt,true");
         assert!(!server.stderr().contains("bad") && !server.stderr().contains("GET /lessons/first-event"));
     }
 }

@@ -31,6 +31,8 @@ enum Keeps {
     Rest,
     /// Requests, of whatever kind: none is answered any more.
     Requests,
+    /// Nothing, but answers to a GET come at 4 KB a second.
+    Haste,
 }
 
 /// A relay before a server.
@@ -111,6 +113,10 @@ fn pass(mut client: TcpStream, upstream: u16, keeps: &AtomicU8, stop: &AtomicBoo
         let at = kept.windows(4).position(|w| w == b"\r\n\r\n").map_or(0, |at| at + 4);
         let passes = match () {
             () if is(Keeps::Requests) || stream && is(Keeps::All) => 0,
+            () if is(Keeps::Haste) && head.starts_with("GET ") => {
+                thread::sleep(Duration::from_millis(100));
+                kept.len().min(400)
+            }
             () if !stream || ended || is(Keeps::Nothing) => kept.len(),
             () if is(Keeps::Rest) && head.contains("?wait=") => kept.len(),
             () if (is(Keeps::Bodies) || is(Keeps::Rest)) && !headed => at,
@@ -225,6 +231,31 @@ fn who_only_reads_finds_out_too() {
 }
 
 #[test]
+fn who_is_slow_but_honest_is_waited_for() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&["--retry", "200"]);
+    let relay = Relay::start(server.port, Keeps::Nothing);
+    let page = driver.page(&relay.url());
+    page.is_open();
+    page.js(NOTES);
+    relay.keep(Keeps::Haste);
+    let streams = || server.stderr().matches(" GET /kitchen?since=").count();
+    let before = streams();
+    // It takes ten seconds, and the page looks meanwhile.
+    server.post("/kitchen", "x".repeat(40_000));
+    let looks = || server.stderr().matches(" GET /kitchen?wait=0&since=").count();
+    let looked = looks();
+    eventually("it looks", || looks() > looked);
+    page.becomes("log().length", "40006");
+    assert_eq!((streams(), page.js("states.join()")), (before, String::new()));
+    // What the page itself has said is waited for longer each time.
+    page.js("(q('#msg').value = 'y'.repeat(12000), q('#form').requestSubmit())");
+    page.becomes("log().length", "52022");
+    page.is_open();
+    assert!(streams() <= before + 1, "{}", server.stderr());
+}
+
+#[test]
 fn where_nothing_comes_through_at_all_the_page_says_so() {
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&["--retry", "200"]);
@@ -294,6 +325,13 @@ fn an_error_of_the_connection_goes_with_its_reason_and_a_refusal_stays() {
     page.js("(window.fetch = real)");
     page.becomes(&format!("{ERROR} + q('#msg').value"), "one");
     page.js("q('#msg').value = ''");
+    // Also while it polls.
+    page.js("(q('#state').dataset.state = 'polling', fail('away', true), askListeners())");
+    page.becomes(ERROR, "");
+    page.js("(q('#state').dataset.state = 'open')");
+    // Words of a gateway's own are not the server's.
+    page.js("refuse({ status: 502, statusText: 'Bad Gateway', headers: new Headers({ 'Content-Type': 'text/plain' }), said: 'Bad Gateway' })");
+    assert_eq!(page.js(&format!("[{ERROR}, passes]")), "the server answered 502 Bad Gateway,true");
     // What the server says of a message stays with it.
     page.keys("#msg", &format!("{}{ENTER}", "x".repeat(200)));
     let refused = tincan::reject::TOO_LARGE.line();

@@ -351,7 +351,7 @@ fn it_says_what_is_wrong_and_goes_on_by_itself() {
     page.set("every", "5"); // so that the next server's numbers do not soon reach those of this one
     server.kill();
     let says = |problem: &str| page.becomes(&format!("/{problem}/.test(q('#ways-state').textContent)"), "true");
-    says(&format!("Running on \\/{channel}\\. .*Event stream: the connection was lost"));
+    says(&format!("Running on \\/{channel}\\. .*Event stream: the connection has ended"));
     page.click("one");
     for who in ["Polling", "Long polling", "Publishing"] {
         says(&format!("\\b{who}[^:.]*: could not reach the server\\."));
