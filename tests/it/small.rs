@@ -18,36 +18,42 @@ pub fn release() -> Option<String> {
     program
 }
 
-/// The memory that a process takes for itself, in KiB: what it has written, anywhere, and each page of its program that
-/// is there, as if nobody shared it. The pages of the system's libraries that are as in their files are the system's:
+/// The memory that a process takes for itself, in KiB: what it has written, anywhere; and that with each page of its
+/// program that is there, as if nobody shared it. The pages of the system's libraries that are as in their files are the system's:
 /// its share of those (PSS) is 20 KiB beside many processes and 300 beside few, whatever it does itself.
-fn own_memory(pid: u32) -> usize {
+fn own_memory(pid: u32) -> (usize, usize) {
     let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
-    let (mut sum, mut own) = (0, false);
+    let (mut sum, mut written, mut own) = (0, 0, false);
     for line in read_to_string(format!("/proc/{pid}/smaps")).unwrap().lines() {
         let fields: Vec<&str> = line.split_whitespace().collect();
         match fields[..] {
             ["Rss:", n, "kB"] if own => sum += n.parse::<usize>().unwrap(),
-            ["Anonymous:", n, "kB"] if !own => sum += n.parse::<usize>().unwrap(),
+            ["Anonymous:", n, "kB"] => {
+                let n: usize = n.parse().unwrap();
+                written += n;
+                sum += if own { 0 } else { n };
+            }
             [range, _, _, _, inode, ..] if range.contains('-') => {
                 own = inode != "0" && line.ends_with(program.to_str().unwrap());
             }
             _ => {}
         }
     }
-    sum
+    (written, sum)
 }
 
 #[test]
-fn an_idle_server_takes_less_than_a_mebibyte() {
+fn an_idle_server_takes_about_a_mebibyte() {
     let Some(program) = release() else { return };
     let mut command = Command::new(&program);
     command.args(["--listen", "127.0.0.1:0"]);
     let server = Tincan::run(command);
     assert_eq!(server.get("/health").text(), "ok\n");
-    let own = own_memory(server.pid());
-    assert!(own > 256, "{own} KiB: not even its program is counted");
-    assert!(own < 1024, "{own} KiB");
+    // How much of its program is there is the kernel's choice; all of it has 987 KiB at most (`.ci/run`).
+    let (written, own) = own_memory(server.pid());
+    assert!(own > 256 + written, "{own} KiB: not even its program is counted");
+    assert!(written < 256, "{written} KiB written");
+    assert!(own < 987 + 256, "{own} KiB");
 }
 
 #[test]
