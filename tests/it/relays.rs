@@ -336,6 +336,7 @@ fn an_error_of_the_connection_goes_with_its_reason_and_a_refusal_stays() {
     page.keys("#msg", &format!("{}{ENTER}", "x".repeat(200)));
     let refused = tincan::reject::TOO_LARGE.line();
     page.becomes(ERROR, refused.trim_end());
+    eventually("streams that were given up are gone", || server.readers("kitchen") == 1);
     page.js("(q('#listeners').textContent = '', askListeners())");
     page.becomes("q('#listeners').textContent", "1 listener");
     page.js("(showState('connecting'), showState('open'))");
