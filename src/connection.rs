@@ -75,8 +75,13 @@ impl Answer {
 
     /// One without a body.
     pub fn empty(status: u16, fields: impl Into<String>) -> Answer {
-        let framing = framing::Framing::None;
-        Answer { status, fields: fields.into(), body: Cow::default(), framing, cache: http::LIVE }
+        Answer {
+            status,
+            fields: fields.into(),
+            body: Cow::default(),
+            framing: framing::Framing::None,
+            cache: http::LIVE,
+        }
     }
 
     /// A 200 of plain text.

@@ -149,7 +149,7 @@ impl Tokens {
             (true, true) => Some("read and publish"),
             (true, false) => Some("read"),
             (false, true) => Some("publish"),
-            (false, false) => None,
+            _ => None,
         }
     }
 

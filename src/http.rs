@@ -143,7 +143,6 @@ impl<'a> Request<'a> {
         let fields = lines.take_while(|l| !l.is_empty()).map(field_line).collect::<Result<_, _>>()?;
         let (authority, target_path) = match target {
             "*" if method == "OPTIONS" => (None, "*"),
-            // The authority form (RFC 9112 §3.2.3): a request that is understood, and refused for its method.
             _ if method == "CONNECT" && !split_port(target).1.is_empty() => {
                 (Some(host_of(target.as_bytes()).ok_or(TARGET)?), "*")
             }
@@ -162,10 +161,11 @@ impl<'a> Request<'a> {
             _ => return Err(TWO_HOSTS),
         }
         req.framing = req.frame()?;
-        if req.list("expect").iter().any(|member| !member.eq_ignore_ascii_case(b"100-continue")) {
+        let expected = req.list("expect");
+        if expected.iter().any(|member| !member.eq_ignore_ascii_case(b"100-continue")) {
             return Err(EXPECT);
         }
-        req.expects = minor == 1 && req.lists("expect", "100-continue");
+        req.expects = minor == 1 && !expected.is_empty();
         Ok(req)
     }
 
@@ -306,7 +306,8 @@ fn field_line(line: &[u8]) -> Result<(&[u8], &[u8]), Reject> {
     Ok((name, value.trim_ascii()))
 }
 
-/// Origin form or absolute form (RFC 9112 §3.2.1, §3.2.2): the authority, if any, and path with query.
+/// Origin form or absolute form (RFC 9112 §3.2.1, §3.2.2): the authority, if any, and path with query. The authority form
+/// (§3.2.3) is CONNECT's alone, which is understood, and refused for its method.
 fn split_target(target: &str) -> Option<(Option<&str>, &str)> {
     // Deviation: RFC 3986 §2 has no `|`, `\`, `^`, braces or grave accents, but browsers leave them in a query as they
     // are (WHATWG URL, "query percent-encode set").

@@ -52,10 +52,6 @@ const FULL_RETRY: u64 = 5000;
 
 const CLOSE: &str = "Connection: close\r\n";
 const STREAM_FIELDS: &str = "Content-Type: text/event-stream\r\nX-Accel-Buffering: no\r\nVary: Accept\r\n";
-/// Methods that are known to all (RFC 9110 §9.3, RFC 5789).
-const METHODS: &[&str] = &["GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE"];
-/// What the query of a POST may say.
-const PARAMETERS: &[&str] = &["event", "to", "except", "tap"];
 
 /// A bound server.
 pub struct Server {
@@ -300,7 +296,8 @@ impl Server {
         if req.authority.is_some_and(|a| gate::misdirected(self.hub.config(), a)) {
             return Err(MISDIRECTED);
         }
-        if !METHODS.contains(&req.method) {
+        // Methods that are known to all, but for CONNECT (RFC 9110 §9.3, RFC 5789).
+        if !["GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE"].contains(&req.method) {
             return Err(METHOD);
         }
         if (req.method == "POST" || ws::handshake(req) != Ok(None)) && gate::cross_site(self.hub.config(), req) {
@@ -333,17 +330,7 @@ impl Server {
                 file(&pages::LESSONS, "Vary: Accept\r\n")
             }
             "/lessons" => page(Answer::text(lessons::list()), "Vary: Accept\r\n"),
-            path if let Some(name) = path.strip_prefix("/lessons/") => {
-                let file = name.strip_suffix(".txt");
-                let text = lessons::find(file.unwrap_or(name)).ok_or(NO_LESSON)?.text;
-                if file.is_some() {
-                    page(Answer::text(text), "")
-                } else {
-                    let id = if let From::After(id) = place(req, true)? { id } else { String::new() };
-                    // A test parses them all.
-                    Route::Lesson(lessons::parse(text, id.as_bytes()).map_err(|_| NO_LESSON)?)
-                }
-            }
+            path if let Some(name) = path.strip_prefix("/lessons/") => to_lesson(req, name)?,
             path if let Some(name) = path.strip_prefix("/assets/") => {
                 file(pages::ASSETS.iter().find(|file| file.name == name).ok_or(NO_FILE)?, "")
             }
@@ -419,6 +406,27 @@ impl Server {
         Ok(Reply::Taken((channel, opening, accepted)))
     }
 
+    /// A lesson, to its end.
+    fn play(&self, req: &Request, script: &Script, connection: &mut Connection) -> Result<Reply, Reject> {
+        let usual = |line: &&str| !line.split(':').take(1).any(|name| script.fields.contains(name));
+        let all = [STREAM_FIELDS, http::LIVE].concat();
+        let fields = all.split_inclusive('\n').filter(usual).collect::<String>() + &script.fields;
+        // RFC 9110 §15.3.5: a 204 has no content.
+        if req.method == "HEAD" || script.status == 204 {
+            return Ok(Reply::Answer(Answer { cache: "", ..Answer::empty(script.status, fields) }));
+        }
+        let place = self.players.take(PLAYERS, &connection.stream, ());
+        let _place = place.filter(|_| !connection.brief).ok_or(PLAYING)?; // others wait if it is brief
+        connection.note(script.status);
+        let framing = framing(req);
+        let head = http::head(script.status, &[&fields, &connection.cors, CLOSE, framing.field(), "\r\n"]);
+        // If a write fails the client is gone.
+        if connection.write_all(head.as_bytes()).is_ok() {
+            let _ = script.play(framing, connection);
+        }
+        Ok(Reply::Given)
+    }
+
     fn answer(&self, req: &Request, route: Route, body: Vec<u8>, connection: &mut Connection) -> Result<Reply, Reject> {
         Ok(Reply::Answer(match route {
             Route::Page(answer) => answer,
@@ -426,25 +434,7 @@ impl Server {
                 sick if sick.is_empty() => Answer::text("ok\n"),
                 sick => refusal_of(LOG_SICK, &sick),
             },
-            Route::Lesson(script) => {
-                let usual = |line: &&str| !line.split(':').take(1).any(|name| script.fields.contains(name));
-                let all = [STREAM_FIELDS, http::LIVE].concat();
-                let fields = all.split_inclusive('\n').filter(usual).collect::<String>() + &script.fields;
-                // RFC 9110 §15.3.5: a 204 has no content.
-                if req.method == "HEAD" || script.status == 204 {
-                    return Ok(Reply::Answer(Answer { cache: "", ..Answer::empty(script.status, fields) }));
-                }
-                let place = self.players.take(PLAYERS, &connection.stream, ());
-                let _place = place.filter(|_| !connection.brief).ok_or(PLAYING)?; // others wait if it is brief
-                connection.note(script.status);
-                let framing = framing(req);
-                let head = http::head(script.status, &[&fields, &connection.cors, CLOSE, framing.field(), "\r\n"]);
-                // Where a write fails the client is gone.
-                if connection.write_all(head.as_bytes()).is_ok() {
-                    let _ = script.play(framing, connection);
-                }
-                return Ok(Reply::Given);
-            }
+            Route::Lesson(script) => return self.play(req, &script, connection),
             Route::Cut(key) => Answer::text(format!("connections cut: {}\n", self.lab.cut(&key))),
             Route::Listen(..) if req.method == "HEAD" => Answer::empty(200, STREAM_FIELDS),
             Route::Listen(.., Some(_)) if connection.brief => return Err(CONNECTIONS), // others wait for this thread
@@ -482,6 +472,18 @@ fn framing(req: &Request) -> Framing {
     if req.minor == 0 { Framing::None } else { Framing::Chunks }
 }
 
+/// What is asked for below `/lessons/`: a lesson for this client, or its file.
+fn to_lesson(req: &Request, name: &str) -> Result<Route, Reject> {
+    let file = name.strip_suffix(".txt");
+    let text = lessons::find(file.unwrap_or(name)).ok_or(NO_LESSON)?.text;
+    if file.is_some() {
+        return Ok(page(Answer::text(text), ""));
+    }
+    let id = if let From::After(id) = place(req, true)? { id } else { String::new() };
+    // A test parses them all.
+    Ok(Route::Lesson(lessons::parse(text, id.as_bytes()).map_err(|_| NO_LESSON)?))
+}
+
 /// A refusal that names what it is about.
 fn refusal_of(reject: Reject, what: &str) -> Answer {
     let line = format!("{}: {what}\n", reject.line().trim_end());
@@ -490,7 +492,7 @@ fn refusal_of(reject: Reject, what: &str) -> Answer {
 
 /// The first parameter that a POST cannot have.
 fn unknown_parameter<'a>(req: &Request<'a>) -> Option<&'a str> {
-    let known = if req.path.starts_with("/lab/") { &[] } else { PARAMETERS };
+    let known = if req.path.starts_with("/lab/") { &[][..] } else { &["event", "to", "except", "tap"] };
     req.params().map(|pair| pair.0).find(|name| !name.is_empty() && !known.contains(name))
 }
 

@@ -1,6 +1,7 @@
 //! What a foreign program puts into a stream, and what one POST is made of, harms no other channel.
 
 use crate::cluster::{poll, post_stream};
+use crate::growth::own;
 use crate::harness::*;
 use crate::outage::{Told, answer};
 use crate::redis::*;
@@ -29,13 +30,9 @@ fn goes_on(node: &Tincan, reader: &mut Reader) {
 
 /// How many times as long as alone work takes on this machine just now.
 fn slowness() -> f64 {
-    let spent = || -> u64 {
-        let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-        stat.split(' ').next().unwrap().parse().unwrap() // ns on a processor
-    };
-    let (began, before) = (Instant::now(), spent());
-    while spent() - before < 200_000_000 {}
-    began.elapsed().as_secs_f64() / 0.2
+    let began = Instant::now();
+    let spent = own(|| while began.elapsed() < Duration::from_millis(500) {});
+    began.elapsed().div_duration_f64(spent)
 }
 
 /// Adds an entry of these fields; returns its id.

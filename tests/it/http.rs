@@ -154,8 +154,6 @@ fn unframed() -> Vec<(String, Reject)> {
         (line("GET /health HTTP/2.0"), VERSION),
         (line("GET /health HTTP/3.1"), VERSION),
         (line("PRI * HTTP/2.0"), VERSION),
-        (line("GET /health HTTP/1.10"), REQUEST_LINE),
-        (line("GET /health http/1.1"), REQUEST_LINE),
         (line("GET /health HTTP/0.9"), VERSION),
     ]
 }
@@ -372,7 +370,6 @@ fn a_higher_minor_version_is_treated_as_1_1_and_empty_members_of_a_list_as_none(
     assert_eq!(wire.response().field("connection"), None);
 }
 
-/// Each answer says how long it may be kept.
 #[test]
 fn every_answer_says_how_long_it_may_be_kept() {
     let server = Tincan::start(&[]);
