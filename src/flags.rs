@@ -6,9 +6,9 @@
 //!
 //! Limits: numbers have the ranges that their messages name.
 
-use crate::http::{host_of, origin};
-use crate::percent::is_made_of;
-use crate::resp::{Address, MAX_STRING};
+use crate::wings::redis::resp::{Address, MAX_STRING};
+use crate::wire::http::{host_of, origin};
+use crate::wire::percent::is_made_of;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;

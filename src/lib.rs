@@ -66,44 +66,15 @@
 //! ```
 #![forbid(unsafe_code)]
 
-pub mod base64;
 pub mod channel;
-pub mod cluster;
-pub mod connection;
-pub mod disk;
-pub mod duplex;
-pub mod event;
-pub mod explain;
 pub mod flags;
-pub mod follower;
-pub mod framing;
-pub mod gate;
-pub mod http;
-pub mod hub;
-pub mod id;
-pub mod lab;
-pub mod lessons;
-pub mod limits;
-pub mod listener;
 pub mod log;
-pub mod pages;
-pub mod percent;
-pub mod recovery;
-pub mod redis;
-pub mod reject;
-pub mod report;
-pub mod resp;
-pub mod secrets;
 pub mod server;
-pub mod sha1;
-pub mod stream;
-pub mod subscriber;
-pub mod trace;
-pub mod websocket;
-pub mod writer;
-pub mod ws;
+pub mod system;
+pub mod wings;
+pub mod wire;
 
-pub use event::Event;
+pub use channel::hub::Hub;
 pub use flags::Config;
-pub use hub::Hub;
-pub use server::Server;
+pub use server::route::Server;
+pub use wire::event::Event;

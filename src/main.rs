@@ -8,9 +8,9 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::exit;
 use tincan::Server;
 use tincan::flags::{Command, parse, unknown_variables};
-use tincan::listener::outward;
-use tincan::report::report;
-use tincan::secrets::{shown, visible};
+use tincan::system::listener::outward;
+use tincan::system::report::report;
+use tincan::wings::trace::secrets::{shown, visible};
 
 fn main() {
     let args: Vec<String> = args_os().skip(1).map(|arg| text("an argument", arg)).collect();

@@ -6,7 +6,7 @@
 use crate::browser::{Driver, ENTER, Page, driver, message, url};
 use crate::harness::*;
 use std::path::PathBuf;
-use tincan::event::json;
+use tincan::wire::event::json;
 
 /// The languages, and how each page is looked at in them.
 const LANGUAGES: [(&str, &[Look]); 2] = [
@@ -394,11 +394,11 @@ fn the_lessons_are_listed_for_browsers_in_their_language() {
     for (language, looks) in LANGUAGES {
         let page = driver.chromium(language, "normal");
         page.open(&url(&server, "/lessons"));
-        page.becomes("all('#lessons li').length", &tincan::lessons::LESSONS.len().to_string());
-        for (n, lesson) in tincan::lessons::LESSONS.iter().enumerate() {
-            let (english, chinese) = tincan::lessons::parts(lesson.text);
+        page.becomes("all('#lessons li').length", &tincan::wings::lessons::script::LESSONS.len().to_string());
+        for (n, lesson) in tincan::wings::lessons::script::LESSONS.iter().enumerate() {
+            let (english, chinese) = tincan::wings::lessons::script::parts(lesson.text);
             let part = if language == "en" { english } else { chinese };
-            let title = tincan::lessons::says(part, "lesson").unwrap();
+            let title = tincan::wings::lessons::script::says(part, "lesson").unwrap();
             let name = lesson.name;
             let links = format!(
                 "[...all('#lessons li')[{n}].querySelectorAll('a')].map(a => a.getAttribute('href') + ' ' + a.textContent).join('\\n')"
@@ -422,7 +422,8 @@ fn the_lessons_are_listed_for_browsers_in_their_language() {
             page.js("q('#lessons li:nth-child(2) a').click()");
             page.becomes(
                 "q('#lesson-title')?.textContent",
-                tincan::lessons::says(tincan::lessons::LESSONS[1].text, "lesson").unwrap(),
+                tincan::wings::lessons::script::says(tincan::wings::lessons::script::LESSONS[1].text, "lesson")
+                    .unwrap(),
             );
             page.js("q('footer a[href=\"/lessons\"]').click()");
             page.becomes("all('#lessons li').length > 0", "true");

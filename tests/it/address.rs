@@ -2,14 +2,14 @@
 
 use crate::harness::*;
 use crate::tokens;
-use crate::websocket::{Ws, block};
-use crate::ws::frame;
+use crate::wings::websocket::frames::frame;
+use crate::wings::websocket::socket::{Ws, block};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread::{scope, sleep};
 use std::time::Duration;
-use tincan::reject::{self, BEHIND, NOBODY};
+use tincan::wire::reject::{self, BEHIND, NOBODY};
 
 /// Opens a stream; returns it behind its prelude, with its address and the prelude's id.
 fn listen(server: &Tincan, path: &str) -> (Wire, String, String) {

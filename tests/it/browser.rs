@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Instant;
-use tincan::event::json;
+use tincan::wire::event::json;
 
 /// Loopback only: the last rule lets no other name or address resolve.
 pub const FLAGS: &str = r#""--headless=new","--no-sandbox","--disable-gpu","--disable-quic","--no-first-run",
@@ -660,7 +660,7 @@ fn a_refusal_is_shown_in_the_servers_words() {
     let page = driver.page(&url(&server, "/kitchen"));
     let long = "x".repeat(200);
     page.keys("#msg", &format!("{long}{ENTER}"));
-    page.becomes("q('#error').textContent", tincan::reject::TOO_LARGE.line().trim_end());
+    page.becomes("q('#error').textContent", tincan::wire::reject::TOO_LARGE.line().trim_end());
     assert_eq!((page.js("q('#msg').value"), page.js("document.activeElement.id")), (long, "msg".into()));
     page.js("q('#msg').value = ''");
     page.say("short");
@@ -842,7 +842,7 @@ fn who_may_only_read_hears_and_is_told_when_sending() {
         // The browser asks for a token. Where its user cancels that, the page gets the 401, as without credentials.
         page.js("window.fetch = (real => (url, o) => real(url, { ...o, credentials: 'omit' }))(fetch)");
         page.keys("#msg", &format!("thanks{ENTER}"));
-        page.becomes("q('#error').textContent", tincan::reject::PUBLISH_TOKEN.line().trim_end());
+        page.becomes("q('#error').textContent", tincan::wire::reject::PUBLISH_TOKEN.line().trim_end());
         assert_eq!(page.js("[q('#msg').value, q('#send').disabled, q('#state').dataset.state]"), "thanks,false,open");
         page.shows(&["plain|soup is ready"]);
     }

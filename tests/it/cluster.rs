@@ -1,15 +1,15 @@
 //! Nodes that share one Redis, while all goes well: CONTRACT section 9. What goes wrong is in `outage.rs`.
 
 use crate::harness::*;
-use crate::redis::*;
-use crate::websocket::Ws;
-use crate::ws::text;
+use crate::wings::redis::pipe::*;
+use crate::wings::websocket::frames::text;
+use crate::wings::websocket::socket::Ws;
 use std::collections::BTreeSet;
 use std::process::Command;
 use std::thread::scope;
 use std::time::{Duration, Instant};
 use tincan::flags::parse;
-use tincan::id::Id;
+use tincan::wire::id::Id;
 
 const STREAM: &str = "Content-Type: text/event-stream\r\n";
 

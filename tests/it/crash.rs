@@ -38,7 +38,7 @@ use std::process::Command;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tincan::id::Id;
+use tincan::wire::id::Id;
 
 const PAGE: usize = 4096;
 const CHANNELS: [&str; 2] = ["a", "b"];

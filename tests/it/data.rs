@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
-use tincan::reject::{CHANNELS, LOG_CLOSED, LOG_FAILED, LOG_SICK, LOG_UNREADABLE, OPEN_LOGS};
+use tincan::wire::reject::{CHANNELS, LOG_CLOSED, LOG_FAILED, LOG_SICK, LOG_UNREADABLE, OPEN_LOGS};
 
 const HEAD: &str = ": tincan log\n\n";
 /// The epoch of logs that a test writes itself; long ago.

@@ -12,8 +12,8 @@ use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
-use tincan::id::Id;
-use tincan::reject::{CONNECTIONS, DISK_FULL, LOG_FAILED};
+use tincan::wire::id::Id;
+use tincan::wire::reject::{CONNECTIONS, DISK_FULL, LOG_FAILED};
 
 const CHANNELS: [&str; 3] = ["a", "b", "c"];
 

@@ -10,7 +10,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use tincan::reject::{LOG_CLOSED, LOG_FAILED};
+use tincan::wire::reject::{LOG_CLOSED, LOG_FAILED};
 
 const HEAD: &str = ": tincan log\n\n";
 const SOUP: &str = "data: soup\nid: 1700000000000-1\n\n";

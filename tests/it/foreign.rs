@@ -1,16 +1,16 @@
 //! What a foreign program puts into a stream, and what one POST is made of, harms no other channel.
 
-use crate::cluster::{poll, post_stream};
 use crate::growth::own;
 use crate::harness::*;
 use crate::outage::{Told, answer};
-use crate::redis::*;
 use crate::small::release;
+use crate::wings::redis::cluster::{poll, post_stream};
+use crate::wings::redis::pipe::*;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
-use tincan::id::Id;
+use tincan::wire::id::Id;
 
 /// In the middle of an entry that is larger than an entry may be (32 MiB, and 64 KiB of `--max-body`).
 const LARGE: usize = 40 << 20;

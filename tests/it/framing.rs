@@ -3,8 +3,8 @@
 //! Chunks are looked at here as they come; all other tests read what they hold (`Wire`).
 
 use crate::harness::*;
-use crate::websocket::{Ws, block};
-use crate::ws::{closing, frame, ping};
+use crate::wings::websocket::frames::{closing, frame, ping};
+use crate::wings::websocket::socket::{Ws, block};
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::channel;
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
-use tincan::reject::CONNECTIONS;
+use tincan::wire::reject::CONNECTIONS;
 
 /// What the head of a stream to HTTP/1.1 has more than one to HTTP/1.0.
 const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";

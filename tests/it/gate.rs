@@ -1,7 +1,7 @@
 //! Who may: `Host`, `Origin`, `Sec-Fetch-Site` and CORS.
 
 use crate::harness::*;
-use tincan::reject;
+use tincan::wire::reject;
 
 fn ask(server: &Tincan, method: &str, fields: &str) -> Response {
     server.ask(format!("{method} HTTP/1.1\r\n{fields}\r\n"))

@@ -6,10 +6,10 @@
 
 use crate::faults::works;
 use crate::harness::*;
-use crate::redis::{Redis, Value};
-use crate::trace::none;
-use crate::websocket::Ws;
-use crate::ws::{fragments, frame, ping};
+use crate::wings::redis::pipe::{Redis, Value};
+use crate::wings::trace::watch::none;
+use crate::wings::websocket::frames::{fragments, frame, ping};
+use crate::wings::websocket::socket::Ws;
 use std::collections::HashMap;
 use std::fs;
 use std::hint::black_box;
@@ -20,14 +20,14 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::thread::{scope, sleep};
 use std::time::Duration;
-use tincan::event::{Event, parse};
-use tincan::explain::Explainer;
-use tincan::framing::Framing;
-use tincan::http::{Chunked, HeadEnd, Request};
-use tincan::resp;
-use tincan::stream::Entry;
-use tincan::subscriber::{Slot, Subscriber};
-use tincan::ws::Parser;
+use tincan::channel::framing::Framing;
+use tincan::channel::subscriber::{Slot, Subscriber};
+use tincan::wings::redis::resp;
+use tincan::wings::redis::stream::Entry;
+use tincan::wings::trace::explain::Explainer;
+use tincan::wings::websocket::frames::Parser;
+use tincan::wire::event::{Event, parse};
+use tincan::wire::http::{Chunked, HeadEnd, Request};
 
 /// How often each length is measured at most.
 const RUNS: usize = 6;

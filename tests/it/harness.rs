@@ -358,7 +358,7 @@ pub fn closed_address() -> ((TcpStream, TcpListener), SocketAddr) {
 
 /// Has this process, and the servers that it starts from here on, open at least 4096 descriptors, if its user may.
 pub fn many_descriptors() {
-    if tincan::limits::soft("Max open files").is_some_and(|most| most < 4096) {
+    if tincan::system::limits::soft("Max open files").is_some_and(|most| most < 4096) {
         let own = std::process::id().to_string();
         let _ = Command::new("prlimit").args(["--pid", &own, "--nofile=4096:"]).status();
     }
@@ -718,7 +718,7 @@ impl Response {
     }
 
     /// Asserts that this is exactly this refusal.
-    pub fn refused(&self, reject: tincan::reject::Reject) {
+    pub fn refused(&self, reject: tincan::wire::reject::Reject) {
         assert_eq!((self.status, self.text()), (reject.status, reject.line()));
     }
 }

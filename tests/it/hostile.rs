@@ -3,7 +3,7 @@
 //! A connection is reset by closing it with bytes unread, for std cannot set SO_LINGER.
 
 use crate::harness::*;
-use crate::http;
+use crate::wire::http;
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -11,7 +11,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{JoinHandle, scope, sleep, spawn};
 use std::time::{Duration, Instant};
-use tincan::reject::{self, Reject};
+use tincan::wire::reject::{self, Reject};
 
 /// What an honest client may have to wait, whatever others do; see [`in_time`].
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -2,7 +2,7 @@
 
 use crate::harness::*;
 use std::time::{Duration, Instant};
-use tincan::reject::{self, Reject};
+use tincan::wire::reject::{self, Reject};
 
 const HOST: &str = "Host: localhost\r\n";
 

@@ -2,10 +2,10 @@
 
 use crate::browser::string;
 use crate::harness::*;
-use crate::websocket::Ws;
+use crate::wings::websocket::socket::Ws;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
-use tincan::reject;
+use tincan::wire::reject;
 
 /// What a tap tells: `in`, `out` or `end`, the connection, and the bytes, a character each.
 #[derive(Debug, PartialEq, Eq)]

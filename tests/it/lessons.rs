@@ -7,11 +7,11 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{ChildStdout, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
-use tincan::framing::Framing;
-use tincan::http;
-use tincan::lessons::{LESSONS, Lesson, Script, Step, parse, parts, says};
-use tincan::reject::{NO_LESSON, PAGE_METHOD, PLAYING, SINCE};
-use tincan::ws;
+use tincan::channel::framing::Framing;
+use tincan::wings::lessons::script::{LESSONS, Lesson, Script, Step, parse, parts, says};
+use tincan::wings::websocket::frames;
+use tincan::wire::http;
+use tincan::wire::reject::{NO_LESSON, PAGE_METHOD, PLAYING, SINCE};
 
 /// What EventSource fires for each lesson: `open`, `type|data|lastEventId` (LF as `/`, a time as `TIME`) and
 /// `error|readyState`. The test closes it after the last of them, except where nothing may follow for ever (`PAUSED` and

@@ -321,7 +321,7 @@ fn number_of(text: &str, name: &str) -> u64 {
 
 #[test]
 fn what_is_drawn_lies_within_its_share() {
-    let drawn: Vec<u64> = (0..200).map(|_| tincan::channel::jitter(10_000, 10)).collect();
+    let drawn: Vec<u64> = (0..200).map(|_| tincan::channel::state::jitter(10_000, 10)).collect();
     assert!(drawn.iter().all(|n| (9_000..=11_000).contains(n)), "{drawn:?}");
     assert!(drawn.iter().any(|n| *n < 9_700) && drawn.iter().any(|n| *n > 10_300), "{drawn:?}");
 }
@@ -405,7 +405,7 @@ fn a_full_server_keeps_an_eventsource_alive() {
     assert!((2500..=7500).contains(&retry), "{retry}");
     refused.ends();
     let answer = server.get("/a");
-    answer.refused(tincan::reject::CONNECTIONS);
+    answer.refused(tincan::wire::reject::CONNECTIONS);
     assert_eq!(answer.field("retry-after"), Some("5"));
     // There is room again once somebody leaves; who was there was not disturbed.
     drop(other);
@@ -423,8 +423,8 @@ fn silent_connections_do_not_keep_a_full_server_from_saying_so() {
     let (_reader, _) = server.listen("/a", "");
     let mut silent: Vec<Wire> = (0..60).map(|_| server.connect()).collect();
     let began = Stopwatch::start();
-    silent.iter_mut().for_each(|wire| wire.response().refused(tincan::reject::TIMEOUT));
-    server.get("/a").refused(tincan::reject::CONNECTIONS);
+    silent.iter_mut().for_each(|wire| wire.response().refused(tincan::wire::reject::TIMEOUT));
+    server.get("/a").refused(tincan::wire::reject::CONNECTIONS);
     began.within("all are told", Duration::from_secs(8));
 }
 
@@ -433,12 +433,12 @@ fn too_many_channels_are_refused() {
     server.post("/a", "x");
     server.post("/b", "x");
     let answer = server.post_with("/c", "", "x");
-    answer.refused(tincan::reject::CHANNELS);
+    answer.refused(tincan::wire::reject::CHANNELS);
     assert_eq!(answer.field("retry-after"), Some("5"));
     let answer = server.ask("GET /c HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
     assert_eq!(answer.status, 200);
     assert!(answer.text().starts_with(": there are too many channels"), "{}", answer.text());
-    server.get("/c").refused(tincan::reject::CHANNELS);
+    server.get("/c").refused(tincan::wire::reject::CHANNELS);
     server.post("/a", "those that exist work");
     // Who only asks for names cannot use them up: a channel in which nothing was said gives way.
     let server = Tincan::start(&["--max-channels", "6"]);
@@ -453,7 +453,7 @@ fn too_many_channels_are_refused() {
     for n in 0..5 {
         server.post(&format!("/said{n}"), "x");
     }
-    server.get("/one-more").refused(tincan::reject::CHANNELS);
+    server.get("/one-more").refused(tincan::wire::reject::CHANNELS);
     assert_eq!((server.readers("read"), server.metric("tincan_channels")), (1, Some(6)));
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
-use tincan::event::json;
+use tincan::wire::event::json;
 
 const SHORT: &str = "const q = css => document.querySelector(css), all = css => [...document.querySelectorAll(css)]";
 const STATE: &str = "q('#state').dataset.state";
@@ -173,7 +173,7 @@ fn old_browsers_chat() {
         page.becomes("typeof ownLine + deaths", "object0"); // it is the worker that listens
         page.is_content("");
         page.say(&"x".repeat(300));
-        page.becomes(ERROR, tincan::reject::TOO_LARGE.line().trim_end());
+        page.becomes(ERROR, tincan::wire::reject::TOO_LARGE.line().trim_end());
         page.becomes("q('#msg').value.length + ' ' + q('#send').disabled", "300 false");
         page.is_content("413");
         page.js("q('#msg').value = ''");

@@ -2,13 +2,13 @@
 
 use crate::harness::*;
 use std::sync::Arc;
-use tincan::disk::Dir;
-use tincan::event::{Event, parse};
-use tincan::http::{Chunked, Framing, HeadEnd, MAX_FIELDS, MAX_SECTION, MAX_TARGET, Request, date, is_token};
-use tincan::id::Id;
-use tincan::log::{From, Log};
-use tincan::reject::{CHUNK, LARGE_SECTION, LONE_CR, LONE_LF, LONG_TARGET, METHOD, REQUEST_LINE, Reject};
-use tincan::writer::Writer;
+use tincan::log::disk::Dir;
+use tincan::log::positions::{From, Log};
+use tincan::log::writer::Writer;
+use tincan::wire::event::{Event, parse};
+use tincan::wire::http::{Chunked, Framing, HeadEnd, MAX_FIELDS, MAX_SECTION, MAX_TARGET, Request, date, is_token};
+use tincan::wire::id::Id;
+use tincan::wire::reject::{CHUNK, LARGE_SECTION, LONE_CR, LONE_LF, LONG_TARGET, METHOD, REQUEST_LINE, Reject};
 
 impl Random {
     fn pick<'a>(&mut self, of: &[&'a str]) -> &'a str {

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
-use tincan::reject::{CROSS_SITE, MISDIRECTED, TOO_LARGE};
+use tincan::wire::reject::{CROSS_SITE, MISDIRECTED, TOO_LARGE};
 
 const HOST: &str = "chat.example.org";
 const STREAM: &str = "Accept: text/event-stream\r\n"; // as EventSource asks for it

@@ -8,9 +8,9 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use tincan::event::{Event, parse, seal};
-use tincan::id::Id;
-use tincan::recovery::{Found, head, recover};
+use tincan::log::recovery::{Found, head, recover};
+use tincan::wire::event::{Event, parse, seal};
+use tincan::wire::id::Id;
 
 const PAGE: usize = 4096;
 const SECTOR: usize = 512;

@@ -8,7 +8,7 @@
 
 use crate::harness::*;
 use crate::outage::{Told, told};
-use crate::redis::*;
+use crate::wings::redis::pipe::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::SeqCst};
 use std::sync::{Mutex, OnceLock};
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
-use tincan::id::Id;
+use tincan::wire::id::Id;
 
 const NODES: usize = 3;
 const CHANNELS: usize = 3;

@@ -334,7 +334,7 @@ fn an_error_of_the_connection_goes_with_its_reason_and_a_refusal_stays() {
     assert_eq!(page.js(&format!("[{ERROR}, passes]")), "the server answered 502 Bad Gateway,true");
     // What the server says of a message stays with it.
     page.keys("#msg", &format!("{}{ENTER}", "x".repeat(200)));
-    let refused = tincan::reject::TOO_LARGE.line();
+    let refused = tincan::wire::reject::TOO_LARGE.line();
     page.becomes(ERROR, refused.trim_end());
     eventually("streams that were given up are gone", || server.readers("kitchen") == 1);
     page.js("(q('#listeners').textContent = '', askListeners())");
@@ -355,7 +355,7 @@ fn a_refused_token_is_told_until_one_is_taken() {
     page.js("window.fetch = (real => (url, o) => real(url, { ...o, credentials: 'omit' }))(fetch)"); // no dialog
     server.kill();
     server = guarded(&scratch, server.port, "publish p0ppy\nread p0ppy\n");
-    let refused = tincan::reject::READ_TOKEN.line();
+    let refused = tincan::wire::reject::READ_TOKEN.line();
     page.becomes(&format!("[{STATE}, {ERROR}]"), &format!("waiting,{}", refused.trim_end()));
     // Whoever gives the browser another one does that for all its tabs.
     let first = page.handle();

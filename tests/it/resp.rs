@@ -3,11 +3,11 @@
 use crate::harness::*;
 use std::collections::BTreeSet;
 use std::io::{BufReader, ErrorKind, Read};
-use tincan::event::Event;
-use tincan::id::Id;
-use tincan::log::{From, Gap, Log, PIECE};
-use tincan::resp::{Address, ELEMENT, MAX_DEPTH, MAX_LINE, Reply, command, read};
-use tincan::stream::{Entry, above, add_all, below, key};
+use tincan::log::positions::{From, Gap, Log, PIECE};
+use tincan::wings::redis::resp::{Address, ELEMENT, MAX_DEPTH, MAX_LINE, Reply, command, read};
+use tincan::wings::redis::stream::{Entry, above, add_all, below, key};
+use tincan::wire::event::Event;
+use tincan::wire::id::Id;
 
 /// Bytes that are kept of a reply.
 const MOST: u64 = 1 << 20;
@@ -457,7 +457,7 @@ fn what_is_published_is_one_command_an_event_and_all_or_none() {
     let how = ["XADD", "tincan:kitchen", "NOMKSTREAM", "MINID", "~", "6-0", "*"];
     let kept = format!("5-{}", u64::MAX);
     assert_eq!(add(std::slice::from_ref(&named), Some("me"), "9-9", &kept), (words(&[&how[..], &fields].concat()), 1));
-    let retry = tincan::event::parse("event: e\nretry: 42\ndata: a\n\n").unwrap();
+    let retry = tincan::wire::event::parse("event: e\nretry: 42\ndata: a\n\n").unwrap();
     let fields = ["data", "a", "event", "e", "retry", "42", "post", "node-7"];
     assert_eq!(add(&retry, None, "9-9", &kept), (words(&[&how[..], &fields].concat()), 1));
     let all = [

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex, OnceLock};
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
-use tincan::id::Id;
+use tincan::wire::id::Id;
 
 const CHANNELS: usize = 5;
 /// `--max-age`, less its tenth: no stream of who keeps up is ended before.

@@ -348,13 +348,13 @@ fn a_token_in_the_fragment_is_taken_for_this_tab_alone() {
     other.shows(&log);
     eventually("two listen", || server.readers("kitchen") == 2);
     other.keys("#msg", &format!("thanks{ENTER}"));
-    let refused = tincan::reject::PUBLISH_TOKEN.line();
+    let refused = tincan::wire::reject::PUBLISH_TOKEN.line();
     other.becomes("q('#error').textContent", refused.trim_end());
     // It can be given one while it is open, also percent-encoded; a wrong one is told, and an empty one forgotten.
     other.js("location.hash = '#token=wrong'");
     other.becomes("[location.hash, q('#state').dataset.state, typeof headers]", ",open,object");
     other.keys("#msg", &format!("thanks{ENTER}"));
-    other.becomes("q('#error').textContent", tincan::reject::PUBLISH_UNKNOWN.line().trim_end());
+    other.becomes("q('#error').textContent", tincan::wire::reject::PUBLISH_UNKNOWN.line().trim_end());
     other.js("location.hash = '#token=p0p%2Bpy%2F%3D'");
     other.becomes("[location.hash, token, q('#state').dataset.state]", ",p0p+py/=,open");
     other.say("thanks");
@@ -370,7 +370,7 @@ fn a_token_that_is_refused_for_reading_is_told_in_the_page() {
     let server = guarded(&Scratch::new(), 0, "publish s3same\nread s3same\n");
     let page = driver.page(&signed_url(&server, "s3same")); // without it the page itself is not given
     for (token, state, error) in
-        [("wr0ng", "waiting", tincan::reject::READ_UNKNOWN.line()), ("s3same", "open", String::new())]
+        [("wr0ng", "waiting", tincan::wire::reject::READ_UNKNOWN.line()), ("s3same", "open", String::new())]
     {
         page.open(&format!("{}#token={token}", url(&server, "/kitchen")));
         page.becomes(STATE, state);

@@ -186,5 +186,5 @@ fn prose_uses_plain_characters() {
 
 #[test]
 fn a_subscriber_is_small() {
-    assert!(size_of::<tincan::subscriber::Subscriber>() <= 48);
+    assert!(size_of::<tincan::channel::subscriber::Subscriber>() <= 48);
 }

@@ -7,12 +7,14 @@ use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use tincan::explain::Explainer;
-use tincan::reject::{
+use tincan::server::gate;
+use tincan::wings::trace::explain::Explainer;
+use tincan::wings::trace::secrets::Secrets;
+use tincan::wire::base64;
+use tincan::wire::reject::{
     self, PUBLISH_RIGHT, PUBLISH_TOKEN, PUBLISH_UNKNOWN, READ_RIGHT, READ_TOKEN, READ_UNKNOWN, Reject,
 };
-use tincan::secrets::Secrets;
-use tincan::{Config, Server, base64, gate};
+use tincan::{Config, Server};
 
 const PUBLISH: &str = "pub-Lk7wQ2";
 const PUBLISH_2: &str = "pub:two:x9Zt"; // a password may have colons, a user name has none (RFC 7617 §2)

@@ -1,15 +1,15 @@
 //! `--trace`: what each line is, that no token is ever shown, and that nothing reaches a terminal but text.
 
 use crate::harness::*;
-use crate::lessons::{Played, played};
 use crate::tokens::encode;
+use crate::wings::lessons::script::{Played, played};
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, LazyLock};
-use tincan::explain::{Explainer, LINE};
-use tincan::secrets::{Byte, Secrets, hide, shown as bytes, visible};
+use tincan::wings::trace::explain::{Explainer, LINE};
+use tincan::wings::trace::secrets::{Byte, Secrets, hide, shown as bytes, visible};
 
 const TOKEN: &str = "ses%25me/Open+7"; // a token may look as if it were encoded
 
@@ -172,7 +172,7 @@ fn requests_on_one_connection_are_told_apart_by_their_bodies() {
     wire.until(b"\r\n\r\n");
     assert_eq!([wire.response().status, wire.response().status], [204, 400]);
     drop(wire);
-    let why = tincan::reject::REQUEST_LINE.line();
+    let why = tincan::wire::reject::REQUEST_LINE.line();
     let length = why.len();
     let text = "#1 < Content-Type: text/plain; charset=utf-8␍␊ | field line
         #1 < Cache-Control: no-store, no-transform␍␊ | field line";

@@ -399,9 +399,9 @@ fn silence_costs_only_who_polls_and_a_token_is_not_counted() {
     // The browser asks for a token. Where its user cancels that, the page gets the 401, and does not ask each second.
     page.js("window.fetch = (real => (url, o) => real(url, { ...o, credentials: 'omit' }))(fetch)");
     page.set("rate", "second");
-    let refusal = tincan::reject::PUBLISH_TOKEN.line();
+    let refusal = tincan::wire::reject::PUBLISH_TOKEN.line();
     page.becomes(
-        &format!("q('#ways-state').textContent.includes({})", tincan::event::json(refusal.trim_end())),
+        &format!("q('#ways-state').textContent.includes({})", tincan::wire::event::json(refusal.trim_end())),
         "true",
     );
     assert_eq!(page.js("q('#ways-rate').value"), "none");

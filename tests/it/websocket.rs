@@ -5,19 +5,19 @@ use crate::browser::{driver, url};
 use crate::faults::{shell, works};
 use crate::harness::*;
 use crate::hostile::descriptors;
-use crate::lab::{Told, told};
-use crate::trace::{ended, explained, none, shown, traced};
-use crate::ws::{Case, Reaction, SMALL, cases, closing, frame, judge, ping, random_bytes, text};
+use crate::wings::lab::taps::{Told, told};
+use crate::wings::trace::watch::{ended, explained, none, shown, traced};
+use crate::wings::websocket::frames::{Case, Reaction, SMALL, cases, closing, frame, judge, ping, random_bytes, text};
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread::scope;
 use std::time::{Duration, Instant};
-use tincan::event::json;
-use tincan::reject::{self, Reject};
-use tincan::secrets::Secrets;
-use tincan::ws::{BINARY_DATA, Failure, TOO_LONG};
+use tincan::wings::trace::secrets::Secrets;
+use tincan::wings::websocket::frames::{BINARY_DATA, Failure, TOO_LONG};
+use tincan::wire::event::json;
+use tincan::wire::reject::{self, Reject};
 
 /// Connections of the runner at a time.
 const WORKERS: usize = 8;
@@ -886,7 +886,7 @@ fn a_hundred_stalled_websockets_delay_no_honest_reader_and_cost_little_memory() 
     }
     assert_eq!(servers[1].readers("a"), 100, "they are behind, and have their place");
     // As many as the system allows.
-    let count = tincan::limits::soft("Max open files").map_or(1000, |n| 1000.min(n / 4));
+    let count = tincan::system::limits::soft("Max open files").map_or(1000, |n| 1000.min(n / 4));
     let mut readers =
         servers.each_ref().map(|server| (0..count).map(|_| server.listen("/a", "").0).collect::<Vec<_>>());
     let [without, with] = servers.each_ref().map(|server| pss(server.pid()));

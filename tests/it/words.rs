@@ -4,7 +4,7 @@ use crate::browser::*;
 use crate::harness::*;
 use std::collections::BTreeSet;
 use std::fs::{read_dir, read_to_string};
-use tincan::event::json;
+use tincan::wire::event::json;
 
 /// Every word on a page: text, but for what others said and what is the same in any language; and attributes.
 const ALL: &str = "((texts, found) => {

@@ -3,10 +3,10 @@
 
 use crate::harness::Random;
 use std::collections::BTreeMap;
-use tincan::http::Request;
-use tincan::reject::*;
-use tincan::sha1;
-use tincan::ws::{self, *};
+use tincan::wings::websocket::frames::{self, *};
+use tincan::wings::websocket::sha1;
+use tincan::wire::http::Request;
+use tincan::wire::reject::*;
 
 /// The limit of a message for which the table is made: the default of `--max-body`.
 pub const MAX: usize = 64 << 10;

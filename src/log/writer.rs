@@ -1,0 +1,176 @@
+//! What appends to a channel's files, one publisher at a time. It waits for the disk, and holds no lock but its own.
+//!
+//! A block goes behind the newest file's events by one write. If that file has half of the history already, the block
+//! begins the next one, in steps, each of which is on the disk before the next begins:
+//!
+//! 1. the next file, complete, under the name `.NAME.new`; and the newest one's last events;
+//! 2. the newest becomes the older part, `NAME.old.sse`, in place of the one that there was;
+//! 3. the next file becomes `NAME.sse`; an older part that leaves no room for it goes.
+//!
+//! So whatever a power cut takes, what was kept before is still there under one of the two names, and the block is
+//! either there as a whole or not at all.
+//!
+//! Limits: those of the log. Deliberately absent: positions and readers; `log.rs` has them.
+
+use crate::log::disk::{Home, LogFile, Output};
+use crate::log::recovery;
+use crate::wire::event;
+use crate::wire::id::Id;
+use std::io;
+use std::sync::Arc;
+
+/// The end of a log, for those who append to it.
+pub struct End {
+    /// The end of what was appended.
+    pub written: Mark,
+    /// How often what was appended and not yet heard had to be taken back.
+    pub failed: u64,
+    /// Its newest events.
+    pub newest: Option<Newest>,
+    /// The id of the last event, of whatever epoch.
+    pub last: Id,
+}
+
+/// A place between two events.
+#[derive(Clone, Copy, Default)]
+pub struct Mark {
+    /// The position behind the one.
+    pub pos: u64,
+    /// Its id.
+    pub id: Id,
+}
+
+/// The newest events of a log, as a writer has to know them.
+#[derive(Clone, Copy)]
+pub struct Newest {
+    /// Bytes of events in the newest file.
+    pub len: u64,
+    /// The id before its first event.
+    pub before: Id,
+}
+
+/// A file that was begun.
+pub struct Begun {
+    /// The file.
+    pub file: Arc<LogFile>,
+    /// Whether the one before it stays.
+    pub stays: bool,
+}
+
+/// A channel's files, as who appends has them. By default there are none: the log is in memory.
+#[derive(Default)]
+pub struct Writer {
+    /// Memory for the block that is being written.
+    pub block: Vec<u8>,
+    files: Option<Files>,
+}
+
+struct Files {
+    home: Home,
+    sync: bool,  // --sync
+    limit: u64,  // the history
+    fresh: bool, // the next event is the first of an epoch
+    // What others wrote to the newest file, or this process without a sync, may be lost although a later sync succeeds: the
+    // kernel forgets what it could not write. Behind such a hole the first event of an epoch would not be found.
+    spoiled: bool,
+    output: Option<Output>, // of NAME.sse, if it has the newest events
+}
+
+impl Writer {
+    /// A writer to a channel's files. `output`: the end of its file, unless its newest events are in the older part.
+    pub fn new(home: Home, limit: u64, sync: bool, output: Option<Output>) -> Writer {
+        let files = Files { home, sync, limit, fresh: true, spoiled: false, output };
+        Writer { block: Vec::new(), files: Some(files) }
+    }
+
+    /// Whether an event is heard only once it is on the disk.
+    pub fn syncs(&self) -> bool {
+        self.files.as_ref().is_some_and(|files| files.sync)
+    }
+
+    /// Cuts off what was taken back, or a write has left behind that failed.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn mend(&mut self, newest: Option<Newest>) -> io::Result<()> {
+        if let Some(Files { output: Some(output), spoiled, sync, .. }) = &mut self.files
+            && let Some(newest) = newest
+        {
+            output.cut(output.file.head + newest.len).inspect_err(|_| *spoiled = !*sync)?;
+        }
+        Ok(())
+    }
+
+    /// Seals the block, if it is for a file. Returns whether it has to be on the disk before anything else is written.
+    pub fn seal(&mut self, events: usize, newest: Option<Newest>) -> bool {
+        let Some(files) = &self.files else { return false };
+        event::seal(events, &mut self.block);
+        files.fresh || !files.fits(newest, self.block.len() as u64)
+    }
+
+    /// Writes the block behind the log's end; with `settle` it is on the disk then, with the names of the files. Returns
+    /// the file that had to be begun for it.
+    ///
+    /// # Errors
+    /// If the disk fails; see [`Output::append`]. The log is as before then.
+    pub fn write(&mut self, end: &End, settle: bool) -> io::Result<Option<Begun>> {
+        let Some(files) = &mut self.files else { return Ok(None) };
+        let fits = files.fits(end.newest, self.block.len() as u64);
+        let begun = match &mut files.output {
+            Some(output) if fits => {
+                output.append(&self.block)?;
+                if settle {
+                    files.spoiled = !files.sync; // until it has succeeded
+                    output.file.sync()?;
+                    files.home.dir.sync()?;
+                }
+                None
+            }
+            _ => Some(files.begin(end, &self.block)?),
+        };
+        if settle {
+            files.fresh = false;
+            files.spoiled = false;
+        }
+        Ok(begun)
+    }
+}
+
+impl Files {
+    fn fits(&self, newest: Option<Newest>, len: u64) -> bool {
+        let small = |newest: Newest| newest.len == 0 || newest.len + len <= self.limit / 2;
+        !self.spoiled && self.output.is_some() && newest.is_some_and(small)
+    }
+
+    /// Begins the next file with a block. If that fails, it has no event, and gives way to the next one.
+    fn begin(&mut self, end: &End, block: &[u8]) -> io::Result<Begun> {
+        let room = self.limit.saturating_sub((self.limit / 2).max(block.len() as u64));
+        let stays = end.newest.filter(|newest| newest.len <= room);
+        let head = recovery::head(stays.map_or(end.last, |newest| newest.before));
+        let mut next = self.home.create(head.as_bytes(), block)?;
+        self.place(end).inspect_err(|_| {
+            drop(next.cut(head.len() as u64));
+            self.home.discard();
+        })?;
+        if end.newest.is_some() && stays.is_none() {
+            let _ = self.home.remove_old();
+        }
+        let file = next.file.clone();
+        self.output = Some(next);
+        Ok(Begun { file, stays: stays.is_some() })
+    }
+
+    /// Puts the next file into its place.
+    fn place(&mut self, end: &End) -> io::Result<()> {
+        if let Some(output) = &self.output {
+            output.file.sync()?;
+            self.home.retire()?;
+            self.output = None;
+        }
+        if end.newest.is_some() {
+            self.home.dir.sync()?;
+        }
+        self.home.place()?;
+        self.home.dir.sync()
+    }
+}

@@ -1,0 +1,3 @@
+//! The wire lab.
+
+pub mod taps;

@@ -1,0 +1,314 @@
+//! Connections to a Redis server: one command after another, or those of many threads in one round trip.
+//!
+//! [`Pipe`] is one connection for all who have something to ask. Whoever comes while a round trip is under way leaves his
+//! commands; one of those who wait then sends them all in one write, and reads all replies (as `Channel::settle` has one
+//! publisher write to the disk for all).
+//!
+//! *Lost* is a command that was sent, and whose reply did not come: it may have been carried out, or it still will be, as
+//! long as the old connection has bytes that the server has not read. So with each new connection the server is told to
+//! end the one before (`CLIENT KILL ID`); only what one finds from then on is final.
+//!
+//! Limits: `CONNECT`, `ADDRESSES`, [`ANSWER`], `MAX_PAUSE`; `resp.rs` has those of a reply. Shortcut: the system looks up the
+//! name of the server, in a time of its own. Deliberately absent: what the commands mean.
+
+use crate::channel::duplex::lock;
+use crate::channel::state::jitter;
+use crate::wings::redis::resp::{self, Address, Reply, alone};
+use std::io::{self, BufReader, ErrorKind, Read, Write};
+use std::mem::take;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Limit: how long a connection to one address may take.
+const CONNECT: Duration = Duration::from_secs(1);
+/// Limit: addresses of one name that are tried.
+const ADDRESSES: usize = 4;
+/// Limit: the stack of a thread that looks up a name.
+const RESOLVER: usize = 1 << 20;
+/// Limit: how long a round trip may take, and how much longer for each byte of the replies (100 KB a second).
+pub const ANSWER: Duration = Duration::from_secs(2);
+const BYTE: Duration = Duration::from_micros(10);
+/// Limit: bytes that are kept of what an `XREAD` says of one stream: its name, and the id of an entry.
+const NEWS: u64 = 1 << 10;
+/// Limit: bytes that are kept of a reply beside two entries.
+const BESIDE: u64 = 8 << 10;
+/// Limit: the pause before the server is tried again: 100 ms, doubled up to this many, give or take half.
+const MAX_PAUSE: u64 = 3000;
+
+/// The pause after so many failures in a row.
+pub fn pause(failures: u32) -> Duration {
+    let middle = 100 << failures.min(16);
+    Duration::from_millis(jitter(middle.min(MAX_PAUSE), 50))
+}
+
+/// The addresses of the server's name. The system's resolver needs a larger stack than our threads have.
+fn look_up(address: &Address) -> io::Result<Vec<SocketAddr>> {
+    let host = address.host.clone();
+    let port = address.port;
+    // No scoped one: the end of a scope unparks who began it, and the follower's next pause would be over at once.
+    let resolver = thread::Builder::new().stack_size(RESOLVER);
+    let resolver = resolver.spawn(move || (&*host, port).to_socket_addrs().map(Iterator::collect))?;
+    resolver.join().unwrap_or_else(|_| Err(io::Error::other("its name could not be looked up")))
+}
+
+/// A socket whose reads end in time.
+struct Timed {
+    stream: TcpStream,
+    until: Instant,
+}
+
+impl Read for Timed {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        let len = match self.stream.read(out) {
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return Err(ErrorKind::TimedOut.into()),
+            read => read?,
+        };
+        self.until += BYTE * len as u32; // no read has 2 GiB (read(2))
+        Ok(len)
+    }
+}
+
+/// One connection.
+pub struct Link {
+    stream: BufReader<Timed>,
+    each: u64, // bytes of an entry that are kept
+    /// Its number (`CLIENT ID`), where the server tells it.
+    pub id: Option<i64>,
+    run: Option<Vec<u8>>, // the server's process
+}
+
+impl Link {
+    /// Connects to where a pipe leads, and says who we are. Its replies have the pipe's limit.
+    ///
+    /// # Errors
+    /// Where the server is not there, or does not take us. The password is in none of them.
+    pub fn connect(pipe: &Pipe) -> io::Result<Link> {
+        let Pipe { address, each, .. } = pipe;
+        let none = Err(io::Error::other("its name has no address"));
+        let addresses = look_up(address)?.into_iter().take(ADDRESSES);
+        let stream = addresses.fold(none, |tried, ip| tried.or_else(|_| TcpStream::connect_timeout(&ip, CONNECT)))?;
+        stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(ANSWER))?;
+        let timed = Timed { stream, until: Instant::now() };
+        let mut link = Link { stream: BufReader::new(timed), each: *each, id: None, run: None };
+        let Address { user, password, .. } = address;
+        let auth: &[&str] = if user.is_empty() { &["AUTH", password] } else { &["AUTH", user, password] };
+        if !password.is_empty()
+            && let Reply::Error(why) = link.ask(auth)?
+        {
+            // Not its whole text: a server without this command shows what it was given.
+            let code = why.split(' ').next().unwrap_or_default();
+            return Err(io::Error::other(format!("it does not take the user and the password ({code})")));
+        }
+        let database = address.database.to_string();
+        if address.database > 0
+            && let Reply::Error(why) = link.ask(&["SELECT", &database])?
+        {
+            return Err(io::Error::other(format!("it has no database {database} for us: {why}")));
+        }
+        match link.ask(&["CLIENT", "ID"])? {
+            Reply::Number(id) => link.id = Some(id),
+            // Who may not ask this may still do all else; anything more is said of the connection.
+            Reply::Error(why) if !["NOPERM", "ERR unknown"].iter().any(|code| why.starts_with(code)) => {
+                return Err(io::Error::other(why));
+            }
+            _ => {}
+        }
+        if let Reply::Text(info) = link.ask(&["INFO", "server"])? {
+            link.run =
+                info.split(|&b| b == b'\n').find_map(|line| Some(line.strip_prefix(b"run_id:")?.trim_ascii().into()));
+        }
+        Ok(link)
+    }
+
+    /// Sends commands whose replies are to begin in this time.
+    ///
+    /// # Errors
+    /// As the socket has them.
+    pub fn send(&mut self, commands: &[u8], time: Duration) -> io::Result<()> {
+        let timed = self.stream.get_mut();
+        timed.until = Instant::now() + time + BYTE * u32::try_from(commands.len()).unwrap_or(u32::MAX);
+        timed.stream.write_all(commands)
+    }
+
+    /// Reads one reply to commands of so many bytes. Two entries are kept, as far as they are not over the limit, and the id of
+    /// each event that was published: it is shorter than the command.
+    ///
+    /// # Errors
+    /// As [`resp::read`].
+    pub fn reply(&mut self, commands: usize) -> io::Result<Reply> {
+        resp::read(&mut self.stream, self.each, 2 * self.each + BESIDE + commands as u64)
+    }
+
+    /// Reads the reply to an `XREAD` of so many streams, and keeps only which of them have news.
+    ///
+    /// # Errors
+    /// As [`resp::read`].
+    pub fn news(&mut self, streams: u32) -> io::Result<Reply> {
+        resp::read(&mut self.stream, NEWS, NEWS * u64::from(streams) + NEWS)
+    }
+
+    fn ask(&mut self, words: &[&str]) -> io::Result<Reply> {
+        self.send(&alone(words), ANSWER)?;
+        self.reply(0)
+    }
+
+    /// Whether the server has not closed it, as far as can be seen.
+    fn is_open(&self) -> bool {
+        let stream = &self.stream.get_ref().stream;
+        let seen = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0]));
+        // What is there already is the answer to nothing: all that follow would be taken for others' answers.
+        self.stream.buffer().is_empty()
+            && seen.is_err_and(|e| e.kind() == ErrorKind::WouldBlock)
+            && stream.set_nonblocking(false).is_ok()
+    }
+}
+
+/// Why commands have no replies.
+#[derive(Clone, PartialEq)]
+pub enum Failed {
+    /// They were not sent.
+    Unsent,
+    /// They were sent, at least in part.
+    Lost,
+    /// The one that was sent has an error for a reply.
+    Refused(String),
+}
+
+/// What came of commands.
+pub type Answer = Result<Vec<Reply>, Failed>;
+
+struct Call {
+    commands: Vec<u8>,
+    replies: usize,
+    answer: SyncSender<Answer>, // the first one counts
+}
+
+#[derive(Default)]
+struct State {
+    waiting: Vec<Call>,
+    busy: bool,
+    link: Option<Link>,
+    before: Option<(Option<Vec<u8>>, Option<i64>)>, // the last connection: the server's process, its number
+    settled: bool,                                  // nothing more comes of those before this one
+}
+
+/// One connection for the commands of many threads.
+pub struct Pipe {
+    /// Where it leads.
+    pub address: Address,
+    each: u64, // bytes of an entry that are kept
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Pipe {
+    /// A pipe to a server, which is connected to when something is to be sent. Limit: of an entry `each` bytes are kept.
+    pub fn new(address: Address, each: u64) -> Pipe {
+        Pipe { address, each, state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// Sends commands, in one piece; returns so many replies.
+    ///
+    /// # Errors
+    /// Where there are none.
+    pub fn call(&self, commands: Vec<u8>, replies: usize) -> Answer {
+        let mut state = lock(&self.state);
+        let (answer, answered) = sync_channel(1);
+        state.waiting.push(Call { commands, replies, answer });
+        loop {
+            if let Ok(answer) = answered.try_recv() {
+                return answer;
+            }
+            if state.busy {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            state.busy = true;
+            let calls = take(&mut state.waiting);
+            let link = state.link.take();
+            drop(state);
+            let mut failed = Failed::Unsent;
+            // A panic is a bug; even then each call is answered, and the next round trip can begin.
+            let trip = catch_unwind(AssertUnwindSafe(|| self.go(link, &calls, &mut failed)));
+            for call in calls {
+                let _ = call.answer.try_send(Err(failed.clone())); // if it has none
+            }
+            state = lock(&self.state);
+            state.link = trip.ok().and_then(Result::ok).flatten();
+            state.busy = false;
+            self.changed.notify_all();
+        }
+    }
+
+    /// A round trip for all of these calls. Returns the connection, if it can serve the next one.
+    fn go(&self, link: Option<Link>, calls: &[Call], failed: &mut Failed) -> io::Result<Option<Link>> {
+        let mut link = match link.filter(Link::is_open) {
+            Some(link) => link,
+            None => self.connect()?,
+        };
+        *failed = Failed::Lost;
+        let commands: Vec<&[u8]> = calls.iter().map(|call| &*call.commands).collect();
+        link.send(&commands.concat(), ANSWER)?;
+        let mut turned_away = false;
+        for call in calls {
+            let replies: Vec<_> =
+                (0..call.replies).map(|_| link.reply(call.commands.len())).collect::<Result<_, _>>()?;
+            // It has become a replica: its name may by now lead to the one that took its place.
+            turned_away |= replies.iter().any(|r| matches!(r, Reply::Error(why) if why.starts_with("READONLY")));
+            let _ = call.answer.try_send(Ok(replies));
+        }
+        Ok(Some(link).filter(|_| !turned_away))
+    }
+
+    /// Sends one command; returns its reply.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub fn ask(&self, words: &[&str]) -> Result<Reply, Failed> {
+        match self.call(alone(words), 1)?.pop().ok_or(Failed::Lost)? {
+            Reply::Error(why) => Err(Failed::Refused(why)),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Whether nothing more can come of what was lost, now that there is an answer to something later.
+    pub fn is_settled(&self) -> bool {
+        lock(&self.state).settled
+    }
+
+    /// Whether it leads to another process than this link does; then it connects again as well.
+    pub fn leads_elsewhere(&self, link: &Link) -> bool {
+        let mut state = lock(&self.state);
+        let other = |ours: &mut Link| ours.run.is_some() && link.run.is_some() && ours.run != link.run;
+        state.link.take_if(other).is_some_and(|ours| ours.is_open()) // else it is only what is left of the one before
+    }
+
+    fn connect(&self) -> io::Result<Link> {
+        let mut link = Link::connect(self)?;
+        let before = lock(&self.state).before.clone();
+        let settled = match before {
+            None => true,
+            Some(_) if link.run.is_none() => false,
+            Some((run @ Some(_), _)) if run != link.run => true, // another process has no part of ours
+            Some((_, Some(id))) => {
+                let killed = link.ask(&["CLIENT", "KILL", "ID", &id.to_string()])?;
+                matches!(killed, Reply::Number(_)) && self.is_settled()
+            }
+            Some(_) => false,
+        };
+        let mut state = lock(&self.state);
+        state.settled = settled;
+        state.before = Some((link.run.clone(), link.id));
+        Ok(link)
+    }
+}

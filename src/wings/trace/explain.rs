@@ -1,0 +1,450 @@
+//! The bytes of one connection, cut anywhere, to lines for a person: a line of the wire a line, with what it is. Pure.
+//!
+//! ```text
+//! #1 > GET /kitchen HTTP/1.1␍␊                   request line
+//! #1 < : connected to /kitchen as 525e…␊         comment
+//! #1 < ␊                                         fires nothing
+//! ```
+//!
+//! `>` is what the client sent, `<` what it was sent. A line is shown when it has ended; only what is sent behind a head is
+//! shown at once, so that one can see half an event. `http.rs` decides where a request's body begins; behind what it
+//! refuses there are only lines, for nobody can tell what they are. What the lines of an event stream do is told after
+//! WHATWG HTML, "Interpreting an event stream". Behind a 101 there are frames (RFC 6455 §5.2): of each the header, in
+//! hexadecimal, then the payload, unmasked.
+//!
+//! No token is ever shown, wherever a line, a chunk or the connection is cut:
+//! 1. outside bodies, the value of `Authorization`, `Cookie` and fields of similar names, and their folded lines;
+//! 2. outside bodies, user information (RFC 3986 §3.2.1): the word before an `@`;
+//! 3. anywhere, each secret that this server knows (`secrets.rs`).
+//!
+//! Limits: [`LINE`], `HEAD`, `REQUESTS`; behind a handshake what `connection.rs` read together with it.
+
+use crate::wings::trace::secrets::{Byte, Secrets, bare, hide, is_credential, shown, visible};
+use crate::wings::websocket::frames::{Frame, SUBPROTOCOL_NAME, front};
+use crate::wire::event::{Stream, is_stream};
+use crate::wire::http::{Framing, HeadEnd, MAX_SECTION, MAX_TARGET, Request, chunk_size};
+use std::collections::VecDeque;
+use std::mem::take;
+use std::sync::Arc;
+
+/// Limit: bytes of a line that are kept; a longer one is shown in pieces. No line that is obeyed is longer.
+pub const LINE: usize = MAX_SECTION + 1;
+/// Limit: behind so many bytes of a head no further line is kept. No head that is obeyed is longer.
+const HEAD: usize = MAX_TARGET + MAX_SECTION + 1024;
+/// Limit: requests that were read and not yet answered, of which it is known whether they were a HEAD.
+const REQUESTS: usize = 4096;
+/// Where the notes begin; behind a longer line they follow it.
+const COLUMN: usize = 40;
+
+/// Lines on their way out.
+#[derive(Default)]
+struct Pen {
+    out: String,
+    sign: String,
+    color: bool,
+    secrets: Arc<Secrets>,
+}
+
+impl Pen {
+    fn write(&mut self, text: &[Byte], note: &str) {
+        let mut note = shown(note.as_bytes());
+        self.secrets.mark(&mut note); // an event's name is the peer's
+        let (text, note) = (visible(text), visible(&note));
+        let (dim, plain) = if self.color { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
+        self.out += &format!("{}{text:<COLUMN$}  {dim}{note}{plain}\n", self.sign);
+    }
+}
+
+/// A line as far as it has come.
+#[derive(Default)]
+struct Line {
+    begin: Vec<u8>,  // its first bytes, at most `LINE`
+    rest: Vec<Byte>, // what was not yet shown
+    cr: bool,        // its last byte is a CR: if no LF follows, it has ended
+    parts: bool,     // some of it was shown
+}
+
+impl Line {
+    /// Takes from the front of `bytes` what belongs to it: whether it ends, or it is time to show a piece. None: there is no
+    /// byte left.
+    fn fill(&mut self, bytes: &mut &[u8]) -> Option<bool> {
+        while let &[b, ref rest @ ..] = *bytes {
+            if self.cr && b != b'\n' {
+                return Some(true);
+            }
+            *bytes = rest;
+            self.rest.push((b, false));
+            self.begin.extend((self.begin.len() < LINE).then_some(b));
+            self.cr = b == b'\r';
+            if b == b'\n' || self.rest.len() >= LINE {
+                return Some(b == b'\n');
+            }
+        }
+        None
+    }
+
+    /// Its first bytes without its end.
+    fn text(&self) -> &[u8] {
+        self.begin.split(|b| b"\r\n".contains(b)).next().unwrap_or_default()
+    }
+
+    /// Shows all that is there, as its end.
+    fn show(&mut self, pen: &mut Pen, note: &str) {
+        pen.secrets.mark(&mut self.rest);
+        let before = if self.parts { "... " } else { "" };
+        pen.write(&self.rest, &format!("{before}{note}"));
+        *self = Line::default();
+    }
+
+    /// Shows what can be shown before more comes: no half of a CR LF, of a character or of a secret.
+    fn part(&mut self, pen: &mut Pen, note: &str) {
+        let sure = pen.secrets.mark(&mut self.rest).min(self.rest.len() - usize::from(self.cr));
+        let bytes = bare(self.rest.get(..sure).unwrap_or_default());
+        let sure = sure - bytes.utf8_chunks().last().map_or(0, |chunk| chunk.invalid().len());
+        if sure > 0 {
+            pen.write(&self.rest.drain(..sure).collect::<Vec<_>>(), note);
+            self.parts = true;
+        }
+    }
+}
+
+/// What comes next in one direction.
+#[derive(Default, PartialEq)]
+enum Next {
+    #[default]
+    Head,
+    /// So many bytes.
+    Body(u64),
+    /// All until the connection ends.
+    Rest,
+    Size,
+    Chunk(u64),
+    ChunkEnd,
+    Trailer,
+    /// Behind a handshake: that depends on the answer.
+    Held,
+    Frames,
+    /// Nobody can tell.
+    Lost,
+}
+
+/// One direction of a connection.
+#[derive(Default)]
+struct Way {
+    client: bool,
+    next: Next,
+    line: Line,             // outside bodies
+    secret: bool,           // the last field line has credentials
+    head: Vec<u8>,          // its lines so far
+    text: Line,             // of a body, over all its chunks
+    stream: Option<Stream>, // the body is one
+    held: Vec<u8>,          // it is not yet known what this is
+    frame: Frame,
+    blocks: bool,          // each message is an event stream
+    heads: VecDeque<bool>, // for each request that is not answered yet, whether it is a HEAD
+    pen: Pen,
+}
+
+impl Way {
+    /// Takes what was said; returns the lines to show.
+    fn feed(&mut self, mut bytes: &[u8]) -> String {
+        while !bytes.is_empty() {
+            match &mut self.next {
+                Next::Held => self.held.extend(take(&mut bytes)),
+                Next::Frames => self.frame(&mut bytes),
+                Next::Body(left) | Next::Chunk(left) => {
+                    let now = front(&mut bytes, left);
+                    self.body(now);
+                }
+                Next::Rest => self.body(take(&mut bytes)),
+                _ => match self.line.fill(&mut bytes) {
+                    None => {}
+                    Some(true) => {
+                        self.veil(false);
+                        let note = self.note();
+                        self.line.show(&mut self.pen, &note);
+                    }
+                    Some(false) => {
+                        self.veil(true);
+                        self.line.part(&mut self.pen, "not ended yet");
+                    }
+                },
+            }
+            match self.next {
+                Next::Chunk(0) => {
+                    self.part();
+                    self.next = Next::ChunkEnd;
+                }
+                Next::Body(0) => {
+                    self.finish();
+                    self.next = Next::Head;
+                }
+                _ => {}
+            }
+        }
+        if !self.client {
+            self.part();
+        }
+        take(&mut self.pen.out)
+    }
+
+    /// Takes some of a body.
+    fn body(&mut self, mut bytes: &[u8]) {
+        while let Some(ended) = self.text.fill(&mut bytes) {
+            if ended {
+                let note = self.text_note();
+                self.text.show(&mut self.pen, &note);
+            } else {
+                self.part();
+            }
+        }
+    }
+
+    /// Takes the next byte of a frame's header, or what is there of its payload.
+    fn frame(&mut self, bytes: &mut &[u8]) {
+        if self.frame.left == 0 {
+            if !bytes.split_off_first().is_some_and(|byte| self.frame.header(*byte)) {
+                return;
+            }
+            let (header, note) = self.frame.words();
+            self.pen.write(&shown(header.as_bytes()), &note);
+        }
+        let payload = self.frame.payload(bytes);
+        let (control, last) = self.frame.kind();
+        if control {
+            self.line.rest.extend(shown(&payload));
+        } else {
+            if self.blocks {
+                self.stream.get_or_insert_default();
+            }
+            self.body(&payload);
+        }
+        if self.frame.left == 0 {
+            self.frame = Frame::default();
+            if !control {
+                if last { self.finish() } else { self.part() }
+            } else if !self.line.rest.is_empty() {
+                self.line.show(&mut self.pen, "payload");
+            }
+        }
+    }
+
+    fn part(&mut self) {
+        let note = if self.stream.is_some() { "not ended yet" } else { self.word() };
+        self.text.part(&mut self.pen, note);
+    }
+
+    fn word(&self) -> &'static str {
+        if self.next == Next::Frames { "payload" } else { "body" }
+    }
+
+    fn text_note(&mut self) -> String {
+        match &mut self.stream {
+            None => self.word().into(),
+            Some(_) if self.text.begin.len() >= LINE => "too long to be explained".into(),
+            Some(stream) => stream.line(self.text.text()),
+        }
+    }
+
+    /// A body ends, perhaps in the middle of a line.
+    fn finish(&mut self) {
+        if !self.text.rest.is_empty() || (self.stream.is_some() && !self.text.begin.is_empty()) {
+            let none = if self.text.cr || self.stream.is_none() { "" } else { ", without a line end" };
+            let note = self.text_note() + none;
+            self.text.show(&mut self.pen, &note);
+        }
+        self.text = Line::default();
+        self.stream = None;
+    }
+
+    /// What a whole line is, outside a body; and what comes next.
+    fn note(&mut self) -> String {
+        let text = self.line.text();
+        let empty = self.line.begin == b"\r\n";
+        let first = self.head.is_empty();
+        let (next, note) = match self.next {
+            Next::Head if first && empty => (Next::Head, "empty line"),
+            Next::Head => {
+                if self.head.len() < HEAD {
+                    self.head.extend(&self.line.begin);
+                }
+                let note = match text {
+                    [] => return self.follows(),
+                    _ if !first => "field line",
+                    _ if self.client => "request line",
+                    _ => "status line",
+                };
+                (Next::Head, note)
+            }
+            Next::Size => match chunk_size(text) {
+                None => (Next::Lost, "chunk size, malformed"),
+                Some(0) => (Next::Trailer, "last chunk"),
+                Some(n) => (Next::Chunk(n as u64), &*format!("chunk size: {n}")),
+            },
+            Next::ChunkEnd if empty => (Next::Size, "end of the chunk"),
+            Next::Trailer if empty => (Next::Body(0), &*format!("end of the body{}", self.loss())),
+            Next::Trailer => (Next::Trailer, "trailer field"),
+            _ => (Next::Lost, "not understood"),
+        };
+        self.next = next;
+        note.into()
+    }
+
+    /// What follows a head (RFC 9112 §6.3).
+    fn follows(&mut self) -> String {
+        let head = take(&mut self.head);
+        let stream = if self.client {
+            self.heads.push_back(head.starts_with(b"HEAD "));
+            match HeadEnd::default().find(&head).and_then(|_| Request::parse(&head)) {
+                Err(reject) => {
+                    self.next = Next::Lost;
+                    return format!("end of the head; refused by {}", reject.rule);
+                }
+                Ok(req) => {
+                    self.next = match req.framing {
+                        Framing::Chunked => Next::Size,
+                        Framing::Length(0) if req.bytes("sec-websocket-key").is_some() => Next::Held,
+                        Framing::Length(n) => Next::Body(n as u64),
+                    };
+                    req.field("content-type").is_some_and(is_stream)
+                }
+            }
+        } else {
+            let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+            let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+            let status = head.split_whitespace().nth(1).unwrap_or_default();
+            // Each answer but an interim one is that to the next request.
+            let bodiless = status == "100" || self.heads.pop_front() == Some(true) || status == "204";
+            self.next = match status {
+                "101" => {
+                    self.blocks = field("sec-websocket-protocol:") == Some(SUBPROTOCOL_NAME);
+                    Next::Frames
+                }
+                _ if bodiless => Next::Body(0),
+                _ if field("transfer-encoding:") == Some("chunked") => Next::Size,
+                _ => field("content-length:").and_then(|n| n.parse().ok()).map_or(Next::Rest, Next::Body),
+            };
+            status == "200" && field("content-type:").is_some_and(is_stream)
+        };
+        self.stream = stream.then(Stream::default);
+        let what = match self.next {
+            Next::Frames => "; frames follow",
+            Next::Size => "; chunks follow",
+            Next::Rest => "; the body ends with the connection",
+            Next::Body(n @ 1..) => &format!("; length of the body: {n}"),
+            _ => "",
+        };
+        format!("end of the head{what}")
+    }
+
+    /// Marks the credentials in a line outside a body. `cut`: what is there may go on.
+    fn veil(&mut self, cut: bool) {
+        let Line { begin, rest, parts, .. } = &mut self.line;
+        let folded = matches!(begin.first(), Some(b' ' | b'\t'));
+        let mut from = 0;
+        if !(*parts || self.secret && folded) {
+            let text = begin.trim_ascii_start();
+            let word = text.split(|b| b": \t".contains(b)).next().unwrap_or_default();
+            self.secret = is_credential(word);
+            from = begin.len() - text.len() + word.len();
+            from += begin.iter().skip(from).take_while(|b| b": \t".contains(b)).count();
+        }
+        if self.secret {
+            hide(rest.iter_mut().skip(from));
+        }
+        let bytes = bare(rest);
+        let mut start = 0;
+        for word in bytes.split(|b| b" \t/?#".contains(b)) {
+            let before = bytes.get(..start).unwrap_or_default();
+            let uri = matches!(before, [.., b'/', b'/']);
+            if uri || matches!(before, [] | [.., b' ' | b'\t']) {
+                // Of a word that is cut off nobody knows yet: it is one that may be in a URI, or have a password.
+                let open = cut && start + word.len() == bytes.len() && (uri || word.contains(&b':'));
+                let last = word.iter().rposition(|b| *b == b'@').unwrap_or(0);
+                hide(rest.iter_mut().skip(start).take(if open { word.len() } else { last }));
+            }
+            start += word.len() + 1;
+        }
+    }
+
+    /// The connection ends: shows what is left; says in the middle of what.
+    fn end(&mut self) -> String {
+        self.veil(true);
+        for line in [&mut self.line, &mut self.text] {
+            let sure = self.pen.secrets.mark(&mut line.rest);
+            hide(line.rest.iter_mut().skip(sure)); // it may be a secret's beginning
+            if !line.rest.is_empty() {
+                self.pen.write(&line.rest, "no line end");
+            }
+        }
+        let why = match self.next {
+            Next::Body(n) | Next::Chunk(n) => &format!("; length of what is missing: {n}"),
+            Next::Head if !(self.head.is_empty() && self.line.begin.is_empty()) => ", in the middle of a head",
+            Next::Size | Next::ChunkEnd | Next::Trailer => ", in the middle of a body",
+            Next::Frames if !self.frame.header.is_empty() => ", in the middle of a frame",
+            _ => "",
+        };
+        why.to_string() + self.loss()
+    }
+
+    /// What becomes of an answer's stream that ends here.
+    fn loss(&self) -> &'static str {
+        let open = |s: &Stream| !self.client && (s.is_open() || !self.text.begin.is_empty());
+        let open = self.stream.as_ref().is_some_and(open);
+        if open { "; what stands behind the last blank line is thrown away" } else { "" }
+    }
+}
+
+/// What is said on one connection, and what it means.
+pub struct Explainer {
+    client: Way,
+    server: Way,
+    last: Pen,
+}
+
+impl Explainer {
+    /// For the connection of this number.
+    pub fn new(number: u64, color: bool, secrets: Arc<Secrets>) -> Explainer {
+        // Cyan for what came, green for what went.
+        let pen = |sign, code| {
+            let sign =
+                if color { format!("\x1b[{code}m#{number} {sign}\x1b[0m ") } else { format!("#{number} {sign} ") };
+            Pen { sign, color, secrets: secrets.clone(), ..Pen::default() }
+        };
+        let client = Way { client: true, pen: pen('>', 36), ..Way::default() };
+        let server = Way { pen: pen('<', 32), ..Way::default() };
+        Explainer { client, server, last: pen('-', 32) }
+    }
+
+    /// The client sent this: whole lines for a person.
+    pub fn received(&mut self, bytes: &[u8]) -> String {
+        let out = self.client.feed(bytes);
+        self.server.heads.append(&mut self.client.heads);
+        self.server.heads.truncate(REQUESTS);
+        out
+    }
+
+    /// The client was sent this.
+    pub fn sent(&mut self, bytes: &[u8]) -> String {
+        let refused = [&self.client.head, &self.client.line.begin].iter().any(|head| head.starts_with(b"HEAD "));
+        if refused && self.server.heads.is_empty() && self.server.next == Next::Head {
+            self.server.heads.push_back(true); // it is not yet whole
+        }
+        let out = self.server.feed(bytes);
+        if self.client.next == Next::Held && self.server.heads.is_empty() {
+            self.client.next = if self.server.next == Next::Frames { Next::Frames } else { Next::Head };
+            let held = take(&mut self.client.held);
+            return out + &self.received(&held);
+        }
+        out
+    }
+
+    /// The connection ends.
+    pub fn end(&mut self) -> String {
+        let request = self.client.end();
+        let answer = self.server.end();
+        let why = if request.is_empty() { answer } else { request };
+        self.last.write(&[], &format!("the connection ends{why}"));
+        [&self.client, &self.server].map(|way| &*way.pen.out).concat() + &self.last.out
+    }
+}

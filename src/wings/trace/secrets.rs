@@ -1,0 +1,113 @@
+//! What must never be shown, and how a terminal is shown the rest. Pure.
+//!
+//! A secret is found as it is, percent-encoded (RFC 3986 §2.1), or within base64 (RFC 4648 §4), where it stands in one of
+//! three ways, by what is before it.
+//!
+//! Deliberately absent: further encodings, such as one percent-encoding within another.
+
+use crate::wire::base64;
+
+/// A byte, and whether it must not be shown.
+pub type Byte = (u8, bool);
+
+/// Bytes that may be shown, as far as anybody knows.
+pub fn shown(bytes: &[u8]) -> Vec<Byte> {
+    bytes.iter().map(|byte| (*byte, false)).collect()
+}
+
+/// The bytes alone.
+pub fn bare(text: &[Byte]) -> Vec<u8> {
+    text.iter().map(|byte| byte.0).collect()
+}
+
+/// What must never be shown, in each of its spellings. It cannot be printed: there is no `Debug`.
+#[derive(Default)]
+pub struct Secrets(Vec<Vec<u8>>);
+
+impl Secrets {
+    /// Takes the tokens.
+    pub fn new<'a>(tokens: impl IntoIterator<Item = &'a str>) -> Secrets {
+        let spellings = |token: &'a str| [token.into(), encoded(token, 0), encoded(token, 1), encoded(token, 2)];
+        Secrets(tokens.into_iter().flat_map(spellings).filter(|s| !s.is_empty()).collect())
+    }
+
+    /// Marks each one in a text. Returns where the part at its end begins that may become one, if more follows.
+    pub fn mark(&self, text: &mut [Byte]) -> usize {
+        let bytes = bare(text);
+        let mut sure = bytes.len();
+        for start in 0..bytes.len() {
+            let here = bytes.get(start..).unwrap_or_default();
+            for secret in &self.0 {
+                for coded in [false, true] {
+                    match spelled(here, secret, coded) {
+                        Some(Some(n)) => hide(text.iter_mut().skip(start).take(n)),
+                        Some(None) => sure = sure.min(start),
+                        None => {}
+                    }
+                }
+            }
+        }
+        sure
+    }
+}
+
+/// Whether the value of a field of this name is a credential: `Authorization`, `Cookie`, and what is named like them.
+pub fn is_credential(name: &[u8]) -> bool {
+    let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+    ["authorization", "cookie"].iter().any(|word| name.contains(word))
+}
+
+/// Marks bytes, but for a line's end.
+pub fn hide<'a>(text: impl IntoIterator<Item = &'a mut Byte>) {
+    text.into_iter().for_each(|b| b.1 |= !b"\r\n".contains(&b.0));
+}
+
+/// How many bytes at the front of a text spell a secret; `Some(None)` where the text ends before it does. `coded`: any of
+/// them may be percent-encoded.
+fn spelled(text: &[u8], secret: &[u8], coded: bool) -> Option<Option<usize>> {
+    let digit = |b: &u8| char::from(*b).to_digit(16);
+    let mut rest = text;
+    for &byte in secret {
+        rest = match rest {
+            [b'%', a, b, rest @ ..] if coded && digit(a)? * 16 + digit(b)? == u32::from(byte) => rest,
+            [] => return Some(None),
+            [b'%'] | [b'%', _] if coded => return Some(None),
+            [b, rest @ ..] if *b == byte => rest,
+            _ => return None,
+        };
+    }
+    Some(Some(text.len() - rest.len()))
+}
+
+/// The digits of base64 that a token alone decides, where so many bytes stand before it.
+fn encoded(token: &str, before: usize) -> Vec<u8> {
+    let all = "\0".repeat(before) + token;
+    base64::encode(all.as_bytes()).bytes().take(all.len() * 8 / 6).skip((before * 8).div_ceil(6)).collect()
+}
+
+/// A text for a terminal: what one would obey, or not show, is there as its picture (Unicode, "Control Pictures"), or as
+/// its code point or byte in angle brackets.
+pub fn visible(text: &[Byte]) -> String {
+    let mut out = String::new();
+    for run in text.chunk_by(|a, b| a.1 == b.1) {
+        if let [(_, true), ..] = run {
+            out += "(not shown)";
+            continue;
+        }
+        for chunk in bare(run).utf8_chunks() {
+            for c in chunk.valid().chars() {
+                match c {
+                    ' '..='~' => out.push(c),
+                    '\0'..='\x1f' => out.extend(char::from_u32(0x2400 + u32::from(c))),
+                    '\x7f' => out.push('␡'),
+                    // What Rust escapes behind a letter: controls, what turns the direction of writing and other format
+                    // characters, white space but the plain one, what is not assigned.
+                    _ if format!("x{c}").escape_debug().count() > 2 => out += &format!("⟨U+{:04X}⟩", u32::from(c)),
+                    _ => out.push(c),
+                }
+            }
+            out.extend(chunk.invalid().iter().map(|b| format!("⟨{b:02X}⟩")));
+        }
+    }
+    out
+}

@@ -1,0 +1,8 @@
+//! Bytes and what they mean: pure, no sockets, no files.
+
+pub mod base64;
+pub mod event;
+pub mod http;
+pub mod id;
+pub mod percent;
+pub mod reject;
