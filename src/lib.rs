@@ -66,15 +66,16 @@
 //! ```
 #![forbid(unsafe_code)]
 
-pub mod channel;
-pub mod flags;
-pub mod log;
-pub mod server;
-pub mod system;
-pub mod wings;
 pub mod wire;
+pub mod system;
+pub mod config;
+pub mod log;
+pub mod channel;
+pub mod server;
+pub mod wings;
+pub mod flags;
 
 pub use channel::hub::Hub;
-pub use flags::Config;
-pub use server::route::Server;
+pub use config::Config;
+pub use server::accept::Server;
 pub use wire::event::Event;

@@ -10,7 +10,7 @@ use tincan::Server;
 use tincan::flags::{Command, parse, unknown_variables};
 use tincan::system::listener::outward;
 use tincan::system::report::report;
-use tincan::wings::trace::secrets::{shown, visible};
+use tincan::system::report::visible;
 
 fn main() {
     let args: Vec<String> = args_os().skip(1).map(|arg| text("an argument", arg)).collect();
@@ -34,7 +34,7 @@ fn text(what: &str, value: OsString) -> String {
 }
 
 fn fail(code: i32, why: &str) -> ! {
-    let why = visible(&shown(why.as_bytes())); // one line, whatever stands in a path
+    let why = visible(why); // one line, whatever stands in a path
     report(format!("tincan: {why}"));
     exit(code)
 }
@@ -54,6 +54,6 @@ fn greet(server: &Server) {
         notes.insert(0, format!("from other machines: {url}"));
     }
     let unknown = unknown_variables(vars_os().map(|(name, _)| name.to_string_lossy().into()));
-    notes.extend(unknown.map(|note| visible(&shown(note.as_bytes()))));
+    notes.extend(unknown.map(|note| visible(note)));
     report(format!("tincan: http://{url}/\n{curl}\n  {}", notes.join("\n  ")));
 }

@@ -3,39 +3,113 @@
 //! ```text
 //! none      log bytes                                     HTTP/1.0, or a body with a length
 //! chunks    size in hexadecimal CRLF log bytes CRLF       HTTP/1.1 (RFC 9112 §7.1)
-//! blocks    header block                                  WebSocket: a text message for each block (RFC 6455 §5.2)
-//! data      header data of the block                      the same, without the names of its fields
 //! ```
 //!
 //! A frame is what is written before log bytes, these bytes, and what is written behind them. All of it follows from the
 //! log, so nothing is kept of a frame but a place in it ([`At`]). Subscribers that stand at one place are sent the same
 //! bytes, which are framed once ([`Wire`]).
 //!
-//! Wire facts: a chunk may end anywhere in the log, for a client joins them before it reads the stream. A message is not
-//! fragmented (RFC 6455 §5.4). Its header has the length of all of it, so a block is whole at hand when its frame begins.
+//! A chunk may end anywhere in the log, for a client joins them before it reads the stream. Another transport wraps each
+//! block as a *message* instead: whole, and with its length in front, so that the block is at hand when it begins.
 //!
-//! Deliberately absent: sockets, and where the log is. It relies on `event.rs`: the lines of data in a block follow each
-//! other, and a blank line ends it.
+//! Deliberately absent: sockets, and where the log is.
 
-use crate::wings::websocket::frames as ws;
 use std::borrow::Cow;
 
-/// What a line of data begins with.
-const DATA: &[u8] = b"data: ";
 /// Limit: bytes that are framed at a time, and a header.
 const ROOM: usize = 64 << 10;
 
 /// How log bytes are wrapped.
-#[derive(Clone, Copy, PartialEq)]
-pub enum Framing {
-    /// As they are.
-    None,
-    /// In chunks.
-    Chunks,
-    /// Each block is a text message.
-    Blocks,
-    /// The data of each block is a text message.
-    Data,
+pub trait Framing: Sync {
+    /// A name of its own.
+    fn name(&self) -> &'static str;
+
+    /// The field line that announces it in a response's head.
+    fn field(&self) -> &'static str {
+        ""
+    }
+
+    /// A heartbeat.
+    fn ping(&self) -> &'static [u8];
+
+    /// What ends a stream in good order.
+    fn last(&self) -> Vec<u8>;
+
+    /// Opens a frame; returns what is written before its text. None if that takes more of the log.
+    fn begin(&self, at: &mut At, log: &[u8]) -> Option<Vec<u8>>;
+
+    /// Of a frame's text in the log, what is written at a time, and how many bytes behind that are none of it.
+    fn piece<'a>(&self, text: &'a [u8]) -> (&'a [u8], usize) {
+        (text, 0)
+    }
+
+    /// What is written behind a frame's text.
+    fn end(&self) -> &'static [u8] {
+        b""
+    }
+}
+
+/// Log bytes as they are.
+struct Bare;
+/// Log bytes in chunks.
+struct Chunks;
+/// A framing.
+pub type Framed = &'static dyn Framing;
+
+/// None, or chunks.
+pub fn chunked(chunked: bool) -> Framed {
+    if chunked { &Chunks } else { &Bare }
+}
+
+/// A frame of all that is at hand.
+fn all(at: &mut At, log: &[u8]) -> Option<u64> {
+    let size = log.len() as u64;
+    at.frame = Some((size, at.pos + size)).filter(|_| size > 0);
+    at.frame.map(|(size, _)| size)
+}
+
+impl Framing for Bare {
+    fn name(&self) -> &'static str {
+        "none"
+    }
+
+    fn ping(&self) -> &'static [u8] {
+        b":ping\n\n"
+    }
+
+    fn last(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn begin(&self, at: &mut At, log: &[u8]) -> Option<Vec<u8>> {
+        all(at, log).map(|_| Vec::new())
+    }
+}
+
+impl Framing for Chunks {
+    fn name(&self) -> &'static str {
+        "chunks"
+    }
+
+    fn field(&self) -> &'static str {
+        "Transfer-Encoding: chunked\r\n"
+    }
+
+    fn ping(&self) -> &'static [u8] {
+        b"7\r\n:ping\n\n\r\n"
+    }
+
+    fn last(&self) -> Vec<u8> {
+        b"0\r\n\r\n".into()
+    }
+
+    fn begin(&self, at: &mut At, log: &[u8]) -> Option<Vec<u8>> {
+        all(at, log).map(|size| format!("{size:x}\r\n").into())
+    }
+
+    fn end(&self) -> &'static [u8] {
+        b"\r\n"
+    }
 }
 
 /// A place in a log, and in the frame that is open there.
@@ -54,43 +128,10 @@ impl At {
     }
 }
 
-impl Framing {
-    /// The field line that announces it in a response's head.
-    pub fn field(self) -> &'static str {
-        if self == Framing::Chunks { "Transfer-Encoding: chunked\r\n" } else { "" }
-    }
-
-    /// A heartbeat.
-    pub fn ping(self) -> &'static [u8] {
-        match self {
-            Framing::None => b":ping\n\n",
-            Framing::Chunks => b"7\r\n:ping\n\n\r\n",
-            Framing::Blocks | Framing::Data => &[0x80 | ws::PING, 0],
-        }
-    }
-
-    /// What ends a stream in good order: the last chunk, or a Close frame.
-    pub fn last(self) -> Vec<u8> {
-        let mut last = Vec::new();
-        match self {
-            Framing::None => {}
-            Framing::Chunks => last.extend(b"0\r\n\r\n"),
-            Framing::Blocks | Framing::Data => {
-                let why = "you have fallen behind, or your time is over; come back with ?since=ID";
-                ws::close(Some(1013), why, &mut last);
-            }
-        }
-        last
-    }
-
-    /// Whether each frame is a message, which has to have a whole block.
-    pub fn is_message(self) -> bool {
-        matches!(self, Framing::Blocks | Framing::Data)
-    }
-
+impl dyn Framing {
     /// Frames log bytes that begin at a place, up to so many bytes of frames; the place is then behind these. Returns the
     /// rest of what was begun before or behind log bytes.
-    pub fn wrap(self, at: &mut At, log: &[u8], mut room: usize, out: &mut Vec<u8>) -> Vec<u8> {
+    pub fn wrap(&self, at: &mut At, log: &[u8], mut room: usize, out: &mut Vec<u8>) -> Vec<u8> {
         let base = at.pos;
         loop {
             let before = *at;
@@ -106,68 +147,39 @@ impl Framing {
                 return rest.into();
             }
             *at = before;
-            self.pass(at, taken);
+            self.pass(at, taken, 0);
             return Vec::new();
         }
     }
 
     /// Frames whole blocks that are not of a log.
-    pub fn alone(self, blocks: &[u8]) -> Vec<u8> {
+    pub fn alone(&self, blocks: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
         self.wrap(&mut At::default(), blocks, usize::MAX, &mut out);
         out
     }
 
     /// What is written next: log bytes, or what wraps them. None if that takes more of the log.
-    fn step<'a>(self, at: &mut At, log: &'a [u8]) -> Option<Cow<'a, [u8]>> {
+    fn step<'a>(&self, at: &mut At, log: &'a [u8]) -> Option<Cow<'a, [u8]>> {
         let Some((left, _)) = at.frame else { return self.begin(at, log).map(Cow::from) };
         if left == 0 {
             at.frame = None;
-            return Some(b"\r\n".to_vec().into());
+            return Some(self.end().to_vec().into());
         }
-        let mut text = usize::try_from(left).ok().and_then(|left| log.get(..left)).unwrap_or(log);
-        if self == Framing::Data {
-            text = text.split_inclusive(|&b| b == b'\n').next()?;
-        }
-        self.pass(at, text);
-        Some(text.into()).filter(|_| !text.is_empty())
+        let text = usize::try_from(left).ok().and_then(|left| log.get(..left)).unwrap_or(log);
+        let (piece, passed) = self.piece(text);
+        self.pass(at, piece, passed);
+        Some(piece.into()).filter(|_| !piece.is_empty())
     }
 
-    /// So much of a frame's text was written. A message ends with its text.
-    fn pass(self, at: &mut At, text: &[u8]) {
+    /// So much of a frame's text was written. If nothing is to be written behind the text, the frame ends with it.
+    fn pass(&self, at: &mut At, text: &[u8], passed: usize) {
         let Some((left, end)) = at.frame else { return };
         let left = left - text.len() as u64;
-        let line = if self == Framing::Data && text.ends_with(b"\n") { DATA.len() } else { 0 };
         *at = match left {
-            0 if self != Framing::Chunks => At { pos: end, frame: None },
-            _ => At { pos: at.pos + (text.len() + line) as u64, frame: Some((left, end)) },
+            0 if self.end().is_empty() => At { pos: end, frame: None },
+            _ => At { pos: at.pos + (text.len() + passed) as u64, frame: Some((left, end)) },
         };
-    }
-
-    /// Opens a frame; returns what is written before its text.
-    fn begin(self, at: &mut At, log: &[u8]) -> Option<Vec<u8>> {
-        if !self.is_message() {
-            let size = log.len() as u64;
-            at.frame = Some((size, at.pos + size)).filter(|_| size > 0);
-            let header = if self == Framing::Chunks { format!("{size:x}\r\n") } else { String::new() };
-            return at.frame.map(|_| header.into());
-        }
-        let size = block_end(log)?;
-        let block = log.get(..size)?;
-        let end = at.pos + size as u64;
-        let mut length = size;
-        if self == Framing::Data {
-            let lines = || block.split_inclusive(|&b| b == b'\n');
-            let fields = lines().take_while(|line| !line.starts_with(DATA)).flatten().count();
-            at.pos += (fields + DATA.len()) as u64;
-            let data = lines().filter_map(|line| line.strip_prefix(DATA)).map(<[u8]>::len).sum::<usize>();
-            length = data.saturating_sub(1); // the last line's end is none of the data
-        }
-        let length = length as u64;
-        *at = if length > 0 { At { frame: Some((length, end)), ..*at } } else { At { pos: end, frame: None } };
-        let mut header = Vec::new();
-        ws::header(ws::TEXT, length, &mut header);
-        Some(header)
     }
 }
 
@@ -177,8 +189,8 @@ pub fn block_end(log: &[u8]) -> Option<usize> {
 }
 
 /// What was framed last of a log, for all that stand at one place.
-#[derive(Default)]
 pub struct Wire {
+    framing: Framed,
     /// The bytes to send.
     pub bytes: Vec<u8>,
     /// The place behind them, and what is still to be written there.
@@ -187,13 +199,23 @@ pub struct Wire {
 }
 
 impl Wire {
+    /// Nothing yet.
+    pub fn new(framing: Framed) -> Wire {
+        Wire { framing, bytes: Vec::new(), end: Default::default(), of: None }
+    }
+
+    /// Whether it is of this framing.
+    pub fn is_of(&self, framing: Framed) -> bool {
+        self.framing.name() == framing.name()
+    }
+
     /// Frames log bytes, unless that was done last.
-    pub fn fill(&mut self, framing: Framing, mut at: At, log: &[u8]) {
+    pub fn fill(&mut self, mut at: At, log: &[u8]) {
         let of = Some((at, log.len()));
         if self.of != of {
             self.of = of;
             self.bytes.clear();
-            let rest = framing.wrap(&mut at, log, ROOM, &mut self.bytes);
+            let rest = self.framing.wrap(&mut at, log, ROOM, &mut self.bytes);
             self.end = (at, rest);
         }
     }

@@ -1,7 +1,10 @@
 //! Who writes and who reads.
 
-pub mod duplex;
 pub mod framing;
-pub mod hub;
-pub mod state;
+pub mod watch;
 pub mod subscriber;
+pub mod state;
+pub mod publish;
+pub mod turn;
+pub mod hub;
+pub mod pump;

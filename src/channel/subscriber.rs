@@ -1,34 +1,30 @@
 //! A subscriber: a socket and a position in a log. No thread, no queue, no buffer but for the rest of what is for it alone.
 //!
-//! It is handed bytes of the log and takes what its socket takes, as its [`Framing`] wraps them; the rest is asked for
+//! It is handed bytes of the log and takes what its socket takes, as its framing wraps them; the rest is asked for
 //! again from its new position, in the middle of an event or of a frame if need be. Between two frames it can be given
 //! what is not of the log: a heartbeat, a word to it alone, the end. Times are milliseconds on its caller's clock.
 //!
 //! Limits: `LONGEST_STALL`; 48 bytes each. Deliberately absent: where the bytes come from.
 
-use crate::channel::duplex::{Duplex, lock};
-use crate::channel::framing::{At, Framing, Wire};
-use crate::wings::trace::watch::Trace;
-use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write, copy, sink};
+use crate::channel::framing::{At, Framed, Wire, chunked};
+use crate::channel::watch::Watchers;
+use std::io::{self, ErrorKind, Read, Write, copy, sink};
 use std::mem::take;
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
 use std::vec::IntoIter;
 
 /// Limit: the pause before a full socket is tried again, as a power of two: 2 ms, doubled up to 512 ms.
 const LONGEST_STALL: u8 = 9;
 /// Limit, in milliseconds: how long a stream may take to end, so that nothing is lost (RFC 9112 §9.6).
 const LINGER: u64 = 2000;
-/// Limit, in milliseconds: how long a WebSocket that has lost its place may take to hear the rest of a message.
+/// Limit, in milliseconds: how long a subscriber that has lost its place may take to hear the rest of a message.
 const FALL_TIME: u64 = 10_000;
-/// Limit: Ping frames that go unanswered. A WebSocket that takes nothing is given up with the next heartbeat as well.
-const UNANSWERED: u32 = 2;
-/// Limit, in milliseconds: for how long a WebSocket may take nothing, if three heartbeats are more: what `stalls` can count.
+/// Limit: heartbeats for which a transport that can be asked may take nothing.
+const UNANSWERED: u64 = 3;
+/// Limit, in milliseconds: the same, if three heartbeats are more: what `stalls` can count.
 const LONGEST_SILENCE: u64 = 120_000;
-/// Limit: what a subscriber that is behind has still to pass over.
-const SKIPS: usize = 64;
 /// In milliseconds: how often the heartbeat looks for closed sockets. A closed one is gone after two looks.
 pub const LOOK: u64 = 500;
 /// Limit: bytes that a look drops of what a subscriber sends. They stand before the end of what it sends.
@@ -61,23 +57,60 @@ pub enum Poll {
     Ended,
 }
 
+/// The transport of a subscriber whose client also speaks: a thread of its own reads from the same socket. The door for
+/// framings that are not HTTP's. Its socket blocks between two writes.
+pub trait Transport: Send {
+    /// How it wraps log bytes.
+    fn framing(&self) -> Framed;
+
+    /// Writes what the socket takes, and does not wait.
+    ///
+    /// # Errors
+    /// As the socket has them.
+    fn write(&self, stream: &TcpStream, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Whether it has something to say between two frames.
+    fn has_word(&self) -> bool;
+
+    /// Takes that.
+    fn take_word(&self) -> Vec<u8>;
+
+    /// A heartbeat is due. Returns whether the peer has answered those before.
+    fn beat(&self) -> bool;
+}
+
+/// What in the log is not for one subscriber: ranges of positions, in their order, and all of them still to come.
+pub trait Apart: Send {
+    /// Whether one more that begins here can be remembered.
+    fn has_room(&self, from: u64) -> bool;
+
+    /// What the log has from one position to another is not for it.
+    fn add(&mut self, from: u64, to: u64);
+
+    /// Where the next one begins; u64::MAX if there is none.
+    fn next(&self) -> u64;
+
+    /// Where it goes on that stands here.
+    fn pass(&mut self, pos: u64) -> u64;
+}
+
 /// What few subscribers have.
 #[derive(Default)]
 pub struct More {
     /// None: a stream without an end.
     pub poll: Option<Poll>,
-    /// What watches its bytes.
-    pub trace: Trace,
+    /// What watches its bytes; a transport has its own.
+    pub watchers: Watchers,
     /// When to end it (`--max-age`), or to drop it.
     pub expires: Option<u64>,
-    /// What is not for it, by the positions in the log: in their order, and all of it still to come.
-    pub skips: VecDeque<(u64, u64)>,
+    /// What is not for it.
+    pub apart: Option<Box<dyn Apart>>,
     /// What is left of something that is for it alone. Limit: it gets nothing further before that.
     pub own: IntoIter<u8>,
     /// Its place in the frame that is open.
     pub frame: Option<(u64, u64)>,
-    /// A WebSocket's half.
-    pub half: Option<Arc<Mutex<Duplex>>>,
+    /// None: a stream of HTTP.
+    pub transport: Option<Box<dyn Transport>>,
 }
 
 /// Why a subscriber is to be dropped.
@@ -91,20 +124,20 @@ pub enum Gone {
 
 /// A socket and a position.
 pub struct Subscriber {
-    /// Does not block; a WebSocket's does, between two writes.
+    /// Does not block, unless a transport needs it to.
     pub stream: TcpStream,
     /// The first byte of the log that it was not given.
     pub pos: u64,
     /// None: a plain stream.
     pub more: Option<Box<More>>,
-    /// A stalled one's next try; else when it was last written to.
-    pub due: u64,
-    /// Drawn at random: the first half of its address.
+    /// When it was last written to, or that was tried.
+    pub tried: u64,
+    /// Drawn at random: by this it is found.
     pub key: u64,
     /// Tries in a row for which the socket was full.
     pub stalls: u8,
-    /// How the log's bytes are wrapped for it.
-    pub framing: Framing,
+    /// The log's bytes are wrapped in chunks for it, unless a transport wraps them.
+    pub chunked: bool,
     /// Why it is to be dropped at the end of this turn.
     pub gone: Option<Gone>,
     /// The peer sends no more: it closed, or it only shut down that direction.
@@ -114,24 +147,6 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    /// Whether it can remember to pass over something more, which begins here.
-    pub fn can_skip(&self, from: u64) -> bool {
-        self.more.as_ref().is_none_or(|more| more.skips.len() < SKIPS || more.skips.back().is_some_and(|s| s.1 == from))
-    }
-
-    /// What the log has from one position to another is not for it.
-    pub fn skip(&mut self, from: u64, to: u64) {
-        if self.pos == from {
-            self.pos = to;
-            return;
-        }
-        let skips = &mut self.more.get_or_insert_default().skips;
-        match skips.back_mut().filter(|last| last.1 == from) {
-            Some(last) => last.1 = to,
-            None => skips.push_back((from, to)),
-        }
-    }
-
     fn poll(&self) -> Option<&Poll> {
         self.more.as_ref()?.poll.as_ref()
     }
@@ -146,13 +161,28 @@ impl Subscriber {
         matches!(self.poll(), Some(Poll::Ended)) && !self.is_busy()
     }
 
-    /// Whether it is a WebSocket on its way out, which hears nothing new.
-    pub fn is_leaving(&self) -> bool {
-        self.framing.is_message() && self.is_poll()
+    /// How the log's bytes are wrapped for it.
+    pub fn framing(&self) -> Framed {
+        self.transport().map_or(chunked(self.chunked), Transport::framing)
     }
 
-    fn half(&self) -> Option<&Mutex<Duplex>> {
-        self.more.as_ref()?.half.as_deref()
+    fn transport(&self) -> Option<&dyn Transport> {
+        self.more.as_ref()?.transport.as_deref()
+    }
+
+    /// Whether HTTP is its transport.
+    pub fn is_http(&self) -> bool {
+        self.transport().is_none()
+    }
+
+    /// Whether it is on its way out behind whole messages, and hears nothing new.
+    pub fn is_leaving(&self) -> bool {
+        !self.is_http() && self.is_poll()
+    }
+
+    /// What its transport has to say, if it may say it now.
+    fn word(&self) -> Option<&dyn Transport> {
+        self.transport().filter(|transport| !self.is_poll() && transport.has_word())
     }
 
     fn has_own(&self) -> bool {
@@ -191,7 +221,7 @@ impl Subscriber {
     /// The place from which it reads on in the log, and whether it needs a whole block; none if it is to be given something
     /// else first.
     pub fn reads(&self) -> Option<(u64, bool)> {
-        let whole = self.framing.is_message() && !self.is_busy();
+        let whole = !self.is_http() && !self.is_busy();
         Some((self.pos, whole)).filter(|_| !self.has_own() && self.pos != self.stop())
     }
 
@@ -202,18 +232,19 @@ impl Subscriber {
             Some(Poll::Wait(until)) => now >= *until,
             Some(_) => self.pos == self.stop() && !self.is_ended(),
         };
-        let pong = self.half().is_some_and(|half| !self.is_poll() && !lock(half).pong.is_empty());
-        let wants = self.pos < end.min(self.stop()) || self.is_busy() || over || pong;
-        wants && (self.stalls == 0 || now >= self.due)
+        let wants = self.pos < end.min(self.stop()) || self.is_busy() || over || self.word().is_some();
+        wants && self.stalled_until().is_none_or(|time| now >= time)
+    }
+
+    /// When a full socket is to be tried again.
+    fn stalled_until(&self) -> Option<u64> {
+        (self.stalls > 0).then(|| self.tried + (1 << self.stalls.min(LONGEST_STALL)))
     }
 
     /// When it is to be tried again, or its time is over.
     pub fn retry(&self) -> Option<u64> {
-        match self.poll() {
-            _ if self.stalls > 0 => Some(self.due),
-            Some(Poll::Wait(until)) => Some(*until),
-            _ => None,
-        }
+        let until = if let Some(Poll::Wait(until)) = self.poll() { Some(*until) } else { None };
+        self.stalled_until().or(until)
     }
 
     /// If it waits, and there is something for it or its time is over, it ends where the log does.
@@ -221,7 +252,7 @@ impl Subscriber {
         if let Some(Poll::Wait(until)) = self.poll()
             && (self.pos < end || now >= *until)
         {
-            self.end_at(end, self.framing.last());
+            self.end_at(end, self.framing().last());
         }
     }
 
@@ -229,7 +260,7 @@ impl Subscriber {
     pub fn end_at(&mut self, pos: u64, last: Vec<u8>) {
         let more = self.more.get_or_insert_default();
         more.poll = Some(Poll::Until(pos, last));
-        more.skips.clear();
+        more.apart = None;
     }
 
     /// It is dropped then.
@@ -237,17 +268,17 @@ impl Subscriber {
         self.more.get_or_insert_default().expires = Some(time);
     }
 
-    /// Looks whether its place is lost in a log that begins here. A WebSocket then hears the rest of a message, and that it
-    /// is to come back; returns whether that begins now.
+    /// Looks whether its place is lost in a log that begins here. If messages are whole, it then hears the rest of
+    /// one, and that it is to come back; returns whether that begins now.
     pub fn falls(&mut self, start: u64, now: u64) -> bool {
         let lost = self.at().end() < start;
         let between = self.gone == Some(Gone::CutOff) && !self.is_busy();
         if self.is_poll() || !(lost || between) {
             return false;
         }
-        if self.framing.is_message() {
+        if !self.is_http() {
             self.gone = None;
-            self.end_at(self.at().end(), self.framing.last());
+            self.end_at(self.at().end(), self.framing().last());
             self.expire_at(now + FALL_TIME);
             return true;
         }
@@ -257,8 +288,8 @@ impl Subscriber {
         false
     }
 
-    /// Ends it if that is due, in steps: we say that no more comes, and the peer closes. The client of a WebSocket has the
-    /// last word.
+    /// Ends it if that is due, in steps: we say that no more comes, and the peer closes. The client of a transport has
+    /// the last word.
     ///
     /// # Errors
     /// If it is to be dropped.
@@ -268,11 +299,11 @@ impl Subscriber {
             && let Some(Poll::Until(_, last)) = more.poll.replace(Poll::Ended)
         {
             more.expires = Some(now + LINGER);
-            let pong = more.half.as_ref().map(|half| take(&mut lock(half).pong)).unwrap_or_default();
-            self.give_alone([pong, last].concat().into_iter(), now)?;
+            let word = self.transport().map(Transport::take_word).unwrap_or_default();
+            self.give_alone([word, last].concat().into_iter(), now)?;
         }
-        if self.is_ended() && !self.framing.is_message() {
-            self.more.iter_mut().for_each(|more| more.trace.tap = None); // as at the end of a connection
+        if self.is_ended() && self.is_http() {
+            self.more.iter_mut().for_each(|more| more.watchers.answered());
             let _ = self.stream.shutdown(Shutdown::Write);
         }
         Ok(())
@@ -282,14 +313,14 @@ impl Subscriber {
     ///
     /// # Errors
     /// If it is to be dropped.
-    pub fn give(&mut self, bytes: &[u8], wires: &mut [Wire; 4], now: u64) -> Result<u64, Gone> {
+    pub fn give(&mut self, bytes: &[u8], wires: &mut Vec<Wire>, now: u64) -> Result<u64, Gone> {
         let at = self.at();
         let mut own = self.more.as_mut().map(|more| take(&mut more.own)).unwrap_or_default();
-        if let Some(half) = self.half().filter(|_| own.as_slice().is_empty() && at.frame.is_none() && !self.is_poll()) {
-            own = take(&mut lock(half).pong).into_iter();
+        if let Some(transport) = self.word().filter(|_| own.as_slice().is_empty() && at.frame.is_none()) {
+            own = transport.take_word().into_iter();
         }
-        let skip = self.more.as_ref().and_then(|more| more.skips.front());
-        let limit = skip.map_or(u64::MAX, |skip| skip.0).min(self.stop());
+        let apart = self.more.as_ref().and_then(|more| more.apart.as_ref());
+        let limit = apart.map_or(u64::MAX, |apart| apart.next()).min(self.stop());
         let bytes = bytes.get(..usize::try_from(limit - self.pos).unwrap_or(usize::MAX)).unwrap_or(bytes);
         if !own.as_slice().is_empty() {
             self.give_alone(own, now)?;
@@ -298,20 +329,21 @@ impl Subscriber {
             self.frame(at, bytes, wires, now)?;
         }
         let given = self.pos - at.pos;
-        while let Some(more) = &mut self.more
-            && let Some((_, to)) = more.skips.pop_front_if(|skip| skip.0 == self.pos)
-        {
-            self.pos = to;
+        if let Some(apart) = self.more.as_mut().and_then(|more| more.apart.as_mut()) {
+            self.pos = apart.pass(self.pos);
         }
         self.finish(now)?;
         Ok(given)
     }
 
     /// Writes bytes of the log in its framing.
-    fn frame(&mut self, mut at: At, bytes: &[u8], wires: &mut [Wire; 4], now: u64) -> Result<(), Gone> {
-        let framing = self.framing;
-        let Some(wire) = wires.get_mut(framing as usize) else { return Ok(()) }; // there is one for each
-        wire.fill(framing, at, bytes);
+    fn frame(&mut self, mut at: At, bytes: &[u8], wires: &mut Vec<Wire>, now: u64) -> Result<(), Gone> {
+        let framing = self.framing();
+        if !wires.iter().any(|wire| wire.is_of(framing)) {
+            wires.push(Wire::new(framing));
+        }
+        let Some(wire) = wires.iter_mut().find(|wire| wire.is_of(framing)) else { return Ok(()) };
+        wire.fill(at, bytes);
         if wire.bytes.is_empty() {
             return Err(Gone::CutOff); // somebody has damaged the log
         }
@@ -344,21 +376,20 @@ impl Subscriber {
         }
         let taken = match self.more.as_deref_mut() {
             None => self.stream.write(bytes),
-            Some(More { half: Some(half), .. }) => lock(half).write(&self.stream, bytes),
-            Some(more) => more.trace.write(&self.stream, bytes),
+            Some(More { transport: Some(transport), .. }) => transport.write(&self.stream, bytes),
+            Some(more) => more.watchers.write(&self.stream, bytes),
         };
         let taken = match taken {
             Ok(n) => n,
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
             Err(_) => return Err(Gone::Done),
         };
-        self.due = now;
-        if taken == bytes.len() {
-            self.stalls = 0;
-        } else {
-            self.stalls = if taken > 0 { 1 } else { self.stalls.saturating_add(1) };
-            self.due += 1 << self.stalls.min(LONGEST_STALL);
-        }
+        self.tried = now;
+        self.stalls = match taken {
+            _ if taken == bytes.len() => 0,
+            0 => self.stalls.saturating_add(1),
+            _ => 1,
+        };
         Ok(taken)
     }
 
@@ -368,32 +399,27 @@ impl Subscriber {
     /// If it is to be dropped.
     pub fn check(&mut self, end: u64, now: u64, heartbeat: u64) -> Result<(), Gone> {
         // A write tells more than a look.
-        let quiet = self.shut || self.stalls > 0 || self.is_poll() || now >= self.due + QUIET;
+        let quiet = self.shut || self.stalls > 0 || self.is_poll() || now >= self.tried + QUIET;
         let ended = quiet && self.look()?;
         let over = self.more.as_ref().and_then(|more| more.expires).is_some_and(|at| now >= at);
         if over && !self.is_poll() {
-            self.end_at(self.at().end(), self.framing.last());
+            self.end_at(self.at().end(), self.framing().last());
             self.expire_at(now + LINGER);
             return self.finish(now);
         }
         let stalled = u64::from(self.stalls.saturating_sub(LONGEST_STALL)) << LONGEST_STALL;
-        let patience = (heartbeat * u64::from(UNANSWERED + 1)).min(LONGEST_SILENCE);
-        let silent = self.half().is_some() && stalled >= patience;
+        let silent = !self.is_http() && stalled >= (heartbeat * UNANSWERED).min(LONGEST_SILENCE);
         if over || silent || (self.shut && self.is_ended()) {
             return Err(Gone::Done);
         }
         let has_more = self.stalls > 0 || self.is_busy() || self.pos < end || self.pos == self.stop();
-        if has_more || !(ended || now >= self.due + heartbeat) {
+        if has_more || !(ended || now >= self.tried + heartbeat) {
             return Ok(()); // there are bytes on their way to it, or it is not yet time
         }
-        if let Some(half) = self.half() {
-            let mut half = lock(half);
-            half.unanswered += 1;
-            if half.unanswered > UNANSWERED {
-                return Err(Gone::Done);
-            }
+        if self.transport().is_some_and(|transport| !transport.beat()) {
+            return Err(Gone::Done);
         }
-        self.give_alone(self.framing.ping().to_vec().into_iter(), now)
+        self.give_alone(self.framing().ping().to_vec().into_iter(), now)
     }
 
     /// Looks whether the peer is there: drops what it sends, and says whether it has just stopped sending.
@@ -401,7 +427,7 @@ impl Subscriber {
     /// That may be a close, or `shutdown` by a client that still reads (`nc -N`). The next byte that is sent to a
     /// closed socket is answered with a reset, and so the ping that follows tells which (RFC 9293 §3.5.2, §3.6).
     fn look(&mut self) -> Result<bool, Gone> {
-        if self.half().is_some() {
+        if !self.is_http() {
             return Ok(false); // its own thread looks all the time
         }
         match copy(&mut (&self.stream).take(DROPPED), &mut sink()) {

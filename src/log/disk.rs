@@ -7,7 +7,7 @@
 //! Deliberately absent: links, further directories, and every file that is not named like a channel's.
 
 use crate::system::limits;
-use crate::wings::trace::secrets::{shown, visible};
+use crate::system::report::visible;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs::{self, DirBuilder, DirEntry, File, Metadata, Permissions};
@@ -40,7 +40,7 @@ pub struct Home {
 /// The same, but an error with words before it, in which a path cannot break the line or drive a terminal.
 fn told<T>(done: io::Result<T>, what: &dyn Display) -> io::Result<T> {
     done.map_err(|error| {
-        let what = visible(&shown(what.to_string().as_bytes()));
+        let what = visible(what.to_string());
         io::Error::new(error.kind(), format!("{what}: {error}"))
     })
 }

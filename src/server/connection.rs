@@ -5,13 +5,15 @@
 //!
 //! Limits: the constants below; `http.rs` has those of a head, and the caller gives that of a body.
 
-use crate::channel::framing;
+use crate::channel::framing::chunked;
+use crate::channel::watch::Watchers;
 use crate::system::report::report;
-use crate::wings::trace::watch::Trace;
-use crate::wire::http::{self, Chunked, Framing, HeadEnd, Request};
+use crate::wire::chunked::Chunked;
+use crate::wire::http::{self, Framing, HeadEnd, Request};
 use crate::wire::reject::{Reject, TIMEOUT, TOO_LARGE};
 use std::borrow::Cow;
 use std::io::{self, ErrorKind, Read, Write};
+use std::mem::{replace, take};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -61,8 +63,8 @@ pub struct Answer {
     pub fields: String,
     /// Empty where it has none, and for the HEAD of what has no length.
     pub body: Cow<'static, [u8]>,
-    /// Without one it has a length.
-    pub framing: framing::Framing,
+    /// It is framed in chunks, and so it has no length.
+    pub chunked: bool,
     /// The `Cache-Control` field line.
     pub cache: &'static str,
 }
@@ -75,13 +77,7 @@ impl Answer {
 
     /// One without a body.
     pub fn empty(status: u16, fields: impl Into<String>) -> Answer {
-        Answer {
-            status,
-            fields: fields.into(),
-            body: Cow::default(),
-            framing: framing::Framing::None,
-            cache: http::LIVE,
-        }
+        Answer { status, fields: fields.into(), body: Cow::default(), chunked: false, cache: http::LIVE }
     }
 
     /// A 200 of plain text.
@@ -93,7 +89,7 @@ impl Answer {
 impl From<Reject> for Answer {
     fn from(reject: Reject) -> Answer {
         let mut answer = Answer { status: reject.status, ..Answer::text(reject.line()) };
-        answer.fields += reject.field();
+        answer.fields += reject.fields;
         answer
     }
 }
@@ -114,8 +110,10 @@ pub struct Connection {
     pub line: String,
     /// Field lines that go with every answer to it.
     pub cors: String,
+    /// What a refusal of it is about, which its line then names; else empty.
+    pub about: String,
     /// What watches its bytes.
-    pub trace: Trace,
+    pub watchers: Watchers,
 }
 
 impl Connection {
@@ -136,7 +134,8 @@ impl Connection {
             peer,
             line: String::new(),
             cors: String::new(),
-            trace: Trace::default(),
+            about: String::new(),
+            watchers: Watchers::default(),
         })
     }
 
@@ -146,7 +145,8 @@ impl Connection {
     /// Where there is none, or it cannot be told where it ends.
     pub fn head(&mut self) -> Result<(Vec<u8>, Instant), Stop> {
         self.cors.clear();
-        self.trace.tap = None;
+        self.about.clear();
+        self.watchers.answered();
         if !self.line.is_empty() && self.buf.is_empty() && !self.read(KEEP_ALIVE)? {
             return Err(Stop::Close);
         }
@@ -189,11 +189,11 @@ impl Connection {
                 }
             };
             let used = self.take(used);
-            self.trace.heard(&used);
+            self.watchers.body(&used);
             if complete {
                 return Ok(received.body);
             }
-            if std::mem::take(&mut expects) {
+            if take(&mut expects) {
                 self.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
             }
             if !self.brief {
@@ -208,7 +208,7 @@ impl Connection {
     /// Takes `n` bytes, which are there, from the front of the buffer.
     fn take(&mut self, n: usize) -> Vec<u8> {
         let rest = self.buf.split_off(n.min(self.buf.len()));
-        std::mem::replace(&mut self.buf, rest)
+        replace(&mut self.buf, rest)
     }
 
     /// What comes next, whatever it is and however long it takes; and whether it was read with what was before, and so is
@@ -223,7 +223,7 @@ impl Connection {
                 wait();
             }
         }
-        Ok((std::mem::take(&mut self.buf), early))
+        Ok((take(&mut self.buf), early))
     }
 
     fn fill(&mut self, deadline: Instant) -> Result<(), Stop> {
@@ -241,7 +241,7 @@ impl Connection {
         self.room = if read == Ok(self.room) { FURTHER } else { READ };
         match read {
             Ok(1..) => {
-                self.trace.received(self.buf.get(before..).unwrap_or_default());
+                self.watchers.received(self.buf.get(before..).unwrap_or_default());
                 Ok(true)
             }
             Err(ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(false),
@@ -259,15 +259,16 @@ impl Connection {
         let mut head = http::head(answer.status, &[&answer.fields, answer.cache, &self.cors, option]);
         // 204 has no length (RFC 9110 §8.6), and of a stream no HEAD can tell it.
         let has_length = answer.status != 204 && !(self.head_only && answer.body.is_empty());
-        if has_length && answer.framing == framing::Framing::None {
+        let framing = chunked(answer.chunked);
+        if has_length && !answer.chunked {
             head += &format!("Content-Length: {}\r\n", answer.body.len());
         }
-        head += answer.framing.field();
+        head += framing.field();
         head += "\r\n";
         let mut bytes = head.into_bytes();
         if !self.head_only {
-            bytes.extend(answer.framing.alone(&answer.body));
-            bytes.extend(answer.framing.last());
+            bytes.extend(framing.alone(&answer.body));
+            bytes.extend(framing.last());
         }
         let deadline = Instant::now() + RESPONSE_TIME;
         let mut rest = &bytes[..];
@@ -290,7 +291,7 @@ impl Connection {
             return;
         }
         let deadline = Instant::now() + if self.brief { BRIEF_TIME } else { LINGER };
-        self.trace.tap = None; // for a tap this is the end, however long the client takes to see it
+        self.watchers.answered(); // however long the client takes to see it
         if self.stream.shutdown(Shutdown::Write).is_ok() {
             while self.fill(deadline).is_ok() {
                 self.buf.clear();
@@ -311,7 +312,7 @@ impl Connection {
 
 impl Write for Connection {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.trace.write(&self.stream, bytes)
+        self.watchers.write(&self.stream, bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -13,8 +13,7 @@
 //!
 //! Limits: `MAX_TOKEN_FILE`. Deliberately absent: users, sessions, rights to single channels.
 
-use crate::flags::Config;
-use crate::wings::trace::secrets::Secrets;
+use crate::config::Config;
 use crate::wire::base64;
 use crate::wire::http::{Request, is_ipv6, is_token, origin, split_port, without_default_port};
 use crate::wire::reject::*;
@@ -154,8 +153,8 @@ impl Tokens {
     }
 
     /// All of them, to be kept out of sight.
-    pub fn secrets(&self) -> Secrets {
-        Secrets::new(self.publish.iter().chain(&self.read).map(String::as_str))
+    pub fn all(&self) -> impl Iterator<Item = &str> {
+        self.publish.iter().chain(&self.read).map(String::as_str)
     }
 
     /// Whether the request may do what one of this method does. Preflights carry no credentials (WHATWG Fetch, "CORS

@@ -1,6 +1,8 @@
 //! Who may, one connection, and which answer.
 
-pub mod connection;
-pub mod gate;
 pub mod pages;
+pub mod gate;
+pub mod connection;
+pub mod doors;
 pub mod route;
+pub mod accept;

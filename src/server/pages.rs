@@ -1,42 +1,23 @@
-//! What `static/` holds, embedded in the binary; and the policy that pages are sent with.
+//! What `static/` holds for the chat page, embedded in the binary; and the policy that pages are sent with.
 
-/// A file of a page.
-pub struct File {
-    /// Its name below `/assets/`.
-    pub name: &'static str,
-    /// Its media type.
-    pub kind: &'static str,
-    /// Its content.
-    pub bytes: &'static [u8],
-}
+/// A file that pages load: its name below `/assets/`, and its content.
+pub type File = (&'static str, &'static [u8]);
 
-macro_rules! file {
-    ($name:literal, $kind:literal) => {
-        File { name: $name, kind: $kind, bytes: include_bytes!(concat!("../../static/", $name)) }
-    };
-}
-
+/// The files of some folders. A folder's path is relative to the source file that names it.
 macro_rules! files {
-    ($($kind:literal: [$($name:literal)*])*) => {
-        &[$($(file!($name, $kind),)*)*]
+    ($($folder:literal: $($name:literal)*;)*) => {
+        &[$($(($name, include_bytes!(concat!($folder, $name))),)*)*]
     };
 }
+pub(crate) use files;
 
-/// The chat page.
-pub const CHAT: File = file!("chat.html", "text/html; charset=utf-8");
+/// The chat page. Lines that lead elsewhere may stand in the place of its comment `further`.
+const CHAT: &str = include_str!("../../static/chat/chat.html");
 
-/// The wire lab.
-pub const LAB: File = file!("lab.html", "text/html; charset=utf-8");
-
-/// The list of the lessons.
-pub const LESSONS: File = file!("lessons.html", "text/html; charset=utf-8");
-
-/// What the pages load, by media type.
-pub const ASSETS: &[File] = files! {
-    "text/css; charset=utf-8": ["page.css" "chat.css" "lab.css" "ways.css"]
-    "text/javascript; charset=utf-8":
-        ["chat.js" "lab.js" "lessons.js" "ways.js" "words.js" "copy.js" "fetch.js" "eventsource.js" "shared.js"]
-    "image/svg+xml": ["icon.svg"]
+/// What the chat page loads. Other pages load some of it as well.
+pub const FILES: &[File] = self::files! {
+    "../../static/common/": "page.css" "words.js" "copy.js" "fetch.js" "eventsource.js" "shared.js" "icon.svg";
+    "../../static/chat/": "chat.css" "chat.js";
 };
 
 /// Pages load nothing but their own files, run nothing inline, and stand in no frame (W3C Content Security Policy 3).
@@ -44,3 +25,18 @@ pub const ASSETS: &[File] = files! {
 /// both). A `ws:` beside it would allow those to any host.
 pub const POLICY: &str = "Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                           img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n";
+
+/// The chat page with these further lines of HTML.
+pub fn chat(further: &str) -> Vec<u8> {
+    CHAT.replace("<!-- further -->", further).into()
+}
+
+/// The media type of a file of this name.
+pub fn kind(name: &str) -> &'static str {
+    match name.rsplit('.').next() {
+        Some("css") => "text/css; charset=utf-8",
+        Some("js") => "text/javascript; charset=utf-8",
+        Some("svg") => "image/svg+xml",
+        _ => "text/html; charset=utf-8",
+    }
+}

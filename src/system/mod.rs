@@ -1,5 +1,7 @@
-//! What the machine gives: standard error, limits, the listening socket.
+//! What the machine gives: standard error, threads, times, limits, the listening socket.
 
+pub mod report;
+pub mod threads;
+pub mod time;
 pub mod limits;
 pub mod listener;
-pub mod report;

@@ -1,7 +1,58 @@
-//! What can be left out.
+//! The list of doors: what can be left out of a build. Each wing is a folder, a feature, and a line of the list.
+//!
+//! The wings are asked in this order, so one that watches stands before one that takes a connection over.
 
-pub mod lab;
-pub mod lessons;
-pub mod redis;
+#[cfg(feature = "trace")]
 pub mod trace;
+#[cfg(feature = "lessons")]
+pub mod lessons;
+#[cfg(feature = "lab")]
+pub mod lab;
+#[cfg(feature = "websocket")]
 pub mod websocket;
+#[cfg(feature = "address")]
+pub mod address;
+#[cfg(feature = "redis")]
+pub mod redis;
+
+use crate::config::Config;
+use crate::server::accept::Server;
+use crate::server::doors::Door;
+use std::io;
+
+/// A line of the list: the wing, if its feature is on, and the words that are its alone.
+macro_rules! door {
+    ($name:tt $module:ident options $options:tt parameters $parameters:tt paths $paths:tt fields $fields:tt) => {
+        Door {
+            name: $name,
+            options: &$options,
+            parameters: &$parameters,
+            paths: &$paths,
+            fields: &$fields,
+            #[cfg(feature = $name)]
+            wing: Some(&$module::TABLES),
+            #[cfg(not(feature = $name))]
+            wing: None,
+        }
+    };
+}
+
+/// The list.
+pub const DOORS: &[Door] = &[
+    door!("trace" trace options ["trace"] parameters [] paths [] fields []),
+    door!("lessons" lessons options [] parameters [] paths ["lessons"] fields []),
+    door!("lab" lab options [] parameters ["tap"] paths ["lab"] fields []),
+    door!("websocket" websocket options [] parameters [] paths [] fields ["sec-websocket-key"]),
+    door!("address" address options [] parameters ["to", "except"] paths [] fields []),
+    door!("redis" redis options ["redis"] parameters [] paths [] fields []),
+];
+
+impl Server {
+    /// Binds a server with all wings of this build, see [`Server::with`].
+    ///
+    /// # Errors
+    /// As [`Server::with`].
+    pub fn bind(config: Config) -> io::Result<Server> {
+        Server::with(config, DOORS)
+    }
+}

@@ -61,13 +61,23 @@ impl Event {
     }
 
     /// The event that tells a reader what it missed.
-    pub(crate) fn gap(data: String) -> Event {
+    pub fn gap(data: String) -> Event {
         Event { name: GAP.into(), retry: None, data }
     }
 
     /// The same event with other data.
     pub fn with_data(self, data: impl Into<String>) -> Event {
         Event { data: data.into(), ..self }
+    }
+
+    /// The same event with a reconnection time in milliseconds.
+    pub fn with_retry(self, retry: Option<u64>) -> Event {
+        Event { retry, ..self }
+    }
+
+    /// Its data.
+    pub fn data(&self) -> &str {
+        &self.data
     }
 
     /// What it is made of, each part under the name of its field.
@@ -78,22 +88,6 @@ impl Event {
         }
         fields.extend(self.retry.map(|ms| ("retry", ms.to_string().into())));
         fields
-    }
-
-    /// An event of such fields, which may be anybody's: what cannot be in an event is left out.
-    pub fn from_fields<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Event {
-        let mut event = Event::default();
-        for (name, value) in fields {
-            let value = String::from_utf8_lossy(value);
-            match name {
-                b"data" => event.data = value.into(),
-                b"event" if event.name != GAP => event.name = Event::default().named(value).unwrap_or_default().name,
-                b"lost" => event.name = GAP.into(), // a node's own word, which has this field first
-                b"retry" => event.retry = value.parse().ok(),
-                _ => {}
-            }
-        }
-        event
     }
 
     /// Writes the block, with its blank line. The gap event alone has no id.
@@ -134,15 +128,39 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.split("\r\n").flat_map(|text| text.split(['\r', '\n']))
 }
 
-/// A line's field and value.
-fn field(line: &str) -> (&str, &str) {
-    let (field, value) = line.split_once(':').unwrap_or((line, ""));
-    (field, value.strip_prefix(' ').unwrap_or(value))
+/// What a line of an event stream says (WHATWG HTML, "Interpreting an event stream").
+pub enum Line<'a> {
+    /// The end of a block.
+    Blank,
+    /// A comment, with its text.
+    Comment(&'a str),
+    /// A line of data.
+    Data(&'a str),
+    /// The name of the event.
+    Event(&'a str),
+    /// The last event ID from the end of the block on.
+    Id(&'a str),
+    /// The reconnection time in milliseconds, as its digits.
+    Retry(&'a str),
+    /// What a client ignores: a field that does not exist, or the value of a retry that is no number.
+    Ignored(&'a str),
 }
 
-/// Whether a value of `retry` is obeyed: it has digits alone.
-fn is_number(value: &str) -> bool {
-    !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit())
+impl<'a> Line<'a> {
+    /// Reads a line without its end.
+    pub fn read(line: &'a str) -> Line<'a> {
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match field {
+            "" if line.is_empty() => Line::Blank,
+            "" => Line::Comment(value),
+            "data" => Line::Data(value),
+            "event" => Line::Event(value),
+            "id" => Line::Id(value),
+            "retry" if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) => Line::Retry(value),
+            field => Line::Ignored(field),
+        }
+    }
 }
 
 /// Parses a published event stream: each block that has data becomes one event.
@@ -161,25 +179,25 @@ pub fn parse(body: &str) -> Result<Vec<Event>, Reject> {
     let body = body.strip_prefix('\u{feff}').unwrap_or(body);
     let mut lines = lines(body).peekable();
     while let Some(line) = lines.next() {
-        // Behind the last line end there is no further line.
-        if line.is_empty() && lines.peek().is_some() {
-            if !data.is_empty() {
-                events.push(Event { retry: retry.take(), ..Event::new(data.join("\n")).named(name)? });
+        match Line::read(line) {
+            Line::Comment(_) => continue,
+            Line::Blank if lines.peek().is_none() => continue, // behind the last line end there is no further line
+            Line::Blank => {
+                if !data.is_empty() {
+                    events.push(Event { retry: retry.take(), ..Event::new(data.join("\n")).named(name)? });
+                }
+                name = "";
+                data.clear();
+                open = false;
+                continue;
             }
-            name = "";
-            data.clear();
-            open = false;
-            continue;
+            Line::Data(value) => data.push(value),
+            Line::Event(value) => name = value,
+            Line::Retry(value) => retry = Some(value.parse().map_err(|_| BLOCK_RETRY)?),
+            Line::Id(_) => return Err(BLOCK_ID),
+            Line::Ignored(_) => {}
         }
-        let (field, value) = field(line);
-        open |= !field.is_empty(); // a comment has an empty one
-        match field {
-            "data" => data.push(value),
-            "event" => name = value,
-            "retry" if is_number(value) => retry = Some(value.parse().map_err(|_| BLOCK_RETRY)?),
-            "id" => return Err(BLOCK_ID),
-            _ => {} // comments and unknown fields, and a retry that is no number: ignored
-        }
+        open = true;
     }
     // A client obeys a retry also in a block without data: it goes with the next event, or behind the last one with that.
     if let Some(last) = events.last_mut() {
@@ -211,58 +229,4 @@ pub fn json(text: &str) -> String {
     }
     out.push('"');
     out
-}
-
-/// An event stream, read line by line: what stands in its buffers (WHATWG HTML, "Interpreting an event stream").
-#[derive(Default)]
-pub struct Stream {
-    begun: bool,
-    name: String,
-    data: bool,
-    id: bool,
-}
-
-impl Stream {
-    /// Takes the next line, without its end; says what it does.
-    pub fn line(&mut self, line: &[u8]) -> String {
-        let line = String::from_utf8_lossy(line);
-        if let Some(line) = line.strip_prefix('\u{feff}').filter(|_| !self.begun) {
-            self.begun = true;
-            return self.line(line.as_bytes()) + ", behind a byte order mark";
-        }
-        let (field, value) = field(&line);
-        let note = match field {
-            "" if line.is_empty() => match std::mem::take(self) {
-                Stream { data: true, name, .. } if name.is_empty() => "dispatch: message",
-                Stream { data: true, name, .. } => &format!("dispatch: {name}"),
-                Stream { id: true, .. } => "fires nothing; the id counts from here",
-                _ => "fires nothing",
-            },
-            "" if value == "ping" => "ping",
-            "" => "comment",
-            "data" => {
-                self.data = true;
-                "data"
-            }
-            "event" => {
-                self.name = value.into();
-                "event: the name of this event"
-            }
-            "id" if value.contains('\0') => "id: ignored, for it has a NUL",
-            "id" => {
-                self.id = true;
-                if value.is_empty() { "id: none, from the blank line on" } else { "id, from the blank line on" }
-            }
-            "retry" if is_number(value) => &format!("retry: after {value} ms"),
-            "retry" => "retry: ignored, for it is no number",
-            _ => "ignored: there is no such field",
-        };
-        self.begun = true;
-        note.into()
-    }
-
-    /// Whether something stands there that an end of the stream would throw away.
-    pub fn is_open(&self) -> bool {
-        self.data || self.id || !self.name.is_empty()
-    }
 }

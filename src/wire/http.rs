@@ -9,13 +9,12 @@
 //! ```
 //!
 //! Reading is in three steps, so that a refusal comes as soon as it is certain: [`HeadEnd`] sees whole lines and the
-//! limits while the head arrives, [`Request::parse`] takes the complete head, [`Chunked`] or a length the body.
+//! limits while the head arrives, [`Request::parse`] takes the complete head; `chunked.rs` or a length has the body.
 //!
 //! Deviation: §2.2 lets a server accept a lone LF as a line end. We refuse it, for two parsers that disagree about
 //! where a line ends are what request smuggling is made of.
-//! Chunk extensions and trailer fields are read, limited and ignored, as §7.1.1 and §7.1.2 allow.
 //!
-//! Limits: [`MAX_TARGET`], [`MAX_FIELDS`], [`MAX_SECTION`], [`MAX_CHUNK_LINE`]; the body's is the caller's.
+//! Limits: [`MAX_TARGET`], [`MAX_FIELDS`], [`MAX_SECTION`]; the body's is the caller's.
 //! Deliberately absent: HTTP/2, compression, ranges, conditional requests.
 
 use crate::wire::percent;
@@ -30,8 +29,6 @@ pub const MAX_TARGET: usize = 8 << 10;
 pub const MAX_SECTION: usize = 16 << 10;
 /// Limit: field lines in a header section.
 pub const MAX_FIELDS: usize = 100;
-/// Limit: bytes in the line before a chunk, with its extensions.
-pub const MAX_CHUNK_LINE: usize = 256;
 /// Limit: bytes before the request target. The longest registered method has 17.
 const MAX_METHOD: usize = 32;
 /// Limit: bytes behind the request target. A version has 8, with its space and CR 10.
@@ -286,7 +283,11 @@ fn thousandths(weight: &str) -> u16 {
     }
 }
 
-fn field_line(line: &[u8]) -> Result<(&[u8], &[u8]), Reject> {
+/// A field line, without its end: name and value.
+///
+/// # Errors
+/// The rule that it breaks.
+pub fn field_line(line: &[u8]) -> Result<(&[u8], &[u8]), Reject> {
     if let [b' ' | b'\t', ..] = line {
         return Err(FOLDED);
     }
@@ -374,118 +375,6 @@ pub fn split(value: &[u8], delimiter: u8) -> Vec<&[u8]> {
         byte == delimiter && !quoted
     };
     value.split(ends).map(<[u8]>::trim_ascii).collect()
-}
-
-/// Reads a chunked body (RFC 9112 §7.1) as it arrives. Each byte is looked at once.
-#[derive(Default)]
-pub struct Chunked {
-    /// The bytes of the chunks so far.
-    pub body: Vec<u8>,
-    state: Chunk,
-    line: Vec<u8>, // as far as it has come
-    trailer: usize,
-}
-
-#[derive(Default)]
-enum Chunk {
-    #[default]
-    Size,
-    Data(usize), // so much of it is to come
-    End,         // the CR LF behind it
-    Trailer,
-}
-
-impl Chunked {
-    /// Takes what it can from the front of `buf`: how many bytes, and whether the body is complete.
-    ///
-    /// # Errors
-    /// A malformed chunk, a section over its limit, or a body of more than `max` bytes.
-    pub fn feed(&mut self, buf: &[u8], max: usize) -> Result<(usize, bool), Reject> {
-        let mut at = 0;
-        while let Some(rest @ [_, ..]) = buf.get(at..) {
-            if let Chunk::Data(left) = self.state {
-                let data = rest.get(..left).unwrap_or(rest);
-                self.body.extend_from_slice(data);
-                at += data.len();
-                self.state = if data.len() == left { Chunk::End } else { Chunk::Data(left - data.len()) };
-                continue;
-            }
-            let part = rest.split_inclusive(|&b| b == b'\n').next().unwrap_or_default();
-            at += part.len();
-            self.line.extend_from_slice(part);
-            let (most, reject) = match self.state {
-                Chunk::Trailer => (MAX_SECTION + 2 - self.trailer, LARGE_SECTION), // with the blank line
-                _ => (MAX_CHUNK_LINE + 2, CHUNK),
-            };
-            if self.line.len() > most || (matches!(self.state, Chunk::End) && !b"\r\n".starts_with(&self.line)) {
-                return Err(reject);
-            }
-            if part.ends_with(b"\n") && self.end_line(max)? {
-                return Ok((at, true));
-            }
-        }
-        Ok((at, false))
-    }
-
-    /// A line has ended. Returns whether the body has.
-    fn end_line(&mut self, max: usize) -> Result<bool, Reject> {
-        let line = take(&mut self.line);
-        let line = line.strip_suffix(b"\r\n").ok_or(LONE_LF)?;
-        match self.state {
-            Chunk::Trailer if line.is_empty() => return Ok(true),
-            Chunk::Trailer => {
-                field_line(line)?;
-                self.trailer += line.len() + 2;
-            }
-            Chunk::End => self.state = Chunk::Size,
-            _ => {
-                self.state = match chunk_size(line).ok_or(CHUNK)? {
-                    0 => Chunk::Trailer,
-                    size if size > max.saturating_sub(self.body.len()) => return Err(TOO_LARGE),
-                    size => Chunk::Data(size),
-                }
-            }
-        }
-        Ok(false)
-    }
-}
-
-/// The size in the line before a chunk, `chunk-size [ chunk-ext ]`: in hex, without sign or prefix.
-pub fn chunk_size(line: &[u8]) -> Option<usize> {
-    let (digits, mut rest) = run(line, |b| b.is_ascii_hexdigit());
-    if digits.is_empty() || line.iter().any(|&b| b.is_ascii_control() && b != b'\t') {
-        return None;
-    }
-    while !rest.is_empty() {
-        rest = extension(rest)?;
-    }
-    Some(usize::from_str_radix(&String::from_utf8_lossy(digits), 16).unwrap_or(usize::MAX))
-}
-
-/// Reads an extension, `";" name [ "=" ( token / quoted-string ) ]` with white space between them (§7.1.1). Returns what
-/// stands behind it; what it says is ignored.
-fn extension(text: &[u8]) -> Option<&[u8]> {
-    let rest = token(text.trim_ascii_start().strip_prefix(b";")?)?;
-    let Some(value) = rest.trim_ascii_start().strip_prefix(b"=") else { return Some(rest) };
-    let Some(quoted) = value.trim_ascii_start().strip_prefix(b"\"") else { return token(value) };
-    let mut pair = false;
-    let (_, end) = run(quoted, |b| {
-        let literal = take(&mut pair);
-        pair = !literal && b == b'\\';
-        literal || b != b'"'
-    });
-    end.strip_prefix(b"\"")
-}
-
-/// What stands behind a token.
-fn token(text: &[u8]) -> Option<&[u8]> {
-    let (token, rest) = run(text.trim_ascii_start(), |b| is_token(&[b]));
-    (!token.is_empty()).then_some(rest)
-}
-
-/// The bytes at the front of a text that pass, and the rest.
-fn run(text: &[u8], mut passes: impl FnMut(u8) -> bool) -> (&[u8], &[u8]) {
-    text.split_at(text.iter().position(|b| !passes(*b)).unwrap_or(text.len()))
 }
 
 /// The `Cache-Control` of everything but the pages' files, refusals too (RFC 9111 §5.2.2).

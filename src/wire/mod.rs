@@ -3,6 +3,7 @@
 pub mod base64;
 pub mod event;
 pub mod http;
+pub mod chunked;
 pub mod id;
 pub mod percent;
 pub mod reject;

@@ -12,20 +12,33 @@ pub struct Refusal {
     pub rule: &'static str,
     /// What is wrong, and what to do.
     pub why: &'static str,
+    /// Field lines of the answer.
+    pub fields: &'static str,
 }
 
 /// A refusal, as functions return it: one word.
 pub type Reject = &'static Refusal;
 
+/// A table of refusals: name, status, rule, what is wrong and what to do, and perhaps the field lines that the status asks
+/// for, each with its CRLF (RFC 9110 §10.2).
 macro_rules! table {
-    ($($name:ident $status:literal $rule:literal $why:literal)*) => {
-        $(#[doc = concat!($status, ": ", $why)] pub const $name: Reject = &Refusal { status: $status, rule: $rule, why: $why };)*
+    ($($name:ident $status:literal $rule:literal $why:literal $(=> $fields:expr)?)*) => {
+        $(
+            #[doc = concat!($status, ": ", $why)]
+            pub const $name: $crate::wire::reject::Reject = &$crate::wire::reject::Refusal {
+                status: $status,
+                rule: $rule,
+                why: $why,
+                fields: [$($fields,)? ""][0],
+            };
+        )*
         /// The whole table.
-        pub const TABLE: &[Reject] = &[$($name),*];
+        pub const TABLE: &[$crate::wire::reject::Reject] = &[$($name),*];
     };
 }
+pub(crate) use table;
 
-table! {
+self::table! {
     // The request line and the field lines.
     LONE_LF 400 "RFC 9112 §2.2" "a line ends with LF alone; end it with CR LF (with nc: `nc -C`)"
     LONE_CR 400 "RFC 9112 §2.2" "a CR stands without its LF; end lines with CR LF and put CR nowhere else"
@@ -54,36 +67,26 @@ table! {
     UNFINISHED 400 "WHATWG HTML, Parsing an event stream" "the last block has no blank line behind it, so no client would fire it; add one"
     NO_DATA 400 "WHATWG HTML, Parsing an event stream" "no block has a data field, so no client would fire it; add a line such as `data: hello`"
     SINCE 400 "tincan, ?since=" "since is no id; give one as an id field shows it (EPOCH-SEQ in a channel), or all"
-    PARAMETER 400 "tincan, POST" "a POST has no such query parameter here; mend it, or leave it out (a channel's are event, to, except and tap)"
-    TAP 400 "tincan, /lab" "a tap's name is 1 to 64 of A-Z a-z 0-9 _ -, and a tap is not tapped itself; mend it"
-    TO_EXCEPT 400 "tincan, ?to= and ?except=" "both ?to= and ?except= are given; leave one out"
+    NO_WING 400 "tincan, --version" "this build does not have what is asked for; leave it out, or run a build that has it"
+    PARAMETER 400 "tincan, POST" "a POST has no such query parameter here; mend it, or leave it out"
     WAIT 400 "tincan, ?wait=" "wait is no number of seconds from 0 to 300; give one"
-    // The opening handshake of a WebSocket.
-    UPGRADE_OPTION 400 "RFC 6455 §4.2.1" "the handshake's Connection field does not list `Upgrade`; send it, and let each proxy in between pass it on"
-    WS_KEY 400 "RFC 6455 §4.2.1" "Sec-WebSocket-Key is missing, there twice, or not 16 bytes in base64; send one, drawn at random"
-    SUBPROTOCOL 400 "RFC 6455 §4.3" "Sec-WebSocket-Protocol has a name that is no token; send `event-stream`, or leave the field out"
-    HANDSHAKE_METHOD 405 "RFC 6455 §4.2.1" "a WebSocket begins with a GET; send one, and publish with messages"
-    UPGRADE 426 "RFC 6455 §4.2.1" "the handshake has no `Upgrade: websocket` in HTTP/1.1; send it, and let each proxy in between pass it on"
-    WS_VERSION 426 "RFC 6455 §4.2.2" "only version 13 of WebSocket is spoken here; send one field line `Sec-WebSocket-Version: 13`"
     // Who may, and what there is.
-    PUBLISH_TOKEN 401 "RFC 9110 §15.5.2" "publishing needs a token here; give it as the password, with any user name, or as a Bearer token"
-    PUBLISH_UNKNOWN 401 "RFC 9110 §15.5.2" "this token is not known here, and publishing needs one; look for a typing error, or ask for another"
-    PUBLISH_RIGHT 401 "RFC 9110 §15.5.2" "this token is for reading alone; give one for publishing"
-    READ_TOKEN 401 "RFC 9110 §15.5.2" "reading needs a token here; give it as the password, with any user name, or as a Bearer token"
-    READ_UNKNOWN 401 "RFC 9110 §15.5.2" "this token is not known here, and reading needs one; look for a typing error, or ask for another"
-    READ_RIGHT 401 "RFC 9110 §15.5.2" "this token is for publishing alone; give one for reading"
+    PUBLISH_TOKEN 401 "RFC 9110 §15.5.2" "publishing needs a token here; give it as the password, with any user name, or as a Bearer token" => ASK_PUBLISH
+    PUBLISH_UNKNOWN 401 "RFC 9110 §15.5.2" "this token is not known here, and publishing needs one; look for a typing error, or ask for another" => ASK_PUBLISH
+    PUBLISH_RIGHT 401 "RFC 9110 §15.5.2" "this token is for reading alone; give one for publishing" => ASK_PUBLISH
+    READ_TOKEN 401 "RFC 9110 §15.5.2" "reading needs a token here; give it as the password, with any user name, or as a Bearer token" => ASK_READ
+    READ_UNKNOWN 401 "RFC 9110 §15.5.2" "this token is not known here, and reading needs one; look for a typing error, or ask for another" => ASK_READ
+    READ_RIGHT 401 "RFC 9110 §15.5.2" "this token is for publishing alone; give one for reading" => ASK_READ
     CROSS_SITE 403 "WHATWG Fetch, Origin header" "a page of another site may not publish here; allow its origin with --allow-origin"
-    NOBODY 404 "tincan, ?to= and ?except=" "no reader of this channel has this address; a reader's first line tells its own, and it ends with the connection"
-    NOT_FOUND 404 "tincan, URLs" "nothing is here; a channel's URL is a slash and its name, 1 to 64 of A-Z a-z 0-9 _ -, but not lab, lessons, assets, metrics or health"
+    NOT_FOUND 404 "tincan, URLs" "nothing is here; a channel's URL is a slash and its name, 1 to 64 of A-Z a-z 0-9 _ -, but none that is taken, such as metrics"
+    NO_WING_HERE 404 "tincan, --version" "this build does not have what stands here; run a build that has it"
     SLASH 404 "tincan, URLs" "no URL here ends with a slash, but for the first page's; leave it out"
-    NO_LESSON 404 "tincan, URLs" "there is no lesson of this name; GET /lessons for the list"
     NO_FILE 404 "tincan, URLs" "the pages have no file of this name; look for a typing error"
-    NO_SOCKET 404 "RFC 6455 §4.2.2" "a WebSocket is only to be had at a channel's URL; connect to one, such as /chat"
-    PAGE_METHOD 405 "RFC 9110 §15.5.6" "this can only be read; GET it, or POST to a channel, such as /chat"
-    CHANNEL_METHOD 405 "RFC 9110 §15.5.6" "a channel knows no such method; GET listens, POST publishes"
+    PAGE_METHOD 405 "RFC 9110 §15.5.6" "this can only be read; GET it, or POST to a channel, such as /chat" => ALLOW_PAGE
+    CHANNEL_METHOD 405 "RFC 9110 §15.5.6" "a channel knows no such method; GET listens, POST publishes" => ALLOW_CHANNEL
     MISDIRECTED 421 "RFC 9110 §15.5.20" "this server does not answer to that Host (DNS rebinding); name it with --host"
     // The media type of what is published.
-    CONTENT_CODING 415 "RFC 9110 §15.5.16" "the body has a content coding; send it as it is, without Content-Encoding"
+    CONTENT_CODING 415 "RFC 9110 §15.5.16" "the body has a content coding; send it as it is, without Content-Encoding" => "Accept-Encoding: identity\r\n"
     CHARSET 415 "WHATWG HTML, Server-sent events" "the charset is not UTF-8, as every event stream's is; convert the body"
     MULTIPART 415 "tincan, POST" "this is a form in several parts (`curl -F`); send the text itself, as with `curl -d` or `curl --data-binary @FILE`"
     // Limits.
@@ -96,17 +99,11 @@ table! {
     LOG_UNREADABLE 500 "tincan, --data" "the log cannot be read back; the server's standard error says why"
     METHOD 501 "RFC 9110 §9.1" "there is no such method here; use GET, HEAD, POST or OPTIONS, in capital letters"
     CODING 501 "RFC 9112 §6.1" "only the transfer coding chunked is known; send `chunked`, or Content-Length"
-    BEHIND 503 "tincan, ?to= and ?except=" "the reader of this address does not keep up; come back later"
-    CHANNELS 503 "tincan, --max-channels" "there are too many channels; use one that exists, or have the operator remove the files of some that nobody uses, raise --max-channels, or keep strangers out with --token-file"
-    CONNECTIONS 503 "tincan, --max-connections" "there are too many connections; come back later"
-    PLAYING 503 "tincan, 64 lessons at a time, 32 for one address" "no further lesson can be played now, or none for this address; come back later"
-    TAPS 503 "tincan, ?tap=" "there is no room for a further tap, or for a further one of this address; close lab pages that nobody needs, or come back later"
-    OPEN_LOGS 503 "tincan, --data" "as many channels are in use as there are descriptors for (`ulimit -n`); come back later"
-    LOG_CLOSED 503 "tincan, --data" "the channel's log is damaged or cannot be opened, so the channel is closed; the server's standard error says why"
-    LOG_SICK 503 "tincan, --data" "logs of these channels are damaged or cannot be read back; the server's standard error says why"
-    REDIS_AWAY 503 "tincan, --redis" "Redis does not answer, so nothing can be kept, and what was said elsewhere is not known; come back later"
-    REDIS_REFUSES 503 "tincan, --redis" "Redis refuses this, and nothing of it was kept; the server's standard error says why"
-    REDIS_LOST 503 "tincan, --redis" "Redis went away before it answered, and it is not known whether this was kept; read the channel before you send it again"
+    CHANNELS 503 "tincan, --max-channels" "there are too many channels; use one that exists, or have the operator remove the files of some that nobody uses, raise --max-channels, or keep strangers out with --token-file" => LATER
+    CONNECTIONS 503 "tincan, --max-connections" "there are too many connections; come back later" => LATER
+    OPEN_LOGS 503 "tincan, --data" "as many channels are in use as there are descriptors for (`ulimit -n`); come back later" => LATER
+    LOG_CLOSED 503 "tincan, --data" "the channel's log is damaged or cannot be opened, so the channel is closed; the server's standard error says why" => LATER
+    LOG_SICK 503 "tincan, --data" "logs of these channels are damaged or cannot be read back; the server's standard error says why" => LATER
     VERSION 505 "RFC 9110 §15.6.6" "only HTTP/1 is spoken here; use HTTP/1.1"
     DISK_FULL 507 "RFC 4918 §11.5" "there is no room, on the disk or in a file, and nothing of this was kept; make room, then send it again"
 }
@@ -116,33 +113,19 @@ impl Refusal {
     pub fn line(&self) -> String {
         format!("{} {}: {} ({})\n", self.status, reason(self.status), self.why, self.rule)
     }
-
-    /// The field line that the status asks for (RFC 9110 §10.2), with its CRLF; or nothing.
-    pub fn field(&self) -> &'static str {
-        match self {
-            PAGE_METHOD => ALLOW_PAGE,
-            CHANNEL_METHOD => ALLOW_CHANNEL,
-            HANDSHAKE_METHOD => "Allow: GET\r\n",
-            // Whoever sends `Upgrade` says so in `Connection` (RFC 9110 §7.8, §15.5.22; RFC 6455 §4.4).
-            Refusal { status: 426, .. } => "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n",
-            // RFC 7617 §2. A browser asks its user, and from then on sends what it was told; it keeps one token for each
-            // realm (RFC 9110 §11.5), so there are two.
-            PUBLISH_TOKEN | PUBLISH_UNKNOWN | PUBLISH_RIGHT => {
-                "WWW-Authenticate: Basic realm=\"tincan: publish\", charset=\"UTF-8\"\r\n"
-            }
-            Refusal { status: 401, .. } => "WWW-Authenticate: Basic realm=\"tincan: read\", charset=\"UTF-8\"\r\n",
-            CONTENT_CODING => "Accept-Encoding: identity\r\n",
-            // Who asks for an event stream is answered otherwise (`server.rs`), so the answer depends on `Accept`.
-            Refusal { status: 503, .. } => "Retry-After: 5\r\nVary: Accept\r\n",
-            _ => "",
-        }
-    }
 }
 
 /// What can be done to a page.
 pub const ALLOW_PAGE: &str = "Allow: GET, HEAD, OPTIONS\r\n";
 /// What can be done to a channel.
 pub const ALLOW_CHANNEL: &str = "Allow: GET, HEAD, POST, OPTIONS\r\n";
+/// When to come back. A client that asks for an event stream is answered otherwise (`route.rs`), so the answer depends on
+/// `Accept`.
+pub const LATER: &str = "Retry-After: 5\r\nVary: Accept\r\n";
+/// RFC 7617 §2. A browser asks its user, and from then on sends what it was told; it keeps one token for each realm (RFC
+/// 9110 §11.5), so there are two.
+const ASK_PUBLISH: &str = "WWW-Authenticate: Basic realm=\"tincan: publish\", charset=\"UTF-8\"\r\n";
+const ASK_READ: &str = "WWW-Authenticate: Basic realm=\"tincan: read\", charset=\"UTF-8\"\r\n";
 
 /// The reason phrase of a status code that this server sends (RFC 9110 §15; RFC 6585 §5 for 431).
 pub fn reason(status: u16) -> &'static str {

@@ -2,14 +2,15 @@
 
 use crate::harness::*;
 use crate::tokens;
-use crate::wings::websocket::frames::frame;
-use crate::wings::websocket::socket::{Ws, block};
+use crate::websocket::{Ws, block};
+use crate::ws::frame;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread::{scope, sleep};
 use std::time::Duration;
-use tincan::wire::reject::{self, BEHIND, NOBODY};
+use tincan::wire::reject::{self};
+use tincan::wings::address::{BEHIND, NOBODY};
 
 /// Opens a stream; returns it behind its prelude, with its address and the prelude's id.
 fn listen(server: &Tincan, path: &str) -> (Wire, String, String) {
@@ -268,7 +269,7 @@ fn an_address_is_a_readers_own_and_ends_with_it() {
             server.post_with(&format!("/a?except={wrong}"), "", "x").refused(NOBODY);
         }
     }
-    server.post_with(&format!("/a?to={own}&except={other}"), "", "x").refused(reject::TO_EXCEPT);
+    server.post_with(&format!("/a?to={own}&except={other}"), "", "x").refused(tincan::wings::address::TO_EXCEPT);
     assert_eq!(server.metric("tincan_events_total"), Some(0), "nothing of it was published");
     // A poll has none, finished or waiting.
     let polled = server.get("/a?wait=0").text();

@@ -4,6 +4,8 @@ use crate::harness::*;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 use tincan::Config;
+use tincan::config::Further;
+use tincan::wings::redis::resp::Address;
 use tincan::flags::{Command as Asked, parse};
 
 fn tincan(args: &[&str]) -> Output {
@@ -135,6 +137,8 @@ fn flags_win_over_the_environment_and_that_over_port() {
             ("TINCAN_RETRY", "3"),
         ],
     );
+    let mut further = Further::default();
+    further.set("trace", "1");
     let expected = Config {
         history: 2048,
         retry: 7,
@@ -145,7 +149,7 @@ fn flags_win_over_the_environment_and_that_over_port() {
         max_channels: 6,
         hosts: vec!["b.example".into()],
         origins: vec!["https://a.example".into(), "https://b.example".into()],
-        trace: true,
+        further,
         quiet: true,
         ..Config::default()
     };
@@ -156,7 +160,8 @@ fn flags_win_over_the_environment_and_that_over_port() {
 #[test]
 fn a_redis_is_named_by_flag_or_environment_and_a_value_that_will_not_do_is_not_shown() {
     let redis = |args: &[&str], env: &[(&str, &str)]| {
-        ask(args, env).unwrap().redis.map(|a| (a.host, a.port, a.user, a.password, a.database))
+        let config = ask(args, env).unwrap();
+        config.further.get("redis").and_then(Address::parse).map(|a| (a.host, a.port, a.user, a.password, a.database))
     };
     let at = |host: &str| Some((host.to_string(), 6379, String::new(), String::new(), 0));
     let env = ("TINCAN_REDIS", "redis://ann:%73ecret@away.example:7000/2");
@@ -211,7 +216,7 @@ fn the_server_starts_while_redis_is_away_and_says_so_without_the_password() {
         let away = format!("tincan: redis: {closed}: away: Connection refused");
         eventually("it says that Redis is away", || server.stderr().contains(&away));
         let answer = server.post_with("/kitchen", "", "soup");
-        answer.refused(tincan::wire::reject::REDIS_AWAY);
+        answer.refused(tincan::wings::redis::cluster::REDIS_AWAY);
         assert_eq!((answer.field("retry-after"), server.get("/health").status), (Some("5"), 503));
         let metrics = server.get("/metrics").text();
         assert!(metrics.contains("\ntincan_redis_connected 0\n"), "{metrics}");

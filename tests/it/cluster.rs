@@ -1,9 +1,9 @@
 //! Nodes that share one Redis, while all goes well: CONTRACT section 9. What goes wrong is in `outage.rs`.
 
 use crate::harness::*;
-use crate::wings::redis::pipe::*;
-use crate::wings::websocket::frames::text;
-use crate::wings::websocket::socket::Ws;
+use crate::redis::*;
+use crate::websocket::Ws;
+use crate::ws::text;
 use std::collections::BTreeSet;
 use std::process::Command;
 use std::thread::scope;

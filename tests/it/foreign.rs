@@ -1,11 +1,11 @@
 //! What a foreign program puts into a stream, and what one POST is made of, harms no other channel.
 
+use crate::cluster::{poll, post_stream};
 use crate::growth::own;
 use crate::harness::*;
 use crate::outage::{Told, answer};
+use crate::redis::*;
 use crate::small::release;
-use crate::wings::redis::cluster::{poll, post_stream};
-use crate::wings::redis::pipe::*;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::{scope, sleep};

@@ -3,8 +3,8 @@
 //! Chunks are looked at here as they come; all other tests read what they hold (`Wire`).
 
 use crate::harness::*;
-use crate::wings::websocket::frames::{closing, frame, ping};
-use crate::wings::websocket::socket::{Ws, block};
+use crate::websocket::{Ws, block};
+use crate::ws::{closing, frame, ping};
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;

@@ -6,10 +6,10 @@
 
 use crate::faults::works;
 use crate::harness::*;
-use crate::wings::redis::pipe::{Redis, Value};
-use crate::wings::trace::watch::none;
-use crate::wings::websocket::frames::{fragments, frame, ping};
-use crate::wings::websocket::socket::Ws;
+use crate::redis::{Redis, Value};
+use crate::trace::none;
+use crate::websocket::Ws;
+use crate::ws::{fragments, frame, ping};
 use std::collections::HashMap;
 use std::fs;
 use std::hint::black_box;
@@ -20,14 +20,14 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::thread::{scope, sleep};
 use std::time::Duration;
-use tincan::channel::framing::Framing;
-use tincan::channel::subscriber::{Slot, Subscriber};
+use tincan::wire::event::{Event, parse};
+use tincan::wings::trace::explain::Explainer;
+use tincan::wire::chunked::Chunked;
+use tincan::wire::http::{HeadEnd, Request};
 use tincan::wings::redis::resp;
 use tincan::wings::redis::stream::Entry;
-use tincan::wings::trace::explain::Explainer;
+use tincan::channel::subscriber::{Slot, Subscriber};
 use tincan::wings::websocket::frames::Parser;
-use tincan::wire::event::{Event, parse};
-use tincan::wire::http::{Chunked, HeadEnd, Request};
 
 /// How often each length is measured at most.
 const RUNS: usize = 6;
@@ -522,15 +522,14 @@ fn what_is_for_one_alone_and_is_read_bit_by_bit() {
         let stream = TcpStream::from(OwnedFd::from(server));
         stream.set_nonblocking(true).unwrap();
         let slot = Slot::take(&Default::default()).0;
-        let framing = Framing::Chunks;
         let mut sub = Subscriber {
             stream,
             pos: 0,
             more: None,
-            due: 0,
+            tried: 0,
             key: 0,
             stalls: 0,
-            framing,
+            chunked: true,
             gone: None,
             shut: false,
             slot,

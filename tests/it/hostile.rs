@@ -3,7 +3,7 @@
 //! A connection is reset by closing it with bytes unread, for std cannot set SO_LINGER.
 
 use crate::harness::*;
-use crate::wire::http;
+use crate::http;
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};

@@ -5,7 +5,7 @@
 
 use crate::harness::*;
 use crate::hostile::status;
-use crate::wings::redis::pipe::Redis;
+use crate::redis::Redis;
 use std::io::{BufReader, Write, copy};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Command;
@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread::{Builder, scope, sleep, spawn};
 use std::time::{Duration, Instant};
-use tincan::wings::redis::resp::read;
 use tincan::wire::id::Id;
-use tincan::wire::reject::{REDIS_AWAY, REDIS_LOST, REDIS_REFUSES};
+use tincan::wings::redis::cluster::{REDIS_AWAY, REDIS_LOST, REDIS_REFUSES};
+use tincan::wings::redis::resp::read;
 
 /// What no answer and no line may show.
 const PASSWORD: &str = "s3cr3t:@/word";

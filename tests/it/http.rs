@@ -2,7 +2,12 @@
 
 use crate::harness::*;
 use std::time::{Duration, Instant};
-use tincan::wire::reject::{self, Reject};
+use tincan::wings::address::{BEHIND, NOBODY, TO_EXCEPT};
+use tincan::wings::lab::taps::{TAP, TAPS};
+use tincan::wings::lessons::{NO_LESSON, PLAYING};
+use tincan::wings::redis::cluster::{REDIS_AWAY, REDIS_LOST, REDIS_REFUSES};
+use tincan::wings::websocket::handshake::{HANDSHAKE_METHOD, NO_SOCKET, SUBPROTOCOL, UPGRADE, UPGRADE_OPTION, WS_KEY, WS_VERSION};
+use tincan::wire::reject::{self, *};
 
 const HOST: &str = "Host: localhost\r\n";
 
@@ -397,7 +402,7 @@ fn every_answer_says_how_long_it_may_be_kept() {
 
 /// The rest of the table, which needs more than one request: by name, for the tests that refuse with it are looked for.
 macro_rules! elsewhere {
-    ($($name:ident)*) => { [$((stringify!($name), reject::$name)),*] };
+    ($($name:ident)*) => { [$((stringify!($name), $name)),*] };
 }
 
 #[test]

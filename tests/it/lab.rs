@@ -2,7 +2,7 @@
 
 use crate::browser::string;
 use crate::harness::*;
-use crate::wings::websocket::socket::Ws;
+use crate::websocket::Ws;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 use tincan::wire::reject;
@@ -134,7 +134,7 @@ fn a_tap_does_not_tell_of_a_request_that_came_together_with_its_own() {
 #[test]
 fn a_tap_is_not_tapped_itself() {
     let server = Tincan::start(&[]);
-    server.get("/lab/k?tap=k").refused(reject::TAP); // it would tell of its own telling, for ever
+    server.get("/lab/k?tap=k").refused(tincan::wings::lab::taps::TAP); // it would tell of its own telling, for ever
 }
 
 #[test]
@@ -305,11 +305,11 @@ fn more_taps_than_there_are_places_are_told_so() {
     let server = Tincan::start(&["--quiet"]);
     let tapped = |key: &str| server.ask(format!("GET /a?tap={key} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
     let mut taps: Vec<_> = (0..128).map(|_| server.listen("/a?tap=k", "").0).collect();
-    tapped("k").refused(reject::TAPS);
+    tapped("k").refused(tincan::wings::lab::taps::TAPS);
     let mut stream = server.connect();
     stream.send("GET /a?tap=k HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
     assert!(stream.until(b"\r\n\r\n").starts_with("HTTP/1.1 200 OK\r\n"), "an EventSource is kept alive");
-    stream.expect(format!(": {}\nretry: ", reject::TAPS.why));
+    stream.expect(format!(": {}\nretry: ", tincan::wings::lab::taps::TAPS.why));
     assert_eq!(server.get("/health").status, 200);
     taps.pop();
     eventually("there is a place again", || server.get("/health?tap=k").status == 200);
@@ -333,8 +333,8 @@ fn a_key_that_nobody_uses_gives_way_to_another() {
         }
         pages.len() == 63
     });
-    server.get("/lab/other").refused(reject::TAPS);
-    server.get("/health?tap=other").refused(reject::TAPS);
+    server.get("/lab/other").refused(tincan::wings::lab::taps::TAPS);
+    server.get("/health?tap=other").refused(tincan::wings::lab::taps::TAPS);
     assert!(first.block().contains("GET /health?tap=first "));
     pages.pop();
     eventually("there is a place again", || server.get("/health?tap=other").status == 200);

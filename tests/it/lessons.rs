@@ -7,11 +7,12 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{ChildStdout, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
-use tincan::channel::framing::Framing;
-use tincan::wings::lessons::script::{LESSONS, Lesson, Script, Step, parse, parts, says};
-use tincan::wings::websocket::frames;
+use tincan::channel::framing::chunked;
 use tincan::wire::http;
-use tincan::wire::reject::{NO_LESSON, PAGE_METHOD, PLAYING, SINCE};
+use tincan::wings::lessons::script::{LESSONS, Lesson, Script, Step, parse, parts, says};
+use tincan::wire::reject::{PAGE_METHOD, SINCE};
+use tincan::wings::lessons::{NO_LESSON, PLAYING};
+use tincan::wings::websocket::frames as ws;
 
 /// What EventSource fires for each lesson: `open`, `type|data|lastEventId` (LF as `/`, a time as `TIME`) and
 /// `error|readyState`. The test closes it after the last of them, except where nothing may follow for ever (`PAUSED` and
@@ -649,7 +650,7 @@ fn a_lesson_is_played_for_ten_minutes_at_most() {
     let script = Script { time: Duration::from_millis(250), ..parse(": pace: 100 ms\n\n{repeat}", b"").unwrap() };
     // It would fill this after some seconds, which is an error. It ends in good order, with the last chunk.
     let (mut room, begin) = ([0; 500], Instant::now());
-    script.play(Framing::Chunks, &mut &mut room[..]).unwrap();
+    script.play(chunked(true), &mut &mut room[..]).unwrap();
     let sent = str::from_utf8(&room).unwrap().trim_end_matches('\0');
     assert_eq!(sent.replace("10\r\n: pace: 100 ms\n\n\r\n", ""), "0\r\n\r\n");
     assert!(begin.elapsed() > Duration::from_millis(250), "{:?}", begin.elapsed());

@@ -321,7 +321,7 @@ fn number_of(text: &str, name: &str) -> u64 {
 
 #[test]
 fn what_is_drawn_lies_within_its_share() {
-    let drawn: Vec<u64> = (0..200).map(|_| tincan::channel::state::jitter(10_000, 10)).collect();
+    let drawn: Vec<u64> = (0..200).map(|_| tincan::system::time::jitter(10_000, 10)).collect();
     assert!(drawn.iter().all(|n| (9_000..=11_000).contains(n)), "{drawn:?}");
     assert!(drawn.iter().any(|n| *n < 9_700) && drawn.iter().any(|n| *n > 10_300), "{drawn:?}");
 }

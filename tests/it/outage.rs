@@ -1,19 +1,20 @@
 //! What goes wrong between nodes and their Redis: it is killed, hangs, forgets, is replaced, refuses; an answer is lost.
 
+use crate::cluster::{poll, post_stream};
 use crate::harness::*;
-use crate::wings::redis::cluster::{poll, post_stream};
-use crate::wings::redis::pipe::*;
-use crate::wings::websocket::frames::text;
-use crate::wings::websocket::socket::Ws;
+use crate::redis::*;
+use crate::websocket::Ws;
+use crate::ws::text;
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread::scope;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tincan::wings::redis::pipe::ANSWER;
 use tincan::wire::id::Id;
-use tincan::wire::reject::{REDIS_AWAY, REDIS_LOST, REDIS_REFUSES, Reject};
+use tincan::wings::redis::pipe::ANSWER;
+use tincan::wire::reject::{Reject};
+use tincan::wings::redis::cluster::{REDIS_AWAY, REDIS_LOST, REDIS_REFUSES};
 
 const STREAM: &str = "Accept: text/event-stream\r\n"; // as EventSource asks for it
 /// How long a node tries to do what a publisher asks for, at least (`cluster.rs`).

@@ -1,7 +1,7 @@
 //! What the README shows is true: its commands run, its transcript is what the wire carries, its claims have tests.
 
 use crate::harness::*;
-use crate::wings::trace::watch;
+use crate::trace;
 use std::fs::{read_dir, read_to_string};
 use std::io::Read;
 use std::process::{Command, Stdio};

@@ -8,7 +8,7 @@
 
 use crate::harness::*;
 use crate::outage::{Told, told};
-use crate::wings::redis::pipe::*;
+use crate::redis::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -1,7 +1,7 @@
 //! What goes to standard error: each line, or lines that belong together, in one write.
 
 use crate::harness::*;
-use crate::wings::redis::pipe::Redis;
+use crate::redis::Redis;
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write, pipe};
 use std::net::TcpListener;

@@ -1,8 +1,8 @@
 //! `--trace`: what each line is, that no token is ever shown, and that nothing reaches a terminal but text.
 
 use crate::harness::*;
+use crate::lessons::{Played, played};
 use crate::tokens::encode;
-use crate::wings::lessons::script::{Played, played};
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;

@@ -5,19 +5,19 @@ use crate::browser::{driver, url};
 use crate::faults::{shell, works};
 use crate::harness::*;
 use crate::hostile::descriptors;
-use crate::wings::lab::taps::{Told, told};
-use crate::wings::trace::watch::{ended, explained, none, shown, traced};
-use crate::wings::websocket::frames::{Case, Reaction, SMALL, cases, closing, frame, judge, ping, random_bytes, text};
+use crate::lab::{Told, told};
+use crate::trace::{ended, explained, none, shown, traced};
+use crate::ws::{Case, Reaction, SMALL, cases, closing, frame, judge, ping, random_bytes, text};
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread::scope;
 use std::time::{Duration, Instant};
-use tincan::wings::trace::secrets::Secrets;
-use tincan::wings::websocket::frames::{BINARY_DATA, Failure, TOO_LONG};
 use tincan::wire::event::json;
 use tincan::wire::reject::{self, Reject};
+use tincan::wings::trace::secrets::Secrets;
+use tincan::wings::websocket::frames::{BINARY_DATA, Failure, TOO_LONG};
 
 /// Connections of the runner at a time.
 const WORKERS: usize = 8;
@@ -350,20 +350,20 @@ fn a_handshake_that_breaks_a_rule_is_refused_and_the_connection_goes_on() {
         |name: &str| asked.lines().filter(|line| !line.starts_with(name)).map(|l| format!("{l}\r\n")).collect();
     let with = |from: &str, to: &str| asked.replace(from, to);
     let cases: [(String, Reject); 18] = [
-        (with("GET", "POST"), reject::HANDSHAKE_METHOD),
-        (with("GET", "PUT"), reject::HANDSHAKE_METHOD),
-        (with("GET", "OPTIONS"), reject::HANDSHAKE_METHOD),
-        (without("Upgrade"), reject::UPGRADE),
-        (with("Upgrade: websocket", "Upgrade: h2c"), reject::UPGRADE),
-        (without("Connection"), reject::UPGRADE_OPTION),
-        (with("Connection: Upgrade", "Connection: keep-alive"), reject::UPGRADE_OPTION),
-        (without("Sec-WebSocket-Version"), reject::WS_VERSION),
-        (with("Version: 13", "Version: 8"), reject::WS_VERSION),
-        (with("Version: 13\r\n", "Version: 13\r\nSec-WebSocket-Version: 8\r\n"), reject::WS_VERSION),
-        (without("Sec-WebSocket-Key"), reject::WS_KEY),
-        (with("ZQ==", "ZQ="), reject::WS_KEY),
-        (with("ZQ==\r\n", "ZQ==\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"), reject::WS_KEY),
-        (handshake("/a", "Sec-WebSocket-Protocol: a b\r\n"), reject::SUBPROTOCOL),
+        (with("GET", "POST"), tincan::wings::websocket::handshake::HANDSHAKE_METHOD),
+        (with("GET", "PUT"), tincan::wings::websocket::handshake::HANDSHAKE_METHOD),
+        (with("GET", "OPTIONS"), tincan::wings::websocket::handshake::HANDSHAKE_METHOD),
+        (without("Upgrade"), tincan::wings::websocket::handshake::UPGRADE),
+        (with("Upgrade: websocket", "Upgrade: h2c"), tincan::wings::websocket::handshake::UPGRADE),
+        (without("Connection"), tincan::wings::websocket::handshake::UPGRADE_OPTION),
+        (with("Connection: Upgrade", "Connection: keep-alive"), tincan::wings::websocket::handshake::UPGRADE_OPTION),
+        (without("Sec-WebSocket-Version"), tincan::wings::websocket::handshake::WS_VERSION),
+        (with("Version: 13", "Version: 8"), tincan::wings::websocket::handshake::WS_VERSION),
+        (with("Version: 13\r\n", "Version: 13\r\nSec-WebSocket-Version: 8\r\n"), tincan::wings::websocket::handshake::WS_VERSION),
+        (without("Sec-WebSocket-Key"), tincan::wings::websocket::handshake::WS_KEY),
+        (with("ZQ==", "ZQ="), tincan::wings::websocket::handshake::WS_KEY),
+        (with("ZQ==\r\n", "ZQ==\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"), tincan::wings::websocket::handshake::WS_KEY),
+        (handshake("/a", "Sec-WebSocket-Protocol: a b\r\n"), tincan::wings::websocket::handshake::SUBPROTOCOL),
         (handshake("/a?since=x", ""), reject::SINCE),
         (handshake("/a?event=%0a", ""), reject::EVENT_NAME),
         (handshake("/nothing/here", ""), reject::NOT_FOUND),
@@ -387,7 +387,7 @@ fn a_handshake_that_breaks_a_rule_is_refused_and_the_connection_goes_on() {
         assert_eq!(field("sec-websocket-accept"), None, "{request:?}");
     }
     // In HTTP/1.0 there is no such thing; a HEAD has no body in its answer.
-    server.ask(with("HTTP/1.1", "HTTP/1.0")).refused(reject::UPGRADE);
+    server.ask(with("HTTP/1.1", "HTTP/1.0")).refused(tincan::wings::websocket::handshake::UPGRADE);
     wire.send(with("GET", "HEAD"));
     assert!(wire.until(b"\r\n\r\n").starts_with("HTTP/1.1 405 "));
     // What is no channel knows no WebSocket (§4.2.2), whatever else the handshake says.
@@ -403,13 +403,13 @@ fn a_handshake_that_breaks_a_rule_is_refused_and_the_connection_goes_on() {
         "/lessons/fields.txt",
     ] {
         wire.send(handshake(path, ""));
-        wire.response().refused(reject::NO_SOCKET);
+        wire.response().refused(tincan::wings::websocket::handshake::NO_SOCKET);
         wire.send(handshake(path, "Accept: text/event-stream\r\n"));
-        wire.response().refused(reject::NO_SOCKET);
+        wire.response().refused(tincan::wings::websocket::handshake::NO_SOCKET);
     }
     for path in ["/health", "/lab"] {
         wire.send(handshake(path, "").replace("Version: 13", "Version: 8"));
-        wire.response().refused(reject::NO_SOCKET);
+        wire.response().refused(tincan::wings::websocket::handshake::NO_SOCKET);
     }
     // Another protocol is not meant.
     wire.send(handshake("/health", "").replace("websocket", "h2c").replace("Sec-WebSocket-Key", "X-Key"));

@@ -3,10 +3,11 @@
 
 use crate::harness::Random;
 use std::collections::BTreeMap;
-use tincan::wings::websocket::frames::{self, *};
-use tincan::wings::websocket::sha1;
 use tincan::wire::http::Request;
 use tincan::wire::reject::*;
+use tincan::wings::websocket::sha1;
+use tincan::wings::websocket::frames::{self as ws, *};
+use tincan::wings::websocket::handshake::*;
 
 /// The limit of a message for which the table is made: the default of `--max-body`.
 pub const MAX: usize = 64 << 10;
@@ -871,10 +872,10 @@ fn a_handshake_that_breaks_a_rule_is_refused_by_its_name() {
     }
     // The status codes have the fields that go with them (RFC 9110 §15.5.6, §15.5.22; RFC 6455 §4.4).
     for reject in [UPGRADE, WS_VERSION] {
-        assert_eq!(reject.field(), "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n");
+        assert_eq!(reject.fields, "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n");
         assert!(reject.line().starts_with("426 Upgrade Required: "));
     }
-    assert_eq!(HANDSHAKE_METHOD.field(), "Allow: GET\r\n");
+    assert_eq!(HANDSHAKE_METHOD.fields, "Allow: GET\r\n");
     assert_eq!(reason(101), "Switching Protocols");
 }
 

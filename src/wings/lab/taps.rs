@@ -1,18 +1,4 @@
-//! The wire lab's server side: a channel of its own for what is said on a connection.
-//!
-//! `GET /kitchen?tap=KEY` is answered as ever, and each byte of that exchange is also an event in the channel `/lab/KEY`
-//! (`trace.rs`): the page listens to both. `POST /lab/KEY` pulls the plug: the connections of that tap end at once, in the
-//! middle of whatever they were saying.
-//!
-//! ```text
-//! event: in
-//! data: {"connection":7,"at":1763654400123.456,"bytes":"GET /kitchen?tap=x HTTP/1.1\r\nHost: …"}
-//! ```
-//!
-//! `in` is what the client sent, `out` what it was sent, each as it was read or written; at last comes `end`, as soon as
-//! the server has said all or the plug is pulled. `at` is in milliseconds since 1970. In `bytes` each character stands for
-//! one byte, so that all of them survive JSON. If more is said than can be told, `lost` says how many bytes of that
-//! connection are missing here: in `bytes`, as a number.
+//! Taps: what is said on a connection becomes events of a channel.
 //!
 //! Whoever writes to a tapped connection, the pump above all, copies the bytes into a queue and goes on. One thread
 //! makes events of them, a few milliseconds later, so that a busy connection seldom has to wake it.
@@ -20,18 +6,21 @@
 //! Such a channel is kept in memory, and forgotten soon after the page has gone. Whoever knows the key can read along;
 //! the page draws it at random, and it stands in no list.
 //!
-//! Limits: `MOST`, `PIECE`, `QUEUE`; `hub.rs` has those of the channels. A tap holds a second descriptor for its socket,
+//! Limits: `MOST`, `PIECE`, `QUEUE`, `KEYS`, `HISTORY`. A tap holds a second descriptor for its socket,
 //! and so it counts as a second connection.
 
-use crate::channel::duplex::lock;
-use crate::channel::hub::{Hub, start};
-use crate::channel::state::{Channel, Numbers};
+use crate::channel::hub::{Hub, Plan};
+use crate::channel::publish::Numbers;
+use crate::channel::state::Channel;
 use crate::channel::subscriber::Slot;
+use crate::channel::watch::Watch;
+use crate::config::Config;
+use crate::server::doors::Desk;
 use crate::system::limits::Places;
-use crate::wings::trace::watch::Tap;
+use crate::system::threads::{lock, start};
 use crate::wire::event::{Event, json};
-use crate::wire::reject::{CONNECTIONS, Reject, TAPS};
-use std::io::{self, Write};
+use crate::wire::reject::{CONNECTIONS, LATER, Reject, table};
+use std::io;
 use std::mem::take;
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -39,6 +28,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::{Thread, park, sleep};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// Limit: channels of the lab. One that nobody reads, and into which nothing is told, gives way to a new one.
+const KEYS: usize = 64;
+/// Limit: bytes kept of each, in place of `--history`.
+const HISTORY: usize = 64 << 10;
 /// Limit: connections with a tap, at a time; half of them for one client's address.
 const MOST: usize = 256;
 /// Limit: bytes that are told at a time.
@@ -48,6 +41,11 @@ const QUEUE: usize = 512 << 10;
 const BESIDE: usize = size_of::<Piece>() + 16;
 /// How long pieces gather that are told together, so that a busy connection seldom has to wake who tells them.
 const GATHER: Duration = Duration::from_millis(5);
+
+table! {
+    TAP 400 "tincan, /lab" "a tap's name is 1 to 64 of A-Z a-z 0-9 _ -, and a tap is not tapped itself; mend it"
+    TAPS 503 "tincan, ?tap=" "there is no room for a further tap, or for a further one of this address; close lab pages that nobody needs, or come back later" => LATER
+}
 
 /// What is to be told.
 struct Piece {
@@ -88,14 +86,14 @@ struct Queue {
 struct Line {
     connection: u64,
     channel: Arc<Channel>,
-    lab: Arc<Lab>,
+    taps: Arc<Taps>,
     lost: usize, // bytes that were not told, and that nobody was told of
 }
 
 impl Line {
     fn tell(&mut self, name: &'static str, bytes: &[u8]) {
         let size = BESIDE + bytes.len();
-        let mut queue = lock(&self.lab.queue);
+        let mut queue = lock(&self.taps.queue);
         // The end is told in any case: it comes once for each tap.
         if queue.bytes + size > QUEUE && !bytes.is_empty() {
             self.lost += bytes.len();
@@ -111,7 +109,7 @@ impl Line {
             lost: take(&mut self.lost),
         });
         drop(queue);
-        self.lab.teller.unpark();
+        self.taps.teller.unpark();
     }
 }
 
@@ -121,43 +119,60 @@ impl Drop for Line {
     }
 }
 
-/// A tap's key, and the socket of its connection, which counts; its tap, until the end is told.
-type Plug = (Box<str>, TcpStream, Slot, Mutex<Option<Line>>);
+/// A tapped connection: the key of its tap, its socket, which counts, and its line until the end is told.
+struct Plug {
+    key: Box<str>,
+    stream: TcpStream,
+    _slot: Slot,
+    line: Mutex<Option<Line>>,
+}
 
 fn tell(line: &mut Option<Line>, name: &'static str, bytes: &[u8]) {
     line.iter_mut().for_each(|line| bytes.chunks(PIECE).for_each(|piece| line.tell(name, piece)));
 }
 
-impl Tap for Arc<Plug> {
-    fn heard(&self, bytes: &[u8]) {
-        tell(&mut lock(&self.3), "in", bytes);
+/// Watches a connection for a tap.
+struct Tap(Arc<Plug>);
+
+impl Watch for Tap {
+    fn body(&mut self, bytes: &[u8]) {
+        tell(&mut lock(&self.0.line), "in", bytes);
     }
 
-    fn write(&self, mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-        let mut line = lock(&self.3); // so that the end is not told between the two
-        let taken = stream.write(bytes)?;
+    fn send(&mut self, bytes: &[u8], write: &mut dyn FnMut() -> io::Result<usize>) -> io::Result<usize> {
+        let mut line = lock(&self.0.line); // so that the end is not told between the two
+        let taken = write()?;
         tell(&mut line, "out", bytes.get(..taken).unwrap_or_default());
         Ok(taken)
+    }
+
+    fn answered(&mut self) -> bool {
+        false
     }
 }
 
 /// The tapped connections.
-pub struct Lab {
-    hub: Arc<Hub>,
+pub struct Taps {
+    /// The channels of the lab.
+    pub hub: Arc<Hub>,
     count: AtomicU64,
     plugs: Places<Plug>,
     queue: Arc<Mutex<Queue>>,
     teller: Thread,
 }
 
-impl Lab {
-    /// No taps yet, but the thread that tells what they hear.
+impl Taps {
+    /// No taps yet, but the channels, and the thread that tells what taps hear.
     ///
     /// # Errors
-    /// If it cannot be started.
-    pub fn new(hub: Arc<Hub>) -> io::Result<Arc<Lab>> {
+    /// If a thread cannot be started.
+    pub fn new(config: &Config) -> io::Result<Arc<Taps>> {
+        let forget = config.forget / 60;
+        let config = Config { data: None, history: HISTORY, max_channels: KEYS, forget, ..config.clone() };
+        let hub = Hub::new(config, Plan { yields: true, ..Plan::default() })?;
         let queue = Arc::<Mutex<Queue>>::default();
-        let (told, waiting) = (hub.clone(), queue.clone());
+        let told = hub.clone();
+        let waiting = queue.clone();
         let tell = move || {
             loop {
                 park();
@@ -167,34 +182,35 @@ impl Lab {
             }
         };
         let teller = start("taps", Box::new(tell))?;
-        Ok(Arc::new(Lab { hub, count: AtomicU64::new(1), plugs: Places(Mutex::default()), queue, teller }))
+        Ok(Arc::new(Taps { hub, count: AtomicU64::new(1), plugs: Places(Mutex::default()), queue, teller }))
     }
 
-    /// A tap on this connection, for the channel of this key. `most`: connections at a time.
+    /// A tap on this connection, for the channel of this key.
     ///
     /// # Errors
     /// [`CONNECTIONS`] or [`TAPS`] if it is one too many.
-    pub fn tap(self: &Arc<Lab>, most: usize, key: &str, stream: &TcpStream) -> Result<Box<dyn Tap>, Reject> {
-        let (slot, number) = self.hub.connect();
-        let plug = stream.try_clone().ok().filter(|_| number <= most).ok_or(CONNECTIONS)?;
-        let plug = self.plugs.take(MOST, stream, (key.into(), plug, slot, Mutex::default())).ok_or(TAPS)?;
+    pub fn tap(self: &Arc<Taps>, desk: &Desk, key: &str, stream: &TcpStream) -> Result<Box<dyn Watch>, Reject> {
+        let _slot = desk.further()?;
+        let own = stream.try_clone().map_err(|_| CONNECTIONS)?;
+        let plug = Plug { key: key.into(), stream: own, _slot, line: Mutex::default() };
+        let plug = self.plugs.take(MOST, stream, plug).ok_or(TAPS)?;
         if lock(&self.queue).bytes > QUEUE {
             return Err(TAPS); // the ends of those that there were are still to be told
         }
         let connection = self.count.fetch_add(1, Relaxed);
-        let channel = self.hub.channel(&format!("lab/{key}"))?;
-        *lock(&plug.3) = Some(Line { connection, channel, lab: self.clone(), lost: 0 });
-        Ok(Box::new(plug))
+        let channel = self.hub.channel(&format!("lab/{key}")).map_err(|_| TAPS)?;
+        *lock(&plug.line) = Some(Line { connection, channel, taps: self.clone(), lost: 0 });
+        Ok(Box::new(Tap(plug)))
     }
 
     /// Pulls the plug of the connections of this key: for their taps this is the end, whenever those that use them notice.
     /// Returns how many there were.
     pub fn cut(&self, key: &str) -> usize {
         let plugs = lock(&self.plugs.0); // no other tap begins before the ends are told
-        let own = plugs.iter().filter_map(|place| place.1.upgrade()).filter(|plug| *plug.0 == *key);
+        let own = plugs.iter().filter_map(|place| place.1.upgrade()).filter(|plug| *plug.key == *key);
         own.filter(|plug| {
-            let cut = plug.1.shutdown(Shutdown::Both); // a write that waits, and has us wait, is over then
-            lock(&plug.3).take().is_some() && cut.is_ok()
+            let cut = plug.stream.shutdown(Shutdown::Both); // a write that waits, and has us wait, is over then
+            lock(&plug.line).take().is_some() && cut.is_ok()
         })
         .count()
     }

@@ -21,16 +21,14 @@
 //! To HTTP/1.1 what is sent between two pauses is a chunk (RFC 9112 §7.1). The last chunk says that the lesson is over, or its
 //! time is: there is none at `{cut}`.
 //!
-//! Limits: [`PLAYERS`], `PLAY_TIME`; `connection.rs` bounds each write.
+//! Limits: `PLAY_TIME`; `connection.rs` bounds each write.
 
-use crate::channel::framing::Framing;
+use crate::channel::framing::Framed;
 use crate::wire::http;
 use std::io::{self, Write};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Limit: lessons that are played at a time, each by its connection's own thread; half of them for one client's address.
-pub const PLAYERS: usize = 64;
 /// Limit: how long a lesson is played. EventSource then comes back by itself.
 const PLAY_TIME: Duration = Duration::from_secs(600);
 
@@ -93,7 +91,7 @@ impl Script {
     ///
     /// # Errors
     /// Where the client is gone, or does not read.
-    pub fn play(&self, framing: Framing, out: &mut impl Write) -> io::Result<()> {
+    pub fn play(&self, framing: Framed, out: &mut impl Write) -> io::Result<()> {
         let end = Instant::now() + self.time;
         let mut at = 0;
         let mut said = Vec::new(); // up to a pause all is one write, and one chunk
@@ -193,17 +191,4 @@ pub fn parts(text: &str) -> (&str, &str) {
 /// What a part says: its first comment `: WHAT: …`.
 pub fn says<'a>(text: &'a str, what: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(": ")?.strip_prefix(what)?.strip_prefix(": "))
-}
-
-/// The list of the lessons, as a text.
-pub fn list() -> String {
-    let mut out = String::from(
-        "Lessons: play one to `curl -N` or to an EventSource. With .txt behind its name it is a file, not played.\n\n",
-    );
-    for Lesson { name, text } in LESSONS {
-        let (english, chinese) = parts(text);
-        let title = |part| says(part, "lesson").unwrap_or_default();
-        out += &format!("/lessons/{name:<20} {} · {}\n", title(english), title(chinese));
-    }
-    out
 }

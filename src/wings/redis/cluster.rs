@@ -19,27 +19,36 @@
 //! smallest one counts, and nobody waits for a node that is slower than the publishers of the others. Nobody is told of an
 //! entry that was deleted (`XDEL`) before a node had read it.
 
-use crate::channel::duplex::lock;
-use crate::channel::state::{Channel, STACK};
-use crate::flags::Config;
+use crate::channel::publish::{For, Numbers};
+use crate::channel::state::Channel;
+use crate::config::Config;
 use crate::log::positions::{From, Gap, Log};
 use crate::log::writer::Writer;
-use crate::system::report::report;
+use crate::server::doors::Desk;
+use crate::system::report::{report, visible};
+use crate::system::threads::{STACK, lock};
 use crate::wings::redis::pipe::{Failed, Pipe};
 use crate::wings::redis::resp::{Address, Reply, command};
 use crate::wings::redis::stream::{self, Entry, above, below, field, id, id_of, is_whole, key, removed};
-use crate::wings::trace::secrets::{shown, visible};
+
 use crate::wire::event::Event;
 use crate::wire::id::Id;
-use crate::wire::reject::{REDIS_AWAY, REDIS_LOST, REDIS_REFUSES, Reject};
+use crate::wire::reject::{LATER, Reject, table};
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
+use std::slice::from_ref;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
+
+table! {
+    REDIS_AWAY 503 "tincan, --redis" "Redis does not answer, so nothing can be kept, and what was said elsewhere is not known; come back later" => LATER
+    REDIS_REFUSES 503 "tincan, --redis" "Redis refuses this, and nothing of it was kept; the server's standard error says why" => LATER
+    REDIS_LOST 503 "tincan, --redis" "Redis went away before it answered, and it is not known whether this was kept; read the channel before you send it again" => LATER
+}
 
 /// Limit: entries of one stream in one reply.
 const PAGE: usize = 32;
@@ -60,9 +69,6 @@ const REFUSES: &str = "refuses events";
 
 /// Channels in use.
 pub type Channels = Vec<Arc<Channel>>;
-
-/// Tells the pump that a channel has news.
-pub type Wake = Box<dyn Fn(&Arc<Channel>) + Send + Sync>;
 
 /// A channel that is followed.
 #[derive(Default)]
@@ -116,7 +122,7 @@ pub struct Cluster {
     complaints: Mutex<BTreeSet<String>>, // about single streams, as they were told
     state: Mutex<String>,                // as it was last told on standard error
     news: SyncSender<String>,            // to the thread that tells it, so that nobody else waits for a terminal
-    wake: Wake,
+    desk: Arc<Desk>,                     // of this server
 }
 
 /// The last event that publishers here were told of, and has not come by.
@@ -130,9 +136,9 @@ fn is_of_key(why: &str) -> bool {
 }
 
 impl Cluster {
-    /// A node of the Redis at this address; `wake` tells the pump of news. It connects when something is asked for, or
+    /// A node of the Redis at this address. It connects when something is asked for, or
     /// followed.
-    pub fn new(address: Address, config: &Config, wake: Wake) -> Cluster {
+    pub fn new(address: Address, config: &Config, desk: Arc<Desk>) -> Cluster {
         let (news, lines) = sync_channel(LINES);
         let tell = move || lines.into_iter().for_each(report);
         let _ = thread::Builder::new().name("news".into()).stack_size(STACK).spawn(tell); // without it nothing is told
@@ -152,7 +158,7 @@ impl Cluster {
             state: Mutex::default(),
             complaints: Mutex::default(),
             news,
-            wake,
+            desk,
         }
     }
 
@@ -160,7 +166,7 @@ impl Cluster {
     pub fn say(&self, news: String) {
         let mut state = lock(&self.state);
         if *state != news {
-            let text = visible(&shown(news.as_bytes())); // in part what Redis says
+            let text = visible(&news); // in part what Redis says
             let _ = self.news.try_send(format!("tincan: redis: {}: {text}", self.pipe.address));
             *state = news;
         }
@@ -272,7 +278,8 @@ impl Cluster {
             self.doubt(asked, lost, entries.first().map(|entry| entry.id))?;
         }
         self.changes.fetch_add(entries.len() as u64, SeqCst);
-        channel.take(&entries, || (self.wake)(channel));
+        entries.iter().for_each(|entry| self.take_over(channel, entry));
+        channel.notify();
         let more = !whole && !entries.is_empty();
         self.note(name, |f| {
             f.barred = false;
@@ -280,6 +287,17 @@ impl Cluster {
             f.page = if large { entries.len().max(1) } else { (2 * asked.page).min(PAGE) };
         });
         Ok(more)
+    }
+
+    /// Takes over an entry of the stream of which a channel is a copy.
+    fn take_over(&self, channel: &Arc<Channel>, entry: &Entry) {
+        let event = from_ref(&entry.event);
+        let whom = entry.except.as_deref().and_then(|except| self.desk.audience("except", except));
+        // Whom nobody here knows is a reader of another node. Memory alone takes an event, which does not fail.
+        if channel.publish(event, Numbers::Given(entry.id), whom.as_deref()).is_err() {
+            let _ = channel.publish(event, Numbers::Given(entry.id), None);
+        }
+        self.desk.hub.wake(channel);
     }
 
     /// The events of a page that are new.
@@ -334,7 +352,8 @@ impl Cluster {
         if newest == *top && lost.is_none() || newest < *top && self.announce(name, *top, true)? {
             return Ok(()); // nothing came behind it; or all hear of it
         }
-        channel.gap(&Gap { from, lost: None }.event(&last.to_string()), || (self.wake)(channel));
+        let _ = channel.publish(&[Gap { from, lost: None }.event(&last.to_string())], Numbers::None, None);
+        self.desk.hub.wake(channel);
         self.note(name, |f| f.told = *last);
         // Others may lack what they have not heard, and cannot know; unless the stream has just dropped its oldest.
         if is_whole(&info) || info.get("first-entry").and_then(id_of) <= lost.or(Some(*last)) {
@@ -362,7 +381,8 @@ impl Cluster {
     ///
     /// # Errors
     /// [`REDIS_AWAY`] where that cannot be known.
-    pub fn catch_up(&self, name: &str, channel: &Channel, from: &From) -> Result<(), Reject> {
+    pub fn catch_up(&self, channel: &Channel, from: &From) -> Result<(), Reject> {
+        let name = &channel.name;
         if let From::After(text) = from
             && let Some(asked) = Id::parse(text)
             && asked > channel.last()
@@ -394,9 +414,9 @@ impl Cluster {
     ///
     /// # Errors
     /// [`REDIS_AWAY`], [`REDIS_REFUSES`], [`REDIS_LOST`].
-    pub fn publish(
-        &self, name: &str, channel: &Channel, events: &[Event], but: Option<&str>,
-    ) -> Result<Vec<Id>, Reject> {
+    pub fn publish(&self, channel: &Channel, events: &[Event], whom: For) -> Result<Vec<Id>, Reject> {
+        let name = &channel.name;
+        let but = whom.map(|audience| audience.field().1);
         self.is_followed()?;
         let (acked, unheard) = self.note(name, |f| (newest(f), f.acked.len()));
         if unheard >= UNHEARD && !channel.wait_for(acked, PATIENCE) {

@@ -8,8 +8,8 @@
 //!
 //! Limits: `BLOCK`, `HOT`, `TOGETHER`.
 
-use crate::channel::duplex::lock;
 use crate::channel::state::Channel;
+use crate::system::threads::lock;
 use crate::wings::redis::cluster::{AGAIN, Asked, Channels, Cluster};
 use crate::wings::redis::pipe::{ANSWER, Failed, Link, pause};
 use crate::wings::redis::resp::{Reply, alone};

@@ -1,7 +1,97 @@
-//! Channels whose logs are Redis streams.
+//! Redis: the log of each channel is a Redis stream, which many nodes share.
 
-pub mod cluster;
-pub mod follower;
-pub mod pipe;
 pub mod resp;
 pub mod stream;
+pub mod pipe;
+pub mod cluster;
+pub mod follower;
+
+use crate::channel::hub::{Elsewhere, Metric};
+use crate::channel::publish::For;
+use crate::channel::state::Channel;
+use crate::config::{Config, Opt, check};
+use crate::log::positions::From;
+use crate::server::doors::{Desk, Tables, Wing};
+use crate::system::report::report;
+use crate::system::threads::start;
+use crate::wings::redis::cluster::{Cluster, TABLE};
+use crate::wings::redis::resp::{Address, MAX_STRING};
+use crate::wire::event::Event;
+use crate::wire::id::Id;
+use crate::wire::reject::Reject;
+use std::io;
+use std::sync::Arc;
+
+/// What it adds to the tables.
+pub const TABLES: Tables = Tables {
+    options: &[Opt {
+        name: "redis",
+        value: "HOST:PORT",
+        help: "keep the logs in Redis Streams, and share them with every other node",
+        set: |config, value| {
+            config.further.set("redis", value);
+            let right = "HOST:PORT, or redis://USER:PASSWORD@HOST:PORT/DB, percent-encoded";
+            check(Address::parse(value).is_some(), right)
+        },
+        secret: true,
+    }],
+    check: fits,
+    refusals: TABLE,
+    ..Tables::new(open)
+};
+
+/// Whether the other options fit.
+fn fits(config: &Config) -> Result<(), String> {
+    if config.further.get("redis").is_none() {
+        return Ok(());
+    }
+    if config.max_body as u64 > MAX_STRING {
+        return Err("--redis takes no string over 512M; give a smaller --max-body".into());
+    }
+    if config.data.is_some() {
+        return Err("--redis and --data both keep the logs; leave one of them out".into());
+    }
+    Ok(())
+}
+
+fn open(desk: &Arc<Desk>) -> io::Result<Box<dyn Wing>> {
+    let config = desk.hub.config();
+    let Some(address) = config.further.get("redis").and_then(Address::parse) else { return Ok(Box::new(Redis(None))) };
+    let cluster = Arc::new(Cluster::new(address, config, desk.clone()));
+    desk.hub.keep_elsewhere(Box::new(cluster.clone()));
+    Ok(Box::new(Redis(Some(cluster))))
+}
+
+/// The node, if there is a Redis.
+struct Redis(Option<Arc<Cluster>>);
+
+impl Wing for Redis {
+    fn run(&self) {
+        let Some(cluster) = self.0.clone() else { return };
+        if start("follower", Box::new(move || cluster.follow())).is_err() {
+            report("tincan: no thread can be had to follow Redis with; start the server again".into());
+        }
+    }
+}
+
+impl Elsewhere for Arc<Cluster> {
+    fn open(&self, name: &str) -> Result<Arc<Channel>, Reject> {
+        Cluster::open(self, name)
+    }
+
+    fn publish(&self, channel: &Channel, events: &[Event], whom: For) -> Result<Vec<Id>, Reject> {
+        Cluster::publish(self, channel, events, whom)
+    }
+
+    fn catch_up(&self, channel: &Channel, from: &From) -> Result<(), Reject> {
+        Cluster::catch_up(self, channel, from)
+    }
+
+    fn health(&self) -> Result<(), Reject> {
+        Cluster::health(self)
+    }
+
+    fn metrics(&self) -> Vec<Metric> {
+        Cluster::metrics(self).into()
+    }
+}

@@ -11,8 +11,8 @@
 //! Limits: `CONNECT`, `ADDRESSES`, [`ANSWER`], `MAX_PAUSE`; `resp.rs` has those of a reply. Shortcut: the system looks up the
 //! name of the server, in a time of its own. Deliberately absent: what the commands mean.
 
-use crate::channel::duplex::lock;
-use crate::channel::state::jitter;
+use crate::system::threads::lock;
+use crate::system::time::jitter;
 use crate::wings::redis::resp::{self, Address, Reply, alone};
 use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::mem::take;

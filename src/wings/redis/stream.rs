@@ -41,8 +41,28 @@ impl Entry {
         let is_large = all.is_some_and(|all| *all == Reply::Large || all.list().last() == Some(&Reply::Large));
         let fields = all.map_or(&[][..], Reply::list).as_chunks().0;
         let fields = fields.iter().filter_map(|[name, value]| name.text().zip(value.text()));
-        Some(Entry { id: id_of(entry)?, event: Event::from_fields(fields), except, is_large })
+        Some(Entry { id: id_of(entry)?, event: event(fields), except, is_large })
     }
+}
+
+/// An event of such fields, which may be anybody's: what cannot be in an event is left out.
+fn event<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Event {
+    let mut event = Event::default();
+    let mut is_gap = false;
+    for (name, value) in fields {
+        let value = String::from_utf8_lossy(value);
+        event = match name {
+            b"data" => event.with_data(value),
+            b"event" => event.clone().named(value).unwrap_or(event),
+            b"retry" => event.with_retry(value.parse().ok()),
+            b"lost" => {
+                is_gap = true; // a node's own word
+                event
+            }
+            _ => event,
+        };
+    }
+    if is_gap { Event::gap(event.data().into()) } else { event }
 }
 
 /// The stream of a channel.

@@ -9,8 +9,8 @@
 //! `>` is what the client sent, `<` what it was sent. A line is shown when it has ended; only what is sent behind a head is
 //! shown at once, so that one can see half an event. `http.rs` decides where a request's body begins; behind what it
 //! refuses there are only lines, for nobody can tell what they are. What the lines of an event stream do is told after
-//! WHATWG HTML, "Interpreting an event stream". Behind a 101 there are frames (RFC 6455 §5.2): of each the header, in
-//! hexadecimal, then the payload, unmasked.
+//! WHATWG HTML, "Interpreting an event stream". Behind a 101 there are frames: of each the header, then the payload, in plain
+//! (`channel/watch.rs`).
 //!
 //! No token is ever shown, wherever a line, a chunk or the connection is cut:
 //! 1. outside bodies, the value of `Authorization`, `Cookie` and fields of similar names, and their folded lines;
@@ -19,10 +19,13 @@
 //!
 //! Limits: [`LINE`], `HEAD`, `REQUESTS`; behind a handshake what `connection.rs` read together with it.
 
+use crate::channel::watch::{Frames, InFrame};
 use crate::wings::trace::secrets::{Byte, Secrets, bare, hide, is_credential, shown, visible};
-use crate::wings::websocket::frames::{Frame, SUBPROTOCOL_NAME, front};
-use crate::wire::event::{Stream, is_stream};
-use crate::wire::http::{Framing, HeadEnd, MAX_SECTION, MAX_TARGET, Request, chunk_size};
+use crate::wings::trace::stream::Stream;
+use crate::wire::chunked::Chunk;
+use crate::wire::event::is_stream;
+use crate::wire::http::{Framing, HeadEnd, MAX_SECTION, MAX_TARGET, Request};
+use crate::wire::reject::Reject;
 use std::collections::VecDeque;
 use std::mem::take;
 use std::sync::Arc;
@@ -117,10 +120,8 @@ enum Next {
     Body(u64),
     /// All until the connection ends.
     Rest,
-    Size,
-    Chunk(u64),
-    ChunkEnd,
-    Trailer,
+    /// Of a body in chunks.
+    Chunked(Chunk),
     /// Behind a handshake: that depends on the answer.
     Held,
     Frames,
@@ -133,15 +134,14 @@ enum Next {
 struct Way {
     client: bool,
     next: Next,
-    line: Line,             // outside bodies
-    secret: bool,           // the last field line has credentials
-    head: Vec<u8>,          // its lines so far
-    text: Line,             // of a body, over all its chunks
-    stream: Option<Stream>, // the body is one
-    held: Vec<u8>,          // it is not yet known what this is
-    frame: Frame,
-    blocks: bool,          // each message is an event stream
-    heads: VecDeque<bool>, // for each request that is not answered yet, whether it is a HEAD
+    line: Line,                      // outside bodies
+    secret: bool,                    // the last field line has credentials
+    head: Vec<u8>,                   // its lines so far
+    text: Line,                      // of a body, over all its chunks
+    stream: Option<Stream>,          // the body is one
+    held: Vec<u8>,                   // it is not yet known what this is
+    frames: Option<Box<dyn Frames>>, // behind a 101
+    heads: VecDeque<bool>,           // for each request that is not answered yet, whether it is a HEAD
     pen: Pen,
 }
 
@@ -152,8 +152,16 @@ impl Way {
             match &mut self.next {
                 Next::Held => self.held.extend(take(&mut bytes)),
                 Next::Frames => self.frame(&mut bytes),
-                Next::Body(left) | Next::Chunk(left) => {
-                    let now = front(&mut bytes, left);
+                Next::Body(left) => {
+                    let (now, rest) = bytes.split_at(usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len()));
+                    *left -= now.len() as u64;
+                    bytes = rest;
+                    self.body(now);
+                }
+                Next::Chunked(Chunk::Data(left)) => {
+                    let (now, rest) = bytes.split_at((*left).min(bytes.len()));
+                    *left -= now.len();
+                    bytes = rest;
                     self.body(now);
                 }
                 Next::Rest => self.body(take(&mut bytes)),
@@ -171,9 +179,9 @@ impl Way {
                 },
             }
             match self.next {
-                Next::Chunk(0) => {
+                Next::Chunked(Chunk::Data(0)) => {
                     self.part();
-                    self.next = Next::ChunkEnd;
+                    self.next = Next::Chunked(Chunk::End);
                 }
                 Next::Body(0) => {
                     self.finish();
@@ -202,30 +210,27 @@ impl Way {
 
     /// Takes the next byte of a frame's header, or what is there of its payload.
     fn frame(&mut self, bytes: &mut &[u8]) {
-        if self.frame.left == 0 {
-            if !bytes.split_off_first().is_some_and(|byte| self.frame.header(*byte)) {
-                return;
-            }
-            let (header, note) = self.frame.words();
+        let Some(frames) = &mut self.frames else { return self.body(take(bytes)) };
+        if let InFrame::Header { .. } = frames.place() {
+            let Some((header, note)) = bytes.split_off_first().and_then(|byte| frames.header(*byte)) else { return };
             self.pen.write(&shown(header.as_bytes()), &note);
         }
-        let payload = self.frame.payload(bytes);
-        let (control, last) = self.frame.kind();
+        let InFrame::Payload { control, last, streams } = frames.place() else { return };
+        let (payload, whole) = frames.payload(bytes);
         if control {
             self.line.rest.extend(shown(&payload));
         } else {
-            if self.blocks {
+            if streams {
                 self.stream.get_or_insert_default();
             }
             self.body(&payload);
         }
-        if self.frame.left == 0 {
-            self.frame = Frame::default();
-            if !control {
-                if last { self.finish() } else { self.part() }
-            } else if !self.line.rest.is_empty() {
-                self.line.show(&mut self.pen, "payload");
-            }
+        match (whole, control) {
+            (false, _) => {}
+            (true, false) if last => self.finish(),
+            (true, false) => self.part(),
+            (true, true) if self.line.rest.is_empty() => {}
+            (true, true) => self.line.show(&mut self.pen, "payload"),
         }
     }
 
@@ -276,14 +281,15 @@ impl Way {
                 };
                 (Next::Head, note)
             }
-            Next::Size => match chunk_size(text) {
-                None => (Next::Lost, "chunk size, malformed"),
-                Some(0) => (Next::Trailer, "last chunk"),
-                Some(n) => (Next::Chunk(n as u64), &*format!("chunk size: {n}")),
+            Next::Chunked(chunk) => match (chunk, chunk.behind(text)) {
+                (Chunk::Size, Err(_)) => (Next::Lost, "chunk size, malformed"),
+                (_, Ok(Chunk::Data(size))) => (Next::Chunked(Chunk::Data(size)), &*format!("chunk size: {size}")),
+                (Chunk::Size, Ok(next)) => (Next::Chunked(next), "last chunk"),
+                (_, Ok(Chunk::Over)) => (Next::Body(0), &*format!("end of the body{}", self.loss())),
+                (_, Ok(Chunk::Size)) if empty => (Next::Chunked(Chunk::Size), "end of the chunk"),
+                (_, Ok(Chunk::Trailer)) => (Next::Chunked(Chunk::Trailer), "trailer field"),
+                _ => (Next::Lost, "not understood"),
             },
-            Next::ChunkEnd if empty => (Next::Size, "end of the chunk"),
-            Next::Trailer if empty => (Next::Body(0), &*format!("end of the body{}", self.loss())),
-            Next::Trailer => (Next::Trailer, "trailer field"),
             _ => (Next::Lost, "not understood"),
         };
         self.next = next;
@@ -293,48 +299,52 @@ impl Way {
     /// What follows a head (RFC 9112 §6.3).
     fn follows(&mut self) -> String {
         let head = take(&mut self.head);
-        let stream = if self.client {
-            self.heads.push_back(head.starts_with(b"HEAD "));
-            match HeadEnd::default().find(&head).and_then(|_| Request::parse(&head)) {
-                Err(reject) => {
-                    self.next = Next::Lost;
-                    return format!("end of the head; refused by {}", reject.rule);
-                }
-                Ok(req) => {
-                    self.next = match req.framing {
-                        Framing::Chunked => Next::Size,
-                        Framing::Length(0) if req.bytes("sec-websocket-key").is_some() => Next::Held,
-                        Framing::Length(n) => Next::Body(n as u64),
-                    };
-                    req.field("content-type").is_some_and(is_stream)
-                }
+        let followed = if self.client { self.follows_request(&head) } else { self.follows_answer(&head) };
+        let stream = match followed {
+            Ok(stream) => stream,
+            Err(reject) => {
+                self.next = Next::Lost;
+                return format!("end of the head; refused by {}", reject.rule);
             }
-        } else {
-            let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
-            let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-            let status = head.split_whitespace().nth(1).unwrap_or_default();
-            // Each answer but an interim one is that to the next request.
-            let bodiless = status == "100" || self.heads.pop_front() == Some(true) || status == "204";
-            self.next = match status {
-                "101" => {
-                    self.blocks = field("sec-websocket-protocol:") == Some(SUBPROTOCOL_NAME);
-                    Next::Frames
-                }
-                _ if bodiless => Next::Body(0),
-                _ if field("transfer-encoding:") == Some("chunked") => Next::Size,
-                _ => field("content-length:").and_then(|n| n.parse().ok()).map_or(Next::Rest, Next::Body),
-            };
-            status == "200" && field("content-type:").is_some_and(is_stream)
         };
         self.stream = stream.then(Stream::default);
         let what = match self.next {
             Next::Frames => "; frames follow",
-            Next::Size => "; chunks follow",
+            Next::Chunked(_) => "; chunks follow",
             Next::Rest => "; the body ends with the connection",
             Next::Body(n @ 1..) => &format!("; length of the body: {n}"),
             _ => "",
         };
         format!("end of the head{what}")
+    }
+
+    /// Whether the body of a request is an event stream.
+    fn follows_request(&mut self, head: &[u8]) -> Result<bool, Reject> {
+        self.heads.push_back(head.starts_with(b"HEAD "));
+        HeadEnd::default().find(head)?;
+        let req = Request::parse(head)?;
+        self.next = match req.framing {
+            Framing::Chunked => Next::Chunked(Chunk::Size),
+            Framing::Length(0) if req.bytes("upgrade").is_some() => Next::Held,
+            Framing::Length(n) => Next::Body(n as u64),
+        };
+        Ok(req.field("content-type").is_some_and(is_stream))
+    }
+
+    /// Whether the body of an answer is an event stream.
+    fn follows_answer(&mut self, head: &[u8]) -> Result<bool, Reject> {
+        let head = String::from_utf8_lossy(head).to_ascii_lowercase();
+        let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let status = head.split_whitespace().nth(1).unwrap_or_default();
+        // Each answer but an interim one is that to the next request.
+        let bodiless = status == "100" || self.heads.pop_front() == Some(true) || status == "204";
+        self.next = match status {
+            "101" => Next::Frames,
+            _ if bodiless => Next::Body(0),
+            _ if field("transfer-encoding:") == Some("chunked") => Next::Chunked(Chunk::Size),
+            _ => field("content-length:").and_then(|n| n.parse().ok()).map_or(Next::Rest, Next::Body),
+        };
+        Ok(status == "200" && field("content-type:").is_some_and(is_stream))
     }
 
     /// Marks the credentials in a line outside a body. `cut`: what is there may go on.
@@ -378,13 +388,19 @@ impl Way {
             }
         }
         let why = match self.next {
-            Next::Body(n) | Next::Chunk(n) => &format!("; length of what is missing: {n}"),
+            Next::Body(n) => &format!("; length of what is missing: {n}"),
+            Next::Chunked(Chunk::Data(n)) => &format!("; length of what is missing: {n}"),
             Next::Head if !(self.head.is_empty() && self.line.begin.is_empty()) => ", in the middle of a head",
-            Next::Size | Next::ChunkEnd | Next::Trailer => ", in the middle of a body",
-            Next::Frames if !self.frame.header.is_empty() => ", in the middle of a frame",
+            Next::Chunked(_) => ", in the middle of a body",
+            Next::Frames if self.in_frame() => ", in the middle of a frame",
             _ => "",
         };
         why.to_string() + self.loss()
+    }
+
+    fn in_frame(&self) -> bool {
+        let place = self.frames.as_ref().map(|frames| frames.place());
+        place.is_some_and(|place| place != InFrame::Header { begun: false })
     }
 
     /// What becomes of an answer's stream that ends here.
@@ -414,6 +430,12 @@ impl Explainer {
         let client = Way { client: true, pen: pen('>', 36), ..Way::default() };
         let server = Way { pen: pen('<', 32), ..Way::default() };
         Explainer { client, server, last: pen('-', 32) }
+    }
+
+    /// Behind a 101 this reads the frames of the client, and those of the server.
+    pub fn frames(&mut self, client: Box<dyn Frames>, server: Box<dyn Frames>) {
+        self.client.frames = Some(client);
+        self.server.frames = Some(server);
     }
 
     /// The client sent this: whole lines for a person.

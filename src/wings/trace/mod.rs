@@ -1,5 +1,109 @@
-//! A connection's bytes, for a person.
+//! The trace: `--trace` shows every connection's bytes on standard error, each line with what it is (`explain.rs`).
+//!
+//! No credentials: the value of a field that carries them is masked.
+//! Shortcut: a standard error that nobody reads holds everything up.
 
-pub mod explain;
+pub mod stream;
 pub mod secrets;
-pub mod watch;
+pub mod explain;
+
+use crate::channel::watch::{Frames, Watch};
+use crate::config::{option, switch};
+use crate::server::doors::{Tables, Wing};
+use crate::system::report::report;
+use crate::wings::trace::explain::Explainer;
+use crate::wings::trace::secrets::{Secrets, is_credential};
+use std::env::var_os;
+use std::io::{self, IsTerminal};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// What it adds to the tables.
+pub const TABLES: Tables = Tables {
+    options: &[option(
+        "trace",
+        "",
+        "show every connection's bytes on stderr, each line with what it is",
+        |config, on| switch(on).map(|on| config.further.set("trace", if on { "1" } else { "" })),
+    )],
+    ..Tables::new(|desk| {
+        let on = desk.hub.config().further.get("trace") == Some("1");
+        Ok(Box::new(Trace(on.then(|| Tracer::new(Secrets::new(desk.tokens.all()))))))
+    })
+};
+
+struct Trace(Option<Tracer>);
+
+impl Wing for Trace {
+    fn note(&self) -> Option<&'static str> {
+        let note = "trace: from here on this shows what is asked for and what is published, but no token";
+        self.0.as_ref().map(|_| note)
+    }
+
+    fn watch(&self) -> Option<Box<dyn Watch>> {
+        Some(Box::new(self.0.as_ref()?.watcher()))
+    }
+}
+
+/// Numbers connections, and has each of them explained on standard error.
+struct Tracer {
+    count: AtomicU64, // the number of the next connection
+    color: bool,
+    secrets: Arc<Secrets>,
+}
+
+impl Tracer {
+    /// In colour on a terminal that has some, if nobody said otherwise (no-color.org).
+    fn new(secrets: Secrets) -> Tracer {
+        let says = |name: &str| var_os(name).unwrap_or_default();
+        let color = io::stderr().is_terminal() && says("NO_COLOR").is_empty() && says("TERM") != "dumb";
+        Tracer { count: AtomicU64::new(1), color, secrets: Arc::new(secrets) }
+    }
+
+    /// For the next connection.
+    fn watcher(&self) -> Watcher {
+        let number = self.count.fetch_add(1, Relaxed);
+        Watcher(Explainer::new(number, self.color, self.secrets.clone()))
+    }
+}
+
+/// Has one connection explained.
+struct Watcher(Explainer);
+
+/// Shows whole lines together, so that those of several connections do not mix.
+fn show(lines: String) {
+    if !lines.is_empty() {
+        report(lines);
+    }
+}
+
+impl Watch for Watcher {
+    fn received(&mut self, bytes: &[u8]) {
+        show(self.0.received(bytes));
+    }
+
+    fn send(&mut self, bytes: &[u8], write: &mut dyn FnMut() -> io::Result<usize>) -> io::Result<usize> {
+        let taken = write()?;
+        show(self.0.sent(bytes.get(..taken).unwrap_or_default()));
+        Ok(taken)
+    }
+
+    fn frames(&mut self, reader: &dyn Fn(bool) -> Box<dyn Frames>) {
+        self.0.frames(reader(true), reader(false));
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        show(self.0.end());
+    }
+}
+
+/// A head without the credentials in it.
+pub fn masked(head: &[u8]) -> Vec<u8> {
+    let lines = head.split_inclusive(|&b| b == b'\n').map(|line| {
+        let name = line.split(|&b| b == b':').next().unwrap_or_default();
+        if is_credential(name) { [name, b": (not shown)\r\n"].concat() } else { line.into() }
+    });
+    lines.flatten().collect()
+}

@@ -5,6 +5,7 @@
 //!
 //! Deliberately absent: further encodings, such as one percent-encoding within another.
 
+use crate::system::report;
 use crate::wire::base64;
 
 /// A byte, and whether it must not be shown.
@@ -85,29 +86,8 @@ fn encoded(token: &str, before: usize) -> Vec<u8> {
     base64::encode(all.as_bytes()).bytes().take(all.len() * 8 / 6).skip((before * 8).div_ceil(6)).collect()
 }
 
-/// A text for a terminal: what one would obey, or not show, is there as its picture (Unicode, "Control Pictures"), or as
-/// its code point or byte in angle brackets.
+/// A text for a terminal, without what must not be shown.
 pub fn visible(text: &[Byte]) -> String {
-    let mut out = String::new();
-    for run in text.chunk_by(|a, b| a.1 == b.1) {
-        if let [(_, true), ..] = run {
-            out += "(not shown)";
-            continue;
-        }
-        for chunk in bare(run).utf8_chunks() {
-            for c in chunk.valid().chars() {
-                match c {
-                    ' '..='~' => out.push(c),
-                    '\0'..='\x1f' => out.extend(char::from_u32(0x2400 + u32::from(c))),
-                    '\x7f' => out.push('␡'),
-                    // What Rust escapes behind a letter: controls, what turns the direction of writing and other format
-                    // characters, white space but the plain one, what is not assigned.
-                    _ if format!("x{c}").escape_debug().count() > 2 => out += &format!("⟨U+{:04X}⟩", u32::from(c)),
-                    _ => out.push(c),
-                }
-            }
-            out.extend(chunk.invalid().iter().map(|b| format!("⟨{b:02X}⟩")));
-        }
-    }
-    out
+    let run = |run: &[Byte]| if run.iter().any(|b| b.1) { "(not shown)".into() } else { report::visible(bare(run)) };
+    text.chunk_by(|a, b| a.1 == b.1).map(run).collect()
 }

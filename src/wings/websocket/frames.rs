@@ -1,4 +1,4 @@
-//! WebSocket (RFC 6455): the opening handshake, and frames to and from bytes. Pure: no sockets.
+//! Frames of WebSocket (RFC 6455), to and from bytes. Pure: no sockets.
 //!
 //! A frame (§5.2), and in brackets the bits of each part:
 //!
@@ -13,21 +13,14 @@
 //! [`Parser`] checks each byte as it comes: a frame is refused before its payload is read, and a text at the first byte
 //! that no text can have there. A client's frames are masked, ours are not (§5.1).
 //!
-//! Deviation: §9.1 wants a malformed `Sec-WebSocket-Extensions` refused. We take no extension, and so do not read it.
 //! Limits: [`MAX_CONTROL`]; a message's is the caller's. Memory is taken for bytes that came, never for a length.
 //! Deliberately absent: extensions, so no compression; binary messages; fragments of ours, which nobody needs.
 
-use crate::wings::websocket::sha1;
-use crate::wire::base64;
-use crate::wire::http::{Request, is_token};
-use crate::wire::percent::is_made_of;
-use crate::wire::reject::{HANDSHAKE_METHOD, Reject, SUBPROTOCOL, UPGRADE, UPGRADE_OPTION, WS_KEY, WS_VERSION};
+use crate::channel::watch::{Frames, InFrame};
 use std::mem::take;
 
 /// Limit: bytes in the payload of a control frame (§5.5).
 pub const MAX_CONTROL: usize = 125;
-/// The subprotocol in which a message is a whole block of an event stream.
-pub const SUBPROTOCOL_NAME: &str = "event-stream";
 
 const CONTINUATION: u8 = 0;
 /// The opcode of a text message (§5.6).
@@ -38,54 +31,6 @@ const CLOSE: u8 = 8;
 pub const PING: u8 = 9;
 /// The opcode of a Pong frame (§5.5.3).
 pub const PONG: u8 = 10;
-
-/// An opening handshake that is accepted.
-#[derive(Debug, PartialEq)]
-pub struct Handshake {
-    /// The field lines of the answer, a 101.
-    pub fields: String,
-    /// Each message is a whole block: the client offered [`SUBPROTOCOL_NAME`].
-    pub event_stream: bool,
-}
-
-/// Reads a client's opening handshake (§4.2.1); `None` where the request is not meant to be one.
-///
-/// # Errors
-/// The first rule that it breaks.
-pub fn handshake(req: &Request) -> Result<Option<Handshake>, Reject> {
-    // In HTTP/1.0 the field means nothing (RFC 9110 §7.8).
-    let upgrade = req.minor == 1 && req.lists("upgrade", "websocket");
-    if !upgrade && req.bytes("sec-websocket-key").is_none() {
-        return Ok(None);
-    }
-    if req.method != "GET" {
-        return Err(HANDSHAKE_METHOD);
-    }
-    if !upgrade {
-        return Err(UPGRADE);
-    }
-    if !req.lists("connection", "upgrade") {
-        return Err(UPGRADE_OPTION);
-    }
-    // One line each (§11.3.1, §11.3.5). The version comes first, for older ones have other keys.
-    let [b"13"] = req.all("sec-websocket-version").collect::<Vec<_>>()[..] else { return Err(WS_VERSION) };
-    let [key] = req.all("sec-websocket-key").collect::<Vec<_>>()[..] else { return Err(WS_KEY) };
-    // 16 bytes by the grammar of §4.3, which leaves the last digit's four spare bits free: §4.1 has them set in its example.
-    if key.len() != 24 || !key.strip_suffix(b"==").is_some_and(|digits| is_made_of(digits, b"+/")) {
-        return Err(WS_KEY);
-    }
-    let protocols = req.list("sec-websocket-protocol");
-    if !protocols.iter().all(|name| is_token(name)) {
-        return Err(SUBPROTOCOL);
-    }
-    let event_stream = protocols.contains(&SUBPROTOCOL_NAME.as_bytes());
-    let accept = base64::encode(&sha1::digest(&[key, b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"].concat()));
-    let mut fields = format!("Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n");
-    if event_stream {
-        fields.extend(["Sec-WebSocket-Protocol: ", SUBPROTOCOL_NAME, "\r\n"]);
-    }
-    Ok(Some(Handshake { fields, event_stream }))
-}
 
 /// Why a connection fails (§7.1.7): a line of the table below.
 #[derive(Debug, PartialEq, Eq)]
@@ -341,7 +286,7 @@ impl Frame {
     }
 
     /// What the bytes of its header are, and what they mean.
-    pub fn words(&self) -> (String, String) {
+    fn words(&self) -> (String, String) {
         let bits = [(0x80, "FIN, "), (0x40, "RSV1, "), (0x20, "RSV2, "), (0x10, "RSV3, ")];
         let bits: String = bits.iter().filter(|bit| self.first & bit.0 != 0).map(|bit| bit.1).collect();
         let opcode = match self.opcode() {
@@ -366,14 +311,56 @@ impl Frame {
         plain
     }
 
+    /// Whether its header is whole.
+    fn is_begun(&self) -> bool {
+        let size = if self.is_masked() { self.key.len() } else { 0 };
+        self.length().is_some_and(|(_, key)| key.len() == size)
+    }
+
     /// Whether it is a control frame (§5.5), and whether it is the last one of its message.
-    pub fn kind(&self) -> (bool, bool) {
+    fn kind(&self) -> (bool, bool) {
         (self.opcode() >= CLOSE && self.second & 0x7f < 126, self.first & 0x80 != 0)
     }
 }
 
+/// Reads the frames of one direction for those who watch.
+pub struct Reader {
+    frame: Frame,
+    blocks: bool,
+}
+
+impl Reader {
+    /// For messages that are whole `blocks` of an event stream, or are not.
+    pub fn new(blocks: bool) -> Reader {
+        Reader { frame: Frame::default(), blocks }
+    }
+}
+
+impl Frames for Reader {
+    fn header(&mut self, byte: u8) -> Option<(String, String)> {
+        self.frame.header(byte).then(|| self.frame.words())
+    }
+
+    fn payload(&mut self, bytes: &mut &[u8]) -> (Vec<u8>, bool) {
+        let payload = self.frame.payload(bytes);
+        let whole = self.frame.left == 0;
+        if whole {
+            self.frame = Frame::default();
+        }
+        (payload, whole)
+    }
+
+    fn place(&self) -> InFrame {
+        if self.frame.is_begun() {
+            let (control, last) = self.frame.kind();
+            return InFrame::Payload { control, last, streams: self.blocks };
+        }
+        InFrame::Header { begun: !self.frame.header.is_empty() }
+    }
+}
+
 /// Takes from the front of `bytes` what is there of the next `left`, and counts it off.
-pub fn front<'a>(bytes: &mut &'a [u8], left: &mut u64) -> &'a [u8] {
+fn front<'a>(bytes: &mut &'a [u8], left: &mut u64) -> &'a [u8] {
     let size = (*left).min(bytes.len() as u64);
     *left -= size;
     bytes.split_off(..size as usize).unwrap_or_default()

@@ -1,32 +1,98 @@
 //! A WebSocket's connection: a channel heard and fed with frames.
 //!
-//! Its subscriber is one like any other, with a framing of its own (`framing.rs`): the pump writes to the socket. The
-//! connection's thread reads the client's frames, and publishes; a Pong frame waits for the channel (`duplex.rs`).
+//! Its subscriber is one like any other, with framings of its own (`messages.rs`): the pump writes to the socket. The
+//! connection's thread reads the client's frames, and publishes; a Pong frame waits for the channel.
 //!
 //! - a block of the log is a text message: its data, or with the subprotocol `event-stream` the whole block;
 //! - a heartbeat is a Ping frame (RFC 6455 §5.5.2);
 //! - the end is a Close frame behind whole messages: 1013, come back with `?since=`, or what the client's frames ask for.
 //!
+//! The thread that reads waits in `read`, so the socket blocks; those that write never wait. A write makes the socket
+//! non-blocking for its own length: the flag counts when a call begins, so who waits in a read goes on waiting. A read that
+//! begins just then is told `WouldBlock`, and is tried again.
+//!
+//! The channel alone writes, so no frame lands inside another. What the thread that reads has to say waits here until the
+//! channel stands between two frames. One Pong frame, the newest (RFC 6455 §5.5.3).
+//!
 //! Limits: `subscriber.rs` and `channel.rs` have those of its end; `--max-body` for a message. A WebSocket holds two
 //! descriptors, and so it counts as two connections.
 
-use crate::channel::duplex::{Duplex, lock};
+use crate::channel::framing::Framed;
 use crate::channel::hub::Hub;
 use crate::channel::state::{Channel, Opening};
-use crate::channel::subscriber::Slot;
+use crate::channel::subscriber::{Slot, Transport};
+use crate::channel::watch::Watchers;
 use crate::server::connection::{Connection, Stop};
-use crate::wings::trace::watch::Trace;
-use crate::wings::websocket::frames::{self as ws, Parser, Received};
+use crate::system::threads::lock;
+use crate::wings::websocket::frames::{self, Parser, Reader, Received};
+use crate::wings::websocket::messages::{Blocks, Data};
 use crate::wire::event::Event;
 use crate::wire::reject::Reject;
+use std::io;
+use std::mem::take;
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Limit: how long a Pong frame waits before more is read.
 const PONG_TIME: Duration = Duration::from_secs(1);
+/// Limit: how long it may take to send the end that its client asked for.
+const LEAVE_TIME: Duration = Duration::from_secs(2);
+/// Limit: Ping frames that go unanswered.
+const UNANSWERED: u32 = 2;
 
-/// A handshake that is accepted.
+/// What the threads share that use one socket.
+#[derive(Default)]
+struct Shared {
+    watchers: Watchers,
+    pong: Vec<u8>,   // a frame that waits; else nothing
+    unanswered: u32, // Ping frames
+}
+
+/// The half of a WebSocket that its channel writes to.
+struct Half {
+    shared: Arc<Mutex<Shared>>,
+    framing: Framed,
+}
+
+impl Transport for Half {
+    fn framing(&self) -> Framed {
+        self.framing
+    }
+
+    fn write(&self, stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+        let mut shared = lock(&self.shared);
+        stream.set_nonblocking(true)?;
+        let taken = shared.watchers.write(stream, bytes);
+        stream.set_nonblocking(false)?;
+        taken
+    }
+
+    fn has_word(&self) -> bool {
+        !lock(&self.shared).pong.is_empty()
+    }
+
+    fn take_word(&self) -> Vec<u8> {
+        take(&mut lock(&self.shared).pong)
+    }
+
+    fn beat(&self) -> bool {
+        let mut shared = lock(&self.shared);
+        shared.unanswered += 1;
+        shared.unanswered <= UNANSWERED
+    }
+}
+
+/// What a WebSocket is served with.
 pub struct Accepted {
+    /// Where its channel is.
+    pub hub: Arc<Hub>,
+    /// Its channel.
+    pub channel: Arc<Channel>,
+    /// How its stream begins.
+    pub opening: Opening,
+    /// Each message is a whole block.
+    pub blocks: bool,
     /// A connection more than the client's own.
     pub slot: Slot,
     /// Whether its client may publish.
@@ -40,12 +106,17 @@ type End = (Option<u16>, &'static str);
 
 /// Reads and obeys the client's frames, until there are no more. Returns with what it is to be closed.
 fn obey(
-    connection: &mut Connection, half: &Mutex<Duplex>, hub: &Hub, channel: &Arc<Channel>,
+    connection: &mut Connection, shared: &Mutex<Shared>, hub: &Hub, channel: &Arc<Channel>,
     may_publish: Result<(), Reject>, template: &Event,
 ) -> Result<(), End> {
     let mut parser = Parser::new(hub.config().max_body);
-    while let Ok((bytes, early)) = connection.receive(|| drop(lock(half))) {
-        lock(half).heard(&bytes, early);
+    while let Ok((bytes, early)) = connection.receive(|| drop(lock(shared))) {
+        let mut watched = lock(shared);
+        if !early {
+            watched.watchers.received(&bytes); // else it came with the request
+        }
+        watched.watchers.body(&bytes);
+        drop(watched);
         let mut rest = &bytes[..];
         while let Some(received) = parser.next(&mut rest).map_err(|fail| (Some(fail.code), fail.reason))? {
             match received {
@@ -57,13 +128,13 @@ fn obey(
                 }
                 Received::Ping(payload) => {
                     let mut pong = Vec::new();
-                    ws::frame(ws::PONG, &payload, &mut pong);
-                    lock(half).pong = pong;
+                    frames::frame(frames::PONG, &payload, &mut pong);
+                    lock(shared).pong = pong;
                     hub.wake(channel);
                     // Else a newer one takes its place.
-                    channel.wait_until(PONG_TIME, || lock(half).pong.is_empty());
+                    channel.wait_until(PONG_TIME, || lock(shared).pong.is_empty());
                 }
-                Received::Pong => lock(half).unanswered = 0,
+                Received::Pong => lock(shared).unanswered = 0,
                 Received::Close(code) => return Err((code, "")),
             }
         }
@@ -72,25 +143,39 @@ fn obey(
 }
 
 /// Serves a WebSocket to its end.
-pub fn serve(
-    mut connection: Connection, _slot: Slot, hub: &Hub, channel: &Arc<Channel>, mut opening: Opening,
-    accepted: Accepted,
-) {
-    let Accepted { slot, may_publish, template } = accepted;
-    let half = Arc::<Mutex<Duplex>>::default();
-    lock(&half).trace = opening.trace;
-    opening.trace = Trace::default();
-    opening.half = Some(half.clone());
+pub fn serve(mut connection: Connection, _slot: Slot, accepted: Accepted) {
+    let Accepted { hub, channel, opening, blocks, slot, may_publish, template } = accepted;
+    let mut watchers = take(&mut connection.watchers);
+    watchers.frames(&|client| Box::new(Reader::new(blocks && !client)));
+    let shared = Arc::new(Mutex::new(Shared { watchers, ..Shared::default() }));
+    let framing: Framed = if blocks { &Blocks } else { &Data };
+    let half = Half { shared: shared.clone(), framing };
+    let key = opening.key;
+    let opening = Opening { transport: Some(Box::new(half)), ..opening };
     // If this fails the client is gone.
     if let Ok(stream) = connection.stream.try_clone()
-        && let Ok(key) = hub.subscribe(channel, stream, slot, opening)
+        && hub.subscribe(&channel, stream, slot, opening).is_ok()
     {
         connection.note(101);
         let mut last = Vec::new();
-        if let Err((code, reason)) = obey(&mut connection, &half, hub, channel, may_publish, &template) {
-            ws::close(code, reason, &mut last);
+        if let Err((code, reason)) = obey(&mut connection, &shared, &hub, &channel, may_publish, &template) {
+            frames::close(code, reason, &mut last);
         }
-        channel.leave(key, &last, hub.now());
+        leave(&channel, key, &last, hub.now());
         connection.end(Stop::Close);
     }
+}
+
+/// Ends a subscriber with these bytes, behind the frame that is open. If its socket does not take that in time, or there are
+/// none, it is just dropped.
+fn leave(channel: &Channel, key: u64, last: &[u8], now: u64) {
+    channel.visit(key, Instant::now() + LEAVE_TIME, |found| {
+        let Some((sub, _)) = found else { return Some(()) };
+        if !sub.is_poll() {
+            sub.end_at(sub.at().end(), last.into());
+        }
+        let gone = sub.finish(now).is_err() || sub.is_ended() || last.is_empty();
+        gone.then_some(())
+    });
+    channel.remove(key);
 }

@@ -1,55 +1,8 @@
 'use strict';
-// The words of all pages, in English and in Chinese: whichever the browser's list of languages has first, and English
-// where it has neither. What the server itself says (one line of English) is shown as it is.
-//
-//   <p data-word="say">Say</p>                   gets this text; a key that is not in the table leaves it as it is
-//   <input data-word-placeholder="anonymous">    gets this attribute; so for aria-label and title
-//   word('missed', { n: 3 })                     is for scripts. {n} is filled in; of "one|many" n takes one
+// The words of the wire lab; over words.js and lessons-words.js.
 
-const WORDS = {
-  // The connection
-  connecting: ['connecting…', '正在连接…'],
-  open: ['open', '已连接'],
-  waiting: ['waiting', '等待重连'],
-  deaf: ['nothing comes through; trying again', '收不到消息，正在重试'],
-  polling: ['open, by polling', '已连接（轮询）'],
-  seconds: ['{n} s', '{n} 秒'],
-  now: ['now', '立即重连'],
-  listeners: ['{n} listener|{n} listeners', '{n} 个连接在收听'],
-
-  // The chat page
-  terminal: ['From a terminal', '从终端使用'],
-  channel: [
-    'This channel is a URL: what is posted to it, everyone who has it open hears.',
-    '频道就是一个 URL：向它 POST 的内容，打开它的人都能收到。',
-  ],
-  listen: ['Listen', '收听'],
-  say: ['Say', '发言'],
-  copy: ['Copy', '复制'],
-  copied: ['Copied', '已复制'],
-  selected: ['Selected', '已选中'],
-  messages: ['Messages', '消息列表'],
-  name: ['Name', '昵称'],
-  anonymous: ['anonymous', '匿名'],
-  message: ['Message', '消息'],
-  send: ['Send', '发送'],
-  empty: ['(empty)', '（空）'],
-  gap: ['Some messages may have been missed here', '这里可能漏掉了一些消息'],
-  missed: ['{n} message was missed here|{n} messages were missed here', '这里漏掉了 {n} 条消息'],
-  silent: ['the server did not answer', '服务器没有响应'],
-  unreachable: ['could not reach the server', '无法连接服务器'],
-  answered: ['the server answered {status}', '服务器返回了 {status}'],
-
-  // The list of the lessons
-  'lessons-title': ['Lessons', '课程'],
-  'lessons-intro': [
-    'Each lesson is an event stream that explains itself. The lab plays it and shows what becomes of each byte.',
-    '每节课都是一个自带讲解的事件流。实验室播放它，并显示每个字节起什么作用。',
-  ],
-
+addWords({
   // The wire lab: its parts
-  'to-lab': ['See each byte of it in the wire lab', '在实验室里查看它的每个字节'],
-  'lab-title': ['The wire lab', '字节实验室'],
   'lab-what': ['Listen to', '收听'],
   'lab-channel': ['a channel', '一个频道'],
   'lab-lessons': ['a lesson', '一节课'],
@@ -105,7 +58,6 @@ const WORDS = {
   'lab-event': ['Event type', '事件类型'],
   'lab-data': ['Data', '数据'],
   'lab-send': ['Publish', '发布'],
-  'lab-chat': ['The chat page', '聊天页面'],
   'lab-spec': ['The specification', '规范原文'],
   'lab-state-connecting': ['connecting…', '正在连接…'],
   'lab-state-open': ['open', '已连接'],
@@ -306,21 +258,4 @@ const WORDS = {
     'The server does not tell the tap a token: its field is counted with 11 bytes in its place.',
     '服务器不会把令牌告诉计数流：该字段的值按 11 个字节计算。',
   ],
-};
-
-const chinese = /^zh\b/i.test(navigator.languages.find(tag => /^(en|zh)\b/i.test(tag)));
-
-function word(key, values = {}) {
-  const [one, many = one] = WORDS[key][Number(chinese)].split('|');
-  return (values.n === 1 ? one : many).replace(/\{(\w+)\}/g, (_, name) => values[name]);
-}
-
-if (chinese) document.documentElement.lang = 'zh-CN';
-for (const node of document.querySelectorAll('*')) {
-  for (const { name, value } of [...node.attributes]) {
-    if (!name.startsWith('data-word') || !(value in WORDS)) continue;
-    const attribute = name.slice('data-word-'.length);
-    if (attribute) node.setAttribute(attribute, word(value));
-    else node.textContent = word(value);
-  }
-}
+});

@@ -232,8 +232,9 @@ function refuse({ status, statusText, headers, said }, once) {
 document.title = `${channel} · tincan`;
 $('channel').textContent = channel;
 $('curl-listen').textContent = `curl -N ${url}`;
-$('lab').href = `/lab#/${channel}`;
 $('curl-say').textContent = `curl -d 'soup is ready' ${url}`;
+// What the server puts in for `further` may link to a page that shows the same channel.
+for (const link of document.querySelectorAll('[data-channel-href]')) link.href = link.dataset.channelHref + channel;
 
 try { $('name').value = localStorage.getItem('tincan-name') || ''; } catch { /* storage is blocked */ }
 $('name').oninput = () => { try { localStorage.setItem('tincan-name', $('name').value); } catch { /* as above */ } };

@@ -1,0 +1,181 @@
+//! Publishing: events go behind the end of a channel's log, and are heard.
+//!
+//! Limits: `PUBLISH_PATIENCE`.
+
+use crate::channel::state::{Channel, State};
+use crate::channel::subscriber::Subscriber;
+use crate::log::disk;
+use crate::log::positions::PIECE;
+use crate::log::writer::{Begun, End, Writer};
+use crate::system::report::report;
+use crate::system::threads::lock;
+use crate::wire::event::Event;
+use crate::wire::id::Id;
+use crate::wire::reject::{DISK_FULL, LOG_FAILED, Reject};
+use std::io;
+use std::mem::replace;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+/// Limit: how long a publisher waits for the pump.
+pub const PUBLISH_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Which ids events get.
+#[derive(Clone, Copy)]
+pub enum Numbers {
+    /// The log's next ones.
+    Own,
+    /// This one.
+    Given(Id),
+    /// None.
+    None,
+}
+
+/// Events that are not for all. The door for all who choose.
+pub trait Audience {
+    /// A name, and a value from which another server makes the same.
+    fn field(&self) -> (&'static str, &str);
+
+    /// Whether those whom it is not for can pass over what is appended from this position on.
+    ///
+    /// # Errors
+    /// If they cannot, or there are none.
+    fn check(&self, subscribers: &mut [Subscriber], from: u64) -> Result<(), Reject>;
+
+    /// The log has it from one position to another, and nobody was given it yet.
+    fn mark(&self, subscribers: &mut [Subscriber], from: u64, to: u64);
+}
+
+/// None: it is for all.
+pub type For<'a> = Option<&'a dyn Audience>;
+
+impl Channel {
+    /// Appends events to the log, all or none. Returns their ids and their bytes, once they may be heard. It may wait for
+    /// the pump.
+    ///
+    /// # Errors
+    /// [`DISK_FULL`], or [`LOG_FAILED`] if the disk fails otherwise; and as [`Audience::check`]. Nothing of these events was
+    /// kept then.
+    pub fn publish(&self, events: &[Event], numbers: Numbers, whom: For) -> Result<(Vec<Id>, u64), Reject> {
+        let mut writer = lock(&self.writer);
+        let behind = |state: &mut State| {
+            self.readers() > 0 && state.log.written.pos.saturating_sub(state.pumped) > state.log.slack()
+        };
+        drop(self.changed.wait_timeout_while(self.state(), PUBLISH_PATIENCE, behind));
+        if let Some(audience) = whom {
+            let mut subscribers = self.subscribers();
+            let from = self.state().log.written.pos;
+            audience.check(&mut subscribers, from)?;
+        }
+        let written = self.write(&mut writer, events, numbers, whom);
+        let len = writer.block.len() as u64;
+        writer.block.clear();
+        writer.block.shrink_to(PIECE);
+        drop(writer);
+        let done = written.and_then(|(first, end)| self.settle(end.written.pos + len, end.failed).map(|()| first));
+        self.note(done.as_ref().err());
+        match done {
+            Ok(first) => Ok(((0..events.len() as u64).map(|n| first.plus(n)).collect(), len)),
+            Err(e) if disk::is_full(&e) => Err(DISK_FULL),
+            Err(_) => Err(LOG_FAILED),
+        }
+    }
+
+    /// Notes whether the log takes events, tells its owner if that has changed, and cuts off what was taken back.
+    fn note(&self, error: Option<&io::Error>) {
+        if error.is_some()
+            && let Ok(mut writer) = self.writer.try_lock()
+        {
+            // What was taken back is not to be there after a crash. If others write, they do this, or the last that fails.
+            let newest = self.state().log.end().newest;
+            let _ = writer.mend(newest); // else before the next append
+        }
+        if replace(&mut self.state().failing, error.is_some()) != error.is_some() {
+            let what = error.map_or("takes events again".into(), |e| format!("takes no event: {e}"));
+            report(format!("tincan: /{} {what}", self.name));
+        }
+    }
+
+    /// Writes events behind the log's end. Returns the id of the first, and where that end was.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    fn write(&self, writer: &mut Writer, events: &[Event], numbers: Numbers, whom: For) -> io::Result<(Id, End)> {
+        loop {
+            let end = self.state().log.end();
+            writer.mend(end.newest)?;
+            let before = end.written.id;
+            let (first, last) = match numbers {
+                Numbers::Own => (before.plus(1), before.plus(events.len() as u64)),
+                Numbers::Given(id) => (id, id),
+                Numbers::None => (before, before),
+            };
+            writer.block.clear();
+            for (event, n) in events.iter().zip(0..) {
+                let id = if let Numbers::None = numbers { None } else { Some(first.plus(n)) };
+                event.write(id, &mut writer.block);
+            }
+            let alone = writer.seal(events.len(), end.newest) || (writer.syncs() && whom.is_some());
+            if alone && self.settle(end.written.pos, end.failed).is_err() {
+                continue; // others have had to take back what they had written
+            }
+            let done = writer.write(&end, alone).and_then(|begun| {
+                let heard = alone || !writer.syncs();
+                self.commit(&end, last, &writer.block, begun, whom, heard)
+            });
+            return done.map(|()| (first, end));
+        }
+    }
+
+    /// Tells the log, and so all readers, what was written behind its end.
+    fn commit(
+        &self, end: &End, last: Id, block: &[u8], begun: Option<Begun>, whom: For, heard: bool,
+    ) -> io::Result<()> {
+        let _dropped; // behind the locks, which come later: to close a file may take long
+        // Nobody is given anything before we know who is not to be given this.
+        let mut held = whom.map(|audience| (self.subscribers(), audience));
+        if let Some((subscribers, audience)) = &mut held {
+            audience.mark(subscribers, end.written.pos, end.written.pos + block.len() as u64);
+        }
+        let listened = self.readers() > 0;
+        let mut state = self.state();
+        state.log.still(end.failed, u64::MAX)?;
+        _dropped = state.log.commit(block, last, begun, listened);
+        let written = state.log.written;
+        if heard {
+            state.log.hear(written);
+        }
+        if !listened {
+            state.pumped = written.pos;
+        }
+        Ok(())
+    }
+
+    /// Waits until what was appended up to `end` may be heard. If that takes the disk, one of those who wait has it write
+    /// for all of them.
+    fn settle(&self, end: u64, failed: u64) -> io::Result<()> {
+        let mut state = self.state();
+        loop {
+            state.log.still(failed, end)?;
+            if state.log.heard.pos >= end {
+                return Ok(());
+            }
+            if state.syncing {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            state.syncing = true;
+            let (mark, file) = state.log.unsynced();
+            drop(state);
+            let done = file.map_or(Ok(()), |file| file.sync());
+            state = self.state();
+            state.syncing = false;
+            self.changed.notify_all();
+            if let Err(e) = done {
+                state.log.take_back(e.kind());
+                return Err(e);
+            }
+            state.log.hear(mark);
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Doors: how what can be left out of a build comes into a server.
+//!
+//! A [`Door`] is a line of the list of doors (`wings/mod.rs`). It names the words of requests and of the command line that are
+//! a wing's alone, so that they are refused if the wing is not in the build. [`Tables`] are what it adds to the core's tables. A
+//! [`Wing`] is what it does for one server. The core asks all wings, in the order of the list.
+
+use crate::channel::hub::Hub;
+use crate::channel::publish::Audience;
+use crate::channel::subscriber::Slot;
+use crate::channel::watch::Watch;
+use crate::config::{Config, Opt};
+use crate::server::connection::{Answer, Connection};
+use crate::server::gate::Tokens;
+use crate::server::pages::File;
+use crate::system::limits::Shares;
+use crate::wire::http::Request;
+use crate::wire::reject::{CONNECTIONS, NO_WING, NO_WING_HERE, Reject};
+use std::io;
+use std::sync::{Arc, OnceLock};
+
+/// A line of the list of doors.
+pub struct Door {
+    /// The name of the wing: of its folder and its feature.
+    pub name: &'static str,
+    /// Its options.
+    pub options: &'static [&'static str],
+    /// Its parameters in a query.
+    pub parameters: &'static [&'static str],
+    /// What paths of its own begin with. No channel has such a name.
+    pub paths: &'static [&'static str],
+    /// Its fields of a request.
+    pub fields: &'static [&'static str],
+    /// The wing, if it is in the build.
+    pub wing: Option<&'static Tables>,
+}
+
+/// What a wing adds to the tables of the core.
+pub struct Tables {
+    /// Options.
+    pub options: &'static [Opt],
+    /// What is wrong with the options together.
+    pub check: fn(&Config) -> Result<(), String>,
+    /// Refusals.
+    pub refusals: &'static [Reject],
+    /// Files of its pages.
+    pub files: &'static [File],
+    /// Lines of the chat page that lead to it.
+    pub link: &'static str,
+    /// Opens it for a server.
+    pub open: fn(&Arc<Desk>) -> io::Result<Box<dyn Wing>>,
+}
+
+impl Tables {
+    /// Empty tables.
+    pub const fn new(open: fn(&Arc<Desk>) -> io::Result<Box<dyn Wing>>) -> Tables {
+        Tables { options: &[], check: |_| Ok(()), refusals: &[], files: &[], link: "", open }
+    }
+}
+
+/// What a wing does for one server. Each function is a door, and by default nobody goes through it.
+pub trait Wing: Send + Sync {
+    /// What its owner may not expect, a line.
+    fn note(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// The server begins to serve.
+    fn run(&self) {}
+
+    /// What watches a connection that was just accepted.
+    fn watch(&self) -> Option<Box<dyn Watch>> {
+        None
+    }
+
+    /// If a request asks for more than to read, whatever its method: how it is refused if there is only something to read.
+    fn acts(&self, _req: &Request) -> Option<Reject> {
+        None
+    }
+
+    /// Is shown a request that may be made, and its head; may claim it.
+    ///
+    /// # Errors
+    /// If it is refused.
+    fn request(
+        &self, _desk: &Arc<Desk>, _req: &Request, _head: &[u8], _connection: &mut Connection,
+    ) -> Result<Option<Route>, Reject> {
+        Ok(None)
+    }
+
+    /// What the prelude of the subscriber with this key says behind the channel's name.
+    fn introduce(&self, _key: u64) -> String {
+        String::new()
+    }
+
+    /// What such a field of an event means that another server has published: whom it is for.
+    fn audience(&self, _name: &str, _value: &str) -> Option<Box<dyn Audience>> {
+        None
+    }
+}
+
+/// What a request asks for.
+pub enum Route {
+    /// Something to be read, which the head alone tells.
+    Page(Answer),
+    /// What is done once the body is there.
+    Work(Work),
+}
+
+/// Does what a request asks for, with its body.
+pub type Work = Box<dyn FnOnce(&Request, Vec<u8>, &mut Connection) -> Result<Reply, Reject>>;
+
+/// What a request gets.
+pub enum Reply {
+    /// This answer.
+    Answer(Answer),
+    /// Somebody takes its connection over.
+    Taken(Taken),
+    /// It was given all, to the end of its connection.
+    Given,
+}
+
+/// Takes a connection over, and its slot.
+pub type Taken = Box<dyn FnOnce(Connection, Slot)>;
+
+/// What a server has beside its sockets.
+pub struct Desk {
+    /// The channels.
+    pub hub: Arc<Hub>,
+    /// Who may.
+    pub tokens: Tokens,
+    /// How the descriptors are shared out.
+    pub shares: Shares,
+    doors: &'static [Door],
+    wings: OnceLock<Vec<Box<dyn Wing>>>,
+}
+
+impl Desk {
+    /// A desk whose wings are open.
+    ///
+    /// # Errors
+    /// If one cannot be opened.
+    pub fn new(hub: Arc<Hub>, tokens: Tokens, shares: Shares, doors: &'static [Door]) -> io::Result<Arc<Desk>> {
+        let desk = Arc::new(Desk { hub, tokens, shares, doors, wings: OnceLock::new() });
+        let wings = desk.tables().map(|tables| (tables.open)(&desk)).collect::<io::Result<_>>()?;
+        let _ = desk.wings.set(wings);
+        Ok(desk)
+    }
+
+    /// The tables of the wings in this build.
+    pub fn tables(&self) -> impl Iterator<Item = &'static Tables> + use<> {
+        self.doors.iter().filter_map(|door| door.wing)
+    }
+
+    /// The wings in this build.
+    pub fn wings(&self) -> impl Iterator<Item = &dyn Wing> {
+        self.wings.get().into_iter().flatten().map(|wing| &**wing)
+    }
+
+    /// Whom events of another server are for that have such a field.
+    pub fn audience(&self, name: &str, value: &str) -> Option<Box<dyn Audience>> {
+        self.wings().find_map(|wing| wing.audience(name, value))
+    }
+
+    /// A further connection, for what holds a second descriptor.
+    ///
+    /// # Errors
+    /// [`CONNECTIONS`] if it is one too many.
+    pub fn further(&self) -> Result<Slot, Reject> {
+        let (slot, number) = self.hub.connect();
+        if number > self.shares.connections { Err(CONNECTIONS) } else { Ok(slot) }
+    }
+
+    /// Whether a parameter belongs to a wing in this build.
+    pub fn knows(&self, parameter: &str) -> bool {
+        self.doors.iter().any(|door| door.parameters.contains(&parameter))
+    }
+
+    /// Refuses what belongs to a wing that is not in this build, and names it.
+    ///
+    /// # Errors
+    /// [`NO_WING`], or [`NO_WING_HERE`] if it is a path.
+    pub fn check(&self, req: &Request, connection: &mut Connection) -> Result<(), Reject> {
+        for door in self.doors.iter().filter(|door| door.wing.is_none()) {
+            connection.about = door.name.into();
+            let path = req.path.strip_prefix('/').and_then(|path| path.split('/').next()).unwrap_or_default();
+            if door.paths.contains(&path) {
+                return Err(NO_WING_HERE);
+            }
+            let field = door.fields.iter().any(|name| req.bytes(name).is_some());
+            if field || req.params().any(|(name, _)| door.parameters.contains(&name)) {
+                return Err(NO_WING);
+            }
+        }
+        connection.about.clear();
+        Ok(())
+    }
+}

@@ -1,0 +1,56 @@
+//! What the lines of an event stream do, told for a person. Pure.
+
+use crate::wire::event::Line;
+
+/// An event stream, read line by line: what stands in its buffers (WHATWG HTML, "Interpreting an event stream").
+#[derive(Default)]
+pub struct Stream {
+    begun: bool,
+    name: String,
+    data: bool,
+    id: bool,
+}
+
+impl Stream {
+    /// Takes the next line, without its end; says what it does.
+    pub fn line(&mut self, line: &[u8]) -> String {
+        let line = String::from_utf8_lossy(line);
+        if let Some(line) = line.strip_prefix('\u{feff}').filter(|_| !self.begun) {
+            self.begun = true;
+            return self.line(line.as_bytes()) + ", behind a byte order mark";
+        }
+        let note = match Line::read(&line) {
+            Line::Blank => match std::mem::take(self) {
+                Stream { data: true, name, .. } if name.is_empty() => "dispatch: message",
+                Stream { data: true, name, .. } => &format!("dispatch: {name}"),
+                Stream { id: true, .. } => "fires nothing; the id counts from here",
+                _ => "fires nothing",
+            },
+            Line::Comment("ping") => "ping",
+            Line::Comment(_) => "comment",
+            Line::Data(_) => {
+                self.data = true;
+                "data"
+            }
+            Line::Event(name) => {
+                self.name = name.into();
+                "event: the name of this event"
+            }
+            Line::Id(id) if id.contains('\0') => "id: ignored, for it has a NUL",
+            Line::Id(id) => {
+                self.id = true;
+                if id.is_empty() { "id: none, from the blank line on" } else { "id, from the blank line on" }
+            }
+            Line::Retry(time) => &format!("retry: after {time} ms"),
+            Line::Ignored("retry") => "retry: ignored, for it is no number",
+            Line::Ignored(_) => "ignored: there is no such field",
+        };
+        self.begun = true;
+        note.into()
+    }
+
+    /// Whether something stands there that an end of the stream would throw away.
+    pub fn is_open(&self) -> bool {
+        self.data || self.id || !self.name.is_empty()
+    }
+}

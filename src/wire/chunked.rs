@@ -1,0 +1,146 @@
+//! A body in chunks (RFC 9112 §7.1), as it arrives. Pure.
+//!
+//! ```text
+//! chunked-body = *( size [ extensions ] CRLF data CRLF ) 1*"0" [ extensions ] CRLF *( field-line CRLF ) CRLF
+//! ```
+//!
+//! Chunk extensions and trailer fields are read, limited and ignored, as §7.1.1 and §7.1.2 allow.
+//!
+//! Limits: [`MAX_CHUNK_LINE`], [`MAX_SECTION`] for the trailer; the body's is the caller's.
+
+use crate::wire::http::{MAX_SECTION, field_line, is_token};
+use crate::wire::reject::{CHUNK, LARGE_SECTION, LONE_LF, Reject, TOO_LARGE};
+use std::mem::take;
+
+/// Limit: bytes in the line before a chunk, with its extensions.
+pub const MAX_CHUNK_LINE: usize = 256;
+
+/// What comes next of a body in chunks.
+#[derive(Clone, Copy, Default, PartialEq)]
+pub enum Chunk {
+    /// The line before a chunk.
+    #[default]
+    Size,
+    /// So many bytes of its data.
+    Data(usize),
+    /// The CR LF behind it.
+    End,
+    /// A line of the trailer section, or the blank line.
+    Trailer,
+    /// Nothing: the body has ended.
+    Over,
+}
+
+impl Chunk {
+    /// What comes behind this line, which is without its CR LF.
+    ///
+    /// # Errors
+    /// If it is malformed.
+    pub fn behind(self, line: &[u8]) -> Result<Chunk, Reject> {
+        match self {
+            Chunk::Size => match chunk_size(line).ok_or(CHUNK)? {
+                0 => Ok(Chunk::Trailer),
+                size => Ok(Chunk::Data(size)),
+            },
+            Chunk::Trailer if line.is_empty() => Ok(Chunk::Over),
+            Chunk::Trailer => field_line(line).map(|_| Chunk::Trailer),
+            _ if line.is_empty() => Ok(Chunk::Size),
+            _ => Err(CHUNK),
+        }
+    }
+}
+
+/// Reads a chunked body (RFC 9112 §7.1) as it arrives. Each byte is looked at once.
+#[derive(Default)]
+pub struct Chunked {
+    /// The bytes of the chunks so far.
+    pub body: Vec<u8>,
+    next: Chunk,
+    line: Vec<u8>, // as far as it has come
+    trailer: usize,
+}
+
+impl Chunked {
+    /// Takes what it can from the front of `buf`: how many bytes, and whether the body is complete.
+    ///
+    /// # Errors
+    /// A malformed chunk, a section over its limit, or a body of more than `max` bytes.
+    pub fn feed(&mut self, buf: &[u8], max: usize) -> Result<(usize, bool), Reject> {
+        let mut at = 0;
+        while let Some(rest @ [_, ..]) = buf.get(at..) {
+            if let Chunk::Data(left) = self.next {
+                let data = rest.get(..left).unwrap_or(rest);
+                self.body.extend_from_slice(data);
+                at += data.len();
+                self.next = if data.len() == left { Chunk::End } else { Chunk::Data(left - data.len()) };
+                continue;
+            }
+            let part = rest.split_inclusive(|&b| b == b'\n').next().unwrap_or_default();
+            at += part.len();
+            self.line.extend_from_slice(part);
+            let (most, reject) = match self.next {
+                Chunk::Trailer => (MAX_SECTION + 2 - self.trailer, LARGE_SECTION), // with the blank line
+                _ => (MAX_CHUNK_LINE + 2, CHUNK),
+            };
+            if self.line.len() > most || (self.next == Chunk::End && !b"\r\n".starts_with(&self.line)) {
+                return Err(reject);
+            }
+            if part.ends_with(b"\n") && self.end_line(max)? {
+                return Ok((at, true));
+            }
+        }
+        Ok((at, false))
+    }
+
+    /// A line has ended. Returns whether the body has.
+    fn end_line(&mut self, max: usize) -> Result<bool, Reject> {
+        let line = take(&mut self.line);
+        let line = line.strip_suffix(b"\r\n").ok_or(LONE_LF)?;
+        if self.next == Chunk::Trailer {
+            self.trailer += line.len() + 2;
+        }
+        self.next = self.next.behind(line)?;
+        match self.next {
+            Chunk::Data(size) if size > max.saturating_sub(self.body.len()) => Err(TOO_LARGE),
+            next => Ok(next == Chunk::Over),
+        }
+    }
+}
+
+/// The size in the line before a chunk, `chunk-size [ chunk-ext ]`: in hex, without sign or prefix.
+fn chunk_size(line: &[u8]) -> Option<usize> {
+    let (digits, mut rest) = run(line, |b| b.is_ascii_hexdigit());
+    if digits.is_empty() || line.iter().any(|&b| b.is_ascii_control() && b != b'\t') {
+        return None;
+    }
+    while !rest.is_empty() {
+        rest = extension(rest)?;
+    }
+    Some(usize::from_str_radix(&String::from_utf8_lossy(digits), 16).unwrap_or(usize::MAX))
+}
+
+/// Reads an extension, `";" name [ "=" ( token / quoted-string ) ]` with white space between them (§7.1.1). Returns what
+/// stands behind it; what it says is ignored.
+fn extension(text: &[u8]) -> Option<&[u8]> {
+    let rest = token(text.trim_ascii_start().strip_prefix(b";")?)?;
+    let Some(value) = rest.trim_ascii_start().strip_prefix(b"=") else { return Some(rest) };
+    let Some(quoted) = value.trim_ascii_start().strip_prefix(b"\"") else { return token(value) };
+    let mut pair = false;
+    let (_, end) = run(quoted, |b| {
+        let literal = take(&mut pair);
+        pair = !literal && b == b'\\';
+        literal || b != b'"'
+    });
+    end.strip_prefix(b"\"")
+}
+
+/// What stands behind a token.
+fn token(text: &[u8]) -> Option<&[u8]> {
+    let (token, rest) = run(text.trim_ascii_start(), |b| is_token(&[b]));
+    (!token.is_empty()).then_some(rest)
+}
+
+/// The bytes at the front of a text that pass, and the rest.
+fn run(text: &[u8], mut passes: impl FnMut(u8) -> bool) -> (&[u8], &[u8]) {
+    text.split_at(text.iter().position(|b| !passes(*b)).unwrap_or(text.len()))
+}

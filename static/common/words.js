@@ -1,0 +1,71 @@
+'use strict';
+// The words of the pages, in English and in Chinese: whichever the browser's list of languages has first, and English
+// if it has neither. What the server itself says (one line of English) is shown as it is.
+//
+//   <p data-word="say">Say</p>                   gets this text; a key that is not in the table leaves it as it is
+//   <input data-word-placeholder="anonymous">    gets this attribute; so for aria-label and title
+//   <a data-zh="频道">Channel</a>                 brings its Chinese itself
+//   word('missed', { n: 3 })                     is for scripts. {n} is filled in; of "one|many" n takes one
+//
+// Here are the words of the chat page. Those that another page has besides are in files of their own, behind this one.
+
+const WORDS = {};
+const chinese = /^zh\b/i.test(navigator.languages.find(tag => /^(en|zh)\b/i.test(tag)));
+
+function word(key, values = {}) {
+  const [one, many = one] = WORDS[key][Number(chinese)].split('|');
+  return (values.n === 1 ? one : many).replace(/\{(\w+)\}/g, (_, name) => values[name]);
+}
+
+// Puts words into the table, and into the page.
+function addWords(words) {
+  Object.assign(WORDS, words);
+  for (const node of document.querySelectorAll('*')) {
+    for (const { name, value } of [...node.attributes]) {
+      if (!name.startsWith('data-word') || !(value in words)) continue;
+      const attribute = name.slice('data-word-'.length);
+      if (attribute) node.setAttribute(attribute, word(value));
+      else node.textContent = word(value);
+    }
+  }
+}
+
+if (chinese) {
+  document.documentElement.lang = 'zh-CN';
+  for (const node of document.querySelectorAll('[data-zh]')) node.textContent = node.dataset.zh;
+}
+
+addWords({
+  // The connection
+  connecting: ['connecting…', '正在连接…'],
+  open: ['open', '已连接'],
+  waiting: ['waiting', '等待重连'],
+  deaf: ['nothing comes through; trying again', '收不到消息，正在重试'],
+  polling: ['open, by polling', '已连接（轮询）'],
+  seconds: ['{n} s', '{n} 秒'],
+  now: ['now', '立即重连'],
+  listeners: ['{n} listener|{n} listeners', '{n} 个连接在收听'],
+
+  // The chat page
+  terminal: ['From a terminal', '从终端使用'],
+  channel: [
+    'This channel is a URL: what is posted to it, everyone who has it open hears.',
+    '频道就是一个 URL：向它 POST 的内容，打开它的人都能收到。',
+  ],
+  listen: ['Listen', '收听'],
+  say: ['Say', '发言'],
+  copy: ['Copy', '复制'],
+  copied: ['Copied', '已复制'],
+  selected: ['Selected', '已选中'],
+  messages: ['Messages', '消息列表'],
+  name: ['Name', '昵称'],
+  anonymous: ['anonymous', '匿名'],
+  message: ['Message', '消息'],
+  send: ['Send', '发送'],
+  empty: ['(empty)', '（空）'],
+  gap: ['Some messages may have been missed here', '这里可能漏掉了一些消息'],
+  missed: ['{n} message was missed here|{n} messages were missed here', '这里漏掉了 {n} 条消息'],
+  silent: ['the server did not answer', '服务器没有响应'],
+  unreachable: ['could not reach the server', '无法连接服务器'],
+  answered: ['the server answered {status}', '服务器返回了 {status}'],
+});
