@@ -1,4 +1,4 @@
-//! `static/eventsource.js` beside the browser's own EventSource, in a real Chromium: the same streams, the same events.
+//! `static/common/eventsource.js` beside the browser's own EventSource, in a real Chromium: the same streams, the same events.
 //! What is expected is written out, so that it also shows where Chromium departs from the text.
 
 use crate::browser::{driver, guarded, signed_url, url};
@@ -127,7 +127,7 @@ fn serve(mut wire: TcpStream, noted: &Mutex<Vec<String>>, scripts: &[(&str, Vec<
         ),
         ["assets", "test.js"] => (file("text/javascript; charset=utf-8", SCRIPT.as_bytes()), 0, false),
         ["assets", _] => {
-            (file("text/javascript; charset=utf-8", include_bytes!("../../static/eventsource.js")), 0, false)
+            (file("text/javascript; charset=utf-8", include_bytes!("../../static/common/eventsource.js")), 0, false)
         }
         ["bytes", n] => (file("application/octet-stream", STREAMS[n.parse::<usize>().ok()?].0), 0, false),
         ["stream", n, at] => {

@@ -772,11 +772,16 @@ fn pages_come_with_their_policy_and_types() {
     let server = Tincan::start(&[]);
     for (path, kind) in [
         ("/", "text/html; charset=utf-8"),
+        ("/lab", "text/html; charset=utf-8"),
         ("/assets/chat.css", "text/css; charset=utf-8"),
         ("/assets/chat.js", "text/javascript; charset=utf-8"),
         ("/assets/eventsource.js", "text/javascript; charset=utf-8"),
         ("/assets/fetch.js", "text/javascript; charset=utf-8"),
         ("/assets/icon.svg", "image/svg+xml"),
+        ("/assets/lab.css", "text/css; charset=utf-8"),
+        ("/assets/lab-words.js", "text/javascript; charset=utf-8"),
+        ("/assets/lessons.css", "text/css; charset=utf-8"),
+        ("/assets/lessons-words.js", "text/javascript; charset=utf-8"),
         ("/assets/shared.js", "text/javascript; charset=utf-8"),
         ("/assets/words.js", "text/javascript; charset=utf-8"),
     ] {

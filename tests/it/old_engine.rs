@@ -280,9 +280,12 @@ fn scripts_and_style_sheets_use_nothing_that_is_too_young() {
         "@scope",
         "text-wrap",
     ];
-    for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/static")).unwrap() {
+    let folders =
+        ["common", "chat", "lab", "lessons"].map(|name| format!("{}/static/{name}", env!("CARGO_MANIFEST_DIR")));
+    for file in folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap()) {
         let path = file.unwrap().path();
-        if path.is_dir() {
+        // What the lessons say is no code.
+        if path.extension().is_some_and(|end| end == "txt") {
             continue;
         }
         let text = std::fs::read_to_string(&path).unwrap();
