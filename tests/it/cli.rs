@@ -56,7 +56,7 @@ fn help_and_version_are_printed_on_stdout() {
     for flag in ["-V", "--version"] {
         let out = tincan(&[flag]);
         assert!(out.status.success() && out.stderr.is_empty());
-        assert_eq!(String::from_utf8(out.stdout).unwrap(), format!("tincan {}\n", env!("CARGO_PKG_VERSION")));
+        assert_eq!(String::from_utf8(out.stdout).unwrap(), format!("tincan {} with trace, lab, lessons, websocket, address, redis\n", env!("CARGO_PKG_VERSION")));
     }
 }
 

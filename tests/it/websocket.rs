@@ -6,7 +6,7 @@ use crate::faults::{shell, works};
 use crate::harness::*;
 use crate::hostile::descriptors;
 use crate::lab::{Told, told};
-use crate::trace::{ended, explained, none, shown, traced};
+use crate::trace::{ended, explained_by, none, shown, traced};
 use crate::ws::{Case, Reaction, SMALL, cases, closing, frame, judge, ping, random_bytes, text};
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -16,8 +16,9 @@ use std::thread::scope;
 use std::time::{Duration, Instant};
 use tincan::wire::event::json;
 use tincan::wire::reject::{self, Reject};
+use tincan::wings::trace::explain::Explainer;
 use tincan::wings::trace::secrets::Secrets;
-use tincan::wings::websocket::frames::{BINARY_DATA, Failure, TOO_LONG};
+use tincan::wings::websocket::frames::{BINARY_DATA, Failure, Reader, TOO_LONG};
 
 /// Connections of the runner at a time.
 const WORKERS: usize = 8;
@@ -1122,6 +1123,15 @@ fn trace_shows_each_frame_with_its_header_and_its_payload_unmasked() {
     let got = frames_of(&ended(&server, 2));
     let up = got.lines().filter(|line| line.starts_with("#2 > "));
     assert_eq!(up.count(), 3, "two headers, one payload: {got}");
+}
+
+/// What is said of a connection whose frames are read; those of the server are event streams if its answer says so.
+fn explained<'a>(secrets: &Arc<Secrets>, said: impl IntoIterator<Item = (bool, &'a [u8])>) -> String {
+    let said: Vec<_> = said.into_iter().collect();
+    let blocks = said.iter().any(|(up, bytes)| !up && bytes.windows(12).any(|part| part == b"event-stream"));
+    let mut explainer = Explainer::new(1, false, secrets.clone());
+    explainer.frames(Box::new(Reader::new(false)), Box::new(Reader::new(blocks)));
+    explained_by(explainer, said)
 }
 
 #[test]
