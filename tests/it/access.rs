@@ -422,7 +422,8 @@ fn the_lessons_are_listed_for_browsers_in_their_language() {
             page.js("q('#lessons li:nth-child(2) a').click()");
             page.becomes(
                 "q('#lesson-title')?.textContent",
-                tincan::wings::lessons::script::says(tincan::wings::lessons::script::LESSONS[1].text, "lesson").unwrap(),
+                tincan::wings::lessons::script::says(tincan::wings::lessons::script::LESSONS[1].text, "lesson")
+                    .unwrap(),
             );
             page.js("q('footer a[href=\"/lessons\"]').click()");
             page.becomes("all('#lessons li').length > 0", "true");

@@ -9,8 +9,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread::{scope, sleep};
 use std::time::Duration;
-use tincan::wire::reject::{self};
 use tincan::wings::address::{BEHIND, NOBODY};
+use tincan::wire::reject::{self};
 
 /// Opens a stream; returns it behind its prelude, with its address and the prelude's id.
 fn listen(server: &Tincan, path: &str) -> (Wire, String, String) {

@@ -5,8 +5,8 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 use tincan::Config;
 use tincan::config::Further;
-use tincan::wings::redis::resp::Address;
 use tincan::flags::{Command as Asked, parse};
+use tincan::wings::redis::resp::Address;
 
 fn tincan(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tincan"));
@@ -56,7 +56,10 @@ fn help_and_version_are_printed_on_stdout() {
     for flag in ["-V", "--version"] {
         let out = tincan(&[flag]);
         assert!(out.status.success() && out.stderr.is_empty());
-        assert_eq!(String::from_utf8(out.stdout).unwrap(), format!("tincan {} with trace, lab, lessons, websocket, address, redis\n", env!("CARGO_PKG_VERSION")));
+        assert_eq!(
+            String::from_utf8(out.stdout).unwrap(),
+            format!("tincan {} with trace, lab, lessons, websocket, address, redis\n", env!("CARGO_PKG_VERSION"))
+        );
     }
 }
 

@@ -20,14 +20,14 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::thread::{scope, sleep};
 use std::time::Duration;
-use tincan::wire::event::{Event, parse};
-use tincan::wings::trace::explain::Explainer;
-use tincan::wire::chunked::Chunked;
-use tincan::wire::http::{HeadEnd, Request};
+use tincan::channel::subscriber::{Slot, Subscriber};
 use tincan::wings::redis::resp;
 use tincan::wings::redis::stream::Entry;
-use tincan::channel::subscriber::{Slot, Subscriber};
+use tincan::wings::trace::explain::Explainer;
 use tincan::wings::websocket::frames::Parser;
+use tincan::wire::chunked::Chunked;
+use tincan::wire::event::{Event, parse};
+use tincan::wire::http::{HeadEnd, Request};
 
 /// How often each length is measured at most.
 const RUNS: usize = 6;

@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread::{Builder, scope, sleep, spawn};
 use std::time::{Duration, Instant};
-use tincan::wire::id::Id;
 use tincan::wings::redis::cluster::{REDIS_AWAY, REDIS_LOST, REDIS_REFUSES};
 use tincan::wings::redis::resp::read;
+use tincan::wire::id::Id;
 
 /// What no answer and no line may show.
 const PASSWORD: &str = "s3cr3t:@/word";

@@ -6,7 +6,9 @@ use tincan::wings::address::{BEHIND, NOBODY, TO_EXCEPT};
 use tincan::wings::lab::taps::{TAP, TAPS};
 use tincan::wings::lessons::{NO_LESSON, PLAYING};
 use tincan::wings::redis::cluster::{REDIS_AWAY, REDIS_LOST, REDIS_REFUSES};
-use tincan::wings::websocket::handshake::{HANDSHAKE_METHOD, NO_SOCKET, SUBPROTOCOL, UPGRADE, UPGRADE_OPTION, WS_KEY, WS_VERSION};
+use tincan::wings::websocket::handshake::{
+    HANDSHAKE_METHOD, NO_SOCKET, SUBPROTOCOL, UPGRADE, UPGRADE_OPTION, WS_KEY, WS_VERSION,
+};
 use tincan::wire::reject::{self, *};
 
 const HOST: &str = "Host: localhost\r\n";

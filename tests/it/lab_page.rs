@@ -7,9 +7,9 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tincan::wire::event::json;
 use tincan::wings::lessons::script::{LESSONS, parts};
 use tincan::wings::websocket::frames as ws;
+use tincan::wire::event::json;
 
 /// A line of the table, but for those of chunks: its bytes, what the algorithm did, what was fired; each a text.
 const ROWS: &str = "all('tbody .row:not(.framing)').map(row => [row.querySelector('code')?.textContent,
@@ -124,7 +124,10 @@ fn a_lesson_in_the_lab_shows_its_bytes_and_what_came_of_each() {
         page.turn_to(tab);
         page.becomes("q('#what').options.length", &(LESSONS.len() + 1).to_string());
         let lesson = LESSONS.iter().find(|lesson| lesson.name == *name).unwrap();
-        page.becomes("q('#lesson-title').textContent", tincan::wings::lessons::script::says(lesson.text, "lesson").unwrap());
+        page.becomes(
+            "q('#lesson-title').textContent",
+            tincan::wings::lessons::script::says(lesson.text, "lesson").unwrap(),
+        );
         match *name {
             "pause" => {
                 page.becomes("all('.over').length && source.readyState", "2");

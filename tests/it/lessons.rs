@@ -8,11 +8,11 @@ use std::process::{ChildStdout, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 use tincan::channel::framing::chunked;
-use tincan::wire::http;
 use tincan::wings::lessons::script::{LESSONS, Lesson, Script, Step, parse, parts, says};
-use tincan::wire::reject::{PAGE_METHOD, SINCE};
 use tincan::wings::lessons::{NO_LESSON, PLAYING};
 use tincan::wings::websocket::frames as ws;
+use tincan::wire::http;
+use tincan::wire::reject::{PAGE_METHOD, SINCE};
 
 /// What EventSource fires for each lesson: `open`, `type|data|lastEventId` (LF as `/`, a time as `TIME`) and
 /// `error|readyState`. The test closes it after the last of them, except where nothing may follow for ever (`PAUSED` and

@@ -3,13 +3,13 @@
 use crate::harness::*;
 use std::sync::Arc;
 use tincan::log::disk::Dir;
-use tincan::wire::event::{Event, parse};
+use tincan::log::positions::{From, Log};
+use tincan::log::writer::Writer;
 use tincan::wire::chunked::Chunked;
+use tincan::wire::event::{Event, parse};
 use tincan::wire::http::{Framing, HeadEnd, MAX_FIELDS, MAX_SECTION, MAX_TARGET, Request, date, is_token};
 use tincan::wire::id::Id;
-use tincan::log::positions::{From, Log};
 use tincan::wire::reject::{CHUNK, LARGE_SECTION, LONE_CR, LONE_LF, LONG_TARGET, METHOD, REQUEST_LINE, Reject};
-use tincan::log::writer::Writer;
 
 impl Random {
     fn pick<'a>(&mut self, of: &[&'a str]) -> &'a str {

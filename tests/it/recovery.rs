@@ -8,9 +8,9 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use tincan::log::recovery::{Found, head, recover};
 use tincan::wire::event::{Event, parse, seal};
 use tincan::wire::id::Id;
-use tincan::log::recovery::{Found, head, recover};
 
 const PAGE: usize = 4096;
 const SECTOR: usize = 512;

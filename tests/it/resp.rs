@@ -3,11 +3,11 @@
 use crate::harness::*;
 use std::collections::BTreeSet;
 use std::io::{BufReader, ErrorKind, Read};
-use tincan::wire::event::Event;
-use tincan::wire::id::Id;
 use tincan::log::positions::{From, Gap, Log, PIECE};
 use tincan::wings::redis::resp::{Address, ELEMENT, MAX_DEPTH, MAX_LINE, Reply, command, read};
 use tincan::wings::redis::stream::{Entry, above, add_all, below, key};
+use tincan::wire::event::Event;
+use tincan::wire::id::Id;
 
 /// Bytes that are kept of a reply.
 const MOST: u64 = 1 << 20;

@@ -7,11 +7,13 @@ use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use tincan::wings::trace::explain::Explainer;
-use tincan::wire::reject::{self, PUBLISH_RIGHT, PUBLISH_TOKEN, PUBLISH_UNKNOWN, READ_RIGHT, READ_TOKEN, READ_UNKNOWN, Reject};
-use tincan::wings::trace::secrets::Secrets;
 use tincan::server::gate;
+use tincan::wings::trace::explain::Explainer;
+use tincan::wings::trace::secrets::Secrets;
 use tincan::wire::base64;
+use tincan::wire::reject::{
+    self, PUBLISH_RIGHT, PUBLISH_TOKEN, PUBLISH_UNKNOWN, READ_RIGHT, READ_TOKEN, READ_UNKNOWN, Reject,
+};
 use tincan::{Config, Server};
 
 const PUBLISH: &str = "pub-Lk7wQ2";

@@ -14,11 +14,11 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread::scope;
 use std::time::{Duration, Instant};
-use tincan::wire::event::json;
-use tincan::wire::reject::{self, Reject};
 use tincan::wings::trace::explain::Explainer;
 use tincan::wings::trace::secrets::Secrets;
 use tincan::wings::websocket::frames::{BINARY_DATA, Failure, Reader, TOO_LONG};
+use tincan::wire::event::json;
+use tincan::wire::reject::{self, Reject};
 
 /// Connections of the runner at a time.
 const WORKERS: usize = 8;
@@ -360,10 +360,16 @@ fn a_handshake_that_breaks_a_rule_is_refused_and_the_connection_goes_on() {
         (with("Connection: Upgrade", "Connection: keep-alive"), tincan::wings::websocket::handshake::UPGRADE_OPTION),
         (without("Sec-WebSocket-Version"), tincan::wings::websocket::handshake::WS_VERSION),
         (with("Version: 13", "Version: 8"), tincan::wings::websocket::handshake::WS_VERSION),
-        (with("Version: 13\r\n", "Version: 13\r\nSec-WebSocket-Version: 8\r\n"), tincan::wings::websocket::handshake::WS_VERSION),
+        (
+            with("Version: 13\r\n", "Version: 13\r\nSec-WebSocket-Version: 8\r\n"),
+            tincan::wings::websocket::handshake::WS_VERSION,
+        ),
         (without("Sec-WebSocket-Key"), tincan::wings::websocket::handshake::WS_KEY),
         (with("ZQ==", "ZQ="), tincan::wings::websocket::handshake::WS_KEY),
-        (with("ZQ==\r\n", "ZQ==\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"), tincan::wings::websocket::handshake::WS_KEY),
+        (
+            with("ZQ==\r\n", "ZQ==\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"),
+            tincan::wings::websocket::handshake::WS_KEY,
+        ),
         (handshake("/a", "Sec-WebSocket-Protocol: a b\r\n"), tincan::wings::websocket::handshake::SUBPROTOCOL),
         (handshake("/a?since=x", ""), reject::SINCE),
         (handshake("/a?event=%0a", ""), reject::EVENT_NAME),

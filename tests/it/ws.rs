@@ -3,11 +3,11 @@
 
 use crate::harness::Random;
 use std::collections::BTreeMap;
-use tincan::wire::http::Request;
-use tincan::wire::reject::*;
-use tincan::wings::websocket::sha1;
 use tincan::wings::websocket::frames::{self as ws, *};
 use tincan::wings::websocket::handshake::*;
+use tincan::wings::websocket::sha1;
+use tincan::wire::http::Request;
+use tincan::wire::reject::*;
 
 /// The limit of a message for which the table is made: the default of `--max-body`.
 pub const MAX: usize = 64 << 10;
