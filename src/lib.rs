@@ -14,7 +14,7 @@
 //! | `wire/` | `reject` `id` `percent` `base64` `event` `http` `chunked` | bytes and what they mean; pure |
 //! | `system/` | `report` `threads` `time` `limits` `listener` | what the machine gives |
 //! | | `config` | what a server is told |
-//! | `log/` | `recovery` `disk` `writer` `positions` | the bytes of a channel, in memory or in files |
+//! | `log/` | `recovery` `disk` `part` `writer` `positions` | the bytes of a channel, in memory or in files |
 //! | `channel/` | `framing` `watch` `subscriber` `state` `publish` `turn` `hub` `pump` | who writes and who reads |
 //! | `server/` | `pages` `gate` `connection` `doors` `route` `accept` | who may, one client, and which answer |
 //! | `wings/` | `trace` `lessons` `lab` `websocket` `address` `redis` | what can be left out, each by a feature |

@@ -2,5 +2,6 @@
 
 pub mod recovery;
 pub mod disk;
+pub mod part;
 pub mod writer;
 pub mod positions;
