@@ -213,7 +213,7 @@ fn no_file_of_the_core_names_a_wing() {
             for word in words.filter(|_| !line.contains("\"TRACE\"")) {
                 let wings =
                     ["wings", "websocket", "websockets", "redis", "trace", "tap", "taps", "lab", "lesson", "lessons"];
-                if WINGS.contains(&&*word) {
+                if wings.contains(&&*word) {
                     named.push(format!("{}:{} names {word}", source.path, n + 1));
                 }
             }
