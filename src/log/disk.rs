@@ -1,6 +1,6 @@
 //! A directory of logs, one process's alone: for each channel `NAME.sse`, and an older part of it, `NAME.old.sse`.
 //!
-//! It knows files and the disk, and nothing of what stands in them: `log.rs` does. A file only ever grows at its end,
+//! It knows files and the disk, and nothing of what stands in them: `positions.rs` does. A file only ever grows at its end,
 //! by one write an append; what such a write leaves behind when it fails is cut off again. The lock is on the directory
 //! itself (flock(2)), so a process that is killed leaves none behind.
 //!

@@ -4,7 +4,7 @@
 //! the end of the block that has it.
 //!
 //! Limits: a window of 4 KiB for the search. Deliberately absent: which parts there are, and who may hear what of them;
-//! `log.rs` knows.
+//! `positions.rs` knows.
 
 use crate::log::disk::LogFile;
 use crate::wire::id::Id;

@@ -10,7 +10,7 @@
 //! So whatever a power cut takes, what was kept before is still there under one of the two names, and the block is
 //! either there as a whole or not at all.
 //!
-//! Limits: those of the log. Deliberately absent: positions and readers; `log.rs` has them.
+//! Limits: those of the log. Deliberately absent: positions and readers; `positions.rs` has them.
 
 use crate::log::disk::{Home, LogFile, NEWEST, NEXT, OLD, Output};
 use crate::log::part::Mark;

@@ -11,9 +11,9 @@
 //! lost    1763654400123-5        in a node's own `gap`: of what was said up to here, something is gone
 //! ```
 //!
-//! Whoever may write to the Redis can add entries as well; `data` alone is enough. Fields of other names are kept for
-//! those who know them (`except` is `cluster.rs`'s). Nothing that stands in one can be more
-//! than an event, for its bytes are written by `event.rs`.
+//! Whoever may write to the Redis can add entries as well; `data` alone is enough. Fields of other names are kept for those
+//! who know them (`Wing::audience`). Nothing that stands in one can be more than an event, for its bytes are written by
+//! `event.rs`.
 
 use crate::wings::redis::resp::{Reply, command};
 use crate::wire::event::Event;
