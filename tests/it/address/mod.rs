@@ -1,0 +1,3 @@
+//! A word to one subscriber, or to all but one.
+
+pub mod recipients;

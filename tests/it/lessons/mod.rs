@@ -1,0 +1,3 @@
+//! The lessons.
+
+pub mod played;

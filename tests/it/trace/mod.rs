@@ -1,0 +1,3 @@
+//! `--trace`.
+
+pub mod lines;

@@ -1,0 +1,4 @@
+//! WebSocket.
+
+pub mod frames;
+pub mod sockets;
