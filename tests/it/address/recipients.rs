@@ -2,8 +2,9 @@
 
 use crate::core::tokens;
 use crate::support::harness::*;
-use crate::websocket::frames::frame;
-use crate::websocket::sockets::{Ws, block};
+use crate::support::websocket::Ws;
+use crate::support::websocket::frame;
+use crate::support::wings::has;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -43,8 +44,8 @@ fn what_is_said_to_one_reader_is_heard_by_it_alone_and_not_kept() {
     in_memory_and_on_the_disk(&[], |server| {
         let (mut one, address, start) = listen(server, "/a");
         let (mut other, ..) = listen(server, "/a");
-        let (mut blocks, prelude) = Ws::blocks(server, "/a", "");
-        let mut plain = Ws::open(server, "/a");
+        let mut blocks = has("websocket").then(|| Ws::blocks(server, "/a", ""));
+        let mut plain = has("websocket").then(|| Ws::open(server, "/a"));
         let (before, given) = (server.post("/a", "before").remove(0), "given to that reader; not kept\n");
         assert_eq!(to(server, "/a", &address, "two\nlines").text(), given);
         assert_eq!(to(server, "/a", &format!("{address}&event=soup"), "").text(), given);
@@ -52,15 +53,21 @@ fn what_is_said_to_one_reader_is_heard_by_it_alone_and_not_kept() {
         let answer =
             server.post_with(&format!("/a?to={address}"), fields, "data: x\n\nevent: e\nretry: 9\ndata: y\n\n");
         assert_eq!((answer.status, answer.text().as_str()), (200, given));
-        assert_eq!(to(server, "/a", &address_of(&prelude), "hush").text(), given);
+        if let Some((_, prelude)) = &blocks {
+            assert_eq!(to(server, "/a", &address_of(prelude), "hush").text(), given);
+        }
         let after = server.post("/a", "after").remove(0);
         let (before, after) = (block("before", &before), block("after", &after));
         // To this one in its order, and without an id.
         let own = "data: two\ndata: lines\n\nevent: soup\ndata: \n\ndata: x\n\nevent: e\nretry: 9\ndata: y\n\n";
         one.expect(format!("{before}{own}{after}"));
         other.expect(format!("{before}{after}"));
-        [&before, "data: hush\n\n", &after].iter().for_each(|block| blocks.hears(block));
-        ["before", "after"].iter().for_each(|data| plain.hears(data));
+        if let Some((blocks, _)) = &mut blocks {
+            [&before, "data: hush\n\n", &after].iter().for_each(|block| blocks.hears(block));
+        }
+        if let Some(plain) = &mut plain {
+            ["before", "after"].iter().for_each(|data| plain.hears(data));
+        }
         assert_eq!(server.metric("tincan_events_total"), Some(2));
         let kept = server.get("/a?since=all&wait=0").text();
         assert!(kept.ends_with(&format!("id: {start}\n\n{before}{after}")), "{kept}");
@@ -70,6 +77,9 @@ fn what_is_said_to_one_reader_is_heard_by_it_alone_and_not_kept() {
 
 #[test]
 fn what_is_said_to_the_others_is_kept_and_not_heard_by_this_one() {
+    if !has("websocket") {
+        return;
+    }
     in_memory_and_on_the_disk(&[], |server| {
         let (mut one, address, start) = listen(server, "/a");
         let (mut other, ..) = listen(server, "/a");
@@ -207,6 +217,9 @@ fn hears(ws: &mut Ws, begins: &AtomicBool, fast: &AtomicBool) -> String {
 
 #[test]
 fn what_is_said_to_one_may_be_larger_than_its_socket() {
+    if !has("websocket") {
+        return;
+    }
     let server = Tincan::start(&["--quiet", "--max-body", &roomy(), "--history", &roomy(), "--heartbeat", "2"]);
     // A slow machine may need a heartbeat to get that far; a ping within a block would be seen.
     let next = |wire: &mut Wire| loop {
@@ -246,6 +259,9 @@ fn what_is_said_to_one_may_be_larger_than_its_socket() {
 
 #[test]
 fn an_address_is_a_readers_own_and_ends_with_it() {
+    if !has("websocket") {
+        return;
+    }
     let server = Tincan::start(&["--retry", "0"]);
     let mut readers: Vec<_> = (0..50).map(|_| listen(&server, "/a")).collect();
     let (mut elsewhere, foreign, _) = listen(&server, "/b");
@@ -340,6 +356,9 @@ fn an_address_is_good_as_soon_as_it_is_told() {
 
 #[test]
 fn each_reader_hears_exactly_what_is_for_it_while_many_speak_and_come_and_go() {
+    if !has("websocket") {
+        return;
+    }
     in_memory_and_on_the_disk(&["--quiet", "--history", &roomy()], |server| {
         let readers: Vec<_> = (0..6).map(|_| listen(server, "/a")).collect();
         let sockets: Vec<_> = (0..2).map(|_| Ws::blocks(server, "/a", "")).collect();

@@ -23,8 +23,9 @@
 //! Left out: sectors smaller than a page, old bytes of other files, synced bytes that turn bad, and channels together
 //! (each state is of one channel).
 
-use crate::core::faults::works;
 use crate::support::harness::*;
+use crate::support::process::works;
+use crate::support::wings::has;
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::Display;
@@ -552,7 +553,7 @@ impl Life {
             let (port, journal) = (server.port, self.at("journal"));
             self.readers.push(thread::spawn(move || read(port, channel, &journal, &tell)));
             let prelude = prelude.recv_timeout(SOON).map_err(|_| format!("/{channel} cannot be read"))?;
-            if channel == CHANNELS[0] {
+            if channel == CHANNELS[0] && has("address") {
                 self.address = address_of(&prelude);
             }
         }
@@ -581,7 +582,7 @@ impl Life {
         };
         let query = match kind {
             "named" => "?event=soup".into(),
-            "except" => format!("?except={}", self.address),
+            "except" if has("address") => format!("?except={}", self.address),
             _ => String::new(),
         };
         let head = format!("POST /{channel}{query} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {}\r\n", body.len());

@@ -1,7 +1,8 @@
 //! Faults as they really come: kill -9, power cuts, full disks, no descriptors, no threads: CONTRACT 2, 3, 5 and 9.
 
-use crate::core::hostile::processor_time;
 use crate::support::harness::*;
+use crate::support::process::processor_time;
+use crate::support::process::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -182,23 +183,6 @@ impl Story {
         assert!(faults.values().all(|&count| count == 0), "{faults:?}");
         CHANNELS.iter().for_each(|name| replays(server, dir, name));
     }
-}
-
-/// Tincan behind a line of shell.
-pub fn shell(line: &str, args: &[&str]) -> Tincan {
-    let mut command = Command::new("sh");
-    command.args(["-c", &format!("{line} \"$0\" \"$@\""), env!("CARGO_BIN_EXE_tincan"), "--quiet"]);
-    command.args(["--listen", "127.0.0.1:0"]).args(args);
-    Tincan::run(command)
-}
-
-/// Whether a command works here; else its test is left out.
-pub fn works(line: &str) -> bool {
-    let out = Command::new("sh").args(["-c", line]).output().unwrap();
-    if !out.status.success() {
-        eprintln!("left out: `{line}` fails: {}", String::from_utf8_lossy(&out.stderr));
-    }
-    out.status.success()
 }
 
 /// Changes a limit of a running server, and of it alone.
@@ -533,7 +517,7 @@ fn listener(server: &Tincan, fields: &str) -> Wire {
     wire
 }
 
-const CONNECTED: &str = ": connected to /a as ";
+const CONNECTED: &str = ": connected to /a";
 
 /// These wait for times of the server's, so they do it together.
 #[test]

@@ -1,8 +1,8 @@
 //! File systems that are not like ext4, and what else can stand in a directory: it works, or the start is refused in
 //! words that say what to do. What is outside of the directory stays as it is.
 
-use crate::core::faults::works;
 use crate::support::harness::*;
+use crate::support::process::works;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -87,7 +87,7 @@ impl Place {
 }
 
 /// Exit code and the one line of a program that does not start; one that starts in spite of all is ended (124).
-fn ended(args: &[&OsStr], env: &[(&'static str, OsString)]) -> (Option<i32>, String) {
+pub fn ended(args: &[&OsStr], env: &[(&'static str, OsString)]) -> (Option<i32>, String) {
     let mut command = Command::new("timeout");
     command.args(["10", env!("CARGO_BIN_EXE_tincan")]).args(args);
     bare(&mut command);
@@ -403,9 +403,9 @@ fn a_path_that_is_not_utf_8_is_refused_and_no_other_is_used() {
         assert_eq!(ended(&[], &[(name, odd.clone())]), (Some(2), words(name, &shown)));
     }
     assert_eq!(fs::read_dir(&root.0).unwrap().count(), 0, "neither is made");
-    let secret = OsString::from_vec(b"redis://:p\xff@10.0.0.5".to_vec());
-    assert_eq!(ended(&[], &[("TINCAN_REDIS", secret.clone())]), (Some(2), words("TINCAN_REDIS", "this value")));
-    assert_eq!(ended(&[OsStr::new("--redis"), &secret], &[]), (Some(2), words("an argument", "this value")));
+    let secret = OsString::from_vec(b"x://:p\xff@10.0.0.5".to_vec());
+    assert_eq!(ended(&[], &[("TINCAN_DATA", secret.clone())]), (Some(2), words("TINCAN_DATA", "this value")));
+    assert_eq!(ended(&[OsStr::new("--data"), &secret], &[]), (Some(2), words("an argument", "this value")));
     // What is said to do helps; and other variables do not matter.
     fs::create_dir(&odd).unwrap();
     symlink(&odd, &link).unwrap();

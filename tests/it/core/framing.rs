@@ -3,14 +3,11 @@
 //! Chunks are looked at here as they come; all other tests read what they hold (`Wire`).
 
 use crate::support::harness::*;
-use crate::websocket::frames::{closing, frame, ping};
-use crate::websocket::sockets::{Ws, block};
+use crate::support::slow_readers::slow_readers;
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::mpsc::channel;
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 use tincan::wire::reject::CONNECTIONS;
@@ -18,11 +15,8 @@ use tincan::wire::reject::CONNECTIONS;
 /// What the head of a stream to HTTP/1.1 has more than one to HTTP/1.0.
 const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
 const LAST: &str = "0\r\n\r\n";
-/// A WebSocket that fell off the log, or whose time is over, is told so.
-const CALLED_BACK: u16 = 1013;
-
 /// Asks for a stream; its answer is read as it comes.
-fn raw(server: &Tincan, version: &str, path: &str, fields: &str) -> Wire {
+pub fn raw(server: &Tincan, version: &str, path: &str, fields: &str) -> Wire {
     let mut wire = server.connect().raw();
     wire.send(format!("GET {path} HTTP/{version}\r\nHost: localhost\r\n{fields}\r\n"));
     wire
@@ -39,7 +33,7 @@ fn head(wire: &mut Wire, last: &str) {
 }
 
 /// A chunk.
-fn chunk(bytes: &str) -> String {
+pub fn chunk(bytes: &str) -> String {
     format!("{:x}\r\n{bytes}\r\n", bytes.len())
 }
 
@@ -53,18 +47,17 @@ fn any_chunk(wire: &mut Wire) -> String {
     bytes
 }
 
-/// A stream's prelude, with this address behind the name.
+/// A stream's prelude.
 fn prelude(name: &str, id: &str) -> String {
     format!(": connected to /{name}\nretry: 0\nid: {id}\n\n")
 }
 
-/// Takes a stream's head and prelude, which are what they should be; returns its address and the prelude's id.
-fn opened(wire: &mut Wire, name: &str, chunked: bool) -> (String, String) {
+/// Takes a stream's head and prelude, which are what they should be; returns the prelude.
+pub fn opened(wire: &mut Wire, name: &str, chunked: bool) -> String {
     head(wire, if chunked { CHUNKED } else { "" });
     let first = if chunked { any_chunk(wire) } else { wire.block() };
-    let (address, id) = (address_of(&first), id_of(&first));
-    assert_eq!(first, prelude(&format!("{name} as {address}"), &id));
-    (address, id)
+    assert_eq!(plain(&first), prelude(name, &id_of(&first)));
+    first
 }
 
 /// Who reads `bytes`, in pieces of this size.
@@ -141,9 +134,8 @@ fn what_a_stream_says_comes_to_http_1_1_in_chunks_and_to_http_1_0_as_it_is() {
     for args in [&["--retry", "0"][..], &["--retry", "0", "--data", dir.arg()]] {
         let server = Tincan::start(args);
         let (mut new, mut old) = (raw(&server, "1.1", "/a", ""), raw(&server, "1.0", "/a", ""));
-        let (address, id) = opened(&mut new, "a", true);
-        let (old_address, old_id) = opened(&mut old, "a", false);
-        assert_eq!(id, old_id);
+        let id = id_of(&opened(&mut new, "a", true));
+        assert_eq!(id, id_of(&opened(&mut old, "a", false)));
         // Each size of a chunk has a length of its own.
         let overhead = block("", &id).len();
         let bodies = ["soup is ready", "", "two\nlines"].map(String::from);
@@ -153,17 +145,6 @@ fn what_a_stream_says_comes_to_http_1_1_in_chunks_and_to_http_1_0_as_it_is() {
             new.expect(chunk(&block));
             old.expect(&block);
         }
-        // To this one alone; and what is not for it.
-        for (address, wire, chunked) in [(&address, &mut new, true), (&old_address, &mut old, false)] {
-            let given = server.post_with(&format!("/a?to={address}"), "", "hush");
-            assert_eq!(given.status, 200);
-            wire.expect(if chunked { chunk("data: hush\n\n") } else { "data: hush\n\n".into() });
-        }
-        let hidden = server.post(&format!("/a?except={address}"), "hidden").remove(0);
-        old.expect(block("hidden", &hidden));
-        let seen = block("seen", &server.post("/a", "seen")[0]);
-        new.expect(chunk(&seen));
-        old.expect(seen);
         // Those of one POST may share a chunk.
         let ids = server.post_with("/a", "Content-Type: text/event-stream\r\n", "data: one\n\ndata: two\n\n").text();
         let both = ids.lines().zip(["one", "two"]).map(|(id, data)| block(data, id)).collect::<String>();
@@ -187,12 +168,11 @@ fn a_gap_is_in_one_chunk_with_its_prelude() {
     let mut wire = raw(&server, "1.1", "/a", "Last-Event-ID: 5-5\r\n");
     head(&mut wire, CHUNKED);
     let first = any_chunk(&mut wire);
-    let name = format!("a as {}", address_of(&first));
-    assert_eq!(first, prelude(&name, &format!("{epoch}-0")) + &said);
+    assert_eq!(plain(&first), prelude("a", &format!("{epoch}-0")) + &said);
     wire.expect(chunk(&block("x", &id)));
     let mut wire = raw(&server, "1.0", "/a", "Last-Event-ID: 5-5\r\n");
     head(&mut wire, "");
-    assert!(wire.block().starts_with(": connected to /a as "));
+    assert!(plain(&wire.block()).starts_with(": connected to /a\n"));
     wire.expect(said + &block("x", &id));
 }
 
@@ -479,319 +459,17 @@ fn last_id(blocks: &str) -> &str {
     blocks.trim_end().rsplit("\nid: ").next().unwrap()
 }
 
-/// How many bytes a slow reader takes at a time: now and then few, with a pause, and else many, for they have to get there.
-fn gulp(random: &mut Random) -> usize {
-    if random.below(20) == 0 {
-        sleep(Duration::from_millis(random.below(20)));
-    }
-    match random.below(100) {
-        0..5 => 1,
-        5..10 => [2, 3, 7, 8, 100][random.index(5)],
-        10..40 => 1 + random.index(5000),
-        _ => 1 << 16,
-    }
-}
-
 /// Readers of all kinds stop reading until each is stuck in the middle of something, and then go on, at times byte by
-/// byte, while more is said to all, to one alone, and to all but one, and pings are due.
+/// byte, while more is said, and pings are due.
 #[test]
 fn slow_readers_hear_exactly_what_is_for_them_wherever_they_stopped() {
     let dir = Scratch::new();
     let room = roomy();
     let options = ["--quiet", "--retry", "0", "--history", &room];
-    // A WebSocket that takes nothing for three heartbeats is given up, so theirs is a long one.
     let in_memory = [&options[..], &["--heartbeat", "1"]].concat();
     let on_disk = [&options[..], &["--heartbeat", "60", "--data", dir.arg()]].concat();
     scope(|s| {
-        s.spawn(|| slow_readers(&in_memory, 1, 2));
-        s.spawn(|| slow_readers(&on_disk, 2, 3));
+        s.spawn(|| slow_readers(&in_memory, 1, 2, false));
+        s.spawn(|| slow_readers(&on_disk, 2, 2, false));
     });
-}
-
-/// A reader of an event stream, or a WebSocket with the subprotocol.
-enum Reader {
-    Stream(Wire),
-    Ws(Ws),
-}
-
-impl Reader {
-    /// Opens one; returns it with its address.
-    fn open(server: &Tincan, kind: usize) -> (Reader, String) {
-        if kind == 2 {
-            let (ws, prelude) = Ws::blocks(server, "/a", "");
-            return (Reader::Ws(ws), address_of(&prelude));
-        }
-        let mut wire = server.connect();
-        wire.send(format!("GET /a HTTP/1.{kind}\r\nHost: localhost\r\n\r\n"));
-        let head = wire.until(b"\r\n\r\n");
-        assert_eq!(head.contains(CHUNKED), kind == 1, "{head}");
-        let prelude = wire.block();
-        (Reader::Stream(wire), address_of(&prelude))
-    }
-
-    /// The next block that is no ping.
-    fn hears(&mut self, random: &mut Random) -> String {
-        loop {
-            match self {
-                Reader::Stream(wire) => {
-                    wire.gulp = gulp(random);
-                    return next(wire);
-                }
-                Reader::Ws(ws) => {
-                    ws.0.gulp = gulp(random);
-                    match ws.frame().expect("it ended") {
-                        (0x89, _) => ws.send(frame(0x8a, "")),
-                        (0x81, block) => return String::from_utf8(block).unwrap(),
-                        (first, payload) => panic!("{first:x} {}", payload.escape_ascii()),
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// `kinds`: 2 are event streams to HTTP/1.0 and 1.1; the third is a WebSocket.
-fn slow_readers(args: &[&str], seed: u64, kinds: usize) {
-    let server = Tincan::start(args);
-    let begin = AtomicBool::new(false);
-    let mut random = Random(seed);
-    scope(|s| {
-        let (server, begin) = (&server, &begin);
-        // Whom it is said to, and where to tell what is heard.
-        let mut readers = Vec::new();
-        let at_end = AtEnd(begin);
-        for n in 0..12 {
-            let (mut reader, address) = Reader::open(server, n % kinds);
-            let (tell, told) = channel::<String>();
-            readers.push((address, tell));
-            s.spawn(move || {
-                let mut random = Random(seed * 100 + n as u64);
-                for (number, expected) in told.into_iter().enumerate() {
-                    while number > 40 && !begin.load(SeqCst) {
-                        sleep(Duration::from_millis(5));
-                    }
-                    let heard = reader.hears(&mut random);
-                    assert!(heard == expected, "reader {n}: {heard:.200?} and not {expected:.200?}");
-                }
-            });
-        }
-        let mut sum = 0;
-        let mut say = |most: usize| {
-            let body = ["x", "y\n", ":ping\n\n", "\r"][random.index(4)].repeat(random.index(most));
-            let one = random.index(readers.len());
-            let address = &readers[one].0;
-            let left_out = random.below(4) == 0;
-            let path = if left_out { format!("/a?except={address}") } else { "/a".into() };
-            let answer = server.post_with(&path, "", &body);
-            if answer.status == 200 {
-                let block = block(&body, answer.text().trim_end());
-                sum += block.len();
-                let mut hear = readers.iter().enumerate().filter(|(n, _)| !left_out || *n != one);
-                hear.all(|(_, (_, tell))| tell.send(block.clone()).is_ok());
-            } else {
-                assert!(left_out && answer.status == 503, "it has too much to pass over");
-            }
-            if random.below(3) == 0 {
-                let answer = server.post_with(&format!("/a?to={address}"), "", "hush");
-                assert!([200, 503].contains(&answer.status), "who is behind is not spoken to: {}", answer.text());
-                let _ = if answer.status == 200 { readers[one].1.send("data: hush\n\n".into()) } else { Ok(()) };
-            }
-            sum
-        };
-        (0..50).for_each(|_| assert!(say(30) > 0));
-        // More than a socket takes: each of them stops somewhere.
-        while say(9_000) < more_than_a_socket_takes() {}
-        drop(at_end);
-        (0..300).for_each(|_| assert!(say(2000) > 0));
-        drop(readers);
-    });
-    assert_eq!(server.metric("tincan_dropped_subscribers_total"), Some(0));
-}
-
-/// The frames in these bytes, and what is left of one that is not whole.
-fn frames(mut bytes: &[u8]) -> (Vec<(u8, Vec<u8>)>, &[u8]) {
-    let mut frames = Vec::new();
-    while let [first, second, rest @ ..] = bytes {
-        let form = [0, 2, 8][usize::from(*second).saturating_sub(125)];
-        let Some((told, rest)) = rest.split_at_checked(form) else { break };
-        let told = told.iter().fold(0, |n, byte| n << 8 | usize::from(*byte));
-        let length = if form == 0 { usize::from(*second) } else { told };
-        let Some((payload, rest)) = rest.split_at_checked(length) else { break };
-        frames.push((*first, payload.to_vec()));
-        bytes = rest;
-    }
-    (frames, bytes)
-}
-
-/// A WebSocket of each form.
-fn both_forms(server: &Tincan, path: &str) -> [(Ws, bool); 2] {
-    [(Ws::open(server, path), false), (Ws::blocks(server, path, "").0, true)]
-}
-
-/// What it hears of an event.
-fn message(body: &str, id: &str, blocks: bool) -> String {
-    if blocks { block(body, id) } else { body.replace("\r\n", "\n").replace('\r', "\n") }
-}
-
-#[test]
-fn messages_of_all_sizes_and_shapes_are_whole_in_both_forms() {
-    let dir = Scratch::new();
-    let options = ["--quiet", "--max-body", "4M", "--history", "64M"];
-    let on_disk = [&options[..], &["--data", dir.arg()]].concat();
-    let overhead = block("", "1763654400123-10").len();
-    let mut bodies = vec!["\n".repeat(99_999), "\r\n".repeat(50_000), "y".repeat(3 << 20), "z\n".repeat(100_000)];
-    for size in [0, 1, 125, 126, 65535, 65536] {
-        bodies.extend((size >= overhead).then(|| "b".repeat(size - overhead))); // so long is its block, or nearly
-        bodies.extend([0, 1].map(|more| "x".repeat(size + more)));
-    }
-    scope(|s| {
-        for args in [&options[..], &on_disk] {
-            let bodies = &bodies;
-            s.spawn(move || {
-                let server = Tincan::start(args);
-                let mut all = Vec::new();
-                let mut live = both_forms(&server, "/a");
-                for body in bodies {
-                    let id = server.post("/a", body).remove(0);
-                    live.iter_mut().for_each(|(ws, blocks)| assert!(ws.message() == message(body, &id, *blocks)));
-                    all.push((body, id));
-                }
-                for gulp in [1 << 16, 777] {
-                    for (mut ws, blocks) in both_forms(&server, "/a?since=all") {
-                        ws.0.gulp = gulp;
-                        all.iter().for_each(|(body, id)| assert!(ws.message() == message(body, id, blocks)));
-                        ws.0.gulp = 1 << 16;
-                        ws.close();
-                    }
-                }
-            });
-        }
-    });
-}
-
-/// The next block that is no ping.
-fn next(wire: &mut Wire) -> String {
-    loop {
-        let block = wire.block();
-        if block != PING {
-            return block;
-        }
-    }
-}
-
-/// Messages of a megabyte, more of them than a socket takes: who does not read is stuck in one. Returns them with their ids.
-fn stuck(server: &Tincan, path: &str) -> Vec<(String, String)> {
-    let count = more_than_a_socket_takes() / (1 << 20) + 2;
-    let bodies = (0..count).map(|n| format!("{n}{}\n", "x".repeat(998)).repeat(1 << 10));
-    bodies.map(|body| (body.clone(), server.post(path, &body).remove(0))).collect()
-}
-
-#[test]
-fn a_websocket_that_is_stuck_within_a_message_goes_on_byte_by_byte() {
-    let dir = Scratch::new();
-    let room = roomy();
-    let options = ["--quiet", "--max-body", "2M", "--heartbeat", "5", "--history", &room];
-    let on_disk = [&options[..], &["--data", dir.arg()]].concat();
-    scope(|s| {
-        for args in [&options[..], &on_disk] {
-            s.spawn(move || {
-                let server = Tincan::start(args);
-                let wss = both_forms(&server, "/a");
-                let (mut honest, _) = server.listen("/a", "");
-                let all = stuck(&server, "/a");
-                for (body, id) in &all {
-                    assert!(next(&mut honest) == block(body, id), "who reads is not held up");
-                }
-                scope(|s| {
-                    for (ws, blocks) in wss {
-                        let all = all.iter().map(|(body, id)| message(body, id, blocks)).collect::<Vec<_>>();
-                        s.spawn(move || goes_on(ws, &all));
-                    }
-                });
-            });
-        }
-    });
-}
-
-/// It hears these, and its Pings are answered between them, and nothing else comes but pings.
-fn goes_on(mut ws: Ws, all: &[String]) {
-    let mut random = Random(all[0].len() as u64);
-    let (mut heard, mut asked, mut answered) = (0, 0, 0);
-    while heard < all.len() || answered < asked {
-        if heard < all.len() {
-            asked += 1;
-            ws.send(ping(asked.to_string()));
-        }
-        ws.0.sips = if heard == 1 { 200_000 } else { random.index(2000) };
-        match ws.frame().expect("it ended") {
-            (0x81, payload) => {
-                assert!(payload == all[heard].as_bytes(), "message {heard}");
-                heard += 1;
-            }
-            (0x89, _) => ws.send(frame(0x8a, "")),
-            // The newest one is always answered; others need not be (RFC 6455 §5.5.3).
-            (0x8a, payload) => {
-                let number = String::from_utf8(payload).unwrap().parse().unwrap();
-                assert!(answered < number && number <= asked, "{number} behind {answered}");
-                answered = number;
-            }
-            (first, payload) => panic!("{first:x} {}", payload.escape_ascii()),
-        }
-    }
-}
-
-/// Whatever ends it, what came is a beginning of what it was to hear, in whole frames; behind them comes the Close frame, or
-/// the connection ends, which may be within a frame.
-#[test]
-fn a_websocket_that_is_stuck_within_a_message_is_never_closed_inside_it() {
-    side_by_side(&[
-        ("client closes", || ends_stuck(&[], 1000, |ws, _, _, _| sends(ws, closing(1000, "")))),
-        ("bad frame", || ends_stuck(&[], 1002, |ws, _, _, _| sends(ws, vec![0xff, 0xff]))),
-        ("binary", || ends_stuck(&[], 1003, |ws, _, _, _| sends(ws, frame(0x82, "b")))),
-        ("age", || {
-            ends_stuck(&["--max-age", "3"], CALLED_BACK, |_, _, _, opened| {
-                // Its time is over between 2.7 and 3.3 seconds, and that is seen half a second later.
-                sleep(Duration::from_millis(3900).saturating_sub(opened.elapsed()));
-                opened + Duration::from_millis(3500)
-            });
-        }),
-        ("falls off", || {
-            ends_stuck(&["--history", "4M"], CALLED_BACK, |_, server, path, _| {
-                stuck(server, path);
-                Instant::now()
-            });
-        }),
-    ]);
-}
-
-/// Its client sends this; returns when.
-fn sends(ws: &mut Ws, bytes: Vec<u8>) -> Instant {
-    ws.send(bytes);
-    Instant::now()
-}
-
-/// `end`: ends it; returns from when on it has two seconds to take the rest of the message, and is given one here.
-fn ends_stuck(args: &[&str], code: u16, end: fn(&mut Ws, &Tincan, &str, Instant) -> Instant) {
-    let room = roomy();
-    let history = if args.contains(&"--history") { vec![] } else { vec!["--history", &room] };
-    let server = Tincan::start(&[&["--quiet", "--max-body", "2M"], &history[..], args].concat());
-    for (path, blocks) in [("/plain", false), ("/blocks", true)] {
-        let opened = Instant::now();
-        let mut ws = if blocks { Ws::blocks(&server, path, "").0 } else { Ws::open(&server, path) };
-        let all = stuck(&server, path);
-        let from = end(&mut ws, &server, path, opened);
-        ws.0.sips = 5000;
-        let bytes = ws.0.bytes(usize::MAX);
-        let (frames, rest) = frames(&bytes);
-        let (last, messages) = frames.split_last().unwrap();
-        let closed = last.0 == 0x88;
-        assert!(closed || from.elapsed() > Duration::from_secs(1), "there is a Close frame");
-        assert!(!closed || rest.is_empty() && last.1[..2] == code.to_be_bytes(), "{:?}", last.1.escape_ascii());
-        let messages = if closed { messages } else { &frames[..] };
-        for (n, (first, payload)) in messages.iter().enumerate() {
-            let (body, id) = &all[n];
-            assert_eq!(*first, 0x81);
-            assert!(*payload == message(body, id, blocks).into_bytes(), "message {n}");
-        }
-    }
 }

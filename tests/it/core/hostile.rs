@@ -4,6 +4,7 @@
 
 use crate::core::http;
 use crate::support::harness::*;
+use crate::support::process::*;
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -119,24 +120,6 @@ impl Honest {
         in_time(worst, self.control.0.finish().1, 3, &what);
         sent
     }
-}
-
-/// A number in /proc/PID/status.
-pub fn status(server: &Tincan, name: &str) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-    let line = text.lines().find_map(|l| l.strip_prefix(name)).unwrap();
-    line.trim().split(' ').next().unwrap().parse().unwrap()
-}
-
-/// The processor time that it has used, of all its threads.
-pub fn processor_time(server: &Tincan) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.pid())).unwrap();
-    let user_and_system = stat.rsplit(')').next().unwrap().split_whitespace().skip(11).take(2);
-    Duration::from_millis(10 * user_and_system.map(|ticks| ticks.parse::<u64>().unwrap()).sum::<u64>()) // proc(5)
-}
-
-pub fn descriptors(server: &Tincan) -> usize {
-    std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count()
 }
 
 /// The descriptors of a server that has started, and has no connection but its listening socket.

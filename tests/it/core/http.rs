@@ -1,15 +1,8 @@
 //! HTTP/1.1: the refusal table of CONTRACT section 10, and what RFC 9110 and RFC 9112 ask for.
 
 use crate::support::harness::*;
-use crate::support::sources;
+use crate::support::refusals::{covered, elsewhere};
 use std::time::{Duration, Instant};
-use tincan::wings::address::{BEHIND, NOBODY, TO_EXCEPT};
-use tincan::wings::lab::taps::{TAP, TAPS};
-use tincan::wings::lessons::{NO_LESSON, PLAYING};
-use tincan::wings::redis::cluster::{REDIS_AWAY, REDIS_LOST, REDIS_REFUSES};
-use tincan::wings::websocket::handshake::{
-    HANDSHAKE_METHOD, NO_SOCKET, SUBPROTOCOL, UPGRADE, UPGRADE_OPTION, WS_KEY, WS_VERSION,
-};
 use tincan::wire::reject::{self, *};
 
 const HOST: &str = "Host: localhost\r\n";
@@ -214,35 +207,18 @@ fn framed() -> Vec<(String, Reject)> {
         (to("GET /a?wait=1.5"), WAIT),
         (to("GET /a?wait="), WAIT),
         (to("GET /a?wait=ten"), WAIT),
-        (to("POST /a?to=x"), NOBODY),
-        (to("POST /a?except=x"), NOBODY),
-        (to("POST /a?to="), NOBODY),
-        (to(&format!("POST /a?to={}", "0".repeat(32))), NOBODY),
-        (to(&format!("POST /a?to=%2B{}", "0".repeat(31))), NOBODY),
-        (to("POST /a?to=0123456789abcde%C3%A9"), NOBODY),
-        (to("POST /a?to=x&except=y"), TO_EXCEPT),
-        (to("POST /a?to=%zz"), TARGET),
         (to("GET /nothing/here"), NOT_FOUND),
         (to("GET /a/"), SLASH),
         (to("POST /a/"), SLASH),
         (to("GET /health/"), SLASH),
         (to("GET /nothing/here/?x"), SLASH),
-        (to("GET /lab/a%2Fb"), NOT_FOUND),
-        (to("GET /a?tap=a+b"), TAP),
-        (to("GET /a?tap="), TAP),
-        (to("GET /lessons/"), SLASH),
-        (to("GET /lessons/nothing"), NO_LESSON),
         (to("GET /assets"), NOT_FOUND),
-        (to("GET /lessons/nothing.txt"), NO_LESSON),
-        (to("POST /lessons/nothing"), NO_LESSON),
         (to("GET /assets/nothing.js"), NO_FILE),
         (to("GET /assets/../src/main.rs"), NO_FILE),
         (to("GET /caf%C3%A9"), NOT_FOUND),
         (to(&format!("GET /{}", "a".repeat(65))), NOT_FOUND),
         (to("OPTIONS /nothing/here"), NOT_FOUND),
         (to("POST /"), PAGE_METHOD),
-        (to("POST /lessons"), PAGE_METHOD),
-        (to("DELETE /lessons/fields"), PAGE_METHOD),
         (to("DELETE /metrics"), PAGE_METHOD),
         (to("POST /health"), PAGE_METHOD),
         (to("PUT /assets/chat.js"), PAGE_METHOD),
@@ -283,9 +259,14 @@ fn a_refusal_that_breaks_the_framing_is_answered_and_ends_the_connection() {
 
 #[test]
 fn a_refusal_with_sound_framing_leaves_the_connection_open() {
+    leaves_it_open(framed());
+}
+
+/// Asks for these, one after the other on one connection, and is refused.
+pub fn leaves_it_open(rows: Vec<(String, Reject)>) {
     let server = Tincan::start(&[]);
     let mut wire = server.connect();
-    for (request, reject) in framed() {
+    for (request, reject) in rows {
         wire.send(&request);
         let answer = wire.response();
         assert_eq!(answer.text(), reject.line(), "{request:?}");
@@ -305,10 +286,8 @@ fn a_refusal_with_sound_framing_leaves_the_connection_open() {
 
 #[test]
 fn a_post_names_the_parameter_that_it_cannot_have() {
-    let server = Tincan::start(&[]);
-    let mut wire = server.connect();
     let long = "x".repeat(2000);
-    for (target, name) in [
+    names_the_parameter(&[
         ("/a?evnt=b", "evnt"),
         ("/a?event=b&Event=c", "Event"),
         ("/a?since=all", "since"),
@@ -316,9 +295,15 @@ fn a_post_names_the_parameter_that_it_cannot_have() {
         ("/a?lastEventId=5", "lastEventId"),
         ("/a?%65vent=b", "%65vent"),
         ("/a?=b&&x=%ff", "x"),
-        ("/lab/key?event=b", "event"),
         (&format!("/a?{long}"), &long[..64]),
-    ] {
+    ]);
+}
+
+/// Posts to these targets; the answer names the parameter.
+pub fn names_the_parameter(rows: &[(&str, &str)]) {
+    let server = Tincan::start(&[]);
+    let mut wire = server.connect();
+    for (target, name) in rows {
         for fields in ["", "Expect: 100-continue\r\n"] {
             wire.send(format!("POST {target} HTTP/1.1\r\n{HOST}{fields}Content-Length: 1\r\n\r\n"));
             if fields.is_empty() {
@@ -380,46 +365,38 @@ fn a_higher_minor_version_is_treated_as_1_1_and_empty_members_of_a_list_as_none(
 
 #[test]
 fn every_answer_says_how_long_it_may_be_kept() {
+    let live = ["/health", "/metrics", "/a?wait=0", "/a", "/nothing/here", "/a/"];
+    let refused = unframed().into_iter().chain(framed()).collect();
+    says_how_long_it_may_be_kept(&live, &["/", "/assets/chat.js", "/assets/icon.svg"], refused);
+}
+
+/// Asks for what is live, for what a browser may keep, and for what is refused.
+pub fn says_how_long_it_may_be_kept(live: &[&str], kept: &[&str], refused: Vec<(String, Reject)>) {
     let server = Tincan::start(&[]);
     server.post("/a", "x");
-    let live =
-        ["/health", "/metrics", "/a?wait=0", "/a", "/lab/key?wait=0", "/lessons/no-content", "/nothing/here", "/a/"];
-    let kept = ["/", "/lab", "/lessons", "/lessons/fields.txt", "/assets/chat.js", "/assets/icon.svg"];
     let methods = ["GET", "HEAD", "POST", "OPTIONS", "BREW"];
-    for path in live.into_iter().chain(kept) {
+    for path in live.iter().chain(kept) {
         for method in methods {
             let mut wire = server.connect();
             wire.send(format!("{method} {path} HTTP/1.1\r\n{HOST}\r\n"));
             let head = wire.until(b"\r\n\r\n").to_ascii_lowercase();
-            let kept = kept.contains(&path) && (method == "GET" || method == "HEAD");
+            let kept = kept.contains(path) && (method == "GET" || method == "HEAD");
             let control = if kept { "no-cache" } else { "no-store, no-transform" };
             assert!(head.contains(&format!("\r\ncache-control: {control}\r\n")), "{method} {path}: {head}");
             assert_eq!(head.matches("cache-control").count(), 1, "{head}");
         }
     }
-    for (request, reject) in unframed().into_iter().chain(framed()) {
+    for (request, reject) in refused {
         let answer = server.ask(&request);
         assert_eq!(answer.field("cache-control"), Some("no-store, no-transform"), "{reject:?}");
     }
 }
 
-/// The rest of the table, which needs more than one request: by name, for the tests that refuse with it are looked for.
-macro_rules! elsewhere {
-    ($($name:ident)*) => { [$((stringify!($name), $name)),*] };
-}
-
 #[test]
 fn every_line_of_the_table_is_tested() {
-    let elsewhere = elsewhere!(BODY_UTF8 TIMEOUT CHANNELS CONNECTIONS PUBLISH_TOKEN PUBLISH_UNKNOWN PUBLISH_RIGHT READ_TOKEN READ_UNKNOWN READ_RIGHT PARAMETER LOG_FAILED LOG_CLOSED LOG_UNREADABLE LOG_SICK OPEN_LOGS PLAYING TAPS DISK_FULL UPGRADE UPGRADE_OPTION HANDSHAKE_METHOD NO_SOCKET WS_VERSION WS_KEY SUBPROTOCOL BEHIND REDIS_AWAY REDIS_REFUSES REDIS_LOST);
-    let tests = sources::tests();
-    for (name, _) in elsewhere {
-        assert!(tests.matches(name).count() > 1, "no test but this one names {name}");
-    }
-    let elsewhere = elsewhere.into_iter().map(|(_, reject)| reject);
-    let here: Vec<Reject> = unframed().into_iter().chain(framed()).map(|(_, reject)| reject).chain(elsewhere).collect();
-    for reject in reject::TABLE {
-        assert!(here.contains(reject), "no test refuses with {reject:?}");
-    }
+    let elsewhere = elsewhere!(BODY_UTF8 TIMEOUT CHANNELS CONNECTIONS PUBLISH_TOKEN PUBLISH_UNKNOWN PUBLISH_RIGHT READ_TOKEN READ_UNKNOWN READ_RIGHT PARAMETER LOG_FAILED LOG_CLOSED LOG_UNREADABLE LOG_SICK OPEN_LOGS DISK_FULL NO_WING NO_WING_HERE);
+    let here: Vec<_> = unframed().into_iter().chain(framed()).map(|(_, reject)| reject).collect();
+    covered(reject::TABLE, &here, &elsewhere);
 }
 
 #[test]
@@ -769,24 +746,24 @@ fn the_page_goes_to_who_prefers_html() {
 
 #[test]
 fn pages_come_with_their_policy_and_types() {
-    let server = Tincan::start(&[]);
-    for (path, kind) in [
+    policy_and_types(&[
         ("/", "text/html; charset=utf-8"),
-        ("/lab", "text/html; charset=utf-8"),
         ("/assets/chat.css", "text/css; charset=utf-8"),
         ("/assets/chat.js", "text/javascript; charset=utf-8"),
         ("/assets/eventsource.js", "text/javascript; charset=utf-8"),
         ("/assets/fetch.js", "text/javascript; charset=utf-8"),
         ("/assets/icon.svg", "image/svg+xml"),
-        ("/assets/lab.css", "text/css; charset=utf-8"),
-        ("/assets/lab-words.js", "text/javascript; charset=utf-8"),
-        ("/assets/lessons.css", "text/css; charset=utf-8"),
-        ("/assets/lessons-words.js", "text/javascript; charset=utf-8"),
         ("/assets/shared.js", "text/javascript; charset=utf-8"),
         ("/assets/words.js", "text/javascript; charset=utf-8"),
-    ] {
+    ]);
+}
+
+/// Gets these files, which have this type.
+pub fn policy_and_types(files: &[(&str, &str)]) {
+    let server = Tincan::start(&[]);
+    for (path, kind) in files {
         let answer = server.get(path);
-        assert_eq!((answer.status, answer.field("content-type")), (200, Some(kind)));
+        assert_eq!((answer.status, answer.field("content-type")), (200, Some(*kind)));
         assert_eq!(answer.field("x-content-type-options"), Some("nosniff"));
         assert_eq!(answer.field("cache-control"), Some("no-cache"));
         assert_eq!(

@@ -18,10 +18,9 @@ fn head_and_prelude_are_exactly_these_bytes() {
     wire.expect(
         "X-Content-Type-Options: nosniff\r\nContent-Type: text/event-stream\r\nX-Accel-Buffering: no\r\n\
          Vary: Accept\r\nCache-Control: no-store, no-transform\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n\
-         : connected to /kitchen as ",
+         : connected to /kitchen",
     );
-    let address = wire.until(b"\n");
-    assert!(address.len() == 33 && address.trim_end().bytes().all(|b| b.is_ascii_hexdigit()), "{address}");
+    wire.until(b"\n"); // what wings add to this line is tested with them
     wire.expect("retry: 0\nid: ");
     let id = wire.until(b"\n\n");
     assert_eq!(seq(id.trim_end()), 0);

@@ -2,21 +2,13 @@
 //! `TINCAN_RELEASE`; without it only what holds for every build is tested.
 
 use crate::support::harness::*;
+use crate::support::process::release;
 use std::fs::read_to_string;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-/// The release build, or a word that it is left out.
-pub fn release() -> Option<String> {
-    let program = std::env::var("TINCAN_RELEASE").ok();
-    if program.is_none() {
-        eprintln!("left out: TINCAN_RELEASE names no release build");
-    }
-    program
-}
 
 /// The memory that a process takes for itself, in KiB: what it has written, anywhere; and that with each page of its
 /// program that is there, as if nobody shared it. The pages of the system's libraries that are as in their files are the system's:

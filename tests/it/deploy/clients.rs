@@ -4,7 +4,7 @@
 //! then all must be there. Without it no library of Python is tried.
 
 use crate::deploy::proxies::Proxy;
-use crate::pages::browser::FLAGS;
+use crate::support::browser::FLAGS;
 use crate::support::harness::*;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;

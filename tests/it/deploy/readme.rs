@@ -2,7 +2,7 @@
 
 use crate::support::harness::*;
 use crate::support::sources;
-use crate::trace::lines as trace;
+use crate::support::wings::has_all;
 use std::fs::read_to_string;
 use std::io::Read;
 use std::process::{Command, Stdio};
@@ -15,7 +15,7 @@ fn readme() -> String {
 }
 
 /// The code blocks of a language.
-fn blocks(language: &str) -> Vec<String> {
+pub fn blocks(language: &str) -> Vec<String> {
     let text = readme();
     let start = format!("```{language}\n");
     text.split(&start).skip(1).map(|b| b.split("```").next().unwrap().to_string()).collect()
@@ -38,6 +38,9 @@ fn mask(text: &str) -> String {
 
 #[test]
 fn every_command_runs() {
+    if !has_all() {
+        return;
+    }
     let server = Tincan::start(&[]);
     let here = format!("localhost:{}", server.port);
     let ci = read_to_string(format!("{ROOT}/.ci/run")).unwrap();
@@ -74,7 +77,7 @@ fn every_command_runs() {
 }
 
 /// A shell for a command line with curl, which knows of no proxy and of no file of its user.
-fn shell(line: &str) -> Command {
+pub fn shell(line: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", line]).env("HOME", "/nonexistent").env("CURL_HOME", "/nonexistent");
     for name in ["http_proxy", "all_proxy", "ALL_PROXY", "XDG_CONFIG_HOME"] {
@@ -83,37 +86,8 @@ fn shell(line: &str) -> Command {
     command
 }
 
-#[test]
-fn the_transcript_is_what_trace_shows_while_the_commands_run() {
-    let server = Tincan::start(&["--trace", "--quiet"]);
-    let commands = blocks("sh").into_iter().find(|b| b.contains("order")).unwrap();
-    let run = |command: &str| {
-        let line = command.replace("localhost:8000", &format!("localhost:{}", server.port));
-        shell(&line).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
-    };
-    let mut commands = commands.lines();
-    let _listens = Ended(run(&format!("exec {}", commands.next().unwrap())));
-    let shows = |text: &str| eventually(text, || server.stderr().contains(text));
-    shows("  fires nothing; the id counts from here\n");
-    for command in commands {
-        assert!(run(command).wait().unwrap().success(), "{command}");
-    }
-    shows("  dispatch: order\n");
-    let stderr = server.stderr();
-    let got: String = stderr.lines().filter(|l| l.starts_with("#1 ")).map(|l| same(l, server.port)).collect();
-    let shown: String = text_block("#1 >").lines().map(|l| same(l, server.port)).collect();
-    assert_eq!(got, shown);
-}
-
-/// A line of a trace without what differs each time, the version of curl and how many digits a port has among it.
-fn same(line: &str, port: u16) -> String {
-    let line = trace::mask(&line.replace(&format!("localhost:{port}"), "localhost:8000"));
-    let words = line.split_whitespace().map(|word| if word.starts_with("curl/") { "curl␍␊" } else { word });
-    words.collect::<Vec<_>>().join(" ") + "\n"
-}
-
 /// The text block that begins like this.
-fn text_block(begin: &str) -> String {
+pub fn text_block(begin: &str) -> String {
     blocks("text").into_iter().find(|b| b.starts_with(begin)).unwrap()
 }
 
@@ -147,6 +121,9 @@ fn the_token_file_can_be_used_as_the_readme_shows_it() {
 
 #[test]
 fn the_options_are_those_of_the_program() {
+    if !has_all() {
+        return;
+    }
     let out = Command::new(env!("CARGO_BIN_EXE_tincan")).arg("--help").output().unwrap();
     let help = String::from_utf8(out.stdout).unwrap();
     assert!(readme().contains(&help), "the README does not show the help as it is:\n{help}");
@@ -199,4 +176,19 @@ fn every_claim_names_a_test_and_a_file_that_exist() {
         rows += 1;
     }
     assert!(rows >= 30 && threats >= 20, "{rows} rows, {threats} threats");
+}
+
+#[test]
+fn the_readmes_request_with_nc_shows_the_stream_alone() {
+    let readme = readme();
+    let line = readme.lines().find(|line| line.contains("| nc localhost 8000")).unwrap();
+    let request = line.split('\'').nth(1).unwrap().replace(r"\r\n", "\r\n");
+    let server = Tincan::start(&[]);
+    let mut wire = server.connect().raw();
+    wire.send(request);
+    let head = wire.until(b"\r\n\r\n");
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\nConnection: close\r\n\r\n"), "{head}");
+    assert!(plain(&wire.block()).starts_with(": connected to /kitchen\n"));
+    let id = server.post("/kitchen", "soup").remove(0);
+    wire.expect(format!("data: soup\nid: {id}\n\n"));
 }

@@ -1,7 +1,7 @@
 //! The chat page behind relays that keep what they should pass on, and what the page then says of itself: nothing that it
 //! could know to be untrue stands there for longer than some seconds.
 
-use crate::pages::browser::*;
+use crate::support::browser::*;
 use crate::support::harness::*;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};

@@ -1,14 +1,15 @@
 //! The wire lab's page in a real Chromium: what it shows beside what passed.
 
-use crate::pages::browser::{Page, TAB, driver, string, url};
+use crate::support::browser::{Page, TAB, driver, string, url};
 use crate::support::harness::*;
+use crate::support::websocket::*;
+use crate::support::wings::has;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tincan::wings::lessons::script::{LESSONS, parts};
-use tincan::wings::websocket::frames as ws;
 use tincan::wire::event::json;
 
 /// A line of the table, but for those of chunks: its bytes, what the algorithm did, what was fired; each a text.
@@ -295,6 +296,9 @@ fn chunks_are_read_wherever_they_and_their_pieces_are_cut() {
 
 #[test]
 fn what_a_tap_lost_is_shown() {
+    if !has("websocket") {
+        return;
+    }
     let Some(driver) = driver() else { return };
     for (language, shown) in [
         ("en", "connection 1 · 1234 bytes are missing here: more was said than the lab could note"),
@@ -368,6 +372,9 @@ fn frames(mut rest: &[u8]) -> Vec<String> {
 
 #[test]
 fn a_websocket_in_the_lab_is_shown_part_by_part_of_its_frames() {
+    if !has("websocket") {
+        return;
+    }
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&["--heartbeat", "2"]);
     let page = driver.page(&url(&server, "/lab"));
@@ -416,16 +423,19 @@ fn a_websocket_in_the_lab_is_shown_part_by_part_of_its_frames() {
 
 #[test]
 fn frames_are_read_wherever_they_are_cut() {
+    if !has("websocket") {
+        return;
+    }
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&[]);
     let page = driver.page(&url(&server, "/lab"));
     on_socket(&page, &server, "kitchen", "event-stream");
     let mut out = b"\x01\x04so\xc3\xa9\x89\x02hi\x80\x02\np".to_vec(); // a message in two frames, and a Ping between them
-    ws::frame(ws::TEXT, "stew, ".repeat(50).as_bytes(), &mut out);
-    ws::frame(ws::TEXT, "bread".repeat(13_200).as_bytes(), &mut out);
-    ws::frame(ws::TEXT, b"", &mut out);
-    ws::close(Some(1001), "bye", &mut out);
-    ws::close(None, "", &mut out);
+    out.extend(served(0x81, "stew, ".repeat(50)));
+    out.extend(served(0x81, "bread".repeat(13_200)));
+    out.extend(served(0x81, ""));
+    out.extend(served(0x88, b"\x03\xe9bye"));
+    out.extend(served(0x88, ""));
     // Of each part, in one row or in several: its bytes, what is said of it, and what belongs together.
     let parts = "((parts, text) => { for (const row of all('tbody .row.out')) {
         const [code, steps] = [row.querySelector('code').textContent, row.cells[1].textContent];
@@ -472,6 +482,9 @@ fn frames_are_read_wherever_they_are_cut() {
 
 #[test]
 fn a_websocket_in_the_lab_does_not_come_back_and_says_why_it_ended() {
+    if !has("websocket") {
+        return;
+    }
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&["--max-body", "1K"]);
     let page = driver.page(&url(&server, "/lab"));
@@ -502,7 +515,9 @@ fn a_websocket_in_the_lab_does_not_come_back_and_says_why_it_ended() {
         page.becomes("all('.fired .event').at(-1)?.textContent.includes('soup is ready')", "true");
     }
     page.js("(q('#data').value = 'long '.repeat(300), q('#send').click())");
-    closed(1009, ws::TOO_LONG.reason, true);
+    let mut other = Ws::open(&server, "/other");
+    other.send(text("x".repeat(1500)));
+    closed(1009, str::from_utf8(&other.frame().unwrap().1[2..]).unwrap(), true);
     assert_eq!(page.js("all('.fired .failed').length"), "1", "what the one before fired is not in this table");
     // A handshake that is refused.
     page.js("(q('#since').value = 'nonsense', q('#connect').click())");
@@ -649,6 +664,9 @@ fn what_curl_would_do_is_written_so_that_a_shell_reads_it() {
 
 #[test]
 fn the_lab_fits_a_phone_and_speaks_chinese() {
+    if !has("websocket") {
+        return;
+    }
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&[]);
     let page = driver.page(&url(&server, "/lab#named"));

@@ -3,7 +3,7 @@
 //!
 //! `TINCAN_AXE` is the path of an `axe.min.js` (`.ci/run` fetches it). Where it is missing, that test is left out.
 
-use crate::pages::browser::{Driver, ENTER, Page, driver, message, url};
+use crate::support::browser::{Driver, ENTER, Page, driver, message, url};
 use crate::support::harness::*;
 use std::path::PathBuf;
 use tincan::wire::event::json;

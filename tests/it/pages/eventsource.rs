@@ -1,7 +1,7 @@
 //! `static/common/eventsource.js` beside the browser's own EventSource, in a real Chromium: the same streams, the same events.
 //! What is expected is written out, so that it also shows where Chromium departs from the text.
 
-use crate::pages::browser::{driver, guarded, signed_url, url};
+use crate::support::browser::{driver, guarded, signed_url, url};
 use crate::support::harness::*;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -169,7 +169,7 @@ fn serve(mut wire: TcpStream, noted: &Mutex<Vec<String>>, scripts: &[(&str, Vec<
     Some(())
 }
 
-impl crate::pages::browser::Page<'_> {
+impl crate::support::browser::Page<'_> {
     /// Starts a promise and waits for its value.
     fn awaited(&self, promise: &str) -> String {
         self.js(&format!("then({promise})"));

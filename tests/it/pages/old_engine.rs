@@ -3,7 +3,7 @@
 //!
 //! `TINCAN_OLD_CHROMIUMS` has their paths, as `PATH` has its own. Without it these tests are left out.
 
-use crate::pages::browser::{FLAGS, message, string, url};
+use crate::support::browser::{FLAGS, message, string, url};
 use crate::support::harness::*;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -234,7 +234,7 @@ fn old_browsers_play_lessons_and_ways() {
 #[test]
 fn old_browsers_listen_with_a_token() {
     for path in engines() {
-        let server = crate::pages::browser::guarded(&Scratch::new(), 0, "publish s3same\n");
+        let server = crate::support::browser::guarded(&Scratch::new(), 0, "publish s3same\n");
         let mut page = Engine::start(&path, "en");
         page.open(&format!("{}#token=s3same", url(&server, "/kitchen")));
         page.becomes(STATE, "open");

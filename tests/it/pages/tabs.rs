@@ -1,7 +1,7 @@
 //! Many tabs of one Chromium: one connection for all of them, and what there is without that. Also the token that
 //! belongs to one tab alone.
 
-use crate::pages::browser::*;
+use crate::support::browser::*;
 use crate::support::harness::*;
 use std::collections::VecDeque;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,6 +1,6 @@
 //! The lab's ways side by side, in a real Chromium. A proxy between it and the server counts the bytes for itself.
 
-use crate::pages::browser::{Page, bad_gateway, driver, guarded, signed_url, url};
+use crate::support::browser::{Page, bad_gateway, driver, guarded, signed_url, url};
 use crate::support::harness::*;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};

@@ -1,7 +1,7 @@
 //! The pages in Chinese and in English: their tables have each word that is used and no other, and the chat page's table
 //! has none that only other pages use.
 
-use crate::pages::browser::*;
+use crate::support::browser::*;
 use crate::support::harness::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{read_dir, read_to_string};

@@ -1,9 +1,9 @@
 //! Nodes that share one Redis, while all goes well: CONTRACT section 9. What goes wrong is in `outage.rs`.
 
-use crate::redis::nodes::*;
 use crate::support::harness::*;
-use crate::websocket::frames::text;
-use crate::websocket::sockets::Ws;
+use crate::support::redis::*;
+use crate::support::websocket::{Ws, text};
+use crate::support::wings::has;
 use std::collections::BTreeSet;
 use std::process::Command;
 use std::thread::scope;
@@ -26,6 +26,11 @@ pub fn post_stream(node: &Tincan, channel: &str, body: &str) -> Response {
     node.post_with(&format!("/{channel}"), STREAM, body)
 }
 
+/// The option that shows all bytes, if this build has it.
+fn traced() -> &'static [&'static str] {
+    if has("trace") { &["--trace"] } else { &[] }
+}
+
 fn ids(entries: &[Entry]) -> Vec<&str> {
     entries.iter().map(|entry| entry.id.as_str()).collect()
 }
@@ -35,8 +40,8 @@ fn what_is_said_on_one_node_is_heard_on_all_with_the_same_bytes_and_the_ids_of_t
     let Some(redis) = Redis::start(&[]) else { return };
     let nodes = [(); 3].map(|()| redis.node(&[]));
     let mut readers = nodes.each_ref().map(|node| Reader::of(node, "kitchen"));
-    let (mut socket, _) = Ws::blocks(&nodes[0], "/kitchen", "");
-    let mut speaker = Ws::open(&nodes[2], "/kitchen?event=socket");
+    let mut socket = has("websocket").then(|| Ws::blocks(&nodes[0], "/kitchen", "").0);
+    let mut speaker = has("websocket").then(|| Ws::open(&nodes[2], "/kitchen?event=socket"));
     let mut said: Vec<String> = Vec::new();
     for n in 0..42 {
         let node = &nodes[n % 3];
@@ -51,6 +56,7 @@ fn what_is_said_on_one_node_is_heard_on_all_with_the_same_bytes_and_the_ids_of_t
                 answer.text().lines().map(String::from).collect()
             }
             _ => {
+                let Some(speaker) = &mut speaker else { continue };
                 speaker.send(text(format!("by WebSocket {n}")));
                 while speaker.message() != format!("by WebSocket {n}") {}
                 vec![redis.entries("kitchen").pop().unwrap().id]
@@ -60,7 +66,9 @@ fn what_is_said_on_one_node_is_heard_on_all_with_the_same_bytes_and_the_ids_of_t
     let entries = redis.entries("kitchen");
     assert_eq!(ids(&entries), said);
     readers.iter_mut().for_each(|reader| reader.hears(&entries));
-    entries.iter().for_each(|entry| socket.hears(&entry.block()));
+    if let Some(socket) = &mut socket {
+        entries.iter().for_each(|entry| socket.hears(&entry.block()));
+    }
     for node in &nodes {
         assert_eq!(poll(node, "kitchen", "all"), blocks(&entries));
         assert_eq!(poll(node, "kitchen", &said[20]), blocks(&entries[21..]));
@@ -342,6 +350,9 @@ fn a_channel_is_heard_at_once_when_it_comes_into_use_and_all_share_two_connectio
 
 #[test]
 fn a_channel_of_the_lab_stays_in_memory_whatever_becomes_of_redis() {
+    if !has("lab") {
+        return;
+    }
     let Some(mut redis) = Redis::start(&[]) else { return };
     let nodes = [redis.node(&[]), redis.node(&[])];
     let tapped = |key: &str| {
@@ -358,6 +369,9 @@ fn a_channel_of_the_lab_stays_in_memory_whatever_becomes_of_redis() {
 /// `?except=` names a reader of any node: its address goes along with the event.
 #[test]
 fn what_is_for_all_but_one_passes_over_that_one_on_whatever_node_it_is() {
+    if !has("address") {
+        return;
+    }
     let Some(redis) = Redis::start(&[]) else { return };
     let nodes = [redis.node(&[]), redis.node(&[])];
     let mut others = nodes.each_ref().map(|node| Reader::of(node, "kitchen"));
@@ -449,7 +463,7 @@ fn a_password_of_any_characters_and_a_database_are_taken_from_the_url_and_never_
     .enumerate()
     {
         let url = format!("redis://{login}{at}{db}");
-        let mut nodes = vec![Tincan::start(&["--trace", "--redis", &url])];
+        let mut nodes = vec![Tincan::start(&[traced(), &["--redis", &url]].concat())];
         let mut command = Command::new(env!("CARGO_BIN_EXE_tincan"));
         command.args(["--listen", "127.0.0.1:0"]).env("TINCAN_REDIS", &url);
         nodes.push(Tincan::run(command));
@@ -524,7 +538,7 @@ fn a_user_needs_the_commands_of_the_readme_and_no_other() {
 fn a_wrong_password_is_said_and_not_shown_and_a_right_one_ends_it() {
     let Some(redis) = Redis::start(&["--requirepass", "right"]) else { return };
     let at = format!("127.0.0.1:{}", redis.port);
-    let wrong = Tincan::start(&["--trace", "--redis", &format!("redis://:hush-hush@{at}")]);
+    let wrong = Tincan::start(&[traced(), &["--redis", &format!("redis://:hush-hush@{at}")]].concat());
     let none = Tincan::start(&["--redis", &at]);
     for (node, why) in [(&wrong, "WRONGPASS"), (&none, "NOAUTH")] {
         eventually("it says why", || node.stderr().contains(&format!("tincan: redis: {at}: away: ")));

@@ -1,11 +1,11 @@
 //! What a foreign program puts into a stream, and what one POST is made of, harms no other channel.
 
-use crate::core::growth::own;
-use crate::core::small::release;
 use crate::redis::cluster::{poll, post_stream};
-use crate::redis::nodes::*;
 use crate::redis::outage::{Told, answer};
+use crate::support::growth::own;
 use crate::support::harness::*;
+use crate::support::process::release;
+use crate::support::redis::*;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::{scope, sleep};

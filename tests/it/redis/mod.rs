@@ -1,9 +1,12 @@
 //! Logs in Redis Streams.
 
+pub mod cli;
 pub mod cluster;
 pub mod foreign;
+pub mod growth;
 pub mod hostile;
-pub mod nodes;
+pub mod http;
 pub mod outage;
+pub mod report;
 pub mod resp;
 pub mod soak;

@@ -6,9 +6,9 @@
 //! last event ID. At the end each reader must have heard what the stream holds: all, once, in order; and the stream must
 //! hold what the publishers were told.
 
-use crate::redis::nodes::*;
 use crate::redis::outage::{Told, told};
 use crate::support::harness::*;
+use crate::support::redis::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -333,6 +333,12 @@ pub fn id_of(block: &str) -> String {
     id.unwrap_or_else(|| panic!("no id in {block:?}")).to_string()
 }
 
+/// A stream's prelude without what wings add to its first line.
+pub fn plain(prelude: &str) -> String {
+    let (first, rest) = prelude.split_once('\n').unwrap();
+    format!("{}\n{rest}", first.split(" as ").next().unwrap())
+}
+
 /// The address in a stream's prelude.
 pub fn address_of(prelude: &str) -> String {
     let address = prelude.lines().next().and_then(|l| l.split_once(" as "));
@@ -721,4 +727,14 @@ impl Response {
     pub fn refused(&self, reject: tincan::wire::reject::Reject) {
         assert_eq!((self.status, self.text()), (reject.status, reject.line()));
     }
+}
+
+/// The message of a POST as each reader hears it: with LF for each line end.
+pub fn lines(text: &str) -> String {
+    text.replace("\r\n", "\n").replace('\r', "\n")
+}
+
+/// The block of an event.
+pub fn block(data: &str, id: &str) -> String {
+    lines(data).split('\n').fold(String::new(), |out, line| out + "data: " + line + "\n") + &format!("id: {id}\n\n")
 }

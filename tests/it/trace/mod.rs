@@ -1,3 +1,9 @@
 //! `--trace`.
 
+pub mod cli;
+pub mod frames;
+pub mod growth;
 pub mod lines;
+pub mod readme;
+pub mod report;
+pub mod tokens;

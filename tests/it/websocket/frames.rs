@@ -2,6 +2,7 @@
 //! server answers. Its groups and their numbers are those of the conformance suite that the field uses.
 
 use crate::support::harness::Random;
+use crate::support::websocket::{SMALL, closing, fragments, frame, header, masked, ping, random_bytes, text};
 use std::collections::BTreeMap;
 use tincan::wings::websocket::frames::{self as ws, *};
 use tincan::wings::websocket::handshake::*;
@@ -34,47 +35,6 @@ pub struct Case {
     pub name: String,
     pub client: Vec<u8>,
     pub server: Vec<Reaction>,
-}
-
-const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d]; // RFC 6455 §5.7
-
-pub fn masked(payload: &[u8]) -> Vec<u8> {
-    payload.iter().enumerate().map(|(i, byte)| byte ^ KEY[i % 4]).collect()
-}
-
-/// A header that says `length`, in a form of the caller's choice: in the 7 bits themselves, or in 2 or 8 further bytes.
-pub fn header(first: u8, form: usize, length: u64) -> Vec<u8> {
-    let seven = [length as u8, 126, 127][[0, 2, 8].iter().position(|f| *f == form).unwrap()];
-    [&[first, 0x80 | seven], &length.to_be_bytes()[8 - form..], &KEY].concat()
-}
-
-/// A whole masked frame, its length in the shortest form.
-pub fn frame(first: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
-    let payload = payload.as_ref();
-    let form = match payload.len() {
-        0..=125 => 0,
-        126..=65535 => 2,
-        _ => 8,
-    };
-    [header(first, form, payload.len() as u64), masked(payload)].concat()
-}
-
-/// A text message in so many frames.
-pub fn fragments<T: AsRef<[u8]>>(parts: &[T]) -> Vec<Vec<u8>> {
-    let first = |n| u8::from(n == 0) | u8::from(n + 1 == parts.len()) << 7;
-    parts.iter().enumerate().map(|(n, part)| frame(first(n), part)).collect()
-}
-
-pub fn text(payload: impl AsRef<[u8]>) -> Vec<u8> {
-    frame(0x81, payload)
-}
-
-pub fn ping(payload: impl AsRef<[u8]>) -> Vec<u8> {
-    frame(0x89, payload)
-}
-
-pub fn closing(code: u16, reason: impl AsRef<[u8]>) -> Vec<u8> {
-    frame(0x88, [&code.to_be_bytes(), reason.as_ref()].concat())
 }
 
 fn echo(text: impl Into<String>) -> Reaction {
@@ -599,62 +559,6 @@ fn a_client_is_heard_to_the_letter() {
     assert_eq!((parser.next(&mut rest), rest.len()), (Ok(Some(Received::Message("a".into()))), 10));
     assert_eq!((parser.next(&mut rest), rest.len()), (Ok(Some(Received::Ping(b"b".into()))), 3));
     assert_eq!((parser.next(&mut rest), rest.len()), (Ok(None), 0));
-}
-
-/// The limit of a message for which [`random_bytes`] are made.
-pub const SMALL: usize = 300;
-
-/// Bytes of a client that keeps the rules mostly.
-pub fn random_bytes(random: &mut Random) -> Vec<u8> {
-    let pieces = [&b"a"[..], "é".as_bytes(), "€".as_bytes(), "😀".as_bytes(), b"\xed\xa0", b"\xf4\x90", b"\xff", b""];
-    let mut bytes = Vec::new();
-    let mut open = false;
-    for _ in 0..=random.index(8) {
-        // Mostly by the rules, so that what comes later is reached.
-        let sound = random.index(30) > 0;
-        let first = match random.index(if sound { 8 } else { 9 }) {
-            0 => 0x89,
-            1 => 0x8a,
-            2 if random.index(5) == 0 => 0x88,
-            8 => random.next() as u8,
-            n => u8::from(!open) | if n > 4 { 0x80 } else { 0 },
-        };
-        let texts = if sound { 4 } else { pieces.len() as u64 };
-        let most = if random.index(6) == 0 { 100 } else { 6 };
-        let words = random.index(most);
-        let mut payload: Vec<u8> = (0..words).flat_map(|_| pieces[random.below(texts) as usize]).copied().collect();
-        match first & 0x0f {
-            8 if sound => payload = [&[3, 0xe8][..], &payload[..payload.len().min(2)]].concat(),
-            8.. if sound => payload.truncate(125),
-            8.. => {}
-            _ => open = first < 0x80,
-        }
-        if !sound && random.index(3) == 0 {
-            let length = [payload.len() as u64, 1, random.next(), random.below(1000)][random.index(4)];
-            bytes.extend(header(first, [0, 2, 8][random.index(3)], length));
-            bytes.extend(masked(&payload));
-            continue;
-        }
-        // A character may be cut by the end of a frame.
-        if first < 0x80 && payload.len() > 3 && random.index(2) == 0 {
-            let (left, right) = payload.split_at(payload.len() - 2);
-            bytes.extend(frame(first, left));
-            (payload, open) = (right.into(), true);
-            bytes.extend(frame(0, payload));
-            continue;
-        }
-        bytes.extend(frame(first, payload));
-    }
-    for _ in 0..[0, 0, 0, 1, 2][random.index(5)] {
-        let at = random.index(bytes.len());
-        match random.index(4) {
-            0 => bytes[at] ^= 1 << random.index(8),
-            1 => bytes.insert(at, random.next() as u8),
-            2 if bytes.len() > 1 => drop(bytes.remove(at)),
-            _ => bytes.truncate(at + 1),
-        }
-    }
-    bytes
 }
 
 #[test]

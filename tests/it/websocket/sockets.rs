@@ -1,129 +1,25 @@
 //! WebSocket over real sockets: the table of `ws.rs` byte for byte, the handshake's refusals, and what a channel makes of
 //! messages.
 
-use crate::core::faults::{shell, works};
-use crate::core::hostile::descriptors;
-use crate::lab::taps::{Told, told};
-use crate::pages::browser::{driver, url};
+use crate::support::browser::{driver, url};
 use crate::support::harness::*;
-use crate::trace::lines::{ended, explained, none, shown, traced};
-use crate::websocket::frames::{Case, Reaction, SMALL, cases, closing, frame, judge, ping, random_bytes, text};
+use crate::support::process::descriptors;
+use crate::support::process::{shell, works};
+use crate::support::websocket::*;
+use crate::support::wings::has;
+use crate::websocket::frames::{Case, Reaction, cases, judge};
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
 use std::thread::scope;
 use std::time::{Duration, Instant};
-use tincan::wings::trace::secrets::Secrets;
 use tincan::wings::websocket::frames::{BINARY_DATA, Failure, TOO_LONG};
 use tincan::wire::event::json;
 use tincan::wire::reject::{self, Reject};
 
 /// Connections of the runner at a time.
 const WORKERS: usize = 8;
-
-const ASK: &str = "Host: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n";
-
-/// An opening handshake.
-pub fn handshake(path: &str, fields: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\n{ASK}{fields}\r\n")
-}
-
-/// A WebSocket, from behind its handshake on.
-pub struct Ws(pub Wire);
-
-impl Ws {
-    /// Reads the answer, which must be exactly this.
-    pub fn accepted(mut wire: Wire, fields: &str) -> Ws {
-        wire.expect("HTTP/1.1 101 Switching Protocols\r\nDate: ");
-        assert_eq!(wire.until(b"\r\n").len(), "Sun, 06 Nov 1994 08:49:37 GMT\r\n".len());
-        wire.expect(format!(
-            "X-Content-Type-Options: nosniff\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n{fields}\r\n"
-        ));
-        Ws(wire)
-    }
-
-    pub fn open(server: &Tincan, path: &str) -> Ws {
-        let mut wire = server.connect();
-        wire.send(handshake(path, ""));
-        Ws::accepted(wire, "")
-    }
-
-    /// With the subprotocol; returns the prelude as well.
-    pub fn blocks(server: &Tincan, path: &str, fields: &str) -> (Ws, String) {
-        let mut wire = server.connect();
-        wire.send(handshake(path, &format!("Sec-WebSocket-Protocol: event-stream\r\n{fields}")));
-        let mut ws = Ws::accepted(wire, "Sec-WebSocket-Protocol: event-stream\r\n");
-        let prelude = ws.message();
-        (ws, prelude)
-    }
-
-    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.0.send(bytes);
-    }
-
-    /// The next frame: its first byte and its payload; none at the end. It must be whole, not masked, and its length in
-    /// the shortest form, so that these two say all of it.
-    pub fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
-        let head = self.0.bytes(2);
-        let [first, length] = head[..] else {
-            assert!(head.is_empty(), "half a frame: {head:?}");
-            return None;
-        };
-        assert!([0x81, 0x88, 0x89, 0x8a].contains(&first), "first byte {first:#x}");
-        let (form, least) = [(0, 0), (2, 126), (8, 1 << 16)][usize::from(length).saturating_sub(125).min(2)];
-        assert!(length < 128 && (first == 0x81 || form == 0), "second byte {length:#x}");
-        let told = self.0.bytes(form).iter().fold(0, |n, byte| n << 8 | usize::from(*byte));
-        let length = if form == 0 { length.into() } else { told };
-        assert!(length >= least, "a length of {length} in {form} bytes");
-        let payload = self.0.bytes(length);
-        assert_eq!(payload.len(), length, "half a frame");
-        Some((first, payload))
-    }
-
-    pub fn message(&mut self) -> String {
-        let (first, payload) = self.frame().expect("ended before a message");
-        assert_eq!(first, 0x81, "{}", payload.escape_ascii());
-        String::from_utf8(payload).unwrap()
-    }
-
-    pub fn hears(&mut self, message: &str) {
-        assert_eq!(self.message(), message);
-    }
-
-    /// The next frame is this one, exactly.
-    pub fn gets(&mut self, first: u8, payload: impl AsRef<[u8]>) {
-        let payload = payload.as_ref();
-        let got = self.frame().map(|(first, payload)| format!("{first:#x} {}", payload.escape_ascii()));
-        assert_eq!(got, Some(format!("{first:#x} {}", payload.escape_ascii())));
-    }
-
-    /// A Close frame, and then the end of the connection.
-    pub fn closes(&mut self, code: u16, reason: &str) {
-        self.gets(0x88, [&code.to_be_bytes(), reason.as_bytes()].concat());
-        assert_eq!(self.frame(), None, "the end");
-    }
-
-    /// Closes, as a browser does.
-    pub fn close(mut self) {
-        self.send(closing(1000, ""));
-        while let Some((first, payload)) = self.frame() {
-            assert!(first != 0x88 || payload == [3, 0xe8]);
-        }
-    }
-}
-
-/// The message of a POST as each reader hears it: with LF for each line end.
-fn lines(text: &str) -> String {
-    text.replace("\r\n", "\n").replace('\r', "\n")
-}
-
-/// The block of an event.
-pub fn block(data: &str, id: &str) -> String {
-    lines(data).split('\n').fold(String::new(), |out, line| out + "data: " + line + "\n") + &format!("id: {id}\n\n")
-}
 
 /// Whether bytes that break no rule end where a frame does.
 fn is_whole(mut bytes: &[u8]) -> bool {
@@ -397,23 +293,15 @@ fn a_handshake_that_breaks_a_rule_is_refused_and_the_connection_goes_on() {
     wire.send(with("GET", "HEAD"));
     assert!(wire.until(b"\r\n\r\n").starts_with("HTTP/1.1 405 "));
     // What is no channel knows no WebSocket (§4.2.2), whatever else the handshake says.
-    for path in [
-        "/health",
-        "/",
-        "/lab",
-        "/metrics",
-        "/lessons",
-        "/lessons/fields",
-        "/assets/chat.js",
-        "/lab/key",
-        "/lessons/fields.txt",
-    ] {
+    let lab = if has("lab") { &["/lab", "/lab/key"][..] } else { &[] };
+    let lessons = if has("lessons") { &["/lessons", "/lessons/fields", "/lessons/fields.txt"][..] } else { &[] };
+    for path in ["/health", "/", "/metrics", "/assets/chat.js"].iter().chain(lab).chain(lessons) {
         wire.send(handshake(path, ""));
         wire.response().refused(tincan::wings::websocket::handshake::NO_SOCKET);
         wire.send(handshake(path, "Accept: text/event-stream\r\n"));
         wire.response().refused(tincan::wings::websocket::handshake::NO_SOCKET);
     }
-    for path in ["/health", "/lab"] {
+    for path in ["/health"].iter().chain(&lab[..lab.len().min(1)]) {
         wire.send(handshake(path, "").replace("Version: 13", "Version: 8"));
         wire.response().refused(tincan::wings::websocket::handshake::NO_SOCKET);
     }
@@ -803,7 +691,7 @@ fn a_websocket_that_leaves_is_gone_from_the_metrics_within_two_seconds() {
     drop(kept);
     eventually("none is counted", || server.metric("tincan_connections") == Some(1));
     eventually("no descriptor is left", || descriptors(&server) == bare);
-    eventually("no thread is left", || crate::core::hostile::status(&server, "Threads:") <= 8);
+    eventually("no thread is left", || crate::support::process::status(&server, "Threads:") <= 8);
 }
 
 #[test]
@@ -918,7 +806,7 @@ fn a_hundred_stalled_websockets_delay_no_honest_reader_and_cost_little_memory() 
 fn chromiums_websocket_speaks_with_the_server() {
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&["--retry", "0"]);
-    let page = driver.page(&url(&server, "/lab"));
+    let page = driver.page(&url(&server, "/"));
     let open = |path: &str, protocols: &str| {
         let at = json(&format!("ws://127.0.0.1:{}{path}", server.port));
         page.js(&format!(
@@ -1019,175 +907,4 @@ asyncio.run(asyncio.wait_for(main(sys.argv[1]), 100))
          1003 {binary}\n1009 {long}\n1009 {long}\n404\n403\nall\n"
     );
     assert_eq!(said, expected);
-}
-
-/// Bytes as a tap tells them: a character each.
-fn characters(bytes: impl AsRef<[u8]>) -> String {
-    bytes.as_ref().iter().copied().map(char::from).collect()
-}
-
-#[test]
-fn a_tap_tells_each_byte_of_a_websocket_once_and_its_plug_ends_it() {
-    let server = Tincan::start(&["--retry", "0"]);
-    let (mut tap, _) = server.listen("/lab/k?since=all", "");
-    // The first message comes in one packet with the handshake.
-    let (asked, first) = (handshake("/a?tap=k", ""), text("one"));
-    let mut wire = server.connect();
-    wire.send([asked.as_bytes(), &first].concat());
-    let answer = wire.until(b"\r\n\r\n");
-    wire.send(ping("two"));
-    let mut ws = Ws(wire);
-    let got = [ws.frame().unwrap(), ws.frame().unwrap()];
-    assert!(got.contains(&(0x81, b"one".into())) && got.contains(&(0x8a, b"two".into())), "{got:?}");
-    ws.send(frame(0x88, ""));
-    assert_eq!([ws.frame(), ws.frame()], [Some((0x88, vec![])), None]);
-    drop(ws);
-    let (mut up, mut down) = (String::new(), String::new());
-    loop {
-        let Told(way, 1, bytes) = told(&tap.block()) else { panic!() };
-        match way.as_str() {
-            "in" => up += &bytes,
-            "out" => down += &bytes,
-            _ => break,
-        }
-    }
-    assert_eq!(up, asked + &characters([first, ping("two"), frame(0x88, "")].concat()));
-    let frames = got.map(|(first, payload)| [vec![first, payload.len() as u8], payload].concat()).concat();
-    assert_eq!(down, answer + &characters([&frames[..], &[0x88, 0]].concat()));
-    // The plug: no Close frame, just the end.
-    let mut ws = Ws::open(&server, "/a?tap=k");
-    ws.send(text("three"));
-    ws.hears("three");
-    let began = Stopwatch::start();
-    assert_eq!(server.post("/lab/k", ""), ["connections cut: 1"]);
-    assert_eq!(ws.frame(), None);
-    while told(&tap.block()).0 != "end" {}
-    eventually("it has left", || server.readers("a") == 0);
-    began.within("the end", Duration::from_secs(2));
-    eventually("nothing is left", || server.metric("tincan_connections") == Some(2)); // the tap's reader, and who asks
-}
-
-/// What `--trace` shows of a session behind the lines of its handshake; without the lines of the heads.
-fn frames_of(lines: &str) -> String {
-    let head = |line: &&str| {
-        ["field line", "request line", "status line", "end of the head"].iter().any(|n| line.ends_with(n))
-    };
-    lines.lines().filter(|line| !head(line)).fold(String::new(), |out, line| out + line + "\n")
-}
-
-#[test]
-fn trace_shows_each_frame_with_its_header_and_its_payload_unmasked() {
-    let server = traced(&["--retry", "0"]);
-    let (mut ws, _) = Ws::blocks(&server, "/kitchen?event=soup", "");
-    ws.send([frame(0x01, "two\nli"), ping("p"), frame(0x80, "nes")].concat());
-    ws.gets(0x8a, "p");
-    ws.message();
-    ws.send([frame(0x8a, ""), frame(0x82, "b")].concat());
-    ws.closes(1003, BINARY_DATA.reason);
-    drop(ws);
-    let got = ended(&server, 1);
-    let reason = BINARY_DATA.reason;
-    let expected = format!(
-        "#1 < ␍␊ | end of the head; frames follow
-        #1 < 81 5a | FIN, text, length of the payload: 90
-        #1 < : connected to /kitchen as aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa␊ | comment
-        #1 < retry: 9␊ | retry: after 9 ms
-        #1 < id: 9999999999999-0␊ | id, from the blank line on
-        #1 < ␊ | fires nothing; the id counts from here
-        #1 > 01 86 37 fa 21 3d | text, masked, length of the payload: 6
-        #1 > two␊ | payload
-        #1 > li | payload
-        #1 > 89 81 37 fa 21 3d | FIN, ping, masked, length of the payload: 1
-        #1 > p | payload
-        #1 > 80 83 37 fa 21 3d | FIN, continuation, masked, length of the payload: 3
-        #1 > nes | ... payload
-        #1 < 8a 01 | FIN, pong, length of the payload: 1
-        #1 < p | payload
-        #1 < 81 37 | FIN, text, length of the payload: 55
-        #1 < event: soup␊ | event: the name of this event
-        #1 < data: two␊ | data
-        #1 < data: lines␊ | data
-        #1 < id: 9999999999999-1␊ | id, from the blank line on
-        #1 < ␊ | dispatch: soup
-        #1 > 8a 80 37 fa 21 3d | FIN, pong, masked, length of the payload: 0
-        #1 > 82 81 37 fa 21 3d | FIN, binary, masked, length of the payload: 1
-        #1 > b | payload
-        #1 < 88 {:02x} | FIN, close, length of the payload: {}
-        #1 < ␃⟨EB⟩{reason} | payload
-        #1 -  | the connection ends",
-        reason.len() + 2,
-        reason.len() + 2,
-    );
-    assert_eq!(frames_of(&got), shown(&expected));
-    // In one packet with the handshake: each frame once.
-    let mut wire = server.connect();
-    wire.send([handshake("/kitchen", "").into_bytes(), text("soup"), frame(0x88, "")].concat());
-    let mut ws = Ws::accepted(wire, "");
-    while ws.frame().is_some() {}
-    drop(ws);
-    let got = frames_of(&ended(&server, 2));
-    let up = got.lines().filter(|line| line.starts_with("#2 > "));
-    assert_eq!(up.count(), 3, "two headers, one payload: {got}");
-}
-
-#[test]
-fn trace_holds_what_came_with_a_handshake_until_its_answer() {
-    let asked = handshake("/a", "");
-    let (yes, no) = (
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",
-        "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n",
-    );
-    let more = [text("soup"), frame(0x88, [3, 0xe8])].concat();
-    let frames = "#1 > 81 84 37 fa 21 3d | FIN, text, masked, length of the payload: 4
-        #1 > soup | payload
-        #1 > 88 82 37 fa 21 3d | FIN, close, masked, length of the payload: 2
-        #1 > ␃⟨E8⟩ | payload
-        #1 -  | the connection ends";
-    let up = [asked.as_bytes(), &more].concat();
-    for cut in 0..=more.len() {
-        // Cut anywhere, before the answer or behind it.
-        let (before, behind) = up.split_at(asked.len() + cut);
-        let got = explained(&none(), [(true, before), (false, yes.as_bytes()), (true, behind)]);
-        let got = frames_of(&got).replace(&shown("#1 < ␍␊ | end of the head; frames follow"), "");
-        assert_eq!(got, shown(frames), "cut at {cut}");
-    }
-    // Where it is refused, it is a request; also behind another one that was not yet answered.
-    let first = "GET /health HTTP/1.1\r\nHost: a\r\n\r\n";
-    let up = [first, &asked, "GET /b HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
-    let got = explained(&none(), [(true, up.as_bytes()), (false, no.as_bytes()), (false, no.as_bytes())]);
-    assert!(got.contains(&shown("#1 > GET /b HTTP/1.1␍␊ | request line")), "{got}");
-    assert!(!got.contains("frames"), "{got}");
-    let got = explained(
-        &none(),
-        [
-            (true, [first.as_bytes(), asked.as_bytes(), &more].concat().as_slice()),
-            (false, no.as_bytes()),
-            (false, yes.as_bytes()),
-        ],
-    );
-    assert!(frames_of(&got).ends_with(&shown(frames)), "{got}");
-    let got = explained(&none(), [(true, asked.as_bytes()), (false, yes.as_bytes()), (true, &more[..9])]);
-    assert!(got.ends_with("the connection ends, in the middle of a frame\n"), "{got}");
-    // No token is shown, in no frame, wherever it is cut; nor does anything but text reach the terminal.
-    let secrets = Arc::new(Secrets::new(["s3same"]));
-    let said =
-        [text("open s3same"), frame(1, "s3s"), ping("s3same"), frame(0x80, "ame"), closing(1000, "s3same")].concat();
-    for cut in 0..=said.len() {
-        let (left, right) = said.split_at(cut);
-        let pieces = [(true, asked.as_bytes()), (false, yes.as_bytes()), (true, left), (true, right)];
-        let got = explained(&secrets, pieces);
-        assert!(
-            !got.contains("s3s") && !got.contains("ame\n") && got.matches("(not shown)").count() == 4,
-            "cut at {cut}: {got}"
-        );
-    }
-    let mut random = Random(101);
-    for _ in 0..3000 {
-        let (up, down) = (random_bytes(&mut random), random_bytes(&mut random));
-        let got = explained(&none(), [(true, asked.as_bytes()), (false, yes.as_bytes()), (true, &up), (false, &down)]);
-        assert!(
-            got.lines().all(|line| line.starts_with("#1 ")) && !got.contains(|c: char| c.is_control() && c != '\n'),
-            "{got:?}"
-        );
-    }
 }
