@@ -1,6 +1,6 @@
 //! The list of doors: what can be left out of a build. Each wing is a folder, a feature, and a line of the list.
 //!
-//! The wings are asked in this order, so one that watches stands before one that takes a connection over.
+//! The wings are asked in the order of the list, so one that watches stands before one that claims a request.
 
 #[cfg(feature = "trace")]
 pub mod trace;
@@ -40,8 +40,8 @@ macro_rules! door {
 /// The list.
 pub const DOORS: &[Door] = &[
     door!("trace" trace options ["trace"] parameters [] paths [] fields []),
-    door!("lessons" lessons options [] parameters [] paths ["lessons"] fields []),
     door!("lab" lab options [] parameters ["tap"] paths ["lab"] fields []),
+    door!("lessons" lessons options [] parameters [] paths ["lessons"] fields []),
     door!("websocket" websocket options [] parameters [] paths [] fields ["sec-websocket-key"]),
     door!("address" address options [] parameters ["to", "except"] paths [] fields []),
     door!("redis" redis options ["redis"] parameters [] paths [] fields []),

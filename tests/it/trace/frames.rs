@@ -1,11 +1,14 @@
 //! What it shows of WebSockets.
 
+use crate::support::growth::*;
 use crate::support::harness::*;
 use crate::support::websocket::*;
 use crate::support::wings::has;
-use crate::trace::lines::{ended, explained, none, shown, traced};
+use crate::trace::lines::{ended, explained_by, none, shown, traced};
 use std::sync::Arc;
+use tincan::wings::trace::explain::Explainer;
 use tincan::wings::trace::secrets::Secrets;
+use tincan::wings::websocket::frames::Reader;
 
 /// What `--trace` shows of a session behind the lines of its handshake; without the lines of the heads.
 fn frames_of(lines: &str) -> String {
@@ -17,7 +20,7 @@ fn frames_of(lines: &str) -> String {
 
 #[test]
 fn trace_shows_each_frame_with_its_header_and_its_payload_unmasked() {
-    if !has("websocket") || !has("address") {
+    if !has("address") {
         return;
     }
     let server = traced(&["--retry", "0"]);
@@ -72,6 +75,19 @@ fn trace_shows_each_frame_with_its_header_and_its_payload_unmasked() {
     let got = frames_of(&ended(&server, 2));
     let up = got.lines().filter(|line| line.starts_with("#2 > "));
     assert_eq!(up.count(), 3, "two headers, one payload: {got}");
+}
+
+/// What is said of a connection whose frames are read; those of the server are event streams if its answer says so.
+fn explained<'a>(secrets: &Arc<Secrets>, said: impl IntoIterator<Item = (bool, &'a [u8])>) -> String {
+    let said: Vec<_> = said.into_iter().collect();
+    let blocks = said.iter().any(|(up, bytes)| !up && bytes.windows(12).any(|part| part == b"event-stream"));
+    explained_by(explainer(secrets, blocks), said)
+}
+
+fn explainer(secrets: &Arc<Secrets>, blocks: bool) -> Explainer {
+    let mut explainer = Explainer::new(1, false, secrets.clone());
+    explainer.frames(Box::new(Reader::new(false)), Box::new(Reader::new(blocks)));
+    explainer
 }
 
 #[test]
@@ -133,5 +149,21 @@ fn trace_holds_what_came_with_a_handshake_until_its_answer() {
             got.lines().all(|line| line.starts_with("#1 ")) && !got.contains(|c: char| c.is_control() && c != '\n'),
             "{got:?}"
         );
+    }
+}
+
+#[test]
+fn traced_frames() {
+    let ask = "GET / HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Key: a\r\n\r\n";
+    for what in FRAMES {
+        linear(&format!("{what}, shown to a person"), 500, |n| {
+            let bytes = many(what, n);
+            own(|| {
+                let mut explainer = explainer(&none(), false);
+                explainer.received(ask.as_bytes());
+                explainer.sent(b"HTTP/1.1 101 Switching Protocols\r\n\r\n");
+                bytes.chunks(512).map(|piece| explainer.received(piece).len()).sum::<usize>()
+            })
+        });
     }
 }

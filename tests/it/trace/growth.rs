@@ -2,7 +2,6 @@
 
 use crate::core::growth::events_with;
 use crate::support::growth::*;
-use crate::support::websocket::*;
 use crate::trace::lines::none;
 use tincan::wings::trace::explain::Explainer;
 
@@ -47,15 +46,4 @@ fn traced_lines() {
         let (asked, answer) = (ask.repeat(n), "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
         own(|| explained(&[&[(true, &*asked)], &vec![(false, answer); n][..]].concat(), 16 << 10))
     });
-    for what in FRAMES {
-        linear(&format!("{what}, shown to a person"), 500, |n| {
-            let bytes = many(what, n);
-            own(|| {
-                let mut explainer = Explainer::new(1, false, none());
-                explainer.received(ask.as_bytes());
-                explainer.sent(b"HTTP/1.1 101 Switching Protocols\r\n\r\n");
-                bytes.chunks(512).map(|piece| explainer.received(piece).len()).sum::<usize>()
-            })
-        });
-    }
 }

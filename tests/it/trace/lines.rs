@@ -58,7 +58,11 @@ pub fn shown(lines: &str) -> String {
 
 /// What an explainer without colour says of a connection: pieces of bytes, up (true) or down, and then its end.
 pub fn explained<'a>(secrets: &Arc<Secrets>, said: impl IntoIterator<Item = (bool, &'a [u8])>) -> String {
-    let mut explainer = Explainer::new(1, false, secrets.clone());
+    explained_by(Explainer::new(1, false, secrets.clone()), said)
+}
+
+/// What this explainer says of a connection.
+pub fn explained_by<'a>(mut explainer: Explainer, said: impl IntoIterator<Item = (bool, &'a [u8])>) -> String {
     let mut out = String::new();
     for (up, bytes) in said {
         out += &if up { explainer.received(bytes) } else { explainer.sent(bytes) };

@@ -1,6 +1,7 @@
 //! `--trace`.
 
 pub mod cli;
+#[cfg(feature = "websocket")]
 pub mod frames;
 pub mod growth;
 pub mod lines;
