@@ -21,3 +21,4 @@ pub mod soak;
 pub mod socket;
 pub mod tidy;
 pub mod tokens;
+pub mod wings;

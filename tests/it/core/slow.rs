@@ -31,10 +31,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// What goes on in the slow channel.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Load {
-    /// So many publishers.
-    Publish(usize),
-    /// Publishers of what is for all but one.
-    Except(usize),
+    /// So many publishers. A query that begins like this ends with the address of a subscriber.
+    Publish(usize, &'static str),
     /// A publisher, and more and more subscribers that begin with the oldest event.
     Replay,
     /// A publisher, and a subscriber that does not read.
@@ -54,7 +52,7 @@ pub struct Case {
     load: Load,
 }
 
-const CONTROL: Case = Case { what: "control", sync: false, crawl: "", load: Load::Publish(1) };
+const CONTROL: Case = Case { what: "control", sync: false, crawl: "", load: Load::Publish(1, "") };
 
 pub const fn slow(what: &'static str, sync: bool, load: Load) -> Case {
     Case { what, sync, crawl: "300 slow open read write sync truncate rename unlink", load }
@@ -66,10 +64,10 @@ pub const fn all(what: &'static str, load: Load) -> Case {
 }
 
 const CASES: [Case; 14] = [
-    slow("one publisher", false, Load::Publish(1)),
-    slow("one publisher, --sync", true, Load::Publish(1)),
-    slow("32 publishers", false, Load::Publish(32)),
-    slow("32 publishers, --sync", true, Load::Publish(32)),
+    slow("one publisher", false, Load::Publish(1, "")),
+    slow("one publisher, --sync", true, Load::Publish(1, "")),
+    slow("32 publishers", false, Load::Publish(32, "")),
+    slow("32 publishers, --sync", true, Load::Publish(32, "")),
     slow("replay", false, Load::Replay),
     slow("replay, --sync", true, Load::Replay),
     slow("rolling over", false, Load::Roll),
@@ -84,7 +82,7 @@ const CASES: [Case; 14] = [
         crawl: "300 slow write sync rename dir",
         load: Load::Roll,
     },
-    all("all syncs are slow, --sync", Load::Publish(8)),
+    all("all syncs are slow, --sync", Load::Publish(8, "")),
 ];
 
 /// How long something took that should have taken no time.
@@ -279,8 +277,8 @@ impl Run<'_> {
             }
         };
         match self.case.load {
-            Load::Publish(count) => publish(count, "/slow".into(), 100),
-            Load::Except(count) => publish(count, format!("/slow?except={address}"), 100),
+            Load::Publish(count, "") => publish(count, "/slow".into(), 100),
+            Load::Publish(count, query) => publish(count, format!("/slow{query}{address}"), 100),
             Load::Stalled => publish(1, "/slow".into(), 100),
             Load::Roll => publish(2, "/slow".into(), 3000),
             Load::Replay => {

@@ -1,6 +1,6 @@
 //! The wire lab's server side: taps, and their plugs.
 
-use crate::support::browser::string;
+use crate::support::browser::{Page, again, driver, string, url};
 use crate::support::harness::*;
 use crate::support::websocket::Ws;
 use crate::support::wings::has;
@@ -450,4 +450,32 @@ fn a_stream_that_ends_in_order_has_ended_in_its_tap_before_the_client_knows() {
         let before: Vec<Told> = all_told(&server, "k").into_iter().take_while(|t| t.1 != next).collect();
         assert_eq!(before.last(), Some(&Told("end".into(), next - 1, String::new())), "{path}");
     }
+}
+
+#[test]
+fn an_eventsource_comes_back_after_a_pulled_plug() {
+    let Some(driver) = driver() else { return };
+    const LISTEN: &str = "void (window.told = [], window.es = new EventSource('/kitchen?tap=plug'),
+        es.onopen = () => told.push('open'), es.onerror = () => told.push(`error ${es.readyState}`),
+        es.onmessage = event => told.push(event.data))";
+    let heard = |page: &Page, server: &Tincan, n: usize| {
+        page.becomes(&format!("told.filter(text => text === 'open').length >= {n}"), "true");
+        server.post("/kitchen", n.to_string());
+        page.becomes(&format!("told.includes('{n}')"), "true");
+        page.js("told.filter(text => /^[0-9]/.test(text)).join()")
+    };
+    let mut server = Tincan::start(&["--retry", "100"]);
+    let page = driver.page(&url(&server, "/health"));
+    page.js(LISTEN);
+    assert_eq!(heard(&page, &server, 1), "1");
+    assert_eq!(server.post("/lab/plug", ""), ["connections cut: 1"]);
+    assert_eq!(heard(&page, &server, 2), "1,2");
+    assert_eq!(page.js("told.filter(text => text.startsWith('error')).join()"), "error 0");
+    let lines = page.console().into_iter().filter(|line| line.contains("/kitchen")); // not for want of an icon
+    let console: Vec<_> = lines.collect();
+    assert!(console.len() == 1 && console[0].contains("ERR_INCOMPLETE_CHUNKED_ENCODING"), "{console:?}");
+    server.kill();
+    page.becomes("told.filter(text => text === 'error 0').length >= 2", "true");
+    server = again(server.port);
+    assert_eq!(heard(&page, &server, 3), "1,2,3");
 }

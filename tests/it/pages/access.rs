@@ -9,19 +9,19 @@ use std::path::PathBuf;
 use tincan::wire::event::json;
 
 /// The languages, and how each page is looked at in them.
-const LANGUAGES: [(&str, &[Look]); 2] = [
+pub const LANGUAGES: [(&str, &[Look]); 2] = [
     ("en", &[("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)]),
     ("zh-CN", &[("light", 1280), ("dark", 390)]),
 ];
 /// The scheme and the width.
-type Look = (&'static str, u32);
+pub type Look = (&'static str, u32);
 
 /// Rules that axe knows and does not follow by itself, and that hold here.
 const MORE_RULES: &str = "['target-size', 'css-orientation-lock', 'label-content-name-mismatch', 'p-as-heading', \
     'table-fake-caption', 'td-has-header', 'focus-order-semantics']";
 
 impl Page<'_> {
-    fn looks(&self, (scheme, width): Look) {
+    pub fn looks(&self, (scheme, width): Look) {
         let feature = |name: &str, value: &str| format!("{{\"name\":\"{name}\",\"value\":\"{value}\"}}");
         let scheme = feature("prefers-color-scheme", scheme);
         self.cdp("Emulation.setEmulatedMedia", &format!("{{\"features\":[{scheme}]}}"));
@@ -31,9 +31,9 @@ impl Page<'_> {
 }
 
 /// A page in a state that it can be in: its path, and what brings it there.
-type Scene = (&'static str, &'static str, fn(&Page, &mut Tincan));
+pub type Scene = (&'static str, &'static str, fn(&Page, &mut Tincan));
 
-const SCENES: [Scene; 11] = [
+const SCENES: [Scene; 3] = [
     ("an empty channel", "/", |page, _| page.is_open()),
     ("a channel with messages, a gap and an error", "/kitchen", talk),
     ("a channel whose server is gone", "/kitchen", |page, server| {
@@ -42,42 +42,6 @@ const SCENES: [Scene; 11] = [
         page.becomes("q('#state').dataset.state", "connecting");
         page.js("showState('waiting', 3)");
     }),
-    ("the lab before anything came", "/lab#/kitchen", |page, _| page.js("(stop(), clear(), showState())").clear()),
-    ("a lesson, with a row pointed at that has the focus", "/lab#chunks", |page, _| {
-        page.becomes("all('.over').length", "1");
-        page.js("all('details').forEach(details => details.open = true)");
-        page.js("(q('#hex').click(), q('.dispatch').closest('tr').focus({ focusVisible: true }))");
-    }),
-    ("a lesson that fails", "/lab#unavailable", |page, _| page.becomes("all('.fired .failed').length", "1")),
-    ("a lesson that opens more", "/lab#six-connections", |page, _| {
-        page.becomes("q('#state').dataset.state", "open");
-        page.js("q('#more button').click()");
-        page.becomes("q('#more output').textContent !== ''", "true");
-    }),
-    ("a WebSocket, with long data", "/lab#/kitchen", |page, server| {
-        page.js("(q('#as').value = 'event-stream', q('#as').onchange(), q('#connect').click())");
-        page.becomes("q('#state').dataset.state", "open");
-        server.post("/kitchen", "long ".repeat(200));
-        page.becomes("all('.fired .event').length > 1", "true");
-        page.js("(q('#hex').click(), point(all('.block-end').pop()))");
-    }),
-    ("an EventSource, with long data", "/lab#/kitchen", |page, server| {
-        page.becomes("q('#state').dataset.state", "open");
-        server.post("/kitchen", "a line\n".repeat(30));
-        page.becomes("all('.fired .event').length", "1");
-        page.js("point(all('tr:has(q)').pop())");
-        page.js("(q('#event').value = 'stew', q('#send').click())");
-        page.becomes("all('.fired .unheard').length", "1");
-    }),
-    ("side by side", "/lab#/kitchen", |page, _| {
-        page.becomes("q('#state').dataset.state", "open");
-        page.js("q('#ways-start').click()");
-        page.becomes("q('#ways-poll-heard').textContent > 1", "true");
-        page.js(
-            "(q('#ways-silence').textContent = word('ways-silence', { list: '' }), q('#ways-masked').hidden = false)",
-        );
-    }),
-    ("the list of the lessons", "/lessons", |page, _| page.becomes("all('#lessons li').length > 20", "true")),
 ];
 
 /// What people say, and all that the chat page can show beside it.
@@ -100,13 +64,14 @@ fn talk(page: &Page, server: &mut Tincan) {
 
 /// Brings a page into each state, in some of the [`LANGUAGES`], and fails with all that is found there.
 fn everywhere(
-    driver: &Driver, languages: &[(&str, &[Look])], before: &str, find: impl Fn(&Page, &[Look]) -> Vec<String>,
+    driver: &Driver, scenes: &[Scene], languages: &[(&str, &[Look])], before: &str,
+    find: impl Fn(&Page, &[Look]) -> Vec<String>,
 ) {
     let mut found = Vec::new();
     for (language, looks) in languages {
         let page = driver.chromium(language, "normal");
         page.before(before);
-        for (scene, path, bring) in SCENES {
+        for (scene, path, bring) in scenes {
             let mut server = Tincan::start(&["--retry", "200"]);
             page.looks(looks[0]);
             page.open("about:blank"); // a new fragment alone would load nothing
@@ -130,12 +95,17 @@ const AXE: &str =
 
 #[test]
 fn axe_finds_nothing() {
+    axe(&SCENES);
+}
+
+/// What axe finds on these is nothing.
+pub fn axe(scenes: &[Scene]) {
     let Some(driver) = driver() else { return };
     let Some(path) = std::env::var_os("TINCAN_AXE") else {
         return eprintln!("left out: TINCAN_AXE does not name an axe.min.js (of axe-core)");
     };
     let axe = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
-    everywhere(&driver, &LANGUAGES, &axe, |page, looks| {
+    everywhere(&driver, scenes, &LANGUAGES, &axe, |page, looks| {
         let mut found = Vec::new();
         for look in looks {
             page.looks(*look);
@@ -209,8 +179,13 @@ const TEXTS: &str = r#"(() => {
 
 #[test]
 fn each_text_can_be_read_on_whatever_it_can_stand() {
+    contrasts(&SCENES);
+}
+
+/// Each text of these can be read.
+pub fn contrasts(scenes: &[Scene]) {
     let Some(driver) = driver() else { return };
-    everywhere(&driver, &LANGUAGES[..1], "", |page, looks| {
+    everywhere(&driver, scenes, &LANGUAGES[..1], "", |page, looks| {
         page.js(TEXTS);
         let mut found = Vec::new();
         for look in looks {
@@ -245,8 +220,13 @@ const OUTSIDE: &str = "(root => root.scrollWidth <= root.clientWidth ? '' : all(
 
 #[test]
 fn all_fits_and_can_be_hit_however_small_the_window_or_large_the_letters() {
+    fits(&SCENES);
+}
+
+/// All of these fits and can be hit.
+pub fn fits(scenes: &[Scene]) {
     let Some(driver) = driver() else { return };
-    everywhere(&driver, &LANGUAGES, "", |page, _| {
+    everywhere(&driver, scenes, &LANGUAGES, "", |page, _| {
         let mut found = Vec::new();
         for (width, height, letters) in
             [(1280, 900, "100%"), (1280, 900, "200%"), (640, 450, "100%"), (320, 256, "100%")]
@@ -282,7 +262,7 @@ fn all_fits_and_can_be_hit_however_small_the_window_or_large_the_letters() {
 }
 
 /// One press of a key, wherever the focus is.
-fn press(page: &Page, key: &str, code: u32) {
+pub fn press(page: &Page, key: &str, code: u32) {
     for kind in ["keyDown", "keyUp"] {
         let key = json(key);
         let params = format!("{{\"type\":\"{kind}\",\"key\":{key},\"code\":{key},\"windowsVirtualKeyCode\":{code}}}");
@@ -301,8 +281,13 @@ const UNSEEN: &str = "(e => {
 
 #[test]
 fn the_focus_can_always_be_seen() {
+    focus(&SCENES);
+}
+
+/// The focus can always be seen on these.
+pub fn focus(scenes: &[Scene]) {
     let Some(driver) = driver() else { return };
-    everywhere(&driver, &LANGUAGES[..1], "", |page, _| {
+    everywhere(&driver, scenes, &LANGUAGES[..1], "", |page, _| {
         page.size(1280, 700, false);
         page.js("(document.body.tabIndex = -1, document.body.focus(), document.body.removeAttribute('tabindex'))");
         let mut found = Vec::new();
@@ -333,124 +318,28 @@ fn the_focus_can_always_be_seen() {
         assert!(seen.len() > 5, "{seen:?}");
         found
     });
-    // A row that one goes up to does not come to lie under the head of the table.
-    let server = Tincan::start(&[]);
-    let page = driver.page(&url(&server, "/lab#lines"));
-    page.becomes("all('.over').length", "1");
-    page.size(900, 700, false);
-    page.js("q('tbody').lastElementChild.focus()");
-    for n in (0..page.js("q('tbody').rows.length - 1").parse().unwrap()).rev() {
-        press(&page, "ArrowUp", 38);
-        page.becomes("[...q('tbody').rows].indexOf(document.activeElement)", &n.to_string());
-        let top = "(({ left, top }) => document.elementFromPoint(left + 20, top + 3))(document.activeElement.getBoundingClientRect())";
-        page.becomes(&format!("document.activeElement.contains({top})"), "true"); // else the row is covered
-    }
-}
-
-#[test]
-fn what_is_marked_by_colour_alone_is_marked_where_the_user_chooses_the_colours() {
-    let Some(driver) = driver() else { return };
-    let server = Tincan::start(&[]);
-    let page = driver.page(&url(&server, "/lab#lines"));
-    page.becomes("all('.over').length", "1");
-    let params = "{\"features\":[{\"name\":\"forced-colors\",\"value\":\"active\"}]}";
-    page.cdp("Emulation.setEmulatedMedia", params);
-    page.becomes("matchMedia('(forced-colors: active)').matches", "true");
-    page.js("point(q('.dispatch').closest('tr'))");
-    let marked = "['.here', '.same:not(.here)', 'tbody tr:not(.same, .here)'].map(css => { \
-        const { outlineStyle, outlineColor } = getComputedStyle(q(css)); \
-        return outlineStyle !== 'none' && !/^rgba/.test(outlineColor) })";
-    page.becomes(marked, "true,true,false");
-}
-
-#[test]
-fn the_lessons_are_listed_for_browsers_in_their_language() {
-    let Some(driver) = driver() else { return };
-    let server = Tincan::start(&[]);
-    let lists = |accept: &str| {
-        let answer = server.ask(format!("GET /lessons HTTP/1.1\r\nHost: localhost\r\n{accept}\r\n"));
-        let mut wire = server.connect();
-        wire.send(format!("HEAD /lessons HTTP/1.1\r\nHost: localhost\r\n{accept}\r\n"));
-        let fields = |head: &str| head.lines().filter(|line| !line.starts_with("Date")).collect::<Vec<_>>().join("\n");
-        assert_eq!(fields(&wire.until(b"\r\n\r\n")), fields(&answer.head), "{accept}");
-        assert_eq!((answer.status, answer.field("vary")), (200, Some("Accept")));
-        let page = answer.text().starts_with("<!doctype html>");
-        let kind = if page { "text/html; charset=utf-8" } else { "text/plain; charset=utf-8" };
-        assert_eq!(
-            (answer.field("content-type"), answer.field("content-security-policy").is_some()),
-            (Some(kind), page)
-        );
-        page
-    };
-    for accept in ["text/html,application/xhtml+xml,*/*;q=0.8", "text/html", "text/plain;q=0.1, text/*;q=0.2"] {
-        assert!(lists(&format!("Accept: {accept}\r\n")), "{accept}");
-    }
-    for accept in ["*/*", "text/plain", "text/*", "text/html, text/plain", "text/html;q=0.5, */*;q=0.6", "image/png"] {
-        assert!(!lists(&format!("Accept: {accept}\r\n")), "{accept}");
-    }
-    assert!(!lists(""), "curl without a field of that name");
-
-    let shots = std::env::var_os("TINCAN_SHOTS").map(PathBuf::from);
-    for (language, looks) in LANGUAGES {
-        let page = driver.chromium(language, "normal");
-        page.open(&url(&server, "/lessons"));
-        page.becomes("all('#lessons li').length", &tincan::wings::lessons::script::LESSONS.len().to_string());
-        for (n, lesson) in tincan::wings::lessons::script::LESSONS.iter().enumerate() {
-            let (english, chinese) = tincan::wings::lessons::script::parts(lesson.text);
-            let part = if language == "en" { english } else { chinese };
-            let title = tincan::wings::lessons::script::says(part, "lesson").unwrap();
-            let name = lesson.name;
-            let links = format!(
-                "[...all('#lessons li')[{n}].querySelectorAll('a')].map(a => a.getAttribute('href') + ' ' + a.textContent).join('\\n')"
-            );
-            assert_eq!(page.js(&links), format!("/lab#{name} {title}\n/lessons/{name}.txt {name}.txt"));
-        }
-        let page_says =
-            page.js("[document.documentElement.lang, document.title, q('h1').textContent, all('h1').length].join('|')");
-        let expected =
-            if language == "en" { "en|Lessons · tincan|Lessons|1" } else { "zh-CN|课程 · tincan|课程|1" };
-        assert_eq!(page_says, expected);
-        assert_eq!(page.console(), [""; 0]);
-        for (scheme, width) in looks {
-            page.looks((scheme, *width));
-            if let Some(dir) = &shots {
-                std::fs::create_dir_all(dir).unwrap();
-                page.shot(&dir.join(format!("lessons-{language}-{scheme}-{width}.png")));
-            }
-        }
-        if language == "en" {
-            page.js("q('#lessons li:nth-child(2) a').click()");
-            page.becomes(
-                "q('#lesson-title')?.textContent",
-                tincan::wings::lessons::script::says(tincan::wings::lessons::script::LESSONS[1].text, "lesson")
-                    .unwrap(),
-            );
-            page.js("q('footer a[href=\"/lessons\"]').click()");
-            page.becomes("all('#lessons li').length > 0", "true");
-        }
-    }
-    // It says that the server is not there, and does not say so any longer than that.
-    let page = driver.chromium("en", "normal");
-    page.before(
-        "(real => window.fetch = (...args) => window.there ? real(...args) : Promise.reject(new TypeError('')))(fetch)",
-    );
-    page.open(&url(&server, "/lessons"));
-    page.becomes("q('#error').textContent", "could not reach the server");
-    page.js("(window.there = true)");
-    page.becomes("[q('#error').textContent, all('#lessons li').length > 20]", ",true");
 }
 
 #[test]
 fn pictures() {
+    photographed(&SCENES);
+}
+
+/// Pictures of these, if they are asked for.
+pub fn photographed(scenes: &[Scene]) {
     let Some(dir) = std::env::var_os("TINCAN_SHOTS").map(PathBuf::from) else { return };
     let Some(driver) = driver() else { return };
     std::fs::create_dir_all(&dir).unwrap();
     let n = std::cell::Cell::new(0);
-    everywhere(&driver, &LANGUAGES, "", |page, looks| {
+    everywhere(&driver, scenes, &LANGUAGES, "", |page, looks| {
         n.set(n.get() + 1);
         for (scheme, width) in looks {
             page.looks((scheme, *width));
-            page.shot(&dir.join(format!("access-{}-{scheme}-{width}.png", n.get())));
+            page.shot(&dir.join(format!(
+                "{}-{}-{scheme}-{width}.png",
+                std::thread::current().name().unwrap_or_default().replace("::", "-"),
+                n.get()
+            )));
         }
         Vec::new()
     });

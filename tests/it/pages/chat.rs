@@ -92,7 +92,7 @@ fn a_restart_heals_by_itself_and_is_told() {
 #[test]
 fn an_eventsource_comes_back_after_a_last_chunk_and_after_none() {
     let Some(driver) = driver() else { return };
-    const LISTEN: &str = "void (window.told = [], window.es = new EventSource('/kitchen?tap=plug'),
+    const LISTEN: &str = "void (window.told = [], window.es = new EventSource('/kitchen'),
         es.onopen = () => told.push('open'), es.onerror = () => told.push(`error ${es.readyState}`),
         es.onmessage = event => told.push(event.data))";
     let heard = |page: &Page, server: &Tincan, n: usize| {
@@ -113,20 +113,15 @@ fn an_eventsource_comes_back_after_a_last_chunk_and_after_none() {
         lines.collect::<Vec<_>>()
     };
     assert_eq!(complaints(&page), [""; 0]);
-    // A pulled plug, and a server that is killed.
+    // A server that is killed.
     let mut server = Tincan::start(&["--retry", "100"]);
     let page = driver.page(&url(&server, "/health"));
     page.js(LISTEN);
     assert_eq!(heard(&page, &server, 1), "1");
-    assert_eq!(server.post("/lab/plug", ""), ["connections cut: 1"]);
-    assert_eq!(heard(&page, &server, 2), "1,2");
-    assert_eq!(page.js("told.filter(text => text.startsWith('error')).join()"), "error 0");
-    let console = complaints(&page);
-    assert!(console.len() == 1 && console[0].contains("ERR_INCOMPLETE_CHUNKED_ENCODING"), "{console:?}");
     server.kill();
-    page.becomes("told.filter(text => text === 'error 0').length >= 2", "true");
+    page.becomes("told.filter(text => text === 'error 0').length >= 1", "true");
     server = again(server.port);
-    assert_eq!(heard(&page, &server, 3), "1,2,3");
+    assert_eq!(heard(&page, &server, 2), "1,2");
 }
 
 #[test]
@@ -291,7 +286,9 @@ fn it_works_with_the_keyboard_and_tells_what_things_are() {
     assert_eq!(page.js("document.activeElement.id"), "msg", "ready to type");
     page.js("q('summary').focus()");
     let mut order = Vec::new();
-    while order.len() < 8 {
+    let link = page.js("q('a')?.id"); // where a wing leads
+    let known = if link == "lab" { 8 } else { 7 };
+    while order.len() < known {
         order.push(page.js("document.activeElement.id || document.activeElement.textContent"));
         let keys = match order.last().unwrap().as_str() {
             "name" => &format!("Ada{TAB}"),
@@ -301,7 +298,8 @@ fn it_works_with_the_keyboard_and_tells_what_things_are() {
         };
         page.keys(":focus", keys);
     }
-    assert_eq!(order, ["From a terminal", "Copy", "Copy", "lab", "log", "name", "msg", "send"]);
+    let order: Vec<_> = order.iter().map(String::as_str).filter(|at| *at != link).collect();
+    assert_eq!(order, ["From a terminal", "Copy", "Copy", "log", "name", "msg", "send"]);
     page.shows(&["said|Ada|typed"]);
     page.becomes("document.activeElement.id", "msg");
     page.keys(":focus", &format!("entered{ENTER}"));

@@ -1,7 +1,7 @@
 //! `static/common/eventsource.js` beside the browser's own EventSource, in a real Chromium: the same streams, the same events.
 //! What is expected is written out, so that it also shows where Chromium departs from the text.
 
-use crate::support::browser::{driver, guarded, signed_url, url};
+use crate::support::browser::{driver, guarded, signed_url};
 use crate::support::harness::*;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -182,7 +182,7 @@ impl crate::support::browser::Page<'_> {
     }
 }
 
-const KINDS: [&str; 3] = ["native", "fetch", "xhr"];
+pub const KINDS: [&str; 3] = ["native", "fetch", "xhr"];
 
 #[test]
 fn each_stream_makes_the_same_events_as_in_the_browser_wherever_it_is_cut() {
@@ -287,39 +287,6 @@ fn connections_are_announced_failed_and_reestablished_as_by_the_browser() {
     let paths: Vec<String> = server.noted()[before..].iter().map(|n| n.split(' ').next().unwrap().into()).collect();
     assert_eq!(paths, ["moved", "again", "moved", "again"].map(|name| format!("/fetch/{name}")));
     assert!(server.noted()[before..].iter().all(|n| n.ends_with(" Bearer s3same")), "{:?}", server.noted());
-}
-
-#[test]
-fn an_answer_that_breaks_off_between_two_chunks_is_taken_up_as_by_the_browser() {
-    let Some(driver) = driver() else { return };
-    let server = Tincan::start(&[]);
-    let load =
-        "document.head.append(Object.assign(document.createElement('script'), { src: '/assets/eventsource.js' }))";
-    let pages = KINDS.map(|kind| {
-        let page = driver.page(&url(&server, "/lessons"));
-        page.js(load);
-        page.becomes("typeof window.TincanEventSource", "function");
-        if kind == "xhr" {
-            page.js("delete Response.prototype.body");
-        }
-        let name = if kind == "native" { "EventSource" } else { "TincanEventSource" };
-        page.js(&format!(
-            "((window.told = [], window.own = new {name}('/lessons/chunks')), \
-             own.onopen = own.onerror = event => told.push(event.type + own.readyState), \
-             own.onmessage = event => told.push(event.data + ' ' + event.lastEventId))"
-        ));
-        (kind, page)
-    });
-    let told = [
-        "open1,this line comes in two chunks ,two events ,in one chunk 1,error0",
-        "open1,and now without a last chunk 2,error0",
-        "open1,back again: for an EventSource both are the same 3,error0",
-    ];
-    for (kind, page) in pages {
-        page.becomes("told.slice(0, 11)", &told.join(","));
-        page.js("own.close()");
-        assert_eq!(page.js("own.readyState"), "2", "{kind}");
-    }
 }
 
 #[test]

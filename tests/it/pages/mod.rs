@@ -5,5 +5,4 @@ pub mod chat;
 pub mod eventsource;
 pub mod old_engine;
 pub mod tabs;
-pub mod ways;
 pub mod words;

@@ -13,12 +13,12 @@ use std::time::Instant;
 use tincan::wire::event::json;
 
 const SHORT: &str = "const q = css => document.querySelector(css), all = css => [...document.querySelectorAll(css)]";
-const STATE: &str = "q('#state').dataset.state";
-const ERROR: &str = "q('#error').textContent";
-const SAID: &str = "all('#messages li').map(li => li.textContent).join('|')";
+pub const STATE: &str = "q('#state').dataset.state";
+pub const ERROR: &str = "q('#error').textContent";
+pub const SAID: &str = "all('#messages li').map(li => li.textContent).join('|')";
 
 /// A Chromium with one page.
-struct Engine {
+pub struct Engine {
     child: Child,
     dir: Scratch,
     commands: ChildStdin,
@@ -31,7 +31,7 @@ struct Engine {
 }
 
 /// Those that are there.
-fn engines() -> Vec<PathBuf> {
+pub fn engines() -> Vec<PathBuf> {
     let Some(paths) = std::env::var_os("TINCAN_OLD_CHROMIUMS") else {
         eprintln!("left out: TINCAN_OLD_CHROMIUMS has no path of an old Chromium");
         return Vec::new();
@@ -41,7 +41,7 @@ fn engines() -> Vec<PathBuf> {
 
 impl Engine {
     /// One whose user reads these languages.
-    fn start(path: &Path, languages: &str) -> Engine {
+    pub fn start(path: &Path, languages: &str) -> Engine {
         let dir = Scratch::new();
         // It reads commands from descriptor 3, and writes to 4.
         let mut command = Command::new("sh");
@@ -96,7 +96,7 @@ impl Engine {
     }
 
     /// Opens a page, and is back when its scripts have run.
-    fn open(&mut self, url: &str) {
+    pub fn open(&mut self, url: &str) {
         self.command("Page.navigate", &format!("{{\"url\":{}}}", json(url)));
         self.becomes(
             "location.href.split('#')[0] + document.readyState",
@@ -105,7 +105,7 @@ impl Engine {
     }
 
     /// The value of an expression, as a string.
-    fn js(&mut self, expression: &str) -> String {
+    pub fn js(&mut self, expression: &str) -> String {
         let expression = format!("String((() => {{ {SHORT}; {expression} }})())");
         let answer = self
             .command("Runtime.evaluate", &format!("{{\"expression\":{},\"returnByValue\":true}}", json(&expression)));
@@ -113,7 +113,7 @@ impl Engine {
         string(&answer, "\"value\":")
     }
 
-    fn becomes(&mut self, expression: &str, expected: &str) {
+    pub fn becomes(&mut self, expression: &str, expected: &str) {
         let began = Instant::now();
         loop {
             let value = self.js(&format!("return {expression}"));
@@ -130,7 +130,7 @@ impl Engine {
     }
 
     /// Types a message, and presses Enter.
-    fn say(&mut self, text: &str) {
+    pub fn say(&mut self, text: &str) {
         self.js("q('#msg').focus()");
         self.command("Input.insertText", &format!("{{\"text\":{}}}", json(text)));
         for kind in ["keyDown", "keyUp"] {
@@ -140,7 +140,7 @@ impl Engine {
     }
 
     /// Fails if a script did, but for lines with this in them.
-    fn is_content(&mut self, but: &str) {
+    pub fn is_content(&mut self, but: &str) {
         self.errors.retain(|line| but.is_empty() || !line.contains(but));
         assert_eq!(self.errors, [""; 0]);
     }
@@ -201,35 +201,6 @@ fn old_browsers_have_their_users_language() {
     }
 }
 
-#[test]
-fn old_browsers_play_lessons_and_ways() {
-    for path in engines() {
-        let server = Tincan::start(&[]);
-        let mut page = Engine::start(&path, "zh-CN");
-        page.open(&url(&server, "/lab"));
-        page.becomes("q('#lesson').hidden + ' ' + document.title", "false 字节实验室 · tincan");
-        page.becomes("q('#wire').textContent.includes('onmessage')", "true");
-        page.becomes("q('#wire tbody tr').getAttribute('role')", "row");
-        // What belongs together is marked.
-        page.js("point(q('#wire tbody').lastElementChild)");
-        page.becomes("/^rgba\\(0, 0, 0, 0\\)$/.test(getComputedStyle(q('tr.here')).backgroundColor)", "false");
-        page.js("q('#what').value = '', q('#what').onchange()");
-        page.becomes("q('#publish').hidden", "false");
-        page.js("connect()");
-        page.becomes(STATE, "open");
-        page.js("q('#data').value = 'soup', q('#publish').requestSubmit()");
-        page.becomes("q('#wire tbody').textContent.includes('data \"soup\"')", "true");
-        page.js("q('#ways-start').click()");
-        page.becomes(
-            "['poll', 'long', 'stream', 'websocket'].every(way => q(`#ways-${way}-heard`).textContent >= 1)",
-            "true",
-        );
-        page.becomes("/^正在频道 \\/[\\w-]+ 上运行。$/.test(q('#ways-state').textContent.trim())", "true");
-        page.js("q('#ways-start').click()");
-        page.is_content("");
-    }
-}
-
 /// A page that is opened with a token listens with `TincanEventSource`.
 #[test]
 fn old_browsers_listen_with_a_token() {
@@ -248,6 +219,11 @@ fn old_browsers_listen_with_a_token() {
 /// nicety. (`dvh` has `vh` before it, the colour of names is inherited without `oklch`, and `blocking` is for who knows it.)
 #[test]
 fn scripts_and_style_sheets_use_nothing_that_is_too_young() {
+    nothing_is_too_young(&["common", "chat"]);
+}
+
+/// Looks into the files of these folders.
+pub fn nothing_is_too_young(folders: &[&str]) {
     const YOUNG: [&str; 30] = [
         "AbortSignal.timeout",
         "AbortSignal.any",
@@ -280,9 +256,8 @@ fn scripts_and_style_sheets_use_nothing_that_is_too_young() {
         "@scope",
         "text-wrap",
     ];
-    let folders =
-        ["common", "chat", "lab", "lessons"].map(|name| format!("{}/static/{name}", env!("CARGO_MANIFEST_DIR")));
-    for file in folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap()) {
+    let folders = folders.iter().map(|name| format!("{}/static/{name}", env!("CARGO_MANIFEST_DIR")));
+    for file in folders.flat_map(|folder| std::fs::read_dir(folder).unwrap()) {
         let path = file.unwrap().path();
         // What the lessons say is no code.
         if path.extension().is_some_and(|end| end == "txt") {

@@ -2,6 +2,7 @@
 
 use crate::core::cli::{ask, tincan};
 use crate::core::filesystems::ended;
+use crate::redis::server::closed_address;
 use crate::support::harness::*;
 use crate::support::wings::has;
 use std::ffi::{OsStr, OsString};

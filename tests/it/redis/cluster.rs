@@ -1,7 +1,7 @@
 //! Nodes that share one Redis, while all goes well: CONTRACT section 9. What goes wrong is in `outage.rs`.
 
+use crate::redis::server::*;
 use crate::support::harness::*;
-use crate::support::redis::*;
 use crate::support::websocket::{Ws, text};
 use crate::support::wings::has;
 use std::collections::BTreeSet;

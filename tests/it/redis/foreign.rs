@@ -2,10 +2,10 @@
 
 use crate::redis::cluster::{poll, post_stream};
 use crate::redis::outage::{Told, answer};
+use crate::redis::server::*;
 use crate::support::growth::own;
 use crate::support::harness::*;
 use crate::support::process::release;
-use crate::support::redis::*;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::{scope, sleep};

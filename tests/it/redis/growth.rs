@@ -1,7 +1,7 @@
 //! What replies of Redis cost, and events through it.
 
+use crate::redis::server::{Redis, Value};
 use crate::support::growth::*;
-use crate::support::redis::{Redis, Value};
 use std::io::BufReader;
 use tincan::wings::redis::resp;
 use tincan::wings::redis::stream::Entry;

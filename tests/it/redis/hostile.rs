@@ -3,9 +3,9 @@
 //!
 //! The fake one is a listener of the test; in the end it hands its connections on to a real redis-server.
 
+use crate::redis::server::Redis;
 use crate::support::harness::*;
 use crate::support::process::status;
-use crate::support::redis::Redis;
 use std::io::{BufReader, Write, copy};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Command;

@@ -9,4 +9,5 @@ pub mod http;
 pub mod outage;
 pub mod report;
 pub mod resp;
+pub mod server;
 pub mod soak;

@@ -1,8 +1,8 @@
 //! What goes wrong between nodes and their Redis: it is killed, hangs, forgets, is replaced, refuses; an answer is lost.
 
 use crate::redis::cluster::{poll, post_stream};
+use crate::redis::server::*;
 use crate::support::harness::*;
-use crate::support::redis::*;
 use crate::support::websocket::{Ws, text};
 use crate::support::wings::has;
 use std::collections::HashMap;

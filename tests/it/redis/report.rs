@@ -1,8 +1,8 @@
 //! What the owner is told of Redis: one write a line, and nobody waits for it.
 
 use crate::core::report::{greeting, line, start};
+use crate::redis::server::Redis;
 use crate::support::harness::*;
-use crate::support::redis::Redis;
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write, pipe};
 use std::os::fd::AsRawFd;

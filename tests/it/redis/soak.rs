@@ -7,8 +7,8 @@
 //! hold what the publishers were told.
 
 use crate::redis::outage::{Told, told};
+use crate::redis::server::*;
 use crate::support::harness::*;
-use crate::support::redis::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -351,15 +351,6 @@ pub fn free_port() -> u16 {
     let first = 12_000 + u16::try_from(std::process::id() % 50).unwrap() * 400;
     let mut ports = std::iter::repeat_with(|| first + NEXT.fetch_add(1, SeqCst));
     ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
-}
-
-/// An address of this machine at which nobody listens, and nobody can for as long as the first value lives: it is the
-/// client's end of a connection.
-pub fn closed_address() -> ((TcpStream, TcpListener), SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let address = client.local_addr().unwrap();
-    ((client, listener), address)
 }
 
 /// Has this process, and the servers that it starts from here on, open at least 4096 descriptors, if its user may.

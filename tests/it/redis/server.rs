@@ -5,7 +5,7 @@
 
 use crate::support::harness::*;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
@@ -553,4 +553,13 @@ impl Shared {
         }
         end([&client, &server]);
     }
+}
+
+/// An address of this machine at which nobody listens, and nobody can for as long as the first value lives: it is the
+/// client's end of a connection.
+pub fn closed_address() -> ((TcpStream, TcpListener), SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let address = client.local_addr().unwrap();
+    ((client, listener), address)
 }

@@ -2,6 +2,7 @@
 
 use crate::support::browser::{Page, bad_gateway, driver, guarded, signed_url, url};
 use crate::support::harness::*;
+use crate::support::wings::has;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -235,6 +236,9 @@ fn untapped(server: &Tincan, key: &str) {
 
 #[test]
 fn each_way_hears_the_same_messages_and_each_of_its_bytes_is_counted() {
+    if !has("websocket") {
+        return;
+    }
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&["--heartbeat", "1"]); // pings are bytes too
     let proxy = Proxy::to(server.port);
@@ -313,6 +317,9 @@ fn each_way_hears_the_same_messages_and_each_of_its_bytes_is_counted() {
 
 #[test]
 fn whoever_leaves_or_forgets_it_stops_it() {
+    if !has("websocket") {
+        return;
+    }
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&[]);
     let page = driver.page(&url(&server, "/lab"));
@@ -340,6 +347,9 @@ fn whoever_leaves_or_forgets_it_stops_it() {
 
 #[test]
 fn it_says_what_is_wrong_and_goes_on_by_itself() {
+    if !has("websocket") {
+        return;
+    }
     let Some(driver) = driver() else { return };
     let mut server = Tincan::start(&["--retry", "200"]);
     let page = driver.page(&url(&server, "/lab"));
@@ -380,6 +390,9 @@ fn it_says_what_is_wrong_and_goes_on_by_itself() {
 
 #[test]
 fn silence_costs_only_who_polls_and_a_token_is_not_counted() {
+    if !has("websocket") {
+        return;
+    }
     let Some(driver) = driver() else { return };
     let server = guarded(&Scratch::new(), 0, "publish s3same\nread r3ad\n");
     let page = driver.page(&signed_url(&server, "r3ad"));
@@ -409,6 +422,9 @@ fn silence_costs_only_who_polls_and_a_token_is_not_counted() {
 
 #[test]
 fn it_works_with_the_keyboard_on_a_phone_and_in_chinese() {
+    if !has("websocket") {
+        return;
+    }
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&[]);
     let page = driver.page(&url(&server, "/lab#/kitchen"));
@@ -452,6 +468,9 @@ fn it_works_with_the_keyboard_on_a_phone_and_in_chinese() {
 #[test]
 fn pictures() {
     let Some(dir) = std::env::var_os("TINCAN_SHOTS").map(PathBuf::from) else { return };
+    if !has("websocket") {
+        return;
+    }
     let Some(driver) = driver() else { return };
     std::fs::create_dir_all(&dir).unwrap();
     let server = Tincan::start(&["--quiet"]);
