@@ -124,6 +124,6 @@ fn the_version_names_the_wings_of_this_build() {
 #[test]
 fn the_chat_page_leads_to_the_lab_if_there_is_one() {
     let page = Tincan::start(&[]).get("/").text();
-    assert_eq!(page.contains("/lab"), has("lab"), "{page}");
+    assert_eq!(page.contains("href=\"/lab"), has("lab"), "{page}");
     assert!(page.contains("/assets/chat.js"), "{page}");
 }
