@@ -7,47 +7,45 @@
 //!
 //! # The rooms, in reading order
 //!
-//! A file imports only from files of a lower rank.
+//! A file imports only from files above it, and a test holds that. A `mod.rs` is read behind the files that it lists.
 //!
-//! | rank | file | its one job |
+//! | folder | files | what they know |
 //! |---|---|---|
-//! | 0 | `reject.rs` | the refusal table: status, rule, and a line for the person |
-//! | 0 | `limits.rs` | what the system lets this process have |
-//! | 0 | `listener.rs` | the listening socket |
-//! | 0 | `report.rs` | what the owner is told on standard error |
-//! | 0 | `id.rs` | an event's id; pure |
-//! | 0 | `base64.rs` | base64, for Basic credentials, tokens in them, and the WebSocket handshake; pure |
-//! | 0 | `sha1.rs` | SHA-1, for the WebSocket handshake; pure |
-//! | 0 | `percent.rs` | percent-encoding, undone; pure |
-//! | 0 | `pages.rs` | what `static/` holds, embedded |
-//! | 1 | `http.rs` | bytes to `Request`, response heads; pure, no sockets |
-//! | 1 | `secrets.rs` | what must never be shown, and how a terminal is shown the rest; pure |
-//! | 1 | `event.rs` | `Event` to and from event-stream bytes; pure |
-//! | 1 | `resp.rs` | the protocol of Redis: commands to bytes, bytes to replies; pure |
-//! | 2 | `flags.rs` | arguments and environment to `Config`; the help text |
-//! | 2 | `disk.rs` | a directory of logs: its lock, its files, all or nothing |
-//! | 2 | `recovery.rs` | what stands in a file after a crash: whole, unfinished, with a hole, or damaged |
-//! | 2 | `ws.rs` | WebSocket: its handshake, and frames to and from bytes; pure |
-//! | 2 | `stream.rs` | the entries of a Redis stream, and the events that they are; pure |
-//! | 3 | `gate.rs` | who may: `Host`, `Origin`, CORS, tokens |
-//! | 3 | `writer.rs` | what appends to a channel's files, and begins the next one |
-//! | 3 | `framing.rs` | how the transport of one subscriber wraps log bytes; pure |
-//! | 3 | `explain.rs` | a connection's bytes, line by line, for a person; pure |
-//! | 4 | `log.rs` | the append-only bytes: positions, memory, files, trimming |
-//! | 4 | `lessons.rs` | the lessons: files of `static/lessons/` to scripts, and their player |
-//! | 4 | `trace.rs` | what watches a connection's bytes |
-//! | 5 | `duplex.rs` | a socket that one thread reads while others write to it |
-//! | 5 | `connection.rs` | one client: requests in time, answers out |
-//! | 6 | `subscriber.rs` | a socket and a position: what it takes, when it is gone |
-//! | 7 | `channel.rs` | one log and its subscribers: publish, give, check |
-//! | 8 | `redis.rs` | connections to Redis: round trips that many threads share |
-//! | 9 | `cluster.rs` | a Redis stream behind a channel: open, publish, what may be missing |
-//! | 10 | `follower.rs` | the thread that hears of news in Redis, for all channels |
-//! | 11 | `hub.rs` | all channels: pump, heartbeat, metrics |
-//! | 12 | `lab.rs` | the wire lab: taps, which make channels of connections, and their plugs |
-//! | 12 | `websocket.rs` | a WebSocket's connection: what its client sends, and how it ends |
-//! | 13 | `server.rs` | accept, and which handler |
-//! | 14 | `lib.rs`, `main.rs` | this guide; flags, bind, run |
+//! | `wire/` | `reject` `id` `percent` `base64` `event` `http` `chunked` | bytes and what they mean; pure |
+//! | `system/` | `report` `threads` `time` `limits` `listener` | what the machine gives |
+//! | | `config` | what a server is told |
+//! | `log/` | `recovery` `disk` `part` `writer` `positions` | the bytes of a channel, in memory or in files |
+//! | `channel/` | `framing` `watch` `subscriber` `state` `publish` `turn` `hub` `pump` | who writes and who reads |
+//! | `server/` | `pages` `gate` `connection` `doors` `route` `accept` | who may, one client, and which answer |
+//! | `wings/` | `trace` `lessons` `lab` `websocket` `address` `redis` | what can be left out, each by a feature |
+//! | | `flags`, `main` | arguments and environment; start |
+//!
+//! The first six rows and the last are the *core*, a whole server. It has doors (`server/doors.rs`), and does not know who
+//! comes in: `wings/mod.rs` has the list.
+//!
+//! # A walk: a POST
+//!
+//! 1. `accept` gives the connection to a thread, which starts the next one that waits, and reads the head (`connection`).
+//!    `http` finds its end, checks it and parses it.
+//! 2. `route` asks `gate` whether this Host, this page and this token may, and then each wing whether the request is its own.
+//!    If not, the path is a channel: the rest of the head is checked. What is refused is refused here, before the body.
+//! 3. `connection` reads the body, whole or in chunks (`chunked`). `event` makes events of it, each with its lines.
+//! 4. `hub` looks up the channel, and opens its log if nobody has yet. `publish` gives the events their ids and writes them
+//!    as one block behind the end of the log (`positions`; with `--data`, `writer` and `disk`). With `--sync` it waits for
+//!    the disk. Then they may be heard.
+//! 5. The answer has the ids. The hub wakes the pump.
+//! 6. `pump` takes the channel, and a `turn` copies the new bytes once and gives them to each `subscriber`, whose `framing`
+//!    wraps them. What a socket does not take stays in the log, and the position stays with the subscriber.
+//!
+//! # A walk: a GET
+//!
+//! 1. As above, up to the route. If the client prefers HTML, it gets the chat page (`pages`).
+//! 2. `hub` looks up the channel, and `positions` finds the place: now, the oldest event kept, or behind an id.
+//! 3. `state` makes the connection a subscriber: the head and the prelude are written, the thread is free, and the socket
+//!    stands in the list with its position.
+//! 4. From then on a turn is all that happens. A replay is a turn from an earlier place, a slow reader is one from where it
+//!    stopped, and a poll ends with its first one.
+//! 5. The heartbeat (`pump`) looks for sockets that are closed, and writes `:ping` if nothing else was written for a while.
 //!
 //! Words to search for in an audit: `Limit:` (what bounds a peer), `Deviation:` (from a standard), `Shortcut:` (what
 //! was left simple on purpose).

@@ -54,6 +54,6 @@ fn greet(server: &Server) {
         notes.insert(0, format!("from other machines: {url}"));
     }
     let unknown = unknown_variables(vars_os().map(|(name, _)| name.to_string_lossy().into()));
-    notes.extend(unknown.map(|note| visible(note)));
+    notes.extend(unknown.map(visible));
     report(format!("tincan: http://{url}/\n{curl}\n  {}", notes.join("\n  ")));
 }

@@ -125,7 +125,7 @@ pub struct Hub {
     config: Config,
     began: Instant,
     dir: Option<Arc<Dir>>,
-    elsewhere: OnceLock<Box<dyn Elsewhere>>,
+    elsewhere: OnceLock<Arc<dyn Elsewhere>>,
     notes: Vec<String>,
     plan: Plan,
     pub(super) cores: usize,
@@ -204,7 +204,7 @@ impl Hub {
     }
 
     /// Has another place keep the logs of all channels, from now on.
-    pub fn keep_elsewhere(&self, elsewhere: Box<dyn Elsewhere>) {
+    pub fn keep_elsewhere(&self, elsewhere: Arc<dyn Elsewhere>) {
         let _ = self.elsewhere.set(elsewhere); // there is one at most
     }
 

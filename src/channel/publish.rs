@@ -72,7 +72,7 @@ impl Channel {
         writer.block.clear();
         writer.block.shrink_to(PIECE);
         drop(writer);
-        let done = written.and_then(|(first, end)| self.settle(end.written.pos + len, end.failed).map(|()| first));
+        let done = written.and_then(|(first, end)| self.settle(&end, len).map(|()| first));
         self.note(done.as_ref().err());
         match done {
             Ok(first) => Ok(((0..events.len() as u64).map(|n| first.plus(n)).collect(), len)),
@@ -116,7 +116,7 @@ impl Channel {
                 event.write(id, &mut writer.block);
             }
             let alone = writer.seal(events.len(), end.newest) || (writer.syncs() && whom.is_some());
-            if alone && self.settle(end.written.pos, end.failed).is_err() {
+            if alone && self.settle(&end, 0).is_err() {
                 continue; // others have had to take back what they had written
             }
             let done = writer.write(&end, alone).and_then(|begun| {
@@ -139,7 +139,7 @@ impl Channel {
         }
         let listened = self.readers() > 0;
         let mut state = self.state();
-        state.log.still(end.failed, u64::MAX)?;
+        end.still(block.len() as u64)?;
         _dropped = state.log.commit(block, last, begun, listened);
         let written = state.log.written;
         if heard {
@@ -151,13 +151,13 @@ impl Channel {
         Ok(())
     }
 
-    /// Waits until what was appended up to `end` may be heard. If that takes the disk, one of those who wait has it write
-    /// for all of them.
-    fn settle(&self, end: u64, failed: u64) -> io::Result<()> {
+    /// Waits until the `len` bytes that were appended behind this end may be heard. If that takes the disk, one of those that
+    /// wait has it write for all of them.
+    fn settle(&self, end: &End, len: u64) -> io::Result<()> {
         let mut state = self.state();
         loop {
-            state.log.still(failed, end)?;
-            if state.log.heard.pos >= end {
+            end.still(len)?;
+            if state.log.heard.pos >= end.written.pos + len {
                 return Ok(());
             }
             if state.syncing {

@@ -10,12 +10,11 @@ use crate::system::limits;
 use crate::system::report::visible;
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::fs::{self, DirBuilder, DirEntry, File, Metadata, Permissions};
+use std::fs::{self, DirBuilder, DirEntry, File, Metadata, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 /// Channels by their names, and the names of files that are none's.
 type Listed<T> = (BTreeMap<Box<str>, T>, Vec<String>);
@@ -26,8 +25,15 @@ pub struct Dir {
     handle: File,
     private: bool,
     sync: bool,
-    tried: AtomicBool, // its file system does what logs need
+    tried: OnceLock<()>, // its file system does what logs need
 }
+
+/// A channel's file.
+pub const NEWEST: &str = "NAME.sse";
+/// Its older part.
+pub const OLD: &str = "NAME.old.sse";
+/// Where a file is until it is complete.
+pub const NEXT: &str = ".NAME.new";
 
 /// Where a channel's files are.
 pub struct Home {
@@ -38,15 +44,15 @@ pub struct Home {
 }
 
 /// The same, but an error with words before it, in which a path cannot break the line or drive a terminal.
-fn told<T>(done: io::Result<T>, what: &dyn Display) -> io::Result<T> {
+fn worded<T>(done: io::Result<T>, words: impl Display) -> io::Result<T> {
     done.map_err(|error| {
-        let what = visible(what.to_string());
-        io::Error::new(error.kind(), format!("{what}: {error}"))
+        let words = visible(words.to_string());
+        io::Error::new(error.kind(), format!("{words}: {error}"))
     })
 }
 
 /// An error in words of our own.
-fn no<T>(why: &str) -> io::Result<T> {
+fn refuse<T>(why: &str) -> io::Result<T> {
     Err(io::Error::other(why))
 }
 
@@ -62,14 +68,14 @@ fn has_no_sync(error: &io::Error) -> bool {
         || matches!(error.raw_os_error(), Some(9 | 25))
 }
 
-/// By which a file is known, whatever its name.
-fn identity(file: &Metadata) -> (u64, u64) {
-    (file.dev(), file.ino())
+/// Whether both are the same file, whatever its name.
+fn is_same(one: &Metadata, other: &Metadata) -> bool {
+    one.dev() == other.dev() && one.ino() == other.ino()
 }
 
 /// Whether this file is what has this name now; a link to it is not.
 fn is_at(path: &Path, file: &Metadata) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|there| identity(&there) == identity(file))
+    fs::symlink_metadata(path).is_ok_and(|there| is_same(&there, file))
 }
 
 impl Dir {
@@ -79,65 +85,68 @@ impl Dir {
     /// # Errors
     /// If one of these fails, in words for a person.
     pub fn open(path: &Path, private: bool, sync: bool) -> io::Result<Dir> {
-        let at = format!("--data {}", path.display());
+        let at = |why: &str| format!("--data {} {why}", path.display());
         let made = DirBuilder::new().recursive(true).mode(if private { 0o700 } else { 0o777 }).create(path);
         if let Ok(path) = path.canonicalize() {
             // If it is new its name has to be on the disk, and so on; a parent that may not be opened was there before.
-            path.ancestors().skip(1).filter_map(|p| File::open(p).ok()).for_each(|p| drop(p.sync_all()));
+            path.ancestors().skip(1).flat_map(File::open).for_each(|parent| drop(parent.sync_all()));
         }
-        let why = "is no directory that can be read; give one, with the rights to read and write it";
-        let handle = told(made.and_then(|()| File::open(path)), &format!("{at} {why}"))?;
-        let locked = handle.try_lock();
-        if let Err(fs::TryLockError::WouldBlock) = locked {
-            let why = format!("{at} is in use by another server; give each a directory of its own");
-            return Err(io::Error::new(ErrorKind::ResourceBusy, why));
+        let why = at("is no directory that can be read; give one, with the rights to read and write it");
+        let handle = worded(made.and_then(|()| File::open(path)), why)?;
+        let why = at("cannot be locked, so two servers could write there; give one on another file system");
+        match handle.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                let why = at("is in use by another server; give each a directory of its own");
+                return Err(io::Error::new(ErrorKind::ResourceBusy, why));
+            }
+            locked => worded(locked.map_err(io::Error::from), why)?,
         }
-        let why = "cannot be locked, so two servers could write there; give one on another file system";
-        told(locked.map_err(io::Error::from), &format!("{at} {why}"))?;
-        let dir = Dir { path: path.into(), handle, private, sync, tried: AtomicBool::new(false) };
+        let dir = Dir { path: path.into(), handle, private, sync, tried: OnceLock::new() };
         match dir.probe() {
             // A full disk is told to whoever publishes; what is there can be read. It is tried again when there is room.
-            Err(e) if !is_full(&e) => told(Err(e), &format!("{at} will not do; give another")),
+            Err(e) if !is_full(&e) => worded(Err(e), at("will not do; give another")),
             _ => Ok(dir),
         }
     }
 
     /// Makes sure that its file system does what logs need: it is tried, for the list of those that do not is long.
     fn probe(&self) -> io::Result<()> {
-        if self.tried.load(Relaxed) {
+        if self.tried.get().is_some() {
             return Ok(());
         }
         // As long as the longest name of a log, and more.
         let [name, other, case] =
             ["can-write", "can-rename", "CAN-WRITE"].map(|what| self.path.join(format!(".tincan-{what:-<80}")));
-        let tried = || {
-            let file = told(self.make(&name), &"a log cannot be made there")?;
-            let meta = file.metadata()?;
-            if fs::symlink_metadata(&case).is_ok() || File::open(&case).is_ok() {
-                return no(
-                    "names that differ in case alone are one file there, so /ROOM would replace what /room keeps",
-                );
-            }
-            if !is_at(&name, &meta) {
-                return no("its file system cannot say which name is which file");
-            }
-            if self.private && meta.mode() & 0o077 != 0 {
-                return no("others can read the files that are made there, and reading needs a token");
-            }
-            told(file.sync_data(), &"its files cannot be synced")?;
-            self.make(&other)?;
-            told(fs::rename(&name, &other), &"a file cannot be put there in place of another")
-        };
-        let done = tried();
+        let done = self.try_files(&name, &other, &case);
         let _ = fs::remove_file(&name);
         let _ = fs::remove_file(&other);
         done?;
         self.sync_names().or_else(|e| {
             let remedy = if has_no_sync(&e) { " (without --sync it will do)" } else { "" };
-            told(Err(e), &format!("it cannot be synced{remedy}"))
+            worded(Err(e), format!("it cannot be synced{remedy}"))
         })?;
-        self.tried.store(true, Relaxed);
+        self.tried.get_or_init(|| ());
         Ok(())
+    }
+
+    /// Tries a file of this name, and another in its place. `case`: the name in letters of the other case.
+    fn try_files(&self, name: &Path, other: &Path, case: &Path) -> io::Result<()> {
+        let file = worded(self.make(name), "a log cannot be made there")?;
+        let meta = file.metadata()?;
+        if fs::symlink_metadata(case).is_ok() || File::open(case).is_ok() {
+            return refuse(
+                "names that differ in case alone are one file there, so /ROOM would replace what /room keeps",
+            );
+        }
+        if !is_at(name, &meta) {
+            return refuse("its file system cannot say which name is which file");
+        }
+        if self.private && meta.mode() & 0o077 != 0 {
+            return refuse("others can read the files that are made there, and reading needs a token");
+        }
+        worded(file.sync_data(), "its files cannot be synced")?;
+        self.make(other)?;
+        worded(fs::rename(name, other), "a file cannot be put there in place of another")
     }
 
     /// The channels that have files in it, by the names of these, each with room for what its owner knows of it; and all
@@ -152,17 +161,19 @@ impl Dir {
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            let stem = name.strip_suffix(".old.sse").or(name.strip_suffix(".sse"));
-            let next = name.strip_prefix('.').and_then(|name| name.strip_suffix(".new"));
-            let rest = name.split_once(".cut-").map(|(stem, _)| stem);
-            if self.private && stem.or(next).or(rest).is_some_and(&is_channel) {
+            let hidden = name.strip_prefix('.');
+            let (stem, kind) = hidden.unwrap_or(&name).split_once('.').unwrap_or_default();
+            let is_log = matches!(kind, "sse" | "old.sse");
+            let is_kind = if hidden.is_some() { kind == "new" } else { is_log || kind.starts_with("cut-") };
+            let is_ours = is_kind && is_channel(stem);
+            if self.private && is_ours {
                 let why = "others can read it, and reading needs a token; chmod 600 it";
-                told(narrow(&entry), &format_args!("{}: {why}", entry.path().display()))?;
+                worded(narrow(&entry), format_args!("{}: {why}", entry.path().display()))?;
             }
-            match stem.filter(|stem| is_channel(stem)) {
-                _ if rest.is_some_and(&is_channel) || name.starts_with('.') => {}
-                Some(stem) => drop(stems.insert(stem.into(), T::default())),
-                None => others.push(name),
+            if is_ours && is_log {
+                stems.insert(stem.into(), T::default());
+            } else if !is_ours && hidden.is_none() {
+                others.push(name);
             }
         }
         Ok((stems, others))
@@ -173,8 +184,8 @@ impl Dir {
     fn check(&self) -> io::Result<()> {
         let own = self.handle.metadata()?;
         match fs::metadata(&self.path) {
-            Ok(there) if identity(&own) == identity(&there) => Ok(()),
-            _ => no("its directory is gone, or another has its place; put it back, or start the server again"),
+            Ok(there) if is_same(&own, &there) => Ok(()),
+            _ => refuse("its directory is gone, or another has its place; put it back, or start the server again"),
         }
     }
 
@@ -182,7 +193,7 @@ impl Dir {
     fn make(&self, path: &Path) -> io::Result<File> {
         self.check()?;
         match fs::remove_file(path) {
-            Err(e) if e.kind() == ErrorKind::IsADirectory => return told(Err(e), &"move it away"),
+            Err(e) if e.kind() == ErrorKind::IsADirectory => return worded(Err(e), "move it away"),
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
             _ => {}
         }
@@ -190,17 +201,12 @@ impl Dir {
         File::options().read(true).write(true).create_new(true).mode(mode).open(path)
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let moved = self.check().and_then(|()| fs::rename(from, to));
-        told(moved, &format!("{} cannot become {}", from.display(), to.display()))
-    }
-
     /// Puts the names of the files on the disk.
     ///
     /// # Errors
     /// If that fails.
     pub fn sync(&self) -> io::Result<()> {
-        told(self.sync_names(), &self.path.display())
+        worded(self.sync_names(), self.path.display())
     }
 
     /// Without --sync the names are as safe as the file system makes them.
@@ -210,76 +216,72 @@ impl Dir {
 }
 
 impl Home {
-    fn path(&self, old: bool) -> PathBuf {
-        self.dir.path.join(format!("{}{}.sse", self.name, if old { ".old" } else { "" }))
+    /// The path of one of the channel's files.
+    fn path(&self, file: &str) -> PathBuf {
+        self.dir.path.join(file.replace("NAME", &self.name))
     }
 
-    /// Where a file is until it is complete.
-    fn next(&self) -> PathBuf {
-        self.dir.path.join(format!(".{}.new", self.name))
-    }
-
-    /// Opens a channel's file, or its older part, if it is there.
+    /// Opens one of the channel's files, if it is there.
     ///
     /// # Errors
     /// If it cannot be read and written, or is no file of its own.
-    pub fn get(&self, old: bool) -> io::Result<Option<LogFile>> {
-        let path = self.path(old);
-        let open = || -> io::Result<File> {
-            self.dir.check()?;
-            let meta = fs::symlink_metadata(&path)?;
-            if old && is_at(&self.path(false), &meta) {
-                // A crash can leave both names of a rename, on a file system whose renames are two steps.
-                fs::remove_file(&path)?;
-                return Err(ErrorKind::NotFound.into());
-            }
-            if !meta.is_file() {
-                // To open a pipe would be to wait for its other end, and a link may lead to what is not ours.
-                return no("it is no file, or a link to one; move it away");
-            }
-            if meta.nlink() > 1 {
-                // It has a second name, as a backup by `cp -al` gives it one. What is written from now on does not belong
-                // there, so a copy takes its place.
-                self.copy(&File::open(&path)?, 0, &path)?;
-            }
-            let file = File::options().read(true).write(true).open(&path)?;
-            if is_at(&path, &file.metadata()?) { Ok(file) } else { no("another program replaces it") }
-        };
-        match open() {
+    pub fn get(&self, name: &str) -> io::Result<Option<LogFile>> {
+        let path = self.path(name);
+        match self.open(name, &path) {
             Ok(file) => Ok(Some(LogFile { path, file, head: 0 })),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) => told(Err(e), &path.display()),
+            Err(e) => worded(Err(e), path.display()),
         }
     }
 
-    /// Copies a file, from this byte on, to another that then has this path; on the disk.
-    fn copy(&self, mut file: &File, from: u64, to: &Path) -> io::Result<()> {
-        let next = self.next();
+    fn open(&self, name: &str, path: &Path) -> io::Result<File> {
+        self.dir.check()?;
+        let meta = fs::symlink_metadata(path)?;
+        if name == OLD && is_at(&self.path(NEWEST), &meta) {
+            // A crash can leave both names of a rename, on a file system whose renames are two steps.
+            fs::remove_file(path)?;
+            return Err(ErrorKind::NotFound.into());
+        }
+        if !meta.is_file() {
+            // To open a pipe would be to wait for its other end, and a link may lead to what is not ours.
+            return refuse("it is no file, or a link to one; move it away");
+        }
+        if meta.nlink() > 1 {
+            // It has a second name, as a backup by `cp -al` gives it one. What is written from now on does not belong
+            // there, so a copy takes its place.
+            self.copy(&File::open(path)?, 0, name)?;
+        }
+        let file = File::options().read(true).write(true).open(path)?;
+        if is_at(path, &file.metadata()?) { Ok(file) } else { refuse("another program replaces it") }
+    }
+
+    /// Copies a file, from this byte on, to another that then has this name; on the disk.
+    fn copy(&self, mut file: &File, from: u64, name: &str) -> io::Result<()> {
         let mut copied = || {
-            let mut copy = self.dir.make(&next)?;
+            let mut copy = self.dir.make(&self.path(NEXT))?;
             file.seek(SeekFrom::Start(from))?;
             io::copy(&mut file as &mut dyn Read, &mut copy)?; // without the system's shortcuts, which some disks lack
             if !self.dir.private {
                 copy.set_permissions(file.metadata()?.permissions())?;
             }
             copy.sync_data()?;
-            self.dir.rename(&next, to)?;
+            self.rename(NEXT, name)?;
             self.dir.sync()
         };
-        copied().inspect_err(|_| self.discard())
+        copied().inspect_err(|_| drop(self.remove(NEXT)))
     }
 
     /// Keeps what is about to be cut off a log, from this byte on, in a file `NAME.cut-N` beside it; on the disk. Returns
-    /// the file's name.
+    /// that file's name.
     ///
     /// # Errors
     /// If that fails; nothing has changed then.
     pub fn keep(&self, log: &LogFile, from: u64) -> io::Result<String> {
-        let free = |kept: &String| fs::symlink_metadata(self.dir.path.join(kept)).is_err();
-        let kept = (1u64..).map(|n| format!("{}.cut-{n}", self.name)).find(free).unwrap_or_default();
+        let is_free = |name: &String| fs::symlink_metadata(self.path(name)).is_err();
+        let name = (1u64..).map(|n| format!("NAME.cut-{n}")).find(is_free).unwrap_or_default();
         let why = "what a crash left in it has to be cut off, and cannot be kept first";
-        log.told(told(self.copy(&log.file, from, &self.dir.path.join(&kept)), &why))?;
-        Ok(kept)
+        log.named(worded(self.copy(&log.file, from, &name), why))?;
+        Ok(name.replace("NAME", &self.name))
     }
 
     /// Makes a channel's next file, with a head and its first events, beside the one that there is; on the disk.
@@ -288,42 +290,31 @@ impl Home {
     /// If that fails; nothing has changed then.
     pub fn create(&self, head: &[u8], events: &[u8]) -> io::Result<Output> {
         self.dir.probe()?;
-        let path = self.next();
-        let file = told(self.dir.make(&path), &path.display())?;
-        let mut output = Output::new(LogFile { path: self.path(false), file, head: head.len() as u64 }, 0);
+        let next = self.path(NEXT);
+        let file = worded(self.dir.make(&next), next.display())?;
+        let mut output = Output::new(LogFile { path: self.path(NEWEST), file, head: head.len() as u64 }, 0);
         let done = output.append(&[head, events].concat()).and_then(|()| output.file.sync());
-        done.inspect_err(|_| self.discard())?;
+        done.inspect_err(|_| drop(self.remove(NEXT)))?;
         Ok(output)
     }
 
-    /// Makes a channel's file its older part, in place of the one that it had.
+    /// Gives one of the channel's files another name, in place of what had that.
     ///
     /// # Errors
     /// If that fails; nothing has changed then.
-    pub fn retire(&self) -> io::Result<()> {
-        self.dir.rename(&self.path(false), &self.path(true))
+    pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let [from, to] = [from, to].map(|name| self.path(name));
+        let moved = self.dir.check().and_then(|()| fs::rename(&from, &to));
+        worded(moved, format!("{} cannot become {}", from.display(), to.display()))
     }
 
-    /// Puts a channel's next file into its place.
-    ///
-    /// # Errors
-    /// If that fails; nothing has changed then.
-    pub fn place(&self) -> io::Result<()> {
-        self.dir.rename(&self.next(), &self.path(false))
-    }
-
-    /// Drops a channel's next file.
-    pub fn discard(&self) {
-        let _ = fs::remove_file(self.next());
-    }
-
-    /// Drops a channel's older part.
+    /// Drops one of the channel's files.
     ///
     /// # Errors
     /// If that fails.
-    pub fn remove_old(&self) -> io::Result<()> {
+    pub fn remove(&self, name: &str) -> io::Result<()> {
         self.dir.check()?;
-        fs::remove_file(self.path(true))
+        fs::remove_file(self.path(name))
     }
 }
 
@@ -332,7 +323,7 @@ fn narrow(entry: &DirEntry) -> io::Result<()> {
     let meta = entry.metadata()?;
     if meta.is_file() && meta.nlink() == 1 && meta.mode() & 0o077 != 0 {
         let file = File::open(entry.path())?;
-        if identity(&meta) == identity(&file.metadata()?) {
+        if is_same(&meta, &file.metadata()?) {
             file.set_permissions(Permissions::from_mode(meta.mode() & 0o700))?;
         }
     }
@@ -353,8 +344,8 @@ impl LogFile {
     ///
     /// # Errors
     /// That one.
-    pub fn told<T>(&self, done: io::Result<T>) -> io::Result<T> {
-        told(done, &self.path.display())
+    pub fn named<T>(&self, done: io::Result<T>) -> io::Result<T> {
+        worded(done, self.path.display())
     }
 
     /// Waits until its bytes are on the disk.
@@ -362,7 +353,7 @@ impl LogFile {
     /// # Errors
     /// If the disk fails.
     pub fn sync(&self) -> io::Result<()> {
-        self.told(self.file.sync_data())
+        self.named(self.file.sync_data())
     }
 
     /// Cuts off what is behind these bytes, and waits until that is on the disk.
@@ -370,7 +361,7 @@ impl LogFile {
     /// # Errors
     /// If the disk fails.
     pub fn cut(&self, len: u64) -> io::Result<()> {
-        self.told(self.file.set_len(len))?;
+        self.named(self.file.set_len(len))?;
         self.sync()
     }
 }
@@ -379,15 +370,14 @@ impl LogFile {
 pub struct Output {
     /// The file.
     pub file: Arc<LogFile>,
-    len: u64,     // bytes that count
-    torn: bool,   // there may be more, which have to go
+    len: u64,     // its bytes; after a write or a cut that failed, there may be fewer
     largest: u64, // what the process may make it, as far as that is known
 }
 
 impl Output {
     /// The end of a file of this length.
     pub fn new(file: LogFile, len: u64) -> Output {
-        Output { file: Arc::new(file), len, torn: false, largest: 0 }
+        Output { file: Arc::new(file), len, largest: 0 }
     }
 
     /// Cuts off what is behind so many bytes, if there is or may be anything. It is on the disk then: else a power cut could
@@ -396,11 +386,9 @@ impl Output {
     /// # Errors
     /// If that fails; the next call tries it again.
     pub fn cut(&mut self, len: u64) -> io::Result<()> {
-        self.torn |= self.len != len;
-        self.len = len;
-        if self.torn {
+        if self.len != len {
             self.file.cut(len)?;
-            self.torn = false;
+            self.len = len;
         }
         Ok(())
     }
@@ -410,30 +398,28 @@ impl Output {
     /// # Errors
     /// If there is no room (see [`is_full`]), if the write fails, if another program has changed the file.
     pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let before = self.len;
         let ours = self.file.file.metadata();
-        let whole = ours.is_ok_and(|meta| meta.len() == self.len && is_at(&self.file.path, &meta));
+        let whole = ours.is_ok_and(|meta| meta.len() == before && is_at(&self.file.path, &meta));
         // A new one has another name at first.
-        if self.len > 0 && !whole {
-            let why = "another program has changed, moved or removed it; start the server again";
-            return self.file.told(no(why));
+        if before > 0 && !whole {
+            return self.file.named(refuse("another program has changed, moved or removed it; start the server again"));
         }
-        let end = self.len.saturating_add(bytes.len() as u64);
-        if end >= self.largest {
+        self.len += bytes.len() as u64;
+        if self.len >= self.largest {
             self.largest = limits::soft("Max file size").unwrap_or(u64::MAX);
         }
         // To grow up to the limit itself would be one byte too many: the next write would be answered not with an error
         // but with SIGXFSZ, which ends the process (setrlimit(2)).
-        let may_grow = end < self.largest;
-        let written =
-            if may_grow { self.file.file.write_at(bytes, self.len) } else { Err(ErrorKind::FileTooLarge.into()) };
+        let done = match self.len < self.largest {
+            true => self.file.file.write_at(bytes, before),
+            false => Err(ErrorKind::FileTooLarge.into()),
+        };
         // Less than everything means that there is no room for the rest.
-        let done = written.and_then(|n| if n == bytes.len() { Ok(()) } else { Err(ErrorKind::StorageFull.into()) });
-        if done.is_ok() {
-            self.len = end;
-        } else {
-            self.torn = true;
-            let _ = self.cut(self.len); // else before the next append
+        let done = done.and_then(|n| if n == bytes.len() { Ok(()) } else { Err(ErrorKind::StorageFull.into()) });
+        if done.is_err() {
+            let _ = self.cut(before); // else before the next append
         }
-        self.file.told(done)
+        self.file.named(done)
     }
 }

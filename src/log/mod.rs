@@ -1,6 +1,7 @@
-//! A channel's bytes: their files, what a crash leaves of them, and the positions in them.
+//! The log of a channel: its bytes, in memory or in files, and the positions in them.
 
-pub mod disk;
-pub mod positions;
 pub mod recovery;
+pub mod disk;
+pub mod part;
 pub mod writer;
+pub mod positions;

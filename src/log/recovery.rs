@@ -97,36 +97,34 @@ pub fn recover(mut file: &File, last: &mut Id) -> io::Result<Found> {
     file.rewind()?;
     let mut reader = BufReader::with_capacity(READ, file.take(found.len));
     let mut piece = Vec::new(); // a line with its end, or some of a long one
-    let mut pos = 0;
     let mut unit = Unit { at: At::Head, blocks: 1, nuls: 0, sealed: 0, found, last: *last };
     loop {
         let begins = piece.is_empty() || piece.ends_with(b"\n");
         piece.clear();
-        pos += reader.by_ref().take(READ as u64).read_until(b'\n', &mut piece)? as u64;
+        reader.by_ref().take(READ as u64).read_until(b'\n', &mut piece)?;
         if piece.is_empty() {
             return Ok(found);
         }
-        let text = piece.strip_suffix(b"\n").unwrap_or(&piece);
-        if unit.at == At::Head && begins && is_foreign(text) {
+        if unit.at == At::Head && is_foreign(&piece) {
             return Err(damaged(0));
         }
-        unit.nuls += piece.iter().filter(|&&byte| byte == 0).count() as u64;
-        if begins {
-            unit.take(text);
-        }
+        unit.take(&piece, begins);
         if unit.nuls > unit.sealed {
             found.hole = true;
             return Ok(found);
         }
-        // The other one is an empty line to a client, but not one of ours: other hands have changed the ends of lines.
-        let blank = begins && (text.is_empty() || text == b"\r");
-        unit.blocks -= u64::from(blank);
-        if !blank || unit.blocks > 0 {
+        if unit.blocks > 0 {
             continue;
         }
-        unit = unit.end(pos)?;
+        if unit.at == At::Wrong || unit.nuls < unit.sealed {
+            return Err(damaged(found.good));
+        }
+        if found.good == 0 {
+            unit.found.head = unit.found.good;
+        }
         found = unit.found;
         *last = unit.last;
+        unit = Unit { at: At::Unit, blocks: 1, nuls: 0, sealed: 0, ..unit };
     }
 }
 
@@ -153,13 +151,26 @@ struct Unit {
     blocks: u64, // that have to come
     nuls: u64,
     sealed: u64,  // how many NULs its seal says
-    found: Found, // with it
+    found: Found, // with it, as far as it was read
     last: Id,
 }
 
 impl Unit {
-    fn take(&mut self, text: &[u8]) {
-        self.at = match self.at {
+    /// Takes the next piece; if that begins no line, more of the last one.
+    fn take(&mut self, piece: &[u8], begins: bool) {
+        self.found.good += piece.len() as u64;
+        self.nuls += piece.iter().filter(|&&byte| byte == 0).count() as u64;
+        if begins {
+            let line = piece.strip_suffix(b"\n").unwrap_or(piece);
+            self.at = self.behind(line);
+            // The other one is an empty line to a client, but not one of ours: other hands have changed the ends of lines.
+            self.blocks -= u64::from(line.is_empty() || line == b"\r");
+        }
+    }
+
+    /// What has to come behind this line.
+    fn behind(&mut self, text: &[u8]) -> At {
+        match self.at {
             At::Head if text.starts_with(HEAD.as_bytes()) => {
                 let text = String::from_utf8_lossy(text);
                 let id = text.split_once(DROPPED).map_or(Some(Id::default()), |(_, id)| Id::parse(id));
@@ -182,23 +193,12 @@ impl Unit {
                 // far than the seal counts, for the event's own come later. A hole makes no blank line, so behind as many
                 // blank lines as the unit has blocks all of it was read, and its NULs can be compared.
                 if self.nuls == 0 {
-                    (self.blocks, self.sealed) = (1, u64::MAX);
+                    self.blocks = 1;
+                    self.sealed = u64::MAX;
                 }
                 At::Wrong
             }
-        };
-    }
-
-    /// It ends here: the next one.
-    fn end(mut self, pos: u64) -> io::Result<Unit> {
-        if self.at == At::Wrong || self.nuls < self.sealed {
-            return Err(damaged(self.found.good));
         }
-        if self.found.good == 0 {
-            self.found.head = pos;
-        }
-        self.found.good = pos;
-        Ok(Unit { at: At::Unit, blocks: 1, nuls: 0, sealed: 0, ..self })
     }
 
     /// Whether this id can be the next. The first one of a file has none before it to follow, or it has lost it in a
@@ -212,13 +212,14 @@ impl Unit {
 fn seal(line: &[u8]) -> Option<(u64, u64)> {
     let text = str::from_utf8(line).ok()?;
     let (events, nuls) = text.strip_prefix(": one POST, ")?.strip_suffix(" NULs")?.split_once(" events, ")?;
-    let (events, nuls) = (events.parse().ok()?, nuls.parse().ok()?);
+    let events = events.parse().ok()?;
+    let nuls = nuls.parse().ok()?;
     (seal_line(events, nuls)? == text).then_some((events, nuls))
 }
 
 /// Whether a file that begins with this line is no log. What is before its first NUL, if it has one, was written so.
 fn is_foreign(line: &[u8]) -> bool {
-    let text = line.split(|&byte| byte == 0).next().unwrap_or_default();
+    let text = line.split(|byte| matches!(byte, 0 | b'\n')).next().unwrap_or_default();
     !text.starts_with(HEAD.as_bytes()) && !HEAD.as_bytes().starts_with(text)
 }
 

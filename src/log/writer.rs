@@ -12,49 +12,50 @@
 //!
 //! Limits: those of the log. Deliberately absent: positions and readers; `log.rs` has them.
 
-use crate::log::disk::{Home, LogFile, Output};
+use crate::log::disk::{Home, LogFile, NEWEST, NEXT, OLD, Output};
+use crate::log::part::Mark;
 use crate::log::recovery;
 use crate::wire::event;
 use crate::wire::id::Id;
-use std::io;
-use std::sync::Arc;
+use std::io::{self, ErrorKind};
+use std::sync::{Arc, OnceLock};
+
+/// To which position what was not yet heard was taken back, and why; set when that happens.
+pub type TakenBack = Arc<OnceLock<(u64, ErrorKind)>>;
 
 /// The end of a log, for those who append to it.
 pub struct End {
     /// The end of what was appended.
     pub written: Mark,
-    /// How often what was appended and not yet heard had to be taken back.
-    pub failed: u64,
-    /// Its newest events.
-    pub newest: Option<Newest>,
     /// The id of the last event, of whatever epoch.
     pub last: Id,
-}
-
-/// A place between two events.
-#[derive(Clone, Copy, Default)]
-pub struct Mark {
-    /// The position behind the one.
-    pub pos: u64,
-    /// Its id.
-    pub id: Id,
-}
-
-/// The newest events of a log, as a writer has to know them.
-#[derive(Clone, Copy)]
-pub struct Newest {
-    /// Bytes of events in the newest file.
-    pub len: u64,
-    /// The id before its first event.
+    /// Bytes of events in the newest part; 0 if there are none.
+    pub newest: u64,
+    /// The id before the first of them.
     pub before: Id,
+    /// The first time from here on. What is still there after it was heard, and stays.
+    pub taken_back: TakenBack,
 }
 
-/// A file that was begun.
+impl End {
+    /// Makes sure that so many bytes behind it, which were appended, were not taken back.
+    ///
+    /// # Errors
+    /// Of the kind that made it necessary.
+    pub fn still(&self, len: u64) -> io::Result<()> {
+        match self.taken_back.get() {
+            Some((pos, why)) if *pos < self.written.pos + len => Err((*why).into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What begins the next part of a log.
 pub struct Begun {
-    /// The file.
-    pub file: Arc<LogFile>,
-    /// Whether the one before it stays.
-    pub stays: bool,
+    /// Its file; none if it is in memory.
+    pub file: Option<Arc<LogFile>>,
+    /// How many bytes of events before it stay.
+    pub stays: u64,
 }
 
 /// A channel's files, as who appends has them. By default there are none: the log is in memory.
@@ -92,17 +93,17 @@ impl Writer {
     ///
     /// # Errors
     /// If the disk fails.
-    pub fn mend(&mut self, newest: Option<Newest>) -> io::Result<()> {
-        if let Some(Files { output: Some(output), spoiled, sync, .. }) = &mut self.files
-            && let Some(newest) = newest
-        {
-            output.cut(output.file.head + newest.len).inspect_err(|_| *spoiled = !*sync)?;
+    pub fn mend(&mut self, newest: u64) -> io::Result<()> {
+        match &mut self.files {
+            Some(Files { output: Some(output), spoiled, sync, .. }) => {
+                output.cut(output.file.head + newest).inspect_err(|_| *spoiled = !*sync)
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Seals the block, if it is for a file. Returns whether it has to be on the disk before anything else is written.
-    pub fn seal(&mut self, events: usize, newest: Option<Newest>) -> bool {
+    pub fn seal(&mut self, events: usize, newest: u64) -> bool {
         let Some(files) = &self.files else { return false };
         event::seal(events, &mut self.block);
         files.fresh || !files.fits(newest, self.block.len() as u64)
@@ -137,40 +138,39 @@ impl Writer {
 }
 
 impl Files {
-    fn fits(&self, newest: Option<Newest>, len: u64) -> bool {
-        let small = |newest: Newest| newest.len == 0 || newest.len + len <= self.limit / 2;
-        !self.spoiled && self.output.is_some() && newest.is_some_and(small)
+    fn fits(&self, newest: u64, len: u64) -> bool {
+        !self.spoiled && self.output.is_some() && newest + len <= self.limit / 2
     }
 
     /// Begins the next file with a block. If that fails, it has no event, and gives way to the next one.
     fn begin(&mut self, end: &End, block: &[u8]) -> io::Result<Begun> {
         let room = self.limit.saturating_sub((self.limit / 2).max(block.len() as u64));
-        let stays = end.newest.filter(|newest| newest.len <= room);
-        let head = recovery::head(stays.map_or(end.last, |newest| newest.before));
+        let stays = if end.newest <= room { end.newest } else { 0 };
+        let head = recovery::head(if stays > 0 { end.before } else { end.last });
         let mut next = self.home.create(head.as_bytes(), block)?;
         self.place(end).inspect_err(|_| {
-            drop(next.cut(head.len() as u64));
-            self.home.discard();
+            let _ = next.cut(next.file.head);
+            let _ = self.home.remove(NEXT);
         })?;
-        if end.newest.is_some() && stays.is_none() {
-            let _ = self.home.remove_old();
+        if end.newest > stays {
+            let _ = self.home.remove(OLD);
         }
-        let file = next.file.clone();
+        let file = Some(next.file.clone());
         self.output = Some(next);
-        Ok(Begun { file, stays: stays.is_some() })
+        Ok(Begun { file, stays })
     }
 
     /// Puts the next file into its place.
     fn place(&mut self, end: &End) -> io::Result<()> {
         if let Some(output) = &self.output {
             output.file.sync()?;
-            self.home.retire()?;
+            self.home.rename(NEWEST, OLD)?;
             self.output = None;
         }
-        if end.newest.is_some() {
+        if end.newest > 0 {
             self.home.dir.sync()?;
         }
-        self.home.place()?;
+        self.home.rename(NEXT, NEWEST)?;
         self.home.dir.sync()
     }
 }

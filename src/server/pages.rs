@@ -21,8 +21,8 @@ pub const FILES: &[File] = self::files! {
 };
 
 /// Pages load nothing but their own files, run nothing inline, and stand in no frame (W3C Content Security Policy 3).
-/// `connect-src 'self'` covers WebSockets to this server (§6.7.2.8; Chromium since 71, Safari since 16, Firefox before
-/// both). A `ws:` beside it would allow those to any host.
+/// `connect-src 'self'` covers each scheme by which this server is reached (§6.7.2.8; Chromium since 71, Safari since 16,
+/// Firefox before both). A scheme beside it would allow any host.
 pub const POLICY: &str = "Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                           img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n";
 

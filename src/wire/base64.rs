@@ -1,4 +1,4 @@
-//! Base64 (RFC 4648 §4), for Basic credentials, what a token looks like in them, and the WebSocket handshake. Pure.
+//! Base64 (RFC 4648 §4), for Basic credentials and what is made of bytes elsewhere. Pure.
 
 /// The digits by their values, and behind them what pads.
 const DIGITS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=";

@@ -75,11 +75,6 @@ impl Event {
         Event { retry, ..self }
     }
 
-    /// Its data.
-    pub fn data(&self) -> &str {
-        &self.data
-    }
-
     /// What it is made of, each part under the name of its field.
     pub fn fields(&self) -> Vec<(&'static str, Cow<'_, str>)> {
         let mut fields = vec![("data", Cow::from(&self.data))];

@@ -45,7 +45,9 @@ impl Wing for Lessons {
         let route = match req.path.strip_prefix("/lessons") {
             Some("") if req.quality("text", "html") > req.quality("text", "plain") => Route::Page(html(PAGE, vary)),
             Some("") => Route::Page(page(Answer::text(list()), vary)),
-            Some(path) if let Some(name) = path.strip_prefix('/').filter(|name| !name.is_empty() && !name.ends_with('/')) => {
+            Some(path)
+                if let Some(name) = path.strip_prefix('/').filter(|name| !name.is_empty() && !name.ends_with('/')) =>
+            {
                 self.to_lesson(req, name)?
             }
             _ => return Ok(None),

@@ -8,8 +8,8 @@
 //! carried out: `Pipe` ends the lost connection, and then the stream has an entry with this `post`, or it has not.
 //!
 //! *A gap is told whenever in doubt.* What is new is read together with the last entry that is there already (`take`): the
-//! page begins with that one, or something is missing, and so it is where an entry that was acknowledged here does not come
-//! by. Then readers hear of a gap. Where ids fell back, or others cannot know of it, a `gap` event is added to the stream
+//! page begins with that one, or something is missing, and so it is if an entry that was acknowledged here does not come
+//! by. Then readers hear of a gap. If ids fell back, or others cannot know of it, a `gap` event is added to the stream
 //! for all, with an id above all that were seen, so that no id is given out twice.
 //!
 //! *No stream harms another.* What anybody adds to one is taken over a page at a time, by turns with the others. An entry that
@@ -19,26 +19,27 @@
 //! smallest one counts, and nobody waits for a node that is slower than the publishers of the others. Nobody is told of an
 //! entry that was deleted (`XDEL`) before a node had read it.
 
+use crate::channel::hub::{Elsewhere, Metric};
 use crate::channel::publish::{For, Numbers};
 use crate::channel::state::Channel;
 use crate::config::Config;
 use crate::log::positions::{From, Gap, Log};
-use crate::log::writer::Writer;
 use crate::server::doors::Desk;
 use crate::system::report::{report, visible};
 use crate::system::threads::{STACK, lock};
-use crate::wings::redis::pipe::{Failed, Pipe};
+use crate::wings::redis::pipe::{Pipe, REFUSED, UNSENT};
 use crate::wings::redis::resp::{Address, Reply, command};
-use crate::wings::redis::stream::{self, Entry, above, below, field, id, id_of, is_whole, key, removed};
-
 use crate::wire::event::Event;
 use crate::wire::id::Id;
 use crate::wire::reject::{LATER, Reject, table};
+
+use crate::log::writer::Writer;
+use crate::wings::redis::stream::{self, Entry, above, below, id, id_of, key, removed};
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
-use std::slice::from_ref;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
@@ -78,7 +79,7 @@ pub struct Followed {
     /// What publishers here were told of, and has not come by.
     pub acked: BTreeSet<Id>,
     told: Id,             // nothing is missing up to here, or that was told
-    removed: Option<i64>, // from the stream, when the copy began, where there was nothing to go on from
+    removed: Option<i64>, // from the stream, when the copy began, if there was nothing to go on from
     /// Entries that are asked for at a time: more and more, as long as they are not too large.
     pub page: usize,
     /// It was read to the end once.
@@ -96,6 +97,19 @@ pub struct Asked {
     page: usize,
 }
 
+/// What the thread that follows is about: from `Follows` on it hears of all that is new.
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+pub enum Follower {
+    /// It tries to connect, and has not failed yet.
+    Tries,
+    /// It has failed, and tries again and again.
+    Away,
+    /// It takes over what is new.
+    Follows,
+    /// Its `XREAD` is under way: the number of its connection, and since when.
+    Waits(i64, Instant),
+}
+
 /// What the channels of this node have in common.
 pub struct Cluster {
     /// What sends commands.
@@ -105,16 +119,8 @@ pub struct Cluster {
     posts: AtomicU64,
     /// The channels that are followed, by their names.
     pub followed: Mutex<BTreeMap<String, Followed>>,
-    /// Changes of `followed`, and entries that were heard.
-    pub changes: AtomicU64,
-    /// The changes that the `XREAD` under way knows of.
-    pub seen: AtomicU64,
-    /// The number of the follower's connection.
-    pub follower: AtomicI64,
-    /// Whether it follows.
-    pub connected: AtomicBool,
-    /// Whether it tries to connect, and has not failed yet.
-    pub trying: AtomicBool,
+    /// What the thread that follows is about.
+    pub follower: Mutex<Follower>,
     /// How often it has connected.
     pub connections: AtomicU64,
     /// When this node last had everything.
@@ -128,6 +134,11 @@ pub struct Cluster {
 /// The last event that publishers here were told of, and has not come by.
 fn newest(followed: &mut Followed) -> Id {
     followed.acked.last().copied().unwrap_or_default()
+}
+
+/// The event that tells of what is gone behind this id, up to the event `from`.
+fn gap(last: Id, from: Option<Id>) -> Event {
+    Gap { from, lost: None }.event(&last.to_string())
 }
 
 /// Whether an error is one of a single stream, which is no stream, or not ours.
@@ -148,11 +159,7 @@ impl Cluster {
             node: format!("{:016x}", RandomState::new().hash_one(())),
             posts: AtomicU64::new(1),
             followed: Mutex::default(),
-            changes: AtomicU64::new(0),
-            seen: AtomicU64::new(0),
-            follower: AtomicI64::new(0),
-            connected: AtomicBool::new(false),
-            trying: AtomicBool::new(true),
+            follower: Mutex::new(Follower::Tries),
             connections: AtomicU64::new(0),
             current: Mutex::new(Instant::now()),
             state: Mutex::default(),
@@ -180,19 +187,22 @@ impl Cluster {
         }
     }
 
-    /// Whether this node follows: what it could not hear it does not publish. Where a connection was lost just now, this waits
+    /// Whether this node follows: what it could not hear it does not publish. If a connection was lost just now, this waits
     /// for the next one.
     fn is_followed(&self) -> Result<(), Reject> {
         let until = Instant::now() + PATIENCE;
-        while !self.connected.load(SeqCst) && self.trying.load(SeqCst) && Instant::now() < until {
+        while *lock(&self.follower) == Follower::Tries && Instant::now() < until {
             thread::sleep(AGAIN);
         }
-        if self.connected.load(SeqCst) { Ok(()) } else { Err(REDIS_AWAY) }
+        if *lock(&self.follower) >= Follower::Follows { Ok(()) } else { Err(REDIS_AWAY) }
     }
 
     /// What a client is told of a failure, and a person of what Redis refuses.
-    fn reject(&self, name: &str, failed: Failed) -> Reject {
-        let Failed::Refused(why) = failed else { return REDIS_AWAY };
+    fn reject(&self, name: &str, failed: &io::Error) -> Reject {
+        if failed.kind() != REFUSED {
+            return REDIS_AWAY;
+        }
+        let why = failed.to_string();
         if is_of_key(&why) {
             self.complain(format!(
                 "refuses {}: {why}; allow, rename or delete that key, and if its ids were used up, start the nodes again",
@@ -204,32 +214,25 @@ impl Cluster {
         REDIS_REFUSES
     }
 
-    /// The channel of this name, with what Redis has of it. It is followed until it is dropped.
-    ///
-    /// # Errors
-    /// [`REDIS_AWAY`], [`REDIS_REFUSES`].
-    pub fn open(&self, name: &str) -> Result<Arc<Channel>, Reject> {
-        let reject = |failed| self.reject(name, failed);
-        self.is_followed()?;
-        let info = self.info(name).map_err(reject)?;
+    /// Copies a stream, up to what is there now: what comes meanwhile may have no end, and the follower hears of it.
+    fn copy(&self, name: &str) -> io::Result<Arc<Channel>> {
+        let info = self.info(name)?;
         let first = info.get("first-entry").and_then(id_of);
         let last = info.get("last-generated-id").and_then(id).unwrap_or_default();
-        let start = if is_whole(&info) { Id::default() } else { first.map_or(last, below) };
-        let removed = removed(&info).filter(|_| start == Id::default() || first.is_none());
+        let removed = removed(&info).filter(|removed| *removed == 0 || first.is_none());
+        let start = if removed == Some(0) { Id::default() } else { first.map_or(last, below) };
         let channel = Arc::new(Channel::new(name, Log::copy(start, self.history), Writer::default()));
         let followed =
             Followed { channel: Arc::downgrade(&channel), told: start, removed, page: 1, ..Followed::default() };
         lock(&self.followed).insert(name.into(), followed);
-        // Up to what was there when it began: what comes meanwhile may have no end, and the follower hears of it.
-        let mut more = true;
-        while more && channel.last() < last {
+        while channel.last() < last {
             let mut command = Vec::new();
             let asked = self.ask_for(&channel, &mut command);
-            let page = self.pipe.call(command, 1).map_err(reject)?.pop().unwrap_or(Reply::Null);
-            more = self.take(&asked, page).map_err(reject)?;
+            let page = self.pipe.call(command, 1)?;
+            if self.take(&asked, page)? != Some(true) {
+                break;
+            }
         }
-        self.note(name, |f| f.ready = true);
-        self.interrupt();
         Ok(channel)
     }
 
@@ -248,115 +251,105 @@ impl Cluster {
         let name = &channel.name;
         let last = channel.last();
         let (page, newest) = self.note(name, |f| (f.page, newest(f).max(last)));
-        command(&["XRANGE", &key(name), &last.to_string(), "+", "COUNT", &(page + 1).to_string()], commands);
+        commands.extend(command(&["XRANGE", &key(name), &last.to_string(), "+", "COUNT", &(page + 1).to_string()]));
         Asked { channel: channel.clone(), last, newest, page }
     }
 
-    /// Takes over a page of a stream. Returns whether there is more.
+    /// Takes over a page of a stream. Returns whether there is more; nothing if nothing was new.
     ///
     /// # Errors
     /// If the stream cannot be read.
-    pub fn take(&self, asked: &Asked, page: Reply) -> Result<bool, Failed> {
+    pub fn take(&self, asked: &Asked, page: Reply) -> io::Result<Option<bool>> {
         let Asked { channel, last, newest, .. } = asked;
         let name = &channel.name;
-        let mut page = match page {
-            Reply::List(page) => page,
-            Reply::Error(why) => return self.bar(name, why),
-            _ => return Err(Failed::Refused("it answers without entries".into())),
-        };
-        let large = page.pop_if(|entry| *entry == Reply::Large).is_some();
+        let Reply::List(page) = page else { return self.bar(name, page) };
+        let large = page.last() == Some(&Reply::Large);
         let whole = page.len() <= asked.page && !large;
-        let ids: Vec<Id> = page.iter().filter_map(id_of).collect();
-        let end = ids.last().copied().unwrap_or_default();
+        let entries: Vec<Entry> = page.into_iter().filter_map(|entry| Entry::read(&entry)).collect();
+        let ids: Vec<Id> = entries.iter().map(|entry| entry.id).collect();
         // Of what was acknowledged only since it was asked for, it may know nothing.
-        let due = if whole { *newest } else { end.min(*newest) }.max(*last);
-        let is_gone = |id: &Id| id > last && !ids.contains(id);
-        let (told, lost) = self.note(name, |f| (f.told, f.acked.range(..=due).copied().find(is_gone)));
-        let entries = self.read(asked, &page);
-        let gone = *last > told && ids.first() != Some(last) || self.has_missed(asked, &entries)?;
-        if (gone || lost.is_some()) && !page.iter().any(|entry| stream::lost(entry) >= Some(lost.unwrap_or(*last))) {
-            self.doubt(asked, lost, entries.first().map(|entry| entry.id))?;
+        let due = if whole { *newest } else { ids.last().map_or(*last, |end| *end.min(newest)) };
+        let is_gone = |id: &&Id| *id > last && !ids.contains(id);
+        let (told, lost) = self.note(name, |f| (f.told, f.acked.range(..=due).find(is_gone).copied()));
+        let first = ids.iter().copied().find(|id| id > last);
+        let gone = match first {
+            Some(first) if channel.is_empty() => first != above(*last),
+            _ => *last > told && ids.first() != Some(last),
+        };
+        if (gone || lost.is_some()) && !entries.iter().any(|entry| entry.lost >= Some(lost.unwrap_or(*last))) {
+            self.doubt(asked, lost, first)?;
         }
-        self.changes.fetch_add(entries.len() as u64, SeqCst);
-        entries.iter().for_each(|entry| self.take_over(channel, entry));
-        channel.notify();
-        let more = !whole && !entries.is_empty();
+        let given = self.give(asked, entries);
         self.note(name, |f| {
             f.barred = false;
             f.acked.retain(|id| *id > due);
-            f.page = if large { entries.len().max(1) } else { (2 * asked.page).min(PAGE) };
+            f.page = if large { given.max(1) } else { (2 * asked.page).min(PAGE) };
         });
-        Ok(more)
+        Ok(first.map(|_| !whole))
     }
 
-    /// Takes over an entry of the stream of which a channel is a copy.
-    fn take_over(&self, channel: &Arc<Channel>, entry: &Entry) {
-        let event = from_ref(&entry.event);
-        let whom = entry.except.as_deref().and_then(|except| self.desk.audience("except", except));
-        // Whom nobody here knows is a reader of another node. Memory alone takes an event, which does not fail.
-        if channel.publish(event, Numbers::Given(entry.id), whom.as_deref()).is_err() {
-            let _ = channel.publish(event, Numbers::Given(entry.id), None);
-        }
-        self.desk.hub.wake(channel);
-    }
-
-    /// The events of a page that are new.
-    fn read(&self, asked: &Asked, page: &[Reply]) -> Vec<Entry> {
-        let mut before = asked.last; // a Redis that is none may say one twice
-        let mut entries = Vec::new();
-        for mut entry in page.iter().filter_map(Entry::read) {
-            if entry.id <= before {
-                continue;
+    /// Gives the entries of a page that are new to those who read here. Returns how many they are.
+    fn give(&self, asked: &Asked, entries: Vec<Entry>) -> usize {
+        let Asked { channel, last, .. } = asked;
+        let mut before = *last;
+        let mut given = 0;
+        for Entry { id, event, further, is_large, .. } in entries {
+            if id <= before {
+                continue; // a Redis that is none may say one twice
             }
-            if entry.is_large {
-                let key = key(&asked.channel.name);
+            if is_large {
                 self.complain(format!(
-                    "{key} has entries of more than 32 MiB and --max-body; in their place readers hear a gap; XDEL removes them"
+                    "{} has entries of more than 32 MiB and --max-body; in their place readers hear a gap; XDEL removes them",
+                    key(&channel.name)
                 ));
-                entry.event = Gap { from: None, lost: None }.event(&before.to_string());
             }
-            before = entry.id;
-            entries.push(entry);
+            let event = [if is_large { gap(before, None) } else { event }];
+            let whom = further.iter().find_map(|(name, value)| self.desk.audience(name, value));
+            let publish = |whom: For| channel.publish(&event, Numbers::Given(id), whom);
+            // Memory alone takes an event, which does not fail; but nobody here may know whom it is not for.
+            let _ = publish(whom.as_deref()).or_else(|_| publish(None));
+            self.desk.hub.wake(channel);
+            before = id;
+            given += 1;
         }
-        entries
+        channel.notify();
+        given
     }
 
     /// Leaves a stream alone that Redis does not let us read any more. Any other error ends the reading, such as that it is
     /// loading its file.
-    fn bar(&self, name: &str, why: String) -> Result<bool, Failed> {
-        let barred = is_of_key(&why) && self.note(name, |f| f.ready);
-        let failed = Failed::Refused(why);
+    fn bar(&self, name: &str, page: Reply) -> io::Result<Option<bool>> {
+        let Reply::Error(why) = page else { return Err(io::Error::other("it answers without entries")) };
+        let barred = self.note(name, |f| {
+            f.barred = f.ready && is_of_key(&why);
+            f.barred
+        });
+        let failed = io::Error::other(why);
         if !barred {
             return Err(failed);
         }
-        self.note(name, |f| f.barred = true);
-        self.reject(name, failed);
-        Ok(false)
+        self.reject(name, &failed);
+        Ok(None)
     }
 
-    /// Whether something was taken from a stream before the first entry that its copy is to have.
-    fn has_missed(&self, asked: &Asked, entries: &[Entry]) -> Result<bool, Failed> {
-        let Asked { channel, last, .. } = asked;
-        let name = &channel.name;
-        let Some(first) = entries.first().filter(|_| channel.is_empty()) else { return Ok(false) };
-        let Some(before) = self.note(name, |f| f.removed) else { return Ok(first.id != above(*last)) };
-        Ok(removed(&self.info(name)?).is_some_and(|now| now != before))
-    }
-
-    /// Tells of what is gone: what a channel goes on from, or what was acknowledged.
-    fn doubt(&self, asked: &Asked, lost: Option<Id>, from: Option<Id>) -> Result<(), Failed> {
+    /// Tells of what is gone, if something is: what a channel goes on from, what came before its first event, or what was
+    /// acknowledged.
+    fn doubt(&self, asked: &Asked, lost: Option<Id>, from: Option<Id>) -> io::Result<()> {
         let Asked { channel, last, newest: top, .. } = asked;
         let name = &channel.name;
         let info = self.info(name)?;
         let newest = info.get("last-generated-id").and_then(id).unwrap_or_default();
-        if newest == *top && lost.is_none() || newest < *top && self.announce(name, *top, true)? {
-            return Ok(()); // nothing came behind it; or all hear of it
+        let removed = removed(&info);
+        let is_as_before = |before| removed.is_none_or(|now| now == before);
+        let is_first = channel.is_empty() && self.note(name, |f| f.removed).is_some_and(is_as_before);
+        if (newest == *top || is_first) && lost.is_none() || newest < *top && self.announce(name, *top, true)? {
+            return Ok(()); // nothing came behind it, or before it; or all hear of it
         }
-        let _ = channel.publish(&[Gap { from, lost: None }.event(&last.to_string())], Numbers::None, None);
+        let _ = channel.publish(&[gap(*last, from)], Numbers::None, None);
         self.desk.hub.wake(channel);
         self.note(name, |f| f.told = *last);
         // Others may lack what they have not heard, and cannot know; unless the stream has just dropped its oldest.
-        if is_whole(&info) || info.get("first-entry").and_then(id_of) <= lost.or(Some(*last)) {
+        if removed == Some(0) || info.get("first-entry").and_then(id_of) <= lost.or(Some(*last)) {
             self.announce(name, *top, false)?;
         }
         Ok(())
@@ -364,42 +357,26 @@ impl Cluster {
 
     /// Has the follower begin its `XREAD` again, so that it knows of a change.
     fn interrupt(&self) {
-        let before = self.changes.fetch_add(1, SeqCst);
         let until = Instant::now() + PATIENCE;
-        let unblock = || self.pipe.ask(&["CLIENT", "UNBLOCK", &self.follower.load(SeqCst).to_string()]);
-        // Where it may not be interrupted, it begins again when BLOCK is over.
-        while self.connected.load(SeqCst)
-            && self.seen.load(SeqCst) <= before
+        let under_way = *lock(&self.follower);
+        let Follower::Waits(link, _) = under_way else { return };
+        // If it may not be interrupted, it begins again when BLOCK is over.
+        while *lock(&self.follower) == under_way
             && Instant::now() < until
-            && unblock() == Ok(Reply::Number(0))
+            && matches!(self.pipe.ask(&["CLIENT", "UNBLOCK", &link.to_string()]), Ok(Reply::Number(0)))
         {
             thread::sleep(Duration::from_millis(1)); // it is about to begin
         }
-    }
-
-    /// Waits until this node has what its reader was told elsewhere, or here.
-    ///
-    /// # Errors
-    /// [`REDIS_AWAY`] where that cannot be known.
-    pub fn catch_up(&self, channel: &Channel, from: &From) -> Result<(), Reject> {
-        let name = &channel.name;
-        if let From::After(text) = from
-            && let Some(asked) = Id::parse(text)
-            && asked > channel.last()
-        {
-            self.is_followed()?;
-            let info = self.info(name).map_err(|failed| self.reject(name, failed))?;
-            let last = info.get("last-entry").and_then(id_of).unwrap_or_default();
-            return if channel.wait_for(asked.min(last), PATIENCE) { Ok(()) } else { Err(REDIS_AWAY) };
+        let mut follower = lock(&self.follower);
+        if *follower == under_way {
+            *follower = Follower::Follows; // it is about to see that
         }
-        channel.wait_for(self.note(name, newest), PATIENCE);
-        Ok(())
     }
 
-    /// What Redis knows of a stream; nothing where there is none.
-    fn info(&self, name: &str) -> Result<Reply, Failed> {
+    /// What Redis knows of a stream; nothing if there is none.
+    fn info(&self, name: &str) -> io::Result<Reply> {
         match self.pipe.ask(&["XINFO", "STREAM", &key(name)]) {
-            Err(Failed::Refused(why)) if why == "ERR no such key" => Ok(Reply::Null),
+            Err(failed) if failed.to_string() == "ERR no such key" => Ok(Reply::Null),
             info => info,
         }
     }
@@ -409,141 +386,157 @@ impl Cluster {
         (0..count).map(|_| format!("{}-{}", self.node, self.posts.fetch_add(1, Relaxed))).collect()
     }
 
-    /// Adds events to the stream, all or none; where an address is given, they are for all `but` that reader. Returns
-    /// their ids.
-    ///
-    /// # Errors
-    /// [`REDIS_AWAY`], [`REDIS_REFUSES`], [`REDIS_LOST`].
-    pub fn publish(&self, channel: &Channel, events: &[Event], whom: For) -> Result<Vec<Id>, Reject> {
+    /// Makes out what came of events that were to be added behind the last one. Returns their ids; none if they were not
+    /// added, and will not be.
+    fn added(
+        &self, channel: &Channel, posts: &[String], last: Id, answer: io::Result<Reply>, until: Instant,
+    ) -> Result<Option<Vec<Id>>, Reject> {
         let name = &channel.name;
-        let but = whom.map(|audience| audience.field().1);
-        self.is_followed()?;
-        let (acked, unheard) = self.note(name, |f| (newest(f), f.acked.len()));
-        if unheard >= UNHEARD && !channel.wait_for(acked, PATIENCE) {
-            return Err(REDIS_AWAY);
+        let replies = match answer {
+            Ok(Reply::List(replies)) => replies,
+            Ok(reply) => vec![reply],
+            Err(failed) if failed.kind() == UNSENT => return Err(REDIS_AWAY),
+            Err(_) => return self.look_for(name, posts, last, until),
+        };
+        let ids: Vec<Id> = replies.iter().filter_map(id).collect();
+        if ids.len() == posts.len() {
+            return Ok(Some(ids));
         }
-        let posts = self.posts(events.len());
-        let until = Instant::now() + PATIENCE;
-        let mut told = false;
+        let Some(refused) = replies.into_iter().find(|reply| *reply != Reply::Null) else {
+            // The stream is gone. Whoever takes its name next begins above all that was said.
+            let top = self.note(name, newest).max(channel.last());
+            let _ = self.announce(name, top, true); // or somebody else has begun it
+            return Ok(None);
+        };
+        let why = if let Reply::Error(why) = refused { why } else { "it answers without an id".into() };
+        Err(self.reject(name, &io::Error::other(why)))
+    }
+
+    /// Looks for events whose reply was lost, behind the last one that was there before. Returns their ids; none if they
+    /// were not added, and will not be.
+    fn look_for(&self, name: &str, posts: &[String], last: Id, until: Instant) -> Result<Option<Vec<Id>>, Reject> {
+        let mut found = Vec::new();
+        let mut at = last;
+        let mut sure = true;
         let mut again = AGAIN;
         while Instant::now() < until {
-            let was_there = !channel.is_empty(); // before `last`: what comes between the two is found behind it
-            let last = channel.last();
-            let (commands, replies) = stream::add_all(name, events, but, &posts, last.max(acked), channel.kept());
-            let added = match self.pipe.call(commands, replies) {
-                Err(Failed::Unsent) => return Err(REDIS_AWAY),
-                Err(_) => self.look_for(name, last, &posts, was_there, until)?,
-                Ok(mut replies) => match replies.pop() {
-                    Some(Reply::List(replies)) => Some(replies),
-                    reply => Some(Vec::from_iter(reply)),
-                },
-            };
-            let Some(replies) = added else {
-                thread::sleep(again); // it was not sent, or in vain
+            let words = ["XRANGE", &key(name), &at.to_string(), "+", "COUNT", &PAGE.to_string()];
+            let Ok(Reply::List(page)) = self.pipe.ask(&words) else {
+                thread::sleep(again);
                 again *= 2;
                 continue;
             };
-            let ids: Vec<Id> = replies.iter().filter_map(id).collect();
-            if ids.len() == events.len() && ids.len() == replies.len() {
-                self.added(name, &ids);
-                if ids.first().is_some_and(|id| *id <= last) {
-                    let _ = self.announce(name, last.max(acked), true); // its ids fell back
-                }
-                return Ok(ids);
-            }
-            if told || replies.iter().any(|reply| *reply != Reply::Null) {
-                let error = |reply| if let Reply::Error(why) = reply { Some(why) } else { None };
-                let why = replies.into_iter().find_map(error).unwrap_or("it answers without an id".into());
-                return Err(self.reject(name, Failed::Refused(why)));
-            }
-            // Whoever takes the stream's name next begins above all that was said.
-            told = self.announce(name, channel.last().max(acked), true).is_ok(); // or somebody else has begun it
-        }
-        Err(REDIS_AWAY)
-    }
-
-    /// Notes what was published.
-    fn added(&self, name: &str, ids: &[Id]) {
-        self.note(name, |f| f.acked.extend(ids));
-        if lock(&self.state).starts_with(REFUSES) {
-            self.say("takes events again".into());
-        }
-    }
-
-    /// Looks for events whose reply was lost, behind the last one that was there before. Returns their ids; none where
-    /// they were not added, and will not be.
-    fn look_for(
-        &self, name: &str, last: Id, posts: &[String], was_there: bool, until: Instant,
-    ) -> Result<Option<Vec<Reply>>, Reject> {
-        let posts: BTreeSet<&[u8]> = posts.iter().map(String::as_bytes).collect();
-        let ours = |entry: &&Reply| field(entry, "post").and_then(Reply::text).is_some_and(|post| posts.contains(post));
-        let mut again = AGAIN;
-        while Instant::now() < until {
-            let mut found = Vec::new();
-            let mut at = last;
-            // What a page goes on from must be there: where it is gone, so may be what came behind it.
-            let mut empty = !was_there && self.info(name).is_ok_and(|info| is_whole(&info));
-            let mut sure = true;
-            while let Ok(Reply::List(page)) =
-                self.pipe.ask(&["XRANGE", &key(name), &at.to_string(), "+", "COUNT", &PAGE.to_string()])
-            {
-                sure &= std::mem::take(&mut empty) || page.first().and_then(id_of) == Some(at);
-                let new = page.iter().filter(|entry| id_of(entry) > Some(at)).filter(ours);
-                found.extend(new.filter_map(|entry| entry.list().first().cloned()));
-                at = page.iter().rev().find_map(id_of).unwrap_or_default();
-                let end = page.len() < PAGE && page.last() != Some(&Reply::Large);
-                if found.len() == posts.len() {
-                    return Ok(Some(found));
-                }
-                if end || Instant::now() >= until {
-                    sure &= end;
-                    return if sure && self.pipe.is_settled() { Ok(None) } else { Err(REDIS_LOST) };
+            let end = page.len() < PAGE && page.last() != Some(&Reply::Large);
+            let entries: Vec<Entry> = page.iter().filter_map(Entry::read).collect();
+            for entry in entries.iter().filter(|entry| entry.id > at) {
+                if posts.get(found.len()) == Some(&entry.post) {
+                    found.push(entry.id); // they stand in their order
                 }
             }
-            thread::sleep(again);
-            again *= 2;
+            if found.len() == posts.len() {
+                return Ok(Some(found));
+            }
+            // What a page goes on from must be there: if it is gone, so may be what came behind it.
+            sure &= entries.first().is_some_and(|first| first.id == at)
+                || at == Id::default() && self.info(name).is_ok_and(|info| removed(&info) == Some(0));
+            if end {
+                return if sure && self.pipe.is_settled() { Ok(None) } else { Err(REDIS_LOST) };
+            }
+            at = entries.last().map_or(at, |last| last.id);
         }
         Err(REDIS_LOST)
     }
 
     /// Adds a `gap` behind this id to the stream, for the readers of all nodes; `raise`: with an id just above it. Returns
     /// whether that could be done.
-    fn announce(&self, name: &str, top: Id, raise: bool) -> Result<bool, Failed> {
+    fn announce(&self, name: &str, top: Id, raise: bool) -> io::Result<bool> {
         if raise && above(top) == top {
             return Ok(false); // there is none, and the stream must not be used up anew
         }
-        let gap = Gap { from: None, lost: None }.event(&top.to_string());
         let at = if raise { above(top).to_string() } else { "*".into() };
         let how = [&at, "lost", &top.to_string()];
-        let added = stream::add(name, &how, &gap, None, &self.posts(1).concat());
-        Ok(self.pipe.call(added, 1)?.first().and_then(id).is_some())
+        let added = stream::add(name, &how, &gap(top, None), None, &self.posts(1).concat());
+        Ok(id(&self.pipe.call(added, 1)?).is_some())
     }
 
     /// The name of a stream that is not there, and that nobody could know of.
     pub fn nobody(&self) -> String {
         key(&self.node)
     }
+}
 
-    /// Whether events could be published: asks for one to be added to a stream that is not there.
-    ///
-    /// # Errors
-    /// [`REDIS_AWAY`], [`REDIS_REFUSES`].
-    pub fn health(&self) -> Result<(), Reject> {
+impl Elsewhere for Cluster {
+    fn open(&self, name: &str) -> Result<Arc<Channel>, Reject> {
         self.is_followed()?;
-        let added = self.pipe.ask(&["XADD", &self.nobody(), "NOMKSTREAM", "*", "data", ""]);
-        added.map(drop).map_err(|failed| self.reject("", failed))
+        let channel = self.copy(name).map_err(|failed| self.reject(name, &failed))?;
+        self.note(name, |f| f.ready = true);
+        self.interrupt();
+        Ok(channel)
     }
 
-    /// Name, type, help and value of each metric.
-    pub fn metrics(&self) -> [(&'static str, &'static str, &'static str, String); 3] {
-        let connected = u8::from(self.connected.load(SeqCst)).to_string();
+    fn publish(&self, channel: &Channel, events: &[Event], whom: For) -> Result<Vec<Id>, Reject> {
+        let name = &channel.name;
+        self.is_followed()?;
+        let (acked, unheard) = self.note(name, |f| (newest(f), f.acked.len()));
+        if unheard >= UNHEARD && !channel.wait_for(acked, PATIENCE) {
+            return Err(REDIS_AWAY);
+        }
+        let posts = self.posts(events.len());
+        let further = whom.map(|audience| audience.field());
+        let until = Instant::now() + PATIENCE;
+        let mut again = AGAIN;
+        while Instant::now() < until {
+            let last = channel.last();
+            let top = last.max(acked);
+            let (commands, replies) = stream::add_all(name, events, further, &posts, top, channel.kept());
+            let answer = self.pipe.call(commands, replies);
+            if let Some(ids) = self.added(channel, &posts, last, answer, until)? {
+                if ids.first() <= Some(&last) {
+                    let _ = self.announce(name, top, true); // its ids fell back
+                }
+                self.note(name, |f| f.acked.extend(&ids));
+                if lock(&self.state).starts_with(REFUSES) {
+                    self.say("takes events again".into());
+                }
+                return Ok(ids);
+            }
+            thread::sleep(again); // it was not sent, or in vain
+            again *= 2;
+        }
+        Err(REDIS_AWAY)
+    }
+
+    fn catch_up(&self, channel: &Channel, from: &From) -> Result<(), Reject> {
+        let name = &channel.name;
+        if let From::After(text) = from
+            && let Some(asked) = Id::parse(text)
+            && asked > channel.last()
+        {
+            self.is_followed()?;
+            let info = self.info(name).map_err(|failed| self.reject(name, &failed))?;
+            let last = info.get("last-entry").and_then(id_of).unwrap_or_default();
+            return if channel.wait_for(asked.min(last), PATIENCE) { Ok(()) } else { Err(REDIS_AWAY) };
+        }
+        channel.wait_for(self.note(name, newest), PATIENCE);
+        Ok(())
+    }
+
+    fn health(&self) -> Result<(), Reject> {
+        self.is_followed()?;
+        let added = self.pipe.ask(&["XADD", &self.nobody(), "NOMKSTREAM", "*", "data", ""]);
+        added.map(drop).map_err(|failed| self.reject("", &failed))
+    }
+
+    fn metrics(&self) -> Vec<Metric> {
+        let connected = u8::from(*lock(&self.follower) >= Follower::Follows).to_string();
         let lag = lock(&self.current).elapsed();
+        // Without the code for floating point numbers, which is 15 KB.
         let lag = format!("{}.{:03}", lag.as_secs(), lag.subsec_millis());
-        let again = self.connections.load(Relaxed).saturating_sub(1).to_string();
-        [
+        let again = self.connections.load(Relaxed).saturating_sub(1);
+        vec![
             ("redis_connected", "gauge", "Whether this node follows Redis.", connected),
             ("redis_lag_seconds", "gauge", "Since when this node may lack something; up to 1 is usual.", lag),
-            ("redis_reconnections_total", "counter", "Connections to Redis after the first.", again),
+            ("redis_reconnections_total", "counter", "Connections to Redis after the first.", again.to_string()),
         ]
     }
 }

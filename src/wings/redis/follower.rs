@@ -10,14 +10,17 @@
 
 use crate::channel::state::Channel;
 use crate::system::threads::lock;
-use crate::wings::redis::cluster::{AGAIN, Asked, Channels, Cluster};
-use crate::wings::redis::pipe::{ANSWER, Failed, Link, pause};
-use crate::wings::redis::resp::{Reply, alone};
-use crate::wings::redis::stream::{PREFIX, key};
+use crate::wings::redis::cluster::{AGAIN, Asked, Channels, Cluster, Follower};
+use crate::wings::redis::pipe::{ANSWER, Link, pause};
+use crate::wings::redis::resp::{Reply, command};
+use crate::wings::redis::stream::key;
+use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::io;
+use std::mem::replace;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,17 +33,10 @@ const HOT: usize = 4;
 /// Limit: streams of which pages are asked for together.
 const TOGETHER: usize = 16;
 
-/// Where more streams than this are waited for, there is a pause between two `XREAD`s, so much for each: each names all of
+/// If more streams than this are waited for, there is a pause between two `XREAD`s, so much for each: each names all of
 /// them again, and takes Redis half a microsecond for each.
 const MANY: u32 = 50;
 const EACH: Duration = Duration::from_micros(5);
-
-fn told(failed: Failed) -> io::Error {
-    io::Error::other(match failed {
-        Failed::Refused(why) => why,
-        Failed::Unsent | Failed::Lost => "it is lost again".into(),
-    })
-}
 
 impl Cluster {
     /// The life of the thread that follows.
@@ -49,11 +45,10 @@ impl Cluster {
         loop {
             // A panic is a bug; it must not end what all channels live from.
             let followed = catch_unwind(AssertUnwindSafe(|| self.follow_on(&mut failures)));
-            self.trying.store(failures == 0, SeqCst);
-            self.connected.store(false, SeqCst);
+            *lock(&self.follower) = if failures == 0 { Follower::Tries } else { Follower::Away };
             // A page may have been too large to be read, or to come in time.
             lock(&self.followed).values_mut().for_each(|f| f.page = 1);
-            let why = if let Ok(Err(why)) = followed { why } else { io::Error::other("a bug") };
+            let Err(why) = followed.unwrap_or_else(|_| Err(io::Error::other("a bug")));
             self.say(format!("away: {why}"));
             thread::sleep(pause(failures));
             failures = failures.saturating_add(1);
@@ -61,31 +56,21 @@ impl Cluster {
     }
 
     /// Follows on a new connection, until that fails.
-    fn follow_on(&self, failures: &mut u32) -> io::Result<()> {
+    fn follow_on(&self, failures: &mut u32) -> io::Result<Infallible> {
         let mut link = Link::connect(&self.pipe)?;
         self.hear(&mut link, &self.channels(|f| f.ready))?;
-        self.follower.store(link.id.unwrap_or_default(), SeqCst);
-        self.connected.store(true, SeqCst);
+        *lock(&self.follower) = Follower::Follows;
         self.connections.fetch_add(1, Relaxed);
         self.say("connected".into());
         let mut tried = Instant::now();
         let mut hot = Vec::new();
         loop {
-            let before = self.changes.load(SeqCst);
             let began = Instant::now();
-            let (mut commands, streams) = self.wait();
-            hot.truncate(HOT);
-            let asked = self.ask_for_all(&hot, &mut commands);
-            link.send(&commands, BLOCK + ANSWER)?;
-            let news = link.news(streams)?;
-            self.seen.store(u64::MAX, SeqCst); // whatever changes from here on is seen before it waits again
-            let more = self.take_all(&mut link, &asked)?;
-            let (others, with_news) = self.hear_news(&mut link, news, &asked)?;
-            hot = with_news;
-            if self.changes.load(SeqCst) == before && began.elapsed() < AGAIN {
+            let (heard, streams) = self.hear_news(&mut link, &mut hot)?;
+            if heard.is_none() && began.elapsed() < AGAIN {
                 thread::sleep(AGAIN); // news that are none must not make us spin
             }
-            if !(more || others) {
+            if heard != Some(true) {
                 *lock(&self.current) = Instant::now();
             }
             if streams > MANY {
@@ -102,75 +87,67 @@ impl Cluster {
         }
     }
 
-    /// Takes over what an `XREAD` tells of, beside what was asked for with it. Returns whether there is more, and the channels
-    /// that had news.
-    fn hear_news(&self, link: &mut Link, news: Reply, asked: &[Asked]) -> io::Result<(bool, Channels)> {
-        let channels = match &news {
-            Reply::Error(_) => self.channels(|f| f.ready), // one that we may not read must not keep us from all others
-            Reply::Null => self.channels(|f| f.ready && !f.acked.is_empty()),
-            news => self.named(news),
-        };
-        let known = |channel| asked.iter().any(|asked| Arc::ptr_eq(&asked.channel, channel));
-        let others: Channels = channels.iter().filter(|channel| !known(channel)).cloned().collect();
-        let more = self.hear(link, &others)?;
+    /// Waits for news, and takes over a page of each channel that has some; of those that had some before, with the same
+    /// reply. Returns what [`Cluster::take`] does, of all together and of an interruption, and how many channels are waited for.
+    fn hear_news(&self, link: &mut Link, hot: &mut Channels) -> io::Result<(Option<bool>, u32)> {
+        *lock(&self.follower) = Follower::Waits(link.id, Instant::now());
+        let (mut commands, streams) = self.wait();
+        hot.truncate(HOT);
+        let asked: Vec<Asked> = hot.iter().map(|channel| self.ask_for(channel, &mut commands)).collect();
+        link.send(&commands, BLOCK + ANSWER)?;
+        let news = link.news(streams)?;
+        // Whatever changes from here on is seen before it waits again; what has interrupted it is a change.
+        let interrupted = replace(&mut *lock(&self.follower), Follower::Follows) == Follower::Follows;
+        let heard = interrupted.then_some(false).max(self.take_all(link, &asked)?);
+        *hot = self.with_news(&news);
+        let mut others = hot.clone();
+        others.retain(|channel| !asked.iter().any(|asked| Arc::ptr_eq(&asked.channel, channel)));
+        let heard = heard.max(self.hear(link, &others)?);
         match news {
             Reply::Error(why) if self.channels(|f| f.barred).is_empty() => Err(io::Error::other(why)),
-            _ => Ok((more, channels)),
+            _ => Ok((heard, streams)),
         }
     }
 
-    /// Takes over a page of what is new in each of these channels. Returns whether there is more.
-    fn hear(&self, link: &mut Link, channels: &Channels) -> io::Result<bool> {
-        let mut more = false;
+    /// The channels that have news by the reply to an `XREAD`, or may have some.
+    fn with_news(&self, news: &Reply) -> Channels {
+        // One that we may not read must not keep us from all others. If none has news, some may have been acknowledged.
+        let mut channels = self.channels(|f| f.ready && (*news != Reply::Null || !f.acked.is_empty()));
+        if let Reply::List(streams) = news {
+            let named: BTreeSet<_> = streams.iter().filter_map(|stream| stream.list().first()?.text()).collect();
+            channels.retain(|channel| named.contains(key(&channel.name).as_bytes()));
+        }
+        channels
+    }
+
+    /// Takes over a page of what is new in each of these channels. Returns what [`Cluster::take`] does, of all together.
+    fn hear(&self, link: &mut Link, channels: &[Arc<Channel>]) -> io::Result<Option<bool>> {
+        let mut heard = None;
         for channels in channels.chunks(TOGETHER) {
             let mut commands = Vec::new();
-            let asked = self.ask_for_all(channels, &mut commands);
+            let asked: Vec<Asked> = channels.iter().map(|channel| self.ask_for(channel, &mut commands)).collect();
             link.send(&commands, ANSWER)?;
-            more |= self.take_all(link, &asked)?;
+            heard = heard.max(self.take_all(link, &asked)?);
         }
-        Ok(more)
+        Ok(heard)
     }
 
-    fn ask_for_all(&self, channels: &[Arc<Channel>], commands: &mut Vec<u8>) -> Vec<Asked> {
-        channels.iter().map(|channel| self.ask_for(channel, commands)).collect()
-    }
-
-    /// Takes over one page after another, so that one at a time is held. Returns whether there is more.
-    fn take_all(&self, link: &mut Link, asked: &[Asked]) -> io::Result<bool> {
-        let mut more = false;
-        for asked in asked {
-            more |= self.take(asked, link.reply(0)?).map_err(told)?;
-        }
-        Ok(more)
+    /// Takes over one page after another, so that one at a time is held.
+    fn take_all(&self, link: &mut Link, asked: &[Asked]) -> io::Result<Option<bool>> {
+        asked.iter().try_fold(None, |heard, asked| Ok(self.take(asked, link.reply(0)?)?.max(heard)))
     }
 
     /// The command that waits for news of the channels in use, and how many these are.
     fn wait(&self) -> (Vec<u8>, u32) {
-        let change = self.changes.load(SeqCst);
         lock(&self.followed).retain(|_, f| f.channel.strong_count() > 0);
         // Not one of them is held while it waits: else it would never be forgotten.
-        let channels = self.channels(|f| f.ready && !f.barred).into_iter();
-        let (mut keys, mut lasts): (Vec<_>, Vec<_>) =
-            channels.map(|channel| (key(&channel.name), channel.last().to_string())).unzip();
-        if keys.is_empty() {
-            // So that the connection stays, and is known to.
-            keys.push(self.nobody());
-            lasts.push("$".into());
-        }
-        self.seen.store(change, SeqCst);
+        let channels = self.channels(|f| f.ready && !f.barred);
         let block = BLOCK.as_millis().to_string();
-        let mut words = vec!["XREAD", "COUNT", "1", "BLOCK", &block, "STREAMS"];
-        words.extend(keys.iter().chain(&lasts).map(String::as_str));
-        (alone(&words), u32::try_from(keys.len()).unwrap_or(u32::MAX))
-    }
-
-    /// The channels whose streams such a reply names.
-    fn named(&self, reply: &Reply) -> Channels {
-        let followed = lock(&self.followed);
-        let named = reply.list().iter().filter_map(|stream| {
-            let key = str::from_utf8(stream.list().first()?.text()?).ok()?;
-            followed.get(key.strip_prefix(PREFIX)?)?.channel.upgrade()
-        });
-        named.collect()
+        let mut words = ["XREAD", "COUNT", "1", "BLOCK", &block, "STREAMS"].map(String::from).to_vec();
+        words.push(self.nobody()); // so that there is one
+        words.extend(channels.iter().map(|channel| key(&channel.name)));
+        words.push("$".into());
+        words.extend(channels.iter().map(|channel| channel.last().to_string()));
+        (command(&words), channels.len() as u32)
     }
 }

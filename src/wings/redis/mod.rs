@@ -6,19 +6,12 @@ pub mod pipe;
 pub mod cluster;
 pub mod follower;
 
-use crate::channel::hub::{Elsewhere, Metric};
-use crate::channel::publish::For;
-use crate::channel::state::Channel;
 use crate::config::{Config, Opt, check};
-use crate::log::positions::From;
 use crate::server::doors::{Desk, Tables, Wing};
 use crate::system::report::report;
 use crate::system::threads::start;
 use crate::wings::redis::cluster::{Cluster, TABLE};
 use crate::wings::redis::resp::{Address, MAX_STRING};
-use crate::wire::event::Event;
-use crate::wire::id::Id;
-use crate::wire::reject::Reject;
 use std::io;
 use std::sync::Arc;
 
@@ -58,7 +51,7 @@ fn open(desk: &Arc<Desk>) -> io::Result<Box<dyn Wing>> {
     let config = desk.hub.config();
     let Some(address) = config.further.get("redis").and_then(Address::parse) else { return Ok(Box::new(Redis(None))) };
     let cluster = Arc::new(Cluster::new(address, config, desk.clone()));
-    desk.hub.keep_elsewhere(Box::new(cluster.clone()));
+    desk.hub.keep_elsewhere(cluster.clone());
     Ok(Box::new(Redis(Some(cluster))))
 }
 
@@ -71,27 +64,5 @@ impl Wing for Redis {
         if start("follower", Box::new(move || cluster.follow())).is_err() {
             report("tincan: no thread can be had to follow Redis with; start the server again".into());
         }
-    }
-}
-
-impl Elsewhere for Arc<Cluster> {
-    fn open(&self, name: &str) -> Result<Arc<Channel>, Reject> {
-        Cluster::open(self, name)
-    }
-
-    fn publish(&self, channel: &Channel, events: &[Event], whom: For) -> Result<Vec<Id>, Reject> {
-        Cluster::publish(self, channel, events, whom)
-    }
-
-    fn catch_up(&self, channel: &Channel, from: &From) -> Result<(), Reject> {
-        Cluster::catch_up(self, channel, from)
-    }
-
-    fn health(&self) -> Result<(), Reject> {
-        Cluster::health(self)
-    }
-
-    fn metrics(&self) -> Vec<Metric> {
-        Cluster::metrics(self).into()
     }
 }

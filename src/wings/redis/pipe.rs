@@ -1,6 +1,6 @@
 //! Connections to a Redis server: one command after another, or those of many threads in one round trip.
 //!
-//! [`Pipe`] is one connection for all who have something to ask. Whoever comes while a round trip is under way leaves his
+//! [`Pipe`] is one connection for all who have something to ask. Whoever comes while a round trip is under way leaves its
 //! commands; one of those who wait then sends them all in one write, and reads all replies (as `Channel::settle` has one
 //! publisher write to the disk for all).
 //!
@@ -13,7 +13,7 @@
 
 use crate::system::threads::lock;
 use crate::system::time::jitter;
-use crate::wings::redis::resp::{self, Address, Reply, alone};
+use crate::wings::redis::resp::{self, Address, Reply, command};
 use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::mem::take;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -47,11 +47,10 @@ pub fn pause(failures: u32) -> Duration {
 
 /// The addresses of the server's name. The system's resolver needs a larger stack than our threads have.
 fn look_up(address: &Address) -> io::Result<Vec<SocketAddr>> {
-    let host = address.host.clone();
-    let port = address.port;
+    let address = (address.host.clone(), address.port);
     // No scoped one: the end of a scope unparks who began it, and the follower's next pause would be over at once.
     let resolver = thread::Builder::new().stack_size(RESOLVER);
-    let resolver = resolver.spawn(move || (&*host, port).to_socket_addrs().map(Iterator::collect))?;
+    let resolver = resolver.spawn(move || address.to_socket_addrs().map(Iterator::collect))?;
     resolver.join().unwrap_or_else(|_| Err(io::Error::other("its name could not be looked up")))
 }
 
@@ -81,8 +80,8 @@ impl Read for Timed {
 pub struct Link {
     stream: BufReader<Timed>,
     each: u64, // bytes of an entry that are kept
-    /// Its number (`CLIENT ID`), where the server tells it.
-    pub id: Option<i64>,
+    /// Its number (`CLIENT ID`), if the server tells it; else 0, which no connection has.
+    pub id: i64,
     run: Option<Vec<u8>>, // the server's process
 }
 
@@ -90,7 +89,7 @@ impl Link {
     /// Connects to where a pipe leads, and says who we are. Its replies have the pipe's limit.
     ///
     /// # Errors
-    /// Where the server is not there, or does not take us. The password is in none of them.
+    /// If the server is not there, or does not take us. The password is in none of them.
     pub fn connect(pipe: &Pipe) -> io::Result<Link> {
         let Pipe { address, each, .. } = pipe;
         let none = Err(io::Error::other("its name has no address"));
@@ -99,7 +98,7 @@ impl Link {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(ANSWER))?;
         let timed = Timed { stream, until: Instant::now() };
-        let mut link = Link { stream: BufReader::new(timed), each: *each, id: None, run: None };
+        let mut link = Link { stream: BufReader::new(timed), each: *each, id: 0, run: None };
         let Address { user, password, .. } = address;
         let auth: &[&str] = if user.is_empty() { &["AUTH", password] } else { &["AUTH", user, password] };
         if !password.is_empty()
@@ -116,7 +115,7 @@ impl Link {
             return Err(io::Error::other(format!("it has no database {database} for us: {why}")));
         }
         match link.ask(&["CLIENT", "ID"])? {
-            Reply::Number(id) => link.id = Some(id),
+            Reply::Number(id) => link.id = id,
             // Who may not ask this may still do all else; anything more is said of the connection.
             Reply::Error(why) if !["NOPERM", "ERR unknown"].iter().any(|code| why.starts_with(code)) => {
                 return Err(io::Error::other(why));
@@ -158,7 +157,7 @@ impl Link {
     }
 
     fn ask(&mut self, words: &[&str]) -> io::Result<Reply> {
-        self.send(&alone(words), ANSWER)?;
+        self.send(&command(words), ANSWER)?;
         self.reply(0)
     }
 
@@ -173,24 +172,17 @@ impl Link {
     }
 }
 
-/// Why commands have no replies.
-#[derive(Clone, PartialEq)]
-pub enum Failed {
-    /// They were not sent.
-    Unsent,
-    /// They were sent, at least in part.
-    Lost,
-    /// The one that was sent has an error for a reply.
-    Refused(String),
-}
-
-/// What came of commands.
-pub type Answer = Result<Vec<Reply>, Failed>;
+/// The kind of error if commands were not sent.
+pub const UNSENT: ErrorKind = ErrorKind::NotConnected;
+/// The kind of error if commands were sent, at least in part, and have no replies.
+const LOST: ErrorKind = ErrorKind::ConnectionAborted;
+/// The kind of error if the one that was sent has an error for a reply.
+pub const REFUSED: ErrorKind = ErrorKind::Other;
 
 struct Call {
     commands: Vec<u8>,
     replies: usize,
-    answer: SyncSender<Answer>, // the first one counts
+    answer: SyncSender<io::Result<Reply>>, // the first one counts
 }
 
 #[derive(Default)]
@@ -198,8 +190,8 @@ struct State {
     waiting: Vec<Call>,
     busy: bool,
     link: Option<Link>,
-    before: Option<(Option<Vec<u8>>, Option<i64>)>, // the last connection: the server's process, its number
-    settled: bool,                                  // nothing more comes of those before this one
+    before: Option<(Option<Vec<u8>>, i64)>, // the last connection: the server's process, its number
+    settled: bool,                          // nothing more comes of those before this one
 }
 
 /// One connection for the commands of many threads.
@@ -217,11 +209,11 @@ impl Pipe {
         Pipe { address, each, state: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// Sends commands, in one piece; returns so many replies.
+    /// Sends commands that have so many replies, in one piece; returns the last one.
     ///
     /// # Errors
-    /// Where there are none.
-    pub fn call(&self, commands: Vec<u8>, replies: usize) -> Answer {
+    /// [`UNSENT`], or that they are lost.
+    pub fn call(&self, commands: Vec<u8>, replies: usize) -> io::Result<Reply> {
         let mut state = lock(&self.state);
         let (answer, answered) = sync_channel(1);
         state.waiting.push(Call { commands, replies, answer });
@@ -237,46 +229,51 @@ impl Pipe {
             let calls = take(&mut state.waiting);
             let link = state.link.take();
             drop(state);
-            let mut failed = Failed::Unsent;
+            let mut failed = UNSENT;
             // A panic is a bug; even then each call is answered, and the next round trip can begin.
             let trip = catch_unwind(AssertUnwindSafe(|| self.go(link, &calls, &mut failed)));
             for call in calls {
-                let _ = call.answer.try_send(Err(failed.clone())); // if it has none
+                let _ = call.answer.try_send(Err(failed.into())); // if it has none
             }
             state = lock(&self.state);
-            state.link = trip.ok().and_then(Result::ok).flatten();
+            state.link = trip.ok().and_then(Result::ok);
             state.busy = false;
             self.changed.notify_all();
         }
     }
 
-    /// A round trip for all of these calls. Returns the connection, if it can serve the next one.
-    fn go(&self, link: Option<Link>, calls: &[Call], failed: &mut Failed) -> io::Result<Option<Link>> {
+    /// A round trip for all of these calls. Returns the connection.
+    ///
+    /// # Errors
+    /// If it cannot serve the next one; whoever has no answer by then gets `failed`.
+    fn go(&self, link: Option<Link>, calls: &[Call], failed: &mut ErrorKind) -> io::Result<Link> {
         let mut link = match link.filter(Link::is_open) {
             Some(link) => link,
             None => self.connect()?,
         };
-        *failed = Failed::Lost;
+        *failed = LOST;
         let commands: Vec<&[u8]> = calls.iter().map(|call| &*call.commands).collect();
         link.send(&commands.concat(), ANSWER)?;
         let mut turned_away = false;
         for call in calls {
-            let replies: Vec<_> =
-                (0..call.replies).map(|_| link.reply(call.commands.len())).collect::<Result<_, _>>()?;
-            // It has become a replica: its name may by now lead to the one that took its place.
-            turned_away |= replies.iter().any(|r| matches!(r, Reply::Error(why) if why.starts_with("READONLY")));
-            let _ = call.answer.try_send(Ok(replies));
+            let mut last = Reply::Null;
+            for _ in 0..call.replies {
+                last = link.reply(call.commands.len())?;
+                // It has become a replica: its name may by now lead to the one that took its place.
+                turned_away |= matches!(&last, Reply::Error(why) if why.starts_with("READONLY"));
+            }
+            let _ = call.answer.try_send(Ok(last));
         }
-        Ok(Some(link).filter(|_| !turned_away))
+        if turned_away { Err(LOST.into()) } else { Ok(link) }
     }
 
     /// Sends one command; returns its reply.
     ///
     /// # Errors
-    /// Where there is none.
-    pub fn ask(&self, words: &[&str]) -> Result<Reply, Failed> {
-        match self.call(alone(words), 1)?.pop().ok_or(Failed::Lost)? {
-            Reply::Error(why) => Err(Failed::Refused(why)),
+    /// As [`Pipe::call`]; [`REFUSED`], with what Redis says.
+    pub fn ask(&self, words: &[&str]) -> io::Result<Reply> {
+        match self.call(command(words), 1)? {
+            Reply::Error(why) => Err(io::Error::other(why)),
             reply => Ok(reply),
         }
     }
@@ -296,15 +293,14 @@ impl Pipe {
     fn connect(&self) -> io::Result<Link> {
         let mut link = Link::connect(self)?;
         let before = lock(&self.state).before.clone();
-        let settled = match before {
-            None => true,
-            Some(_) if link.run.is_none() => false,
-            Some((run @ Some(_), _)) if run != link.run => true, // another process has no part of ours
-            Some((_, Some(id))) => {
+        let settled = match (before, &link.run) {
+            (None, _) => true,
+            (_, None) => false,
+            (Some((Some(run), _)), Some(now)) if run != *now => true, // another process has no part of ours
+            (Some((_, id)), _) => {
                 let killed = link.ask(&["CLIENT", "KILL", "ID", &id.to_string()])?;
                 matches!(killed, Reply::Number(_)) && self.is_settled()
             }
-            Some(_) => false,
         };
         let mut state = lock(&self.state);
         state.settled = settled;

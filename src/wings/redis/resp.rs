@@ -76,19 +76,11 @@ impl Reply {
     }
 }
 
-/// Writes a command.
-pub fn command(words: &[&str], out: &mut Vec<u8>) {
-    out.extend(format!("*{}\r\n", words.len()).bytes());
-    for word in words {
-        out.extend_from_slice(format!("${}\r\n{word}\r\n", word.len()).as_bytes());
-    }
-}
-
-/// A command alone.
-pub fn alone(words: &[&str]) -> Vec<u8> {
-    let mut out = Vec::new();
-    command(words, &mut out);
-    out
+/// A command.
+pub fn command(words: &[impl AsRef<str>]) -> Vec<u8> {
+    let words = words.iter().map(AsRef::as_ref);
+    let strings = words.map(|word| format!("${}\r\n{word}\r\n", word.len()));
+    format!("*{}\r\n{}", strings.len(), strings.collect::<String>()).into()
 }
 
 /// Reads one reply, and keeps at most `most` bytes of it; if it is an array, `each` of an element. A part of a reply counts as
@@ -101,41 +93,28 @@ pub fn read(stream: &mut impl BufRead, each: u64, most: u64) -> io::Result<Reply
     reply(&mut stream.take(MAX_REPLY), MAX_DEPTH, each, &mut { most })
 }
 
+/// What is no reply.
 fn wrong(what: &str) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, what)
 }
 
-/// Takes room for so many bytes, if there is more; nothing is left if not.
-fn take(room: &mut u64, bytes: u64) -> bool {
-    let fits = bytes < *room;
-    *room = room.saturating_sub(bytes);
-    fits
-}
-
+/// Reads a reply for which there is so much `room`; with the first byte that does not fit, none is left.
 fn reply(stream: &mut impl BufRead, depth: u8, each: u64, room: &mut u64) -> io::Result<Reply> {
     let line = line(stream)?;
-    let mut fits = take(room, ELEMENT + line.len() as u64);
+    *room = room.saturating_sub(ELEMENT + line.len() as u64);
+    let fits = *room > 0;
     let (kind, rest) = line.split_first().ok_or_else(|| wrong("this is no Redis: an empty line"))?;
-    let text = || String::from_utf8_lossy(rest);
-    let number = || text().parse().map_err(|_| wrong("this is no Redis: no number where one is due"));
-    let length = |most| match u64::try_from(number()?) {
-        Ok(length) if length > most => Err(wrong("this is no Redis: an array or a string is too large")),
-        length => Ok(length),
-    };
+    let text = String::from_utf8_lossy(rest);
+    let number = || text.parse::<i64>().map_err(|_| wrong("this is no Redis: no number where one is due"));
     let reply = match kind {
         b'+' => Reply::Text(rest.into()),
-        b'-' => Reply::Error(text().into()),
+        b'-' => Reply::Error(text.into()),
         b':' => Reply::Number(number()?),
-        b'$' => match length(MAX_STRING)? {
-            Ok(length) => {
-                fits &= take(room, length);
-                Reply::Text(string(stream, length, fits)?)
-            }
-            Err(_) => Reply::Null,
-        },
-        b'*' => match length(MAX_ELEMENTS)? {
-            Ok(length) => Reply::List(elements(stream, length, depth, each, room)?),
-            Err(_) => Reply::Null,
+        b'$' | b'*' => match (kind, u64::try_from(number()?)) {
+            (_, Err(_)) => Reply::Null,
+            (b'$', Ok(length @ ..=MAX_STRING)) => string(stream, length, room)?,
+            (b'*', Ok(length @ ..=MAX_ELEMENTS)) => Reply::List(elements(stream, length, depth, each, room)?),
+            _ => return Err(wrong("this is no Redis: an array or a string is too large")),
         },
         _ => return Err(wrong("this is no Redis: a reply begins with none of + - : $ *")),
     };
@@ -147,10 +126,10 @@ fn elements(stream: &mut impl BufRead, length: u64, depth: u8, each: u64, room: 
     let depth = depth.checked_sub(1).ok_or_else(|| wrong("this is no Redis: too many arrays within arrays"))?;
     let mut list = Vec::new();
     for _ in 0..length {
-        let others = room.saturating_sub(each);
-        let mut own = *room - others;
+        let mut own = each.min(*room);
+        *room -= own;
         let mut element = reply(stream, depth, u64::MAX, &mut own)?;
-        *room = others + own;
+        *room += own;
         if *room == 0 {
             element = Reply::Large; // there is no room left at all
         }
@@ -161,15 +140,19 @@ fn elements(stream: &mut impl BufRead, length: u64, depth: u8, each: u64, room: 
     Ok(list)
 }
 
-/// Reads a string, and what ends it; what is not kept is empty.
-fn string(stream: &mut impl BufRead, length: u64, kept: bool) -> io::Result<Vec<u8>> {
+/// Reads a string, and what ends it.
+fn string(stream: &mut impl BufRead, length: u64, room: &mut u64) -> io::Result<Reply> {
+    *room = room.saturating_sub(length);
+    let kept = if *room > 0 { length } else { 0 };
     let mut bytes = Vec::new();
     let mut end = [0; 2];
-    let dropped = if kept { 0 } else { length };
-    io::copy(&mut stream.take(dropped), &mut io::sink())?;
-    stream.take(length - dropped).read_to_end(&mut bytes)?;
+    stream.take(kept).read_to_end(&mut bytes)?;
+    io::copy(&mut stream.take(length - kept), &mut io::sink())?;
     stream.read_exact(&mut end)?;
-    if end == *b"\r\n" { Ok(bytes) } else { Err(wrong("this is no Redis: a string does not end where it should")) }
+    if end != *b"\r\n" {
+        return Err(wrong("this is no Redis: a string does not end where it should"));
+    }
+    Ok(if *room > 0 { Reply::Text(bytes) } else { Reply::Large })
 }
 
 /// Reads a line; returns it without its end.

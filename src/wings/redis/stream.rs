@@ -4,88 +4,87 @@
 //!
 //! ```text
 //! data    soup is ready          what is said
-//! event   NAME                   where the publisher named it
-//! retry   2000                   where the publisher gave one
+//! event   NAME                   if the publisher named it
+//! retry   2000                   if the publisher gave one
 //! except  ADDRESS                whom it is not for (`?except=`)
 //! post    5f3a9c0d12b7e864-57    which node published it, and its number there
 //! lost    1763654400123-5        in a node's own `gap`: of what was said up to here, something is gone
 //! ```
 //!
-//! Whoever may write to the Redis can add entries as well; `data` alone is enough. Nothing that stands in one can be more
+//! Whoever may write to the Redis can add entries as well; `data` alone is enough. Fields of other names are kept for
+//! those who know them (`except` is `cluster.rs`'s). Nothing that stands in one can be more
 //! than an event, for its bytes are written by `event.rs`.
 
-use crate::wings::redis::resp::{Reply, alone};
+use crate::wings::redis::resp::{Reply, command};
 use crate::wire::event::Event;
 use crate::wire::id::Id;
 
-/// What the names of all streams begin with. Itself it is never one, for a channel's name is not empty.
-pub const PREFIX: &str = "tincan:";
+/// Limit: further fields that are kept of an entry, for anybody may write one.
+const FURTHER: usize = 8;
 
 /// An entry, read.
+#[derive(Default)]
 pub struct Entry {
     /// Its id.
     pub id: Id,
     /// What is said.
     pub event: Event,
-    /// The address of whom it is not for.
-    pub except: Option<String>,
+    /// Its other fields, names and values, in the order in which they stand.
+    pub further: Vec<(String, String)>,
+    /// Which node published it, and its number there.
+    pub post: String,
+    /// Up to which id something is gone, if the entry tells that.
+    pub lost: Option<Id>,
     /// It was too large to be read whole.
     pub is_large: bool,
 }
 
 impl Entry {
-    /// Reads an entry; none where it is not one.
+    /// Reads an entry, which may be anybody's; none if it is not one. What cannot be in an event is left out.
     pub fn read(entry: &Reply) -> Option<Entry> {
-        let except = field(entry, "except").and_then(Reply::text).map(|text| String::from_utf8_lossy(text).into());
-        let all = entry.list().get(1);
-        let is_large = all.is_some_and(|all| *all == Reply::Large || all.list().last() == Some(&Reply::Large));
-        let fields = all.map_or(&[][..], Reply::list).as_chunks().0;
-        let fields = fields.iter().filter_map(|[name, value]| name.text().zip(value.text()));
-        Some(Entry { id: id_of(entry)?, event: event(fields), except, is_large })
-    }
-}
-
-/// An event of such fields, which may be anybody's: what cannot be in an event is left out.
-fn event<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Event {
-    let mut event = Event::default();
-    let mut is_gap = false;
-    for (name, value) in fields {
-        let value = String::from_utf8_lossy(value);
-        event = match name {
-            b"data" => event.with_data(value),
-            b"event" => event.clone().named(value).unwrap_or(event),
-            b"retry" => event.with_retry(value.parse().ok()),
-            b"lost" => {
-                is_gap = true; // a node's own word
-                event
+        let fields = entry.list().get(1).unwrap_or(&Reply::Null);
+        let is_large = [Some(fields), fields.list().last()].contains(&Some(&Reply::Large));
+        let mut read = Entry { id: id_of(entry)?, is_large, ..Entry::default() };
+        let mut data = String::new();
+        let mut event = Event::default();
+        let mut retry = None;
+        for [name, value] in fields.list().as_chunks().0 {
+            let Some((name, value)) = name.text().zip(value.text()) else { continue };
+            let value: String = String::from_utf8_lossy(value).into();
+            match name {
+                b"data" => data = value,
+                b"event" => event = Event::default().named(value).unwrap_or_default(),
+                b"retry" => retry = value.parse().ok(),
+                b"post" => read.post = value,
+                b"lost" => read.lost = Id::parse(&value),
+                _ if read.further.len() == FURTHER => {}
+                _ => read.further.push((String::from_utf8_lossy(name).into(), value)),
             }
-            _ => event,
-        };
+        }
+        let is_gap = read.lost.is_some(); // a node's own word; nobody else can name an event so
+        read.event = if is_gap { Event::gap(data) } else { event.with_data(data) }.with_retry(retry);
+        Some(read)
     }
-    if is_gap { Event::gap(event.data().into()) } else { event }
 }
 
-/// The stream of a channel.
+/// The stream of a channel. `tincan:` itself never is one, for a channel's name is not empty.
 pub fn key(name: &str) -> String {
-    format!("{PREFIX}{name}")
+    format!("tincan:{name}")
 }
 
 /// The greatest id below this one.
 pub fn below(id: Id) -> Id {
-    from_number(number(id).saturating_sub(1))
+    near(id, |number| number.saturating_sub(1))
 }
 
 /// The least id above this one.
 pub fn above(id: Id) -> Id {
-    from_number(number(id).saturating_add(1))
+    near(id, |number| number.saturating_add(1))
 }
 
-/// Ids as numbers: in the same order, with none between two.
-fn number(id: Id) -> u128 {
-    u128::from(id.epoch) << 64 | u128::from(id.seq)
-}
-
-fn from_number(number: u128) -> Id {
+/// An id a step away. Ids are stepped through as numbers: these are in the same order, with none between two.
+fn near(id: Id, step: impl Fn(u128) -> u128) -> Id {
+    let number = step(u128::from(id.epoch) << 64 | u128::from(id.seq));
     Id { epoch: (number >> 64) as u64, seq: number as u64 }
 }
 
@@ -99,17 +98,8 @@ pub fn id_of(entry: &Reply) -> Option<Id> {
     id(entry.list().first()?)
 }
 
-/// The value of an entry's field.
-pub fn field<'a>(entry: &'a Reply, name: &str) -> Option<&'a Reply> {
-    entry.list().get(1)?.get(name)
-}
-
-/// Up to which id something is gone, where an entry tells that.
-pub fn lost(entry: &Reply) -> Option<Id> {
-    id(field(entry, "lost")?)
-}
-
-/// How many entries were ever taken from a stream, by what `XINFO STREAM` says of it, where that is known: Redis 7 counts what was added.
+/// How many entries were ever taken from a stream, by what `XINFO STREAM` says of it, if that is known: Redis 7 counts
+/// what was added.
 pub fn removed(info: &Reply) -> Option<i64> {
     match (info.get("entries-added"), info.get("length")) {
         (Some(Reply::Number(added)), Some(Reply::Number(length))) => added.checked_sub(*length),
@@ -117,38 +107,29 @@ pub fn removed(info: &Reply) -> Option<i64> {
     }
 }
 
-/// Whether nothing was ever taken from a stream, as far as it is known.
-pub fn is_whole(info: &Reply) -> bool {
-    removed(info) == Some(0)
-}
-
-/// The command that adds an event to a stream, with these words before its fields.
-pub fn add(name: &str, how: &[&str], event: &Event, except: Option<&str>, post: &str) -> Vec<u8> {
+/// The command that adds an event to a stream, with these words before its fields, and perhaps a further field.
+pub fn add(name: &str, how: &[&str], event: &Event, further: Option<(&str, &str)>, post: &str) -> Vec<u8> {
     let key = key(name);
     let fields = event.fields();
-    let mut words = vec!["XADD", &key];
-    words.extend(how);
-    words.extend(fields.iter().flat_map(|(name, value)| [*name, value]));
-    words.extend(except.iter().flat_map(|address| ["except", address]));
-    words.extend(["post", post]);
-    alone(&words)
+    let fields = fields.iter().map(|(name, value)| (*name, &**value));
+    let fields = fields.chain(further).chain([("post", post)]);
+    let mut words = [&["XADD", &*key], how].concat();
+    words.extend(fields.flat_map(|(name, value)| [name, value]));
+    command(&words)
 }
 
 /// The commands that add events, all or none, and how many replies they have; the last one has the ids. Nothing is added
-/// where a stream is gone that had entries up to `top`. What is not `kept` is dropped.
+/// if a stream is gone that had entries up to `top`. What is not `kept` is dropped.
 pub fn add_all(
-    name: &str, events: &[Event], except: Option<&str>, posts: &[String], top: Id, kept: Id,
+    name: &str, events: &[Event], further: Option<(&str, &str)>, posts: &[String], top: Id, kept: Id,
 ) -> (Vec<u8>, usize) {
     let least = above(kept).to_string();
     // In whole nodes of its tree, which costs next to nothing (`~`).
     let how = ["NOMKSTREAM", "MINID", "~", &least, "*"];
     let how = if top > Id::default() { &how[..] } else { &how[1..] };
-    let added = events.iter().zip(posts).flat_map(|(event, post)| add(name, how, event, except, post));
+    let added = events.iter().zip(posts).flat_map(|(event, post)| add(name, how, event, further, post)).collect();
     match events.len() {
-        several @ 2.. => {
-            let all = [alone(&["MULTI"]), added.collect(), alone(&["EXEC"])];
-            (all.concat(), several + 2)
-        }
-        _ => (added.collect(), 1),
+        several @ 2.. => ([command(&["MULTI"]), added, command(&["EXEC"])].concat(), several + 2),
+        _ => (added, 1),
     }
 }

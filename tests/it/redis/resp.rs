@@ -86,9 +86,7 @@ fn a_command_is_an_array_of_words_with_their_lengths_in_bytes() {
         ),
         (&[], "*0\r\n"),
     ] {
-        let mut out = b"before".to_vec();
-        command(words, &mut out);
-        assert_eq!(String::from_utf8(out).unwrap(), format!("before{bytes}"));
+        assert_eq!(String::from_utf8(command(words)).unwrap(), bytes);
         let list = words.iter().map(text).collect();
         assert_eq!(whole(bytes.as_bytes()), Ok(Reply::List(list)), "it reads as what it says");
     }
@@ -438,11 +436,7 @@ fn the_ids_below_and_above_are_the_nearest() {
 
 #[test]
 fn what_is_published_is_one_command_an_event_and_all_or_none() {
-    let words = |words: &[&str]| {
-        let mut out = Vec::new();
-        command(words, &mut out);
-        out
-    };
+    let words = |words: &[&str]| command(words);
     let add = |events: &[Event], except, top, kept| {
         let posts: Vec<String> = (7..).take(events.len()).map(|n| format!("node-{n}")).collect();
         add_all("kitchen", events, except, &posts, id(top), id(kept))
@@ -457,7 +451,10 @@ fn what_is_published_is_one_command_an_event_and_all_or_none() {
     let fields = ["data", "", "event", "bell", "except", "me", "post", "node-7"];
     let how = ["XADD", "tincan:kitchen", "NOMKSTREAM", "MINID", "~", "6-0", "*"];
     let kept = format!("5-{}", u64::MAX);
-    assert_eq!(add(std::slice::from_ref(&named), Some("me"), "9-9", &kept), (words(&[&how[..], &fields].concat()), 1));
+    assert_eq!(
+        add(std::slice::from_ref(&named), Some(("except", "me")), "9-9", &kept),
+        (words(&[&how[..], &fields].concat()), 1)
+    );
     let retry = tincan::wire::event::parse("event: e\nretry: 42\ndata: a\n\n").unwrap();
     let fields = ["data", "a", "event", "e", "retry", "42", "post", "node-7"];
     assert_eq!(add(&retry, None, "9-9", &kept), (words(&[&how[..], &fields].concat()), 1));
@@ -511,11 +508,17 @@ fn whatever_stands_in_an_entry_it_is_one_event() {
         let mut out = Vec::new();
         read.event.write(Some(read.id), &mut out);
         assert_eq!(String::from_utf8(out).unwrap(), format!("{wire}id: 5-6\n\n"), "{fields:?}");
-        assert_eq!(read.except, None);
+        assert!(read.further.iter().all(|(name, _)| name != "except"));
     }
-    let except = |address: &[u8]| Entry::read(&entry("5-6", &[b"except", address])).unwrap().except;
-    assert_eq!(except(b"0123"), Some("0123".into()));
-    assert_eq!(except(b"\xff"), Some("\u{fffd}".into()));
+    let except = |address: &[u8]| Entry::read(&entry("5-6", &[b"except", address])).unwrap().further;
+    assert_eq!(except(b"0123"), [("except".into(), "0123".into())]);
+    assert_eq!(except(b"\xff"), [("except".into(), "\u{fffd}".into())]);
+    // What stands in further fields is kept in its order, of as many as a node needs.
+    let names: Vec<String> = (0..20).map(|n| format!("field {n}")).collect();
+    let fields: Vec<&[u8]> =
+        names.iter().flat_map(|name| [name.as_bytes(), b"x", b"data", b"a", b"post", b"p"]).collect();
+    let read = Entry::read(&entry("5-6", &fields)).unwrap();
+    assert_eq!((read.further.len(), &*read.further[7].0, &*read.post), (8, "field 7", "p"));
     // Fields that are no texts are none, and so are other replies in their place.
     let fields = Reply::List(vec![text("data"), Reply::Number(1), Reply::Null, text("x"), text("data"), text("a")]);
     let strange =
