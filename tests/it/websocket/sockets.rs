@@ -806,7 +806,8 @@ fn a_hundred_stalled_websockets_delay_no_honest_reader_and_cost_little_memory() 
 fn chromiums_websocket_speaks_with_the_server() {
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&["--retry", "0"]);
-    let page = driver.page(&url(&server, "/"));
+    let at = if has("lab") { "/lab" } else { "/health" }; // a page with the policy of all pages, if there is one
+    let page = driver.page(&url(&server, at));
     let open = |path: &str, protocols: &str| {
         let at = json(&format!("ws://127.0.0.1:{}{path}", server.port));
         page.js(&format!(
