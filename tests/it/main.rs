@@ -1,50 +1,23 @@
 //! All integration tests, as one binary: the real program, real sockets, exact bytes.
+//!
+//! A wing's tests stand in the folder of its name, and go with it. A test that needs a second wing asks for it with
+//! [`support::has`].
 #![forbid(unsafe_code)]
 
-mod access;
-mod address;
-mod browser;
-mod cli;
-mod clients;
-mod cluster;
-mod crash;
-mod data;
-mod eventsource;
-mod faults;
-mod filesystems;
-mod foreign;
-mod framing;
-mod gate;
-mod growth;
-mod harness;
-mod hostile;
-mod hostile_redis;
-mod http;
-mod lab;
-mod lab_page;
-mod lessons;
-mod listen;
-mod old_engine;
-mod outage;
-mod props;
-mod proxies;
-mod publish;
-mod readme;
-mod recovery;
-mod redis;
-mod redis_soak;
-mod relays;
-mod report;
-mod resp;
-mod slow;
-mod small;
-mod soak;
-mod socket;
-mod tabs;
-mod tidy;
-mod tokens;
-mod trace;
-mod ways;
+mod core;
+mod deploy;
+mod pages;
+mod support;
+
+#[cfg(feature = "websocket")]
 mod websocket;
-mod words;
-mod ws;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(feature = "trace")]
+mod trace;
+#[cfg(feature = "lessons")]
+mod lessons;
+#[cfg(feature = "lab")]
+mod lab;
+#[cfg(feature = "address")]
+mod address;

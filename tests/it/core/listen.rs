@@ -1,0 +1,502 @@
+//! The stream: CONTRACT section 3.
+
+use crate::support::harness::*;
+use std::time::{Duration, Instant};
+
+/// Takes "EPOCH-SEQ" apart.
+fn seq(id: &str) -> u64 {
+    id.split_once('-').unwrap().1.parse().unwrap()
+}
+
+#[test]
+fn head_and_prelude_are_exactly_these_bytes() {
+    let server = Tincan::start(&["--retry", "0"]);
+    let mut wire = server.connect();
+    wire.send("GET /kitchen HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    wire.expect("HTTP/1.1 200 OK\r\nDate: ");
+    assert_eq!(wire.until(b"\r\n").len(), "Sun, 06 Nov 1994 08:49:37 GMT\r\n".len());
+    wire.expect(
+        "X-Content-Type-Options: nosniff\r\nContent-Type: text/event-stream\r\nX-Accel-Buffering: no\r\n\
+         Vary: Accept\r\nCache-Control: no-store, no-transform\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n\
+         : connected to /kitchen",
+    );
+    wire.until(b"\n"); // what wings add to this line is tested with them
+    wire.expect("retry: 0\nid: ");
+    let id = wire.until(b"\n\n");
+    assert_eq!(seq(id.trim_end()), 0);
+    let ids = server.post("/kitchen", "soup is ready");
+    wire.expect(format!("data: soup is ready\nid: {}\n\n", ids[0]));
+}
+
+#[test]
+fn a_polyfill_may_say_its_last_event_id_in_the_query() {
+    let server = Tincan::start(&["--retry", "0"]);
+    let ids: Vec<_> = ["one", "two", "three"].map(|data| server.post("/a", data).remove(0)).into();
+    let heard = |query: &str, fields: &str| {
+        let text = server.ask(format!("GET /a?wait=0&{query} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n")).text();
+        text.lines().filter_map(|line| line.strip_prefix("data: ")).collect::<Vec<_>>().join(" ")
+    };
+    for name in ["lastEventId", "lasteventid", "LASTEVENTID", "LastEventID"] {
+        assert_eq!(heard(&format!("{name}={}", ids[1]), ""), "three");
+        assert_eq!(heard(&format!("since=all&{name}={}&r=0.1234", ids[1]), ""), "three", "it is newer than since");
+        assert_eq!(heard(&format!("since={}&{name}=", ids[1]), ""), "three", "an empty one is none");
+        let field = format!("Last-Event-ID: {}\r\n", ids[1]);
+        assert_eq!(heard(&format!("{name}={}", ids[0]), &field), "three", "the field is newer still");
+        // One that is no id is told as a gap, as that of the field is.
+        let gap = format!("{{\"asked\":\"a\\nb c\",\"from\":\"{}\",\"lost\":null}} one two three", ids[0]);
+        assert_eq!(heard(&format!("{name}=a%0Ab+c"), ""), gap);
+    }
+    // Some add one each time, the first one empty; and one that is no text is malformed like any other.
+    assert_eq!(heard(&format!("lastEventId=&lastEventId={}", ids[0]), ""), "two three");
+    assert_eq!(heard(&format!("lastEventId={}&lastEventId={}&LASTEVENTID=", ids[0], ids[1]), ""), "three");
+    for broken in ["%zz", "%ff", "%"] {
+        let gap = format!("{{\"asked\":\"{broken}\",\"from\":\"{}\",\"lost\":null}} one two three", ids[0]);
+        assert_eq!(heard(&format!("lastEventId={broken}"), ""), gap);
+    }
+}
+
+#[test]
+fn a_reader_that_said_much_behind_its_request_is_missed_as_soon_as_others() {
+    let server = Tincan::start(&[]); // its heartbeat is an hour
+    for (n, said) in [100 << 10, 1 << 20].into_iter().enumerate() {
+        let (mut reader, _) = server.listen("/a", "");
+        reader.send(vec![b'x'; said]);
+        eventually("it is there", || server.readers("a") == 1);
+        std::thread::sleep(Duration::from_millis(600)); // the heartbeat has looked once
+        let left = Stopwatch::start();
+        drop(reader);
+        eventually("it is gone", || server.readers("a") == 0);
+        // A megabyte is dropped in four looks.
+        left.within("a reader that left", Duration::from_secs(2 + 2 * n as u64));
+    }
+}
+
+#[test]
+fn retry_is_drawn_within_half_of_what_was_asked() {
+    let server = Tincan::start(&["--retry", "2000"]);
+    let mut drawn = Vec::new();
+    for _ in 0..20 {
+        let text = server.get("/a?wait=0").text();
+        let line = text.lines().nth(1).unwrap();
+        drawn.push(line.strip_prefix("retry: ").unwrap().parse::<u64>().unwrap());
+    }
+    assert!(drawn.iter().all(|ms| (1000..=3000).contains(ms)), "{drawn:?}");
+    drawn.dedup();
+    assert!(drawn.len() > 1, "all the same: {drawn:?}");
+}
+
+#[test]
+fn ids_begin_at_1_and_grow_by_one() {
+    let server = Tincan::start(&[]);
+    let (_, before) = server.listen("/a", "");
+    let epoch = before.split_once('-').unwrap().0;
+    assert_eq!(before, format!("{epoch}-0"));
+    for n in 1..=5 {
+        assert_eq!(server.post("/a", "x"), [format!("{epoch}-{n}")]);
+    }
+    assert_ne!(server.post("/b", "x")[0].split_once('-').unwrap().0, epoch, "each log has an epoch of its own");
+}
+
+#[test]
+fn last_event_id_resumes_and_wins_over_since() {
+    let server = Tincan::start(&[]);
+    let ids: Vec<String> = (0..5).flat_map(|n| server.post("/a", n.to_string())).collect();
+    let from = |wire: &mut Wire, first: usize| {
+        for (n, id) in ids.iter().enumerate().skip(first) {
+            wire.expect(format!("data: {n}\nid: {id}\n\n"));
+        }
+    };
+    let (mut wire, place) = server.listen("/a", &format!("Last-Event-ID: {}\r\n", ids[2]));
+    assert_eq!(place, ids[2]);
+    from(&mut wire, 3);
+    let (mut wire, place) = server.listen(&format!("/a?since={}", ids[0]), "");
+    assert_eq!(place, ids[0]);
+    from(&mut wire, 1);
+    let (mut wire, place) = server.listen("/a?since=all", "");
+    assert_eq!(seq(&place), 0);
+    from(&mut wire, 0);
+    let (mut wire, _) = server.listen("/a?since=all", &format!("Last-Event-ID: {}\r\n", ids[3]));
+    from(&mut wire, 4);
+    let (mut wire, place) = server.listen("/a?since=all", "Last-Event-ID: \r\n");
+    assert_eq!(seq(&place), 0, "an empty field is none");
+    from(&mut wire, 0);
+    // Whoever resumes at the end hears what is new, and nothing else.
+    let (mut wire, _) = server.listen(&format!("/a?since={}", ids[4]), "");
+    let id = server.post("/a", "new");
+    wire.expect(format!("data: new\nid: {}\n\n", id[0]));
+}
+
+#[test]
+fn the_preludes_id_alone_is_enough_to_resume() {
+    let server = Tincan::start(&[]);
+    let (wire, place) = server.listen("/a", "");
+    drop(wire);
+    let id = server.post("/a", "missed");
+    let (mut wire, _) = server.listen("/a", &format!("Last-Event-ID: {place}\r\n"));
+    wire.expect(format!("data: missed\nid: {}\n\n", id[0]));
+}
+
+#[test]
+fn a_gap_is_told_where_the_log_was_trimmed() {
+    let server = Tincan::start(&["--history", "2K"]);
+    let ids: Vec<String> = (0..100).flat_map(|_| server.post("/a", "x".repeat(50))).collect();
+    let kept = server.get("/a?wait=0&since=all").text();
+    assert!(kept.len() <= 2048 + 200, "{} bytes kept", kept.len());
+    let place = id_of(&kept);
+    let events = kept.split_once("\n\n").unwrap().1;
+    let first = id_of(events);
+    assert_eq!(seq(&first), seq(&place) + 1, "the place is the event before the first that is kept");
+    assert!(seq(&first) > 50, "{first}");
+    let (mut wire, now) = server.listen("/a", &format!("Last-Event-ID: {}\r\n", ids[9]));
+    assert_eq!(now, place);
+    let lost = seq(&first) - 11;
+    let asked = &ids[9];
+    wire.expect(format!("event: gap\ndata: {{\"asked\":\"{asked}\",\"from\":\"{first}\",\"lost\":{lost}}}\n\n"));
+    wire.expect(events);
+    // The id just before the first kept event needs no gap, though that event itself is gone.
+    let (mut wire, _) = server.listen("/a", &format!("Last-Event-ID: {place}\r\n"));
+    wire.expect(events);
+    let (mut wire, _) = server.listen("/a", &format!("Last-Event-ID: {}\r\n", ids[seq(&place) as usize - 2]));
+    assert!(wire.block().ends_with("\"lost\":1}\n\n"));
+}
+
+#[test]
+fn a_gap_is_told_where_the_id_is_of_another_time_or_malformed() {
+    let server = Tincan::start(&[]);
+    let gap =
+        |asked: &str, from: &str| format!("event: gap\ndata: {{\"asked\":{asked},\"from\":{from},\"lost\":null}}\n\n");
+    let (mut wire, place) = server.listen("/a", "Last-Event-ID: 5-5\r\n");
+    wire.expect(gap("\"5-5\"", "null"));
+    let epoch = place.split_once('-').unwrap().0;
+    let first = server.post("/a", "one");
+    wire.expect(format!("data: one\nid: {}\n\n", first[0]));
+    let from = format!("\"{}\"", first[0]);
+    let beyond = format!("{epoch}-2");
+    let late = format!("{}-1", u64::MAX);
+    for asked in ["5-5", &beyond, &late, "nonsense", "1-2-3", "+1-1", "01-1", "-", "1-", "99999999999999999999-1"] {
+        let (mut wire, place) = server.listen("/a", &format!("Last-Event-ID: {asked}\r\n"));
+        assert_eq!(place, format!("{epoch}-0"));
+        wire.expect(gap(&format!("\"{asked}\""), &from));
+        wire.expect(format!("data: one\nid: {}\n\n", first[0]));
+    }
+    // What is told is JSON, whatever was asked.
+    let (mut wire, _) = server.listen("/a", "Last-Event-ID: \"\\\u{e9}\t<\r\n");
+    wire.expect(gap("\"\\\"\\\\\u{e9}\\u0009<\"", &from));
+    // ?since= with an id of another time is the same; the field takes precedence in this, too.
+    let (mut wire, _) = server.listen("/a?since=5-5", "");
+    wire.expect(gap("\"5-5\"", &from));
+}
+
+/// These wait for times of the server's, so they do it together.
+#[test]
+fn what_takes_its_time() {
+    side_by_side(&[
+        ("sleeps", a_server_sleeps_before_anybody_came),
+        ("idle", idle_readers_wake_a_server_twice_a_second_until_they_have_left),
+        ("pinged", an_idle_reader_is_pinged_only_between_events),
+        ("leaves", a_reader_that_leaves_is_gone_from_the_metrics_within_two_seconds),
+        ("stays", a_reader_that_only_stops_sending_stays),
+        ("max-age", max_age_ends_a_stream_and_the_client_resumes),
+        ("full", a_full_server_keeps_an_eventsource_alive),
+        ("silent", silent_connections_do_not_keep_a_full_server_from_saying_so),
+        ("channels", too_many_channels_are_refused),
+    ]);
+}
+
+fn an_idle_reader_is_pinged_only_between_events() {
+    let server = Tincan::start(&["--heartbeat", "1"]);
+    let began = Stopwatch::start();
+    let (mut wire, _) = server.listen("/a", "");
+    wire.expect(PING);
+    assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
+    wire.expect(PING);
+    began.within("two pings", Duration::from_secs(4));
+    let id = server.post("/a", "x").remove(0);
+    let event = format!("data: x\nid: {id}\n\n");
+    // Further pings may come before it, if it took a second to be said, and nothing else.
+    while let block = wire.block()
+        && block != event
+    {
+        assert_eq!(block, PING);
+    }
+    wire.expect(PING);
+}
+
+fn a_reader_that_leaves_is_gone_from_the_metrics_within_two_seconds() {
+    const PROMISED: Duration = Duration::from_secs(2);
+    let server = Tincan::start(&[]); // whose first heartbeat comes too late for this
+    let (wire, _) = server.listen("/a", "");
+    let (stays, _) = server.listen("/a", "");
+    assert_eq!(server.readers("a"), 2);
+    drop(wire);
+    let left = Stopwatch::start();
+    eventually("one reader is left", || server.readers("a") == 1);
+    left.within("a reader that has left is gone", PROMISED);
+    // A close with bytes unread is a reset.
+    server.post("/a", "never read");
+    drop(stays);
+    let left = Stopwatch::start();
+    eventually("no reader is left", || server.readers("a") == 0);
+    left.within("a reader that has left is gone", PROMISED);
+    eventually("its connection is not counted any more", || server.metric("tincan_connections") == Some(1));
+}
+
+fn a_reader_that_only_stops_sending_stays() {
+    let server = Tincan::start(&[]);
+    let (mut wire, _) = server.listen("/a", "");
+    // The same look finds one that has closed.
+    let closes = |wire: &mut Wire| {
+        let (closed, _) = server.listen("/a", "");
+        wire.shut();
+        drop(closed);
+        eventually("the reader that has closed is gone", || server.readers("a") < 2);
+        assert_eq!(server.readers("a"), 1, "the other one is there");
+    };
+    closes(&mut wire);
+    wire.expect(PING); // the question whether it is still there
+    closes(&mut wire); // and the looks that follow
+    let id = server.post("/a", "x");
+    wire.expect(format!("data: x\nid: {}\n\n", id[0]));
+}
+
+#[test]
+fn what_a_reader_sends_behind_its_request_is_ignored() {
+    let server = Tincan::start(&[]);
+    let (mut wire, _) = server.listen("/a", "");
+    wire.send("GET /b HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let id = server.post("/a", "x");
+    wire.expect(format!("data: x\nid: {}\n\n", id[0]));
+    assert_eq!(server.metric("tincan_channels"), Some(1));
+}
+
+fn max_age_ends_a_stream_and_the_client_resumes() {
+    let server = Tincan::start(&["--max-age", "1"]);
+    let began = Stopwatch::start();
+    let (mut wire, place) = server.listen("/a", "");
+    wire.ends();
+    assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
+    began.within("the age limit", Duration::from_millis(2500));
+    let id = server.post("/a", "meanwhile");
+    let (mut wire, _) = server.listen("/a", &format!("Last-Event-ID: {place}\r\n"));
+    wire.expect(format!("data: meanwhile\nid: {}\n\n", id[0]));
+}
+
+/// How often a server's threads were given the processor, over a time in which nothing is asked of it.
+fn wakes(server: &Tincan, span: Duration) -> u64 {
+    let count = || -> u64 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
+        let statuses = tasks.filter_map(|t| std::fs::read_to_string(t.unwrap().path().join("status")).ok());
+        statuses.map(|s| number_of(&s, "voluntary_ctxt_switches:")).sum()
+    };
+    let before = count();
+    std::thread::sleep(span);
+    count().saturating_sub(before)
+}
+
+fn a_server_sleeps_before_anybody_came() {
+    let server = Tincan::start(&["--quiet"]);
+    eventually("it sleeps before anybody came", || wakes(&server, Duration::from_millis(1200)) == 0);
+}
+
+fn idle_readers_wake_a_server_twice_a_second_until_they_have_left() {
+    let server = Tincan::start(&["--quiet"]);
+    let readers: Vec<Wire> = (0..50).map(|_| server.listen("/a", "").0).collect();
+    eventually("50 readers cost two looks a second", || {
+        let began = Instant::now();
+        let wakes = wakes(&server, Duration::from_secs(2));
+        assert!(wakes > 0, "nobody would find out who has closed");
+        wakes <= began.elapsed().as_millis() as u64 / 500 + 1 // the time may have been longer
+    });
+    drop(readers);
+    eventually("they have left", || server.readers("a") == 0);
+    eventually("it sleeps again", || wakes(&server, Duration::from_millis(1200)) == 0);
+}
+
+/// The number behind a name in a file of /proc.
+fn number_of(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|l| l.strip_prefix(name)).unwrap();
+    line.trim().split(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn what_is_drawn_lies_within_its_share() {
+    let drawn: Vec<u64> = (0..200).map(|_| tincan::system::time::jitter(10_000, 10)).collect();
+    assert!(drawn.iter().all(|n| (9_000..=11_000).contains(n)), "{drawn:?}");
+    assert!(drawn.iter().any(|n| *n < 9_700) && drawn.iter().any(|n| *n > 10_300), "{drawn:?}");
+}
+
+#[test]
+fn stalled_readers_cost_no_memory() {
+    let server = Tincan::start(&["--quiet"]);
+    let resident = || -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+        number_of(&status, "VmRSS:")
+    };
+    let body = "s".repeat(60_000);
+    let (mut reader, _) = server.listen("/a", "");
+    let mut fill = || {
+        for _ in 0..100 {
+            let id = server.post("/a", &body);
+            assert!(reader.block().ends_with(&format!("id: {}\n\n", id[0])), "who reads hears everything");
+        }
+    };
+    fill();
+    let before = resident();
+    let stalled: Vec<Wire> = (0..100).map(|_| server.listen("/a", "").0).collect();
+    fill();
+    let grown = resident().saturating_sub(before);
+    // What the 100 did not read is 600 MB.
+    assert!(grown < 4096, "{grown} KiB more, with {} stalled readers", stalled.len());
+}
+
+#[test]
+fn a_stalled_reader_keeps_its_place_and_delays_nobody() {
+    let server = Tincan::start(&["--history", "64M"]);
+    let (mut stalled, _) = server.listen("/a", "");
+    let (mut reader, _) = server.listen("/a", "");
+    let body = "y".repeat(60_000);
+    let mut expected = String::new();
+    for _ in 0..300 {
+        // 18 MB: several times what the kernel takes for a socket that nobody reads.
+        let block = format!("data: {body}\nid: {}\n\n", server.post("/a", &body)[0]);
+        reader.expect(&block);
+        expected.push_str(&block);
+    }
+    assert_eq!(server.readers("a"), 2);
+    stalled.expect(&expected);
+    let id = server.post("/a", "end");
+    stalled.expect(format!("data: end\nid: {}\n\n", id[0]));
+    assert_eq!(server.metric("tincan_dropped_subscribers_total"), Some(0));
+}
+
+#[test]
+fn a_stalled_reader_whose_place_is_trimmed_is_cut_off_and_hears_the_gap() {
+    let server = Tincan::start(&["--history", "256K"]);
+    let (mut stalled, _) = server.listen("/a", "");
+    let body = "z".repeat(60_000);
+    eventually("the reader is cut off", || {
+        server.post("/a", &body);
+        server.metric("tincan_dropped_subscribers_total") == Some(1)
+    });
+    let heard = stalled.breaks_off();
+    let whole = &heard[..heard.rfind("\n\n").unwrap() + 2];
+    let last = whole.trim_end().lines().last().unwrap().strip_prefix("id: ").unwrap();
+    let (mut again, _) = server.listen("/a", &format!("Last-Event-ID: {last}\r\n"));
+    let gap = again.block();
+    let first = id_of(&again.block());
+    let lost = seq(&first) - seq(last) - 1;
+    assert!(lost > 0);
+    assert_eq!(gap, format!("event: gap\ndata: {{\"asked\":\"{last}\",\"from\":\"{first}\",\"lost\":{lost}}}\n\n"));
+}
+
+fn a_full_server_keeps_an_eventsource_alive() {
+    let server = Tincan::start(&["--max-connections", "2"]);
+    let (mut reader, _) = server.listen("/a", "");
+    let (other, _) = server.listen("/a", "");
+    let mut refused = server.connect();
+    refused.send("GET /a HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
+    let answer = refused.response();
+    assert_eq!((answer.status, answer.field("content-type")), (200, Some("text/event-stream")));
+    let text = answer.text();
+    let retry = text.strip_prefix(": there are too many connections; come back later\nretry: ").unwrap();
+    // One line end: a blank line would commit an empty last event ID, and the reader would forget its place.
+    let retry: u64 = retry.strip_suffix('\n').unwrap().parse().unwrap();
+    assert!((2500..=7500).contains(&retry), "{retry}");
+    refused.ends();
+    let answer = server.get("/a");
+    answer.refused(tincan::wire::reject::CONNECTIONS);
+    assert_eq!(answer.field("retry-after"), Some("5"));
+    // There is room again once somebody leaves; who was there was not disturbed.
+    drop(other);
+    let mut ids = Vec::new();
+    eventually("a place is free", || {
+        let answer = server.post_with("/a", "", "x");
+        ids.extend(answer.text().lines().filter(|_| answer.status == 200).map(String::from));
+        answer.status == 200
+    });
+    reader.expect(format!("data: x\nid: {}\n\n", ids[0]));
+}
+
+fn silent_connections_do_not_keep_a_full_server_from_saying_so() {
+    let server = Tincan::start(&["--max-connections", "1"]);
+    let (_reader, _) = server.listen("/a", "");
+    let mut silent: Vec<Wire> = (0..60).map(|_| server.connect()).collect();
+    let began = Stopwatch::start();
+    silent.iter_mut().for_each(|wire| wire.response().refused(tincan::wire::reject::TIMEOUT));
+    server.get("/a").refused(tincan::wire::reject::CONNECTIONS);
+    began.within("all are told", Duration::from_secs(8));
+}
+
+fn too_many_channels_are_refused() {
+    let server = Tincan::start(&["--max-channels", "2"]);
+    server.post("/a", "x");
+    server.post("/b", "x");
+    let answer = server.post_with("/c", "", "x");
+    answer.refused(tincan::wire::reject::CHANNELS);
+    assert_eq!(answer.field("retry-after"), Some("5"));
+    let answer = server.ask("GET /c HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
+    assert_eq!(answer.status, 200);
+    assert!(answer.text().starts_with(": there are too many channels"), "{}", answer.text());
+    server.get("/c").refused(tincan::wire::reject::CHANNELS);
+    server.post("/a", "those that exist work");
+    // Who only asks for names cannot use them up: a channel in which nothing was said gives way.
+    let server = Tincan::start(&["--max-channels", "6"]);
+    let (_reader, _) = server.listen("/read", "");
+    for round in 0..3 {
+        for n in 0..5 {
+            assert_eq!(server.get(&format!("/asked{round}-{n}?wait=0")).status, 200);
+        }
+        eventually("the polls have ended", || (0..5).all(|n| server.readers(&format!("asked{round}-{n}")) == 0));
+        assert_eq!(server.metric("tincan_channels"), Some(6));
+    }
+    for n in 0..5 {
+        server.post(&format!("/said{n}"), "x");
+    }
+    server.get("/one-more").refused(tincan::wire::reject::CHANNELS);
+    assert_eq!((server.readers("read"), server.metric("tincan_channels")), (1, Some(6)));
+}
+
+#[test]
+fn two_hundred_readers_hear_a_thousand_events_each_once_and_in_order() {
+    let server = Tincan::start(&["--quiet"]);
+    let mut readers: Vec<Wire> = (0..200).map(|_| server.listen("/a", "").0).collect();
+    let mut expected = String::new();
+    let mut publisher = server.connect();
+    for n in 0..1000 {
+        let body = format!("event {n}");
+        let length = body.len();
+        publisher.send(format!("POST /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}"));
+        expected += &format!("data: {body}\nid: {}\n\n", publisher.response().text().trim_end());
+    }
+    for reader in &mut readers {
+        reader.expect(&expected);
+    }
+}
+
+#[test]
+fn what_several_cores_write_is_whole_and_in_order() {
+    // More than one core takes alone (`SHARE` in `channel.rs`); with a single core this is a list as any other.
+    many_descriptors();
+    // Nobody is so idle as to be pinged while the others come.
+    let server = Tincan::start(&["--quiet", "--heartbeat", "300"]);
+    let mut readers: Vec<Wire> = (0..700).map(|_| server.listen("/a", "").0).collect();
+    let mut polls: Vec<Wire> = (0..100).map(|_| server.connect()).collect();
+    polls.iter_mut().for_each(|p| p.send("GET /a?wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+    eventually("all are there", || server.readers("a") == 800);
+    let leaver = readers.pop();
+    let mut blocks = String::new();
+    for n in 0..40 {
+        let body = format!("{n}: {}", "x".repeat(n * 50));
+        let id = server.post("/a", &body).remove(0);
+        blocks += &format!("data: {body}\nid: {id}\n\n");
+        if n == 0 {
+            polls
+                .iter_mut()
+                .for_each(|p| assert!(p.response().text().ends_with(&blocks), "a poll has the first event"));
+        }
+    }
+    readers.iter_mut().for_each(|r| r.expect(&blocks));
+    drop(leaver);
+    eventually("a reader that has left is gone", || server.readers("a") == 699);
+    assert_eq!(server.metric("tincan_dropped_subscribers_total"), Some(0));
+}

@@ -1,0 +1,447 @@
+//! What people listen with: libraries of Python, Perl and node, curl and two browsers, direct and behind each proxy.
+//!
+//! What is not installed is left out, unless `TINCAN_CLIENTS` is the path of a Python that has what `clients.txt` names:
+//! then all must be there. Without it no library of Python is tried.
+
+use crate::deploy::proxies::Proxy;
+use crate::support::browser::FLAGS;
+use crate::support::harness::*;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// In this time an event is heard, on a machine that has nothing else to do.
+const AT_ONCE: Duration = Duration::from_millis(50);
+/// How often a client may try.
+const ROUNDS: usize = 5;
+const EVENTS: usize = 20;
+type Clients = &'static [&'static str];
+
+/// The programs, and the clients in each of them.
+const PROGRAMS: [(&str, Clients); 6] = [
+    ("python", &["requests.iter_lines", "requests.iter_content", "requests-sse", "sseclient-py", "urllib3.stream"]),
+    ("perl", &["HTTP::Tiny"]),
+    ("node", &["fetch", "http"]),
+    ("curl", &["--http1.1", "--http1.0"]),
+    ("chromium", &["EventSource", "fetch"]),
+    ("firefox", &["EventSource", "fetch"]),
+];
+/// It asks for nothing of its own, and nothing that is not on this machine can be asked for.
+const FIREFOX: &str = r#"
+user_pref("network.proxy.type", 1);
+user_pref("network.proxy.http", "127.0.0.1");
+user_pref("network.proxy.http_port", 9);
+user_pref("network.proxy.ssl", "127.0.0.1");
+user_pref("network.proxy.ssl_port", 9);
+user_pref("network.proxy.no_proxies_on", "127.0.0.1");
+user_pref("app.update.enabled", false);
+user_pref("browser.shell.checkDefaultBrowser", false);
+user_pref("browser.aboutwelcome.enabled", false);
+user_pref("datareporting.policy.dataSubmissionEnabled", false);
+user_pref("toolkit.telemetry.reportingpolicy.firstRun", false);
+user_pref("network.captive-portal-service.enabled", false);
+user_pref("network.connectivity-service.enabled", false);
+user_pref("browser.safebrowsing.malware.enabled", false);
+user_pref("browser.safebrowsing.phishing.enabled", false);
+user_pref("extensions.getAddons.cache.enabled", false);
+"#;
+
+fn file(name: &str) -> String {
+    format!("{}/tests/it/deploy/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The Python that has the libraries.
+fn python() -> Option<String> {
+    std::env::var("TINCAN_CLIENTS").ok()
+}
+
+/// Whether the command can be run.
+fn works(program: &str, args: &[&str]) -> bool {
+    Command::new(program).args(args).stderr(Stdio::null()).output().is_ok_and(|out| out.status.success())
+}
+
+/// The programs that are there, with all that their clients need.
+fn programs() -> Vec<(&'static str, Clients)> {
+    let is_there = |program: &str| match program {
+        "python" => python().is_some_and(|python| works(&python, &["-c", "import requests_sse, sseclient"])),
+        "perl" => works("perl", &["-MHTTP::Tiny", "-e", "1"]),
+        "firefox" => works("firefox-esr", &["--version"]) && works("python3", &["--version"]),
+        "chromium" => works("chromium", &["--version"]) && works("python3", &["--version"]),
+        _ => works(program, &["--version"]),
+    };
+    let kept = PROGRAMS.into_iter().filter(|(program, _)| {
+        let is_there = is_there(program);
+        if !is_there {
+            let why = format!("left out: {program}, or what its clients need, is not installed");
+            assert!(python().is_none(), "{why}");
+            eprintln!("{why}");
+        }
+        is_there
+    });
+    kept.collect()
+}
+
+/// A way to a server.
+struct Way {
+    name: &'static str,
+    port: u16,
+}
+
+type Edits = &'static [(&'static str, &'static str)];
+
+/// The proxies, with what is edited in their configuration.
+const PROXIES: [(&str, &str, Edits); 4] = [
+    ("behind nginx", "nginx", &[]), // it asks with HTTP/1.0
+    ("behind nginx with HTTP/1.1", "nginx", &[("proxy_pass ", "proxy_http_version 1.1; proxy_pass ")]),
+    ("behind haproxy", "haproxy", &[]),
+    // It answers to the names of its sites alone.
+    ("behind caddy", "caddy", &[("http://chat.example.org:", "http://127.0.0.1:")]),
+];
+
+/// The ways to a server: direct, and through each proxy that is installed.
+fn ways(server: &Tincan) -> (Vec<Way>, Vec<Proxy>) {
+    let mut ways = vec![Way { name: "direct", port: server.port }];
+    let mut proxies = Vec::new();
+    for (name, proxy, edits) in PROXIES {
+        if let Some(started) = Proxy::start(proxy, server.port, edits) {
+            ways.push(Way { name, port: started.port });
+            proxies.push(started);
+        }
+    }
+    (ways, proxies)
+}
+
+/// What a client is to do.
+struct Task {
+    program: &'static str,
+    client: &'static str,
+    way: &'static str,
+    channel: String,
+    url: String,
+}
+
+/// Has each client that is there listen on each way: each to a channel of its own, whose name begins with this.
+fn tasks(programs: &[(&'static str, Clients)], ways: &[Way], prefix: &str, query: &str) -> Vec<Task> {
+    let mut tasks = Vec::new();
+    for (program, clients) in programs {
+        for client in *clients {
+            for way in ways {
+                let channel = format!("/{prefix}{program}{}", tasks.len());
+                let url = format!("http://127.0.0.1:{}{channel}{query}", way.port);
+                tasks.push(Task { program, client, way: way.name, channel, url });
+            }
+        }
+    }
+    tasks
+}
+
+/// A client that listens.
+struct Client {
+    task: Task,
+    lines: Receiver<(Instant, String)>,
+}
+
+impl Client {
+    fn name(&self) -> String {
+        format!("{} {} {}", self.task.program, self.task.client, self.task.way)
+    }
+
+    /// It comes back by itself, as an EventSource does.
+    fn comes_back(&self) -> bool {
+        ["EventSource", "requests-sse"].contains(&self.task.client)
+    }
+
+    /// Whether it says so of a regular end. An EventSource makes no difference between its ends.
+    fn ended(&self, said: &str) -> bool {
+        said == if self.comes_back() { "= gone" } else { "= end" } || said.starts_with("= 0 ")
+    }
+
+    /// Waits for the next line that says what it hears, or what becomes of its connection.
+    fn says(&self, deadline: Instant) -> Option<(Instant, String)> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok((at, _)) if at > deadline => return None, // it says much, but not this
+                Ok((at, line)) if line.starts_with("data: ") || line.starts_with("= ") => return Some((at, line)),
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => return None,
+                Err(RecvTimeoutError::Disconnected) => panic!("{} has ended", self.name()),
+            }
+        }
+    }
+
+    /// Waits for such a line, which must come.
+    fn must_say(&self) -> String {
+        let line = self.says(Instant::now() + 2 * SOON);
+        line.unwrap_or_else(|| panic!("{} says nothing", self.name())).1
+    }
+
+    /// Publishes an event; returns how long it took until it is heard.
+    fn hears(&self, server: &Tincan, data: &str) -> Duration {
+        let stopwatch = Stopwatch::start();
+        let began = Instant::now();
+        server.post(&self.task.channel, data);
+        let (at, line) = self.says(began + SOON).unwrap_or_else(|| panic!("{} does not hear it", self.name()));
+        assert_eq!(line, format!("data: {data}"), "{}", self.name());
+        let took = at - began;
+        if took > AT_ONCE {
+            stopwatch.within(&self.name(), 20 * AT_ONCE);
+        }
+        took
+    }
+}
+
+/// A running program. A browser ends when its standard input does, and the others are killed.
+struct Program {
+    child: Child,
+    dir: Scratch,
+    browser: bool,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        if !self.browser {
+            let _ = self.child.kill();
+        }
+        let _ = self.child.wait();
+        // A browser that is just ending may still write a file.
+        let began = Instant::now();
+        while std::fs::remove_dir_all(&self.dir.0).is_err() && self.dir.0.exists() && began.elapsed() < SOON {
+            look_again(began);
+        }
+    }
+}
+
+impl Program {
+    /// Runs a program, for the clients with these keys. What they say goes to their senders.
+    fn start(name: &str, tasks: &[(usize, &Task)], senders: &[Sender<(Instant, String)>]) -> Program {
+        let dir = Scratch::new();
+        let words = tasks.iter().flat_map(|(key, task)| [key.to_string(), task.client.into(), task.url.clone()]);
+        let words: Vec<String> = words.collect();
+        let url = &tasks[0].1.url;
+        let browser = ["chromium", "firefox"].contains(&name);
+        let mut command = Command::new(match name {
+            "python" => python().unwrap(),
+            _ if browser => "python3".into(),
+            _ => name.into(),
+        });
+        match name {
+            "python" => command.arg(file("clients.py")).args(words),
+            "perl" => command.arg(file("clients.pl")).arg(url),
+            "node" => command.arg(file("clients.js")).args(words),
+            "curl" => command.args(["-sN", tasks[0].1.client, "--write-out", "\n= %{exitcode} %{errormsg}\n", url]),
+            _ => command.arg(file("clients.py")).arg("--browser").args(words).arg("--"),
+        };
+        match name {
+            "chromium" => {
+                command.arg(name).args(FLAGS.split('"').skip(1).step_by(2));
+                command.arg(format!("--user-data-dir={}", dir.0.join("profile").display()));
+            }
+            "firefox" => {
+                std::fs::write(dir.0.join("user.js"), FIREFOX).unwrap();
+                command.args(["firefox-esr", "--headless", "--no-remote", "--profile", dir.arg()]);
+            }
+            _ => {}
+        }
+        for (variable, _) in std::env::vars_os() {
+            if variable.to_string_lossy().to_ascii_lowercase().ends_with("_proxy") {
+                command.env_remove(variable);
+            }
+        }
+        command.env("HOME", &dir.0).env("TMPDIR", &dir.0).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).split(b'\n').map_while(Result::ok);
+        let (senders, keyed, key) = (senders.to_vec(), name != "perl" && name != "curl", tasks[0].0);
+        thread::spawn(move || {
+            for line in lines {
+                let at = Instant::now();
+                let line = String::from_utf8_lossy(&line).into_owned();
+                let (key, line) = match line.split_once(' ').filter(|_| keyed) {
+                    Some((key, line)) => (key.parse().unwrap(), line.into()),
+                    None => (key, line),
+                };
+                let _ = senders[key].send((at, line));
+            }
+        });
+        Program { child, dir, browser }
+    }
+}
+
+/// Starts the clients. Perl and curl have a process for each.
+fn start(tasks: Vec<Task>) -> (Vec<Client>, Vec<Program>) {
+    let (senders, receivers): (Vec<_>, Vec<_>) = tasks.iter().map(|_| channel()).unzip();
+    let mut programs = Vec::new();
+    for (name, _) in PROGRAMS {
+        let own: Vec<(usize, &Task)> = tasks.iter().enumerate().filter(|(_, task)| task.program == name).collect();
+        let size = if name == "perl" || name == "curl" { 1 } else { own.len().max(1) };
+        programs.extend(own.chunks(size).map(|part| Program::start(name, part, &senders)));
+    }
+    (tasks.into_iter().zip(receivers).map(|(task, lines)| Client { task, lines }).collect(), programs)
+}
+
+/// Waits until each of them has its connection. Browsers are large.
+fn all_listen(server: &Tincan, clients: &[&Client]) {
+    let began = Instant::now();
+    loop {
+        let metrics = server.get("/metrics").text();
+        let listens = |client: &&&Client| {
+            metrics.contains(&format!("tincan_subscribers{{channel=\"{}\"}} 1\n", &client.task.channel[1..]))
+        };
+        let missing: Vec<String> = clients.iter().filter(|client| !listens(client)).map(|c| c.name()).collect();
+        if missing.is_empty() {
+            return;
+        }
+        assert!(began.elapsed() < 3 * SOON, "they do not listen: {missing:#?}");
+        look_again(began);
+    }
+}
+
+/// How long a client takes to hear each event of a round.
+struct Try<'a> {
+    client: &'a Client,
+    delays: [Duration; EVENTS],
+    /// Of all rounds the shortest, for each event.
+    best: [Duration; EVENTS],
+    median: Duration,
+    report: String,
+}
+
+impl Try<'_> {
+    fn new(client: &Client) -> Try<'_> {
+        let never = [Duration::MAX; EVENTS];
+        Try { client, delays: never, best: never, median: Duration::MAX, report: String::new() }
+    }
+
+    /// A round is over.
+    fn count(&mut self) {
+        self.best.iter_mut().zip(self.delays).for_each(|(best, delay)| *best = delay.min(*best));
+        self.delays.sort();
+        self.median = self.median.min(self.delays[EVENTS / 2]);
+        let (median, most) = (self.delays[EVENTS / 2], self.delays[EVENTS - 1]);
+        self.report = format!("{}: median {median:.1?}, at most {most:.1?}", self.client.name());
+        eprintln!("{}", self.report);
+    }
+
+    /// In some round it has heard most events at once, and each event in some round.
+    fn is_good(&self) -> bool {
+        self.median < AT_ONCE && self.best.iter().all(|delay| *delay < AT_ONCE)
+    }
+}
+
+/// Each event is published when the one before was heard, and no ping comes that fast: nothing pushes an event out of a
+/// buffer that waits to be full.
+#[test]
+fn each_client_hears_each_event_at_once_direct_and_behind_each_proxy() {
+    let server = Tincan::start(&["--quiet", "--heartbeat", "15", "--allow-origin", "*"]);
+    let (ways, _proxies) = ways(&server);
+    let (clients, _programs) = start(tasks(&programs(), &ways, "", ""));
+    let clients: Vec<&Client> = clients.iter().collect();
+    all_listen(&server, &clients);
+    clients.iter().for_each(|client| drop(server.post(&client.task.channel, "the first")));
+    let deadline = Instant::now() + SOON;
+    let hears = |client: &Client| client.says(deadline).is_some_and(|(_, line)| line == "data: the first");
+    let deaf: Vec<String> = clients.iter().filter(|client| !hears(client)).map(|client| client.name()).collect();
+    assert!(deaf.is_empty(), "they hear nothing, {} of {}: {deaf:#?}", deaf.len(), clients.len());
+    // A machine that is busy for a moment is no reason to fail. But a client that is always late fails, also if that is so
+    // with events of one size alone.
+    let mut tries: Vec<Try> = clients.into_iter().map(Try::new).collect();
+    for _ in 0..ROUNDS {
+        for n in 0..EVENTS {
+            let size = [0, 0, 490, 600, 8150, 9000][n % 6]; // also about the sizes of buffers
+            for of in &mut tries {
+                of.delays[n] = of.client.hears(&server, &format!("{n} {}", "x".repeat(size)));
+            }
+        }
+        tries.iter_mut().for_each(Try::count);
+        tries.retain(|of| !of.is_good());
+    }
+    let slow: Vec<&str> = tries.iter().map(|of| of.report.as_str()).collect();
+    assert!(slow.is_empty(), "not at once: {slow:#?}");
+}
+
+/// A poll and `--max-age` end regularly, a kill does not; and who comes back by itself does so after each.
+#[test]
+fn each_client_knows_how_its_stream_has_ended() {
+    let args = ["--quiet", "--retry", "100", "--heartbeat", "15", "--allow-origin", "*"];
+    let aging = Tincan::start(&[&args[..], &["--max-age", "1"]].concat());
+    // The socket stays the test's, and nobody is refused between two servers: Firefox does not come back to another site that
+    // has refused it once.
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let start_server = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tincan"));
+        command.args(["--listen", "-"]).args(args).stdin(OwnedFd::from(socket.try_clone().unwrap()));
+        Tincan::run(command)
+    };
+    let mut server = start_server();
+    let ((old, _aging_proxies), (ways, _proxies)) = (ways(&aging), ways(&server));
+    let programs = programs();
+    let mut all = tasks(&programs, &old, "aging-", "");
+    all.extend(tasks(&programs, &ways, "poll-", "?wait=2"));
+    all.extend(tasks(&programs, &ways, "killed-", ""));
+    let (clients, _programs) = start(all);
+    let of = |prefix: &str| clients.iter().filter(|c| c.task.channel[1..].starts_with(prefix)).collect::<Vec<_>>();
+    for (server, prefix) in [(&aging, "aging-"), (&server, "poll-")] {
+        for client in of(prefix) {
+            let said = client.must_say();
+            assert!(client.ended(&said), "{} says {said:?}: {prefix}", client.name());
+        }
+        let back: Vec<&Client> = of(prefix).into_iter().filter(|client| client.comes_back()).collect();
+        make_heard(server, &back);
+        come_back(server, &back);
+    }
+    let killed = of("killed-");
+    all_listen(&server, &killed);
+    for client in &killed {
+        client.hears(&server, "before");
+    }
+    server.kill();
+    server = start_server();
+    let mut back = Vec::new();
+    for client in killed {
+        let said = client.must_say();
+        eprintln!("{}: {said}", client.name());
+        assert!(said.starts_with("= "), "{}: {said}", client.name());
+        // With HTTP/1.0 nobody can tell the one end from the other, and proxies may make a regular end of each.
+        let tells = client.task.way == "direct" && !client.comes_back() && client.task.client != "--http1.0";
+        if tells && (client.task.program, client.task.client) != ("node", "fetch") {
+            assert!(!client.ended(&said), "{}: {said}", client.name());
+        }
+        if client.comes_back() {
+            assert_eq!(said, "= gone", "{}", client.name());
+            back.push(client);
+        }
+    }
+    come_back(&server, &back);
+}
+
+/// Publishes for each of them, again and again until it is heard: Firefox does not remember an id that came without data,
+/// so one that has heard nothing yet misses what is said while it is away.
+fn make_heard(server: &Tincan, clients: &[&Client]) {
+    for client in clients {
+        eventually(&client.name(), || {
+            server.post(&client.task.channel, "here");
+            let soon = Instant::now() + Duration::from_millis(200);
+            std::iter::from_fn(|| client.says(soon)).any(|(_, line)| line == "data: here")
+        });
+    }
+}
+
+/// What is published now they hear, as soon as they are there again, and once.
+fn come_back(server: &Tincan, clients: &[&Client]) {
+    for data in ["back", "end"] {
+        clients.iter().for_each(|client| drop(server.post(&client.task.channel, data)));
+    }
+    let deadline = Instant::now() + 2 * SOON;
+    for client in clients {
+        for data in ["data: back", "data: end"] {
+            let mut said = std::iter::from_fn(|| client.says(deadline)).map(|(_, line)| line);
+            let heard = said.find(|line| line != "= gone" && line != "data: here");
+            assert_eq!(heard.as_deref(), Some(data), "{}", client.name());
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! What the README shows is true: its commands run, its transcript is what the wire carries, its claims have tests.
+
+use crate::support::harness::*;
+use crate::support::sources;
+use crate::support::wings::has_all;
+use std::fs::read_to_string;
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+fn readme() -> String {
+    read_to_string(format!("{ROOT}/README.md")).unwrap()
+}
+
+/// The code blocks of a language.
+pub fn blocks(language: &str) -> Vec<String> {
+    let text = readme();
+    let start = format!("```{language}\n");
+    text.split(&start).skip(1).map(|b| b.split("```").next().unwrap().to_string()).collect()
+}
+
+/// Replaces what differs each time: dates, epochs and reconnection times.
+fn mask(text: &str) -> String {
+    let mut out = String::new();
+    for line in text.lines() {
+        let epoch = line.find("-").filter(|n| *n >= 13 && line[n - 13..*n].bytes().all(|b| b.is_ascii_digit()));
+        out += &match (line.split_once(": "), epoch) {
+            (Some((name @ ("Date" | "retry"), _)), _) => format!("{name}: …"),
+            (_, Some(n)) => format!("{}EPOCH{}", &line[..n - 13], &line[n..]),
+            _ => line.trim_end().to_string(),
+        };
+        out.push('\n');
+    }
+    out
+}
+
+#[test]
+fn every_command_runs() {
+    if !has_all() {
+        return;
+    }
+    let server = Tincan::start(&[]);
+    let here = format!("localhost:{}", server.port);
+    let ci = read_to_string(format!("{ROOT}/.ci/run")).unwrap();
+    let commands: Vec<String> = blocks("sh").iter().flat_map(|b| b.lines()).map(String::from).collect();
+    assert!(commands.len() >= 5, "{commands:?}");
+    for line in commands {
+        let command = line.split("  #").next().unwrap().trim();
+        if command.starts_with("cargo ") {
+            assert!(ci.contains(command), "CI does not run `{command}`");
+            continue;
+        }
+        if command.starts_with("rustc ") {
+            assert!(ci.contains("grep '^rustc ' README.md"), "CI does not take the commands from here");
+            continue;
+        }
+        let line = command.replace("localhost:8000", &here).replace("curl ", "curl -f ");
+        if command.contains("-N") {
+            // What listens has to hear something: at least the prelude. It does not end by itself.
+            let mut listens = shell(&format!("exec {line}"));
+            let listens = listens.stdout(Stdio::piped()).stderr(Stdio::null());
+            let mut listens = Ended(listens.spawn().unwrap());
+            let (heard, hears) = mpsc::channel();
+            let mut stdout = listens.0.stdout.take().unwrap();
+            std::thread::spawn(move || heard.send(stdout.read(&mut [0; 1024])));
+            let bytes = hears.recv_timeout(SOON).unwrap_or_else(|_| panic!("{command} hears nothing")).unwrap();
+            assert!(bytes > 0, "{command} ends");
+            assert_eq!(listens.0.try_wait().unwrap(), None, "{command} ends");
+        } else {
+            let out = shell(&format!("timeout {} sh -c \"$0\"", SOON.as_secs())).arg(&line).output().unwrap();
+            assert!(out.status.success(), "{command}: {}", String::from_utf8_lossy(&out.stderr));
+            assert!(!out.stdout.is_empty(), "{command}");
+        }
+    }
+}
+
+/// A shell for a command line with curl, which knows of no proxy and of no file of its user.
+pub fn shell(line: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", line]).env("HOME", "/nonexistent").env("CURL_HOME", "/nonexistent");
+    for name in ["http_proxy", "all_proxy", "ALL_PROXY", "XDG_CONFIG_HOME"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// The text block that begins like this.
+pub fn text_block(begin: &str) -> String {
+    blocks("text").into_iter().find(|b| b.starts_with(begin)).unwrap()
+}
+
+#[test]
+fn the_file_is_what_the_readme_shows() {
+    let dir = Scratch::new();
+    let server = Tincan::start(&["--data", dir.arg()]);
+    server.post("/kitchen", "soup is ready");
+    server.post("/kitchen", "two\nlines");
+    assert_eq!(mask(&dir.read("kitchen.sse")), mask(&text_block(": tincan log")));
+}
+
+#[test]
+fn the_token_file_can_be_used_as_the_readme_shows_it() {
+    let dir = Scratch::new();
+    let path = dir.0.join("tokens");
+    let lines = text_block("# head");
+    std::fs::write(&path, &lines).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let server = Tincan::start(&["--token-file", path.to_str().unwrap()]);
+    for line in lines.lines().skip(1) {
+        let (right, token) = line.split_once(' ').unwrap();
+        let request = if right == "publish" { "POST /a" } else { "GET /a?wait=0" };
+        let ask = |token: &str| {
+            let fields = format!("Host: localhost\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\n");
+            server.ask(format!("{request} HTTP/1.1\r\n{fields}\r\n")).status
+        };
+        assert_eq!((ask(token), ask("another")), (200, 401), "{line}");
+    }
+}
+
+#[test]
+fn the_options_are_those_of_the_program() {
+    if !has_all() {
+        return;
+    }
+    let out = Command::new(env!("CARGO_BIN_EXE_tincan")).arg("--help").output().unwrap();
+    let help = String::from_utf8(out.stdout).unwrap();
+    assert!(readme().contains(&help), "the README does not show the help as it is:\n{help}");
+}
+
+#[test]
+fn every_claim_names_a_test_and_a_file_that_exist() {
+    let tests = sources::tests();
+    let metrics = ["hub", "cluster"].map(|room| read_to_string(format!("{ROOT}/src/{room}.rs")).unwrap()).concat();
+    let text = readme();
+    let mut named = 0;
+    for word in text.split('`').skip(1).step_by(2) {
+        if word.ends_with(".rs") || word.starts_with("static/") {
+            let found = ["", "src/", "tests/it/"]
+                .iter()
+                .any(|dir| std::path::Path::new(&format!("{ROOT}/{dir}{word}")).exists());
+            assert!(found, "there is no {word}");
+        } else if word.matches('_').count() >= 2
+            && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit())
+        {
+            if let Some(metric) = word.strip_prefix("tincan_") {
+                assert!(metrics.contains(&format!("\"{metric}\"")), "there is no metric {word}");
+                continue;
+            }
+            assert!(tests.contains(&format!("fn {word}()")), "there is no test {word}");
+            named += 1;
+        }
+    }
+    assert!(named >= 10, "{named} claims name a test");
+    // Both tables: what stands behind a file's name is in that file.
+    let (mut rows, mut threats) = (0, 0);
+    for row in text.lines().map(|l| l.trim_matches(['|', ' ']).split(" | ").collect::<Vec<_>>()) {
+        let [_, file, names, shown @ ..] = &row[..] else { continue };
+        let file = file.trim_matches('`');
+        if !file.ends_with(".rs") && !file.ends_with(".js") {
+            continue;
+        }
+        let path = if file.contains('/') { format!("{ROOT}/{file}") } else { format!("{ROOT}/src/{file}") };
+        let source = read_to_string(path).unwrap();
+        for name in names.split('`').skip(1).step_by(2) {
+            let name = name.rsplit(':').next().unwrap();
+            let kinds = ["fn", "function", "const"];
+            let found = kinds.iter().any(|kind| source.contains(&format!("{kind} {name}")));
+            assert!(found, "{file} has no {name}");
+        }
+        if let [shown] = shown {
+            assert!(shown.contains("`"), "no test shows {row:?}");
+            threats += 1;
+        }
+        rows += 1;
+    }
+    assert!(rows >= 30 && threats >= 20, "{rows} rows, {threats} threats");
+}
+
+#[test]
+fn the_readmes_request_with_nc_shows_the_stream_alone() {
+    let readme = readme();
+    let line = readme.lines().find(|line| line.contains("| nc localhost 8000")).unwrap();
+    let request = line.split('\'').nth(1).unwrap().replace(r"\r\n", "\r\n");
+    let server = Tincan::start(&[]);
+    let mut wire = server.connect().raw();
+    wire.send(request);
+    let head = wire.until(b"\r\n\r\n");
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\nConnection: close\r\n\r\n"), "{head}");
+    assert!(plain(&wire.block()).starts_with(": connected to /kitchen\n"));
+    let id = server.post("/kitchen", "soup").remove(0);
+    wire.expect(format!("data: soup\nid: {id}\n\n"));
+}

@@ -1,0 +1,11 @@
+//! Taps, and the page with every byte.
+
+pub mod access;
+pub mod growth;
+pub mod http;
+pub mod old_engine;
+pub mod page;
+pub mod sockets;
+pub mod taps;
+pub mod ways;
+pub mod words;

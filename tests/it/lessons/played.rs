@@ -1,0 +1,777 @@
+//! The lessons: their files, their bytes on the wire, and what EventSource in a real Chromium makes of each.
+
+use crate::support::browser::{driver, url};
+use crate::support::harness::*;
+use crate::support::wings::has;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{ChildStdout, Command, Stdio};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+use tincan::channel::framing::chunked;
+use tincan::wings::lessons::script::{LESSONS, Lesson, Script, Step, parse, parts, says};
+use tincan::wings::lessons::{NO_LESSON, PLAYING};
+use tincan::wire::http;
+use tincan::wire::reject::{PAGE_METHOD, SINCE};
+
+/// What EventSource fires for each lesson: `open`, `type|data|lastEventId` (LF as `/`, a time as `TIME`) and
+/// `error|readyState`. The test closes it after the last of them, except where nothing may follow for ever (`PAUSED` and
+/// `DEAD`). Named events have a listener only where a type is given.
+const HEARD: &[(&str, &str, &[&str])] = &[
+    ("first-event", "", &["open", "message|Hello|", "error|0"]),
+    (
+        "fields",
+        "myEve",
+        &[
+            "open",
+            "message|no name, so onmessage hears this|",
+            "myEve|only a listener for myEve hears this|",
+            "message|this one has an id|12345",
+            "message|TIME|12345",
+            "message|TIME|12345",
+        ],
+    ),
+    ("lines", "", &["open", "message|first/second//fourth|", "message||", "message|/|", "error|0"]),
+    ("one-space", "", &["open", "message|no space|", "message|one space|", "message| two spaces|", "error|0"]),
+    ("missing-blank-line", "", &["open", "message|heard|", "error|0"]),
+    (
+        "named",
+        "",
+        &[
+            "open",
+            "message|onmessage hears this|",
+            "message|an empty name is no name|",
+            "message|no name again|",
+            "error|0",
+        ],
+    ),
+    ("ignored", "", &["open", "message|1|", "message|2|", "message|4|", "error|0"]),
+    (
+        "line-ends",
+        "",
+        &[
+            "open",
+            "message|LF, line 1/LF, line 2|",
+            "message|CRLF, line 1/CRLF, line 2|",
+            "message|CR, line 1/CR, line 2|",
+        ],
+    ),
+    ("byte-order-mark", "", &["open", "message|The mark before this line was taken off|", "message|heard|", "error|0"]),
+    (
+        "greeting",
+        "greeting",
+        &[
+            "open",
+            "greeting|Welcome to the kitchen|",
+            "message|Ada: What is for dinner?|",
+            "message|Bob: Soup./And bread.|",
+            "message|Ada: I am coming!|",
+            "error|0",
+        ],
+    ),
+    ("clock", "connecttime", &["open", "connecttime|TIME|", "message|TIME|", "message|TIME|", "message|TIME|"]),
+    ("heartbeat", "", &["open", "message|before|", "message|after|", "error|0"]),
+    (
+        "buffering",
+        "",
+        &[
+            "open",
+            "message|The first half, and the second half.|",
+            "message|Here the pause stands between two lines,/and it is one event all the same.|",
+            "error|0",
+        ],
+    ),
+    (
+        "retry",
+        "",
+        &["open", "message|see you in half a second|", "error|0", "open", "message|see you in half a second|"],
+    ),
+    (
+        "reconnection",
+        "",
+        &[
+            "open",
+            "message|one|1",
+            "message|two|2",
+            "error|0",
+            "open",
+            "message|three, which you missed. You sent Last-Event-ID: 2|3",
+            "error|0",
+            "open",
+            "message|four, and the stream stays|4",
+        ],
+    ),
+    ("cut-id", "", &["open", "message|one|1", "error|0", "open", "message|two, now whole|2"]),
+    // It comes back after a last chunk, and after none.
+    (
+        "chunks",
+        "",
+        &[
+            "open",
+            "message|this line comes in two chunks|",
+            "message|two events|",
+            "message|in one chunk|1",
+            "error|0",
+            "open",
+            "message|and now without a last chunk|2",
+            "error|0",
+            "open",
+            "message|back again: for an EventSource both are the same|3",
+            "error|0",
+        ],
+    ),
+    (
+        "empty-id",
+        "",
+        &[
+            "open",
+            "message|its id is 7. You sent Last-Event-ID: ()|7",
+            "message|it has none|",
+            "error|0",
+            "open",
+            "message|its id is 7. You sent Last-Event-ID: ()|7",
+        ],
+    ),
+    (
+        "nul-in-id",
+        "",
+        &["open", "message|its id is 1|1", "message|its id is still 1|1", "message|its id is 3|3", "error|0"],
+    ),
+    // Deviation: Chromium's; by the specification the last event ID of the second is empty.
+    (
+        "fresh-start",
+        "",
+        &[
+            "open",
+            "message|first stream. You sent Last-Event-ID: ()|5",
+            "error|0",
+            "open",
+            "message|next stream. You sent Last-Event-ID: (5)|5",
+        ],
+    ),
+    ("pause", "test pause", PAUSED),
+    ("no-content", "", &["open", "message|the only event|1", "error|0", "error|2"]),
+    ("unavailable", "", DEAD),
+    ("wrong-type", "", DEAD),
+    ("charset", "", &["open", "message|crème brûlée, 汤, 🍲|", "error|0"]),
+    ("wrong-charset", "", DEAD), // Deviation: Chromium's, too
+    ("six-connections", "", &["open", "message|open|"]),
+    (
+        "websocket",
+        "",
+        &[
+            "open",
+            "message|soup|",
+            "message|bread|1",
+            "message|the answer to a POST|1",
+            "message|now hear a channel both ways in the lab|1",
+            "error|0",
+        ],
+    ),
+];
+const PAUSED: &[&str] = &[
+    "open",
+    "test|1 of 5|1",
+    "test|2 of 5|2",
+    "test|3 of 5|3",
+    "test|4 of 5|4",
+    "test|5 of 5|5",
+    "pause|please close|5",
+];
+const DEAD: &[&str] = &["error|2"];
+
+/// Plays a lesson, and closes after so many things were heard; on `pause` at once.
+const PLAY: &str = "void (window.heard = {}, window.played = {}, window.play = (url, name, types, most) => {
+    const es = played[name] = new EventSource(url), log = heard[name] = [];
+    log.at = [];
+    const hear = text => { log.at.push(Date.now()); if (log.push(text) === most) es.close(); };
+    es.onopen = () => hear('open');
+    es.onerror = () => hear('error|' + es.readyState);
+    const event = e => {
+        const data = e.data.replace(/\\n/g, '/').replace(/^\\w+, \\d+ \\w+ \\d+ [\\d:]+ GMT$/, 'TIME');
+        hear([e.type, data, e.lastEventId].join('|'));
+        if (e.type === 'pause') es.close();
+    };
+    es.onmessage = event;
+    for (const type of types.split(' ')) if (type) es.addEventListener(type, event);
+})";
+
+#[test]
+fn chromium_hears_of_each_lesson_what_it_teaches() {
+    let Some(driver) = driver() else { return };
+    assert!(HEARD.iter().map(|row| row.0).eq(LESSONS.iter().map(|lesson| lesson.name)), "each has its row, in order");
+    // Chromium opens six connections to a host and port; a port for each six lets all lessons play at once.
+    let servers: Vec<Tincan> = HEARD.chunks(6).map(|_| Tincan::start(&["--allow-origin", "*"])).collect();
+    let page = driver.page(&url(&servers[0], "/health"));
+    page.js(PLAY);
+    let ended = |heard: &[&str]| matches!(heard.last(), Some(&"error|2" | &"pause|please close|5"));
+    for (rows, server) in HEARD.chunks(6).zip(&servers) {
+        for (name, types, heard) in rows {
+            let most = if ended(heard) { 0 } else { heard.len() };
+            page.js(&format!("play('{}', '{name}', '{types}', {most})", url(server, &format!("/lessons/{name}"))));
+        }
+    }
+    let since = url(servers.last().unwrap(), "/lessons/reconnection?since=2");
+    page.js(&format!("play('{since}', 'since', '', 5)"));
+    for again in [false, true] {
+        for (name, _, heard) in HEARD {
+            if !again || ended(heard) {
+                page.becomes(&format!("heard['{name}'].join('\\n')"), &heard.join("\n"));
+                assert_eq!(page.js(&format!("played['{name}'].readyState")), "2", "{name}");
+            }
+        }
+    }
+    // `?since=` is where the first connection goes on; on the next the browser says it itself.
+    let missed = "open\nmessage|three, which you missed. You sent Last-Event-ID: 2|3\nerror|0";
+    page.becomes("heard.since.join('\\n')", &format!("{missed}\nopen\nmessage|four, and the stream stays|4"));
+    // By `retry: 500`, and not after the three seconds that are Chromium's own, nor those of the field that is ignored.
+    let pause: u64 = page.js("heard.retry.at[3] - heard.retry.at[2]").parse().unwrap();
+    assert!((400..3000).contains(&pause), "{pause} ms");
+    // Who is to stay away does: no further request is in the log.
+    for (rows, server) in HEARD.chunks(6).zip(&servers) {
+        for (name, _, heard) in rows.iter().filter(|row| ended(row.2)) {
+            let requests = || server.stderr().matches(&format!(" GET /lessons/{name} ")).count();
+            let expected = if heard.contains(&"error|0") { 2 } else { 1 };
+            eventually("they are in the log", || requests() >= expected);
+            assert_eq!(requests(), expected, "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_seventh_stream_waits_for_one_of_six() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let page = driver.page(&url(&server, "/health"));
+    page.js(PLAY);
+    for n in 1..=7 {
+        page.js(&format!("play('/lessons/six-connections', {n}, '', 0)"));
+    }
+    let open = "Object.values(played).filter(es => es.readyState === 1).length";
+    page.becomes(open, "6");
+    // That it stays so cannot be waited for: this is a moment in which another stream would long be open.
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(page.js(open), "6");
+    page.js("Object.values(played).find(es => es.readyState === 1).close()");
+    page.becomes(open, "6");
+    page.becomes("Object.values(played).filter(es => es.readyState === 0).length", "0");
+}
+
+/// A GET with these field lines; returns the head without its date, and the wire.
+fn get(server: &Tincan, name: &str, fields: &str) -> (String, Wire) {
+    let mut wire = server.connect();
+    wire.send(format!("GET /lessons/{name} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"));
+    let head = wire.until(b"\r\n\r\n");
+    let kept = head.split_inclusive("\r\n").filter(|line| !line.starts_with("Date: "));
+    (kept.collect(), wire)
+}
+
+const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
+
+/// What is played of a lesson's file.
+fn file(name: &str) -> &'static str {
+    parts(LESSONS.iter().find(|lesson| lesson.name == name).unwrap().text).0
+}
+
+/// The last event IDs for which a lesson has a part of its own.
+fn ids(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| line.strip_prefix(": when Last-Event-ID: "))
+}
+
+/// A lesson as it was played to one client.
+pub struct Played {
+    pub lesson: &'static Lesson,
+    /// The last event ID that the client brought, and whether in a field, or else in the query.
+    id: &'static str,
+    in_field: bool,
+    /// Without its date.
+    head: String,
+    body: String,
+    /// The sizes of its chunks; the last one has 0.
+    chunks: Vec<usize>,
+    /// What `--trace` showed of it, if this build has it, each line with this at its begin.
+    pub sign: String,
+    pub trace: String,
+}
+
+/// Plays each lesson to its end, for no id and for each id that it knows, and some for further ids. Once for all tests, and
+/// all at the same time, for each takes its time.
+pub fn played() -> &'static [Played] {
+    static PLAYED: LazyLock<Vec<Played>> = LazyLock::new(play);
+    &PLAYED
+}
+
+fn play() -> Vec<Played> {
+    let mut asked: Vec<(&str, &str, bool)> = Vec::new();
+    for lesson in LESSONS {
+        asked.extend([""].into_iter().chain(ids(parts(lesson.text).0)).map(|id| (lesson.name, id, false)));
+    }
+    asked.extend([
+        ("no-content", "1", true),
+        ("cut-id", "none of its ids", true),
+        ("reconnection", "2", true),
+        ("fresh-start", "a {time} \u{e9}", true),
+    ]);
+    // One server plays 32 of them for one address.
+    asked.chunks(32).map(open).collect::<Vec<_>>().into_iter().flat_map(hear).collect()
+}
+
+/// A server, and lessons that have begun there: whether they repeat, and their wires.
+type Begun = (Tincan, Vec<(bool, Wire, Played)>);
+
+fn open(asked: &[(&'static str, &'static str, bool)]) -> Begun {
+    let server = Tincan::start(if has("trace") { &["--trace", "--quiet"] } else { &["--quiet"] });
+    let close = "Connection: close\r\n"; // the 204 alone would leave it open
+    let mut opened = Vec::new();
+    for (n, &(name, id, in_field)) in asked.iter().enumerate() {
+        let lesson = LESSONS.iter().find(|lesson| lesson.name == name).unwrap();
+        let repeats = matches!(parse(lesson.text, id.as_bytes()).unwrap().steps.last(), Some(Step::Repeat(_)));
+        let (head, wire) = match (id, in_field) {
+            ("", _) => get(&server, name, close),
+            (_, true) => get(&server, name, &format!("Last-Event-ID: {id}\r\n{close}")),
+            (_, false) => get(&server, &format!("{name}?since={id}"), close),
+        };
+        let (body, chunks, trace) = (String::new(), Vec::new(), String::new());
+        let played = Played { lesson, id, in_field, head, body, chunks, sign: format!("#{} ", n + 1), trace };
+        opened.push((repeats, wire, played));
+    }
+    (server, opened)
+}
+
+/// Hears them to their end.
+fn hear((mut server, mut opened): Begun) -> Vec<Played> {
+    opened.sort_by_key(|(repeats, ..)| *repeats); // those that end first
+    let mut all = Vec::new();
+    for (repeats, mut wire, mut played) in opened {
+        if repeats {
+            server.kill();
+        }
+        played.body = wire.rest();
+        played.chunks = std::mem::take(&mut wire.chunks);
+        all.push((repeats, played));
+        if !repeats && has("trace") {
+            drop(wire);
+            let end = format!("\n{}- ", all.last().unwrap().1.sign);
+            eventually("its connection ends", || server.stderr().contains(&end));
+        }
+    }
+    let shown = server.stderr();
+    for (_, played) in &mut all {
+        played.trace.extend(shown.split_inclusive('\n').filter(|line| line.starts_with(&played.sign)));
+    }
+    all.into_iter().map(|(_, played)| played).collect()
+}
+
+#[test]
+fn a_lesson_is_its_file_on_the_wire() {
+    let head = |status: &str, kind: &str, more: &str| {
+        let usual = "X-Accel-Buffering: no\r\nVary: Accept\r\nCache-Control: no-store, no-transform\r\n";
+        let (first, last) = if more.is_empty() { (kind, "") } else { ("", kind) };
+        format!(
+            "HTTP/1.1 {status}\r\nX-Content-Type-Options: nosniff\r\n{first}{usual}{more}{last}Connection: close\r\n{CHUNKED}\r\n"
+        )
+    };
+    let stream = "Content-Type: text/event-stream\r\n";
+    let find = |name: &str, id: &str| {
+        let mut all = played().iter();
+        let is = |p: &&Played| p.lesson.name == name && p.id == id && p.in_field != id.is_empty();
+        let Played { head, body, .. } = all.find(is).unwrap();
+        (head.clone(), body.clone())
+    };
+    let asked = [
+        ("first-event", ""),
+        ("unavailable", ""),
+        ("wrong-type", ""),
+        ("no-content", "1"),
+        ("line-ends", ""),
+        ("nul-in-id", ""),
+        ("byte-order-mark", ""),
+        ("cut-id", "none of its ids"),
+        ("reconnection", "2"),
+        ("fresh-start", "a {time} \u{e9}"),
+    ];
+    let [first, unavailable, kind, none, ends, nul, mark, cut, part, echo] = asked.map(|(name, id)| find(name, id));
+    assert_eq!(first, (head("200 OK", stream, ""), file("first-event").into()));
+    let later = head("503 Service Unavailable", stream, "").replace("Connection", "Retry-After: 1\r\nConnection");
+    assert_eq!(unavailable, (later, file("unavailable").into()));
+    assert_eq!(kind, (head("200 OK", "", "Content-Type: text/plain\r\n"), file("wrong-type").into()));
+    assert_eq!(none, (head("204 No Content", stream, "").replace(CHUNKED, ""), String::new()));
+    assert_eq!(ends.1, file("line-ends").replace("{CR}", "\r").replace("{wait 1 s}", ""));
+    assert_eq!(nul.1, file("nul-in-id").replace("{NUL}", "\0"));
+    assert_eq!(mark.1, file("byte-order-mark").replace("{BOM}", "\u{feff}"));
+    assert!(cut.1.ends_with("\n\nid: 2\ndata: tw"));
+    let begin = file("reconnection").find(": when Last-Event-ID: 2").unwrap();
+    let end = file("reconnection").find(": when Last-Event-ID: 3").unwrap();
+    assert_eq!(part.1, file("reconnection")[begin..end].replace("{last-event-id}", "2"));
+    assert!(echo.1.contains("(a {time} \u{e9})"), "what the client brings is sent as it came");
+}
+
+/// How much a client is sent up to each pause, and 0 if the lesson ends.
+fn sizes(lesson: &Lesson, id: &str) -> Vec<usize> {
+    let (mut sizes, mut said) = (Vec::new(), 0);
+    for step in parse(lesson.text, id.as_bytes()).unwrap().steps {
+        match step {
+            Step::Send(ref bytes) => said += bytes.len(),
+            Step::Time => said += http::now().len(),
+            _ if said > 0 => sizes.push(std::mem::take(&mut said)),
+            _ => {}
+        }
+        sizes.extend((step == Step::End).then_some(0));
+    }
+    sizes.extend((said > 0).then_some(said)); // cut off
+    sizes
+}
+
+#[test]
+fn each_chunk_of_a_lesson_is_what_it_says_up_to_a_pause_and_the_last_one_its_end() {
+    for Played { lesson, id, head, chunks, .. } in played() {
+        let name = lesson.name;
+        if head.starts_with("HTTP/1.1 204 ") {
+            assert!(!head.contains(CHUNKED) && chunks.is_empty(), "{name}: {head}");
+            continue;
+        }
+        assert!(head.contains(CHUNKED), "{name}: {head}");
+        let expected = sizes(lesson, id);
+        let cut = matches!((name, *id), ("cut-id", "" | "none of its ids") | ("chunks", "1"));
+        let repeats = matches!(parse(lesson.text, id.as_bytes()).unwrap().steps.last(), Some(Step::Repeat(_)));
+        assert_eq!(!expected.contains(&0), cut || repeats, "{name} {id}");
+        if repeats {
+            assert!(chunks.starts_with(&expected) && !chunks.contains(&0), "{name}: {chunks:?}, {expected:?}");
+        } else {
+            assert_eq!(*chunks, expected, "{name} {id}");
+        }
+    }
+    // The framing is the server's.
+    let own =
+        |line: &str| line.starts_with(": field: Transfer-Encoding") || line.starts_with(": field: Content-Length");
+    assert!(LESSONS.iter().all(|lesson| !lesson.text.lines().any(own)));
+}
+
+#[test]
+fn to_http_1_0_a_lesson_is_sent_without_chunks() {
+    let server = Tincan::start(&[]);
+    let whole = |name: &str, version: &str| {
+        let mut wire = server.connect().raw();
+        wire.send(format!("GET /lessons/{name} HTTP/{version}\r\nHost: localhost\r\n\r\n"));
+        let head = wire.until(b"\r\n\r\n");
+        (head.contains("Transfer-Encoding"), wire.rest())
+    };
+    let body = ": when Last-Event-ID: 1\nid: 2\ndata: and now without a last chunk\n\n";
+    let end = ": The connection just ends.\n";
+    let framed = format!("{:x}\r\n{body}\r\n{:x}\r\n{end}\r\n", body.len(), end.len());
+    assert_eq!(whole("chunks?since=1", "1.1"), (true, framed));
+    assert_eq!(whole("chunks?since=1", "1.0"), (false, format!("{body}{end}")));
+    let (_, last) = whole("cut-id?since=2", "1.1");
+    assert!(last.ends_with("\n\n\r\n0\r\n\r\n"), "{last}");
+    let last = file("cut-id").rsplit_once(": when").unwrap().1;
+    assert_eq!(whole("cut-id?since=2", "1.0"), (false, format!(": when{last}")));
+}
+
+#[test]
+fn a_lesson_is_played_block_by_block() {
+    let server = Tincan::start(&[]);
+    // What is said before a pause is there before it is over, and what comes behind it is not.
+    let first_event = || {
+        let (begin, (_, mut wire)) = (Stopwatch::start(), get(&server, "first-event", ""));
+        assert!(wire.block().ends_with("\ndata: Hello\n\n"));
+        begin.within("the first event", Duration::from_millis(900));
+    };
+    let clock = || {
+        let (begin, (_, mut wire)) = (Stopwatch::start(), get(&server, "clock", ""));
+        assert!(wire.block().contains("\nevent: connecttime\ndata: "));
+        begin.within("the clock", Duration::from_millis(900));
+        let times = [wire.block(), wire.block()];
+        assert!(begin.elapsed() > Duration::from_millis(1900), "{:?}", begin.elapsed());
+        assert!(times[0].starts_with("data: ") && times[0] != times[1], "{times:?}");
+    };
+    let buffering = || {
+        let (begin, (_, mut wire)) = (Stopwatch::start(), get(&server, "buffering", ""));
+        wire.until(b"data: The first half,");
+        begin.within("the first half", Duration::from_millis(1900));
+        wire.expect(" and the second half.\n\n");
+        assert!(begin.elapsed() > Duration::from_millis(1900), "{:?}", begin.elapsed());
+    };
+    std::thread::scope(|s| {
+        s.spawn(first_event);
+        s.spawn(clock);
+        s.spawn(buffering);
+    });
+}
+
+#[test]
+fn each_lesson_says_what_to_look_for_and_asks_a_question_in_two_languages() {
+    let (server, mut list) = (Tincan::start(&[]), String::new());
+    let chinese = |c: char| ('\u{4e00}'..='\u{9fff}').contains(&c);
+    for lesson in LESSONS {
+        let (played, not_sent) = parts(lesson.text);
+        let whats = ["lesson", "look", "question", "answer"];
+        for (language, text) in [("English", played), ("Chinese", not_sent)] {
+            for what in whats {
+                let said = says(text, what).unwrap_or_else(|| panic!("{} has no {what} in {language}", lesson.name));
+                assert!(said.len() > 5 && said.contains(chinese) == (language == "Chinese"), "{}: {said}", lesson.name);
+                assert_eq!(text.matches(&format!(": {what}: ")).count(), 1, "{} {what}", lesson.name);
+            }
+        }
+        let lines: Vec<_> = not_sent.lines().map(|line| line.split(": ").nth(1).unwrap()).collect();
+        assert_eq!(lines, whats, "{}", lesson.name);
+        let [title, titel] = [played, not_sent].map(|text| says(text, "lesson").unwrap());
+        list += &format!("/lessons/{:<20} {title} · {titel}\n", lesson.name);
+        for line in lesson.text.lines() {
+            let wide = line.chars().filter(|c| *c >= '\u{2e80}').count(); // two columns each
+            assert!(line.chars().count() + wide <= 120 && line.trim_end() == line, "{}: {line}", lesson.name);
+        }
+        for id in [""].into_iter().chain(ids(played)) {
+            let script = parse(lesson.text, id.as_bytes()).unwrap_or_else(|line| panic!("{}: {line}", lesson.name));
+            // Without a pause in between, what repeats would spin.
+            if let Some(Step::Repeat(from)) = script.steps.last() {
+                assert!(script.steps[*from..].iter().any(|step| matches!(step, Step::Wait(_))), "{}", lesson.name);
+            }
+        }
+    }
+    let open = parse(file("six-connections"), b"").unwrap();
+    assert!(matches!(open.steps.last(), Some(Step::Repeat(_))), "it stays open");
+    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/static/lessons")).unwrap();
+    let mut texts: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    texts.retain(|file| !["lessons.html", "lessons.css", "lessons.js", "lessons-words.js"].contains(&file.as_str()));
+    assert_eq!(texts.len(), LESSONS.len());
+    texts.retain(|file| !LESSONS.iter().any(|l| *file == format!("{}.txt", l.name)));
+    assert!(texts.is_empty(), "{texts:?}");
+    let answer = server.get("/lessons");
+    assert_eq!((answer.status, answer.text().split_once("\n\n").unwrap().1), (200, list.as_str()));
+    assert_eq!(answer.field("content-type"), Some("text/plain; charset=utf-8"));
+    let head = server.ask("HEAD /lessons/unavailable HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert_eq!((head.status, head.field("content-type"), head.body.len()), (503, Some("text/event-stream"), 0));
+    assert_eq!(server.ask("OPTIONS /lessons/clock HTTP/1.1\r\nHost: localhost\r\n\r\n").status, 204);
+}
+
+#[test]
+fn a_lesson_can_be_read_without_being_played() {
+    let server = Tincan::start(&[]);
+    for lesson in LESSONS {
+        let answer = server.get(&format!("/lessons/{}.txt", lesson.name));
+        assert_eq!((answer.status, answer.text()), (200, lesson.text.into()));
+        assert_eq!(answer.field("content-type"), Some("text/plain; charset=utf-8"));
+        assert_eq!(answer.field("cache-control"), Some("no-cache"));
+    }
+    let ask = |method: &str, path: &str| {
+        let mut wire = server.connect();
+        wire.send(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"));
+        wire.rest()
+    };
+    let head = ask("HEAD", "/lessons/no-content.txt");
+    let length = LESSONS.iter().find(|lesson| lesson.name == "no-content").unwrap().text.len();
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    assert!(head.contains(&format!("\r\nContent-Length: {length}\r\n")) && head.ends_with("\r\n\r\n"), "{head}");
+    assert!(ask("OPTIONS", "/lessons/clock.txt").starts_with("HTTP/1.1 204 "));
+    server.post_with("/lessons/clock.txt", "", "").refused(PAGE_METHOD);
+    for path in ["/lessons/nothing.txt", "/lessons/.txt", "/lessons/clock.txt.txt", "/lessons/clock.TXT"] {
+        server.get(path).refused(NO_LESSON);
+    }
+}
+
+#[test]
+fn since_is_the_last_event_id_of_a_lesson_where_there_is_no_field() {
+    let server = Tincan::start(&[]);
+    let first = |since: &str, fields: &str| get(&server, &format!("reconnection?since={since}"), fields).1.until(b"\n");
+    assert_eq!(first("2", ""), ": when Last-Event-ID: 2\n");
+    assert_eq!(first("2", "Last-Event-ID:\r\n"), ": when Last-Event-ID: 2\n");
+    assert_eq!(first("2", "Last-Event-ID: 3\r\n"), ": when Last-Event-ID: 3\n");
+    assert_eq!(first("2", "Last-Event-ID: none of its ids\r\n"), ": lesson: Reconnection with Last-Event-ID\n");
+    assert_eq!(first("none+of+its+ids", ""), ": lesson: Reconnection with Last-Event-ID\n");
+    for (since, sent) in [("%C3%A9", "\u{e9}"), ("all", ""), ("", "")] {
+        let mut wire = get(&server, &format!("fresh-start?since={since}"), "").1;
+        assert!(wire.block().ends_with(&format!("\ndata: first stream. You sent Last-Event-ID: ({sent})\n\n")));
+    }
+    for since in ["%0A", "1%0Ddata:+not+so", "1%00"] {
+        server.get(&format!("/lessons/fresh-start?since={since}")).refused(SINCE);
+    }
+}
+
+#[test]
+fn the_chinese_part_is_never_sent() {
+    assert!(played().len() > LESSONS.len() + 5);
+    for Played { lesson, id, in_field, head, body: heard, .. } in played() {
+        let (text, not_sent) = parts(lesson.text);
+        let known = ids(text).any(|known| known == *id);
+        assert!(known || id.is_empty() || *in_field);
+        let begin = if known { &format!(": when Last-Event-ID: {id}") } else { text.split('\n').next().unwrap() };
+        if !head.starts_with("HTTP/1.1 204 ") {
+            assert!(heard.starts_with(&begin.replace("{BOM}", "\u{feff}")), "{} {id}: {heard}", lesson.name);
+        }
+        for line in not_sent.lines().chain([": 中文 (not sent)"]) {
+            assert!(!heard.contains(line), "{} {id}: {heard}", lesson.name);
+        }
+    }
+}
+
+#[test]
+fn pulling_the_plug_ends_a_lesson() {
+    if !has("lab") {
+        return;
+    }
+    let server = Tincan::start(&[]);
+    let [mut other, mut quick, mut slow] =
+        ["clock?tap=other", "clock?tap=plug", "six-connections?tap=plug"].map(|name| get(&server, name, "").1);
+    slow.block();
+    slow.block();
+    // Now it pauses for five seconds.
+    slow.stream.set_read_timeout(Some(Duration::from_secs(4))).unwrap();
+    assert_eq!(server.post_with("/lab/plug", "", "").text(), "connections cut: 2\n");
+    assert_eq!(slow.rest(), "");
+    quick.rest();
+    // Its thread finds out at the next write, but the tap knows it already, of both.
+    let mut tap = server.listen("/lab/plug?since=all", "").0;
+    tap.stream.set_read_timeout(Some(Duration::from_secs(4))).unwrap();
+    tap.until(b"\nevent: end\n");
+    tap.until(b"\nevent: end\n");
+    other.block(); // who was not meant goes on
+}
+
+#[test]
+fn a_lesson_is_played_for_ten_minutes_at_most() {
+    assert!(LESSONS.iter().all(|lesson| parse(lesson.text, b"").unwrap().time == Duration::from_secs(600)));
+    let script = Script { time: Duration::from_millis(250), ..parse(": pace: 100 ms\n\n{repeat}", b"").unwrap() };
+    // It would fill this after some seconds, which is an error. It ends in good order, with the last chunk.
+    let (mut room, begin) = ([0; 500], Instant::now());
+    script.play(chunked(true), &mut &mut room[..]).unwrap();
+    let sent = str::from_utf8(&room).unwrap().trim_end_matches('\0');
+    assert_eq!(sent.replace("10\r\n: pace: 100 ms\n\n\r\n", ""), "0\r\n\r\n");
+    assert!(begin.elapsed() > Duration::from_millis(250), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn braces_are_words_or_an_error() {
+    let send = |text: &str| Step::Send(text.into());
+    let wait = |ms| Step::Wait(Duration::from_millis(ms));
+    // What is sent one behind the other is one write, so its parts do not matter.
+    let joined = |all: Vec<Step>| {
+        let mut steps: Vec<Step> = Vec::new();
+        for step in all {
+            match (steps.last_mut(), step) {
+                (_, Step::Send(bytes)) if bytes.is_empty() => {}
+                (Some(Step::Send(last)), Step::Send(bytes)) => last.extend(bytes),
+                (_, step) => steps.push(step),
+            }
+        }
+        steps
+    };
+    let steps = |text| parse(text, b"9").map(|script| joined(script.steps));
+    assert_eq!(steps("a{wait 500 ms}b\n"), Ok(vec![send("a"), wait(500), send("b\n"), Step::End]));
+    assert_eq!(steps("a{CR}{NUL}{BOM}{last-event-id}"), Ok(vec![send("a\r\0\u{feff}9\n"), Step::End]));
+    assert_eq!(steps("a\n{no pause}\nb"), Ok(vec![send("a\n\nb\n"), Step::End]));
+    assert_eq!(steps("a{cut}b"), Ok(vec![send("a")]));
+    assert_eq!(steps("a\n: 中文 (not sent)\nb {"), Ok(vec![send("a\n"), Step::End]));
+    assert_eq!(
+        steps("a\n\n: pace: 2 s\n{time}\n\n{repeat}"),
+        Ok(vec![
+            send("a\n\n"),
+            wait(1000),
+            send(": pace: 2 s\n"),
+            Step::Time,
+            send("\n\n"),
+            wait(2000),
+            Step::Repeat(5)
+        ])
+    );
+    for wrong in [
+        "{",
+        "}",
+        "a}b",
+        "{}",
+        "{cr}",
+        "{wait}",
+        "{wait 2}",
+        "{wait 0 s}",
+        "{wait -1 s}",
+        "{wait 6 s}",
+        "{wait 2 h}",
+        "{wait 1.5 s}",
+        "{repeat}",
+    ] {
+        assert_eq!(steps(wrong), Err(wrong));
+    }
+    for wrong in [": status: ok", ": pace: fast", ": field: no colon"] {
+        assert_eq!(steps(wrong), Err(wrong));
+    }
+}
+
+#[test]
+fn more_players_than_there_are_places_are_told_so() {
+    let server = Tincan::start(&["--quiet"]);
+    let mut wires: Vec<_> = (0..32).map(|_| get(&server, "clock", "").1).collect(); // none of them ends by itself
+    server.get("/lessons/clock").refused(PLAYING);
+    let (head, mut wire) = get(&server, "clock", "Accept: text/event-stream\r\n");
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "an EventSource is kept alive: {head}");
+    wire.expect(format!(": {}\nretry: ", PLAYING.why));
+    assert_eq!(server.get("/health").status, 200);
+    // A player whose client leaves, and one that ends, give their place back, and no more than that.
+    let is_played = |name: &str| {
+        let mut last = None;
+        eventually("there is a place again", || {
+            let (head, wire) = get(&server, name, "");
+            last = Some(wire);
+            head.starts_with("HTTP/1.1 200 OK\r\n")
+        });
+        last.unwrap()
+    };
+    wires.pop();
+    assert!(is_played("cut-id").rest().ends_with("\ndata: tw"));
+    wires.push(is_played("clock"));
+    server.get("/lessons/clock").refused(PLAYING);
+    // Another address has places as well, and so has a further one as long as there are any in all.
+    let Some(mut other) = Elsewhere::get(&server, "127.0.0.2", "/lessons/clock") else { return };
+    assert!(other.line().contains(" 200 "));
+    let others: Vec<_> = (0..31).map(|_| Elsewhere::get(&server, "127.0.0.2", "/lessons/clock").unwrap()).collect();
+    for address in ["127.0.0.2", "127.0.0.3"] {
+        eventually("all places are taken", || {
+            Elsewhere::get(&server, address, "/lessons/clock").unwrap().line().contains(" 503 ")
+        });
+    }
+    drop((wires, others));
+    eventually("there is a place for the third", || {
+        Elsewhere::get(&server, "127.0.0.3", "/lessons/clock").unwrap().line().contains(" 200 ")
+    });
+}
+
+/// A client at another address of this machine, which std cannot bind.
+struct Elsewhere {
+    answer: BufReader<ChildStdout>,
+    _curl: Ended,
+}
+
+impl Elsewhere {
+    fn get(server: &Tincan, address: &str, path: &str) -> Option<Elsewhere> {
+        let mut curl = Command::new("curl");
+        curl.args(["-s", "-N", "-i", "--interface", address, &format!("http://127.0.0.1:{}{path}", server.port)]);
+        let Ok(mut child) = curl.stdout(Stdio::piped()).spawn() else {
+            eprintln!("left out: there is no curl");
+            return None;
+        };
+        let answer = BufReader::new(child.stdout.take().unwrap());
+        Some(Elsewhere { answer, _curl: Ended(child) })
+    }
+
+    /// The next line of the answer.
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.answer.read_line(&mut line).unwrap();
+        line
+    }
+}
+
+#[test]
+fn an_address_is_that_of_a_network_in_ipv6_and_the_same_in_both_forms_of_ipv4() {
+    // One server for both protocols, if this machine has them.
+    if TcpListener::bind("[::1]:0").is_err() {
+        eprintln!("left out: there is no IPv6");
+        return;
+    }
+    let server = Tincan::spawn("[::]:0", &["--quiet"]);
+    let _mapped: Vec<_> = (0..32).map(|_| get(&server, "clock", "").1).collect();
+    server.get("/lessons/clock").refused(PLAYING);
+    let mut wire = TcpStream::connect(("::1", server.port)).unwrap();
+    wire.write_all(b"GET /lessons/clock HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut begin = [0; 12];
+    wire.read_exact(&mut begin).unwrap();
+    assert_eq!(&begin, b"HTTP/1.1 200");
+}

@@ -1,0 +1,346 @@
+//! The pages can be used by everybody: what axe-core finds in them, and what it does not look at: each text on each background
+//! that it can have, the size of letters and of targets, where the focus is, and whether all fits.
+//!
+//! `TINCAN_AXE` is the path of an `axe.min.js` (`.ci/run` fetches it). Where it is missing, that test is left out.
+
+use crate::support::browser::{Driver, ENTER, Page, driver, message, url};
+use crate::support::harness::*;
+use std::path::PathBuf;
+use tincan::wire::event::json;
+
+/// The languages, and how each page is looked at in them.
+pub const LANGUAGES: [(&str, &[Look]); 2] = [
+    ("en", &[("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)]),
+    ("zh-CN", &[("light", 1280), ("dark", 390)]),
+];
+/// The scheme and the width.
+pub type Look = (&'static str, u32);
+
+/// Rules that axe knows and does not follow by itself, and that hold here.
+const MORE_RULES: &str = "['target-size', 'css-orientation-lock', 'label-content-name-mismatch', 'p-as-heading', \
+    'table-fake-caption', 'td-has-header', 'focus-order-semantics']";
+
+impl Page<'_> {
+    pub fn looks(&self, (scheme, width): Look) {
+        let feature = |name: &str, value: &str| format!("{{\"name\":\"{name}\",\"value\":\"{value}\"}}");
+        let scheme = feature("prefers-color-scheme", scheme);
+        self.cdp("Emulation.setEmulatedMedia", &format!("{{\"features\":[{scheme}]}}"));
+        self.size(width, 900, width < 500);
+        self.becomes("innerWidth", &width.to_string());
+    }
+}
+
+/// A page in a state that it can be in: its path, and what brings it there.
+pub type Scene = (&'static str, &'static str, fn(&Page, &mut Tincan));
+
+const SCENES: [Scene; 3] = [
+    ("an empty channel", "/", |page, _| page.is_open()),
+    ("a channel with messages, a gap and an error", "/kitchen", talk),
+    ("a channel whose server is gone", "/kitchen", |page, server| {
+        page.is_open();
+        server.kill();
+        page.becomes("q('#state').dataset.state", "connecting");
+        page.js("showState('waiting', 3)");
+    }),
+];
+
+/// What people say, and all that the chat page can show beside it.
+fn talk(page: &Page, server: &mut Tincan) {
+    page.is_open();
+    for name in ["Ada", "Bob", "Cy", "Dora", "Eve", "Fay", "Gus", "Hal", "Ida", "Jo", "Kim", "Lou", "Max", "Noa"] {
+        server.post("/kitchen", message(name, &format!("{name} was here")));
+    }
+    server.post("/kitchen", message("A name of forty characters, all of them.", &"wide".repeat(200)));
+    server.post("/kitchen", "W".repeat(300));
+    server.post("/kitchen", "");
+    page.becomes("all('#messages li').length", "17");
+    page.js("show({ gap: 1 })");
+    page.becomes("all('#messages .gap').length", "1");
+    page.js("(q('#terminal').open = true)");
+    server.kill(); // so that nothing can be sent
+    page.keys("#msg", &format!("x{ENTER}"));
+    page.becomes("q('#error').textContent !== ''", "true");
+}
+
+/// Brings a page into each state, in some of the [`LANGUAGES`], and fails with all that is found there.
+fn everywhere(
+    driver: &Driver, scenes: &[Scene], languages: &[(&str, &[Look])], before: &str,
+    find: impl Fn(&Page, &[Look]) -> Vec<String>,
+) {
+    let mut found = Vec::new();
+    for (language, looks) in languages {
+        let page = driver.chromium(language, "normal");
+        page.before(before);
+        for (scene, path, bring) in scenes {
+            let mut server = Tincan::start(&["--retry", "200"]);
+            page.looks(looks[0]);
+            page.open("about:blank"); // a new fragment alone would load nothing
+            page.open(&url(&server, path));
+            bring(&page, &mut server);
+            found.extend(find(&page, looks).iter().map(|what| format!("{scene} ({language}), {what}")));
+        }
+    }
+    assert!(found.is_empty(), "{} faults:\n{}", found.len(), found.join("\n"));
+}
+
+/// What axe finds: the rule, where, and what it says. The reason for which it cannot tell something is a finding as well, but
+/// for two: contrasts are looked at by another test, and the lines of the lab's table that are headings head what is below them.
+const AXE: &str =
+    "void (window.told = undefined, axe.run({ rules: Object.fromEntries(RULES.map(id => [id, { enabled: true }])) })
+    .then(({ violations, incomplete }) => [...violations,
+        ...incomplete.filter(({ id }) => !['color-contrast', 'th-has-data-cells'].includes(id))]
+        .flatMap(({ id, nodes }) => nodes.map(({ target, failureSummary = '' }) =>
+            [id, target.join(' '), failureSummary.replace(/\\s+/g, ' ')].join(': '))).join('\\n'))
+    .catch(String).then(text => window.told = text))";
+
+#[test]
+fn axe_finds_nothing() {
+    axe(&SCENES);
+}
+
+/// What axe finds on these is nothing.
+pub fn axe(scenes: &[Scene]) {
+    let Some(driver) = driver() else { return };
+    let Some(path) = std::env::var_os("TINCAN_AXE") else {
+        return eprintln!("left out: TINCAN_AXE does not name an axe.min.js (of axe-core)");
+    };
+    let axe = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+    everywhere(&driver, scenes, &LANGUAGES, &axe, |page, looks| {
+        let mut found = Vec::new();
+        for look in looks {
+            page.looks(*look);
+            page.js(&AXE.replace("RULES", MORE_RULES));
+            page.becomes("typeof told", "string");
+            found.extend(page.js("told").lines().map(|line| format!("{look:?}: {line}")));
+        }
+        found
+    });
+}
+
+/// Looks at all texts that can be seen: `told()` lists those whose contrast is under 4.5, or whose letters are small.
+/// The canvas computes the colours, of any notation and however transparent, one over the other.
+const TEXTS: &str = r#"(() => {
+    const context = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: true });
+    const luminance = colours => {
+        context.clearRect(0, 0, 1, 1);
+        for (const colour of colours) { context.fillStyle = colour; context.fillRect(0, 0, 1, 1); }
+        const [r, g, b] = [...context.getImageData(0, 0, 1, 1).data].map(n => n / 255)
+            .map(n => n <= 0.04045 ? n / 12.92 : ((n + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const ratios = new Map();
+    const ratio = colours => {
+        const key = colours.join();
+        if (!ratios.has(key)) {
+            const [a, b] = [luminance(colours), luminance(colours.slice(0, -1))];
+            ratios.set(key, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05));
+        }
+        return ratios.get(key);
+    };
+    const path = node => {
+        const at = node.closest('tr, li, p, dd, dt, [id]') ?? node;
+        return `${at.localName}#${at.id}.${at.className} ${node.localName}.${node.className.baseVal ?? node.className}`;
+    };
+    // The colours below a text: from the canvas up.
+    const below = node => {
+        const colours = [];
+        for (let at = node; at; at = at.parentElement) colours.unshift(getComputedStyle(at).backgroundColor);
+        return colours.filter(colour => colour !== 'rgba(0, 0, 0, 0)');
+    };
+    window.told = () => {
+        const told = new Set();
+        const look = (node, pseudo, text) => {
+            const style = getComputedStyle(node, pseudo);
+            const size = parseFloat(style.fontSize);
+            if (size === 0) return;                       // another text stands in its place
+            if (size < 12) told.add(`${path(node)} ${pseudo ?? ''} ${size}px: ${text}`);
+            if (node.closest(':disabled')) return;
+            const colour = node instanceof SVGElement ? style.fill : style.color;
+            const found = ratio([...below(node), colour]);
+            if (found < 4.5) told.add(`${path(node)} ${pseudo ?? ''} ${found.toFixed(2)}: ${text}`);
+        };
+        const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+        for (let node; node = walker.nextNode();) {
+            const text = node.data.trim().slice(0, 40);
+            if (text && node.parentElement.checkVisibility()) look(node.parentElement, null, text);
+        }
+        for (const node of document.querySelectorAll('body *')) {
+            if (!node.checkVisibility()) continue;
+            for (const pseudo of ['::before', '::after']) {
+                const { content } = getComputedStyle(node, pseudo);
+                if (!/^(none|normal|"")$/.test(content)) look(node, pseudo, content);
+            }
+            if (node.placeholder) look(node, '::placeholder', node.placeholder);
+            if (/^(INPUT|TEXTAREA|SELECT)$/.test(node.tagName)) look(node, null, node.value);
+        }
+        return [...told].join('\n');
+    };
+})()"#;
+
+#[test]
+fn each_text_can_be_read_on_whatever_it_can_stand() {
+    contrasts(&SCENES);
+}
+
+/// Each text of these can be read.
+pub fn contrasts(scenes: &[Scene]) {
+    let Some(driver) = driver() else { return };
+    everywhere(&driver, scenes, &LANGUAGES[..1], "", |page, looks| {
+        page.js(TEXTS);
+        let mut found = Vec::new();
+        for look in looks {
+            page.looks(*look);
+            // Each row of the table can be pointed at, and belong to the one that is.
+            for marks in ["", "here", "same", "here same"] {
+                let rows = page.js(&format!(
+                    "all('#wire tbody tr').map(({{ classList }}) => (classList.remove('here', 'same'), \
+                     classList.value += ' {marks}')).length"
+                ));
+                found.extend(page.js("told()").lines().map(|line| format!("{look:?} {marks}: {line}")));
+                if rows == "0" {
+                    break;
+                }
+            }
+        }
+        found
+    });
+}
+
+/// What a finger or a mouse has to hit, but for links in a sentence (WCAG 2.2, 2.5.8).
+const TARGETS: &str =
+    "all('a, button, summary, input, select, textarea').filter(e => e.checkVisibility()).filter(e => {
+        const { width, height } = e.getBoundingClientRect();
+        return Math.min(width, height) < 24;
+    }).map(e => `${e.localName}#${e.id}: ${e.textContent}`).join()";
+
+/// What sticks out at the right.
+const OUTSIDE: &str = "(root => root.scrollWidth <= root.clientWidth ? '' : all('body *').filter(e => e.checkVisibility() &&
+    e.getBoundingClientRect().right > root.clientWidth).map(e => `${e.localName}#${e.id}.${e.className}`).slice(0, 5).join()
+    )(document.documentElement)";
+
+#[test]
+fn all_fits_and_can_be_hit_however_small_the_window_or_large_the_letters() {
+    fits(&SCENES);
+}
+
+/// All of these fits and can be hit.
+pub fn fits(scenes: &[Scene]) {
+    let Some(driver) = driver() else { return };
+    everywhere(&driver, scenes, &LANGUAGES, "", |page, _| {
+        let mut found = Vec::new();
+        for (width, height, letters) in
+            [(1280, 900, "100%"), (1280, 900, "200%"), (640, 450, "100%"), (320, 256, "100%")]
+        {
+            page.size(width, height, false);
+            page.js(&format!("document.documentElement.style.fontSize = '{letters}'"));
+            page.becomes("innerWidth", &width.to_string());
+            // A plot is drawn anew when its size has changed.
+            page.js(
+                "void (window.drawn = false, requestAnimationFrame(() => requestAnimationFrame(() => drawn = true)))",
+            );
+            page.becomes("drawn", "true");
+            let narrow =
+                "all('#log, #scroll').filter(e => e.clientHeight < Math.min(96, e.scrollHeight)).map(e => e.id).join()";
+            for (what, who) in [("sticks out", OUTSIDE), ("is too small", TARGETS), ("is too low to read", narrow)] {
+                let who = page.js(who);
+                if !who.is_empty() {
+                    found.push(format!("{width}x{height} {letters}: {what}: {who}"));
+                }
+            }
+        }
+        // The user may want more room between letters, words and lines (WCAG 2.2, 1.4.12).
+        page.size(640, 450, false);
+        page.becomes("innerWidth", "640");
+        page.js("(window.spaced = new CSSStyleSheet(), spaced.replaceSync('* { line-height: 1.5 !important; \
+            letter-spacing: .12em !important; word-spacing: .16em !important }'), document.adoptedStyleSheets = [spaced])");
+        let who = page.js(OUTSIDE);
+        if !who.is_empty() {
+            found.push(format!("with more room it sticks out: {who}"));
+        }
+        found
+    });
+}
+
+/// One press of a key, wherever the focus is.
+pub fn press(page: &Page, key: &str, code: u32) {
+    for kind in ["keyDown", "keyUp"] {
+        let key = json(key);
+        let params = format!("{{\"type\":\"{kind}\",\"key\":{key},\"code\":{key},\"windowsVirtualKeyCode\":{code}}}");
+        page.cdp("Input.dispatchKeyEvent", &params);
+    }
+}
+
+/// What is wrong with what has the focus: it has no line around it, or something lies over it.
+const UNSEEN: &str = "(e => {
+    const { outlineStyle, outlineWidth } = getComputedStyle(e);
+    const { left, top, right, bottom } = e.getBoundingClientRect();
+    const y = (Math.max(top, 0) + Math.min(bottom, innerHeight)) / 2;
+    return [outlineStyle === 'none' || parseFloat(outlineWidth) < 2 ? 'no line' : '',
+        e.contains(document.elementFromPoint((left + right) / 2, y)) ? '' : 'covered'].join(' ').trim();
+    })(document.activeElement)";
+
+#[test]
+fn the_focus_can_always_be_seen() {
+    focus(&SCENES);
+}
+
+/// The focus can always be seen on these.
+pub fn focus(scenes: &[Scene]) {
+    let Some(driver) = driver() else { return };
+    everywhere(&driver, scenes, &LANGUAGES[..1], "", |page, _| {
+        page.size(1280, 700, false);
+        page.js("(document.body.tabIndex = -1, document.body.focus(), document.body.removeAttribute('tabindex'))");
+        let mut found = Vec::new();
+        let mut seen: Vec<String> = Vec::new();
+        loop {
+            press(page, "Tab", 9);
+            let at = page.js("all('body *').indexOf(document.activeElement) + ' ' + document.activeElement.id");
+            if at.starts_with("-1") || seen.contains(&at) {
+                break; // behind the last one
+            }
+            // A page scrolls when it next draws, and what comes meanwhile may move it.
+            let mut unseen = page.js(UNSEEN);
+            for _ in 0..20 {
+                if !unseen.is_empty() {
+                    std::thread::sleep(std::time::Duration::from_millis(100));
+                    unseen = page.js(UNSEEN);
+                }
+            }
+            // The button "now" goes while the page connects, and the focus with it.
+            if page.js("document.activeElement === document.body") == "true" {
+                continue;
+            }
+            if !unseen.is_empty() {
+                found.push(format!("{at}: {unseen}"));
+            }
+            seen.push(at);
+        }
+        assert!(seen.len() > 5, "{seen:?}");
+        found
+    });
+}
+
+#[test]
+fn pictures() {
+    photographed(&SCENES);
+}
+
+/// Pictures of these, if they are asked for.
+pub fn photographed(scenes: &[Scene]) {
+    let Some(dir) = std::env::var_os("TINCAN_SHOTS").map(PathBuf::from) else { return };
+    let Some(driver) = driver() else { return };
+    std::fs::create_dir_all(&dir).unwrap();
+    let n = std::cell::Cell::new(0);
+    everywhere(&driver, scenes, &LANGUAGES, "", |page, looks| {
+        n.set(n.get() + 1);
+        for (scheme, width) in looks {
+            page.looks((scheme, *width));
+            page.shot(&dir.join(format!(
+                "{}-{}-{scheme}-{width}.png",
+                std::thread::current().name().unwrap_or_default().replace("::", "-"),
+                n.get()
+            )));
+        }
+        Vec::new()
+    });
+}

@@ -1,0 +1,235 @@
+//! The pages in Chinese and in English: their tables have each word that is used and no other, and the chat page's table
+//! has none that only other pages use.
+
+use crate::support::browser::*;
+use crate::support::harness::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{read_dir, read_to_string};
+use std::path::Path;
+use tincan::server::pages;
+use tincan::wire::event::json;
+
+/// Every word on a page: text, but for what others said and what is the same in any language; and attributes.
+const ALL: &str = "((texts, found) => {
+    while (texts.nextNode()) {
+        const node = texts.currentNode;
+        if (node.data.trim() && !node.parentElement.closest('code, h1, noscript')) found.push(node.data.trim());
+    }
+    const names = ['aria-label', 'placeholder', 'title', 'alt', 'data-empty'];
+    return found.concat(all('*').flatMap(e => names.map(name => e.getAttribute(name)).filter(Boolean))).join(' | ');
+})(document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), [document.documentElement.lang])";
+
+const ENGLISH: &str = "en | 1 listener | open | now | From a terminal | This channel is a URL: what is posted to it, \
+    everyone who has it open hears. | Listen | Copy | Say | Copy | 3 messages were missed here | Name | Message | Send | Messages | (empty) | anonymous";
+const CHINESE: &str = "zh-CN | 1 个连接在收听 | 已连接 | 立即重连 | 从终端使用 | 频道就是一个 URL：向它 POST \
+    的内容，打开它的人都能收到。 | 收听 | 复制 | 发言 | 复制 | 这里漏掉了 3 条消息 | 昵称 | 消息 | 发送 | 消息列表 | （空） | 匿名";
+
+#[test]
+fn the_page_speaks_the_language_that_the_browser_asks_for() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    for (n, (languages, expected)) in [
+        ("en-US,en", ENGLISH),
+        ("zh-CN,zh,en", CHINESE),
+        ("zh-TW", CHINESE),
+        ("fr", ENGLISH),
+        ("fr,zh-CN,en", CHINESE),
+        ("en,zh-CN", ENGLISH),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let page = driver.chromium(languages, "normal");
+        page.open(&url(&server, &format!("/kitchen-{n}")));
+        page.is_open();
+        page.becomes("/^1 /.test(q('#listeners').textContent)", "true");
+        page.js("show({ gap: 3 })"); // what the line tells of a gap
+        server.post(&format!("/kitchen-{n}"), "");
+        page.becomes("all('#messages li').length", "2");
+        page.js("all('a').forEach(e => e.remove())"); // they lead to wings
+        assert_eq!(page.js(ALL), *expected, "{languages}");
+        assert_eq!(page.js("getComputedStyle(q('.text'), '::before').content !== 'none'"), "true");
+    }
+}
+
+#[test]
+fn what_the_chinese_page_tells_later_is_chinese_too() {
+    let Some(driver) = driver() else { return };
+    let mut server = Tincan::start(&["--retry", "200"]);
+    let page = driver.chromium("zh-CN", "normal");
+    page.open(&url(&server, "/kitchen"));
+    page.is_open();
+    page.becomes("q('#listeners').textContent", "1 个连接在收听");
+    server.post("/kitchen", message("小明", "汤好了"));
+    page.say("谢谢");
+    page.shows(&["said|小明|汤好了", "said|匿名|谢谢"]);
+    page.js("q('#terminal').open = true");
+    page.copies(["已复制", "已选中"], "复制");
+    page.becomes("all('.copy').map(e => e.textContent)", "复制,复制");
+    server.kill();
+    page.becomes("q('#word').textContent", "正在连接…");
+    let error = "q('#error').textContent";
+    page.keys("#msg", &format!("1{ENTER}"));
+    page.becomes(error, "无法连接服务器");
+    let end_gateway = bad_gateway(server.port);
+    page.becomes("q('#word').textContent", "等待重连");
+    page.becomes("/^\\d+ 秒$/.test(q('#seconds').textContent) && q('#now').checkVisibility()", "true");
+    page.keys("#msg", ENTER);
+    page.becomes(error, "服务器返回了 502 Bad Gateway");
+    page.js("(window.setTimeout = (real => (call, ms) => real(call, ms === PATIENCE ? 0 : ms))(setTimeout), \
+             window.fetch = (url, { signal }) => new Promise((_, fail) => { signal.onabort = fail; }))");
+    page.keys("#msg", ENTER);
+    page.becomes(error, "服务器没有响应");
+    end_gateway();
+    let _server = again(server.port);
+    page.is_open();
+    page.shows(&["said|小明|汤好了", "said|匿名|谢谢", "gap|这里可能漏掉了一些消息"]);
+}
+
+/// The files in these folders that end like this, by name.
+fn files(folders: &[&str], end: &str) -> BTreeMap<String, String> {
+    let folders: Vec<_> = folders.iter().map(|name| format!("{}/static/{name}", env!("CARGO_MANIFEST_DIR"))).collect();
+    let paths = folders.iter().flat_map(|folder| read_dir(folder).unwrap()).map(|entry| entry.unwrap().path());
+    let paths = paths.filter(|path| path.to_string_lossy().ends_with(end));
+    let name = |path: &Path| path.file_name().unwrap().to_string_lossy().to_string();
+    paths.map(|path| (name(&path), read_to_string(&path).unwrap())).collect()
+}
+
+/// The lines of what an expression is.
+fn list(page: &Page, expression: &str) -> BTreeSet<String> {
+    page.js(&format!("[...{expression}].join('\\n')")).lines().map(String::from).collect()
+}
+
+/// What the page loads: the scripts' names, each with what it blocks.
+const SCRIPTS: &str =
+    "all('script').map(e => e.getAttribute('src').slice('/assets/'.length) + ' ' + e.getAttribute('blocking'))";
+
+/// The tables that this page has loaded: before its other scripts, and before anything was shown.
+fn tables(page: &Page) -> Vec<String> {
+    let scripts = page.js(SCRIPTS);
+    let scripts: Vec<_> = scripts.split(',').collect();
+    let tables: Vec<_> = scripts.iter().map_while(|script| script.strip_suffix(" render")).map(String::from).collect();
+    assert_eq!(tables[0], "words.js");
+    assert!(tables.iter().all(|name| name.ends_with("words.js")), "{scripts:?}");
+    assert!(scripts[tables.len()..].iter().all(|script| !script.contains("words.js")), "{scripts:?}");
+    tables
+}
+
+/// The keys of each table.
+fn keys(page: &Page, folders: &[&str]) -> BTreeMap<String, BTreeSet<String>> {
+    let mut keys = BTreeMap::from([("words.js".to_string(), list(page, "Object.keys(WORDS)"))]);
+    for (name, _) in files(folders, "-words.js") {
+        page.js(&format!(
+            "(window.added = null, window.addWords = words => {{ window.added = Object.keys(words); }}, \
+             document.head.append(Object.assign(document.createElement('script'), {{ src: '/assets/{name}' }})))"
+        ));
+        page.becomes("window.added !== null", "true");
+        keys.insert(name, list(page, "window.added"));
+    }
+    keys
+}
+
+/// The words that a page uses, of those that it has; it has all that it uses.
+fn used(page: &Page, folders: &[&str], name: &str, html: &str) -> BTreeSet<String> {
+    let table = list(page, "Object.keys(WORDS)");
+    page.js(&format!("window.file = new DOMParser().parseFromString({}, 'text/html')", json(html)));
+    let words = "[...file.querySelectorAll('*')].flatMap(node => [...node.attributes].filter(a => \
+        a.name.startsWith('data-word')).map(a => [a.value, a.name.slice(10) ? \
+        node.getAttribute(a.name.slice(10)) : node.textContent]))";
+    let mut used = list(page, &format!("{words}.map(([key]) => key)"));
+    used.remove("");
+    assert_eq!(used.difference(&table).collect::<Vec<_>>(), [""; 0], "{name}: words that its tables lack");
+    let differs = format!("{words}.filter(([key, text]) => text !== word(key)).map(([key]) => key)");
+    assert_eq!(page.js(&differs), "", "{name}: its tables say it in other words");
+
+    let scripts = list(page, SCRIPTS);
+    for (script, code) in files(folders, ".js").iter().filter(|(name, _)| scripts.contains(&format!("{name} null"))) {
+        // A key stands in quotes, or is put together: then whatever fits is taken for used.
+        let made = format!("{}.matchAll(/`((?:lab|ways)-[^`]*)`/g)", json(code));
+        let fits = "new RegExp('^' + m[1].replace(/\\$\\{[\\w.]+\\}/g, m[1].split('$').length > 2 ? '[\\\\w-]+' : '\\\\w+') + '$')";
+        used.extend(list(
+            page,
+            &format!("[...{made}].flatMap(m => Object.keys(WORDS).filter(key => {fits}.test(key)))"),
+        ));
+        used.extend(table.iter().filter(|key| code.contains(&format!("'{key}'"))).cloned());
+        for call in code.split("word('").skip(1) {
+            let key = call.split('\'').next().unwrap();
+            assert!(table.contains(key), "{name}: the tables have no {key}, for {script}");
+        }
+    }
+    used
+}
+
+#[test]
+fn no_word_is_missing_or_left_over_or_differs_from_what_the_page_says_without_scripts() {
+    words(&["common", "chat"], &[("chat.html", "/kitchen")]);
+}
+
+/// The tables of the pages in these folders have each word that is used and no other. `pages`: all of them.
+pub fn words(folders: &[&str], pages: &[(&str, &str)]) {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let page = driver.page(&url(&server, "/kitchen"));
+    let keys = keys(&page, folders);
+    assert!(keys.len() == pages.len() && keys["words.js"].len() > 20, "{keys:?}");
+    let mut left_over = keys.clone();
+    let html = files(folders, ".html");
+    for &(name, path) in pages {
+        page.open(&url(&server, path));
+        let tables = tables(&page);
+        let all: Vec<_> = tables.iter().flat_map(|table| &keys[table]).cloned().collect();
+        assert_eq!(
+            all.len(),
+            page.js("Object.keys(WORDS).length").parse::<usize>().unwrap(),
+            "{name}: a word is in two"
+        );
+        assert_eq!(BTreeSet::from_iter(all), list(&page, "Object.keys(WORDS)"), "{name}");
+        // What both languages have from the standard, such as `readyState`, may be the same.
+        let wrong = "Object.entries(WORDS).filter(([key, [en, zh, ...more]]) => {
+            const values = text => [...new Set(text.match(/\\{\\w+\\}/g))].sort().join();
+            return more.length > 0 || !en || /\\p{Script=Han}/u.test(en) || !(/[\\p{Script=Han}：]/u.test(zh) || zh === en) ||
+                en.split('|').length > 2 || zh.includes('|') || values(en) !== values(zh);
+        }).map(([key]) => key)";
+        assert_eq!(
+            page.js(wrong),
+            "",
+            "{name}: each has a text in English and one in Chinese, with the same values in it"
+        );
+        let own = "all('[data-zh]').filter(e => /\\p{Script=Han}/u.test(e.textContent) || !/\\p{Script=Han}/u.test(e.dataset.zh))";
+        assert_eq!(
+            page.js(&format!("{own}.map(e => e.outerHTML)")),
+            "",
+            "{name}: so have those that bring their Chinese"
+        );
+
+        let used = used(&page, folders, name, &html[name]);
+        for table in &tables {
+            left_over.get_mut(table).unwrap().retain(|key| !used.contains(key));
+        }
+        if name == "chat.html" {
+            assert_eq!(left_over["words.js"], BTreeSet::new(), "what the chat page does not use is in other tables");
+        }
+    }
+    assert!(left_over.values().all(BTreeSet::is_empty), "{left_over:?}");
+}
+
+/// Without its wings the server embeds `static/common/` and `static/chat/` alone: nothing there leads out of them.
+#[test]
+fn the_chat_page_stands_alone() {
+    let root = format!("{}/static", env!("CARGO_MANIFEST_DIR"));
+    let folders = ["common", "chat"].map(|name| read_dir(format!("{root}/{name}")).unwrap());
+    let paths: Vec<_> = folders.into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(paths.len(), 1 + pages::FILES.len());
+    for path in paths {
+        let text = read_to_string(&path).unwrap();
+        for asset in text.split("/assets/").skip(1) {
+            let name = asset.split(['"', '\'']).next().unwrap();
+            assert!(pages::FILES.iter().any(|file| file.0 == name), "{}: {name}", path.display());
+        }
+        let mut words = text.split(|c: char| !c.is_alphanumeric());
+        let named = words.find(|word| ["lab", "lesson", "lessons", "tap"].contains(word));
+        assert_eq!(named, None, "{}", path.display());
+    }
+    let alone = String::from_utf8(pages::chat("")).unwrap();
+    assert!(!alone.contains("<a ") && !alone.contains("further"), "{alone}");
+}

@@ -1,0 +1,11 @@
+//! What it refuses; see `outage.rs`.
+
+use crate::support::refusals::{covered, elsewhere};
+use tincan::wings::redis::TABLES;
+use tincan::wings::redis::cluster::{REDIS_AWAY, REDIS_LOST, REDIS_REFUSES};
+
+#[test]
+fn every_line_of_its_table_is_tested() {
+    let here: Vec<_> = Vec::new();
+    covered(TABLES.refusals, &here, &elsewhere!(REDIS_AWAY REDIS_REFUSES REDIS_LOST));
+}

@@ -1,0 +1,344 @@
+//! Three nodes, one Redis, and all that can fail: `SOAK_SECONDS=300 cargo test --release -- --ignored --nocapture redis_soak`;
+//! some seconds of it run with all tests.
+//!
+//! Redis is killed and started again, or hangs; nodes are killed and replaced; connections between them are cut, commands and
+//! answers lost. Publishers say what was never said before, on any node. Readers move between the nodes with their
+//! last event ID. At the end each reader must have heard what the stream holds: all, once, in order; and the stream must
+//! hold what the publishers were told.
+
+use crate::redis::outage::{Told, told};
+use crate::redis::server::*;
+use crate::support::harness::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::SeqCst};
+use std::sync::{Mutex, OnceLock};
+use std::thread::{scope, sleep};
+use std::time::{Duration, Instant};
+use tincan::wire::id::Id;
+
+const NODES: usize = 3;
+const CHANNELS: usize = 3;
+const PUBLISHERS: u64 = 6;
+const READERS: u64 = 15;
+const ARGS: [&str; 4] = ["--history", "64M", "--heartbeat", "1"];
+/// How much longer the last reader may take.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// The data of an event: its number, and for some a few lines more.
+fn data(number: u64) -> String {
+    format!("{number}{}", "\na further line".repeat((number % 4) as usize))
+}
+
+fn number(data: &str) -> Option<u64> {
+    let number = data.lines().next()?.parse().ok()?;
+    (self::data(number) == data).then_some(number)
+}
+
+fn connect(port: u16) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(SOON))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// One POST of events on a connection of its own; none where its answer is not whole.
+fn post(stream: &mut TcpStream, channel: usize, numbers: &[u64]) -> Option<Told> {
+    let block = |number: &u64| format!("data: {}\n\n", data(*number).replace('\n', "\ndata: "));
+    let (kind, body) = match numbers {
+        [number] => ("text/plain", data(*number)),
+        _ => ("text/event-stream", numbers.iter().map(block).collect()),
+    };
+    let length = body.len();
+    let head = format!(
+        "POST /{channel} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n"
+    );
+    stream.write_all((head + &body).as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, text) = answer.split_once("\r\n\r\n")?;
+    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "))?.parse().ok()?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    (text.len() == length).then(|| told(status, text, head.contains("\r\nRetry-After: ")))
+}
+
+/// What was said in one POST, and what came of it.
+type Said = (usize, Vec<u64>, Option<Told>);
+
+/// What a reader has heard.
+type Heard = Vec<(Id, u64)>;
+
+#[derive(Default)]
+struct Soak {
+    ports: [AtomicU16; NODES],
+    over: AtomicBool,
+    end: OnceLock<[Id; CHANNELS]>,
+    said: Mutex<Vec<Said>>,
+    heard: Mutex<Vec<(usize, Heard)>>,
+    table: Mutex<Table>,
+    wrong: Mutex<Vec<String>>,
+}
+
+impl Soak {
+    fn count(&self, row: &'static str, n: usize) {
+        *self.table.lock().unwrap().entry(row).or_default() += n as u64;
+    }
+
+    fn wrong(&self, what: String) {
+        let mut wrong = self.wrong.lock().unwrap();
+        if wrong.len() < 20 {
+            wrong.push(what);
+        }
+    }
+
+    fn port(&self, random: &mut Random) -> u16 {
+        self.ports[random.index(NODES)].load(SeqCst)
+    }
+
+    fn publish(&self, n: u64) {
+        let (mut random, mut number) = (Random(n), n << 32);
+        while !self.over.load(SeqCst) {
+            sleep(Duration::from_millis(random.below(40)));
+            let channel = random.index(CHANNELS);
+            let count = if random.below(3) == 0 { 2 + random.below(5) } else { 1 };
+            let numbers: Vec<u64> = (number..number + count).collect();
+            number += count;
+            let Ok(mut stream) = connect(self.port(&mut random)) else { continue }; // it was not said
+            let told = post(&mut stream, channel, &numbers);
+            let row = match &told {
+                Some(Told::Kept(_)) => "POSTs answered with 200",
+                Some(Told::Nothing | Told::Refused) => "POSTs refused: nothing was kept",
+                Some(Told::Unknown) => "POSTs refused: it is not known",
+                None => "POSTs without an answer",
+            };
+            self.count(row, 1);
+            self.said.lock().unwrap().push((channel, numbers, told));
+        }
+    }
+
+    /// A reader's life: connections to any node, each of which goes on where the one before it ended.
+    fn read(&self, n: u64, until: &dyn Fn() -> bool) {
+        let (mut random, channel, mut heard) = (Random(n << 40), n as usize % CHANNELS, Vec::new());
+        let complete = |heard: &Heard| {
+            self.end.get().is_some_and(|end| heard.last().map_or(Id::default(), |last| last.0) >= end[channel])
+        };
+        while !complete(&heard) && until() {
+            let _ = self.hear(channel, &mut heard, &mut random, &|heard| complete(heard));
+            sleep(Duration::from_millis(random.below(200)));
+        }
+        if !complete(&heard) {
+            self.wrong(format!("reader {n} of /{channel} came to {:?} and not to the end", heard.last()));
+        }
+        self.heard.lock().unwrap().push((channel, heard));
+    }
+
+    /// One connection.
+    fn hear(
+        &self, channel: usize, heard: &mut Heard, random: &mut Random, done: &dyn Fn(&Heard) -> bool,
+    ) -> io::Result<()> {
+        let (place, leaves) =
+            (heard.last().map(|last| last.0), Instant::now() + Duration::from_millis(random.below(6000)));
+        let wait = if random.below(4) == 0 { "wait=2&" } else { "" };
+        let (since, last) = match place {
+            None => ("since=all".into(), String::new()),
+            Some(id) if random.below(2) == 0 => (format!("since={id}"), String::new()),
+            Some(id) => (String::new(), format!("Last-Event-ID: {id}\r\n")),
+        };
+        let mut stream = connect(self.port(random))?;
+        let accept = "Accept: text/event-stream\r\n";
+        let head = format!("GET /{channel}?{wait}{since} HTTP/1.1\r\nHost: localhost\r\n{accept}{last}\r\n");
+        stream.write_all(head.as_bytes())?;
+        self.count("readers' connections", 1);
+        let mut wire = BufReader::new(Wire::over(stream));
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            if wire.read_until(b'\n', &mut head)? == 0 {
+                return Ok(());
+            }
+        }
+        if !head.starts_with(b"HTTP/1.1 200 ") {
+            self.wrong(format!("a reader got {:?}", String::from_utf8_lossy(&head)));
+        }
+        let mut block = String::new();
+        while Instant::now() < leaves && !done(heard) {
+            if wire.read_line(&mut block)? == 0 {
+                break; // what is not whole does not count
+            }
+            if !block.ends_with("\n\n") {
+                continue;
+            }
+            if let Some(text) = block.strip_suffix("\n\n").filter(|text| text.starts_with("data: ")) {
+                let (data, id) = text.rsplit_once("\nid: ").unwrap_or((text, ""));
+                let data = data.replace("\ndata: ", "\n");
+                match (Id::parse(id), number(&data["data: ".len()..])) {
+                    (Some(id), Some(number)) => heard.push((id, number)),
+                    _ => self.wrong(format!("a reader of /{channel} heard {block:?}")),
+                }
+            } else if block.starts_with("event: gap\n") {
+                self.count("gaps told", 1);
+                self.wrong(format!("a reader of /{channel} that came with {place:?} heard {block:?}"));
+            } else if !(block == ":ping\n\n" || block.starts_with(": ")) {
+                self.wrong(format!("a reader of /{channel} heard {block:?}"));
+            }
+            block.clear();
+        }
+        Ok(())
+    }
+
+    /// Compares what was heard and what was answered with what the stream holds.
+    fn judge(&self, channel: usize, entries: &[Entry]) {
+        let numbered = |entry: &Entry| Some((Id::parse(&entry.id)?, number(entry.data())?));
+        let stream: Heard = entries.iter().filter_map(numbered).collect();
+        self.count("entries in the stream that are none of ours", entries.len() - stream.len());
+        let mut at: BTreeMap<u64, usize> = BTreeMap::new();
+        for (n, (_, number)) in stream.iter().enumerate() {
+            self.count("events in the stream", 1);
+            self.count("events doubled in the stream", at.insert(*number, n).is_some().into());
+        }
+        for (_, numbers, told) in self.said.lock().unwrap().iter().filter(|said| said.0 == channel) {
+            let places: Vec<usize> = numbers.iter().filter_map(|number| at.get(number).copied()).collect();
+            let together = places.windows(2).all(|pair| pair[0] + 1 == pair[1]);
+            if !together || !(places.is_empty() || places.len() == numbers.len()) {
+                self.wrong(format!("of {numbers:?} in /{channel} the stream has {places:?}"));
+            }
+            match told {
+                Some(Told::Kept(ids)) => {
+                    self.count("events acknowledged", ids.len());
+                    let kept = places.iter().map(|at| stream[*at].0.to_string()).collect::<Vec<_>>();
+                    self.count("events acknowledged and lost", if kept == *ids { 0 } else { numbers.len() });
+                }
+                Some(Told::Nothing | Told::Refused) => self.count("events refused, and kept", places.len()),
+                Some(Told::Unknown) => self.count("events not known of, and kept", places.len()),
+                None => self.count("events without an answer, and kept", places.len()),
+            }
+        }
+        let all: BTreeSet<_> = stream.iter().copied().collect();
+        for (_, heard) in self.heard.lock().unwrap().iter().filter(|heard| heard.0 == channel) {
+            let own: BTreeSet<_> = heard.iter().copied().collect();
+            self.count("events heard", heard.len());
+            self.count("events heard twice", heard.len() - own.len());
+            self.count("events heard out of order", heard.windows(2).filter(|pair| pair[0].0 > pair[1].0).count());
+            self.count("events not heard", all.difference(&own).count());
+            self.count("events heard that the stream has not", own.difference(&all).count());
+        }
+    }
+}
+
+/// The rows of what was counted.
+type Table = BTreeMap<&'static str, u64>;
+
+/// Runs it for so long, and until there was each failure once; prints the table. Each seed makes another one of it.
+fn soak(length: Duration, seed: u64) -> Option<Table> {
+    let mut redis = Redis::start(&[])?;
+    let links = [(); NODES].map(|()| Between::new(redis.port));
+    let mut nodes = links.each_ref().map(|link| node(link.port, &ARGS));
+    let soak = &Soak::default();
+    (0..NODES).for_each(|n| soak.ports[n].store(nodes[n].port, SeqCst));
+    let given_up = &AtomicBool::new(false);
+    scope(|scope| {
+        let _end = AtEnd(given_up);
+        let _over = AtEnd(&soak.over);
+        let publishers: Vec<_> = (1..=PUBLISHERS).map(|n| scope.spawn(move || soak.publish(n))).collect();
+        (0..READERS).for_each(|n| drop(scope.spawn(move || soak.read(n, &|| !given_up.load(SeqCst)))));
+        let (mut random, until, mut turn) = (Random(seed), Instant::now() + length, 0);
+        while turn < 7 || Instant::now() < until {
+            sleep(Duration::from_millis(300 + random.below(700)));
+            let n = random.index(NODES);
+            turn += 1;
+            match turn % 7 {
+                1 | 5 => {
+                    soak.count("failures: Redis killed and started again", 1);
+                    redis.kill();
+                    sleep(Duration::from_millis(random.below(1000)));
+                    redis.again();
+                }
+                2 | 6 => {
+                    soak.count("failures: a node killed and replaced", 1);
+                    soak.ports[n].store(0, SeqCst); // another server may be given the port before this one is back
+                    nodes[n].kill();
+                    let redis = format!("127.0.0.1:{}", links[n].port);
+                    let args = [&["--quiet", "--redis", &redis], &ARGS[..]].concat();
+                    nodes[n] = Tincan::start(&args); // it is used at once, whether it is connected or not
+                    soak.ports[n].store(nodes[n].port, SeqCst);
+                }
+                3 => {
+                    soak.count("failures: a node's connections cut", 1);
+                    links[n].cut();
+                    sleep(Duration::from_millis(random.below(500)));
+                    links[n].mend();
+                }
+                4 => {
+                    let (word, how) = [
+                        ("XADD", Lost::Answer),
+                        ("EXEC", Lost::Answer),
+                        ("XADD", Lost::Command),
+                        ("EXEC", Lost::Half),
+                        ("XREAD", Lost::Answer),
+                    ][random.index(5)];
+                    soak.count("failures: a command or its answer lost", 1);
+                    links[n].lose(word, how);
+                }
+                _ => {
+                    soak.count("failures: Redis hangs", 1);
+                    redis.hangs(true);
+                    sleep(Duration::from_millis(random.below(2500)));
+                    redis.hangs(false);
+                }
+            }
+        }
+        links.iter().for_each(Between::forgive);
+        soak.over.store(true, SeqCst);
+        publishers.into_iter().for_each(|publisher| publisher.join().unwrap());
+        nodes.iter().for_each(is_well);
+        let end = |channel: usize| redis.entries(&channel.to_string()).last().and_then(|last| Id::parse(&last.id));
+        soak.end.set(std::array::from_fn(|channel| end(channel).unwrap())).unwrap();
+        let until = Instant::now() + GRACE;
+        while soak.heard.lock().unwrap().len() < READERS as usize && Instant::now() < until {
+            sleep(Duration::from_millis(10));
+        }
+    });
+    (0..CHANNELS).for_each(|channel| soak.judge(channel, &redis.entries(&channel.to_string())));
+    let table = soak.table.lock().unwrap();
+    table.iter().for_each(|(row, n)| println!("{row:45}{n:>10}"));
+    let wrong = soak.wrong.lock().unwrap();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    for row in [
+        "events acknowledged and lost",
+        "events doubled in the stream",
+        "events heard out of order",
+        "events heard that the stream has not",
+        "events heard twice",
+        "events not heard",
+        "events refused, and kept",
+        "entries in the stream that are none of ours",
+    ] {
+        assert_eq!(table.get(row).copied().unwrap_or_default(), 0, "{row}");
+    }
+    Some(table.clone())
+}
+
+/// Asserts that so much was counted that it says something.
+fn says_something(tables: &[Table]) {
+    let sum = |row| tables.iter().map(|table| table[row]).sum::<u64>();
+    assert!(sum("events acknowledged") > 100 && sum("events heard") > 500, "too little has happened");
+}
+
+/// Two times ten, side by side.
+#[test]
+fn twenty_seconds_of_failures_lose_and_double_nothing() {
+    let tables = scope(|scope| {
+        let soaks = [0, 1].map(|seed| scope.spawn(move || soak(Duration::from_secs(10), seed)));
+        soaks.map(|soak| soak.join().unwrap())
+    });
+    if let [Some(one), Some(other)] = tables {
+        says_something(&[one, other]);
+    }
+}
+
+#[test]
+#[ignore = "five minutes"]
+fn five_minutes_of_failures_lose_and_double_nothing() {
+    let table = soak(Duration::from_secs(std::env::var("SOAK_SECONDS").map_or(300, |s| s.parse().unwrap())), 0);
+    table.iter().for_each(|table| says_something(std::slice::from_ref(table)));
+}

@@ -1,0 +1,459 @@
+//! A real Chromium, through WebDriver (W3C, with ChromeDriver's additions under `goog/`): real key
+//! presses and clicks on one side, the real server and raw sockets on the other.
+//!
+//! Where Chromium is missing these tests are left out, unless `TINCAN_BROWSER=1` says that it must be there.
+//! `TINCAN_SHOTS=DIR` has pictures of the page written there.
+
+use crate::support::harness::*;
+use std::fs::Permissions;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
+use std::time::Instant;
+use tincan::wire::event::json;
+
+/// Loopback only: the last rule lets no other name or address resolve.
+pub const FLAGS: &str = r#""--headless=new","--no-sandbox","--disable-gpu","--disable-quic","--no-first-run",
+    "--disable-background-networking","--disable-component-update","--disable-sync","--disable-dev-shm-usage",
+    "--no-proxy-server","--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1""#;
+/// What stands before every expression.
+const SHORT: &str = "const q = css => document.querySelector(css), all = css => [...document.querySelectorAll(css)];
+    const log = () => all('#messages li').map(li => [li.className, ...(li.children.length ?
+    [...li.children].map(c => c.textContent) : [li.textContent])].join('|')).join('\\n');";
+pub const STATE: &str = "q('#state').dataset.state";
+pub const MISSED: &str = "gap|Some messages may have been missed here";
+pub const ENTER: &str = "\u{e007}"; // WebDriver, "Keyboard actions"
+pub const TAB: &str = "\u{e004}";
+
+/// The page's seconds do not pass by themselves: the test calls `everySecond()` when one is over. Otherwise a worker that
+/// is slow on a busy machine is taken for dead.
+pub const STILL: &str = "window.setInterval = () => 0";
+
+/// The paths of the programs. While a test has it, browsers are kept for the next one.
+pub struct Driver {
+    chromium: PathBuf,
+    chromedriver: PathBuf,
+}
+
+/// A ChromeDriver and the Chromium that it drives.
+struct Browser {
+    driver: Child,
+    agent: ureq::Agent,
+    base: String,
+    session: String,
+    home: String, // the handle of a tab that stays, so that the Chromium does
+    dir: Scratch, // what they write
+}
+
+/// Browsers that wait for the next page: to start one takes more of the processor than most tests do with it. Nothing is
+/// left in them that the next page could see: each server has a port, and so an origin, of its own.
+static KEPT: Mutex<(usize, Vec<Browser>)> = Mutex::new((0, Vec::new()));
+
+fn kept() -> MutexGuard<'static, (usize, Vec<Browser>)> {
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Finds the programs; none where one of them is missing.
+pub fn driver() -> Option<Driver> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let find = |name: &str| std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file());
+    let (Some(chromium), Some(chromedriver)) = (find("chromium"), find("chromedriver")) else {
+        let why = "left out: chromium and chromium-driver are not installed";
+        assert!(std::env::var("TINCAN_BROWSER").as_deref() != Ok("1"), "{why}");
+        eprintln!("{why}");
+        return None;
+    };
+    kept().0 += 1;
+    Some(Driver { chromium, chromedriver })
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let mut kept = kept();
+        kept.0 -= 1;
+        if kept.0 == 0 {
+            let browsers = std::mem::take(&mut kept.1);
+            drop(kept);
+            drop(browsers);
+        }
+    }
+}
+
+impl Driver {
+    /// Opens a URL in a Chromium that no other page of this test has, with its own storage.
+    pub fn page(&self, url: &str) -> Page<'_> {
+        let page = self.chromium("en", "normal");
+        page.open(url);
+        page
+    }
+
+    /// A Chromium whose user reads these languages. It waits for a page to be loaded, or with the strategy `none` for
+    /// nothing (WebDriver, "Page load strategy").
+    pub fn chromium(&self, languages: &str, strategy: &str) -> Page<'_> {
+        let usual = (languages, strategy) == ("en", "normal");
+        let waits = usual.then(|| kept().1.pop()).flatten();
+        let browser = waits.unwrap_or_else(|| Browser::start(self, languages, strategy));
+        let page = Page { browser: Some(browser), usual, _driver: self };
+        page.tab();
+        page.cdp("Page.bringToFront", "{}"); // else a key press does not go to the page
+        page.console();
+        page
+    }
+}
+
+impl Browser {
+    fn start(programs: &Driver, languages: &str, strategy: &str) -> Browser {
+        let dir = Scratch::new();
+        let mut command = Command::new(&programs.chromedriver);
+        command.arg("--port=0").env("HOME", &dir.0).env("TMPDIR", &dir.0).stdout(Stdio::piped()).stderr(Stdio::null());
+        // It looks for a free port and then takes it, and ends if another program was faster.
+        let start = || {
+            let mut driver = command.spawn().unwrap();
+            let stdout = BufReader::new(driver.stdout.take().unwrap());
+            let (found, port) = mpsc::channel();
+            thread::spawn(move || {
+                for line in stdout.lines().map_while(Result::ok) {
+                    if let Some((_, port)) = line.split_once("started successfully on port ") {
+                        let _ = found.send(port.trim_end_matches('.').to_string());
+                    }
+                }
+            });
+            match port.recv_timeout(SOON) {
+                Ok(port) => Some((port, driver)),
+                Err(_) => {
+                    let _ = driver.kill();
+                    let _ = driver.wait();
+                    None
+                }
+            }
+        };
+        let found = std::iter::repeat_with(start).take(5).flatten().next();
+        let (port, driver) = found.expect("ChromeDriver does not start");
+        let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None);
+        let agent = config.timeout_global(Some(3 * SOON)).build().new_agent();
+        let base = format!("http://127.0.0.1:{port}");
+        let mut browser = Browser { driver, agent, base, session: String::new(), home: String::new(), dir };
+        let answer = browser.post("/session", &browser.wishes(&programs.chromium, languages, strategy));
+        browser.session = format!("/session/{}", string(&answer, "\"sessionId\":"));
+        browser.home = string(&browser.get("/window"), "\"value\":");
+        browser
+    }
+
+    /// The session that is wanted (WebDriver, "New Session").
+    fn wishes(&self, chromium: &Path, languages: &str, strategy: &str) -> String {
+        let profile = json(&format!("--user-data-dir={}", self.dir.0.join("profile").display()));
+        // It starts with an empty page: its own one asks the network for things, and writes into the console.
+        let prefs = format!(
+            "{{\"intl.accept_languages\":{},\"session\":{{\"restore_on_startup\":4,\"startup_urls\":[\"data:,\"]}}}}",
+            json(languages)
+        );
+        let binary = json(&chromium.to_string_lossy());
+        let options = format!("{{\"binary\":{binary},\"args\":[{FLAGS},{profile}],\"prefs\":{prefs}}}");
+        let patience = (2 * SOON).as_millis(); // a busy machine runs a script slowly
+        let wishes = [
+            format!("\"goog:chromeOptions\":{options}"),
+            "\"goog:loggingPrefs\":{\"browser\":\"ALL\"}".to_string(),
+            format!("\"pageLoadStrategy\":{}", json(strategy)),
+            format!("\"timeouts\":{{\"script\":{patience},\"pageLoad\":{patience}}}"),
+        ];
+        format!("{{\"capabilities\":{{\"alwaysMatch\":{{{}}}}}}}", wishes.join(","))
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{}{path}", self.base, self.session)
+    }
+
+    fn post(&self, path: &str, body: &str) -> String {
+        let request = self.agent.post(self.url(path)).content_type("application/json");
+        answered(request.send(body), &format!("{path} {body}"))
+    }
+
+    fn get(&self, path: &str) -> String {
+        answered(self.agent.get(self.url(path)).call(), path)
+    }
+
+    fn delete(&self, path: &str) -> String {
+        answered(self.agent.delete(self.url(path)).call(), path)
+    }
+
+    /// Closes all tabs that a page had.
+    fn clear(&self) {
+        let handles = self.get("/window/handles");
+        let handles = handles.split_once('[').map_or("", |(_, list)| list).split('"').skip(1).step_by(2);
+        for handle in handles.filter(|handle| *handle != self.home) {
+            self.post("/window", &format!("{{\"handle\":{}}}", json(handle)));
+            self.delete("/window");
+        }
+        self.post("/window", &format!("{{\"handle\":{}}}", json(&self.home)));
+    }
+}
+
+/// The body of a response that has to be a success.
+fn answered(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>, what: &str) -> String {
+    let mut response = response.unwrap_or_else(|e| panic!("{what}: {e}"));
+    let text = response.body_mut().read_to_string().unwrap();
+    assert_eq!(response.status(), 200, "{what}: {text}");
+    text
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let _ = self.agent.delete(self.url("")).call();
+        let _ = self.driver.kill();
+        let _ = self.driver.wait();
+        // A Chromium that is just ending may still write a file.
+        let began = Instant::now();
+        while std::fs::remove_dir_all(&self.dir.0).is_err() && self.dir.0.exists() && began.elapsed() < SOON {
+            look_again(began);
+        }
+    }
+}
+
+/// The JSON string that stands behind the first `key`, unescaped (RFC 8259 §7).
+pub fn string(text: &str, key: &str) -> String {
+    let at = text.find(key).unwrap_or_else(|| panic!("no {key} in {text}")) + key.len();
+    let mut chars = text[at..].strip_prefix('"').unwrap_or_else(|| panic!("no string: {text}")).chars();
+    let mut out = Vec::new(); // UTF-16, for an escape may be half of a pair
+    loop {
+        match chars.next().expect("an unfinished string") {
+            '"' => return String::from_utf16(&out).unwrap(),
+            '\\' => out.push(match chars.next().unwrap() {
+                'n' => 10,
+                'r' => 13,
+                't' => 9,
+                'b' => 8,
+                'f' => 12,
+                'u' => u16::from_str_radix(&chars.by_ref().take(4).collect::<String>(), 16).unwrap(),
+                c => c as u16,
+            }),
+            c => out.extend_from_slice(c.encode_utf16(&mut [0; 2])),
+        }
+    }
+}
+
+/// A window of a Chromium, in which no other page is open.
+pub struct Page<'a> {
+    browser: Option<Browser>,
+    usual: bool,
+    _driver: &'a Driver,
+}
+
+impl Drop for Page<'_> {
+    fn drop(&mut self) {
+        // What a test has failed with may be in any state.
+        if let Some(browser) = self.browser.take().filter(|_| self.usual && !thread::panicking()) {
+            browser.clear();
+            kept().1.push(browser);
+        }
+    }
+}
+
+impl Page<'_> {
+    fn browser(&self) -> &Browser {
+        self.browser.as_ref().expect("it is there as long as the page")
+    }
+
+    pub fn post(&self, path: &str, body: &str) -> String {
+        self.browser().post(path, body)
+    }
+
+    /// Opens a URL, and is back when the page and its script are loaded.
+    pub fn open(&self, url: &str) {
+        self.post("/url", &format!("{{\"url\":{}}}", json(url)));
+    }
+
+    /// Opens one more tab and turns to it; returns its handle.
+    pub fn tab(&self) -> String {
+        let handle = string(&self.post("/window/new", "{\"type\":\"tab\"}"), "\"handle\":");
+        self.turn_to(&handle);
+        handle
+    }
+
+    /// The tab that was turned to last.
+    pub fn handle(&self) -> String {
+        string(&self.browser().get("/window"), "\"value\":")
+    }
+
+    /// What follows is done in this tab.
+    pub fn turn_to(&self, handle: &str) {
+        self.post("/window", &format!("{{\"handle\":{}}}", json(handle)));
+    }
+
+    /// Closes the tab; another one must be turned to.
+    pub fn close_tab(&self) {
+        self.browser().delete("/window");
+    }
+
+    /// Has each page in this tab run this before its own scripts.
+    pub fn before(&self, script: &str) {
+        self.cdp("Page.addScriptToEvaluateOnNewDocument", &format!("{{\"source\":{}}}", json(script)));
+    }
+
+    pub fn reload(&self) {
+        self.post("/refresh", "{}");
+    }
+
+    /// What the browser tells assistive technology of an element: its `role`, or its `label`.
+    pub fn computed(&self, what: &str, css: &str) -> String {
+        string(&self.browser().get(&format!("{}/computed{what}", self.element(css))), "\"value\":")
+    }
+
+    /// The value of an expression, as a string.
+    pub fn js(&self, expression: &str) -> String {
+        let script = json(&format!("{SHORT} return String({expression})"));
+        string(&self.post("/execute/sync", &format!("{{\"script\":{script},\"args\":[]}}")), "\"value\":")
+    }
+
+    pub fn text(&self, css: &str) -> String {
+        self.js(&format!("q({}).textContent", json(css)))
+    }
+
+    /// Waits until an expression has exactly this value.
+    pub fn becomes(&self, expression: &str, expected: &str) {
+        let began = Instant::now();
+        loop {
+            let value = self.js(expression);
+            if value == expected {
+                return;
+            }
+            assert!(began.elapsed() < SOON, "{expression}\nis      {value:?}\nand not {expected:?}");
+            look_again(began);
+        }
+    }
+
+    pub fn is_open(&self) {
+        self.becomes(STATE, "open");
+    }
+
+    /// Waits until the log has exactly these messages, each `class|name|text` or `class|text`.
+    pub fn shows(&self, log: &[impl AsRef<str>]) {
+        self.becomes("log()", &log.iter().map(AsRef::as_ref).collect::<Vec<_>>().join("\n"));
+    }
+
+    /// Presses the first Copy button: it says for a moment that it has copied or selected the line, and then what it said
+    /// before. The moment may be over when the test looks, so the page notes it.
+    pub fn copies(&self, done: [&str; 2], before: &str) {
+        self.js("(window.said = [], new MutationObserver(() => said.push(q('.copy').textContent)) \
+                 .observe(q('.copy'), { childList: true, characterData: true, subtree: true }))");
+        self.keys(".copy", " ");
+        self.becomes("said.length", "2");
+        let said = self.js("said");
+        assert!(done.iter().any(|done| said == format!("{done},{before}")), "{said}");
+    }
+
+    /// The path of an element.
+    pub fn element(&self, css: &str) -> String {
+        let body = format!("{{\"using\":\"css selector\",\"value\":{}}}", json(css));
+        // The key is WebDriver's "web element identifier".
+        format!("/element/{}", string(&self.post("/element", &body), "\"element-6066-11e4-a52e-4f735466cecf\":"))
+    }
+
+    /// Real key presses into an element, which gets the focus.
+    pub fn keys(&self, css: &str, keys: &str) {
+        self.post(&(self.element(css) + "/value"), &format!("{{\"text\":{}}}", json(keys)));
+    }
+
+    /// Sends a message; the page is then ready for the next.
+    pub fn say(&self, text: &str) {
+        self.keys("#msg", &format!("{text}{ENTER}"));
+        self.becomes("q('#msg').value", "");
+    }
+
+    /// What a server's pages have newly written into the browser's console; not what pages of the browser's own write.
+    pub fn console(&self) -> Vec<String> {
+        let log = self.post("/se/log", "{\"type\":\"browser\"}");
+        let lines = log.split("{\"level\":").skip(1).map(|entry| string(entry, "\"message\":"));
+        lines.filter(|line| !line.starts_with("chrome:")).collect()
+    }
+
+    pub fn cdp(&self, command: &str, params: &str) -> String {
+        self.post("/goog/cdp/execute", &format!("{{\"cmd\":\"{command}\",\"params\":{params}}}"))
+    }
+
+    pub fn size(&self, width: u32, height: u32, phone: bool) {
+        let params = format!("{{\"width\":{width},\"height\":{height},\"deviceScaleFactor\":1,\"mobile\":{phone}}}");
+        self.cdp("Emulation.setDeviceMetricsOverride", &params);
+    }
+
+    pub fn shot(&self, file: &Path) {
+        const DIGITS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"; // RFC 4648 §4
+        let png = string(&self.cdp("Page.captureScreenshot", "{}"), "\"data\":");
+        let digits: Vec<u32> = png.trim_end_matches('=').chars().map(|c| DIGITS.find(c).unwrap() as u32).collect();
+        let mut bytes = Vec::new();
+        for four in digits.chunks(4) {
+            let bits = four.iter().fold(0, |bits, digit| bits << 6 | digit) << (6 * (4 - four.len()));
+            bytes.extend_from_slice(&bits.to_be_bytes()[1..four.len()]);
+        }
+        std::fs::write(file, bytes).unwrap();
+    }
+}
+
+/// Answers every request with 502 on a port, as a proxy does whose server is gone; returns what ends that.
+pub fn bad_gateway(port: u16) -> impl FnOnce() {
+    let mut listener = None;
+    eventually("the port is free", || {
+        listener = TcpListener::bind(("127.0.0.1", port)).ok();
+        listener.is_some()
+    });
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let thread = thread::spawn(move || {
+        let mut streams = Vec::new();
+        for stream in listener.unwrap().incoming().map_while(|s| s.ok().filter(|_| !stopped.load(SeqCst))) {
+            // Chromium opens connections that it does not use yet: they must not hold up the others.
+            streams.push(stream.try_clone().unwrap());
+            thread::spawn(move || refuse_one(stream));
+        }
+        streams.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
+    });
+    move || {
+        stop.store(true, SeqCst);
+        let _ = TcpStream::connect(("127.0.0.1", port));
+        thread.join().unwrap();
+    }
+}
+
+/// Answers one request with 502.
+fn refuse_one(mut stream: TcpStream) {
+    if matches!(stream.read(&mut [0; 16 << 10]), Ok(1..)) {
+        let answer = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        let _ = stream.write_all(answer);
+        // A body that is still on its way would have the answer reset (RFC 9112 §9.6).
+        let _ = stream.shutdown(Shutdown::Write);
+        while matches!(stream.read(&mut [0; 16 << 10]), Ok(1..)) {}
+    }
+}
+
+pub fn url(server: &Tincan, path: &str) -> String {
+    format!("http://127.0.0.1:{}{path}", server.port)
+}
+
+/// Starts another server on the port of one that is gone.
+pub fn again(port: u16) -> Tincan {
+    Tincan::spawn(&format!("127.0.0.1:{port}"), &["--retry", "200"])
+}
+
+/// Starts a server with these tokens; on a port, or with 0 on a free one.
+pub fn guarded(dir: &Scratch, port: u16, tokens: &str) -> Tincan {
+    let path = dir.0.join("tokens");
+    std::fs::write(&path, tokens).unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    let args = ["--retry", "200", "--token-file", path.to_str().unwrap()];
+    Tincan::spawn(&format!("127.0.0.1:{port}"), &args)
+}
+
+/// The URL with a token in it. No driver can type into the browser's own dialog, but the browser answers the challenge
+/// with what stands in the URL, and keeps it for the URL without.
+pub fn signed_url(server: &Tincan, token: &str) -> String {
+    format!("http://any:{token}@127.0.0.1:{}/kitchen", server.port)
+}
+
+/// What the page sends.
+pub fn message(name: &str, msg: &str) -> String {
+    format!("{{\"name\":{},\"msg\":{}}}", json(name), json(msg))
+}

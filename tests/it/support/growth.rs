@@ -1,0 +1,90 @@
+//! What work costs, in processor time: that of this thread, or that of the server's threads. Each length is measured several
+//! times, and the least counts, for others use the machine as well.
+
+use crate::support::harness::*;
+use std::collections::HashMap;
+use std::fs;
+use std::hint::black_box;
+use std::io::Write;
+use std::thread::{scope, sleep};
+use std::time::Duration;
+
+/// How often each length is measured at most.
+const RUNS: usize = 6;
+
+/// Asserts that four times as much costs about four times as much, and by no means sixteen times.
+#[track_caller]
+pub fn linear(what: &str, n: usize, mut cost: impl FnMut(usize) -> Duration) {
+    if fs::read_to_string("/proc/self/schedstat").map_or(true, |line| line.starts_with("0 ")) {
+        return eprintln!("left out: this kernel does not count the time of a thread in nanoseconds");
+    }
+    let mut least = [Duration::MAX; 3];
+    for run in 1..=RUNS {
+        for (times, least) in [1, 2, 4].iter().zip(&mut least) {
+            *least = cost(n * times).min(*least);
+        }
+        if run > 1 && least[2] <= 8 * least[0] {
+            return eprintln!("{what}, {n} of them and twice and four times as many: {least:?}");
+        }
+    }
+    panic!("{what}, {n} of them and twice and four times as many: {least:?}");
+}
+
+/// The times of the threads of a process, by their numbers. A thread that runs is accounted for at
+/// the clock's ticks; one that sleeps, exactly.
+fn times(tasks: &str) -> HashMap<String, u64> {
+    let tasks = fs::read_dir(tasks).unwrap().filter_map(|task| {
+        let task = task.unwrap();
+        let line = fs::read_to_string(task.path().join("schedstat")).ok()?; // a thread may have ended
+        Some((task.file_name().into_string().unwrap(), line.split(' ').next()?.parse().ok()?))
+    });
+    tasks.collect()
+}
+
+/// What this takes of this thread.
+pub fn own<T>(work: impl FnOnce() -> T) -> Duration {
+    let time = || {
+        sleep(Duration::from_nanos(1));
+        let line = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+        Duration::from_nanos(line.split(' ').next().unwrap().parse().unwrap())
+    };
+    let before = time();
+    black_box(work());
+    time() - before
+}
+
+/// What this takes of a server's threads. The time of those that end meanwhile is lost, so no connection may close.
+pub fn spent<T>(server: &Tincan, work: impl FnOnce() -> T) -> Duration {
+    let tasks = format!("/proc/{}/task", server.pid());
+    server.rests();
+    let before = times(&tasks);
+    work();
+    server.rests();
+    let more = times(&tasks).into_iter().map(|(task, time)| time.saturating_sub(*before.get(&task).unwrap_or(&0)));
+    Duration::from_nanos(more.sum())
+}
+
+/// Sends bytes in pieces of this size, each of which the server has read before the next one comes.
+pub fn in_pieces(server: &Tincan, wire: &mut Wire, bytes: &[u8], size: usize) {
+    for piece in bytes.chunks(size) {
+        wire.send(piece);
+        server.rests();
+    }
+}
+
+pub fn post(path: &str, body: &str) -> String {
+    format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+pub fn stream(path: &str, body: &str) -> String {
+    post(path, body).replacen("Content-L", "Content-Type: text/event-stream\r\nContent-L", 1)
+}
+
+/// Sends many requests at once, and takes an answer to each; returns the last one.
+pub fn pipelined(wire: &mut Wire, requests: &str, count: usize) -> Response {
+    let mut writer = wire.stream.try_clone().unwrap();
+    scope(|scope| {
+        scope.spawn(move || writer.write_all(requests.as_bytes()).unwrap());
+        (0..count).map(|_| wire.response()).last().unwrap()
+    })
+}

@@ -1,0 +1,12 @@
+//! What tests stand on: a real server, and who talks to it.
+
+pub mod browser;
+pub mod growth;
+pub mod harness;
+pub mod process;
+pub mod refusals;
+pub mod slow_readers;
+pub mod sources;
+#[allow(dead_code)] // each build uses the part that its wings need
+pub mod websocket;
+pub mod wings;

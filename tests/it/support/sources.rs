@@ -1,0 +1,16 @@
+//! The sources of the tests, for those that look whether something is tested.
+
+use std::fs::{read_dir, read_to_string};
+use std::path::Path;
+
+/// What stands in the files of `tests/it` and its folders, one after the other.
+pub fn tests() -> String {
+    read(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it")))
+}
+
+fn read(path: &Path) -> String {
+    if !path.is_dir() {
+        return read_to_string(path).unwrap();
+    }
+    read_dir(path).unwrap().map(|entry| read(&entry.unwrap().path())).collect()
+}

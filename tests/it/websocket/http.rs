@@ -1,0 +1,15 @@
+//! What it refuses; see `sockets.rs`.
+
+use crate::support::refusals::{covered, elsewhere};
+use tincan::wings::websocket::TABLES;
+use tincan::wings::websocket::handshake::*;
+
+#[test]
+fn every_line_of_its_table_is_tested() {
+    let here: Vec<_> = Vec::new();
+    covered(
+        TABLES.refusals,
+        &here,
+        &elsewhere!(UPGRADE UPGRADE_OPTION HANDSHAKE_METHOD NO_SOCKET WS_VERSION WS_KEY SUBPROTOCOL),
+    );
+}

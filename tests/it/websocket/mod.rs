@@ -1,0 +1,8 @@
+//! WebSocket.
+
+pub mod frames;
+pub mod framing;
+pub mod growth;
+pub mod http;
+pub mod lesson;
+pub mod sockets;
