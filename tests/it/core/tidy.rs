@@ -212,7 +212,7 @@ fn no_file_of_the_core_names_a_wing() {
             let words = line.split(|c: char| !c.is_alphanumeric() && c != '_').map(str::to_ascii_lowercase);
             for word in words.filter(|_| !line.contains("\"TRACE\"")) {
                 let wings =
-                    ["wings", "websocket", "websockets", "redis", "trace", "tap", "taps", "lab", "lesson", "lessons"];
+                    ["websocket", "websockets", "redis", "trace", "tap", "taps", "lab", "lesson", "lessons"];
                 if wings.contains(&&*word) {
                     named.push(format!("{}:{} names {word}", source.path, n + 1));
                 }
@@ -250,8 +250,8 @@ fn a_function_has_at_most_forty_lines() {
 
 #[test]
 fn the_source_can_be_read_in_one_evening() {
-    const CORE: usize = 0;
-    const ALL: usize = 0;
+    const CORE: usize = 46_000;
+    const ALL: usize = 76_200;
     let size = |sources: &mut dyn Iterator<Item = Source>| sources.map(|source| tokens(&source.text)).sum::<usize>();
     let core = size(&mut sources().into_iter().filter(Source::is_core));
     let all = size(&mut sources().into_iter());

@@ -277,7 +277,8 @@ fn a_tap_that_cannot_keep_up_says_how_much_it_lost_and_holds_up_nobody() {
         }
     }
     assert!(sums[1] > 1 << 20, "{sums:?}");
-    assert_eq!(sums[0] + sums[1], heard, "{sums:?}");
+    let all = sums[0] + sums[1];
+    assert!(all == heard || all == heard + 12, "{sums:?}, and {heard}: the ping may be among what was lost");
 }
 
 #[test]
