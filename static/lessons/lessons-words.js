@@ -3,10 +3,8 @@
 
 addWords({
   'lessons-title': ['Lessons', '课程'],
-  'lessons-intro': [
-    'Each lesson is an event stream that explains itself. The lab plays it and shows what becomes of each byte.',
-    '每节课都是一个自带讲解的事件流。实验室播放它，并显示每个字节起什么作用。',
-  ],
+  'lessons-intro': ['Each lesson is an event stream that explains itself.', '每节课都是一个自带讲解的事件流。'],
+  'lessons-lab': ['The lab plays it and shows what becomes of each byte.', '实验室播放它，并显示每个字节起什么作用。'],
   'lab-title': ['The wire lab', '字节实验室'],
   'lab-chat': ['The chat page', '聊天页面'],
 });

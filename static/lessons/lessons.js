@@ -14,14 +14,22 @@ async function readLessons() {
   return Array.from(lines, ([, name, titles]) => ({ name, title: titles.split(' · ')[Number(chinese)] ?? titles }));
 }
 
+// Whether this server has a lab. If not, nothing on the page leads there.
+async function findLab() {
+  const { ok } = await fetch(`${location.origin}/lab`, { method: 'HEAD' });
+  if (!ok) document.querySelectorAll('[data-lab]').forEach((part) => part.remove());
+  return ok;
+}
+
 // A failure is shown until it is over.
 async function showLessons(list, error) {
   const link = (href, text) => Object.assign(document.createElement('a'), { href, textContent: text });
   document.title = `${word('lessons-title')} · tincan`;
   try {
+    const lab = await findLab();
     for (const { name, title } of await readLessons()) {
       const item = document.createElement('li');
-      item.append(link(`/lab#${name}`, title), ' ', link(`/lessons/${name}.txt`, `${name}.txt`));
+      item.append(lab ? link(`/lab#${name}`, title) : title, ' ', link(`/lessons/${name}.txt`, `${name}.txt`));
       list.append(item);
     }
     error.textContent = '';
