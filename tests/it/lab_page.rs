@@ -421,11 +421,11 @@ fn frames_are_read_wherever_they_are_cut() {
     let page = driver.page(&url(&server, "/lab"));
     on_socket(&page, &server, "kitchen", "event-stream");
     let mut out = b"\x01\x04so\xc3\xa9\x89\x02hi\x80\x02\np".to_vec(); // a message in two frames, and a Ping between them
-    ws::frame(ws::TEXT, "stew, ".repeat(50).as_bytes(), &mut out);
-    ws::frame(ws::TEXT, "bread".repeat(13_200).as_bytes(), &mut out);
-    ws::frame(ws::TEXT, b"", &mut out);
-    ws::close(Some(1001), "bye", &mut out);
-    ws::close(None, "", &mut out);
+    out.extend(ws::frame(ws::TEXT, "stew, ".repeat(50).as_bytes()));
+    out.extend(ws::frame(ws::TEXT, "bread".repeat(13_200).as_bytes()));
+    out.extend(ws::frame(ws::TEXT, b""));
+    out.extend(ws::close(Some(1001), "bye"));
+    out.extend(ws::close(None, ""));
     // Of each part, in one row or in several: its bytes, what is said of it, and what belongs together.
     let parts = "((parts, text) => { for (const row of all('tbody .row.out')) {
         const [code, steps] = [row.querySelector('code').textContent, row.cells[1].textContent];
@@ -502,7 +502,7 @@ fn a_websocket_in_the_lab_does_not_come_back_and_says_why_it_ended() {
         page.becomes("all('.fired .event').at(-1)?.textContent.includes('soup is ready')", "true");
     }
     page.js("(q('#data').value = 'long '.repeat(300), q('#send').click())");
-    closed(1009, ws::TOO_LONG.reason, true);
+    closed(1009, &crate::ws::closing_reason(ws::TOO_LONG), true);
     assert_eq!(page.js("all('.fired .failed').length"), "1", "what the one before fired is not in this table");
     // A handshake that is refused.
     page.js("(q('#since').value = 'nonsense', q('#connect').click())");

@@ -7,7 +7,7 @@ use crate::harness::*;
 use crate::hostile::descriptors;
 use crate::lab::{Told, told};
 use crate::trace::{ended, explained_by, none, shown, traced};
-use crate::ws::{Case, Reaction, SMALL, cases, closing, frame, judge, ping, random_bytes, text};
+use crate::ws::{Case, Reaction, SMALL, cases, closing, closing_reason, frame, judge, ping, random_bytes, text};
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -16,7 +16,7 @@ use std::thread::scope;
 use std::time::{Duration, Instant};
 use tincan::wings::trace::explain::Explainer;
 use tincan::wings::trace::secrets::Secrets;
-use tincan::wings::websocket::frames::{BINARY_DATA, Failure, Reader, TOO_LONG};
+use tincan::wings::websocket::frames::{BINARY_DATA, Reader, TOO_LONG};
 use tincan::wire::event::json;
 use tincan::wire::reject::{self, Reject};
 
@@ -189,7 +189,7 @@ impl Player<'_> {
                 Reaction::Pong(payload) => pongs.push(payload.clone()),
                 Reaction::Close(code) => close = Some(code.map_or(vec![], |code| code.to_be_bytes().into())),
                 Reaction::Fail(failure) => {
-                    close = Some([&failure.code.to_be_bytes(), failure.reason.as_bytes()].concat());
+                    close = Some([&failure.status.to_be_bytes(), closing_reason(failure).as_bytes()].concat());
                 }
             }
         }
@@ -950,7 +950,7 @@ fn chromiums_websocket_speaks_with_the_server() {
     assert_eq!(page.js("heard.slice(1).join('')"), kept[kept.find("\n\n").unwrap() + 2..]);
     assert!(kept.contains("\n\nevent: soup\ndata: hot\nid: "), "{kept}");
     // What breaks a rule is told with its reason.
-    let told = |failure: &Failure| format!("{}|{}|true", failure.code, failure.reason);
+    let told = |failure: Reject| format!("{}|{}|true", failure.status, closing_reason(failure));
     page.js("ws.send(new Uint8Array([1]))");
     page.becomes("end", &told(BINARY_DATA));
     open("/a", "[]");
@@ -1014,7 +1014,7 @@ asyncio.run(asyncio.wait_for(main(sys.argv[1]), 100))
     let out = command.output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let said = String::from_utf8(out.stdout).unwrap(); // on the other there may be warnings of its own
-    let (binary, long) = (BINARY_DATA.reason, TOO_LONG.reason);
+    let (binary, long) = (closing_reason(BINARY_DATA), closing_reason(TOO_LONG));
     let expected = format!(
         "None []\nsoup is ready\n3001 \nevent-stream : connected to /a\nevent: e\ndata: named\n\n\
          1003 {binary}\n1009 {long}\n1009 {long}\n404\n403\nall\n"
@@ -1084,10 +1084,10 @@ fn trace_shows_each_frame_with_its_header_and_its_payload_unmasked() {
     ws.gets(0x8a, "p");
     ws.message();
     ws.send([frame(0x8a, ""), frame(0x82, "b")].concat());
-    ws.closes(1003, BINARY_DATA.reason);
+    ws.closes(1003, &closing_reason(BINARY_DATA));
     drop(ws);
     let got = ended(&server, 1);
-    let reason = BINARY_DATA.reason;
+    let reason = closing_reason(BINARY_DATA);
     let expected = format!(
         "#1 < ␍␊ | end of the head; frames follow
         #1 < 81 5a | FIN, text, length of the payload: 90
