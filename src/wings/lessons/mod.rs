@@ -75,11 +75,11 @@ impl Lessons {
 /// again, and it must not become a line of its own.
 fn begin(req: &Request) -> Result<String, Reject> {
     let is_id = |id: &String| !id.contains(char::is_control);
-    let since = req.param("since")?.filter(|since| since != "all");
-    if since.as_ref().is_some_and(|since| !is_id(since)) {
+    let since = req.param("since")?.filter(|since| since != "all").unwrap_or_default();
+    if !is_id(&since) {
         return Err(SINCE);
     }
-    Ok(req.last_event_id().filter(is_id).or(since).unwrap_or_default())
+    Ok(req.last_event_id().filter(is_id).unwrap_or(since))
 }
 
 /// A lesson, to its end.
