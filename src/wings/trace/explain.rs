@@ -36,6 +36,8 @@ pub const LINE: usize = MAX_SECTION + 1;
 const HEAD: usize = MAX_TARGET + MAX_SECTION + 1024;
 /// Limit: requests that were read and not yet answered, of which it is known whether they were a HEAD.
 const REQUESTS: usize = 4096;
+/// Between two frames.
+const BETWEEN: InFrame = InFrame::Header { begun: false };
 /// Where the notes begin; behind a longer line they follow it.
 const COLUMN: usize = 40;
 
@@ -391,15 +393,12 @@ impl Way {
             Next::Body(n) | Next::Chunked(Chunk::Data(n)) => &format!("; length of what is missing: {n}"),
             Next::Head if !(self.head.is_empty() && self.line.begin.is_empty()) => ", in the middle of a head",
             Next::Chunked(_) => ", in the middle of a body",
-            Next::Frames if !self.is_between() => ", in the middle of a frame",
+            Next::Frames if self.frames.as_ref().is_some_and(|frames| frames.place() != BETWEEN) => {
+                ", in the middle of a frame"
+            }
             _ => "",
         };
         why.to_string() + self.loss()
-    }
-
-    /// Whether it is between two frames.
-    fn is_between(&self) -> bool {
-        self.frames.as_ref().is_none_or(|frames| frames.place() == InFrame::Header { begun: false })
     }
 
     /// What becomes of an answer's stream that ends here.

@@ -149,22 +149,18 @@ impl Accepted {
         {
             connection.note(101);
             let last = self.obey(&mut connection, &shared).err().unwrap_or_default();
-            leave(&self.channel, key, &last, self.hub.now());
+            let now = self.hub.now();
+            // Behind the frame that is open. If its socket does not take that in time, or there is nothing, it is just dropped.
+            self.channel.visit(key, Instant::now() + LEAVE_TIME, |found| {
+                let Some((sub, _)) = found else { return Some(()) };
+                if !sub.is_poll() {
+                    sub.end_at(sub.at().end(), last.clone());
+                }
+                let gone = sub.finish(now).is_err() || sub.is_ended() || last.is_empty();
+                gone.then_some(())
+            });
+            self.channel.remove(key);
             connection.end(Stop::Close);
         }
     }
-}
-
-/// Ends a subscriber with these bytes, behind the frame that is open. If its socket does not take that in time, or there are
-/// none, it is just dropped.
-fn leave(channel: &Channel, key: u64, last: &[u8], now: u64) {
-    channel.visit(key, Instant::now() + LEAVE_TIME, |found| {
-        let Some((sub, _)) = found else { return Some(()) };
-        if !sub.is_poll() {
-            sub.end_at(sub.at().end(), last.into());
-        }
-        let gone = sub.finish(now).is_err() || sub.is_ended() || last.is_empty();
-        gone.then_some(())
-    });
-    channel.remove(key);
 }
