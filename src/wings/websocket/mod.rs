@@ -46,8 +46,13 @@ impl Wing for WebSockets {
             if !blocks {
                 opening.introduction = None; // it has no data
             }
-            let may_publish = desk.tokens.check(req, "POST");
-            let accepted = Accepted { hub: desk.hub.clone(), channel, blocks, may_publish, template };
+            let accepted = Accepted {
+                hub: desk.hub.clone(),
+                channel,
+                blocks,
+                may_publish: desk.tokens.check(req, "POST"),
+                template,
+            };
             Ok(Reply::Taken(Box::new(|connection, slot| {
                 // A thread of its own, which has not yet used much of its stack. If there is none, the client is sent away.
                 let _ = start("websocket", Box::new(move || accepted.serve(connection, slot, further, opening)));

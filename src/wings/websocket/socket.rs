@@ -115,10 +115,9 @@ impl Accepted {
                     Received::Message(text) => {
                         self.may_publish.map_err(|reject| frames::close(Some(1008), reject.why))?;
                         let event = self.template.clone().with_data(text);
-                        let code = |r: Reject| if r.status == 500 { 1011 } else { 1013 };
                         self.hub
                             .publish(&self.channel.name, &[event])
-                            .map_err(|r| frames::close(Some(code(r)), r.why))?;
+                            .map_err(|r| frames::close(Some(if r.status == 500 { 1011 } else { 1013 }), r.why))?;
                     }
                     Received::Ping(payload) => {
                         lock(shared).pong = frames::frame(frames::PONG, &payload);
@@ -135,14 +134,13 @@ impl Accepted {
     }
 
     /// Serves it to its end, with the client's slot and a further one.
-    pub fn serve(self, mut connection: Connection, _slot: Slot, further: Slot, opening: Opening) {
+    pub fn serve(self, mut connection: Connection, _slot: Slot, further: Slot, mut opening: Opening) {
         let mut watchers = take(&mut connection.watchers);
         watchers.frames(&|client| Box::new(Reader::new(self.blocks && !client)));
         let shared = Arc::new(Mutex::new(Shared { watchers, ..Shared::default() }));
         let framing: Framed = if self.blocks { &Messages { data: false } } else { &Messages { data: true } };
-        let half = Half { shared: shared.clone(), framing };
+        opening.transport = Some(Box::new(Half { shared: shared.clone(), framing }));
         let key = opening.key;
-        let opening = Opening { transport: Some(Box::new(half)), ..opening };
         // If this fails the client is gone.
         if let Ok(stream) = connection.stream.try_clone()
             && self.hub.subscribe(&self.channel, stream, further, opening).is_ok()
