@@ -36,25 +36,21 @@ table! {
 }
 
 /// What it adds to the tables.
-pub const TABLES: Tables =
-    Tables { refusals: TABLE, ..Tables::new(|_| Ok(Box::new(Addresses { secret: RandomState::new() }))) };
+pub const TABLES: Tables = Tables { refusals: TABLE, ..Tables::new(|_| Ok(Box::new(Addresses(RandomState::new())))) };
 
-/// The addresses of a server.
-#[derive(Clone)]
-struct Addresses {
-    secret: RandomState,
-}
+/// The addresses of a server, by its secret.
+struct Addresses(RandomState);
 
 impl Addresses {
     /// The address of the subscriber with this key.
     fn of(&self, key: u64) -> String {
-        format!("{key:016x}{:016x}", self.secret.hash_one(key))
+        format!("{key:016x}{:016x}", self.0.hash_one(key))
     }
 
-    /// The key of the subscriber with this address.
-    fn key(&self, address: &str) -> Option<u64> {
-        let key = u64::from_str_radix(address.get(..16)?, 16).ok()?;
-        (self.of(key) == address).then_some(key)
+    /// The subscriber with this address.
+    fn find(&self, address: String) -> One {
+        let key = address.get(..16).and_then(|key| u64::from_str_radix(key, 16).ok());
+        One { key: key.filter(|key| self.of(*key) == address), address }
     }
 }
 
@@ -64,7 +60,7 @@ impl Wing for Addresses {
     }
 
     fn audience(&self, name: &str, value: &str) -> Option<Box<dyn Audience>> {
-        (name == "except").then(|| Box::new(Except { address: value.into(), key: self.key(value) }) as _)
+        (name == "except").then(|| Box::new(self.find(value.into())) as _)
     }
 
     fn request(
@@ -72,25 +68,23 @@ impl Wing for Addresses {
     ) -> Result<Option<Route>, Reject> {
         let name = req.path.strip_prefix('/').filter(|name| req.method == "POST" && desk.hub.is_channel(name));
         let Some(name) = name else { return Ok(None) };
-        let at = desk.clone();
-        let route = match (req.param("to")?, req.param("except")?) {
+        let to = req.param("to")?;
+        let alone = to.is_some();
+        let address = match (to, req.param("except")?) {
             (None, None) => return Ok(None),
             (Some(_), Some(_)) => return Err(TO_EXCEPT),
-            (Some(address), None) => {
-                let key = self.key(&address);
-                desk.to_publish(req, name, connection, move |name, events| {
-                    send(&at, name, key.ok_or(NOBODY)?, events)?;
-                    Ok(Answer::text("given to that reader; not kept\n"))
-                })
-            }
-            (None, Some(address)) => {
-                let except = Except { key: self.key(&address), address };
-                desk.to_publish(req, name, connection, move |name, events| {
-                    at.hub.publish_for(name, events, Some(&except)).map(told)
-                })
-            }
+            (Some(address), None) | (None, Some(address)) => address,
         };
-        route.map(Some)
+        let one = self.find(address);
+        let at = desk.clone();
+        let publish = move |name: &str, events: &[Event]| {
+            if !alone {
+                return at.hub.publish_for(name, events, Some(&one)).map(told);
+            }
+            send(&at, name, one.key.ok_or(NOBODY)?, events)?;
+            Ok(Answer::text("given to that reader; not kept\n"))
+        };
+        desk.to_publish(req, name, connection, publish).map(Some)
     }
 }
 
@@ -102,11 +96,11 @@ fn send(desk: &Desk, name: &str, key: u64, events: &[Event]) -> Result<(), Rejec
     let now = desk.hub.now();
     let given = channel.visit(key, Instant::now() + PUBLISH_PATIENCE, |found| match found {
         Some((sub, free)) if !sub.is_poll() => {
-            let give = |sub: &mut Subscriber| {
-                let frame = sub.framing().alone(&bytes);
-                sub.give_alone(frame.into_iter(), now).map_err(|_| NOBODY)
-            };
-            if free { Some(give(sub)) } else { (sub.stalls > 0).then_some(Err(BEHIND)) }
+            if !free {
+                return (sub.stalls > 0).then_some(Err(BEHIND));
+            }
+            let frame = sub.framing().alone(&bytes);
+            Some(sub.give_alone(frame.into_iter(), now).map_err(|_| NOBODY))
         }
         _ => Some(Err(NOBODY)),
     });
@@ -114,27 +108,29 @@ fn send(desk: &Desk, name: &str, key: u64, events: &[Event]) -> Result<(), Rejec
     given.unwrap_or(Err(BEHIND))
 }
 
-/// All but one.
-struct Except {
+/// One subscriber, which is there if it has a key. As an audience: all others.
+struct One {
     address: String,
     key: Option<u64>,
 }
 
-impl Except {
+impl One {
     fn find<'a>(&self, subscribers: &'a mut [Subscriber]) -> Result<&'a mut Subscriber, Reject> {
         subscribers.iter_mut().find(|sub| Some(sub.key) == self.key && !sub.is_poll()).ok_or(NOBODY)
     }
 }
 
-impl Audience for Except {
+impl Audience for One {
     fn field(&self) -> (&'static str, &str) {
         ("except", &self.address)
     }
 
     fn check(&self, subscribers: &mut [Subscriber], from: u64) -> Result<(), Reject> {
-        let sub = self.find(subscribers)?;
-        let apart = sub.more.as_ref().and_then(|more| more.apart.as_ref());
-        if apart.is_none_or(|apart| apart.has_room(from)) { Ok(()) } else { Err(BEHIND) }
+        let more = self.find(subscribers)?.more.as_ref();
+        match more.and_then(|more| more.apart.as_ref()) {
+            Some(apart) if !apart.has_room(from) => Err(BEHIND),
+            _ => Ok(()),
+        }
     }
 
     fn mark(&self, subscribers: &mut [Subscriber], from: u64, to: u64) {

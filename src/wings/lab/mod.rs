@@ -69,8 +69,10 @@ impl Lab {
             }
             "POST" => {
                 let key = key.to_string();
-                let cut = move || Answer::text(format!("connections cut: {}\n", taps.cut(&key)));
-                Ok(Route::Work(Box::new(move |_, _, _| Ok(Reply::Answer(cut())))))
+                Ok(Route::Work(Box::new(move |_, _, _| {
+                    let cut = taps.cut(&key);
+                    Ok(Reply::Answer(Answer::text(format!("connections cut: {cut}\n"))))
+                })))
             }
             _ => Err(CHANNEL_METHOD),
         }

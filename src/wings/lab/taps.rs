@@ -108,7 +108,6 @@ impl Line {
             bytes: bytes.into(),
             lost: take(&mut self.lost),
         });
-        drop(queue);
         self.taps.teller.unpark();
     }
 }
@@ -131,16 +130,13 @@ fn tell(line: &mut Option<Line>, name: &'static str, bytes: &[u8]) {
     line.iter_mut().for_each(|line| bytes.chunks(PIECE).for_each(|piece| line.tell(name, piece)));
 }
 
-/// Watches a connection for a tap.
-struct Tap(Arc<Plug>);
-
-impl Watch for Tap {
+impl Watch for Arc<Plug> {
     fn body(&mut self, bytes: &[u8]) {
-        tell(&mut lock(&self.0.line), "in", bytes);
+        tell(&mut lock(&self.line), "in", bytes);
     }
 
     fn send(&mut self, bytes: &[u8], write: &mut dyn FnMut() -> io::Result<usize>) -> io::Result<usize> {
-        let mut line = lock(&self.0.line); // so that the end is not told between the two
+        let mut line = lock(&self.line); // so that the end is not told between the two
         let taken = write()?;
         tell(&mut line, "out", bytes.get(..taken).unwrap_or_default());
         Ok(taken)
@@ -173,13 +169,11 @@ impl Taps {
         let queue = Arc::<Mutex<Queue>>::default();
         let told = hub.clone();
         let waiting = queue.clone();
-        let tell = move || {
-            loop {
-                park();
-                sleep(GATHER);
-                let pieces = take(&mut *lock(&waiting)).pieces;
-                pieces.into_iter().for_each(|piece| piece.tell(&told)); // each is free then
-            }
+        let tell = move || loop {
+            park();
+            sleep(GATHER);
+            let pieces = take(&mut *lock(&waiting)).pieces;
+            pieces.into_iter().for_each(|piece| piece.tell(&told)); // each is free then
         };
         let teller = start("taps", Box::new(tell))?;
         Ok(Arc::new(Taps { hub, count: AtomicU64::new(1), plugs: Places(Mutex::default()), queue, teller }))
@@ -190,17 +184,23 @@ impl Taps {
     /// # Errors
     /// [`CONNECTIONS`] or [`TAPS`] if it is one too many.
     pub fn tap(self: &Arc<Taps>, desk: &Desk, key: &str, stream: &TcpStream) -> Result<Box<dyn Watch>, Reject> {
-        let _slot = desk.further()?;
-        let own = stream.try_clone().map_err(|_| CONNECTIONS)?;
-        let plug = Plug { key: key.into(), stream: own, _slot, line: Mutex::default() };
+        let plug = Plug {
+            key: key.into(),
+            _slot: desk.further()?,
+            stream: stream.try_clone().map_err(|_| CONNECTIONS)?,
+            line: Mutex::default(),
+        };
         let plug = self.plugs.take(MOST, stream, plug).ok_or(TAPS)?;
         if lock(&self.queue).bytes > QUEUE {
             return Err(TAPS); // the ends of those that there were are still to be told
         }
-        let connection = self.count.fetch_add(1, Relaxed);
-        let channel = self.hub.channel(&format!("lab/{key}")).map_err(|_| TAPS)?;
-        *lock(&plug.line) = Some(Line { connection, channel, taps: self.clone(), lost: 0 });
-        Ok(Box::new(Tap(plug)))
+        *lock(&plug.line) = Some(Line {
+            connection: self.count.fetch_add(1, Relaxed),
+            channel: self.hub.channel(&format!("lab/{key}")).map_err(|_| TAPS)?,
+            taps: self.clone(),
+            lost: 0,
+        });
+        Ok(Box::new(plug))
     }
 
     /// Pulls the plug of the connections of this key: for their taps this is the end, whenever those that use them notice.
@@ -209,8 +209,8 @@ impl Taps {
         let plugs = lock(&self.plugs.0); // no other tap begins before the ends are told
         let own = plugs.iter().filter_map(|place| place.1.upgrade()).filter(|plug| *plug.key == *key);
         own.filter(|plug| {
-            let cut = plug.stream.shutdown(Shutdown::Both); // a write that waits, and has us wait, is over then
-            lock(&plug.line).take().is_some() && cut.is_ok()
+            // A write that waits, and has us wait, is over then.
+            plug.stream.shutdown(Shutdown::Both).is_ok() & lock(&plug.line).take().is_some()
         })
         .count()
     }

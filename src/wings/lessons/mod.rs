@@ -10,7 +10,7 @@ use crate::server::doors::{Desk, Reply, Route, Tables, Wing};
 use crate::server::pages::files;
 use crate::server::route::{CLOSE, STREAM_FIELDS, html, is_chunked, page};
 use crate::system::limits::Places;
-use crate::wings::lessons::script::{LESSONS, Lesson, Script, find, parse, parts, says};
+use crate::wings::lessons::script::{LESSONS, Lesson, Script, parse, parts, says};
 use crate::wire::http::{self, Request};
 use crate::wire::reject::{LATER, Reject, SINCE, table};
 use std::io::Write;
@@ -46,7 +46,8 @@ impl Wing for Lessons {
             Some("") if req.quality("text", "html") > req.quality("text", "plain") => Route::Page(html(PAGE, vary)),
             Some("") => Route::Page(page(Answer::text(list()), vary)),
             Some(path)
-                if let Some(name) = path.strip_prefix('/').filter(|name| !name.is_empty() && !name.ends_with('/')) =>
+                if !path.ends_with('/')
+                    && let Some(name) = path.strip_prefix('/') =>
             {
                 self.to_lesson(req, name)?
             }
@@ -60,7 +61,7 @@ impl Lessons {
     /// A lesson for this client, or its file.
     fn to_lesson(&self, req: &Request, name: &str) -> Result<Route, Reject> {
         let file = name.strip_suffix(".txt");
-        let text = find(file.unwrap_or(name)).ok_or(NO_LESSON)?.text;
+        let text = LESSONS.iter().find(|lesson| lesson.name == file.unwrap_or(name)).ok_or(NO_LESSON)?.text;
         if file.is_some() {
             return Ok(Route::Page(page(Answer::text(text), "")));
         }
@@ -74,11 +75,11 @@ impl Lessons {
 /// again, and it must not become a line of its own.
 fn begin(req: &Request) -> Result<String, Reject> {
     let is_id = |id: &String| !id.contains(char::is_control);
-    let since = req.param("since")?.filter(|since| since != "all");
-    if since.as_ref().is_some_and(|since| !is_id(since)) {
+    let since = req.param("since")?.filter(|since| since != "all").unwrap_or_default();
+    if !is_id(&since) {
         return Err(SINCE);
     }
-    Ok(req.last_event_id().filter(is_id).or(since).unwrap_or_default())
+    Ok(req.last_event_id().filter(is_id).unwrap_or(since))
 }
 
 /// A lesson, to its end.

@@ -54,11 +54,6 @@ pub const LESSONS: &[Lesson] = lessons! {
     "websocket"
 };
 
-/// The lesson of this name.
-pub fn find(name: &str) -> Option<&'static Lesson> {
-    LESSONS.iter().find(|lesson| lesson.name == name)
-}
-
 /// What a player does next; after the last step the stream ends.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
@@ -96,7 +91,6 @@ impl Script {
         let mut at = 0;
         let mut said = Vec::new(); // up to a pause all is one write, and one chunk
         while let Some(step) = self.steps.get(at).filter(|_| Instant::now() < end) {
-            at += 1;
             match step {
                 Step::Send(bytes) => said.extend_from_slice(bytes),
                 Step::Time => said.extend_from_slice(http::now().as_bytes()),
@@ -105,12 +99,32 @@ impl Script {
                     said.clear();
                     sleep(*pause);
                 }
-                Step::Repeat(step) => at = *step,
-                Step::End => return out.write_all(&[framing.alone(&said), framing.last()].concat()),
+                Step::Repeat(step) => {
+                    at = *step;
+                    continue;
+                }
+                Step::End => break,
             }
+            at += 1;
         }
-        let last = if at < self.steps.len() { framing.last() } else { Vec::new() }; // its time is over, or it is cut
+        let last = if at < self.steps.len() { framing.last() } else { Vec::new() }; // else it is cut
         out.write_all(&[framing.alone(&said), last].concat())
+    }
+
+    /// Obeys a line, if it is a comment of that kind. None: it is wrong.
+    fn obey(&mut self, line: &str, pace: &mut Duration) -> Option<()> {
+        let comment = line.strip_prefix(": ").and_then(|comment| comment.split_once(": "));
+        let (what, value) = comment.unwrap_or_default();
+        match what {
+            "status" => self.status = value.parse().ok()?,
+            "field" => {
+                value.split_once(": ")?;
+                self.fields.extend([value, "\r\n"]);
+            }
+            "pace" => *pace = duration(value)?,
+            _ => {}
+        }
+        Some(())
     }
 }
 
@@ -120,7 +134,6 @@ pub fn parse<'a>(text: &'a str, last_id: &[u8]) -> Result<Script, &'a str> {
     let mut script = Script { status: 200, fields: String::new(), steps: Vec::new(), time: PLAY_TIME };
     let text = parts(text).0;
     let for_this = |line| says(line, "when Last-Event-ID").map(|id| id.as_bytes() == last_id);
-    let send = |bytes: &[u8]| Step::Send(bytes.into());
     let mut here = !text.lines().any(|line| for_this(line) == Some(true));
     let mut pace = Duration::from_secs(1);
     let mut block = 0;
@@ -130,36 +143,24 @@ pub fn parse<'a>(text: &'a str, last_id: &[u8]) -> Result<Script, &'a str> {
         if !here {
             continue;
         }
-        match line.strip_prefix(": ").and_then(|comment| comment.split_once(": ")) {
-            Some(("status", status)) => script.status = status.parse().map_err(|_| line)?,
-            Some(("field", field)) if field.contains(": ") => script.fields.extend([field, "\r\n"]),
-            Some(("field", _)) => return Err(line),
-            Some(("pace", pause)) => pace = duration(pause).ok_or(line)?,
-            _ => {}
-        }
+        script.obey(line, &mut pace).ok_or(line)?;
         let mut in_braces = true;
         for word in line.split(['{', '}']) {
             in_braces = !in_braces;
             script.steps.push(match word {
-                sent if !in_braces => send(sent.as_bytes()),
-                "CR" => send(b"\r"),
-                "NUL" => send(b"\0"),
-                "BOM" => send("\u{feff}".as_bytes()),
-                "last-event-id" => send(last_id),
-                "no pause" => continue,
-                "time" => Step::Time,
+                sent if !in_braces => Step::Send(sent.into()),
                 "cut" => return Ok(script),
                 "repeat" if block > before => {
                     script.steps.push(Step::Repeat(before));
                     return Ok(script);
                 }
-                _ => Step::Wait(word.strip_prefix("wait ").and_then(duration).ok_or(line)?),
+                _ => act(word, last_id).ok_or(line)?,
             });
         }
         if in_braces {
             return Err(line);
         }
-        script.steps.push(send(b"\n"));
+        script.steps.push(Step::Send("\n".into()));
         if line.is_empty() {
             script.steps.push(Step::Wait(pace));
             before = block;
@@ -168,6 +169,20 @@ pub fn parse<'a>(text: &'a str, last_id: &[u8]) -> Result<Script, &'a str> {
     }
     script.steps.push(Step::End);
     Ok(script)
+}
+
+/// The step that stands in braces.
+fn act(word: &str, last_id: &[u8]) -> Option<Step> {
+    let bytes: &[u8] = match word {
+        "CR" => b"\r",
+        "NUL" => b"\0",
+        "BOM" => "\u{feff}".as_bytes(),
+        "last-event-id" => last_id,
+        "no pause" => b"",
+        "time" => return Some(Step::Time),
+        _ => return word.strip_prefix("wait ").and_then(duration).map(Step::Wait),
+    };
+    Some(Step::Send(bytes.into()))
 }
 
 /// Limit: a single pause, such as `2 s` or `500 ms`. Who has left is found by the writes that follow; and it is more than

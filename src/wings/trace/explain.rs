@@ -36,6 +36,8 @@ pub const LINE: usize = MAX_SECTION + 1;
 const HEAD: usize = MAX_TARGET + MAX_SECTION + 1024;
 /// Limit: requests that were read and not yet answered, of which it is known whether they were a HEAD.
 const REQUESTS: usize = 4096;
+/// Between two frames.
+const BETWEEN: InFrame = InFrame::Header { begun: false };
 /// Where the notes begin; behind a longer line they follow it.
 const COLUMN: usize = 40;
 
@@ -117,7 +119,7 @@ enum Next {
     #[default]
     Head,
     /// So many bytes.
-    Body(u64),
+    Body(usize),
     /// All until the connection ends.
     Rest,
     /// Of a body in chunks.
@@ -152,31 +154,13 @@ impl Way {
             match &mut self.next {
                 Next::Held => self.held.extend(take(&mut bytes)),
                 Next::Frames => self.frame(&mut bytes),
-                Next::Body(left) => {
-                    let (now, rest) = bytes.split_at(usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len()));
-                    *left -= now.len() as u64;
-                    bytes = rest;
-                    self.body(now);
-                }
-                Next::Chunked(Chunk::Data(left)) => {
-                    let (now, rest) = bytes.split_at((*left).min(bytes.len()));
-                    *left -= now.len();
-                    bytes = rest;
-                    self.body(now);
+                Next::Body(left) | Next::Chunked(Chunk::Data(left)) => {
+                    let size = bytes.len().min(*left);
+                    *left -= size;
+                    self.body(bytes.split_off(..size).unwrap_or_default());
                 }
                 Next::Rest => self.body(take(&mut bytes)),
-                _ => match self.line.fill(&mut bytes) {
-                    None => {}
-                    Some(true) => {
-                        self.veil(false);
-                        let note = self.note();
-                        self.line.show(&mut self.pen, &note);
-                    }
-                    Some(false) => {
-                        self.veil(true);
-                        self.line.part(&mut self.pen, "not ended yet");
-                    }
-                },
+                _ => self.outside(&mut bytes),
             }
             match self.next {
                 Next::Chunked(Chunk::Data(0)) => {
@@ -194,6 +178,18 @@ impl Way {
             self.part();
         }
         take(&mut self.pen.out)
+    }
+
+    /// Takes what belongs to a line outside bodies.
+    fn outside(&mut self, bytes: &mut &[u8]) {
+        let Some(ended) = self.line.fill(bytes) else { return };
+        self.veil(!ended);
+        if ended {
+            let note = self.note();
+            self.line.show(&mut self.pen, &note);
+        } else {
+            self.line.part(&mut self.pen, "not ended yet");
+        }
     }
 
     /// Takes some of a body.
@@ -219,18 +215,19 @@ impl Way {
         let (payload, whole) = frames.payload(bytes);
         if control {
             self.line.rest.extend(shown(&payload));
-        } else {
-            if streams {
-                self.stream.get_or_insert_default();
+            if whole && !self.line.rest.is_empty() {
+                self.line.show(&mut self.pen, "payload");
             }
-            self.body(&payload);
+            return;
         }
-        match (whole, control) {
-            (false, _) => {}
-            (true, false) if last => self.finish(),
-            (true, false) => self.part(),
-            (true, true) if self.line.rest.is_empty() => {}
-            (true, true) => self.line.show(&mut self.pen, "payload"),
+        if streams {
+            self.stream.get_or_insert_default();
+        }
+        self.body(&payload);
+        if whole && last {
+            self.finish();
+        } else if whole {
+            self.part();
         }
     }
 
@@ -267,48 +264,53 @@ impl Way {
         let text = self.line.text();
         let empty = self.line.begin == b"\r\n";
         let first = self.head.is_empty();
-        let (next, note) = match self.next {
-            Next::Head if first && empty => (Next::Head, "empty line"),
+        let note = match self.next {
+            Next::Head if first && empty => "empty line",
             Next::Head => {
                 if self.head.len() < HEAD {
                     self.head.extend(&self.line.begin);
                 }
-                let note = match text {
+                match text {
                     [] => return self.follows(),
                     _ if !first => "field line",
                     _ if self.client => "request line",
                     _ => "status line",
-                };
-                (Next::Head, note)
+                }
             }
-            Next::Chunked(chunk) => match (chunk, chunk.behind(text)) {
-                (Chunk::Size, Err(_)) => (Next::Lost, "chunk size, malformed"),
-                (_, Ok(Chunk::Data(size))) => (Next::Chunked(Chunk::Data(size)), &*format!("chunk size: {size}")),
-                (Chunk::Size, Ok(next)) => (Next::Chunked(next), "last chunk"),
-                (_, Ok(Chunk::Over)) => (Next::Body(0), &*format!("end of the body{}", self.loss())),
-                (_, Ok(Chunk::Size)) if empty => (Next::Chunked(Chunk::Size), "end of the chunk"),
-                (_, Ok(Chunk::Trailer)) => (Next::Chunked(Chunk::Trailer), "trailer field"),
-                _ => (Next::Lost, "not understood"),
-            },
-            _ => (Next::Lost, "not understood"),
+            Next::Chunked(chunk) => {
+                let next = chunk.behind(text).ok().filter(|next| *next != Chunk::Size || empty);
+                self.next = next.map_or(Next::Lost, Next::Chunked);
+                match next {
+                    Some(Chunk::Data(size)) => &format!("chunk size: {size}"),
+                    Some(Chunk::Over) => {
+                        self.next = Next::Body(0);
+                        &format!("end of the body{}", self.loss())
+                    }
+                    Some(Chunk::Size) => "end of the chunk",
+                    Some(_) if chunk == Chunk::Size => "last chunk",
+                    Some(_) => "trailer field",
+                    None if chunk == Chunk::Size => "chunk size, malformed",
+                    None => "not understood",
+                }
+            }
+            _ => {
+                self.next = Next::Lost;
+                "not understood"
+            }
         };
-        self.next = next;
         note.into()
     }
 
     /// What follows a head (RFC 9112 §6.3).
     fn follows(&mut self) -> String {
         let head = take(&mut self.head);
-        let followed = if self.client { self.follows_request(&head) } else { self.follows_answer(&head) };
-        let stream = match followed {
-            Ok(stream) => stream,
-            Err(reject) => {
-                self.next = Next::Lost;
-                return format!("end of the head; refused by {}", reject.rule);
-            }
-        };
-        self.stream = stream.then(Stream::default);
+        let followed = if self.client { self.follows_request(&head) } else { Ok(self.follows_answer(&head)) };
+        self.stream = (followed == Ok(true)).then(Stream::default);
         let what = match self.next {
+            _ if let Err(reject) = followed => {
+                self.next = Next::Lost;
+                &format!("; refused by {}", reject.rule)
+            }
             Next::Frames => "; frames follow",
             Next::Chunked(_) => "; chunks follow",
             Next::Rest => "; the body ends with the connection",
@@ -326,13 +328,13 @@ impl Way {
         self.next = match req.framing {
             Framing::Chunked => Next::Chunked(Chunk::Size),
             Framing::Length(0) if req.bytes("upgrade").is_some() => Next::Held,
-            Framing::Length(n) => Next::Body(n as u64),
+            Framing::Length(n) => Next::Body(n),
         };
         Ok(req.field("content-type").is_some_and(is_stream))
     }
 
     /// Whether the body of an answer is an event stream.
-    fn follows_answer(&mut self, head: &[u8]) -> Result<bool, Reject> {
+    fn follows_answer(&mut self, head: &[u8]) -> bool {
         let head = String::from_utf8_lossy(head).to_ascii_lowercase();
         let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         let status = head.split_whitespace().nth(1).unwrap_or_default();
@@ -344,7 +346,7 @@ impl Way {
             _ if field("transfer-encoding:") == Some("chunked") => Next::Chunked(Chunk::Size),
             _ => field("content-length:").and_then(|n| n.parse().ok()).map_or(Next::Rest, Next::Body),
         };
-        Ok(status == "200" && field("content-type:").is_some_and(is_stream))
+        status == "200" && field("content-type:").is_some_and(is_stream)
     }
 
     /// Marks the credentials in a line outside a body. `cut`: what is there may go on.
@@ -388,26 +390,25 @@ impl Way {
             }
         }
         let why = match self.next {
-            Next::Body(n) => &format!("; length of what is missing: {n}"),
-            Next::Chunked(Chunk::Data(n)) => &format!("; length of what is missing: {n}"),
+            Next::Body(n) | Next::Chunked(Chunk::Data(n)) => &format!("; length of what is missing: {n}"),
             Next::Head if !(self.head.is_empty() && self.line.begin.is_empty()) => ", in the middle of a head",
             Next::Chunked(_) => ", in the middle of a body",
-            Next::Frames if self.in_frame() => ", in the middle of a frame",
+            Next::Frames if self.frames.as_ref().is_some_and(|frames| frames.place() != BETWEEN) => {
+                ", in the middle of a frame"
+            }
             _ => "",
         };
         why.to_string() + self.loss()
     }
 
-    fn in_frame(&self) -> bool {
-        let place = self.frames.as_ref().map(|frames| frames.place());
-        place.is_some_and(|place| place != InFrame::Header { begun: false })
-    }
-
     /// What becomes of an answer's stream that ends here.
     fn loss(&self) -> &'static str {
-        let open = |s: &Stream| !self.client && (s.is_open() || !self.text.begin.is_empty());
-        let open = self.stream.as_ref().is_some_and(open);
-        if open { "; what stands behind the last blank line is thrown away" } else { "" }
+        match &self.stream {
+            Some(stream) if !self.client && (stream.is_open() || !self.text.begin.is_empty()) => {
+                "; what stands behind the last blank line is thrown away"
+            }
+            _ => "",
+        }
     }
 }
 
@@ -415,21 +416,19 @@ impl Way {
 pub struct Explainer {
     client: Way,
     server: Way,
-    last: Pen,
 }
 
 impl Explainer {
     /// For the connection of this number.
     pub fn new(number: u64, color: bool, secrets: Arc<Secrets>) -> Explainer {
-        // Cyan for what came, green for what went.
-        let pen = |sign, code| {
+        let way = |client, sign, code| {
             let sign =
                 if color { format!("\x1b[{code}m#{number} {sign}\x1b[0m ") } else { format!("#{number} {sign} ") };
-            Pen { sign, color, secrets: secrets.clone(), ..Pen::default() }
+            let pen = Pen { sign, color, secrets: secrets.clone(), ..Pen::default() };
+            Way { client, pen, ..Way::default() }
         };
-        let client = Way { client: true, pen: pen('>', 36), ..Way::default() };
-        let server = Way { pen: pen('<', 32), ..Way::default() };
-        Explainer { client, server, last: pen('-', 32) }
+        // Cyan for what came, green for what went.
+        Explainer { client: way(true, '>', 36), server: way(false, '<', 32) }
     }
 
     /// Behind a 101 this reads the frames of the client, and those of the server.
@@ -466,7 +465,9 @@ impl Explainer {
         let request = self.client.end();
         let answer = self.server.end();
         let why = if request.is_empty() { answer } else { request };
-        self.last.write(&[], &format!("the connection ends{why}"));
-        [&self.client, &self.server].map(|way| &*way.pen.out).concat() + &self.last.out
+        let last = &mut self.server.pen;
+        last.sign = last.sign.replace('<', "-");
+        last.write(&[], &format!("the connection ends{why}"));
+        take(&mut self.client.pen.out) + &last.out
     }
 }

@@ -28,42 +28,31 @@ pub const TABLES: Tables = Tables {
     )],
     ..Tables::new(|desk| {
         let on = desk.hub.config().further.get("trace") == Some("1");
-        Ok(Box::new(Trace(on.then(|| Tracer::new(Secrets::new(desk.tokens.all()))))))
+        let secrets = Arc::new(Secrets::new(desk.tokens.all()));
+        // In colour on a terminal that has some, if nobody said otherwise (no-color.org).
+        let says = |name: &str| var_os(name).unwrap_or_default();
+        let color = io::stderr().is_terminal() && says("NO_COLOR").is_empty() && says("TERM") != "dumb";
+        Ok(Box::new(Trace { on, count: AtomicU64::new(1), color, secrets }))
     })
 };
 
-struct Trace(Option<Tracer>);
-
-impl Wing for Trace {
-    fn note(&self) -> Option<&'static str> {
-        let note = "trace: from here on this shows what is asked for and what is published, but no token";
-        self.0.as_ref().map(|_| note)
-    }
-
-    fn watch(&self) -> Option<Box<dyn Watch>> {
-        Some(Box::new(self.0.as_ref()?.watcher()))
-    }
-}
-
 /// Numbers connections, and has each of them explained on standard error.
-struct Tracer {
+struct Trace {
+    on: bool,
     count: AtomicU64, // the number of the next connection
     color: bool,
     secrets: Arc<Secrets>,
 }
 
-impl Tracer {
-    /// In colour on a terminal that has some, if nobody said otherwise (no-color.org).
-    fn new(secrets: Secrets) -> Tracer {
-        let says = |name: &str| var_os(name).unwrap_or_default();
-        let color = io::stderr().is_terminal() && says("NO_COLOR").is_empty() && says("TERM") != "dumb";
-        Tracer { count: AtomicU64::new(1), color, secrets: Arc::new(secrets) }
+impl Wing for Trace {
+    fn note(&self) -> Option<&'static str> {
+        let note = "trace: from here on this shows what is asked for and what is published, but no token";
+        self.on.then_some(note)
     }
 
-    /// For the next connection.
-    fn watcher(&self) -> Watcher {
-        let number = self.count.fetch_add(1, Relaxed);
-        Watcher(Explainer::new(number, self.color, self.secrets.clone()))
+    fn watch(&self) -> Option<Box<dyn Watch>> {
+        let watcher = || Watcher(Explainer::new(self.count.fetch_add(1, Relaxed), self.color, self.secrets.clone()));
+        self.on.then(|| Box::new(watcher()) as _)
     }
 }
 

@@ -17,6 +17,7 @@
 //! Deliberately absent: extensions, so no compression; binary messages; fragments of ours, which nobody needs.
 
 use crate::channel::watch::{Frames, InFrame};
+use crate::wire::reject::{Reject, table};
 use std::mem::take;
 
 /// Limit: bytes in the payload of a control frame (§5.5).
@@ -32,42 +33,24 @@ pub const PING: u8 = 9;
 /// The opcode of a Pong frame (§5.5.3).
 pub const PONG: u8 = 10;
 
-/// Why a connection fails (§7.1.7): a line of the table below.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// The status code of the Close frame (§7.4.1).
-    pub code: u16,
-    /// What is wrong, what to do, and where the rule stands; short enough for a Close frame.
-    pub reason: &'static str,
-}
-
-/// A failure, as functions return it: one word.
-pub type Fail = &'static Failure;
-
-macro_rules! failures {
-    ($($name:ident $code:literal $reason:literal)*) => {
-        $(#[doc = concat!($code, ": ", $reason)] pub const $name: Fail = &Failure { code: $code, reason: $reason };)*
-        /// Every way in which a connection can fail by its client's frames.
-        pub const FAILURES: &[Fail] = &[$($name),*];
-    };
-}
-
-failures! {
-    RESERVED_BITS 1002 "a reserved bit is 1, but no extension is in use; set RSV1, RSV2 and RSV3 to 0 (RFC 6455 §5.2)"
-    RESERVED_OPCODE 1002 "an opcode is reserved; use 0, 1, 8, 9 or 10 (RFC 6455 §5.2)"
-    UNMASKED 1002 "a frame is not masked; set MASK, and mask the payload (RFC 6455 §5.1)"
-    LONG_FORM 1002 "a length takes more bytes than it needs; use the shortest form (RFC 6455 §5.2)"
-    HIGH_BIT 1002 "the first bit of a length of 64 bits is 1; set it to 0 (RFC 6455 §5.2)"
-    CONTROL_LENGTH 1002 "a control frame has more than 125 bytes; send fewer (RFC 6455 §5.5)"
-    CONTROL_FRAGMENT 1002 "a control frame is fragmented; set FIN (RFC 6455 §5.5)"
-    NO_BEGINNING 1002 "a continuation frame has no message to continue; begin one with opcode 1 (RFC 6455 §5.4)"
-    NO_END 1002 "a message begins within another one; end that first, with FIN (RFC 6455 §5.4)"
-    CLOSE_LENGTH 1002 "a Close frame has half a status code; send 2 bytes, or nothing (RFC 6455 §5.5.1)"
-    CLOSE_CODE 1002 "a Close frame has a status code that is not for sending; send 1000, or nothing (RFC 6455 §7.4)"
-    BINARY_DATA 1003 "events are text; send it as a text message (RFC 6455 §7.4.1)"
-    TEXT_UTF8 1007 "a text message is not UTF-8; convert it (RFC 6455 §8.1)"
-    REASON_UTF8 1007 "the reason in a Close frame is not UTF-8; convert it (RFC 6455 §8.1)"
-    TOO_LONG 1009 "the message is too large; send less, or raise --max-body (tincan, --max-body)"
+// Why a connection fails by its client's frames (§7.1.7). The status is that of the Close frame (§7.4.1), in which all the
+// rest must fit as well.
+table! {
+    RESERVED_BITS 1002 "RFC 6455 §5.2" "a reserved bit is 1, but no extension is in use; set RSV1, RSV2 and RSV3 to 0"
+    RESERVED_OPCODE 1002 "RFC 6455 §5.2" "an opcode is reserved; use 0, 1, 8, 9 or 10"
+    UNMASKED 1002 "RFC 6455 §5.1" "a frame is not masked; set MASK, and mask the payload"
+    LONG_FORM 1002 "RFC 6455 §5.2" "a length takes more bytes than it needs; use the shortest form"
+    HIGH_BIT 1002 "RFC 6455 §5.2" "the first bit of a length of 64 bits is 1; set it to 0"
+    CONTROL_LENGTH 1002 "RFC 6455 §5.5" "a control frame has more than 125 bytes; send fewer"
+    CONTROL_FRAGMENT 1002 "RFC 6455 §5.5" "a control frame is fragmented; set FIN"
+    NO_BEGINNING 1002 "RFC 6455 §5.4" "a continuation frame has no message to continue; begin one with opcode 1"
+    NO_END 1002 "RFC 6455 §5.4" "a message begins within another one; end that first, with FIN"
+    CLOSE_LENGTH 1002 "RFC 6455 §5.5.1" "a Close frame has half a status code; send 2 bytes, or nothing"
+    CLOSE_CODE 1002 "RFC 6455 §7.4" "a Close frame has a status code that is not for sending; send 1000, or nothing"
+    BINARY_DATA 1003 "RFC 6455 §7.4.1" "events are text; send it as a text message"
+    TEXT_UTF8 1007 "RFC 6455 §8.1" "a text message is not UTF-8; convert it"
+    REASON_UTF8 1007 "RFC 6455 §8.1" "the reason in a Close frame is not UTF-8; convert it"
+    TOO_LONG 1009 "tincan, --max-body" "the message is too large; send less, or raise --max-body"
 }
 
 /// What a client sent.
@@ -107,32 +90,28 @@ impl Parser {
     ///
     /// # Errors
     /// The first rule that the bytes break.
-    pub fn next(&mut self, bytes: &mut &[u8]) -> Result<Option<Received>, Fail> {
+    pub fn next(&mut self, bytes: &mut &[u8]) -> Result<Option<Received>, Reject> {
         loop {
-            if self.frame.left == 0 {
+            if self.frame.left.is_none() {
                 let Some(byte) = bytes.split_off_first() else { return Ok(None) };
-                if !self.header(*byte)? {
-                    continue;
+                self.header(*byte)?;
+            }
+            if self.frame.left.is_some() {
+                let received = self.payload(bytes)?;
+                if received.is_some() || self.frame.left.is_some() {
+                    return Ok(received);
                 }
-            }
-            self.payload(bytes)?;
-            if self.frame.left > 0 {
-                return Ok(None);
-            }
-            let received = self.end()?;
-            self.frame = Frame::default();
-            if received.is_some() {
-                return Ok(received);
             }
         }
     }
 
-    /// Takes a byte of a frame's header (§5.2); true with the last one.
-    fn header(&mut self, byte: u8) -> Result<bool, Fail> {
-        let whole = self.frame.header(byte);
+    /// Takes a byte of a frame's header (§5.2).
+    fn header(&mut self, byte: u8) -> Result<(), Reject> {
+        self.frame.header(byte);
+        let opcode = self.frame.opcode();
         let fin = byte & 0x80 != 0;
-        match self.frame.header.len() {
-            1 => match self.frame.opcode() {
+        match (self.frame.header.len(), self.frame.length()) {
+            (1, _) => match opcode {
                 _ if byte & 0x70 != 0 => return Err(RESERVED_BITS),
                 CONTINUATION if !self.unfinished => return Err(NO_BEGINNING),
                 TEXT | BINARY if self.unfinished => return Err(NO_END),
@@ -142,41 +121,41 @@ impl Parser {
                 CLOSE..=PONG => return Err(CONTROL_FRAGMENT),
                 _ => return Err(RESERVED_OPCODE),
             },
-            2 if !self.frame.is_masked() => return Err(UNMASKED),
-            2 if self.is_control() && byte & 0x7f > 125 => return Err(CONTROL_LENGTH),
+            (2, _) if !self.frame.is_masked() => return Err(UNMASKED),
+            (2, _) if opcode >= CLOSE && byte & 0x7f > 125 => return Err(CONTROL_LENGTH),
+            (10, Some((length, []))) if length >> 63 == 1 => return Err(HIGH_BIT),
+            (10, Some((..0x1_0000, []))) | (4, Some((..126, []))) => return Err(LONG_FORM),
+            // The limit is the whole message's (§10.4), so that many frames do not get around it.
+            (_, Some((length, [])))
+                if opcode < CLOSE && length > self.max.saturating_sub(self.message.len()) as u64 =>
+            {
+                return Err(TOO_LONG);
+            }
             _ => {}
-        }
-        // The limit is the whole message's (§10.4), so that many frames do not get around it.
-        let room = self.max.saturating_sub(self.message.len());
-        match (self.frame.header.len(), self.frame.length()) {
-            (10, Some((length, []))) if length >> 63 == 1 => Err(HIGH_BIT),
-            (10, Some((..0x1_0000, []))) | (4, Some((..126, []))) => Err(LONG_FORM),
-            (_, Some((length, []))) if !self.is_control() && length > room as u64 => Err(TOO_LONG),
-            _ => Ok(whole),
-        }
-    }
-
-    fn is_control(&self) -> bool {
-        self.frame.opcode() >= CLOSE
-    }
-
-    /// Takes payload: unmasked (§5.3), and where it is text, checked (§8.1). A character may go over the end of a frame.
-    fn payload(&mut self, bytes: &mut &[u8]) -> Result<(), Fail> {
-        let payload = self.frame.payload(bytes);
-        let of = if self.is_control() { &mut self.control } else { &mut self.message };
-        of.extend(payload);
-        match str::from_utf8(self.message.get(self.valid..).unwrap_or_default()) {
-            Ok(text) => self.valid += text.len(),
-            Err(e) if e.error_len().is_none() => self.valid += e.valid_up_to(),
-            Err(_) => return Err(TEXT_UTF8),
         }
         Ok(())
     }
 
-    /// A frame is whole: what it completes.
-    fn end(&mut self) -> Result<Option<Received>, Fail> {
+    /// Takes payload: unmasked (§5.3), and where it is text, checked (§8.1). A character may go over the end of a frame.
+    /// Returns what the frame completes, if it is whole.
+    fn payload(&mut self, bytes: &mut &[u8]) -> Result<Option<Received>, Reject> {
+        let opcode = self.frame.opcode();
+        let (payload, whole) = self.frame.payload(bytes);
+        if opcode >= CLOSE {
+            self.control.extend(payload);
+        } else {
+            self.message.extend(payload);
+            match str::from_utf8(self.message.get(self.valid..).unwrap_or_default()) {
+                Ok(text) => self.valid += text.len(),
+                Err(e) if e.error_len().is_none() => self.valid += e.valid_up_to(),
+                Err(_) => return Err(TEXT_UTF8),
+            }
+        }
+        if !whole {
+            return Ok(None);
+        }
         let control = take(&mut self.control);
-        Ok(Some(match self.frame.opcode() {
+        Ok(Some(match opcode {
             PING => Received::Ping(control),
             PONG => Received::Pong,
             CLOSE => closing(&control)?,
@@ -190,7 +169,7 @@ impl Parser {
 }
 
 /// The payload of a Close frame (§5.5.1): nothing, or a status code and a reason.
-fn closing(payload: &[u8]) -> Result<Received, Fail> {
+fn closing(payload: &[u8]) -> Result<Received, Reject> {
     if payload.is_empty() {
         return Ok(Received::Close(None));
     }
@@ -205,65 +184,60 @@ fn closing(payload: &[u8]) -> Result<Received, Fail> {
     Ok(Received::Close(Some(code)))
 }
 
-/// Appends the header of a frame of ours: whole, not masked, its length in the shortest form. A control frame's payload has
-/// at most [`MAX_CONTROL`] bytes.
-pub fn header(opcode: u8, length: u64, out: &mut Vec<u8>) {
-    out.push(0x80 | opcode);
-    match length {
-        0..126 => out.push(length as u8),
-        126..0x1_0000 => {
-            out.push(126);
-            out.extend((length as u16).to_be_bytes());
-        }
-        _ => {
-            out.push(127);
-            out.extend(length.to_be_bytes());
-        }
-    }
+/// The header of a frame of ours: whole, not masked, its length in the shortest form. A control frame's payload has at most
+/// [`MAX_CONTROL`] bytes.
+pub fn header(opcode: u8, length: u64) -> Vec<u8> {
+    let (seven, from) = match length {
+        0..126 => (length as u8, 8),
+        126..0x1_0000 => (126, 6),
+        _ => (127, 0),
+    };
+    let further = length.to_be_bytes();
+    [&[0x80 | opcode, seven], further.get(from..).unwrap_or_default()].concat()
 }
 
-/// Appends a frame of ours. A text must be UTF-8.
-pub fn frame(opcode: u8, payload: &[u8], out: &mut Vec<u8>) {
-    header(opcode, payload.len() as u64, out);
-    out.extend_from_slice(payload);
+/// A frame of ours. A text must be UTF-8.
+pub fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    [&header(opcode, payload.len() as u64), payload].concat()
 }
 
-/// Appends a Close frame with a status code, and of the reason as many characters as fit; an empty one without a code.
-pub fn close(code: Option<u16>, reason: &str, out: &mut Vec<u8>) {
+/// A Close frame with a status code, and of the reason as many characters as fit; an empty one without a code.
+pub fn close(code: Option<u16>, reason: &str) -> Vec<u8> {
     let reason = reason.get(..reason.floor_char_boundary(MAX_CONTROL - 2)).unwrap_or_default();
     let body = code.map(|code| [&code.to_be_bytes(), reason.as_bytes()].concat());
-    frame(CLOSE, &body.unwrap_or_default(), out);
+    frame(CLOSE, &body.unwrap_or_default())
+}
+
+/// The Close frame for a failure.
+pub fn failure(fail: Reject) -> Vec<u8> {
+    close(Some(fail.status), &format!("{} ({})", fail.why, fail.rule))
 }
 
 /// A frame as it comes from either side, whatever it says.
 #[derive(Default)]
-pub struct Frame {
-    /// The bytes of its header so far.
-    pub header: Vec<u8>,
-    first: u8,  // FIN, RSV1 to RSV3, opcode
-    second: u8, // MASK, 7 bits of the length
+struct Frame {
+    header: Vec<u8>, // as far as it has come
+    first: u8,       // FIN, RSV1 to RSV3, opcode
+    second: u8,      // MASK, 7 bits of the length
     key: [u8; 4],
-    /// So many bytes of its payload are still to come.
-    pub left: u64,
+    left: Option<u64>, // bytes of its payload that are still to come, once its header is whole
 }
 
 impl Frame {
-    /// Takes a byte of the header; true with the last one.
-    pub fn header(&mut self, byte: u8) -> bool {
+    /// Takes a byte of the header; returns the length of the payload with the last one.
+    fn header(&mut self, byte: u8) -> Option<u64> {
         match self.header.len() {
             0 => self.first = byte,
             1 => self.second = byte,
             _ => {}
         }
         self.header.push(byte);
-        let Some((length, key)) = self.length() else { return false };
-        let key = key.try_into();
-        if key.is_err() && self.is_masked() {
-            return false;
+        let (length, key) = self.length()?;
+        if self.is_masked() {
+            self.key = key.try_into().ok()?;
         }
-        self.key = key.unwrap_or_default();
-        self.left = length;
-        true
+        self.left = Some(length);
+        self.left
     }
 
     /// The length of its payload, once it is told, and what is there of the masking key.
@@ -285,41 +259,20 @@ impl Frame {
         self.second & 0x80 != 0
     }
 
-    /// What the bytes of its header are, and what they mean.
-    fn words(&self) -> (String, String) {
-        let bits = [(0x80, "FIN, "), (0x40, "RSV1, "), (0x20, "RSV2, "), (0x10, "RSV3, ")];
-        let bits: String = bits.iter().filter(|bit| self.first & bit.0 != 0).map(|bit| bit.1).collect();
-        let opcode = match self.opcode() {
-            CONTINUATION => "continuation",
-            TEXT => "text",
-            BINARY => "binary",
-            CLOSE => "close",
-            PING => "ping",
-            PONG => "pong",
-            _ => "reserved opcode",
-        };
-        let masked = if self.is_masked() { ", masked" } else { "" };
-        let hex: Vec<_> = self.header.iter().map(|byte| format!("{byte:02x}")).collect();
-        (hex.join(" "), format!("{bits}{opcode}{masked}, length of the payload: {}", self.left))
-    }
-
-    /// Takes payload from the front of `bytes`; returns it unmasked.
-    pub fn payload(&mut self, bytes: &mut &[u8]) -> Vec<u8> {
-        let payload = front(bytes, &mut self.left);
+    /// Takes payload from the front of `bytes`; returns it unmasked, and whether that was the last of it. Then this is the
+    /// next frame.
+    fn payload(&mut self, bytes: &mut &[u8]) -> (Vec<u8>, bool) {
+        let left = self.left.unwrap_or_default();
+        let size = left.min(bytes.len() as u64);
+        let payload = bytes.split_off(..size as usize).unwrap_or_default();
         let plain = payload.iter().zip(self.key.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
         self.key.rotate_left(payload.len() % 4);
-        plain
-    }
-
-    /// Whether its header is whole.
-    fn is_begun(&self) -> bool {
-        let size = if self.is_masked() { self.key.len() } else { 0 };
-        self.length().is_some_and(|(_, key)| key.len() == size)
-    }
-
-    /// Whether it is a control frame (§5.5), and whether it is the last one of its message.
-    fn kind(&self) -> (bool, bool) {
-        (self.opcode() >= CLOSE && self.second & 0x7f < 126, self.first & 0x80 != 0)
+        self.left = Some(left - size);
+        let whole = left == size;
+        if whole {
+            *self = Frame::default();
+        }
+        (plain, whole)
     }
 }
 
@@ -338,30 +291,36 @@ impl Reader {
 
 impl Frames for Reader {
     fn header(&mut self, byte: u8) -> Option<(String, String)> {
-        self.frame.header(byte).then(|| self.frame.words())
+        let length = self.frame.header(byte)?;
+        let bits = [(0x80, "FIN, "), (0x40, "RSV1, "), (0x20, "RSV2, "), (0x10, "RSV3, ")];
+        let bits: String = bits.iter().filter(|bit| self.frame.first & bit.0 != 0).map(|bit| bit.1).collect();
+        let opcode = match self.frame.opcode() {
+            CONTINUATION => "continuation",
+            TEXT => "text",
+            BINARY => "binary",
+            CLOSE => "close",
+            PING => "ping",
+            PONG => "pong",
+            _ => "reserved opcode",
+        };
+        let masked = if self.frame.is_masked() { ", masked" } else { "" };
+        let hex: Vec<_> = self.frame.header.iter().map(|byte| format!("{byte:02x}")).collect();
+        Some((hex.join(" "), format!("{bits}{opcode}{masked}, length of the payload: {length}")))
     }
 
     fn payload(&mut self, bytes: &mut &[u8]) -> (Vec<u8>, bool) {
-        let payload = self.frame.payload(bytes);
-        let whole = self.frame.left == 0;
-        if whole {
-            self.frame = Frame::default();
-        }
-        (payload, whole)
+        self.frame.payload(bytes)
     }
 
     fn place(&self) -> InFrame {
-        if self.frame.is_begun() {
-            let (control, last) = self.frame.kind();
-            return InFrame::Payload { control, last, streams: self.blocks };
+        let Frame { header, first, second, left, .. } = &self.frame;
+        match left {
+            None => InFrame::Header { begun: !header.is_empty() },
+            Some(_) => InFrame::Payload {
+                control: self.frame.opcode() >= CLOSE && second & 0x7f < 126,
+                last: first & 0x80 != 0,
+                streams: self.blocks,
+            },
         }
-        InFrame::Header { begun: !self.frame.header.is_empty() }
     }
-}
-
-/// Takes from the front of `bytes` what is there of the next `left`, and counts it off.
-fn front<'a>(bytes: &mut &'a [u8], left: &mut u64) -> &'a [u8] {
-    let size = (*left).min(bytes.len() as u64);
-    *left -= size;
-    bytes.split_off(..size as usize).unwrap_or_default()
 }

@@ -14,31 +14,15 @@ use crate::wings::websocket::frames::{PING, TEXT, close, header};
 /// What a line of data begins with.
 const DATA: &[u8] = b"data: ";
 
-/// Each block is a text message.
-pub struct Blocks;
-/// The data of each block is a text message.
-pub struct Data;
-
-/// Opens a frame for a text of this length, in a block that ends there.
-fn open(at: &mut At, length: usize, end: u64) -> Vec<u8> {
-    let length = length as u64;
-    *at = if length > 0 { At { frame: Some((length, end)), ..*at } } else { At { pos: end, frame: None } };
-    let mut out = Vec::new();
-    header(TEXT, length, &mut out);
-    out
+/// Each block is a text message, or with `data` what its lines of data say.
+pub struct Messages {
+    /// Without the names of its fields.
+    pub data: bool,
 }
 
-/// A Close frame.
-fn last() -> Vec<u8> {
-    let mut last = Vec::new();
-    let why = "you have fallen behind, or your time is over; come back with ?since=ID";
-    close(Some(1013), why, &mut last);
-    last
-}
-
-impl Framing for Blocks {
+impl Framing for Messages {
     fn name(&self) -> &'static str {
-        "blocks"
+        if self.data { "data" } else { "blocks" }
     }
 
     fn ping(&self) -> &'static [u8] {
@@ -46,40 +30,31 @@ impl Framing for Blocks {
     }
 
     fn last(&self) -> Vec<u8> {
-        last()
+        close(Some(1013), "you have fallen behind, or your time is over; come back with ?since=ID")
     }
 
     fn begin(&self, at: &mut At, log: &[u8]) -> Option<Vec<u8>> {
-        let size = block_end(log)?;
-        Some(open(at, size, at.pos + size as u64))
-    }
-}
-
-impl Framing for Data {
-    fn name(&self) -> &'static str {
-        "data"
-    }
-
-    fn ping(&self) -> &'static [u8] {
-        Blocks.ping()
-    }
-
-    fn last(&self) -> Vec<u8> {
-        last()
-    }
-
-    fn begin(&self, at: &mut At, log: &[u8]) -> Option<Vec<u8>> {
-        let size = block_end(log)?;
-        let end = at.pos + size as u64;
-        let lines = || log.get(..size).unwrap_or_default().split_inclusive(|&b| b == b'\n');
-        let fields = lines().take_while(|line| !line.starts_with(DATA)).flatten().count();
-        at.pos += (fields + DATA.len()) as u64;
-        let data = lines().filter_map(|line| line.strip_prefix(DATA)).map(<[u8]>::len).sum::<usize>();
-        Some(open(at, data.saturating_sub(1), end)) // the last line's end is none of the data
+        let block = log.get(..block_end(log)?)?;
+        let end = at.pos + block.len() as u64;
+        let mut length = block.len();
+        if self.data {
+            let lines = || block.split_inclusive(|&b| b == b'\n');
+            let fields = lines().take_while(|line| !line.starts_with(DATA)).flatten().count();
+            at.pos += (fields + DATA.len()) as u64;
+            let data = lines().filter_map(|line| line.strip_prefix(DATA)).map(<[u8]>::len).sum::<usize>();
+            length = data.saturating_sub(1); // the last line's end is none of the data
+        }
+        let length = length as u64;
+        *at = if length > 0 { At { frame: Some((length, end)), ..*at } } else { At { pos: end, frame: None } };
+        Some(header(TEXT, length))
     }
 
     fn piece<'a>(&self, text: &'a [u8]) -> (&'a [u8], usize) {
         let line = text.split_inclusive(|&b| b == b'\n').next().unwrap_or_default();
-        (line, if line.ends_with(b"\n") { DATA.len() } else { 0 })
+        match line {
+            _ if !self.data => (text, 0),
+            [.., b'\n'] => (line, DATA.len()),
+            _ => (line, 0),
+        }
     }
 }

@@ -11,7 +11,7 @@ use crate::server::doors::{Desk, Reply, Route, Tables, Wing};
 use crate::server::route::{named, place};
 use crate::system::threads::start;
 use crate::wings::websocket::handshake::{NO_SOCKET, TABLE, handshake};
-use crate::wings::websocket::socket::{Accepted, serve};
+use crate::wings::websocket::socket::Accepted;
 use crate::wire::http::{self, Request};
 use crate::wire::reject::{CONNECTIONS, Reject};
 use std::sync::Arc;
@@ -41,17 +41,21 @@ impl Wing for WebSockets {
             }
             let head = http::head(101, &[&handshake.fields]);
             let (channel, mut opening) = desk.opening(req, &desk.hub, &name, from, head)?;
-            let slot = desk.further()?;
+            let further = desk.further()?;
             let blocks = handshake.event_stream;
             if !blocks {
                 opening.introduction = None; // it has no data
             }
-            let may_publish = desk.tokens.check(req, "POST");
-            let hub = desk.hub.clone();
-            let accepted = Accepted { hub, channel, opening, blocks, slot, may_publish, template };
+            let accepted = Accepted {
+                hub: desk.hub.clone(),
+                channel,
+                blocks,
+                may_publish: desk.tokens.check(req, "POST"),
+                template,
+            };
             Ok(Reply::Taken(Box::new(|connection, slot| {
                 // A thread of its own, which has not yet used much of its stack. If there is none, the client is sent away.
-                let _ = start("websocket", Box::new(move || serve(connection, slot, accepted)));
+                let _ = start("websocket", Box::new(move || accepted.serve(connection, slot, further, opening)));
             })))
         }))))
     }

@@ -13,8 +13,9 @@ pub fn digest(message: &[u8]) -> Vec<u8> {
     for block in padded.as_chunks().0.as_chunks().0 {
         // Of the message schedule only the next 16 words are kept.
         let mut words: [u32; 16] = block.map(u32::from_be_bytes);
-        let [mut a, mut b, mut c, mut d, mut e] = hash;
+        let mut state = hash;
         for round in 0..80 {
+            let [a, b, c, d, e] = state;
             let (mix, constant) = match round {
                 0..20 => (b & c | !b & d, 0x5a82_7999),
                 20..40 => (b ^ c ^ d, 0x6ed9_eba1),
@@ -22,11 +23,11 @@ pub fn digest(message: &[u8]) -> Vec<u8> {
                 _ => (b ^ c ^ d, 0xca62_c1d6_u32),
             };
             let sum = [mix, constant, e, words[0]].into_iter().fold(a.rotate_left(5), u32::wrapping_add);
-            (a, b, c, d, e) = (sum, a, b.rotate_left(30), c, d);
+            state = [sum, a, b.rotate_left(30), c, d];
             words[0] = (words[13] ^ words[8] ^ words[2] ^ words[0]).rotate_left(1);
             words.rotate_left(1);
         }
-        for (sum, word) in hash.iter_mut().zip([a, b, c, d, e]) {
+        for (sum, word) in hash.iter_mut().zip(state) {
             *sum = sum.wrapping_add(word);
         }
     }

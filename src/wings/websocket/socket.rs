@@ -25,7 +25,7 @@ use crate::channel::watch::Watchers;
 use crate::server::connection::{Connection, Stop};
 use crate::system::threads::lock;
 use crate::wings::websocket::frames::{self, Parser, Reader, Received};
-use crate::wings::websocket::messages::{Blocks, Data};
+use crate::wings::websocket::messages::Messages;
 use crate::wire::event::Event;
 use crate::wire::reject::Reject;
 use std::io;
@@ -83,99 +83,82 @@ impl Transport for Half {
     }
 }
 
-/// What a WebSocket is served with.
+/// A WebSocket that is accepted.
 pub struct Accepted {
     /// Where its channel is.
     pub hub: Arc<Hub>,
     /// Its channel.
     pub channel: Arc<Channel>,
-    /// How its stream begins.
-    pub opening: Opening,
     /// Each message is a whole block.
     pub blocks: bool,
-    /// A connection more than the client's own.
-    pub slot: Slot,
     /// Whether its client may publish.
     pub may_publish: Result<(), Reject>,
     /// What it publishes, but for the data.
     pub template: Event,
 }
 
-/// With what a WebSocket is closed: a status code, if there is one, and a reason.
-type End = (Option<u16>, &'static str);
-
-/// Reads and obeys the client's frames, until there are no more. Returns with what it is to be closed.
-fn obey(
-    connection: &mut Connection, shared: &Mutex<Shared>, hub: &Hub, channel: &Arc<Channel>,
-    may_publish: Result<(), Reject>, template: &Event,
-) -> Result<(), End> {
-    let mut parser = Parser::new(hub.config().max_body);
-    while let Ok((bytes, early)) = connection.receive(|| drop(lock(shared))) {
-        let mut watched = lock(shared);
-        if !early {
-            watched.watchers.received(&bytes); // else it came with the request
-        }
-        watched.watchers.body(&bytes);
-        drop(watched);
-        let mut rest = &bytes[..];
-        while let Some(received) = parser.next(&mut rest).map_err(|fail| (Some(fail.code), fail.reason))? {
-            match received {
-                Received::Message(text) => {
-                    may_publish.map_err(|reject| (Some(1008), reject.why))?;
-                    let event = template.clone().with_data(text);
-                    let code = |r: Reject| (Some(if r.status == 500 { 1011 } else { 1013 }), r.why);
-                    hub.publish(&channel.name, &[event]).map_err(code)?;
+impl Accepted {
+    /// Reads and obeys the client's frames, until there are no more. Returns the Close frame with which
+    /// it ends, if one is due.
+    fn obey(&self, connection: &mut Connection, shared: &Mutex<Shared>) -> Result<(), Vec<u8>> {
+        let mut parser = Parser::new(self.hub.config().max_body);
+        while let Ok((bytes, early)) = connection.receive(|| drop(lock(shared))) {
+            let mut watched = lock(shared);
+            if !early {
+                watched.watchers.received(&bytes); // else it came with the request
+            }
+            watched.watchers.body(&bytes);
+            drop(watched);
+            let mut rest = &bytes[..];
+            while let Some(received) = parser.next(&mut rest).map_err(frames::failure)? {
+                match received {
+                    Received::Message(text) => {
+                        self.may_publish.map_err(|reject| frames::close(Some(1008), reject.why))?;
+                        let event = self.template.clone().with_data(text);
+                        self.hub
+                            .publish(&self.channel.name, &[event])
+                            .map_err(|r| frames::close(Some(if r.status == 500 { 1011 } else { 1013 }), r.why))?;
+                    }
+                    Received::Ping(payload) => {
+                        lock(shared).pong = frames::frame(frames::PONG, &payload);
+                        self.hub.wake(&self.channel);
+                        // Else a newer one takes its place.
+                        self.channel.wait_until(PONG_TIME, || lock(shared).pong.is_empty());
+                    }
+                    Received::Pong => lock(shared).unanswered = 0,
+                    Received::Close(code) => return Err(frames::close(code, "")),
                 }
-                Received::Ping(payload) => {
-                    let mut pong = Vec::new();
-                    frames::frame(frames::PONG, &payload, &mut pong);
-                    lock(shared).pong = pong;
-                    hub.wake(channel);
-                    // Else a newer one takes its place.
-                    channel.wait_until(PONG_TIME, || lock(shared).pong.is_empty());
-                }
-                Received::Pong => lock(shared).unanswered = 0,
-                Received::Close(code) => return Err((code, "")),
             }
         }
+        Ok(())
     }
-    Ok(())
-}
 
-/// Serves a WebSocket to its end.
-pub fn serve(mut connection: Connection, _slot: Slot, accepted: Accepted) {
-    let Accepted { hub, channel, opening, blocks, slot, may_publish, template } = accepted;
-    let mut watchers = take(&mut connection.watchers);
-    watchers.frames(&|client| Box::new(Reader::new(blocks && !client)));
-    let shared = Arc::new(Mutex::new(Shared { watchers, ..Shared::default() }));
-    let framing: Framed = if blocks { &Blocks } else { &Data };
-    let half = Half { shared: shared.clone(), framing };
-    let key = opening.key;
-    let opening = Opening { transport: Some(Box::new(half)), ..opening };
-    // If this fails the client is gone.
-    if let Ok(stream) = connection.stream.try_clone()
-        && hub.subscribe(&channel, stream, slot, opening).is_ok()
-    {
-        connection.note(101);
-        let mut last = Vec::new();
-        if let Err((code, reason)) = obey(&mut connection, &shared, &hub, &channel, may_publish, &template) {
-            frames::close(code, reason, &mut last);
+    /// Serves it to its end, with the client's slot and a further one.
+    pub fn serve(self, mut connection: Connection, _slot: Slot, further: Slot, mut opening: Opening) {
+        let mut watchers = take(&mut connection.watchers);
+        watchers.frames(&|client| Box::new(Reader::new(self.blocks && !client)));
+        let shared = Arc::new(Mutex::new(Shared { watchers, ..Shared::default() }));
+        let framing: Framed = if self.blocks { &Messages { data: false } } else { &Messages { data: true } };
+        opening.transport = Some(Box::new(Half { shared: shared.clone(), framing }));
+        let key = opening.key;
+        // If this fails the client is gone.
+        if let Ok(stream) = connection.stream.try_clone()
+            && self.hub.subscribe(&self.channel, stream, further, opening).is_ok()
+        {
+            connection.note(101);
+            let last = self.obey(&mut connection, &shared).err().unwrap_or_default();
+            let now = self.hub.now();
+            // Behind the frame that is open. If its socket does not take that in time, or there is nothing, it is just dropped.
+            self.channel.visit(key, Instant::now() + LEAVE_TIME, |found| {
+                let Some((sub, _)) = found else { return Some(()) };
+                if !sub.is_poll() {
+                    sub.end_at(sub.at().end(), last.clone());
+                }
+                let gone = sub.finish(now).is_err() || sub.is_ended() || last.is_empty();
+                gone.then_some(())
+            });
+            self.channel.remove(key);
+            connection.end(Stop::Close);
         }
-        leave(&channel, key, &last, hub.now());
-        connection.end(Stop::Close);
     }
-}
-
-/// Ends a subscriber with these bytes, behind the frame that is open. If its socket does not take that in time, or there are
-/// none, it is just dropped.
-fn leave(channel: &Channel, key: u64, last: &[u8], now: u64) {
-    channel.visit(key, Instant::now() + LEAVE_TIME, |found| {
-        let Some((sub, _)) = found else { return Some(()) };
-        if !sub.is_poll() {
-            sub.end_at(sub.at().end(), last.into());
-        }
-        let gone = sub.finish(now).is_err() || sub.is_ended() || last.is_empty();
-        gone.then_some(())
-    });
-    channel.remove(key);
 }

@@ -13,6 +13,11 @@ use tincan::wire::reject::*;
 /// The limit of a message for which the table is made: the default of `--max-body`.
 pub const MAX: usize = 64 << 10;
 
+/// What the Close frame of a failure says.
+pub fn closing_reason(failure: Reject) -> String {
+    format!("{} ({})", failure.why, failure.rule)
+}
+
 /// What the server does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reaction {
@@ -23,7 +28,7 @@ pub enum Reaction {
     /// It answers a Close frame with one of the same status code, and ends the connection.
     Close(Option<u16>),
     /// It fails the connection: a Close frame of its own, and the end.
-    Fail(Fail),
+    Fail(Reject),
 }
 
 use Reaction::{Echo, Pong};
@@ -52,7 +57,7 @@ impl Table {
         self.cases.push(Case { group: self.group, name, client, server: server.into() });
     }
 
-    fn fails(&mut self, name: impl Into<String>, client: &[Vec<u8>], with: Fail) {
+    fn fails(&mut self, name: impl Into<String>, client: &[Vec<u8>], with: Reject) {
         self.add(name, client, &[Reaction::Fail(with)]);
     }
 }
@@ -504,7 +509,7 @@ fn every_case_ends_as_the_standard_says_wherever_its_bytes_are_cut() {
         *counts.entry(group).or_insert(0) += 1;
         names.push(what);
     }
-    for failure in FAILURES {
+    for failure in ws::TABLE {
         assert!(met.contains(failure), "no case fails with {failure:?}");
     }
     println!("{} cases: {counts:#?}", names.len());
@@ -577,30 +582,23 @@ fn random_frames_and_damaged_ones_are_taken_just_as_the_slow_reading_of_the_stan
                 Echo(_) => "echo",
                 Pong(_) => "pong",
                 Reaction::Close(_) => "close",
-                Reaction::Fail(failure) => failure.reason,
+                Reaction::Fail(failure) => failure.why,
             };
             *met.entry(kind).or_default() += 1;
         }
     }
     assert!(met["echo"] > 20_000 && met["pong"] > 10_000 && met["close"] > 1000, "{met:#?}");
-    for failure in FAILURES {
-        assert!(met.get(failure.reason).is_some_and(|n| *n > 10), "{failure:?} in {met:#?}");
+    for failure in ws::TABLE {
+        assert!(met.get(failure.why).is_some_and(|n| *n > 10), "{failure:?} in {met:#?}");
     }
-}
-
-/// What an encoder writes.
-fn sent(encode: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
-    let mut out = b"before".to_vec();
-    encode(&mut out);
-    out.strip_prefix(b"before").unwrap().into()
 }
 
 #[test]
 fn the_frames_of_the_server_are_whole_and_not_masked_and_as_short_as_can_be() {
     // RFC 6455 §5.7.
-    assert_eq!(sent(|out| ws::frame(TEXT, b"Hello", out)), b"\x81\x05Hello");
-    assert_eq!(sent(|out| ws::frame(PING, b"Hello", out)), b"\x89\x05Hello");
-    assert_eq!(sent(|out| ws::frame(PONG, b"Hello", out)), b"\x8a\x05Hello");
+    assert_eq!(ws::frame(TEXT, b"Hello"), b"\x81\x05Hello");
+    assert_eq!(ws::frame(PING, b"Hello"), b"\x89\x05Hello");
+    assert_eq!(ws::frame(PONG, b"Hello"), b"\x8a\x05Hello");
     for (n, header) in [
         (0, &b"\x81\0"[..]),
         (1, b"\x81\x01"),
@@ -612,36 +610,35 @@ fn the_frames_of_the_server_are_whole_and_not_masked_and_as_short_as_can_be() {
         (0x0102_0304, b"\x81\x7f\0\0\0\0\x01\x02\x03\x04"),
     ] {
         let payload = vec![b'*'; n];
-        assert!(sent(|out| ws::frame(TEXT, &payload, out)) == [header, &payload].concat(), "{n}");
+        assert!(ws::frame(TEXT, &payload) == [header, &payload].concat(), "{n}");
     }
     for n in [0, 1, 124, 125] {
         let payload = vec![7; n];
-        assert_eq!(sent(|out| ws::frame(PING, &payload, out)), [&[0x89, n as u8], &payload[..]].concat());
-        assert_eq!(sent(|out| ws::frame(PONG, &payload, out)), [&[0x8a, n as u8], &payload[..]].concat());
+        assert_eq!(ws::frame(PING, &payload), [&[0x89, n as u8], &payload[..]].concat());
+        assert_eq!(ws::frame(PONG, &payload), [&[0x8a, n as u8], &payload[..]].concat());
     }
-    assert_eq!(sent(|out| close(None, "", out)), b"\x88\0");
-    assert_eq!(sent(|out| close(None, "a reason needs a code", out)), b"\x88\0");
-    assert_eq!(sent(|out| close(Some(1000), "", out)), b"\x88\x02\x03\xe8");
-    assert_eq!(sent(|out| close(Some(1013), "later", out)), b"\x88\x07\x03\xf5later");
+    assert_eq!(close(None, ""), b"\x88\0");
+    assert_eq!(close(None, "a reason needs a code"), b"\x88\0");
+    assert_eq!(close(Some(1000), ""), b"\x88\x02\x03\xe8");
+    assert_eq!(close(Some(1013), "later"), b"\x88\x07\x03\xf5later");
     // A reason is cut where a character ends.
     for (reason, kept) in [("*".repeat(123), 123), ("*".repeat(124), 123), ("é".repeat(70), 122), ("€".repeat(70), 123)]
     {
         let expected = [&[0x88, kept as u8 + 2, 3, 0xe8], &reason.as_bytes()[..kept]].concat();
-        assert_eq!(sent(|out| close(Some(1000), &reason, out)), expected, "{reason}");
+        assert_eq!(close(Some(1000), &reason), expected, "{reason}");
     }
 }
 
 #[test]
 fn every_failure_says_why_and_fits_into_a_close_frame() {
-    for (n, failure) in FAILURES.iter().enumerate() {
-        let Failure { code, reason } = failure;
-        assert!([1002, 1003, 1007, 1009].contains(code), "{failure:?}");
-        let (why, rule) = reason.strip_suffix(')').unwrap().rsplit_once(" (").unwrap();
-        let known = ["RFC 6455 §", "tincan, --"].iter().any(|source| rule.starts_with(source));
-        assert!(known && why.contains("; "), "{failure:?}");
-        let frame = sent(|out| close(Some(*code), reason, out));
-        assert!(frame.ends_with(reason.as_bytes()), "{failure:?} is cut");
-        assert!(FAILURES[..n].iter().all(|other| other.reason != *reason), "{failure:?} is there twice");
+    for (n, failure) in ws::TABLE.iter().enumerate() {
+        assert!([1002, 1003, 1007, 1009].contains(&failure.status), "{failure:?}");
+        let known = ["RFC 6455 §", "tincan, --"].iter().any(|source| failure.rule.starts_with(source));
+        assert!(known && failure.why.contains("; ") && failure.fields.is_empty(), "{failure:?}");
+        let frame = ws::failure(failure);
+        let said = [&failure.status.to_be_bytes(), closing_reason(failure).as_bytes()].concat();
+        assert_eq!(frame, [&[0x88, said.len() as u8], &said[..]].concat(), "{failure:?} is cut");
+        assert!(ws::TABLE[..n].iter().all(|other| other.why != failure.why), "{failure:?} is there twice");
     }
 }
 
