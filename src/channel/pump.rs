@@ -121,9 +121,7 @@ impl Hub {
 
     /// One turn of a channel. Returns when the first stalled subscriber is to be tried again, or the first poll ends.
     fn turn(self: &Arc<Hub>, channel: &Arc<Channel>, read: &Piece) -> Option<u64> {
-        let turn = channel.turn(read, self.cores, self.now());
-        self.counted.delivered.fetch_add(turn.delivered, Relaxed);
-        self.counted.dropped.fetch_add(turn.cut_off, Relaxed);
+        let turn = channel.turn(read, self.cores, &self.counted, self.now());
         if turn.more {
             self.wake(channel); // behind the other channels that have news
         }

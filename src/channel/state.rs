@@ -24,11 +24,12 @@ use std::time::{Duration, Instant};
 const TURN_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a channel knows beside its subscribers.
+#[derive(Default)]
 pub(super) struct State {
     pub log: Log,
     pub turned: u64,                 // where the log ended in the last turn
     pub pumped: u64,                 // the lowest position of a subscriber that keeps up, at the end of the last turn
-    pub used: Instant,               // when somebody last came, left or published
+    pub used: u64,                   // when somebody last came, left or published
     pub syncing: bool,               // a publisher is writing to the disk for all
     pub failing: bool,               // the last append failed
     pub wanted: Option<(u64, bool)>, // somebody has to be given what stands in a file from here on
@@ -36,7 +37,8 @@ pub(super) struct State {
     pub replayed: u64,               // the end of what was last read from a file
 }
 
-/// A log and its subscribers.
+/// A log and its subscribers. Times are milliseconds on the hub's clock.
+#[derive(Default)]
 pub struct Channel {
     /// Its name.
     pub name: String,
@@ -51,6 +53,15 @@ pub struct Channel {
     pub queued: AtomicBool,
     /// When the pump tries its stalled readers again, or ends a poll; 0 if it need not.
     pub retry: AtomicU64,
+}
+
+/// What the metrics count.
+#[derive(Default)]
+pub(super) struct Counters {
+    pub events: AtomicU64,    // published
+    pub published: AtomicU64, // their bytes
+    pub delivered: AtomicU64, // bytes given to readers
+    pub dropped: AtomicU64,   // readers that fell off the log
 }
 
 /// How a subscriber's stream begins.
@@ -78,29 +89,8 @@ pub struct Opening {
 impl Channel {
     /// A channel without subscribers.
     pub fn new(name: &str, log: Log, writer: Writer) -> Channel {
-        let state = State {
-            turned: 0,
-            pumped: log.heard.pos,
-            log,
-            used: Instant::now(),
-            syncing: false,
-            failing: false,
-            wanted: None,
-            replaying: false,
-            replayed: 0,
-        };
-        Channel {
-            name: name.into(),
-            writer: Mutex::new(writer),
-            state: Mutex::new(state),
-            changed: Condvar::new(),
-            subscribers: Mutex::default(),
-            joining: Mutex::default(),
-            readers: AtomicUsize::new(0),
-            leaving: AtomicUsize::new(0),
-            queued: AtomicBool::new(false),
-            retry: AtomicU64::new(0),
-        }
+        let state = State { pumped: log.heard.pos, log, ..State::default() };
+        Channel { name: name.into(), writer: Mutex::new(writer), state: Mutex::new(state), ..Channel::default() }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -123,13 +113,13 @@ impl Channel {
     }
 
     /// Notes that somebody has come.
-    pub fn touch(&self) {
-        self.state().used = Instant::now();
+    pub fn touch(&self, now: u64) {
+        self.state().used = now;
     }
 
     /// For how long nobody has come, left or published.
-    pub fn idle(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.state().used)
+    pub fn idle(&self, now: u64) -> u64 {
+        now.saturating_sub(self.state().used)
     }
 
     /// Whether nothing was ever said in it.
@@ -247,9 +237,8 @@ impl Channel {
             gap.event(asked).write(None::<Id>, &mut prelude);
         }
         let at_once = wait.is_some_and(|wait| wait.is_zero() || pos < end || gap.is_some());
-        let until = |time| Poll::Wait(now + millis(time));
         let more = More {
-            poll: wait.map(|time| if at_once { Poll::Until(end, Vec::new()) } else { until(time) }),
+            poll: wait.map(|time| if at_once { Poll::Until(end, Vec::new()) } else { Poll::Wait(now + millis(time)) }),
             expires: config.max_age.filter(|_| wait.is_none()).map(|age| now + jitter(millis(age), 10)),
             watchers,
             transport,
@@ -292,8 +281,8 @@ impl Channel {
     }
 
     /// Drops the subscriber of this key.
-    pub fn remove(&self, key: u64) {
-        self.keep(&mut self.subscribers(), |sub| sub.key != key);
+    pub fn remove(&self, key: u64, now: u64) {
+        self.keep(&mut self.subscribers(), now, |sub| sub.key != key);
     }
 
     /// Checks each subscriber. Returns whether the pump is to try one again.
@@ -301,7 +290,7 @@ impl Channel {
         let mut subscribers = self.subscribers();
         let end = self.end();
         let mut again = false;
-        self.keep(&mut subscribers, |sub| {
+        self.keep(&mut subscribers, now, |sub| {
             sub.gone = sub.check(end, now, millis(heartbeat)).err();
             again |= sub.is_busy();
             sub.gone.is_none()
@@ -310,7 +299,7 @@ impl Channel {
     }
 
     /// Serves each subscriber, and drops those that do not stay.
-    pub(super) fn keep(&self, subs: &mut Vec<Subscriber>, mut stays: impl FnMut(&mut Subscriber) -> bool) {
+    pub(super) fn keep(&self, subs: &mut Vec<Subscriber>, now: u64, mut stays: impl FnMut(&mut Subscriber) -> bool) {
         let before = subs.len();
         let mut leaving = 0;
         subs.retain_mut(|sub| {
@@ -324,7 +313,7 @@ impl Channel {
         self.leaving.store(leaving, SeqCst);
         if subs.len() < before {
             self.readers.fetch_sub(before - subs.len(), SeqCst);
-            self.touch();
+            self.touch(now);
             if subs.capacity() / 4 > subs.len() {
                 subs.shrink_to(2 * subs.len());
             }

@@ -209,6 +209,14 @@ impl Subscriber {
         self.has_own() || self.at().frame.is_some()
     }
 
+    /// Until when it waits for its first event.
+    fn waits(&self) -> Option<u64> {
+        match self.poll() {
+            Some(Poll::Wait(until)) => Some(*until),
+            _ => None,
+        }
+    }
+
     /// Where it ends.
     fn stop(&self) -> u64 {
         match self.poll() {
@@ -227,11 +235,7 @@ impl Subscriber {
 
     /// Whether it is to be given something now: of a log that ends here, or of its own.
     pub fn wants(&self, end: u64, now: u64) -> bool {
-        let over = match self.poll() {
-            None => false,
-            Some(Poll::Wait(until)) => now >= *until,
-            Some(_) => self.pos == self.stop() && !self.is_ended(),
-        };
+        let over = self.waits().map_or(self.pos == self.stop() && !self.is_ended(), |until| now >= until);
         let wants = self.pos < end.min(self.stop()) || self.is_busy() || over || self.word().is_some();
         wants && self.stalled_until().is_none_or(|time| now >= time)
     }
@@ -243,15 +247,12 @@ impl Subscriber {
 
     /// When it is to be tried again, or its time is over.
     pub fn retry(&self) -> Option<u64> {
-        let until = if let Some(Poll::Wait(until)) = self.poll() { Some(*until) } else { None };
-        self.stalled_until().or(until)
+        self.stalled_until().or(self.waits())
     }
 
     /// If it waits, and there is something for it or its time is over, it ends where the log does.
     pub fn begin(&mut self, end: u64, now: u64) {
-        if let Some(Poll::Wait(until)) = self.poll()
-            && (self.pos < end || now >= *until)
-        {
+        if self.waits().is_some_and(|until| self.pos < end || now >= until) {
             self.end_at(end, self.framing().last());
         }
     }
@@ -263,9 +264,10 @@ impl Subscriber {
         more.apart = None;
     }
 
-    /// It is dropped then.
-    pub fn expire_at(&mut self, time: u64) {
-        self.more.get_or_insert_default().expires = Some(time);
+    /// It ends as soon as messages are whole, and is dropped then if it has not.
+    fn leave(&mut self, time: u64) {
+        self.end_at(self.at().end(), self.framing().last());
+        self.more.iter_mut().for_each(|more| more.expires = Some(time));
     }
 
     /// Looks whether its place is lost in a log that begins here. If messages are whole, it then hears the rest of
@@ -278,8 +280,7 @@ impl Subscriber {
         }
         if !self.is_http() {
             self.gone = None;
-            self.end_at(self.at().end(), self.framing().last());
-            self.expire_at(now + FALL_TIME);
+            self.leave(now + FALL_TIME);
             return true;
         }
         if self.stalls > 0 {
@@ -403,8 +404,7 @@ impl Subscriber {
         let ended = quiet && self.look()?;
         let over = self.more.as_ref().and_then(|more| more.expires).is_some_and(|at| now >= at);
         if over && !self.is_poll() {
-            self.end_at(self.at().end(), self.framing().last());
-            self.expire_at(now + LINGER);
+            self.leave(now + LINGER);
             return self.finish(now);
         }
         let stalled = u64::from(self.stalls.saturating_sub(LONGEST_STALL)) << LONGEST_STALL;

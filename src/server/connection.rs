@@ -189,7 +189,7 @@ impl Connection {
                 }
             };
             let used = self.take(used);
-            self.watchers.body(&used);
+            self.watchers.each(|watcher| watcher.body(&used));
             if complete {
                 return Ok(received.body);
             }
@@ -241,7 +241,8 @@ impl Connection {
         self.room = if read == Ok(self.room) { FURTHER } else { READ };
         match read {
             Ok(1..) => {
-                self.watchers.received(self.buf.get(before..).unwrap_or_default());
+                let new = self.buf.get(before..).unwrap_or_default();
+                self.watchers.each(|watcher| watcher.received(new));
                 Ok(true)
             }
             Err(ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(false),

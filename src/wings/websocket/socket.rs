@@ -113,9 +113,9 @@ fn obey(
     while let Ok((bytes, early)) = connection.receive(|| drop(lock(shared))) {
         let mut watched = lock(shared);
         if !early {
-            watched.watchers.received(&bytes); // else it came with the request
+            watched.watchers.each(|watcher| watcher.received(&bytes)); // else it came with the request
         }
-        watched.watchers.body(&bytes);
+        watched.watchers.each(|watcher| watcher.body(&bytes));
         drop(watched);
         let mut rest = &bytes[..];
         while let Some(received) = parser.next(&mut rest).map_err(|fail| (Some(fail.code), fail.reason))? {
@@ -146,7 +146,7 @@ fn obey(
 pub fn serve(mut connection: Connection, _slot: Slot, accepted: Accepted) {
     let Accepted { hub, channel, opening, blocks, slot, may_publish, template } = accepted;
     let mut watchers = take(&mut connection.watchers);
-    watchers.frames(&|client| Box::new(Reader::new(blocks && !client)));
+    watchers.each(|watcher| watcher.frames(&|client| Box::new(Reader::new(blocks && !client))));
     let shared = Arc::new(Mutex::new(Shared { watchers, ..Shared::default() }));
     let framing: Framed = if blocks { &Blocks } else { &Data };
     let half = Half { shared: shared.clone(), framing };
@@ -177,5 +177,5 @@ fn leave(channel: &Channel, key: u64, last: &[u8], now: u64) {
         let gone = sub.finish(now).is_err() || sub.is_ended() || last.is_empty();
         gone.then_some(())
     });
-    channel.remove(key);
+    channel.remove(key, now);
 }
