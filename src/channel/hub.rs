@@ -66,7 +66,7 @@ impl Names {
         let unused = |c: &Arc<Channel>| Arc::strong_count(c) == 1 && c.readers() == 0;
         self.all.retain(|_, entry| {
             let Some(channel) = entry.channel.take_if(|c| unused(c) && useless(c)) else { return true };
-            let remembered = channel.has_file();
+            let remembered = channel.state().log.unsynced().1.is_some();
             self.open -= 1;
             gone.push(channel);
             remembered
@@ -305,7 +305,8 @@ impl Hub {
     pub fn health(&self) -> Result<Vec<String>, Reject> {
         self.elsewhere.get().map_or(Ok(()), |elsewhere| elsewhere.health())?;
         let names = lock(&self.names);
-        let is_bad = |entry: &Entry| entry.why.is_some() || entry.channel.as_ref().is_some_and(|c| c.is_bad());
+        let is_bad =
+            |entry: &Entry| entry.why.is_some() || entry.channel.as_ref().is_some_and(|c| c.state().log.is_bad());
         Ok(names.all.iter().filter(|(_, entry)| is_bad(entry)).map(|(name, _)| name.to_string()).collect())
     }
 

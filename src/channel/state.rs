@@ -127,11 +127,6 @@ impl Channel {
         self.state().log.is_empty()
     }
 
-    /// Whether what was said stands in a file.
-    pub fn has_file(&self) -> bool {
-        self.state().log.unsynced().1.is_some()
-    }
-
     /// The id of the last event.
     pub fn last(&self) -> Id {
         self.state().log.written.id
@@ -171,11 +166,6 @@ impl Channel {
                 self.name
             ));
         }
-    }
-
-    /// Whether the log could not be read back.
-    pub fn is_bad(&self) -> bool {
-        self.state().log.is_bad()
     }
 
     /// The place for a reader. It may wait for the disk.
@@ -251,7 +241,7 @@ impl Channel {
         let sub = Subscriber { stream, pos, more, tried: now, key, stalls: 0, chunked, gone: None, shut: false, slot };
         let framing = sub.framing();
         let length = format!("Content-Length: {}\r\n", prelude.len() as u64 + end - pos);
-        let field = if at_once { &length } else { framing.field() };
+        let field = if at_once { &length } else { framing.field };
         let beginning = [head.as_bytes(), field.as_bytes(), b"\r\n", &framing.alone(&prelude)].concat();
         (sub, beginning)
     }

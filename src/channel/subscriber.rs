@@ -79,21 +79,6 @@ pub trait Transport: Send {
     fn beat(&self) -> bool;
 }
 
-/// What in the log is not for one subscriber: ranges of positions, in their order, and all of them still to come.
-pub trait Apart: Send {
-    /// Whether one more that begins here can be remembered.
-    fn has_room(&self, from: u64) -> bool;
-
-    /// What the log has from one position to another is not for it.
-    fn add(&mut self, from: u64, to: u64);
-
-    /// Where the next one begins; u64::MAX if there is none.
-    fn next(&self) -> u64;
-
-    /// Where it goes on that stands here.
-    fn pass(&mut self, pos: u64) -> u64;
-}
-
 /// What few subscribers have.
 #[derive(Default)]
 pub struct More {
@@ -103,8 +88,9 @@ pub struct More {
     pub watchers: Watchers,
     /// When to end it (`--max-age`), or to drop it.
     pub expires: Option<u64>,
-    /// What is not for it.
-    pub apart: Option<Box<dyn Apart>>,
+    /// What in the log is not for it, from one position to another: in their order, and all of it still to come. The door for
+    /// all who choose whom an event is for.
+    pub apart: Vec<(u64, u64)>,
     /// What is left of something that is for it alone. Limit: it gets nothing further before that.
     pub own: IntoIter<u8>,
     /// Its place in the frame that is open.
@@ -253,7 +239,7 @@ impl Subscriber {
     /// If it waits, and there is something for it or its time is over, it ends where the log does.
     pub fn begin(&mut self, end: u64, now: u64) {
         if self.waits().is_some_and(|until| self.pos < end || now >= until) {
-            self.end_at(end, self.framing().last());
+            self.end_at(end, (self.framing().last)());
         }
     }
 
@@ -261,12 +247,12 @@ impl Subscriber {
     pub fn end_at(&mut self, pos: u64, last: Vec<u8>) {
         let more = self.more.get_or_insert_default();
         more.poll = Some(Poll::Until(pos, last));
-        more.apart = None;
+        more.apart.clear();
     }
 
     /// It ends as soon as messages are whole, and is dropped then if it has not.
     fn leave(&mut self, time: u64) {
-        self.end_at(self.at().end(), self.framing().last());
+        self.end_at(self.at().end(), (self.framing().last)());
         self.more.iter_mut().for_each(|more| more.expires = Some(time));
     }
 
@@ -320,8 +306,8 @@ impl Subscriber {
         if let Some(transport) = self.word().filter(|_| own.as_slice().is_empty() && at.frame.is_none()) {
             own = transport.take_word().into_iter();
         }
-        let apart = self.more.as_ref().and_then(|more| more.apart.as_ref());
-        let limit = apart.map_or(u64::MAX, |apart| apart.next()).min(self.stop());
+        let apart = self.more.as_ref().and_then(|more| more.apart.first());
+        let limit = apart.map_or(u64::MAX, |apart| apart.0).min(self.stop());
         let bytes = bytes.get(..usize::try_from(limit - self.pos).unwrap_or(usize::MAX)).unwrap_or(bytes);
         if !own.as_slice().is_empty() {
             self.give_alone(own, now)?;
@@ -330,8 +316,10 @@ impl Subscriber {
             self.frame(at, bytes, wires, now)?;
         }
         let given = self.pos - at.pos;
-        if let Some(apart) = self.more.as_mut().and_then(|more| more.apart.as_mut()) {
-            self.pos = apart.pass(self.pos);
+        if let Some(more) = &mut self.more {
+            while more.apart.first().is_some_and(|apart| apart.0 == self.pos) {
+                self.pos = more.apart.remove(0).1;
+            }
         }
         self.finish(now)?;
         Ok(given)
@@ -419,7 +407,7 @@ impl Subscriber {
         if self.transport().is_some_and(|transport| !transport.beat()) {
             return Err(Gone::Done);
         }
-        self.give_alone(self.framing().ping().to_vec().into_iter(), now)
+        self.give_alone(Vec::from(self.framing().ping).into_iter(), now)
     }
 
     /// Looks whether the peer is there: drops what it sends, and says whether it has just stopped sending.

@@ -264,12 +264,12 @@ impl Connection {
         if has_length && !answer.chunked {
             head += &format!("Content-Length: {}\r\n", answer.body.len());
         }
-        head += framing.field();
+        head += framing.field;
         head += "\r\n";
         let mut bytes = head.into_bytes();
         if !self.head_only {
             bytes.extend(framing.alone(&answer.body));
-            bytes.extend(framing.last());
+            bytes.extend((framing.last)());
         }
         let deadline = Instant::now() + RESPONSE_TIME;
         let mut rest = &bytes[..];

@@ -106,10 +106,10 @@ impl Script {
                     sleep(*pause);
                 }
                 Step::Repeat(step) => at = *step,
-                Step::End => return out.write_all(&[framing.alone(&said), framing.last()].concat()),
+                Step::End => return out.write_all(&[framing.alone(&said), (framing.last)()].concat()),
             }
         }
-        let last = if at < self.steps.len() { framing.last() } else { Vec::new() }; // its time is over, or it is cut
+        let last = if at < self.steps.len() { (framing.last)() } else { Vec::new() }; // its time is over, or it is cut
         out.write_all(&[framing.alone(&said), last].concat())
     }
 }

@@ -8,16 +8,24 @@
 //! A message is not fragmented (RFC 6455 §5.4). Its header has the length of all of it, so a block is whole at hand when its
 //! frame begins. It relies on `event.rs`: the lines of data in a block follow each other, and a blank line ends it.
 
-use crate::channel::framing::{At, Framing, block_end};
+use crate::channel::framing::{At, BARE, Framing, block_end};
 use crate::wings::websocket::frames::{PING, TEXT, close, header};
 
 /// What a line of data begins with.
-const DATA: &[u8] = b"data: ";
+const FIELD: &[u8] = b"data: ";
 
 /// Each block is a text message.
-pub struct Blocks;
+pub static BLOCKS: Framing = Framing {
+    ping: &[0x80 | PING, 0],
+    last,
+    begin: |at, log| {
+        let size = block_end(log)?;
+        Some(open(at, size, at.pos + size as u64))
+    },
+    ..BARE
+};
 /// The data of each block is a text message.
-pub struct Data;
+pub static DATA: Framing = Framing { begin: begin_data, piece: line, ..BLOCKS };
 
 /// Opens a frame for a text of this length, in a block that ends there.
 fn open(at: &mut At, length: usize, end: u64) -> Vec<u8> {
@@ -36,50 +44,19 @@ fn last() -> Vec<u8> {
     last
 }
 
-impl Framing for Blocks {
-    fn name(&self) -> &'static str {
-        "blocks"
-    }
-
-    fn ping(&self) -> &'static [u8] {
-        &[0x80 | PING, 0]
-    }
-
-    fn last(&self) -> Vec<u8> {
-        last()
-    }
-
-    fn begin(&self, at: &mut At, log: &[u8]) -> Option<Vec<u8>> {
-        let size = block_end(log)?;
-        Some(open(at, size, at.pos + size as u64))
-    }
+/// Opens a frame for the data of the next block.
+fn begin_data(at: &mut At, log: &[u8]) -> Option<Vec<u8>> {
+    let size = block_end(log)?;
+    let end = at.pos + size as u64;
+    let lines = || log.get(..size).unwrap_or_default().split_inclusive(|&b| b == b'\n');
+    let fields = lines().take_while(|line| !line.starts_with(FIELD)).flatten().count();
+    at.pos += (fields + FIELD.len()) as u64;
+    let data = lines().filter_map(|line| line.strip_prefix(FIELD)).map(<[u8]>::len).sum::<usize>();
+    Some(open(at, data.saturating_sub(1), end)) // the last line's end is none of the data
 }
 
-impl Framing for Data {
-    fn name(&self) -> &'static str {
-        "data"
-    }
-
-    fn ping(&self) -> &'static [u8] {
-        Blocks.ping()
-    }
-
-    fn last(&self) -> Vec<u8> {
-        last()
-    }
-
-    fn begin(&self, at: &mut At, log: &[u8]) -> Option<Vec<u8>> {
-        let size = block_end(log)?;
-        let end = at.pos + size as u64;
-        let lines = || log.get(..size).unwrap_or_default().split_inclusive(|&b| b == b'\n');
-        let fields = lines().take_while(|line| !line.starts_with(DATA)).flatten().count();
-        at.pos += (fields + DATA.len()) as u64;
-        let data = lines().filter_map(|line| line.strip_prefix(DATA)).map(<[u8]>::len).sum::<usize>();
-        Some(open(at, data.saturating_sub(1), end)) // the last line's end is none of the data
-    }
-
-    fn piece<'a>(&self, text: &'a [u8]) -> (&'a [u8], usize) {
-        let line = text.split_inclusive(|&b| b == b'\n').next().unwrap_or_default();
-        (line, if line.ends_with(b"\n") { DATA.len() } else { 0 })
-    }
+/// A line of data, and how much of the next one's begin is none.
+fn line(text: &[u8]) -> (&[u8], usize) {
+    let line = text.split_inclusive(|&b| b == b'\n').next().unwrap_or_default();
+    (line, if line.ends_with(b"\n") { FIELD.len() } else { 0 })
 }

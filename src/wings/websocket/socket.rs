@@ -25,7 +25,7 @@ use crate::channel::watch::Watchers;
 use crate::server::connection::{Connection, Stop};
 use crate::system::threads::lock;
 use crate::wings::websocket::frames::{self, Parser, Reader, Received};
-use crate::wings::websocket::messages::{Blocks, Data};
+use crate::wings::websocket::messages::{BLOCKS, DATA};
 use crate::wire::event::Event;
 use crate::wire::reject::Reject;
 use std::io;
@@ -148,7 +148,7 @@ pub fn serve(mut connection: Connection, _slot: Slot, accepted: Accepted) {
     let mut watchers = take(&mut connection.watchers);
     watchers.each(|watcher| watcher.frames(&|client| Box::new(Reader::new(blocks && !client))));
     let shared = Arc::new(Mutex::new(Shared { watchers, ..Shared::default() }));
-    let framing: Framed = if blocks { &Blocks } else { &Data };
+    let framing: Framed = if blocks { &BLOCKS } else { &DATA };
     let half = Half { shared: shared.clone(), framing };
     let key = opening.key;
     let opening = Opening { transport: Some(Box::new(half)), ..opening };
