@@ -65,13 +65,13 @@ impl Hub {
         let (hub, own) = (self.clone(), channel.clone());
         let work = move || {
             if catch_unwind(AssertUnwindSafe(|| hub.replay(&own))).is_err() {
-                own.replayed(); // a panic is a bug
+                own.state().replaying = false; // a panic is a bug
             }
         };
         if start("replay", Box::new(work)).is_ok() {
             return None;
         }
-        channel.replayed();
+        channel.state().replaying = false;
         Some(self.now() + REPLAY_PAUSE)
     }
 

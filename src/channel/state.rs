@@ -3,8 +3,7 @@
 //! Limits: `--history` for the log.
 //! Deliberately absent: HTTP. Heads come from the server, ready to be sent.
 
-use crate::channel::subscriber::{More, Poll, Slot, Subscriber, Transport};
-use crate::channel::watch::Watchers;
+use crate::channel::subscriber::{More, Poll, Slot, Subscriber};
 use crate::config::Config;
 use crate::log::positions::{From, Log, Place};
 use crate::log::writer::Writer;
@@ -70,8 +69,6 @@ pub struct Opening {
     pub head: String,
     /// HTTP frames its body in chunks; a poll that is answered at once has a `Content-Length` in their place.
     pub chunked: bool,
-    /// What frames it in place of HTTP.
-    pub transport: Option<Box<dyn Transport>>,
     /// What the prelude says behind the channel's name. None: there is no prelude.
     pub introduction: Option<String>,
     /// By this it is found.
@@ -82,8 +79,8 @@ pub struct Opening {
     pub place: Place,
     /// With this it ends at the first events, or after this time; else it goes on for ever.
     pub wait: Option<Duration>,
-    /// What watches its bytes, unless a transport has that.
-    pub watchers: Watchers,
+    /// A transport in place of HTTP, or what watches its bytes; the rest is up to the channel.
+    pub more: More,
 }
 
 impl Channel {
@@ -215,7 +212,7 @@ impl Channel {
     fn begin(
         &self, config: &Config, now: u64, stream: TcpStream, slot: Slot, opening: Opening,
     ) -> (Subscriber, Vec<u8>) {
-        let Opening { head, transport, introduction, key, from, place, wait, watchers, .. } = opening;
+        let Opening { head, introduction, key, from, place, wait, mut more, .. } = opening;
         let Place { pos, id, gap } = place;
         let end = self.end();
         let mut prelude = Vec::new();
@@ -227,13 +224,9 @@ impl Channel {
             gap.event(asked).write(None::<Id>, &mut prelude);
         }
         let at_once = wait.is_some_and(|wait| wait.is_zero() || pos < end || gap.is_some());
-        let more = More {
-            poll: wait.map(|time| if at_once { Poll::Until(end, Vec::new()) } else { Poll::Wait(now + millis(time)) }),
-            expires: config.max_age.filter(|_| wait.is_none()).map(|age| now + jitter(millis(age), 10)),
-            watchers,
-            transport,
-            ..More::default()
-        };
+        let poll = |time| if at_once { Poll::Until(end, Vec::new()) } else { Poll::Wait(now + millis(time)) };
+        more.poll = wait.map(poll);
+        more.expires = config.max_age.filter(|_| wait.is_none()).map(|age| now + jitter(millis(age), 10));
         let is_plain =
             more.poll.is_none() && more.expires.is_none() && more.transport.is_none() && more.watchers.0.is_empty();
         let chunked = opening.chunked && !at_once;

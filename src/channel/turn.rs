@@ -32,23 +32,16 @@ impl Piece {
         self.bytes.get(from..).filter(|rest| !rest.is_empty())
     }
 
-    /// What the log has in memory from this position on; none if that is in a file.
-    fn at(&mut self, channel: &Channel, place: (u64, bool)) -> Result<Option<&[u8]>, Trimmed> {
-        if self.get(place).is_none() && !self.read(channel, place, false)? {
-            return Ok(None);
-        }
-        Ok(Some(self.get(place).unwrap_or_default()))
-    }
-
     /// Reads what the log has from this position on, up to the end of a block if it has to be `whole`. Returns whether it is
     /// there: what stands in a file is read by those who may `wait` for the disk.
-    fn read(&mut self, channel: &Channel, (pos, whole): (u64, bool), wait: bool) -> Result<bool, Trimmed> {
+    fn read(&mut self, channel: &Channel, (pos, whole): (u64, bool), wait: bool) -> Result<bool, Gone> {
         self.from = pos;
         self.whole = false;
         self.bytes.clear();
         loop {
             let before = self.bytes.len();
-            let stretch = channel.state().log.read(pos + before as u64, &mut self.bytes)?;
+            let stretch =
+                channel.state().log.read(pos + before as u64, &mut self.bytes).map_err(|Trimmed| Gone::CutOff)?;
             if let Some(stretch) = stretch {
                 if !wait {
                     return Ok(false);
@@ -101,11 +94,6 @@ impl Channel {
         Some(read)
     }
 
-    /// Nobody reads from its files any more, whatever is wanted.
-    pub fn replayed(&self) {
-        self.state().replaying = false;
-    }
-
     /// Gives each subscriber its next piece, of those that were `read` from a file or are in memory; if there are many,
     /// on so many cores.
     pub(super) fn turn(&self, read: &Piece, cores: usize, counted: &Counters, now: u64) -> Turn {
@@ -150,14 +138,18 @@ impl Channel {
         sub.begin(end, now);
         let Batch { piece, wires } = batch;
         let next = match sub.reads() {
-            None => Some(&[][..]),
+            None => &[],
             Some((pos, _)) if read.bad && read.from == pos => return Err(Gone::CutOff),
-            Some(place) => match read.get(place) {
-                None => piece.at(self, place).map_err(|Trimmed| Gone::CutOff)?,
-                read => read,
-            },
+            Some(place) if let Some(next) = read.get(place) => next,
+            Some(place) => {
+                let is_there = piece.get(place).is_some() || piece.read(self, place, false)?;
+                if !is_there {
+                    return Ok(0); // it is read for it
+                }
+                piece.get(place).unwrap_or_default()
+            }
         };
-        next.map_or(Ok(0), |next| sub.give(next, wires, now))
+        sub.give(next, wires, now)
     }
 
     /// Drops those that are gone, and finds out who wants more.

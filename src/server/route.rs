@@ -163,7 +163,7 @@ impl Desk {
             }
             // If this fails the client is gone.
             Ok(Reply::Taken(Box::new(move |connection, slot| {
-                opening.watchers = connection.watchers;
+                opening.more.watchers = connection.watchers;
                 drop(hub.subscribe(&channel, connection.stream, slot, opening));
             })))
         })))
@@ -183,13 +183,12 @@ impl Desk {
         let opening = Opening {
             head,
             chunked: is_chunked(req),
-            transport: None,
             introduction,
             key,
             from,
             place,
             wait: None,
-            watchers: Default::default(),
+            more: Default::default(),
         };
         Ok((channel, opening))
     }

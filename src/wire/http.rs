@@ -396,10 +396,12 @@ pub const CHECKED: &str = "Cache-Control: no-cache\r\n";
 /// The head of a response up to, but without, its blank line: status line, `Date`, `nosniff`, and `fields`, which are
 /// whole field lines with their CRLF.
 pub fn head(status: u16, fields: &[&str]) -> String {
-    let reason = reason(status);
-    let date = now();
-    let fields = fields.concat();
-    format!("HTTP/1.1 {status} {reason}\r\nDate: {date}\r\nX-Content-Type-Options: nosniff\r\n{fields}")
+    format!(
+        "HTTP/1.1 {status} {}\r\nDate: {}\r\nX-Content-Type-Options: nosniff\r\n{}",
+        reason(status),
+        now(),
+        fields.concat()
+    )
 }
 
 /// The time, as [`date`] writes it.

@@ -104,13 +104,26 @@ pub struct Accepted {
 /// With what a WebSocket is closed: a status code, if there is one, and a reason.
 type End = (Option<u16>, &'static str);
 
+/// What comes next, however long it takes; and whether it was read with what was before, and so is explained already.
+fn receive(connection: &mut Connection, shared: &Mutex<Shared>) -> Result<(Vec<u8>, bool), Stop> {
+    let mut bytes = connection.take(usize::MAX);
+    let early = !bytes.is_empty();
+    while bytes.is_empty() {
+        if !connection.read(Duration::MAX)? {
+            drop(lock(shared)); // the socket did not block, for another thread is just writing to it
+        }
+        bytes = connection.take(usize::MAX);
+    }
+    Ok((bytes, early))
+}
+
 /// Reads and obeys the client's frames, until there are no more. Returns with what it is to be closed.
 fn obey(
     connection: &mut Connection, shared: &Mutex<Shared>, hub: &Hub, channel: &Arc<Channel>,
     may_publish: Result<(), Reject>, template: &Event,
 ) -> Result<(), End> {
     let mut parser = Parser::new(hub.config().max_body);
-    while let Ok((bytes, early)) = connection.receive(|| drop(lock(shared))) {
+    while let Ok((bytes, early)) = receive(connection, shared) {
         let mut watched = lock(shared);
         if !early {
             watched.watchers.each(|watcher| watcher.received(&bytes)); // else it came with the request
@@ -144,14 +157,14 @@ fn obey(
 
 /// Serves a WebSocket to its end.
 pub fn serve(mut connection: Connection, _slot: Slot, accepted: Accepted) {
-    let Accepted { hub, channel, opening, blocks, slot, may_publish, template } = accepted;
+    let Accepted { hub, channel, mut opening, blocks, slot, may_publish, template } = accepted;
     let mut watchers = take(&mut connection.watchers);
     watchers.each(|watcher| watcher.frames(&|client| Box::new(Reader::new(blocks && !client))));
     let shared = Arc::new(Mutex::new(Shared { watchers, ..Shared::default() }));
     let framing: Framed = if blocks { &BLOCKS } else { &DATA };
     let half = Half { shared: shared.clone(), framing };
     let key = opening.key;
-    let opening = Opening { transport: Some(Box::new(half)), ..opening };
+    opening.more.transport = Some(Box::new(half));
     // If this fails the client is gone.
     if let Ok(stream) = connection.stream.try_clone()
         && hub.subscribe(&channel, stream, slot, opening).is_ok()
