@@ -124,7 +124,8 @@ pub struct Hub {
     began: Instant,
     dir: Option<Arc<Dir>>,
     elsewhere: OnceLock<Arc<dyn Elsewhere>>,
-    notes: Vec<String>,
+    /// What was found in `--data` that its owner may not expect.
+    pub notes: Vec<String>,
     plan: Plan,
     /// How the descriptors are shared out.
     pub shares: Shares,
@@ -210,11 +211,6 @@ impl Hub {
     /// What this hub was told.
     pub fn config(&self) -> &Config {
         &self.config
-    }
-
-    /// What was found in `--data` that its owner may not expect.
-    pub fn notes(&self) -> &[String] {
-        &self.notes
     }
 
     /// Milliseconds since the hub began.

@@ -61,11 +61,7 @@ impl Piece {
 }
 
 /// What a core has for a turn: a piece, and how each framing wraps what was sent last.
-#[derive(Default)]
-struct Batch {
-    piece: Piece,
-    wires: Vec<Wire>,
-}
+type Batch = (Piece, Vec<Wire>);
 
 /// What a turn has found out.
 #[derive(Default)]
@@ -136,7 +132,7 @@ impl Channel {
     /// Gives a subscriber its next piece. Returns how far it came in the log.
     fn give(&self, sub: &mut Subscriber, read: &Piece, batch: &mut Batch, end: u64, now: u64) -> Result<u64, Gone> {
         sub.begin(end, now);
-        let Batch { piece, wires } = batch;
+        let (piece, wires) = batch;
         let next = match sub.reads() {
             None => &[],
             Some((pos, _)) if read.bad && read.from == pos => return Err(Gone::CutOff),

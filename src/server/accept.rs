@@ -113,7 +113,7 @@ impl Server {
             notes.push(format!("warning: everyone who reaches this address may {what}; --token-file says who may"));
         }
         notes.extend(self.desk.wings().filter_map(|wing| wing.note()).map(String::from));
-        notes.extend_from_slice(self.hub().notes());
+        notes.extend_from_slice(&self.hub().notes);
         notes
     }
 
