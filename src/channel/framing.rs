@@ -15,50 +15,51 @@
 //! Deliberately absent: sockets, and where the log is.
 
 use std::borrow::Cow;
+use std::ptr;
 
 /// Limit: bytes that are framed at a time, and a header.
 const ROOM: usize = 64 << 10;
 
 /// How log bytes are wrapped.
-pub trait Framing: Sync {
-    /// A name of its own.
-    fn name(&self) -> &'static str;
-
+pub struct Framing {
     /// The field line that announces it in a response's head.
-    fn field(&self) -> &'static str {
-        ""
-    }
-
+    pub field: &'static str,
     /// A heartbeat.
-    fn ping(&self) -> &'static [u8];
-
+    pub ping: &'static [u8],
     /// What ends a stream in good order.
-    fn last(&self) -> Vec<u8>;
-
+    pub last: fn() -> Vec<u8>,
     /// Opens a frame; returns what is written before its text. None if that takes more of the log.
-    fn begin(&self, at: &mut At, log: &[u8]) -> Option<Vec<u8>>;
-
+    pub begin: fn(&mut At, &[u8]) -> Option<Vec<u8>>,
     /// Of a frame's text in the log, what is written at a time, and how many bytes behind that are none of it.
-    fn piece<'a>(&self, text: &'a [u8]) -> (&'a [u8], usize) {
-        (text, 0)
-    }
-
+    pub piece: fn(&[u8]) -> (&[u8], usize),
     /// What is written behind a frame's text.
-    fn end(&self) -> &'static [u8] {
-        b""
-    }
+    pub end: &'static [u8],
 }
 
 /// Log bytes as they are.
-struct Bare;
+pub static BARE: Framing = Framing {
+    field: "",
+    ping: b":ping\n\n",
+    last: Vec::new,
+    begin: |at, log| all(at, log).map(|_| Vec::new()),
+    piece: |text| (text, 0),
+    end: b"",
+};
 /// Log bytes in chunks.
-struct Chunks;
-/// A framing.
-pub type Framed = &'static dyn Framing;
+static CHUNKS: Framing = Framing {
+    field: "Transfer-Encoding: chunked\r\n",
+    ping: b"7\r\n:ping\n\n\r\n",
+    last: || b"0\r\n\r\n".into(),
+    begin: |at, log| all(at, log).map(|size| format!("{size:x}\r\n").into()),
+    end: b"\r\n",
+    ..BARE
+};
+/// A framing. Each is there once, and by that it is told from others.
+pub type Framed = &'static Framing;
 
 /// None, or chunks.
 pub fn chunked(chunked: bool) -> Framed {
-    if chunked { &Chunks } else { &Bare }
+    if chunked { &CHUNKS } else { &BARE }
 }
 
 /// A frame of all that is at hand.
@@ -66,50 +67,6 @@ fn all(at: &mut At, log: &[u8]) -> Option<u64> {
     let size = log.len() as u64;
     at.frame = Some((size, at.pos + size)).filter(|_| size > 0);
     at.frame.map(|(size, _)| size)
-}
-
-impl Framing for Bare {
-    fn name(&self) -> &'static str {
-        "none"
-    }
-
-    fn ping(&self) -> &'static [u8] {
-        b":ping\n\n"
-    }
-
-    fn last(&self) -> Vec<u8> {
-        Vec::new()
-    }
-
-    fn begin(&self, at: &mut At, log: &[u8]) -> Option<Vec<u8>> {
-        all(at, log).map(|_| Vec::new())
-    }
-}
-
-impl Framing for Chunks {
-    fn name(&self) -> &'static str {
-        "chunks"
-    }
-
-    fn field(&self) -> &'static str {
-        "Transfer-Encoding: chunked\r\n"
-    }
-
-    fn ping(&self) -> &'static [u8] {
-        b"7\r\n:ping\n\n\r\n"
-    }
-
-    fn last(&self) -> Vec<u8> {
-        b"0\r\n\r\n".into()
-    }
-
-    fn begin(&self, at: &mut At, log: &[u8]) -> Option<Vec<u8>> {
-        all(at, log).map(|size| format!("{size:x}\r\n").into())
-    }
-
-    fn end(&self) -> &'static [u8] {
-        b"\r\n"
-    }
 }
 
 /// A place in a log, and in the frame that is open there.
@@ -128,7 +85,7 @@ impl At {
     }
 }
 
-impl dyn Framing {
+impl Framing {
     /// Frames log bytes that begin at a place, up to so many bytes of frames; the place is then behind these. Returns the
     /// rest of what was begun before or behind log bytes.
     pub fn wrap(&self, at: &mut At, log: &[u8], mut room: usize, out: &mut Vec<u8>) -> Vec<u8> {
@@ -161,13 +118,13 @@ impl dyn Framing {
 
     /// What is written next: log bytes, or what wraps them. None if that takes more of the log.
     fn step<'a>(&self, at: &mut At, log: &'a [u8]) -> Option<Cow<'a, [u8]>> {
-        let Some((left, _)) = at.frame else { return self.begin(at, log).map(Cow::from) };
+        let Some((left, _)) = at.frame else { return (self.begin)(at, log).map(Cow::from) };
         if left == 0 {
             at.frame = None;
-            return Some(self.end().to_vec().into());
+            return Some(self.end.to_vec().into());
         }
         let text = usize::try_from(left).ok().and_then(|left| log.get(..left)).unwrap_or(log);
-        let (piece, passed) = self.piece(text);
+        let (piece, passed) = (self.piece)(text);
         self.pass(at, piece, passed);
         Some(piece.into()).filter(|_| !piece.is_empty())
     }
@@ -177,7 +134,7 @@ impl dyn Framing {
         let Some((left, end)) = at.frame else { return };
         let left = left - text.len() as u64;
         *at = match left {
-            0 if self.end().is_empty() => At { pos: end, frame: None },
+            0 if self.end.is_empty() => At { pos: end, frame: None },
             _ => At { pos: at.pos + (text.len() + passed) as u64, frame: Some((left, end)) },
         };
     }
@@ -206,7 +163,7 @@ impl Wire {
 
     /// Whether it is of this framing.
     pub fn is_of(&self, framing: Framed) -> bool {
-        self.framing.name() == framing.name()
+        ptr::eq(self.framing, framing)
     }
 
     /// Frames log bytes, unless that was done last.

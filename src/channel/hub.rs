@@ -10,13 +10,13 @@
 //! Deliberately absent: HTTP.
 
 use crate::channel::publish::{For, Numbers};
-use crate::channel::state::Channel;
+use crate::channel::state::{Channel, Counters};
 use crate::channel::subscriber::Slot;
 use crate::config::Config;
 use crate::log::disk::Dir;
 use crate::log::positions::{From, Log};
 use crate::log::writer::Writer;
-use crate::system::limits;
+use crate::system::limits::{self, Shares};
 use crate::system::report::report;
 use crate::system::threads::lock;
 use crate::system::time::millis;
@@ -66,7 +66,7 @@ impl Names {
         let unused = |c: &Arc<Channel>| Arc::strong_count(c) == 1 && c.readers() == 0;
         self.all.retain(|_, entry| {
             let Some(channel) = entry.channel.take_if(|c| unused(c) && useless(c)) else { return true };
-            let remembered = channel.has_file();
+            let remembered = channel.state().log.unsynced().1.is_some();
             self.open -= 1;
             gone.push(channel);
             remembered
@@ -77,8 +77,6 @@ impl Names {
 /// What a hub is to be, beside its configuration.
 #[derive(Default)]
 pub struct Plan {
-    /// Logs in files that are open at a time.
-    pub open_logs: usize,
     /// The files are for their owner alone.
     pub private: bool,
     /// A channel that nobody uses gives way to a new one, whatever was said in it.
@@ -126,8 +124,11 @@ pub struct Hub {
     began: Instant,
     dir: Option<Arc<Dir>>,
     elsewhere: OnceLock<Arc<dyn Elsewhere>>,
-    notes: Vec<String>,
+    /// What was found in `--data` that its owner may not expect.
+    pub notes: Vec<String>,
     plan: Plan,
+    /// How the descriptors are shared out.
+    pub shares: Shares,
     pub(super) cores: usize,
     names: Mutex<Names>,
     opened: Condvar,                                // a channel was, or it failed
@@ -137,14 +138,6 @@ pub struct Hub {
     epoch: AtomicU64,
     connections: Arc<AtomicUsize>,
     pub(super) counted: Counters,
-}
-
-#[derive(Default)]
-pub(super) struct Counters {
-    events: AtomicU64,
-    published: AtomicU64,
-    pub delivered: AtomicU64,
-    pub dropped: AtomicU64,
 }
 
 /// Tells what it was told, and nothing that was said.
@@ -160,7 +153,9 @@ impl Hub {
     /// # Errors
     /// If the directory cannot be had, or the threads cannot be started.
     pub fn new(config: Config, plan: Plan) -> io::Result<Arc<Hub>> {
+        let logs = if config.data.is_some() { config.max_channels } else { 0 };
         let mut hub = Hub {
+            shares: limits::shares(config.max_connections, logs),
             config,
             began: Instant::now(),
             dir: None,
@@ -218,11 +213,6 @@ impl Hub {
         &self.config
     }
 
-    /// What was found in `--data` that its owner may not expect.
-    pub fn notes(&self) -> &[String] {
-        &self.notes
-    }
-
     /// Milliseconds since the hub began.
     pub fn now(&self) -> u64 {
         millis(self.began.elapsed())
@@ -244,23 +234,18 @@ impl Hub {
             self.search(name, &mut gone);
             self.known(name, &mut gone)
         })?;
-        if let Some(channel) = known {
-            channel.touch();
-            return Ok(channel);
-        }
+        let channel = known.map_or_else(|| self.open_first(name), Ok)?;
+        channel.touch(self.now());
+        Ok(channel)
+    }
+
+    /// Opens a channel for all who wait for it, and notes what came of that.
+    fn open_first(&self, name: &str) -> Result<Arc<Channel>, Reject> {
         // Without the lock on the channels: it may take long. A panic is a bug; others must not wait for ever.
         let mut notes = Vec::new();
         let mut why = None;
         let open = AssertUnwindSafe(|| self.open(name, &mut notes, &mut why));
         let opened = catch_unwind(open).unwrap_or(Err(LOG_CLOSED));
-        self.note_opened(name, &opened, notes, why);
-        opened
-    }
-
-    /// Notes what came of opening a channel.
-    fn note_opened(
-        &self, name: &str, opened: &Result<Arc<Channel>, Reject>, mut notes: Vec<String>, why: Option<String>,
-    ) {
         let mut names = lock(&self.names);
         let before = names.all.remove(name).and_then(|entry| entry.why);
         let channel = opened.clone().ok();
@@ -278,6 +263,7 @@ impl Hub {
         drop(names);
         self.opened.notify_all();
         notes.into_iter().for_each(report); // a terminal that nobody reads holds up this request alone
+        opened
     }
 
     /// Opens a log, and notes what its owner is to be told, and why it cannot be used.
@@ -315,7 +301,8 @@ impl Hub {
     pub fn health(&self) -> Result<Vec<String>, Reject> {
         self.elsewhere.get().map_or(Ok(()), |elsewhere| elsewhere.health())?;
         let names = lock(&self.names);
-        let is_bad = |entry: &Entry| entry.why.is_some() || entry.channel.as_ref().is_some_and(|c| c.is_bad());
+        let is_bad =
+            |entry: &Entry| entry.why.is_some() || entry.channel.as_ref().is_some_and(|c| c.state().log.is_bad());
         Ok(names.all.iter().filter(|(_, entry)| is_bad(entry)).map(|(name, _)| name.to_string()).collect())
     }
 
@@ -327,14 +314,13 @@ impl Hub {
     /// The channel of this name if it is open; else it is the caller's to open it, and others wait for that.
     fn known(&self, name: &str, gone: &mut Vec<Arc<Channel>>) -> Result<Option<Arc<Channel>>, Reject> {
         let busy = |names: &mut Names| names.all.get(name).is_some_and(|entry| entry.opening);
-        let forget = self.config.forget;
+        let forget = millis(self.config.forget);
         let names = self.opened.wait_while(lock(&self.names), busy);
         let names = &mut *names.unwrap_or_else(PoisonError::into_inner);
-        let began = Instant::now();
         let now = self.now();
         if now >= names.next_purge {
-            names.next_purge = now + millis(forget / 60);
-            names.forget(gone, &|c| c.idle(began) >= forget);
+            names.next_purge = now + forget / 60;
+            names.forget(gone, &|c| c.idle(now) >= forget);
         }
         if let Some(Entry { channel: Some(channel), .. }) = names.all.get(name) {
             return Ok(Some(channel.clone()));
@@ -355,12 +341,11 @@ impl Hub {
 
     /// Whether as many logs are open as there are descriptors for.
     fn is_full(&self, names: &Names) -> bool {
-        self.dir.is_some() && names.open >= self.plan.open_logs
+        self.dir.is_some() && names.open >= self.shares.logs
     }
 
     /// Looks for room for a channel of this name.
     fn search(&self, name: &str, gone: &mut Vec<Arc<Channel>>) {
-        let began = Instant::now();
         let now = self.now();
         let mut names = lock(&self.names);
         if now < names.next_search {
@@ -379,7 +364,7 @@ impl Hub {
         let has_file = |name: &str| there.as_ref().map(|(names, _)| names.contains_key(name));
         let mut names = lock(&self.names);
         // One that was used meanwhile may have got its first file.
-        names.forget(gone, &|c| has_file(&c.name) == Some(false) && !c.idle(began).is_zero());
+        names.forget(gone, &|c| has_file(&c.name) == Some(false) && c.idle(now) > 0);
         names.all.retain(|name, entry| {
             has_file(name).unwrap_or(entry.why.is_none()) || entry.channel.is_some() || entry.opening
         });

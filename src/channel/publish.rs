@@ -72,13 +72,9 @@ impl Channel {
         writer.block.clear();
         writer.block.shrink_to(PIECE);
         drop(writer);
-        let done = written.and_then(|(first, end)| self.settle(&end, len).map(|()| first));
+        let done = written.and_then(|(ids, end)| self.settle(&end, len).map(|()| (ids, len)));
         self.note(done.as_ref().err());
-        match done {
-            Ok(first) => Ok(((0..events.len() as u64).map(|n| first.plus(n)).collect(), len)),
-            Err(e) if disk::is_full(&e) => Err(DISK_FULL),
-            Err(_) => Err(LOG_FAILED),
-        }
+        done.map_err(|e| if disk::is_full(&e) { DISK_FULL } else { LOG_FAILED })
     }
 
     /// Notes whether the log takes events, tells its owner if that has changed, and cuts off what was taken back.
@@ -96,25 +92,27 @@ impl Channel {
         }
     }
 
-    /// Writes events behind the log's end. Returns the id of the first, and where that end was.
+    /// Writes events behind the log's end. Returns their ids, and where that end was.
     ///
     /// # Errors
     /// If the disk fails.
-    fn write(&self, writer: &mut Writer, events: &[Event], numbers: Numbers, whom: For) -> io::Result<(Id, End)> {
+    fn write(&self, writer: &mut Writer, events: &[Event], numbers: Numbers, whom: For) -> io::Result<(Vec<Id>, End)> {
         loop {
             let end = self.state().log.end();
             writer.mend(end.newest)?;
-            let before = end.written.id;
-            let (first, last) = match numbers {
-                Numbers::Own => (before.plus(1), before.plus(events.len() as u64)),
-                Numbers::Given(id) => (id, id),
-                Numbers::None => (before, before),
+            let first = match numbers {
+                Numbers::Own => Some(end.written.id.plus(1)),
+                Numbers::Given(id) => Some(id),
+                Numbers::None => None,
             };
+            let mut ids = Vec::new();
             writer.block.clear();
             for (event, n) in events.iter().zip(0..) {
-                let id = if let Numbers::None = numbers { None } else { Some(first.plus(n)) };
+                let id = first.map(|first| first.plus(n));
                 event.write(id, &mut writer.block);
+                ids.extend(id);
             }
+            let last = *ids.last().unwrap_or(&end.written.id);
             let alone = writer.seal(events.len(), end.newest) || (writer.syncs() && whom.is_some());
             if alone && self.settle(&end, 0).is_err() {
                 continue; // others have had to take back what they had written
@@ -123,7 +121,7 @@ impl Channel {
                 let heard = alone || !writer.syncs();
                 self.commit(&end, last, &writer.block, begun, whom, heard)
             });
-            return done.map(|()| (first, end));
+            return done.map(|()| (ids, end));
         }
     }
 

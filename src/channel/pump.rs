@@ -65,13 +65,13 @@ impl Hub {
         let (hub, own) = (self.clone(), channel.clone());
         let work = move || {
             if catch_unwind(AssertUnwindSafe(|| hub.replay(&own))).is_err() {
-                own.replayed(); // a panic is a bug
+                own.state().replaying = false; // a panic is a bug
             }
         };
         if start("replay", Box::new(work)).is_ok() {
             return None;
         }
-        channel.replayed();
+        channel.state().replaying = false;
         Some(self.now() + REPLAY_PAUSE)
     }
 
@@ -121,9 +121,7 @@ impl Hub {
 
     /// One turn of a channel. Returns when the first stalled subscriber is to be tried again, or the first poll ends.
     fn turn(self: &Arc<Hub>, channel: &Arc<Channel>, read: &Piece) -> Option<u64> {
-        let turn = channel.turn(read, self.cores, self.now());
-        self.counted.delivered.fetch_add(turn.delivered, Relaxed);
-        self.counted.dropped.fetch_add(turn.cut_off, Relaxed);
+        let turn = channel.turn(read, self.cores, &self.counted, self.now());
         if turn.more {
             self.wake(channel); // behind the other channels that have news
         }

@@ -3,8 +3,7 @@
 //! Limits: `--history` for the log.
 //! Deliberately absent: HTTP. Heads come from the server, ready to be sent.
 
-use crate::channel::subscriber::{More, Poll, Slot, Subscriber, Transport};
-use crate::channel::watch::Watchers;
+use crate::channel::subscriber::{More, Poll, Slot, Subscriber};
 use crate::config::Config;
 use crate::log::positions::{From, Log, Place};
 use crate::log::writer::Writer;
@@ -24,11 +23,12 @@ use std::time::{Duration, Instant};
 const TURN_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a channel knows beside its subscribers.
+#[derive(Default)]
 pub(super) struct State {
     pub log: Log,
     pub turned: u64,                 // where the log ended in the last turn
     pub pumped: u64,                 // the lowest position of a subscriber that keeps up, at the end of the last turn
-    pub used: Instant,               // when somebody last came, left or published
+    pub used: u64,                   // when somebody last came, left or published
     pub syncing: bool,               // a publisher is writing to the disk for all
     pub failing: bool,               // the last append failed
     pub wanted: Option<(u64, bool)>, // somebody has to be given what stands in a file from here on
@@ -36,7 +36,8 @@ pub(super) struct State {
     pub replayed: u64,               // the end of what was last read from a file
 }
 
-/// A log and its subscribers.
+/// A log and its subscribers. Times are milliseconds on the hub's clock.
+#[derive(Default)]
 pub struct Channel {
     /// Its name.
     pub name: String,
@@ -53,14 +54,21 @@ pub struct Channel {
     pub retry: AtomicU64,
 }
 
+/// What the metrics count.
+#[derive(Default)]
+pub(super) struct Counters {
+    pub events: AtomicU64,    // published
+    pub published: AtomicU64, // their bytes
+    pub delivered: AtomicU64, // bytes given to readers
+    pub dropped: AtomicU64,   // readers that fell off the log
+}
+
 /// How a subscriber's stream begins.
 pub struct Opening {
     /// Its response head, but for the field that announces the framing, and the blank line.
     pub head: String,
     /// HTTP frames its body in chunks; a poll that is answered at once has a `Content-Length` in their place.
     pub chunked: bool,
-    /// What frames it in place of HTTP.
-    pub transport: Option<Box<dyn Transport>>,
     /// What the prelude says behind the channel's name. None: there is no prelude.
     pub introduction: Option<String>,
     /// By this it is found.
@@ -71,36 +79,15 @@ pub struct Opening {
     pub place: Place,
     /// With this it ends at the first events, or after this time; else it goes on for ever.
     pub wait: Option<Duration>,
-    /// What watches its bytes, unless a transport has that.
-    pub watchers: Watchers,
+    /// A transport in place of HTTP, or what watches its bytes; the rest is up to the channel.
+    pub more: More,
 }
 
 impl Channel {
     /// A channel without subscribers.
     pub fn new(name: &str, log: Log, writer: Writer) -> Channel {
-        let state = State {
-            turned: 0,
-            pumped: log.heard.pos,
-            log,
-            used: Instant::now(),
-            syncing: false,
-            failing: false,
-            wanted: None,
-            replaying: false,
-            replayed: 0,
-        };
-        Channel {
-            name: name.into(),
-            writer: Mutex::new(writer),
-            state: Mutex::new(state),
-            changed: Condvar::new(),
-            subscribers: Mutex::default(),
-            joining: Mutex::default(),
-            readers: AtomicUsize::new(0),
-            leaving: AtomicUsize::new(0),
-            queued: AtomicBool::new(false),
-            retry: AtomicU64::new(0),
-        }
+        let state = State { pumped: log.heard.pos, log, ..State::default() };
+        Channel { name: name.into(), writer: Mutex::new(writer), state: Mutex::new(state), ..Channel::default() }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -123,23 +110,18 @@ impl Channel {
     }
 
     /// Notes that somebody has come.
-    pub fn touch(&self) {
-        self.state().used = Instant::now();
+    pub fn touch(&self, now: u64) {
+        self.state().used = now;
     }
 
     /// For how long nobody has come, left or published.
-    pub fn idle(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.state().used)
+    pub fn idle(&self, now: u64) -> u64 {
+        now.saturating_sub(self.state().used)
     }
 
     /// Whether nothing was ever said in it.
     pub fn is_empty(&self) -> bool {
         self.state().log.is_empty()
-    }
-
-    /// Whether what was said stands in a file.
-    pub fn has_file(&self) -> bool {
-        self.state().log.unsynced().1.is_some()
     }
 
     /// The id of the last event.
@@ -181,11 +163,6 @@ impl Channel {
                 self.name
             ));
         }
-    }
-
-    /// Whether the log could not be read back.
-    pub fn is_bad(&self) -> bool {
-        self.state().log.is_bad()
     }
 
     /// The place for a reader. It may wait for the disk.
@@ -235,7 +212,7 @@ impl Channel {
     fn begin(
         &self, config: &Config, now: u64, stream: TcpStream, slot: Slot, opening: Opening,
     ) -> (Subscriber, Vec<u8>) {
-        let Opening { head, transport, introduction, key, from, place, wait, watchers, .. } = opening;
+        let Opening { head, introduction, key, from, place, wait, mut more, .. } = opening;
         let Place { pos, id, gap } = place;
         let end = self.end();
         let mut prelude = Vec::new();
@@ -247,14 +224,9 @@ impl Channel {
             gap.event(asked).write(None::<Id>, &mut prelude);
         }
         let at_once = wait.is_some_and(|wait| wait.is_zero() || pos < end || gap.is_some());
-        let until = |time| Poll::Wait(now + millis(time));
-        let more = More {
-            poll: wait.map(|time| if at_once { Poll::Until(end, Vec::new()) } else { until(time) }),
-            expires: config.max_age.filter(|_| wait.is_none()).map(|age| now + jitter(millis(age), 10)),
-            watchers,
-            transport,
-            ..More::default()
-        };
+        let poll = |time| if at_once { Poll::Until(end, Vec::new()) } else { Poll::Wait(now + millis(time)) };
+        more.poll = wait.map(poll);
+        more.expires = config.max_age.filter(|_| wait.is_none()).map(|age| now + jitter(millis(age), 10));
         let is_plain =
             more.poll.is_none() && more.expires.is_none() && more.transport.is_none() && more.watchers.0.is_empty();
         let chunked = opening.chunked && !at_once;
@@ -262,7 +234,7 @@ impl Channel {
         let sub = Subscriber { stream, pos, more, tried: now, key, stalls: 0, chunked, gone: None, shut: false, slot };
         let framing = sub.framing();
         let length = format!("Content-Length: {}\r\n", prelude.len() as u64 + end - pos);
-        let field = if at_once { &length } else { framing.field() };
+        let field = if at_once { &length } else { framing.field };
         let beginning = [head.as_bytes(), field.as_bytes(), b"\r\n", &framing.alone(&prelude)].concat();
         (sub, beginning)
     }
@@ -292,8 +264,8 @@ impl Channel {
     }
 
     /// Drops the subscriber of this key.
-    pub fn remove(&self, key: u64) {
-        self.keep(&mut self.subscribers(), |sub| sub.key != key);
+    pub fn remove(&self, key: u64, now: u64) {
+        self.keep(&mut self.subscribers(), now, |sub| sub.key != key);
     }
 
     /// Checks each subscriber. Returns whether the pump is to try one again.
@@ -301,7 +273,7 @@ impl Channel {
         let mut subscribers = self.subscribers();
         let end = self.end();
         let mut again = false;
-        self.keep(&mut subscribers, |sub| {
+        self.keep(&mut subscribers, now, |sub| {
             sub.gone = sub.check(end, now, millis(heartbeat)).err();
             again |= sub.is_busy();
             sub.gone.is_none()
@@ -310,7 +282,7 @@ impl Channel {
     }
 
     /// Serves each subscriber, and drops those that do not stay.
-    pub(super) fn keep(&self, subs: &mut Vec<Subscriber>, mut stays: impl FnMut(&mut Subscriber) -> bool) {
+    pub(super) fn keep(&self, subs: &mut Vec<Subscriber>, now: u64, mut stays: impl FnMut(&mut Subscriber) -> bool) {
         let before = subs.len();
         let mut leaving = 0;
         subs.retain_mut(|sub| {
@@ -324,7 +296,7 @@ impl Channel {
         self.leaving.store(leaving, SeqCst);
         if subs.len() < before {
             self.readers.fetch_sub(before - subs.len(), SeqCst);
-            self.touch();
+            self.touch(now);
             if subs.capacity() / 4 > subs.len() {
                 subs.shrink_to(2 * subs.len());
             }

@@ -79,21 +79,6 @@ pub trait Transport: Send {
     fn beat(&self) -> bool;
 }
 
-/// What in the log is not for one subscriber: ranges of positions, in their order, and all of them still to come.
-pub trait Apart: Send {
-    /// Whether one more that begins here can be remembered.
-    fn has_room(&self, from: u64) -> bool;
-
-    /// What the log has from one position to another is not for it.
-    fn add(&mut self, from: u64, to: u64);
-
-    /// Where the next one begins; u64::MAX if there is none.
-    fn next(&self) -> u64;
-
-    /// Where it goes on that stands here.
-    fn pass(&mut self, pos: u64) -> u64;
-}
-
 /// What few subscribers have.
 #[derive(Default)]
 pub struct More {
@@ -103,8 +88,9 @@ pub struct More {
     pub watchers: Watchers,
     /// When to end it (`--max-age`), or to drop it.
     pub expires: Option<u64>,
-    /// What is not for it.
-    pub apart: Option<Box<dyn Apart>>,
+    /// What in the log is not for it, from one position to another: in their order, and all of it still to come. The door for
+    /// all who choose whom an event is for.
+    pub apart: Vec<(u64, u64)>,
     /// What is left of something that is for it alone. Limit: it gets nothing further before that.
     pub own: IntoIter<u8>,
     /// Its place in the frame that is open.
@@ -209,6 +195,14 @@ impl Subscriber {
         self.has_own() || self.at().frame.is_some()
     }
 
+    /// Until when it waits for its first event.
+    fn waits(&self) -> Option<u64> {
+        match self.poll() {
+            Some(Poll::Wait(until)) => Some(*until),
+            _ => None,
+        }
+    }
+
     /// Where it ends.
     fn stop(&self) -> u64 {
         match self.poll() {
@@ -227,11 +221,7 @@ impl Subscriber {
 
     /// Whether it is to be given something now: of a log that ends here, or of its own.
     pub fn wants(&self, end: u64, now: u64) -> bool {
-        let over = match self.poll() {
-            None => false,
-            Some(Poll::Wait(until)) => now >= *until,
-            Some(_) => self.pos == self.stop() && !self.is_ended(),
-        };
+        let over = self.waits().map_or(self.pos == self.stop() && !self.is_ended(), |until| now >= until);
         let wants = self.pos < end.min(self.stop()) || self.is_busy() || over || self.word().is_some();
         wants && self.stalled_until().is_none_or(|time| now >= time)
     }
@@ -243,16 +233,13 @@ impl Subscriber {
 
     /// When it is to be tried again, or its time is over.
     pub fn retry(&self) -> Option<u64> {
-        let until = if let Some(Poll::Wait(until)) = self.poll() { Some(*until) } else { None };
-        self.stalled_until().or(until)
+        self.stalled_until().or(self.waits())
     }
 
     /// If it waits, and there is something for it or its time is over, it ends where the log does.
     pub fn begin(&mut self, end: u64, now: u64) {
-        if let Some(Poll::Wait(until)) = self.poll()
-            && (self.pos < end || now >= *until)
-        {
-            self.end_at(end, self.framing().last());
+        if self.waits().is_some_and(|until| self.pos < end || now >= until) {
+            self.end_at(end, (self.framing().last)());
         }
     }
 
@@ -260,12 +247,13 @@ impl Subscriber {
     pub fn end_at(&mut self, pos: u64, last: Vec<u8>) {
         let more = self.more.get_or_insert_default();
         more.poll = Some(Poll::Until(pos, last));
-        more.apart = None;
+        more.apart.clear();
     }
 
-    /// It is dropped then.
-    pub fn expire_at(&mut self, time: u64) {
-        self.more.get_or_insert_default().expires = Some(time);
+    /// It ends as soon as messages are whole, and is dropped then if it has not.
+    fn leave(&mut self, time: u64) {
+        self.end_at(self.at().end(), (self.framing().last)());
+        self.more.iter_mut().for_each(|more| more.expires = Some(time));
     }
 
     /// Looks whether its place is lost in a log that begins here. If messages are whole, it then hears the rest of
@@ -278,8 +266,7 @@ impl Subscriber {
         }
         if !self.is_http() {
             self.gone = None;
-            self.end_at(self.at().end(), self.framing().last());
-            self.expire_at(now + FALL_TIME);
+            self.leave(now + FALL_TIME);
             return true;
         }
         if self.stalls > 0 {
@@ -319,8 +306,8 @@ impl Subscriber {
         if let Some(transport) = self.word().filter(|_| own.as_slice().is_empty() && at.frame.is_none()) {
             own = transport.take_word().into_iter();
         }
-        let apart = self.more.as_ref().and_then(|more| more.apart.as_ref());
-        let limit = apart.map_or(u64::MAX, |apart| apart.next()).min(self.stop());
+        let apart = self.more.as_ref().and_then(|more| more.apart.first());
+        let limit = apart.map_or(u64::MAX, |apart| apart.0).min(self.stop());
         let bytes = bytes.get(..usize::try_from(limit - self.pos).unwrap_or(usize::MAX)).unwrap_or(bytes);
         if !own.as_slice().is_empty() {
             self.give_alone(own, now)?;
@@ -329,8 +316,10 @@ impl Subscriber {
             self.frame(at, bytes, wires, now)?;
         }
         let given = self.pos - at.pos;
-        if let Some(apart) = self.more.as_mut().and_then(|more| more.apart.as_mut()) {
-            self.pos = apart.pass(self.pos);
+        if let Some(more) = &mut self.more {
+            while more.apart.first().is_some_and(|apart| apart.0 == self.pos) {
+                self.pos = more.apart.remove(0).1;
+            }
         }
         self.finish(now)?;
         Ok(given)
@@ -403,8 +392,7 @@ impl Subscriber {
         let ended = quiet && self.look()?;
         let over = self.more.as_ref().and_then(|more| more.expires).is_some_and(|at| now >= at);
         if over && !self.is_poll() {
-            self.end_at(self.at().end(), self.framing().last());
-            self.expire_at(now + LINGER);
+            self.leave(now + LINGER);
             return self.finish(now);
         }
         let stalled = u64::from(self.stalls.saturating_sub(LONGEST_STALL)) << LONGEST_STALL;
@@ -419,7 +407,7 @@ impl Subscriber {
         if self.transport().is_some_and(|transport| !transport.beat()) {
             return Err(Gone::Done);
         }
-        self.give_alone(self.framing().ping().to_vec().into_iter(), now)
+        self.give_alone(Vec::from(self.framing().ping).into_iter(), now)
     }
 
     /// Looks whether the peer is there: drops what it sends, and says whether it has just stopped sending.

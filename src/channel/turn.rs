@@ -3,13 +3,13 @@
 //! Limits: `SHARE` subscribers for each core.
 
 use crate::channel::framing::{Wire, block_end};
-use crate::channel::state::Channel;
+use crate::channel::state::{Channel, Counters};
 use crate::channel::subscriber::{Gone, Subscriber};
 use crate::log::positions::Trimmed;
 use crate::system::threads::{STACK, lock};
-use std::mem::replace;
+use std::mem::{replace, take};
 use std::sync::MutexGuard;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 
 /// Subscribers of a channel that are worth a core of their own.
@@ -32,23 +32,16 @@ impl Piece {
         self.bytes.get(from..).filter(|rest| !rest.is_empty())
     }
 
-    /// What the log has in memory from this position on; none if that is in a file.
-    fn at(&mut self, channel: &Channel, place: (u64, bool)) -> Result<Option<&[u8]>, Trimmed> {
-        if self.get(place).is_none() && !self.read(channel, place, false)? {
-            return Ok(None);
-        }
-        Ok(Some(self.get(place).unwrap_or_default()))
-    }
-
     /// Reads what the log has from this position on, up to the end of a block if it has to be `whole`. Returns whether it is
     /// there: what stands in a file is read by those who may `wait` for the disk.
-    fn read(&mut self, channel: &Channel, (pos, whole): (u64, bool), wait: bool) -> Result<bool, Trimmed> {
+    fn read(&mut self, channel: &Channel, (pos, whole): (u64, bool), wait: bool) -> Result<bool, Gone> {
         self.from = pos;
         self.whole = false;
         self.bytes.clear();
         loop {
             let before = self.bytes.len();
-            let stretch = channel.state().log.read(pos + before as u64, &mut self.bytes)?;
+            let stretch =
+                channel.state().log.read(pos + before as u64, &mut self.bytes).map_err(|Trimmed| Gone::CutOff)?;
             if let Some(stretch) = stretch {
                 if !wait {
                     return Ok(false);
@@ -68,25 +61,20 @@ impl Piece {
 }
 
 /// What a core has for a turn: a piece, and how each framing wraps what was sent last.
-#[derive(Default)]
-struct Batch {
-    piece: Piece,
-    wires: Vec<Wire>,
-}
+type Batch = (Piece, Vec<Wire>);
 
-/// What a turn did.
+/// What a turn has found out.
 #[derive(Default)]
 pub struct Turn {
-    /// Bytes of events given to readers.
-    pub delivered: u64,
-    /// Readers that fell off the log.
-    pub cut_off: u64,
     /// Somebody who keeps up has not yet got everything that is in memory.
     pub more: bool,
     /// Somebody wants what is in a file, and no thread reads it yet.
     pub disk: bool,
     /// When the first stalled reader is to be tried again, or the first poll ends.
     pub retry: Option<u64>,
+    lowest: u64,                 // where the last one stands that keeps up
+    wanted: Option<(u64, bool)>, // what is read from a file next
+    held: Vec<u64>,              // where messages are not whole yet
 }
 
 impl Channel {
@@ -102,18 +90,12 @@ impl Channel {
         Some(read)
     }
 
-    /// Nobody reads from its files any more, whatever is wanted.
-    pub fn replayed(&self) {
-        self.state().replaying = false;
-    }
-
     /// Gives each subscriber its next piece, of those that were `read` from a file or are in memory; if there are many,
     /// on so many cores.
-    pub fn turn(&self, read: &Piece, cores: usize, now: u64) -> Turn {
+    pub(super) fn turn(&self, read: &Piece, cores: usize, counted: &Counters, now: u64) -> Turn {
         let mut batches: Vec<_> = (0..cores).map(|_| Batch::default()).collect();
         let mut subscribers = self.subscribers();
         let end = self.end();
-        let delivered = AtomicU64::new(0);
         let all = |subs: &mut [Subscriber], batch: &mut Batch| {
             let mut sum = 0;
             // Those whose sockets were full come last: they may take nothing again.
@@ -125,7 +107,7 @@ impl Channel {
                     }
                 }
             }
-            delivered.fetch_add(sum, Relaxed);
+            counted.delivered.fetch_add(sum, Relaxed);
         };
         // If there are many, each core takes a share; if no thread can be had for one, all are looked at again.
         let share = subscribers.len().div_ceil(cores).max(SHARE);
@@ -142,62 +124,60 @@ impl Channel {
         if missed {
             all(&mut subscribers, &mut Batch::default());
         }
-        let turn = self.end_turn(subscribers, end, now);
+        let turn = self.end_turn(subscribers, end, counted, now);
         self.notify();
-        Turn { delivered: delivered.into_inner(), ..turn }
+        turn
     }
 
     /// Gives a subscriber its next piece. Returns how far it came in the log.
     fn give(&self, sub: &mut Subscriber, read: &Piece, batch: &mut Batch, end: u64, now: u64) -> Result<u64, Gone> {
         sub.begin(end, now);
-        let Batch { piece, wires } = batch;
+        let (piece, wires) = batch;
         let next = match sub.reads() {
-            None => Some(&[][..]),
+            None => &[],
             Some((pos, _)) if read.bad && read.from == pos => return Err(Gone::CutOff),
-            Some(place) => match read.get(place) {
-                None => piece.at(self, place).map_err(|Trimmed| Gone::CutOff)?,
-                read => read,
-            },
+            Some(place) if let Some(next) = read.get(place) => next,
+            Some(place) => {
+                let is_there = piece.get(place).is_some() || piece.read(self, place, false)?;
+                if !is_there {
+                    return Ok(0); // it is read for it
+                }
+                piece.get(place).unwrap_or_default()
+            }
         };
-        next.map_or(Ok(0), |next| sub.give(next, wires, now))
+        sub.give(next, wires, now)
     }
 
     /// Drops those that are gone, and finds out who wants more.
-    fn end_turn(&self, mut subscribers: MutexGuard<'_, Vec<Subscriber>>, end: u64, now: u64) -> Turn {
+    fn end_turn(
+        &self, mut subscribers: MutexGuard<'_, Vec<Subscriber>>, end: u64, counted: &Counters, now: u64,
+    ) -> Turn {
         let state = self.state();
         let memory = state.log.memory();
         let start = state.log.start();
         let replayed = state.replayed;
         drop(state);
-        let mut turn = Turn::default();
-        let mut rest = Rest { lowest: end, ..Rest::default() };
-        self.keep(&mut subscribers, |sub| {
-            turn.cut_off += u64::from(sub.falls(start, now));
-            if let Some(gone) = sub.gone {
-                turn.cut_off += u64::from(gone == Gone::CutOff && !sub.is_leaving());
-                return false;
+        let mut turn = Turn { lowest: end, ..Turn::default() };
+        self.keep(&mut subscribers, now, |sub| {
+            let falls = sub.falls(start, now);
+            if falls || (sub.gone == Some(Gone::CutOff) && !sub.is_leaving()) {
+                counted.dropped.fetch_add(1, Relaxed);
             }
-            let wants = sub.wants(end, now);
-            if let Some(place) = sub.reads().filter(|place| wants && place.0 < memory) {
-                rest.want(place, replayed);
-            } else if let Some(retry) = sub.retry() {
-                turn.retry = Some(turn.retry.map_or(retry, |at| at.min(retry)));
-            } else {
-                turn.more |= wants;
+            if sub.gone.is_none() {
+                turn.look(sub, sub.wants(end, now), memory, replayed);
             }
-            rest.look(sub, wants);
-            true
+            sub.gone.is_none()
         });
         let joining = !lock(&self.joining).is_empty();
         let mut state = self.state(); // with the list: what a turn finds out counts until the next one ends
         state.turned = end;
-        state.pumped = rest.lowest;
-        state.wanted = rest.wanted;
-        let dropped = state.log.hold(rest.held);
+        state.pumped = turn.lowest;
+        state.wanted = turn.wanted;
+        let dropped = state.log.hold(take(&mut turn.held));
         if !joining {
-            state.log.given(rest.lowest);
+            state.log.given(turn.lowest);
         }
-        turn.disk = rest.wanted.is_some() && !replace(&mut state.replaying, true);
+        turn.disk = turn.wanted.is_some() && !replace(&mut state.replaying, true);
         drop(state);
         drop(subscribers);
         drop(dropped); // without a lock: to close a file may take long
@@ -205,25 +185,19 @@ impl Channel {
     }
 }
 
-/// What the subscribers need of the log at the end of a turn.
-#[derive(Default)]
-struct Rest {
-    lowest: u64,                 // where the last one stands that keeps up
-    wanted: Option<(u64, bool)>, // what is read from a file next
-    held: Vec<u64>,              // where messages are not whole yet
-}
-
-impl Rest {
-    /// Somebody needs what stands in a file. In the order of the places, round and round from where it was `replayed` last:
-    /// so those that are near each other share a piece.
-    fn want(&mut self, place: (u64, bool), replayed: u64) {
-        let ahead = |(pos, whole): (u64, bool)| (pos.wrapping_sub(replayed), !whole);
-        if self.wanted.is_none_or(|other| ahead(place) < ahead(other)) {
-            self.wanted = Some(place);
+impl Turn {
+    /// What a subscriber needs, of a log that has in memory what begins here. What stands in a file is read in the order of
+    /// the places, round and round from where it was `replayed` last: so those that are near each other share a piece.
+    fn look(&mut self, sub: &Subscriber, wants: bool, memory: u64, replayed: u64) {
+        let ahead = |(pos, whole): &(u64, bool)| (pos.wrapping_sub(replayed), !whole);
+        let in_file = sub.reads().filter(|place| wants && place.0 < memory);
+        if in_file.is_some() {
+            self.wanted = self.wanted.into_iter().chain(in_file).min_by_key(ahead);
+        } else {
+            let retry = sub.retry();
+            self.retry = self.retry.into_iter().chain(retry).min();
+            self.more |= wants && retry.is_none();
         }
-    }
-
-    fn look(&mut self, sub: &Subscriber, wants: bool) {
         if !sub.is_http() && sub.at().frame.is_some() {
             self.held.push(sub.pos);
         }

@@ -64,14 +64,9 @@ pub enum InFrame {
 pub struct Watchers(pub Vec<Box<dyn Watch>>);
 
 impl Watchers {
-    /// The client sent this.
-    pub fn received(&mut self, bytes: &[u8]) {
-        self.0.iter_mut().for_each(|watcher| watcher.received(bytes));
-    }
-
-    /// It was of a request's body, or of what follows a handshake.
-    pub fn body(&mut self, bytes: &[u8]) {
-        self.0.iter_mut().for_each(|watcher| watcher.body(bytes));
+    /// Tells each of them.
+    pub fn each(&mut self, tell: impl FnMut(&mut Box<dyn Watch>)) {
+        self.0.iter_mut().for_each(tell);
     }
 
     /// Writes what the socket takes; returns how many bytes that are.
@@ -80,11 +75,6 @@ impl Watchers {
     /// As the socket has them.
     pub fn write(&mut self, stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
         write(&mut self.0, stream, bytes)
-    }
-
-    /// Behind a 101 both sides speak in frames.
-    pub fn frames(&mut self, reader: &dyn Fn(bool) -> Box<dyn Frames>) {
-        self.0.iter_mut().for_each(|watcher| watcher.frames(reader));
     }
 
     /// All of an answer was sent.

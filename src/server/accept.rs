@@ -69,12 +69,10 @@ impl Server {
         let listen = config.listen;
         let told = |e: io::Error| io::Error::new(e.kind(), cannot_listen(listen, &e));
         let listener = listen_on(listen).map_err(told)?;
-        let logs = if config.data.is_some() { config.max_channels } else { 0 };
-        let shares = limits::shares(config.max_connections, logs);
         let reserved = RESERVED.iter().chain(doors.iter().flat_map(|door| door.paths)).copied().collect();
-        let plan = Plan { open_logs: shares.logs, private: tokens.guard_reading(), reserved, ..Plan::default() };
+        let plan = Plan { private: tokens.guard_reading(), reserved, ..Plan::default() };
         let hub = Hub::new(config, plan)?;
-        let desk = Desk::new(hub, tokens, shares, doors)?;
+        let desk = Desk::new(hub, tokens, doors)?;
         let early = first(&listener).map_err(told)?; // last, so that a start that fails takes no client with it
         Ok(Server { listener, early, desk })
     }
@@ -82,7 +80,7 @@ impl Server {
     /// What this process can hold, on one line; and, a line each, what its owner may not expect.
     pub fn notes(&self) -> Vec<String> {
         let config = self.hub().config();
-        let Shares { connections, descriptors, logs, .. } = self.desk.shares;
+        let Shares { connections, descriptors, logs, .. } = self.hub().shares;
         let of = descriptors.map_or(String::new(), |n| format!(" ({n} descriptors)"));
         let wish = config.max_connections;
         let channels = config.max_channels;
@@ -115,7 +113,7 @@ impl Server {
             notes.push(format!("warning: everyone who reaches this address may {what}; --token-file says who may"));
         }
         notes.extend(self.desk.wings().filter_map(|wing| wing.note()).map(String::from));
-        notes.extend_from_slice(self.hub().notes());
+        notes.extend_from_slice(&self.hub().notes);
         notes
     }
 
@@ -172,8 +170,8 @@ impl Server {
     fn serve(&self, stream: TcpStream, peer: SocketAddr, alone: bool) {
         let desk = &self.desk;
         let (slot, number) = desk.hub.connect();
-        let most = desk.shares.connections;
-        if number > most + desk.shares.spill {
+        let most = desk.hub.shares.connections;
+        if number > most + desk.hub.shares.spill {
             return;
         }
         let full = number > most;

@@ -189,7 +189,7 @@ impl Connection {
                 }
             };
             let used = self.take(used);
-            self.watchers.body(&used);
+            self.watchers.each(|watcher| watcher.body(&used));
             if complete {
                 return Ok(received.body);
             }
@@ -205,25 +205,10 @@ impl Connection {
         }
     }
 
-    /// Takes `n` bytes, which are there, from the front of the buffer.
-    fn take(&mut self, n: usize) -> Vec<u8> {
+    /// Takes up to `n` bytes from the front of the buffer.
+    pub fn take(&mut self, n: usize) -> Vec<u8> {
         let rest = self.buf.split_off(n.min(self.buf.len()));
         replace(&mut self.buf, rest)
-    }
-
-    /// What comes next, whatever it is and however long it takes; and whether it was read with what was before, and so is
-    /// explained already. `wait` is called if the socket did not block, for another thread was just writing to it.
-    ///
-    /// # Errors
-    /// Where nothing comes any more.
-    pub fn receive(&mut self, wait: impl Fn()) -> Result<(Vec<u8>, bool), Stop> {
-        let early = !self.buf.is_empty();
-        while self.buf.is_empty() {
-            if !self.read(Duration::MAX)? {
-                wait();
-            }
-        }
-        Ok((take(&mut self.buf), early))
     }
 
     fn fill(&mut self, deadline: Instant) -> Result<(), Stop> {
@@ -232,7 +217,10 @@ impl Connection {
     }
 
     /// Reads what has come; false where nothing came in time.
-    fn read(&mut self, within: Duration) -> Result<bool, Stop> {
+    ///
+    /// # Errors
+    /// Where nothing comes any more.
+    pub fn read(&mut self, within: Duration) -> Result<bool, Stop> {
         self.stream.set_read_timeout(Some(within))?;
         let before = self.buf.len();
         self.buf.resize(before + self.room, 0);
@@ -241,7 +229,8 @@ impl Connection {
         self.room = if read == Ok(self.room) { FURTHER } else { READ };
         match read {
             Ok(1..) => {
-                self.watchers.received(self.buf.get(before..).unwrap_or_default());
+                let new = self.buf.get(before..).unwrap_or_default();
+                self.watchers.each(|watcher| watcher.received(new));
                 Ok(true)
             }
             Err(ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(false),
@@ -263,12 +252,12 @@ impl Connection {
         if has_length && !answer.chunked {
             head += &format!("Content-Length: {}\r\n", answer.body.len());
         }
-        head += framing.field();
+        head += framing.field;
         head += "\r\n";
         let mut bytes = head.into_bytes();
         if !self.head_only {
             bytes.extend(framing.alone(&answer.body));
-            bytes.extend(framing.last());
+            bytes.extend((framing.last)());
         }
         let deadline = Instant::now() + RESPONSE_TIME;
         let mut rest = &bytes[..];

@@ -12,7 +12,6 @@ use crate::config::{Config, Opt};
 use crate::server::connection::{Answer, Connection};
 use crate::server::gate::Tokens;
 use crate::server::pages::File;
-use crate::system::limits::Shares;
 use crate::wire::http::Request;
 use crate::wire::reject::{CONNECTIONS, NO_WING, NO_WING_HERE, Reject};
 use std::io;
@@ -128,8 +127,6 @@ pub struct Desk {
     pub hub: Arc<Hub>,
     /// Who may.
     pub tokens: Tokens,
-    /// How the descriptors are shared out.
-    pub shares: Shares,
     doors: &'static [Door],
     wings: OnceLock<Vec<Box<dyn Wing>>>,
 }
@@ -139,8 +136,8 @@ impl Desk {
     ///
     /// # Errors
     /// If one cannot be opened.
-    pub fn new(hub: Arc<Hub>, tokens: Tokens, shares: Shares, doors: &'static [Door]) -> io::Result<Arc<Desk>> {
-        let desk = Arc::new(Desk { hub, tokens, shares, doors, wings: OnceLock::new() });
+    pub fn new(hub: Arc<Hub>, tokens: Tokens, doors: &'static [Door]) -> io::Result<Arc<Desk>> {
+        let desk = Arc::new(Desk { hub, tokens, doors, wings: OnceLock::new() });
         let wings = desk.tables().map(|tables| (tables.open)(&desk)).collect::<io::Result<_>>()?;
         let _ = desk.wings.set(wings);
         Ok(desk)
@@ -167,7 +164,7 @@ impl Desk {
     /// [`CONNECTIONS`] if it is one too many.
     pub fn further(&self) -> Result<Slot, Reject> {
         let (slot, number) = self.hub.connect();
-        if number > self.shares.connections { Err(CONNECTIONS) } else { Ok(slot) }
+        if number > self.hub.shares.connections { Err(CONNECTIONS) } else { Ok(slot) }
     }
 
     /// Whether a parameter belongs to a wing in this build.

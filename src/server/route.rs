@@ -155,13 +155,15 @@ impl Desk {
                 return Ok(Reply::Answer(Answer::empty(200, STREAM_FIELDS)));
             }
             let head = http::head(200, &[STREAM_FIELDS, http::LIVE, &connection.cors, CLOSE]);
-            let (channel, opening) = desk.opening(req, &hub, &name, from, head)?;
+            let (channel, mut opening) = desk.opening(req, &hub, &name, from, head)?;
             connection.note(200);
-            let introduction = opening.introduction.filter(|_| wait.is_none()).or(Some(String::new()));
-            let opening = Opening { wait, introduction, ..opening };
+            opening.wait = wait;
+            if wait.is_some() {
+                opening.introduction = Some(String::new()); // it ends before anybody could speak to it
+            }
             // If this fails the client is gone.
             Ok(Reply::Taken(Box::new(move |connection, slot| {
-                let opening = Opening { watchers: connection.watchers, ..opening };
+                opening.more.watchers = connection.watchers;
                 drop(hub.subscribe(&channel, connection.stream, slot, opening));
             })))
         })))
@@ -181,13 +183,12 @@ impl Desk {
         let opening = Opening {
             head,
             chunked: is_chunked(req),
-            transport: None,
             introduction,
             key,
             from,
             place,
             wait: None,
-            watchers: Default::default(),
+            more: Default::default(),
         };
         Ok((channel, opening))
     }

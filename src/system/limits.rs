@@ -3,9 +3,10 @@
 //! The first is read from `/proc/self`, for std has no call for most of it. Where that is missing nothing is known, and nothing is
 //! limited.
 
+use crate::system::threads::lock;
 use std::fs::read_to_string;
 use std::net::{IpAddr, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 /// Connections over the limit that are at least told so; a further one is closed.
 const SPILL: usize = 64;
@@ -60,7 +61,7 @@ impl<T> Places<T> {
     /// Limit: a client's address has half of them at most, so that it cannot keep out all others.
     pub fn take(&self, most: usize, client: &TcpStream, own: T) -> Option<Arc<T>> {
         let address = network(client.peer_addr().ok()?.ip());
-        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = lock(&self.0);
         taken.retain(|place| place.1.strong_count() > 0);
         let same = taken.iter().filter(|place| place.0 == address).count();
         if taken.len() >= most || same >= most / 2 {

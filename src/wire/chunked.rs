@@ -8,7 +8,7 @@
 //!
 //! Limits: [`MAX_CHUNK_LINE`], [`MAX_SECTION`] for the trailer; the body's is the caller's.
 
-use crate::wire::http::{MAX_SECTION, field_line, is_token};
+use crate::wire::http::{MAX_SECTION, field_line, has_control, is_token, split};
 use crate::wire::reject::{CHUNK, LARGE_SECTION, LONE_LF, Reject, TOO_LARGE};
 use std::mem::take;
 
@@ -107,40 +107,21 @@ impl Chunked {
     }
 }
 
-/// The size in the line before a chunk, `chunk-size [ chunk-ext ]`: in hex, without sign or prefix.
+/// The size in the line before a chunk, `chunk-size [ chunk-ext ]`: in hex, without sign or prefix. What extensions say is
+/// ignored.
 fn chunk_size(line: &[u8]) -> Option<usize> {
-    let (digits, mut rest) = run(line, |b| b.is_ascii_hexdigit());
-    if digits.is_empty() || line.iter().any(|&b| b.is_ascii_control() && b != b'\t') {
-        return None;
-    }
-    while !rest.is_empty() {
-        rest = extension(rest)?;
-    }
-    Some(usize::from_str_radix(&String::from_utf8_lossy(digits), 16).unwrap_or(usize::MAX))
+    let parts = split(line, b';');
+    let (size, extensions) = parts.split_first()?;
+    let is_hex = !size.is_empty() && size.iter().all(u8::is_ascii_hexdigit);
+    let is_clean = line.trim_ascii() == line && !has_control(line);
+    let is_right = is_hex && is_clean && extensions.iter().all(|extension| is_extension(extension));
+    is_right.then(|| usize::from_str_radix(&String::from_utf8_lossy(size), 16).unwrap_or(usize::MAX))
 }
 
-/// Reads an extension, `";" name [ "=" ( token / quoted-string ) ]` with white space between them (§7.1.1). Returns what
-/// stands behind it; what it says is ignored.
-fn extension(text: &[u8]) -> Option<&[u8]> {
-    let rest = token(text.trim_ascii_start().strip_prefix(b";")?)?;
-    let Some(value) = rest.trim_ascii_start().strip_prefix(b"=") else { return Some(rest) };
-    let Some(quoted) = value.trim_ascii_start().strip_prefix(b"\"") else { return token(value) };
-    let mut pair = false;
-    let (_, end) = run(quoted, |b| {
-        let literal = take(&mut pair);
-        pair = !literal && b == b'\\';
-        literal || b != b'"'
-    });
-    end.strip_prefix(b"\"")
-}
-
-/// What stands behind a token.
-fn token(text: &[u8]) -> Option<&[u8]> {
-    let (token, rest) = run(text.trim_ascii_start(), |b| is_token(&[b]));
-    (!token.is_empty()).then_some(rest)
-}
-
-/// The bytes at the front of a text that pass, and the rest.
-fn run(text: &[u8], mut passes: impl FnMut(u8) -> bool) -> (&[u8], &[u8]) {
-    text.split_at(text.iter().position(|b| !passes(*b)).unwrap_or(text.len()))
+/// Whether this is an extension, `name [ "=" ( token / quoted-string ) ]` with white space between them (§7.1.1).
+fn is_extension(text: &[u8]) -> bool {
+    let mut parts = text.splitn(2, |&b| b == b'=').map(<[u8]>::trim_ascii);
+    // Behind a closing quote there is nothing.
+    let is_quoted = |value: &[u8]| value.starts_with(b"\"") && matches!(split(value, b'"')[..], [_, []]);
+    parts.next().is_some_and(is_token) && parts.next().is_none_or(|value| is_token(value) || is_quoted(value))
 }

@@ -252,25 +252,27 @@ impl<'a> Request<'a> {
     /// How much the client wants this media type, in thousandths (RFC 9110 §12.5.1): the most specific range decides;
     /// without an `Accept` field everything is as good as anything.
     pub fn quality(&self, kind: &str, subtype: &str) -> u16 {
-        if self.bytes("accept").is_none() {
-            return 1000;
-        }
-        let ranges = self.list("accept");
-        let weight = |wanted: &String| {
-            ranges.iter().find_map(|range| {
-                let text = String::from_utf8_lossy(range).to_ascii_lowercase();
-                let parts = split(text.as_bytes(), b';');
-                let weight = || parts.iter().find_map(|p| str::from_utf8(p.strip_prefix(b"q=")?).ok());
-                (parts.first() == Some(&wanted.as_bytes())).then(|| weight().map_or(1000, thousandths))
-            })
-        };
-        [format!("{kind}/{subtype}"), format!("{kind}/*"), "*/*".into()].iter().find_map(weight).unwrap_or(0)
+        let ranges = [&format!("{kind}/{subtype}"), &format!("{kind}/*"), "*/*"];
+        let without = if self.bytes("accept").is_none() { 1000 } else { 0 };
+        ranges.into_iter().find_map(|range| self.weight(range)).unwrap_or(without)
     }
 
     /// Whether `Accept` names `text/event-stream` itself, as EventSource does.
     pub fn is_event_source(&self) -> bool {
-        let is = |name: &&[u8]| name.eq_ignore_ascii_case(b"text/event-stream");
-        self.list("accept").iter().any(|range| split(range, b';').first().is_some_and(is))
+        self.weight("text/event-stream").is_some()
+    }
+
+    /// The weight of a range that `Accept` names.
+    fn weight(&self, range: &str) -> Option<u16> {
+        let is_range = |name: &&[u8]| name.eq_ignore_ascii_case(range.as_bytes());
+        let accepted = self.list("accept");
+        let mut named = accepted.iter().map(|accepted| split(accepted, b';'));
+        let parts = named.find(|parts| parts.first().is_some_and(is_range))?;
+        let weight = parts.into_iter().find_map(|part| {
+            let (name, value) = str::from_utf8(part).ok()?.split_once('=')?;
+            name.eq_ignore_ascii_case("q").then_some(value)
+        });
+        Some(weight.map_or(1000, thousandths))
     }
 }
 
@@ -300,11 +302,16 @@ pub fn field_line(line: &[u8]) -> Result<(&[u8], &[u8]), Reject> {
     if !is_token(name) {
         return Err(FIELD_NAME);
     }
-    if value.iter().any(|&b| b.is_ascii_control() && b != b'\t') {
+    if has_control(value) {
         return Err(FIELD_VALUE);
     }
     // Optional white space is space and tab (RFC 9110 §5.6.3); other white space is a control character.
     Ok((name, value.trim_ascii()))
+}
+
+/// Whether a control character stands there, other than a tab.
+pub fn has_control(text: &[u8]) -> bool {
+    text.iter().any(|&b| b.is_ascii_control() && b != b'\t')
 }
 
 /// Origin form or absolute form (RFC 9112 §3.2.1, §3.2.2): the authority, if any, and path with query. The authority form
@@ -389,10 +396,12 @@ pub const CHECKED: &str = "Cache-Control: no-cache\r\n";
 /// The head of a response up to, but without, its blank line: status line, `Date`, `nosniff`, and `fields`, which are
 /// whole field lines with their CRLF.
 pub fn head(status: u16, fields: &[&str]) -> String {
-    let reason = reason(status);
-    let date = now();
-    let fields = fields.concat();
-    format!("HTTP/1.1 {status} {reason}\r\nDate: {date}\r\nX-Content-Type-Options: nosniff\r\n{fields}")
+    format!(
+        "HTTP/1.1 {status} {}\r\nDate: {}\r\nX-Content-Type-Options: nosniff\r\n{}",
+        reason(status),
+        now(),
+        fields.concat()
+    )
 }
 
 /// The time, as [`date`] writes it.

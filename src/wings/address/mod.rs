@@ -12,7 +12,7 @@
 //! Limits: `SKIPS`.
 
 use crate::channel::publish::{Audience, PUBLISH_PATIENCE};
-use crate::channel::subscriber::{Apart, Subscriber};
+use crate::channel::subscriber::Subscriber;
 use crate::server::connection::{Answer, Connection};
 use crate::server::doors::{Desk, Route, Tables, Wing};
 use crate::server::route::told;
@@ -20,7 +20,6 @@ use crate::wire::event::Event;
 use crate::wire::http::Request;
 use crate::wire::id::Id;
 use crate::wire::reject::{LATER, Reject, table};
-use std::collections::VecDeque;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -126,49 +125,23 @@ impl Audience for One {
     }
 
     fn check(&self, subscribers: &mut [Subscriber], from: u64) -> Result<(), Reject> {
-        let more = self.find(subscribers)?.more.as_ref();
-        match more.and_then(|more| more.apart.as_ref()) {
-            Some(apart) if !apart.has_room(from) => Err(BEHIND),
-            _ => Ok(()),
-        }
+        let sub = self.find(subscribers)?;
+        let skips = sub.more.as_ref().map_or(&[][..], |more| &more.apart);
+        let has_room = skips.len() < SKIPS || skips.last().is_some_and(|last| last.1 == from);
+        if has_room { Ok(()) } else { Err(BEHIND) }
     }
 
     fn mark(&self, subscribers: &mut [Subscriber], from: u64, to: u64) {
         match self.find(subscribers) {
             Ok(sub) if sub.pos == from => sub.pos = to,
             Ok(sub) => {
-                let apart = &mut sub.more.get_or_insert_default().apart;
-                apart.get_or_insert_with(|| Box::new(Skips::default())).add(from, to);
+                let skips = &mut sub.more.get_or_insert_default().apart;
+                match skips.last_mut().filter(|last| last.1 == from) {
+                    Some(last) => last.1 = to,
+                    None => skips.push((from, to)),
+                }
             }
             Err(_) => {} // it has gone meanwhile
         }
-    }
-}
-
-/// What is not for a subscriber, by the positions in the log.
-#[derive(Default)]
-struct Skips(VecDeque<(u64, u64)>);
-
-impl Apart for Skips {
-    fn has_room(&self, from: u64) -> bool {
-        self.0.len() < SKIPS || self.0.back().is_some_and(|last| last.1 == from)
-    }
-
-    fn add(&mut self, from: u64, to: u64) {
-        match self.0.back_mut().filter(|last| last.1 == from) {
-            Some(last) => last.1 = to,
-            None => self.0.push_back((from, to)),
-        }
-    }
-
-    fn next(&self) -> u64 {
-        self.0.front().map_or(u64::MAX, |skip| skip.0)
-    }
-
-    fn pass(&mut self, mut pos: u64) -> u64 {
-        while let Some((_, to)) = self.0.pop_front_if(|skip| skip.0 == pos) {
-            pos = to;
-        }
-        pos
     }
 }

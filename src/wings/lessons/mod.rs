@@ -95,7 +95,7 @@ fn play(req: &Request, script: &Script, players: &Places<()>, connection: &mut C
     let _place = place.filter(|_| !connection.brief).ok_or(PLAYING)?; // others wait if it is brief
     connection.note(script.status);
     let framing = chunked(is_chunked(req));
-    let head = http::head(script.status, &[&fields, &connection.cors, CLOSE, framing.field(), "\r\n"]);
+    let head = http::head(script.status, &[&fields, &connection.cors, CLOSE, framing.field, "\r\n"]);
     // If a write fails the client is gone.
     if connection.write_all(head.as_bytes()).is_ok() {
         let _ = script.play(framing, connection);

@@ -107,7 +107,7 @@ impl Script {
             }
             at += 1;
         }
-        let last = if at < self.steps.len() { framing.last() } else { Vec::new() }; // else it is cut
+        let last = if at < self.steps.len() { (framing.last)() } else { Vec::new() }; // else it is cut
         out.write_all(&[framing.alone(&said), last].concat())
     }
 

@@ -25,7 +25,7 @@ use crate::channel::watch::Watchers;
 use crate::server::connection::{Connection, Stop};
 use crate::system::threads::lock;
 use crate::wings::websocket::frames::{self, Parser, Reader, Received};
-use crate::wings::websocket::messages::Messages;
+use crate::wings::websocket::messages::{BLOCKS, DATA};
 use crate::wire::event::Event;
 use crate::wire::reject::Reject;
 use std::io;
@@ -97,17 +97,30 @@ pub struct Accepted {
     pub template: Event,
 }
 
+/// What comes next, however long it takes; and whether it was read with what was before, and so is explained already.
+fn receive(connection: &mut Connection, shared: &Mutex<Shared>) -> Result<(Vec<u8>, bool), Stop> {
+    let mut bytes = connection.take(usize::MAX);
+    let early = !bytes.is_empty();
+    while bytes.is_empty() {
+        if !connection.read(Duration::MAX)? {
+            drop(lock(shared)); // the socket did not block, for another thread is just writing to it
+        }
+        bytes = connection.take(usize::MAX);
+    }
+    Ok((bytes, early))
+}
+
 impl Accepted {
     /// Reads and obeys the client's frames, until there are no more. Returns the Close frame with which
     /// it ends, if one is due.
     fn obey(&self, connection: &mut Connection, shared: &Mutex<Shared>) -> Result<(), Vec<u8>> {
         let mut parser = Parser::new(self.hub.config().max_body);
-        while let Ok((bytes, early)) = connection.receive(|| drop(lock(shared))) {
+        while let Ok((bytes, early)) = receive(connection, shared) {
             let mut watched = lock(shared);
             if !early {
-                watched.watchers.received(&bytes); // else it came with the request
+                watched.watchers.each(|watcher| watcher.received(&bytes)); // else it came with the request
             }
-            watched.watchers.body(&bytes);
+            watched.watchers.each(|watcher| watcher.body(&bytes));
             drop(watched);
             let mut rest = &bytes[..];
             while let Some(received) = parser.next(&mut rest).map_err(frames::failure)? {
@@ -136,10 +149,10 @@ impl Accepted {
     /// Serves it to its end, with the client's slot and a further one.
     pub fn serve(self, mut connection: Connection, _slot: Slot, further: Slot, mut opening: Opening) {
         let mut watchers = take(&mut connection.watchers);
-        watchers.frames(&|client| Box::new(Reader::new(self.blocks && !client)));
+        watchers.each(|watcher| watcher.frames(&|client| Box::new(Reader::new(self.blocks && !client))));
         let shared = Arc::new(Mutex::new(Shared { watchers, ..Shared::default() }));
-        let framing: Framed = if self.blocks { &Messages { data: false } } else { &Messages { data: true } };
-        opening.transport = Some(Box::new(Half { shared: shared.clone(), framing }));
+        let framing: Framed = if self.blocks { &BLOCKS } else { &DATA };
+        opening.more.transport = Some(Box::new(Half { shared: shared.clone(), framing }));
         let key = opening.key;
         // If this fails the client is gone.
         if let Ok(stream) = connection.stream.try_clone()
@@ -157,7 +170,7 @@ impl Accepted {
                 let gone = sub.finish(now).is_err() || sub.is_ended() || last.is_empty();
                 gone.then_some(())
             });
-            self.channel.remove(key);
+            self.channel.remove(key, now);
             connection.end(Stop::Close);
         }
     }

@@ -211,8 +211,7 @@ fn no_file_of_the_core_names_a_wing() {
         for (n, line) in source.text.lines().enumerate().filter(|_| !knows) {
             let words = line.split(|c: char| !c.is_alphanumeric() && c != '_').map(str::to_ascii_lowercase);
             for word in words.filter(|_| !line.contains("\"TRACE\"")) {
-                let wings =
-                    ["websocket", "websockets", "redis", "trace", "tap", "taps", "lab", "lesson", "lessons"];
+                let wings = ["websocket", "websockets", "redis", "trace", "tap", "taps", "lab", "lesson", "lessons"];
                 if wings.contains(&&*word) {
                     named.push(format!("{}:{} names {word}", source.path, n + 1));
                 }
