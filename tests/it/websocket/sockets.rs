@@ -7,14 +7,14 @@ use crate::support::process::descriptors;
 use crate::support::process::{shell, works};
 use crate::support::websocket::*;
 use crate::support::wings::has;
-use crate::websocket::frames::{Case, Reaction, cases, judge};
+use crate::websocket::frames::{Case, Reaction, cases, closing_reason, judge};
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::scope;
 use std::time::{Duration, Instant};
-use tincan::wings::websocket::frames::{BINARY_DATA, Failure, TOO_LONG};
+use tincan::wings::websocket::frames::{BINARY_DATA, TOO_LONG};
 use tincan::wire::event::json;
 use tincan::wire::reject::{self, Reject};
 
@@ -84,7 +84,7 @@ impl Player<'_> {
                 Reaction::Pong(payload) => pongs.push(payload.clone()),
                 Reaction::Close(code) => close = Some(code.map_or(vec![], |code| code.to_be_bytes().into())),
                 Reaction::Fail(failure) => {
-                    close = Some([&failure.code.to_be_bytes(), failure.reason.as_bytes()].concat());
+                    close = Some([&failure.status.to_be_bytes(), closing_reason(failure).as_bytes()].concat());
                 }
             }
         }
@@ -838,7 +838,7 @@ fn chromiums_websocket_speaks_with_the_server() {
     assert_eq!(page.js("heard.slice(1).join('')"), kept[kept.find("\n\n").unwrap() + 2..]);
     assert!(kept.contains("\n\nevent: soup\ndata: hot\nid: "), "{kept}");
     // What breaks a rule is told with its reason.
-    let told = |failure: &Failure| format!("{}|{}|true", failure.code, failure.reason);
+    let told = |failure: Reject| format!("{}|{}|true", failure.status, closing_reason(failure));
     page.js("ws.send(new Uint8Array([1]))");
     page.becomes("end", &told(BINARY_DATA));
     open("/a", "[]");
@@ -902,7 +902,7 @@ asyncio.run(asyncio.wait_for(main(sys.argv[1]), 100))
     let out = command.output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let said = String::from_utf8(out.stdout).unwrap(); // on the other there may be warnings of its own
-    let (binary, long) = (BINARY_DATA.reason, TOO_LONG.reason);
+    let (binary, long) = (closing_reason(BINARY_DATA), closing_reason(TOO_LONG));
     let expected = format!(
         "None []\nsoup is ready\n3001 \nevent-stream : connected to /a\nevent: e\ndata: named\n\n\
          1003 {binary}\n1009 {long}\n1009 {long}\n404\n403\nall\n"
