@@ -64,13 +64,22 @@
 //! ```
 #![forbid(unsafe_code)]
 
+// What a program may use is named at the end. The rest is public for the program in `main.rs` and for tests.
+#[doc(hidden)]
 pub mod wire;
+#[doc(hidden)]
 pub mod system;
+#[doc(hidden)]
 pub mod config;
+#[doc(hidden)]
 pub mod log;
+#[doc(hidden)]
 pub mod channel;
+#[doc(hidden)]
 pub mod server;
+#[doc(hidden)]
 pub mod wings;
+#[doc(hidden)]
 pub mod flags;
 
 pub use channel::hub::Hub;

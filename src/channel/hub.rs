@@ -148,6 +148,17 @@ impl fmt::Debug for Hub {
 }
 
 impl Hub {
+    /// Appends events to a channel's log and wakes the pump. Returns their ids; they are in the log then, all or none.
+    ///
+    /// # Errors
+    /// As [`Hub::channel`] and [`Channel::publish`].
+    pub fn publish(&self, name: &str, events: &[Event]) -> Result<Vec<Id>, Reject> {
+        self.publish_for(name, events, None)
+    }
+}
+
+#[doc(hidden)]
+impl Hub {
     /// A hub with the channels that `--data` holds, each of which is checked; starts the pump and the heartbeat.
     ///
     /// # Errors
@@ -386,15 +397,7 @@ impl Hub {
         self.epoch.fetch_add(1, SeqCst) + 1
     }
 
-    /// Appends events to a channel's log and wakes the pump. Returns their ids; they are in the log then, all or none.
-    ///
-    /// # Errors
-    /// As [`Hub::channel`] and [`Channel::publish`].
-    pub fn publish(&self, name: &str, events: &[Event]) -> Result<Vec<Id>, Reject> {
-        self.publish_for(name, events, None)
-    }
-
-    /// The same, for an audience.
+    /// Appends events to a log as [`Hub::publish`] does, for an audience.
     ///
     /// # Errors
     /// As [`Hub::channel`] and [`Channel::publish`].

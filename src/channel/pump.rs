@@ -25,6 +25,7 @@ use std::time::Duration;
 /// Pause, in milliseconds, before it is tried again to replay a channel for which there was no thread.
 const REPLAY_PAUSE: u64 = 20;
 
+#[doc(hidden)]
 impl Hub {
     /// Starts the two.
     ///

@@ -64,6 +64,7 @@ impl Server {
     /// # Errors
     /// If the address cannot be had; if `-` is given and standard input is no listening socket; if `--data` or
     /// `--token-file` cannot be used. Each in words for a person.
+    #[doc(hidden)]
     pub fn with(config: Config, doors: &'static [Door]) -> io::Result<Server> {
         let tokens = config.token_file.as_deref().map_or(Ok(Tokens::default()), Tokens::load)?;
         let listen = config.listen;
@@ -78,6 +79,7 @@ impl Server {
     }
 
     /// What this process can hold, on one line; and, a line each, what its owner may not expect.
+    #[doc(hidden)]
     pub fn notes(&self) -> Vec<String> {
         let config = self.hub().config();
         let Shares { connections, descriptors, logs, .. } = self.hub().shares;

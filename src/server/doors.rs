@@ -177,18 +177,15 @@ impl Desk {
     /// # Errors
     /// [`NO_WING`], or [`NO_WING_HERE`] if it is a path.
     pub fn check(&self, req: &Request, connection: &mut Connection) -> Result<(), Reject> {
+        let path = req.path.strip_prefix('/').and_then(|path| path.split('/').next()).unwrap_or_default();
         for door in self.doors.iter().filter(|door| door.wing.is_none()) {
-            connection.about = door.name.into();
-            let path = req.path.strip_prefix('/').and_then(|path| path.split('/').next()).unwrap_or_default();
-            if door.paths.contains(&path) {
-                return Err(NO_WING_HERE);
-            }
+            let here = door.paths.contains(&path);
             let field = door.fields.iter().any(|name| req.bytes(name).is_some());
-            if field || req.params().any(|(name, _)| door.parameters.contains(&name)) {
-                return Err(NO_WING);
+            if here || field || req.params().any(|(name, _)| door.parameters.contains(&name)) {
+                connection.about = door.name.into();
+                return Err(if here { NO_WING_HERE } else { NO_WING });
             }
         }
-        connection.about.clear();
         Ok(())
     }
 }

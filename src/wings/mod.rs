@@ -48,10 +48,12 @@ pub const DOORS: &[Door] = &[
 ];
 
 impl Server {
-    /// Binds a server with all wings of this build, see [`Server::with`].
+    /// Binds the listening socket, opens the logs and the wings of this build, and starts the hub's threads. Nothing is
+    /// answered before [`Server::run`].
     ///
     /// # Errors
-    /// As [`Server::with`].
+    /// If the address cannot be had; if `-` is given and standard input is no listening socket; if `--data`, `--redis` or
+    /// `--token-file` cannot be used. Each in words for a person.
     pub fn bind(config: Config) -> io::Result<Server> {
         Server::with(config, DOORS)
     }

@@ -60,14 +60,17 @@ impl Event {
         Ok(Event { name, ..self })
     }
 
-    /// The event that tells a reader what it missed.
-    pub fn gap(data: String) -> Event {
-        Event { name: GAP.into(), retry: None, data }
-    }
-
     /// The same event with other data.
     pub fn with_data(self, data: impl Into<String>) -> Event {
         Event { data: data.into(), ..self }
+    }
+}
+
+#[doc(hidden)]
+impl Event {
+    /// The event that tells a reader what it missed.
+    pub fn gap(data: String) -> Event {
+        Event { name: GAP.into(), retry: None, data }
     }
 
     /// The same event with a reconnection time in milliseconds.
