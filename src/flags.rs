@@ -38,7 +38,8 @@ pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<Co
         }
     }
     for option in DOORS.iter().filter(|door| door.wing.is_none()).flat_map(|door| door.options) {
-        if env(&variable(option)).is_some_and(|value| !value.is_empty()) {
+        // What would be off or unset is no harm.
+        if env(&variable(option)).is_some_and(|value| !["", "0", "false"].contains(&value.trim())) {
             return Err(absent(&variable(option)));
         }
     }

@@ -31,7 +31,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Limit: cores that write to the subscribers of one channel.
 const CORES: usize = 8;
@@ -74,15 +74,30 @@ impl Names {
     }
 }
 
-/// What a hub is to be, beside its configuration.
-#[derive(Default)]
-pub struct Plan {
-    /// The files are for their owner alone.
-    pub private: bool,
-    /// A channel that nobody uses gives way to a new one, whatever was said in it.
-    pub yields: bool,
-    /// Names that no channel has.
-    pub reserved: Vec<&'static str>,
+/// Channels that share limits.
+struct Shelf {
+    names: Mutex<Names>,
+    opened: Condvar, // a channel was, or it failed
+    limits: Annex,
+}
+
+/// Channels beside the others, with limits of their own. The door for all who need some for themselves. They are in memory, and
+/// one that nobody uses gives way to a new one, whatever was said in it.
+pub struct Annex {
+    /// What their names begin with.
+    pub prefix: &'static str,
+    /// Limit: how many there are at a time.
+    pub channels: usize,
+    /// Limit: bytes kept of each.
+    pub history: usize,
+    /// How long one that nobody uses is remembered.
+    pub forget: Duration,
+}
+
+impl Annex {
+    fn shelf(self) -> Shelf {
+        Shelf { names: Mutex::default(), opened: Condvar::new(), limits: self }
+    }
 }
 
 /// A metric: its name, type, help and value.
@@ -126,12 +141,12 @@ pub struct Hub {
     elsewhere: OnceLock<Arc<dyn Elsewhere>>,
     /// What was found in `--data` that its owner may not expect.
     pub notes: Vec<String>,
-    plan: Plan,
+    reserved: Vec<&'static str>,
     /// How the descriptors are shared out.
     pub shares: Shares,
     pub(super) cores: usize,
-    names: Mutex<Names>,
-    opened: Condvar,                                // a channel was, or it failed
+    channels: Shelf,
+    annex: OnceLock<Shelf>,
     pub(super) news: Mutex<VecDeque<Arc<Channel>>>, // each at most once, see `Channel::queued`
     pub(super) pump: OnceLock<Thread>,
     pub(super) heart: OnceLock<Thread>,
@@ -159,12 +174,14 @@ impl Hub {
 
 #[doc(hidden)]
 impl Hub {
-    /// A hub with the channels that `--data` holds, each of which is checked; starts the pump and the heartbeat.
+    /// A hub with the channels that `--data` holds, each of which is checked; starts the pump and the heartbeat. `private`: the
+    /// files are for their owner alone. No channel has a `reserved` name.
     ///
     /// # Errors
     /// If the directory cannot be had, or the threads cannot be started.
-    pub fn new(config: Config, plan: Plan) -> io::Result<Arc<Hub>> {
+    pub fn new(config: Config, private: bool, reserved: Vec<&'static str>) -> io::Result<Arc<Hub>> {
         let logs = if config.data.is_some() { config.max_channels } else { 0 };
+        let all = Annex { prefix: "", channels: config.max_channels, history: config.history, forget: config.forget };
         let mut hub = Hub {
             shares: limits::shares(config.max_connections, logs),
             config,
@@ -172,10 +189,10 @@ impl Hub {
             dir: None,
             elsewhere: OnceLock::new(),
             notes: Vec::new(),
-            plan,
+            reserved,
             cores: limits::cores().min(CORES),
-            names: Mutex::default(),
-            opened: Condvar::new(),
+            channels: all.shelf(),
+            annex: OnceLock::new(),
             news: Mutex::default(),
             pump: OnceLock::new(),
             heart: OnceLock::new(),
@@ -183,17 +200,17 @@ impl Hub {
             connections: Arc::default(),
             counted: Counters::default(),
         };
-        hub.look()?;
+        hub.look(private)?;
         let hub = Arc::new(hub);
         hub.start()?;
         Ok(hub)
     }
 
     /// Looks through `--data`, and notes what its owner may not expect.
-    fn look(&mut self) -> io::Result<()> {
+    fn look(&mut self, private: bool) -> io::Result<()> {
         let Config { data, sync, history, .. } = &self.config;
         let Some(path) = data else { return Ok(()) };
-        let dir = Arc::new(Dir::open(path, self.plan.private, *sync)?);
+        let dir = Arc::new(Dir::open(path, private, *sync)?);
         let (mut names, others) = dir.list::<Entry>(|name| self.is_channel(name))?;
         let mut notes = Vec::new();
         for (name, entry) in &mut names {
@@ -205,7 +222,7 @@ impl Hub {
         notes.extend(others.iter().map(|file| format!("--data: {file:?} is no channel's log; it is left alone")));
         self.dir = Some(dir);
         self.notes = notes;
-        lock(&self.names).all = names;
+        lock(&self.channels.names).all = names;
         Ok(())
     }
 
@@ -214,9 +231,34 @@ impl Hub {
         let _ = self.elsewhere.set(elsewhere); // there is one at most
     }
 
+    /// Has channels in an annex, from now on.
+    pub fn build(&self, annex: Annex) {
+        let _ = self.annex.set(annex.shelf()); // there is one at most
+    }
+
+    /// Where the channel of this name stands, if that is in the annex.
+    fn annex(&self, name: &str) -> Option<&Shelf> {
+        self.annex.get().filter(|shelf| name.starts_with(shelf.limits.prefix))
+    }
+
+    /// Where the channel of this name stands.
+    fn shelf(&self, name: &str) -> &Shelf {
+        self.annex(name).unwrap_or(&self.channels)
+    }
+
+    /// What keeps the log of the channel of this name, if that is elsewhere.
+    fn elsewhere(&self, name: &str) -> Option<&dyn Elsewhere> {
+        self.elsewhere.get().filter(|_| self.annex(name).is_none()).map(|elsewhere| &**elsewhere)
+    }
+
+    /// The directory that keeps it, if one does.
+    fn dir(&self, name: &str) -> Option<&Arc<Dir>> {
+        self.dir.as_ref().filter(|_| self.annex(name).is_none())
+    }
+
     /// Whether this can be a channel's name: 1 to 64 of `A-Z a-z 0-9 _ -`, but none that is taken.
     pub fn is_channel(&self, name: &str) -> bool {
-        name.len() <= 64 && is_made_of(name, b"_-") && !self.plan.reserved.contains(&name)
+        name.len() <= 64 && is_made_of(name, b"_-") && !self.reserved.contains(&name)
     }
 
     /// What this hub was told.
@@ -257,7 +299,8 @@ impl Hub {
         let mut why = None;
         let open = AssertUnwindSafe(|| self.open(name, &mut notes, &mut why));
         let opened = catch_unwind(open).unwrap_or(Err(LOG_CLOSED));
-        let mut names = lock(&self.names);
+        let shelf = self.shelf(name);
+        let mut names = lock(&shelf.names);
         let before = names.all.remove(name).and_then(|entry| entry.why);
         let channel = opened.clone().ok();
         if channel.is_none() {
@@ -272,20 +315,21 @@ impl Hub {
             names.all.insert(name.into(), Entry { channel, why, opening: false });
         }
         drop(names);
-        self.opened.notify_all();
+        shelf.opened.notify_all();
         notes.into_iter().for_each(report); // a terminal that nobody reads holds up this request alone
         opened
     }
 
     /// Opens a log, and notes what its owner is to be told, and why it cannot be used.
     fn open(&self, name: &str, notes: &mut Vec<String>, why: &mut Option<String>) -> Result<Arc<Channel>, Reject> {
-        if let Some(elsewhere) = self.elsewhere.get() {
+        if let Some(elsewhere) = self.elsewhere(name) {
             return elsewhere.open(name);
         }
         let epoch = self.new_epoch();
-        let Config { history, sync, .. } = self.config;
+        let history = self.shelf(name).limits.history;
+        let sync = self.config.sync;
         let mut note = |what: String| notes.push(format!("tincan: --data: /{name}: {what}"));
-        let (log, writer) = match &self.dir {
+        let (log, writer) = match self.dir(name) {
             None => (Log::new(epoch, history), Writer::default()),
             Some(dir) => Log::open(dir, name, epoch, history, sync, &mut note).map_err(|e| {
                 *why = Some(e.to_string());
@@ -301,7 +345,7 @@ impl Hub {
     /// As [`Hub::channel`] and [`Elsewhere::catch_up`].
     pub fn channel_from(&self, name: &str, from: &From) -> Result<Arc<Channel>, Reject> {
         let channel = self.channel(name)?;
-        self.elsewhere.get().map_or(Ok(()), |elsewhere| elsewhere.catch_up(&channel, from))?;
+        self.elsewhere(name).map_or(Ok(()), |elsewhere| elsewhere.catch_up(&channel, from))?;
         Ok(channel)
     }
 
@@ -311,7 +355,7 @@ impl Hub {
     /// As [`Elsewhere::health`].
     pub fn health(&self) -> Result<Vec<String>, Reject> {
         self.elsewhere.get().map_or(Ok(()), |elsewhere| elsewhere.health())?;
-        let names = lock(&self.names);
+        let names = lock(&self.channels.names);
         let is_bad =
             |entry: &Entry| entry.why.is_some() || entry.channel.as_ref().is_some_and(|c| c.state().log.is_bad());
         Ok(names.all.iter().filter(|(_, entry)| is_bad(entry)).map(|(name, _)| name.to_string()).collect())
@@ -319,14 +363,19 @@ impl Hub {
 
     /// The channels that have readers.
     pub(super) fn heard(&self) -> Vec<Arc<Channel>> {
-        lock(&self.names).open().filter(|channel| channel.readers() > 0).cloned().collect()
+        let mut heard = Vec::new();
+        for shelf in self.annex.get().into_iter().chain([&self.channels]) {
+            heard.extend(lock(&shelf.names).open().filter(|channel| channel.readers() > 0).cloned());
+        }
+        heard
     }
 
     /// The channel of this name if it is open; else it is the caller's to open it, and others wait for that.
     fn known(&self, name: &str, gone: &mut Vec<Arc<Channel>>) -> Result<Option<Arc<Channel>>, Reject> {
         let busy = |names: &mut Names| names.all.get(name).is_some_and(|entry| entry.opening);
-        let forget = millis(self.config.forget);
-        let names = self.opened.wait_while(lock(&self.names), busy);
+        let shelf = self.shelf(name);
+        let forget = millis(shelf.limits.forget);
+        let names = shelf.opened.wait_while(lock(&shelf.names), busy);
         let names = &mut *names.unwrap_or_else(PoisonError::into_inner);
         let now = self.now();
         if now >= names.next_purge {
@@ -344,25 +393,26 @@ impl Hub {
 
     /// Whether there is room to open a channel of this name.
     fn room(&self, names: &Names, name: &str) -> Result<(), Reject> {
-        if names.all.len() >= self.config.max_channels && !names.all.contains_key(name) {
+        if names.all.len() >= self.shelf(name).limits.channels && !names.all.contains_key(name) {
             return Err(CHANNELS);
         }
-        if self.is_full(names) { Err(OPEN_LOGS) } else { Ok(()) }
+        if self.is_full(names, name) { Err(OPEN_LOGS) } else { Ok(()) }
     }
 
     /// Whether as many logs are open as there are descriptors for.
-    fn is_full(&self, names: &Names) -> bool {
-        self.dir.is_some() && names.open >= self.shares.logs
+    fn is_full(&self, names: &Names, name: &str) -> bool {
+        self.dir(name).is_some() && names.open >= self.shares.logs
     }
 
     /// Looks for room for a channel of this name.
     fn search(&self, name: &str, gone: &mut Vec<Arc<Channel>>) {
         let now = self.now();
-        let mut names = lock(&self.names);
+        let shelf = self.shelf(name);
+        let mut names = lock(&shelf.names);
         if now < names.next_search {
             return;
         }
-        let all = self.is_full(&names) || self.plan.yields || self.elsewhere.get().is_some();
+        let all = self.is_full(&names, name) || self.annex(name).is_some() || self.elsewhere(name).is_some();
         // Those in which nothing was ever said, or can be: else whoever only asks for names could use them all up.
         names.forget(gone, &|c| all || c.is_empty());
         if self.room(&names, name).is_ok() {
@@ -371,9 +421,9 @@ impl Hub {
         names.next_search = u64::MAX; // one search at a time
         drop(names);
         // Those whose files its owner has removed. It may take long, so nobody else waits for it.
-        let there = self.dir.as_ref().and_then(|dir| dir.list::<Entry>(|name| self.is_channel(name)).ok());
+        let there = self.dir(name).and_then(|dir| dir.list::<Entry>(|name| self.is_channel(name)).ok());
         let has_file = |name: &str| there.as_ref().map(|(names, _)| names.contains_key(name));
-        let mut names = lock(&self.names);
+        let mut names = lock(&shelf.names);
         // One that was used meanwhile may have got its first file.
         names.forget(gone, &|c| has_file(&c.name) == Some(false) && c.idle(now) > 0);
         names.all.retain(|name, entry| {
@@ -403,7 +453,7 @@ impl Hub {
     /// As [`Hub::channel`] and [`Channel::publish`].
     pub fn publish_for(&self, name: &str, events: &[Event], whom: For) -> Result<Vec<Id>, Reject> {
         let channel = self.channel(name)?;
-        let (ids, bytes) = match self.elsewhere.get() {
+        let (ids, bytes) = match self.elsewhere(name) {
             Some(elsewhere) => {
                 let ids = elsewhere.publish(&channel, events, whom)?;
                 let mut blocks = Vec::new();
@@ -420,7 +470,8 @@ impl Hub {
 
     /// The metrics, in Prometheus's text format; of the channels, only one where `only` names it.
     pub fn metrics(&self, only: Option<&str>) -> String {
-        let names = lock(&self.names);
+        let further = self.elsewhere.get().map(|elsewhere| elsewhere.metrics()).unwrap_or_default();
+        let names = lock(&self.shelf(only.unwrap_or_default()).names);
         let mut out = String::new();
         let mut tell = |name: &str, kind: &str, help: &str, value: &dyn fmt::Debug| {
             let _ = writeln!(out, "# HELP tincan_{name} {help}\n# TYPE tincan_{name} {kind}\ntincan_{name} {value:?}");
@@ -431,7 +482,7 @@ impl Hub {
         tell("published_bytes_total", "counter", "Bytes of events published.", &self.counted.published);
         tell("delivered_bytes_total", "counter", "Bytes of events given to readers.", &self.counted.delivered);
         tell("dropped_subscribers_total", "counter", "Readers that fell off the log.", &self.counted.dropped);
-        for (name, kind, help, value) in self.elsewhere.get().iter().flat_map(|elsewhere| elsewhere.metrics()) {
+        for (name, kind, help, value) in further {
             tell(name, kind, help, &format_args!("{value}"));
         }
         out.push_str("# HELP tincan_subscribers Readers of a channel.\n# TYPE tincan_subscribers gauge\n");

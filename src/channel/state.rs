@@ -26,6 +26,7 @@ const TURN_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Default)]
 pub(super) struct State {
     pub log: Log,
+    pub turns: u64,                  // that have ended
     pub turned: u64,                 // where the log ended in the last turn
     pub pumped: u64,                 // the lowest position of a subscriber that keeps up, at the end of the last turn
     pub used: u64,                   // when somebody last came, left or published
@@ -43,7 +44,7 @@ pub struct Channel {
     pub name: String,
     pub(super) writer: Mutex<Writer>,
     state: Mutex<State>,
-    pub(super) changed: Condvar, // `pumped`, or what is on the disk
+    pub(super) changed: Condvar, // a turn has ended, or more may be heard
     subscribers: Mutex<Vec<Subscriber>>,
     pub(super) joining: Mutex<Vec<Subscriber>>, // so that nobody who joins waits for a turn to end
     readers: AtomicUsize,                       // in both lists
@@ -247,6 +248,7 @@ impl Channel {
         let said = self.end();
         loop {
             let mut subscribers = self.subscribers();
+            let turns = self.state().turns; // none ends while we have the subscribers
             let found = subscribers.iter_mut().find(|sub| sub.key == key).map(|sub| {
                 let state = self.state();
                 // There an event has ended, for it is where a turn did, or the log does.
@@ -259,7 +261,8 @@ impl Channel {
                 return done;
             }
             drop(subscribers);
-            let _ = self.changed.wait_timeout(self.state(), TURN_PAUSE);
+            let same = |state: &mut State| state.turns == turns;
+            drop(self.changed.wait_timeout_while(self.state(), TURN_PAUSE, same));
         }
     }
 

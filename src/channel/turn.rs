@@ -170,6 +170,7 @@ impl Channel {
         });
         let joining = !lock(&self.joining).is_empty();
         let mut state = self.state(); // with the list: what a turn finds out counts until the next one ends
+        state.turns += 1;
         state.turned = end;
         state.pumped = turn.lowest;
         state.wanted = turn.wanted;
@@ -186,8 +187,9 @@ impl Channel {
 }
 
 impl Turn {
-    /// What a subscriber needs, of a log that has in memory what begins here. What stands in a file is read in the order of
-    /// the places, round and round from where it was `replayed` last: so those that are near each other share a piece.
+    /// Notes what a subscriber needs. The log has in memory what stands behind the position `memory`. The rest is read from
+    /// files in the order of the positions, round and round from `replayed` on, where the last reading ended: so subscribers
+    /// that are near each other share a piece.
     fn look(&mut self, sub: &Subscriber, wants: bool, memory: u64, replayed: u64) {
         let ahead = |(pos, whole): &(u64, bool)| (pos.wrapping_sub(replayed), !whole);
         let in_file = sub.reads().filter(|place| wants && place.0 < memory);

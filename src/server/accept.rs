@@ -11,7 +11,7 @@
 //! descriptors.
 //! Deliberately absent: TLS, compression, a shutdown. The process can be killed at any time.
 
-use crate::channel::hub::{Hub, Plan};
+use crate::channel::hub::Hub;
 use crate::config::Config;
 use crate::server::connection::{Answer, Connection, Stop};
 use crate::server::doors::{Desk, Door, Reply, Route, Taken};
@@ -66,13 +66,13 @@ impl Server {
     /// `--token-file` cannot be used. Each in words for a person.
     #[doc(hidden)]
     pub fn with(config: Config, doors: &'static [Door]) -> io::Result<Server> {
+        check(&config, doors)?;
         let tokens = config.token_file.as_deref().map_or(Ok(Tokens::default()), Tokens::load)?;
         let listen = config.listen;
         let told = |e: io::Error| io::Error::new(e.kind(), cannot_listen(listen, &e));
         let listener = listen_on(listen).map_err(told)?;
         let reserved = RESERVED.iter().chain(doors.iter().flat_map(|door| door.paths)).copied().collect();
-        let plan = Plan { private: tokens.guard_reading(), reserved, ..Plan::default() };
-        let hub = Hub::new(config, plan)?;
+        let hub = Hub::new(config, tokens.guard_reading(), reserved)?;
         let desk = Desk::new(hub, tokens, doors)?;
         let early = first(&listener).map_err(told)?; // last, so that a start that fails takes no client with it
         Ok(Server { listener, early, desk })
@@ -141,6 +141,20 @@ impl Server {
             server.work(early.take(), Instant::now(), true);
         }
     }
+}
+
+/// Looks whether the options of wings are right, also if no command line has set them.
+fn check(config: &Config, doors: &[Door]) -> io::Result<()> {
+    for door in doors {
+        let given = door.options.iter().find(|option| config.further.get(option).is_some());
+        let checked = match (door.wing, given) {
+            (Some(tables), _) => (tables.check)(config),
+            (None, Some(option)) => Err(format!("{option}: this build does not have it")),
+            (None, None) => Ok(()),
+        };
+        checked.map_err(|why| io::Error::new(io::ErrorKind::InvalidInput, why))?;
+    }
+    Ok(())
 }
 
 /// A number of bytes, for a person.
@@ -226,12 +240,7 @@ fn refuse(req: &Request, reject: Reject, connection: &mut Connection) -> Answer 
         let body = format!(": {}\nretry: {}\n", reject.why, jitter(FULL_RETRY, 50));
         return Answer { fields: STREAM_FIELDS.into(), chunked: is_chunked(req), ..Answer::text(body) };
     }
-    let mut answer = Answer::from(reject);
-    if !connection.about.is_empty() {
-        let line = format!("{}: {}\n", reject.line().trim_end(), connection.about);
-        answer.body = line.into_bytes().into();
-    }
-    answer
+    Answer::refusal(reject, &connection.about)
 }
 
 /// Waits a moment for a connection's first byte. In a burst each client's thread would wait for its request, and the

@@ -80,17 +80,18 @@ impl Answer {
         Answer { status, fields: fields.into(), body: Cow::default(), chunked: false, cache: http::LIVE }
     }
 
+    /// A refusal, and what it is about if that is not empty.
+    pub fn refusal(reject: Reject, about: &str) -> Answer {
+        let line = reject.line();
+        let line = if about.is_empty() { line } else { format!("{}: {about}\n", line.trim_end()) };
+        let mut answer = Answer { status: reject.status, ..Answer::text(line) };
+        answer.fields += reject.fields;
+        answer
+    }
+
     /// A 200 of plain text.
     pub fn text(body: impl Into<String>) -> Answer {
         Answer::new("text/plain; charset=utf-8", body.into().into_bytes())
-    }
-}
-
-impl From<Reject> for Answer {
-    fn from(reject: Reject) -> Answer {
-        let mut answer = Answer { status: reject.status, ..Answer::text(reject.line()) };
-        answer.fields += reject.fields;
-        answer
     }
 }
 
@@ -275,7 +276,7 @@ impl Connection {
     /// that is closed with bytes unread is reset, and a reset can take the answer away before it is read (RFC 9112 §9.6).
     pub fn end(mut self, stop: Stop) {
         if let Stop::Refuse(reject) = stop
-            && self.send(&reject.into(), "Connection: close\r\n").is_err()
+            && self.send(&Answer::refusal(reject, ""), "Connection: close\r\n").is_err()
         {
             return;
         }

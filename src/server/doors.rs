@@ -27,8 +27,8 @@ pub struct Door {
     pub parameters: &'static [&'static str],
     /// What paths of its own begin with. No channel has such a name.
     pub paths: &'static [&'static str],
-    /// Its fields of a request.
-    pub fields: &'static [&'static str],
+    /// Its fields of a request, each with the member that makes it the wing's, or any value.
+    pub fields: &'static [(&'static str, &'static str)],
     /// The wing, if it is in the build.
     pub wing: Option<&'static Tables>,
 }
@@ -71,7 +71,8 @@ pub trait Wing: Send + Sync {
         None
     }
 
-    /// If a request asks for more than to read, whatever its method: how it is refused if there is only something to read.
+    /// Whether a request asks for more than to read, though its method may be GET. Returns how it is refused by what can only be
+    /// read.
     fn acts(&self, _req: &Request) -> Option<Reject> {
         None
     }
@@ -91,7 +92,7 @@ pub trait Wing: Send + Sync {
         String::new()
     }
 
-    /// What such a field of an event means that another server has published: whom it is for.
+    /// Another server has published an event with this field. Returns whom the event is for, if the wing knows the field.
     fn audience(&self, _name: &str, _value: &str) -> Option<Box<dyn Audience>> {
         None
     }
@@ -153,7 +154,7 @@ impl Desk {
         self.wings.get().into_iter().flatten().map(|wing| &**wing)
     }
 
-    /// Whom events of another server are for that have such a field.
+    /// Asks the wings what such a field of another server's event says, see [`Wing::audience`].
     pub fn audience(&self, name: &str, value: &str) -> Option<Box<dyn Audience>> {
         self.wings().find_map(|wing| wing.audience(name, value))
     }
@@ -167,7 +168,7 @@ impl Desk {
         if number > self.hub.shares.connections { Err(CONNECTIONS) } else { Ok(slot) }
     }
 
-    /// Whether a parameter belongs to a wing in this build.
+    /// Whether a parameter belongs to a wing; [`Desk::check`] has refused those of missing ones.
     pub fn knows(&self, parameter: &str) -> bool {
         self.doors.iter().any(|door| door.parameters.contains(&parameter))
     }
@@ -180,8 +181,12 @@ impl Desk {
         let path = req.path.strip_prefix('/').and_then(|path| path.split('/').next()).unwrap_or_default();
         for door in self.doors.iter().filter(|door| door.wing.is_none()) {
             let here = door.paths.contains(&path);
-            let field = door.fields.iter().any(|name| req.bytes(name).is_some());
-            if here || field || req.params().any(|(name, _)| door.parameters.contains(&name)) {
+            let is_there = |&(name, member): &(&str, &str)| {
+                if member.is_empty() { req.bytes(name).is_some() } else { req.lists(name, member) }
+            };
+            let asks = door.fields.iter().any(is_there) || req.params().any(|pair| door.parameters.contains(&pair.0));
+            // With OPTIONS a browser asks what it may ask.
+            if here || (asks && req.method != "OPTIONS") {
                 connection.about = door.name.into();
                 return Err(if here { NO_WING_HERE } else { NO_WING });
             }

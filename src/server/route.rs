@@ -9,7 +9,7 @@ use crate::channel::hub::Hub;
 use crate::channel::state::{Channel, Opening};
 use crate::log::positions::From;
 use crate::server::connection::{Answer, Connection};
-use crate::server::doors::{Desk, Reply, Route};
+use crate::server::doors::{Desk, Reply, Route, Work};
 use crate::server::gate;
 use crate::server::pages::{self, File};
 use crate::system::time::random;
@@ -68,8 +68,8 @@ impl Desk {
         self.check(req, connection)
     }
 
-    /// See [`Wing::acts`].
-    fn acts(&self, req: &Request) -> Option<Reject> {
+    /// Asks the wings whether a request asks for more than to read, see [`Wing::acts`].
+    pub fn acts(&self, req: &Request) -> Option<Reject> {
         self.wings().find_map(|wing| wing.acts(req))
     }
 
@@ -89,7 +89,7 @@ impl Desk {
             "/" => self.chat(""),
             "/health" => {
                 let desk = self.clone();
-                return self.to_read(req, Route::Work(Box::new(move |_, _, connection| desk.health(connection))));
+                return self.to_read(req, Route::Work(Box::new(move |_, _, _| desk.health().map(Reply::Answer))));
             }
             "/metrics" => metrics(&self.hub, req.param("channel")?.as_deref()),
             path if path.ends_with('/') => return Err(SLASH),
@@ -130,7 +130,7 @@ impl Desk {
             "GET" | "HEAD" if req.quality("text", "html") > req.quality("text", "event-stream") => {
                 Ok(Route::Page(self.chat("Vary: Accept\r\n"))) // for clients that prefer it
             }
-            "GET" | "HEAD" => self.to_listen(req, &self.hub, name),
+            "GET" | "HEAD" => self.to_listen(req, name).map(Route::Work),
             "POST" => {
                 let desk = self.clone();
                 self.to_publish(req, name, connection, move |name, events| desk.hub.publish(name, events).map(told))
@@ -139,23 +139,22 @@ impl Desk {
         }
     }
 
-    /// A channel of this hub is listened to.
+    /// A channel is listened to.
     ///
     /// # Errors
     /// If the query is malformed.
-    pub fn to_listen(self: &Arc<Desk>, req: &Request, hub: &Arc<Hub>, name: &str) -> Result<Route, Reject> {
+    pub fn to_listen(self: &Arc<Desk>, req: &Request, name: &str) -> Result<Work, Reject> {
         let seconds = |s: String| s.parse().ok().filter(|n| *n <= MAX_WAIT && !s.starts_with('+')).ok_or(WAIT);
         let wait = req.param("wait")?.map(seconds).transpose()?.map(Duration::from_secs);
         let from = place(req)?;
         let desk = self.clone();
-        let hub = hub.clone();
         let name = name.to_string();
-        Ok(Route::Work(Box::new(move |req, _, connection| {
+        Ok(Box::new(move |req, _, connection| {
             if req.method == "HEAD" {
                 return Ok(Reply::Answer(Answer::empty(200, STREAM_FIELDS)));
             }
             let head = http::head(200, &[STREAM_FIELDS, http::LIVE, &connection.cors, CLOSE]);
-            let (channel, mut opening) = desk.opening(req, &hub, &name, from, head)?;
+            let (channel, mut opening) = desk.opening(req, &name, from, head)?;
             connection.note(200);
             opening.wait = wait;
             if wait.is_some() {
@@ -164,9 +163,9 @@ impl Desk {
             // If this fails the client is gone.
             Ok(Reply::Taken(Box::new(move |connection, slot| {
                 opening.more.watchers = connection.watchers;
-                drop(hub.subscribe(&channel, connection.stream, slot, opening));
+                drop(desk.hub.subscribe(&channel, connection.stream, slot, opening));
             })))
-        })))
+        }))
     }
 
     /// A channel, and how a stream of it begins.
@@ -174,9 +173,9 @@ impl Desk {
     /// # Errors
     /// If the channel cannot be had.
     pub fn opening(
-        &self, req: &Request, hub: &Hub, name: &str, from: From, head: String,
+        &self, req: &Request, name: &str, from: From, head: String,
     ) -> Result<(Arc<Channel>, Opening), Reject> {
-        let channel = hub.channel_from(name, &from)?;
+        let channel = self.hub.channel_from(name, &from)?;
         let place = channel.place(&from)?;
         let key = random();
         let introduction = Some(self.wings().map(|wing| wing.introduce(key)).collect());
@@ -215,9 +214,9 @@ impl Desk {
         })))
     }
 
-    fn health(&self, connection: &mut Connection) -> Result<Reply, Reject> {
-        connection.about = self.hub.health()?.join(", ");
-        if connection.about.is_empty() { Ok(Reply::Answer(Answer::text("ok\n"))) } else { Err(LOG_SICK) }
+    fn health(&self) -> Result<Answer, Reject> {
+        let sick = self.hub.health()?.join(", ");
+        Ok(if sick.is_empty() { Answer::text("ok\n") } else { Answer::refusal(LOG_SICK, &sick) })
     }
 }
 

@@ -1,7 +1,7 @@
-//! What the system lets this process have (setrlimit(2)), and who gets which share of that and of other things.
+//! What the system lets this process have (setrlimit(2)), how the descriptors are shared out, and places of which there are few.
 //!
-//! The first is read from `/proc/self`, for std has no call for most of it. Where that is missing nothing is known, and nothing is
-//! limited.
+//! The limits are read from `/proc/self`, for std has no call for most of them. If that is missing, nothing is known, and nothing
+//! is limited.
 
 use crate::system::threads::lock;
 use std::fs::read_to_string;

@@ -42,7 +42,7 @@ pub const DOORS: &[Door] = &[
     door!("trace" trace options ["trace"] parameters [] paths [] fields []),
     door!("lab" lab options [] parameters ["tap"] paths ["lab"] fields []),
     door!("lessons" lessons options [] parameters [] paths ["lessons"] fields []),
-    door!("websocket" websocket options [] parameters [] paths [] fields ["sec-websocket-key"]),
+    door!("websocket" websocket options [] parameters [] paths [] fields [("sec-websocket-key", ""), ("upgrade", "websocket")]),
     door!("address" address options [] parameters ["to", "except"] paths [] fields []),
     door!("redis" redis options ["redis"] parameters [] paths [] fields []),
 ];

@@ -119,7 +119,7 @@ impl Refusal {
 pub const ALLOW_PAGE: &str = "Allow: GET, HEAD, OPTIONS\r\n";
 /// What can be done to a channel.
 pub const ALLOW_CHANNEL: &str = "Allow: GET, HEAD, POST, OPTIONS\r\n";
-/// When to come back. A client that asks for an event stream is answered otherwise (`route.rs`), so the answer depends on
+/// When to come back. A client that asks for an event stream is answered otherwise (`accept.rs`), so the answer depends on
 /// `Accept`.
 pub const LATER: &str = "Retry-After: 5\r\nVary: Accept\r\n";
 /// RFC 7617 §2. A browser asks its user, and from then on sends what it was told; it keeps one token for each realm (RFC

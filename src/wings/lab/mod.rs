@@ -1,7 +1,7 @@
 //! The wire lab's server side: a channel of its own for what is said on a connection.
 //!
 //! `GET /kitchen?tap=KEY` is answered as ever, and each byte of that exchange is also an event in the channel `/lab/KEY`
-//! (`channel/watch.rs`): the page listens to both. `POST /lab/KEY` pulls the plug: the connections of that tap end at once, in the
+//! (`taps.rs`): the page listens to both. `POST /lab/KEY` pulls the plug: the connections of that tap end at once, in the
 //! middle of whatever they were saying.
 //!
 //! ```text
@@ -11,56 +11,47 @@
 //!
 //! `in` is what the client sent, `out` what it was sent, each as it was read or written; at last comes `end`, as soon as
 //! the server has said all or the plug is pulled. `at` is in milliseconds since 1970. In `bytes` each character stands for
-//! one byte, so that all of them survive JSON. If more is said than can be told, `lost` says how many bytes of that
-//! connection are missing here: in `bytes`, as a number.
+//! one byte, so that all of them survive JSON. If more is said than can be told, an event `lost` comes in its place. Its
+//! `bytes` is a number: how many bytes of that connection are missing here.
 
 pub mod taps;
 
 use crate::server::connection::{Answer, Connection};
 use crate::server::doors::{Desk, Reply, Route, Tables, Wing};
 use crate::server::pages::files;
-use crate::server::route::{allow, html, metrics};
-use crate::system::threads::lock;
+use crate::server::route::{allow, html};
 use crate::wings::lab::taps::{TABLE, TAP, TAPS, Taps};
 use crate::wings::trace::masked;
 use crate::wire::http::Request;
 use crate::wire::reject::{ALLOW_CHANNEL, CHANNEL_METHOD, PARAMETER, Reject};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 /// What it adds to the tables.
 pub const TABLES: Tables = Tables {
     refusals: TABLE,
     files: files! { "../../../static/lab/": "lab.css" "lab.js" "lab-words.js" "ways.css" "ways.js"; },
     link: include_str!("../../../static/lab/chat-link.html"),
-    ..Tables::new(|_| Ok(Box::new(Lab::default())))
+    ..Tables::new(|desk| Ok(Box::new(Lab(Taps::new(desk.hub.clone())?))))
 };
 
 /// The page.
 const PAGE: &[u8] = include_bytes!("../../../static/lab/lab.html");
 
-/// The lab: its taps, once somebody has one.
-#[derive(Default)]
-struct Lab(Mutex<Option<Arc<Taps>>>);
+/// The lab, with its taps.
+struct Lab(Arc<Taps>);
 
 impl Lab {
-    fn taps(&self, desk: &Desk) -> Result<Arc<Taps>, Reject> {
-        let mut taps = lock(&self.0);
-        if taps.is_none() {
-            *taps = Some(Taps::new(desk.hub.config()).map_err(|_| TAPS)?);
-        }
-        taps.clone().ok_or(TAPS)
-    }
-
     /// What is asked of a channel of the lab.
     fn to_channel(
         &self, desk: &Arc<Desk>, req: &Request, key: &str, connection: &mut Connection,
     ) -> Result<Route, Reject> {
-        let taps = self.taps(desk)?;
+        if let Some(reject) = desk.acts(req) {
+            return Err(reject);
+        }
         match req.method {
             "OPTIONS" => Ok(allow(ALLOW_CHANNEL)),
             "GET" | "HEAD" => {
-                let route = desk.to_listen(req, &taps.hub, &format!("lab/{key}"))?;
-                let Route::Work(listen) = desk.to_read(req, route)? else { return Err(TAPS) };
+                let listen = desk.to_listen(req, &format!("lab/{key}"))?;
                 Ok(Route::Work(Box::new(|req, body, connection| listen(req, body, connection).map_err(|_| TAPS))))
             }
             "POST" if let Some((unknown, _)) = req.params().find(|pair| !pair.0.is_empty()) => {
@@ -69,6 +60,7 @@ impl Lab {
             }
             "POST" => {
                 let key = key.to_string();
+                let taps = self.0.clone();
                 Ok(Route::Work(Box::new(move |_, _, _| {
                     let cut = taps.cut(&key);
                     Ok(Reply::Answer(Answer::text(format!("connections cut: {cut}\n"))))
@@ -88,20 +80,16 @@ impl Wing for Lab {
             if !desk.hub.is_channel(&tapped) || key.is_some() {
                 return Err(TAP);
             }
-            let mut tap = self.taps(desk)?.tap(desk, &tapped, &connection.stream)?;
+            let mut tap = self.0.tap(desk, &tapped, &connection.stream)?;
             tap.body(&masked(head));
             connection.watchers.0.push(tap);
         }
         if let Some(key) = key.filter(|key| desk.hub.is_channel(key)) {
             return self.to_channel(desk, req, key, connection).map(Some);
         }
-        let answer = match req.path.as_str() {
-            "/lab" => html(PAGE, ""),
-            "/metrics" if let Some(name) = req.param("channel")?.filter(|name| name.starts_with("lab/")) => {
-                metrics(&self.taps(desk)?.hub, Some(&name))
-            }
-            _ => return Ok(None),
-        };
-        desk.to_read(req, Route::Page(answer)).map(Some)
+        if req.path != "/lab" {
+            return Ok(None);
+        }
+        desk.to_read(req, Route::Page(html(PAGE, ""))).map(Some)
     }
 }

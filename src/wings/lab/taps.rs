@@ -9,12 +9,11 @@
 //! Limits: `MOST`, `PIECE`, `QUEUE`, `KEYS`, `HISTORY`. A tap holds a second descriptor for its socket,
 //! and so it counts as a second connection.
 
-use crate::channel::hub::{Hub, Plan};
+use crate::channel::hub::{Annex, Hub};
 use crate::channel::publish::Numbers;
 use crate::channel::state::Channel;
 use crate::channel::subscriber::Slot;
 use crate::channel::watch::Watch;
-use crate::config::Config;
 use crate::server::doors::Desk;
 use crate::system::limits::Places;
 use crate::system::threads::{lock, start};
@@ -149,8 +148,7 @@ impl Watch for Arc<Plug> {
 
 /// The tapped connections.
 pub struct Taps {
-    /// The channels of the lab.
-    pub hub: Arc<Hub>,
+    hub: Arc<Hub>,
     count: AtomicU64,
     plugs: Places<Plug>,
     queue: Arc<Mutex<Queue>>,
@@ -162,10 +160,8 @@ impl Taps {
     ///
     /// # Errors
     /// If a thread cannot be started.
-    pub fn new(config: &Config) -> io::Result<Arc<Taps>> {
-        let forget = config.forget / 60;
-        let config = Config { data: None, history: HISTORY, max_channels: KEYS, forget, ..config.clone() };
-        let hub = Hub::new(config, Plan { yields: true, ..Plan::default() })?;
+    pub fn new(hub: Arc<Hub>) -> io::Result<Arc<Taps>> {
+        hub.build(Annex { prefix: "lab/", channels: KEYS, history: HISTORY, forget: hub.config().forget / 60 });
         let queue = Arc::<Mutex<Queue>>::default();
         let told = hub.clone();
         let waiting = queue.clone();

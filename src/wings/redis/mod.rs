@@ -15,6 +15,9 @@ use crate::wings::redis::resp::{Address, MAX_STRING};
 use std::io;
 use std::sync::Arc;
 
+/// What would be right.
+const RIGHT: &str = "HOST:PORT, or redis://USER:PASSWORD@HOST:PORT/DB, percent-encoded";
+
 /// What it adds to the tables.
 pub const TABLES: Tables = Tables {
     options: &[Opt {
@@ -23,8 +26,7 @@ pub const TABLES: Tables = Tables {
         help: "keep the logs in Redis Streams, and share them with every other node",
         set: |config, value| {
             config.further.set("redis", value);
-            let right = "HOST:PORT, or redis://USER:PASSWORD@HOST:PORT/DB, percent-encoded";
-            check(Address::parse(value).is_some(), right)
+            check(Address::parse(value).is_some(), RIGHT)
         },
         secret: true,
     }],
@@ -35,9 +37,8 @@ pub const TABLES: Tables = Tables {
 
 /// Whether the other options fit.
 fn fits(config: &Config) -> Result<(), String> {
-    if config.further.get("redis").is_none() {
-        return Ok(());
-    }
+    let Some(address) = config.further.get("redis") else { return Ok(()) };
+    check(Address::parse(address).is_some(), RIGHT).map_err(|right| format!("redis: give {right}"))?;
     if config.max_body as u64 > MAX_STRING {
         return Err("--redis takes no string over 512M; give a smaller --max-body".into());
     }

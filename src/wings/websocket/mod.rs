@@ -40,7 +40,7 @@ impl Wing for WebSockets {
                 return Err(CONNECTIONS); // others wait for this thread
             }
             let head = http::head(101, &[&handshake.fields]);
-            let (channel, mut opening) = desk.opening(req, &desk.hub, &name, from, head)?;
+            let (channel, mut opening) = desk.opening(req, &name, from, head)?;
             let further = desk.further()?;
             let blocks = handshake.event_stream;
             if !blocks {

@@ -8,13 +8,13 @@
 //! - the end is a Close frame behind whole messages: 1013, come back with `?since=`, or what the client's frames ask for.
 //!
 //! The thread that reads waits in `read`, so the socket blocks; those that write never wait. A write makes the socket
-//! non-blocking for its own length: the flag counts when a call begins, so who waits in a read goes on waiting. A read that
-//! begins just then is told `WouldBlock`, and is tried again.
+//! non-blocking for its own length. The flag counts when a call begins, so a read that waits goes on waiting. A read that
+//! begins just then gets `WouldBlock`, and is tried again.
 //!
 //! The channel alone writes, so no frame lands inside another. What the thread that reads has to say waits here until the
 //! channel stands between two frames. One Pong frame, the newest (RFC 6455 §5.5.3).
 //!
-//! Limits: `subscriber.rs` and `channel.rs` have those of its end; `--max-body` for a message. A WebSocket holds two
+//! Limits: `LEAVE_TIME` and `subscriber.rs` have those of its end; `--max-body` for a message. A WebSocket holds two
 //! descriptors, and so it counts as two connections.
 
 use crate::channel::framing::Framed;

@@ -1,4 +1,4 @@
-//! What recovery finds in a file of a log after a crash: `src/recovery.rs`, with real files.
+//! What recovery finds in a file of a log after a crash: `src/log/recovery.rs`, with real files.
 //!
 //! The crash model: each page that was not yet on the disk is there, or reads as NULs, whatever its neighbours do; and
 //! the file ends anywhere.

@@ -7,6 +7,7 @@ use crate::support::wings::has;
 use std::process::{Command, Output};
 use tincan::wings::DOORS;
 use tincan::wire::reject::{NO_WING, NO_WING_HERE, Reject};
+use tincan::{Config, Server};
 
 /// A WebSocket's opening handshake (RFC 6455 §1.2).
 const HANDSHAKE: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
@@ -15,7 +16,7 @@ const HANDSHAKE: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSoc
 /// A request: the wing that it needs, method and target, and field lines.
 type Row = (&'static str, &'static str, &'static str);
 
-const ASKED: [Row; 12] = [
+const ASKED: [Row; 13] = [
     ("address", "POST /kitchen?to=0123456789abcdef0123456789abcdef", ""),
     ("address", "POST /kitchen?except=0123456789abcdef0123456789abcdef", ""),
     ("address", "POST /kitchen?event=soup&except=", ""),
@@ -24,10 +25,11 @@ const ASKED: [Row; 12] = [
     ("lab", "HEAD /health?tap=key", ""),
     ("lab", "GET /?since=all&tap=", ""),
     ("lab", "PUT /kitchen?tap=key", ""),
-    ("lab", "OPTIONS /kitchen?tap=key", ""),
     ("websocket", "GET /kitchen", HANDSHAKE),
     ("websocket", "GET /health", HANDSHAKE),
     ("websocket", "POST /kitchen", HANDSHAKE),
+    ("websocket", "POST /kitchen", "Upgrade: websocket\r\n"),
+    ("websocket", "GET /kitchen", "Upgrade: h2c, WebSocket\r\nConnection: Upgrade\r\n"),
 ];
 const PATHS: [Row; 11] = [
     ("lab", "GET /lab", ""),
@@ -68,6 +70,9 @@ fn what_a_missing_wing_would_do_is_refused_by_its_name_and_reaches_nobody() {
         }
         assert_eq!(wire.response().text(), "ok\n", "{line}: the connection goes on");
     }
+    // A page asks what it may ask, whatever it asks for then.
+    let asked = server.ask("OPTIONS /kitchen?to=x&tap=x HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert_eq!(asked.status, 204);
     let id = server.post("/kitchen", "for all").remove(0);
     reader.expect(block("for all", &id));
     assert_eq!(server.metric("tincan_events_total"), Some(1));
@@ -107,6 +112,11 @@ fn an_option_of_a_missing_wing_is_refused_wherever_it_is_given() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tincan"));
         bare(&mut command);
         assert!(command.env(&variable, "").arg("--version").output().unwrap().status.success());
+        // A program of somebody's own is told as well.
+        let mut config = Config { listen: "127.0.0.1:0".parse().ok(), ..Config::default() };
+        config.further.set(wing, value);
+        let why = Server::bind(config).unwrap_err().to_string();
+        assert_eq!(why, format!("{wing}: this build does not have it"));
         let help = String::from_utf8(tincan(&["--help"]).stdout).unwrap();
         assert!(!help.contains(&flag), "{help}");
     }

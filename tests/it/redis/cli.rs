@@ -9,6 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
 use std::process::Command;
 use tincan::wings::redis::resp::Address;
+use tincan::{Config, Server};
 
 #[test]
 fn the_help_names_it() {
@@ -24,6 +25,14 @@ fn a_url_that_is_not_utf_8_is_not_shown() {
     let secret = OsString::from_vec(b"redis://:p\xff@10.0.0.5".to_vec());
     assert_eq!(ended(&[], &[("TINCAN_REDIS", secret.clone())]), (Some(2), words("TINCAN_REDIS")));
     assert_eq!(ended(&[OsStr::new("--redis"), &secret], &[]), (Some(2), words("an argument")));
+}
+
+#[test]
+fn a_program_of_somebodys_own_is_told_of_a_value_that_will_not_do() {
+    let mut config = Config { listen: "127.0.0.1:0".parse().ok(), ..Config::default() };
+    config.further.set("redis", "redis://:s3cr3t@h:port");
+    let why = Server::bind(config).unwrap_err().to_string();
+    assert_eq!(why, "redis: give HOST:PORT, or redis://USER:PASSWORD@HOST:PORT/DB, percent-encoded");
 }
 
 #[test]

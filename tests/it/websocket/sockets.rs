@@ -1,4 +1,4 @@
-//! WebSocket over real sockets: the table of `ws.rs` byte for byte, the handshake's refusals, and what a channel makes of
+//! WebSocket over real sockets: the table of `frames.rs` byte for byte, the handshake's refusals, and what a channel makes of
 //! messages.
 
 use crate::support::browser::{driver, url};
