@@ -63,7 +63,8 @@ impl Hub {
 
     /// Has a thread replay a channel. Returns when to try it again, if there is none.
     fn start_replay(self: &Arc<Hub>, channel: &Arc<Channel>) -> Option<u64> {
-        let (hub, own) = (self.clone(), channel.clone());
+        let hub = self.clone();
+        let own = channel.clone();
         let work = move || {
             if catch_unwind(AssertUnwindSafe(|| hub.replay(&own))).is_err() {
                 own.state().replaying = false; // a panic is a bug

@@ -54,7 +54,8 @@ impl Pen {
     fn write(&mut self, text: &[Byte], note: &str) {
         let mut note = shown(note.as_bytes());
         self.secrets.mark(&mut note); // an event's name is the peer's
-        let (text, note) = (visible(text), visible(&note));
+        let text = visible(text);
+        let note = visible(&note);
         let (dim, plain) = if self.color { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
         self.out += &format!("{}{text:<COLUMN$}  {dim}{note}{plain}\n", self.sign);
     }
