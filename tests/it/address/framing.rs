@@ -2,8 +2,7 @@
 
 use crate::core::framing::{chunk, opened, raw};
 use crate::support::harness::*;
-use crate::support::slow_readers::slow_readers;
-use std::thread::scope;
+use crate::support::slow_readers::slow_readers_in_memory_and_on_disk;
 
 #[test]
 fn a_word_to_one_is_in_a_chunk_of_its_own() {
@@ -30,15 +29,7 @@ fn a_word_to_one_is_in_a_chunk_of_its_own() {
 /// More is said to all, to one alone, and to all but one, and pings are due.
 #[test]
 fn slow_readers_hear_exactly_what_is_for_each_of_them_wherever_they_stopped() {
-    let dir = Scratch::new();
-    let room = roomy();
-    let options = ["--quiet", "--retry", "0", "--history", &room];
-    let in_memory = [&options[..], &["--heartbeat", "1"]].concat();
-    let on_disk = [&options[..], &["--heartbeat", "60", "--data", dir.arg()]].concat();
-    scope(|s| {
-        s.spawn(|| slow_readers(&in_memory, 1, 2, true));
-        s.spawn(|| slow_readers(&on_disk, 2, 2, true));
-    });
+    slow_readers_in_memory_and_on_disk(true);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Chunks are looked at here as they come; all other tests read what they hold (`Wire`).
 
 use crate::support::harness::*;
-use crate::support::slow_readers::slow_readers;
+use crate::support::slow_readers::slow_readers_in_memory_and_on_disk;
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
@@ -463,13 +463,5 @@ fn last_id(blocks: &str) -> &str {
 /// byte, while more is said, and pings are due.
 #[test]
 fn slow_readers_hear_exactly_what_is_for_them_wherever_they_stopped() {
-    let dir = Scratch::new();
-    let room = roomy();
-    let options = ["--quiet", "--retry", "0", "--history", &room];
-    let in_memory = [&options[..], &["--heartbeat", "1"]].concat();
-    let on_disk = [&options[..], &["--heartbeat", "60", "--data", dir.arg()]].concat();
-    scope(|s| {
-        s.spawn(|| slow_readers(&in_memory, 1, 2, false));
-        s.spawn(|| slow_readers(&on_disk, 2, 2, false));
-    });
+    slow_readers_in_memory_and_on_disk(false);
 }

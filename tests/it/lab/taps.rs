@@ -1,6 +1,6 @@
 //! The wire lab's server side: taps, and their plugs.
 
-use crate::support::browser::{Page, again, driver, string, url};
+use crate::support::browser::*;
 use crate::support::harness::*;
 use crate::support::websocket::Ws;
 use crate::support::wings::has;
@@ -456,18 +456,9 @@ fn a_stream_that_ends_in_order_has_ended_in_its_tap_before_the_client_knows() {
 #[test]
 fn an_eventsource_comes_back_after_a_pulled_plug() {
     let Some(driver) = driver() else { return };
-    const LISTEN: &str = "void (window.told = [], window.es = new EventSource('/kitchen?tap=plug'),
-        es.onopen = () => told.push('open'), es.onerror = () => told.push(`error ${es.readyState}`),
-        es.onmessage = event => told.push(event.data))";
-    let heard = |page: &Page, server: &Tincan, n: usize| {
-        page.becomes(&format!("told.filter(text => text === 'open').length >= {n}"), "true");
-        server.post("/kitchen", n.to_string());
-        page.becomes(&format!("told.includes('{n}')"), "true");
-        page.js("told.filter(text => /^[0-9]/.test(text)).join()")
-    };
     let mut server = Tincan::start(&["--retry", "100"]);
     let page = driver.page(&url(&server, "/health"));
-    page.js(LISTEN);
+    page.js(&listening("/kitchen?tap=plug"));
     assert_eq!(heard(&page, &server, 1), "1");
     assert_eq!(server.post("/lab/plug", ""), ["connections cut: 1"]);
     assert_eq!(heard(&page, &server, 2), "1,2");

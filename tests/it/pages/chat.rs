@@ -92,19 +92,10 @@ fn a_restart_heals_by_itself_and_is_told() {
 #[test]
 fn an_eventsource_comes_back_after_a_last_chunk_and_after_none() {
     let Some(driver) = driver() else { return };
-    const LISTEN: &str = "void (window.told = [], window.es = new EventSource('/kitchen'),
-        es.onopen = () => told.push('open'), es.onerror = () => told.push(`error ${es.readyState}`),
-        es.onmessage = event => told.push(event.data))";
-    let heard = |page: &Page, server: &Tincan, n: usize| {
-        page.becomes(&format!("told.filter(text => text === 'open').length >= {n}"), "true");
-        server.post("/kitchen", n.to_string());
-        page.becomes(&format!("told.includes('{n}')"), "true");
-        page.js("told.filter(text => /^[0-9]/.test(text)).join()")
-    };
     // An end in order, each second: that is no failure.
     let server = Tincan::start(&["--retry", "100", "--max-age", "1"]);
     let page = driver.page(&url(&server, "/health"));
-    page.js(LISTEN);
+    page.js(&listening("/kitchen"));
     let all = [1, 2, 3].map(|n| heard(&page, &server, n));
     assert_eq!(all, ["1", "1,2", "1,2,3"]);
     assert!(page.js("told.filter(text => text.startsWith('error')).join()").starts_with("error 0,error 0"));
@@ -116,7 +107,7 @@ fn an_eventsource_comes_back_after_a_last_chunk_and_after_none() {
     // A server that is killed.
     let mut server = Tincan::start(&["--retry", "100"]);
     let page = driver.page(&url(&server, "/health"));
-    page.js(LISTEN);
+    page.js(&listening("/kitchen"));
     assert_eq!(heard(&page, &server, 1), "1");
     server.kill();
     page.becomes("told.filter(text => text === 'error 0').length >= 1", "true");

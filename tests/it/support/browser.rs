@@ -453,6 +453,23 @@ pub fn signed_url(server: &Tincan, token: &str) -> String {
     format!("http://any:{token}@127.0.0.1:{}/kitchen", server.port)
 }
 
+/// Has a page listen with an EventSource, and note what that tells.
+pub fn listening(path: &str) -> String {
+    format!(
+        "void (window.told = [], window.es = new EventSource('{path}'),
+        es.onopen = () => told.push('open'), es.onerror = () => told.push(`error ${{es.readyState}}`),
+        es.onmessage = event => told.push(event.data))"
+    )
+}
+
+/// Says a number in the kitchen once the EventSource has opened so many times. Returns all that it has heard.
+pub fn heard(page: &Page, server: &Tincan, n: usize) -> String {
+    page.becomes(&format!("told.filter(text => text === 'open').length >= {n}"), "true");
+    server.post("/kitchen", n.to_string());
+    page.becomes(&format!("told.includes('{n}')"), "true");
+    page.js("told.filter(text => /^[0-9]/.test(text)).join()")
+}
+
 /// What the page sends.
 pub fn message(name: &str, msg: &str) -> String {
     format!("{{\"name\":{},\"msg\":{}}}", json(name), json(msg))

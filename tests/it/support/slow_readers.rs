@@ -62,6 +62,19 @@ impl Reader {
     }
 }
 
+/// [`slow_readers`] of event streams, with the log in memory and in files.
+pub fn slow_readers_in_memory_and_on_disk(aimed: bool) {
+    let dir = Scratch::new();
+    let room = roomy();
+    let options = ["--quiet", "--retry", "0", "--history", &room];
+    let in_memory = [&options[..], &["--heartbeat", "1"]].concat();
+    let on_disk = [&options[..], &["--heartbeat", "60", "--data", dir.arg()]].concat();
+    scope(|s| {
+        s.spawn(|| slow_readers(&in_memory, 1, 2, aimed));
+        s.spawn(|| slow_readers(&on_disk, 2, 2, aimed));
+    });
+}
+
 /// Readers of all kinds stop reading until each is stuck in the middle of something, and then go on, at times byte by
 /// byte, while more is said to all, and pings are due. If it is `aimed`, some is said to one alone, and to all but one.
 /// `kinds`: 2 are event streams to HTTP/1.0 and 1.1; the third is a WebSocket.
