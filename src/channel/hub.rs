@@ -279,7 +279,8 @@ impl Hub {
     /// The channel of this name, which exists from now on.
     ///
     /// # Errors
-    /// [`CHANNELS`] if it would be one more than `--max-channels`, [`OPEN_LOGS`] if its files would be too many, [`LOG_CLOSED`] if they cannot be used.
+    /// [`CHANNELS`] if it would be one more than `--max-channels`, [`OPEN_LOGS`] if its files would be too many, [`LOG_CLOSED`]
+    /// if they cannot be used.
     pub fn channel(&self, name: &str) -> Result<Arc<Channel>, Reject> {
         let mut gone = Vec::new(); // their files are closed without a lock
         let known = self.known(name, &mut gone).or_else(|_| {

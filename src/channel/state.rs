@@ -248,14 +248,15 @@ impl Channel {
         let said = self.end();
         loop {
             let mut subscribers = self.subscribers();
-            let turns = self.state().turns; // none ends while we have the subscribers
+            let state = self.state();
+            let turns = state.turns; // none ends while we have the subscribers
             let found = subscribers.iter_mut().find(|sub| sub.key == key).map(|sub| {
-                let state = self.state();
                 // There an event has ended, for it is where a turn did, or the log does.
                 let between = sub.pos == state.turned || sub.pos == state.log.heard.pos;
                 let free = between && sub.pos >= said && !sub.is_busy();
                 (sub, free)
             });
+            drop(state);
             let done = deal(found);
             if done.is_some() || Instant::now() >= until {
                 return done;

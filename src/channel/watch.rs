@@ -5,7 +5,7 @@
 use std::io::{self, Write};
 use std::net::TcpStream;
 
-/// Watches one connection. It waits for nobody.
+/// Watches one connection. If it waits for anything, it says so, for whoever writes to the connection waits with it.
 pub trait Watch: Send {
     /// The client sent this.
     fn received(&mut self, _bytes: &[u8]) {}

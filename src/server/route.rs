@@ -201,9 +201,8 @@ impl Desk {
         publish: impl FnOnce(&str, &[Event]) -> Result<Answer, Reject> + 'static,
     ) -> Result<Route, Reject> {
         let is_unknown = |name: &&str| !name.is_empty() && *name != "event" && !self.knows(name);
-        if let Some(unknown) = req.params().map(|pair| pair.0).find(is_unknown) {
-            connection.about = unknown.get(..64).unwrap_or(unknown).into();
-            return Err(PARAMETER);
+        if let Some(name) = req.params().map(|pair| pair.0).find(is_unknown) {
+            return Err(unknown(name, connection));
         }
         check_media(req)?;
         let template = named(req)?;
@@ -228,6 +227,12 @@ pub fn metrics(hub: &Hub, only: Option<&str>) -> Answer {
 /// The answer to a POST: an id a line.
 pub fn told(ids: Vec<Id>) -> Answer {
     Answer::text(ids.iter().map(|id| format!("{id}\n")).collect::<String>())
+}
+
+/// The refusal of a parameter, which it names.
+pub fn unknown(name: &str, connection: &mut Connection) -> Reject {
+    connection.about = name.get(..64).unwrap_or(name).into();
+    PARAMETER
 }
 
 /// Whether a body without a length is framed in chunks: HTTP/1.0 knows none (RFC 9112 §6.1).

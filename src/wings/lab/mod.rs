@@ -19,11 +19,11 @@ pub mod taps;
 use crate::server::connection::{Answer, Connection};
 use crate::server::doors::{Desk, Reply, Route, Tables, Wing};
 use crate::server::pages::files;
-use crate::server::route::{allow, html};
+use crate::server::route::{allow, html, unknown};
 use crate::wings::lab::taps::{TABLE, TAP, TAPS, Taps};
 use crate::wings::trace::masked;
 use crate::wire::http::Request;
-use crate::wire::reject::{ALLOW_CHANNEL, CHANNEL_METHOD, PARAMETER, Reject};
+use crate::wire::reject::{ALLOW_CHANNEL, CHANNEL_METHOD, Reject};
 use std::sync::Arc;
 
 /// What it adds to the tables.
@@ -54,9 +54,8 @@ impl Lab {
                 let listen = desk.to_listen(req, &format!("lab/{key}"))?;
                 Ok(Route::Work(Box::new(|req, body, connection| listen(req, body, connection).map_err(|_| TAPS))))
             }
-            "POST" if let Some((unknown, _)) = req.params().find(|pair| !pair.0.is_empty()) => {
-                connection.about = unknown.get(..64).unwrap_or(unknown).into();
-                Err(PARAMETER)
+            "POST" if let Some((name, _)) = req.params().find(|pair| !pair.0.is_empty()) => {
+                Err(unknown(name, connection))
             }
             "POST" => {
                 let key = key.to_string();
