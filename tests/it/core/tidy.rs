@@ -1,5 +1,6 @@
 //! Rules of the repository, held by a test.
 
+use crate::support::documents::documents;
 use std::fs::{read_dir, read_to_string};
 use std::path::Path;
 
@@ -296,10 +297,8 @@ fn nothing_in_the_source_can_be_made_to_panic_in_passing() {
 
 #[test]
 fn prose_uses_plain_characters() {
-    let root = env!("CARGO_MANIFEST_DIR");
-    let mut texts: Vec<_> = sources().into_iter().map(|source| (source.path, source.text)).collect();
-    texts.push(("README.md".into(), read_to_string(format!("{root}/README.md")).unwrap()));
-    for (name, text) in texts {
+    let sources = sources().into_iter().map(|source| (source.path, source.text));
+    for (name, text) in sources.chain(documents()) {
         assert!(!text.contains('\r') && !text.contains('\t'), "{name}");
         assert!(text.ends_with('\n') && !text.ends_with("\n\n"), "{name}");
         for (n, line) in text.lines().enumerate() {

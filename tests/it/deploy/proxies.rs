@@ -3,6 +3,7 @@
 //!
 //! Where a proxy is missing it is left out, unless `TINCAN_PROXIES=1` says that it must be there.
 
+use crate::support::documents::blocks;
 use crate::support::harness::*;
 use std::fs::{read_to_string, write};
 use std::path::Path;
@@ -17,9 +18,7 @@ const MAX_BODY: usize = 64 << 10;
 
 /// The README's code block of a language.
 fn snippet(language: &str) -> String {
-    let text = read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    let block = text.split(&format!("```{language}\n")).nth(1).unwrap_or_else(|| panic!("no {language} block"));
-    block.split("```").next().unwrap().into()
+    blocks("README.md", language).remove(0)
 }
 
 /// Replaces what has to be there.

@@ -1,5 +1,6 @@
 //! What the README shows is true: its commands run, its transcript is what the wire carries, its claims have tests.
 
+use crate::support::documents::{blocks, document, text_block};
 use crate::support::harness::*;
 use crate::support::sources;
 use crate::support::wings::has_all;
@@ -11,14 +12,7 @@ use std::sync::mpsc;
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 fn readme() -> String {
-    read_to_string(format!("{ROOT}/README.md")).unwrap()
-}
-
-/// The code blocks of a language.
-pub fn blocks(language: &str) -> Vec<String> {
-    let text = readme();
-    let start = format!("```{language}\n");
-    text.split(&start).skip(1).map(|b| b.split("```").next().unwrap().to_string()).collect()
+    document("README.md")
 }
 
 /// Replaces what differs each time: dates, epochs and reconnection times.
@@ -44,7 +38,7 @@ fn every_command_runs() {
     let server = Tincan::start(&[]);
     let here = format!("localhost:{}", server.port);
     let ci = read_to_string(format!("{ROOT}/.ci/run")).unwrap();
-    let commands: Vec<String> = blocks("sh").iter().flat_map(|b| b.lines()).map(String::from).collect();
+    let commands: Vec<String> = blocks("README.md", "sh").iter().flat_map(|b| b.lines()).map(String::from).collect();
     assert!(commands.len() >= 5, "{commands:?}");
     for line in commands {
         let command = line.split("  #").next().unwrap().trim();
@@ -86,25 +80,20 @@ pub fn shell(line: &str) -> Command {
     command
 }
 
-/// The text block that begins like this.
-pub fn text_block(begin: &str) -> String {
-    blocks("text").into_iter().find(|b| b.starts_with(begin)).unwrap()
-}
-
 #[test]
 fn the_file_is_what_the_readme_shows() {
     let dir = Scratch::new();
     let server = Tincan::start(&["--data", dir.arg()]);
     server.post("/kitchen", "soup is ready");
     server.post("/kitchen", "two\nlines");
-    assert_eq!(mask(&dir.read("kitchen.sse")), mask(&text_block(": tincan log")));
+    assert_eq!(mask(&dir.read("kitchen.sse")), mask(&text_block("README.md", ": tincan log")));
 }
 
 #[test]
 fn the_token_file_can_be_used_as_the_readme_shows_it() {
     let dir = Scratch::new();
     let path = dir.0.join("tokens");
-    let lines = text_block("# head");
+    let lines = text_block("README.md", "# head");
     std::fs::write(&path, &lines).unwrap();
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let server = Tincan::start(&["--token-file", path.to_str().unwrap()]);

@@ -1,6 +1,7 @@
 //! What the README shows of it.
 
-use crate::deploy::readme::{blocks, shell, text_block};
+use crate::deploy::readme::shell;
+use crate::support::documents::{blocks, text_block};
 use crate::support::harness::*;
 use crate::support::wings::has;
 use crate::trace::lines::mask;
@@ -12,7 +13,7 @@ fn the_transcript_is_what_trace_shows_while_the_commands_run() {
         return;
     }
     let server = Tincan::start(&["--trace", "--quiet"]);
-    let commands = blocks("sh").into_iter().find(|b| b.contains("order")).unwrap();
+    let commands = blocks("README.md", "sh").into_iter().find(|b| b.contains("order")).unwrap();
     let run = |command: &str| {
         let line = command.replace("localhost:8000", &format!("localhost:{}", server.port));
         shell(&line).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
@@ -27,7 +28,7 @@ fn the_transcript_is_what_trace_shows_while_the_commands_run() {
     shows("  dispatch: order\n");
     let stderr = server.stderr();
     let got: String = stderr.lines().filter(|l| l.starts_with("#1 ")).map(|l| same(l, server.port)).collect();
-    let shown: String = text_block("#1 >").lines().map(|l| same(l, server.port)).collect();
+    let shown: String = text_block("README.md", "#1 >").lines().map(|l| same(l, server.port)).collect();
     assert_eq!(got, shown);
 }
 

@@ -1,0 +1,42 @@
+//! The documents of the tree. What they show is true: tests take commands, code and claims from them.
+
+use std::fs::{read_dir, read_to_string};
+use std::path::Path;
+
+/// A file of the tree, such as `README.md` or `static/deploy/nginx.conf`.
+pub fn document(path: &str) -> String {
+    read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Each Markdown file of the tree, with its path.
+pub fn documents() -> Vec<(String, String)> {
+    let mut found: Vec<String> = vec![];
+    let mut folders = vec![String::new()];
+    while let Some(folder) = folders.pop() {
+        for entry in read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(&folder)).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            let path = format!("{folder}{name}");
+            if entry.file_type().unwrap().is_dir() {
+                let known = ["src", "static", "tests"].iter().any(|root| path.starts_with(root));
+                folders.extend(known.then(|| format!("{path}/")));
+            } else if name.ends_with(".md") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found.into_iter().map(|path| (path.clone(), document(&path))).collect()
+}
+
+/// The code blocks of a language in a document.
+pub fn blocks(path: &str, language: &str) -> Vec<String> {
+    let start = format!("```{language}\n");
+    let text = document(path);
+    text.split(&start).skip(1).map(|block| block.split("```").next().unwrap().to_string()).collect()
+}
+
+/// The block of text in a document that begins like this.
+pub fn text_block(path: &str, begin: &str) -> String {
+    blocks(path, "text").into_iter().find(|block| block.starts_with(begin)).unwrap_or_else(|| panic!("{path}: {begin}"))
+}
