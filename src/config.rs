@@ -1,7 +1,7 @@
 //! What a server is told: [`Config`], and the table of options that set it. Pure.
 //!
 //! One table, [`OPTIONS`], holds every option of the core: the help, the environment's names and the parser all come from
-//! it (`flags.rs`). A wing has a table of its own; what its options were given stands in [`Further`].
+//! it (`flags.rs`). A wing has a table of its own; what its options were given stands in [`WingOptions`].
 //!
 //! Limits: numbers have the ranges that their messages name.
 
@@ -50,7 +50,7 @@ pub struct Config {
     /// How long a channel without a reader and without a new event is remembered.
     pub forget: Duration,
     /// What the options of wings were given.
-    pub further: Further,
+    pub wing_options: WingOptions,
 }
 
 impl Default for Config {
@@ -71,16 +71,16 @@ impl Default for Config {
             token_file: None,
             quiet: false,
             forget: Duration::from_secs(3600),
-            further: Further::default(),
+            wing_options: WingOptions::default(),
         }
     }
 }
 
 /// The values of options that are a wing's, by the options' names.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Further(BTreeMap<&'static str, String>);
+pub struct WingOptions(BTreeMap<&'static str, String>);
 
-impl Further {
+impl WingOptions {
     /// What an option was given.
     pub fn get(&self, option: &str) -> Option<&str> {
         self.0.get(option).map(String::as_str)
@@ -93,14 +93,14 @@ impl Further {
 }
 
 /// Names alone: a value may hold a password.
-impl fmt::Debug for Further {
+impl fmt::Debug for WingOptions {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
     }
 }
 
 /// What is wrong with a value is told by what would be right.
-pub type Told<T = ()> = Result<T, &'static str>;
+pub type ValueResult<T = ()> = Result<T, &'static str>;
 
 /// An option.
 pub struct Opt {
@@ -111,14 +111,14 @@ pub struct Opt {
     /// What the help says.
     pub help: &'static str,
     /// Sets it. An error says what would be right.
-    pub set: fn(&mut Config, &str) -> Told,
+    pub set: fn(&mut Config, &str) -> ValueResult,
     /// Its value may hold a password, and is never shown.
     pub secret: bool,
 }
 
 /// An option whose value may be shown.
 pub const fn option(
-    name: &'static str, value: &'static str, help: &'static str, set: fn(&mut Config, &str) -> Told,
+    name: &'static str, value: &'static str, help: &'static str, set: fn(&mut Config, &str) -> ValueResult,
 ) -> Opt {
     Opt { name, value, help, set, secret: false }
 }
@@ -187,7 +187,7 @@ pub const OPTIONS: &[Opt] = &[
 ///
 /// # Errors
 /// That.
-pub fn check(ok: bool, right: &'static str) -> Told {
+pub fn check(ok: bool, right: &'static str) -> ValueResult {
     if ok { Ok(()) } else { Err(right) }
 }
 
@@ -195,7 +195,7 @@ pub fn check(ok: bool, right: &'static str) -> Told {
 ///
 /// # Errors
 /// What would be right.
-pub fn switch(text: &str) -> Told<bool> {
+pub fn switch(text: &str) -> ValueResult<bool> {
     match text {
         "" | "1" | "true" => Ok(true),
         "0" | "false" => Ok(false),
@@ -203,15 +203,15 @@ pub fn switch(text: &str) -> Told<bool> {
     }
 }
 
-fn number(text: &str, least: u64, most: u64, right: &'static str) -> Told<u64> {
+fn number(text: &str, least: u64, most: u64, right: &'static str) -> ValueResult<u64> {
     text.parse().ok().filter(|n| !text.starts_with('+') && (least..=most).contains(n)).ok_or(right)
 }
 
-fn count(text: &str) -> Told<usize> {
+fn count(text: &str) -> ValueResult<usize> {
     number(text, 1, 10_000_000, "a number from 1 to 10000000").map(|n| n as usize)
 }
 
-fn size(text: &str) -> Told<usize> {
+fn size(text: &str) -> ValueResult<usize> {
     let right = "a size from 1 to 1G: bytes, or a number with K, M or G";
     let shift = match text.as_bytes() {
         [.., b'K' | b'k'] => 10,

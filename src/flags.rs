@@ -40,7 +40,7 @@ pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<Co
     for option in DOORS.iter().filter(|door| door.wing.is_none()).flat_map(|door| door.options) {
         // What would be off or unset is no harm.
         if env(&variable(option)).is_some_and(|value| !["", "0", "false"].contains(&value.trim())) {
-            return Err(absent(&variable(option)));
+            return Err(missing_wing(&variable(option)));
         }
     }
     let mut config = Config::default();
@@ -70,7 +70,7 @@ fn flag<'a>(arg: &'a str, others: &mut impl Iterator<Item = &'a str>) -> Result<
     let name = word.strip_prefix("--").unwrap_or_default();
     let Some(option) = options().find(|option| option.name == name) else {
         if DOORS.iter().any(|door| door.options.contains(&name)) {
-            return Err(absent(word));
+            return Err(missing_wing(word));
         }
         let shown = if arg.contains("://") { "this".into() } else { format!("{arg:?}") }; // it may hold a password
         return Err(format!("{shown} is no option; `tincan --help` lists them"));
@@ -88,7 +88,7 @@ fn flag<'a>(arg: &'a str, others: &mut impl Iterator<Item = &'a str>) -> Result<
 }
 
 /// What is wrong with an option of a wing that is not in this build.
-fn absent(option: &str) -> String {
+fn missing_wing(option: &str) -> String {
     format!(
         "{option}: this build does not have it (`tincan --version` tells what it has); leave it out, or run another"
     )

@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::exit;
 use tincan::Server;
 use tincan::flags::{Command, parse, unknown_variables};
-use tincan::system::listener::outward;
+use tincan::system::listener::outward_address;
 use tincan::system::report::report;
 use tincan::system::report::visible;
 
@@ -20,7 +20,7 @@ fn main() {
         Err(why) => fail(2, &why),
     };
     let server = Server::bind(config).unwrap_or_else(|e| fail(1, &e.to_string()));
-    greet(&server);
+    report_start(&server);
     server.run()
 }
 
@@ -40,16 +40,16 @@ fn fail(code: i32, why: &str) -> ! {
 }
 
 /// The page's URL, the two curl lines, and what this process can hold, for whoever sits at the terminal.
-fn greet(server: &Server) {
+fn report_start(server: &Server) {
     let Ok(address) = server.local_addr() else { return };
     let ip = address.ip();
     let local = ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST;
     let url = if local { format!("localhost:{}", address.port()) } else { address.to_string() };
     let curl = format!("  curl -N {url}/kitchen\n  curl -d 'soup is ready' {url}/kitchen");
-    let mut notes = server.notes();
+    let mut notes = server.start_notes();
     if ip.is_unspecified() {
         let port = address.port();
-        let url = outward().map(|ip| format!("http://{}/", SocketAddr::new(ip, port)));
+        let url = outward_address().map(|ip| format!("http://{}/", SocketAddr::new(ip, port)));
         let url = url.unwrap_or(format!("port {port} at any address of this machine"));
         notes.insert(0, format!("from other machines: {url}"));
     }

@@ -9,12 +9,12 @@
 //! Limits: `--max-channels`; for each channel a thread that replays.
 //! Deliberately absent: HTTP.
 
-use crate::channel::publish::{For, Numbers};
+use crate::channel::publish::{NewIds, Recipients};
 use crate::channel::state::{Channel, Counters};
 use crate::channel::subscriber::Slot;
 use crate::config::Config;
 use crate::log::disk::Dir;
-use crate::log::positions::{From, Log};
+use crate::log::positions::{Log, Since};
 use crate::log::writer::Writer;
 use crate::system::limits::{self, Shares};
 use crate::system::report::report;
@@ -34,7 +34,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Limit: cores that write to the subscribers of one channel.
-const CORES: usize = 8;
+const MAX_CORES: usize = 8;
 /// Pause, in milliseconds, after a search for room that was in vain.
 const SEARCH_PAUSE: u64 = 100;
 
@@ -43,7 +43,7 @@ const SEARCH_PAUSE: u64 = 100;
 struct Entry {
     channel: Option<Arc<Channel>>,
     opening: bool,
-    why: Option<String>, // its log cannot be used
+    error: Option<String>, // its log cannot be used
 }
 
 /// Channels by their names.
@@ -61,9 +61,9 @@ impl Names {
     }
 
     /// Forgets those that nobody uses and that are `useless`. If files remember one, its name stays.
-    fn forget(&mut self, gone: &mut Vec<Arc<Channel>>, useless: &dyn Fn(&Channel) -> bool) {
+    fn forget_unused(&mut self, gone: &mut Vec<Arc<Channel>>, useless: &dyn Fn(&Channel) -> bool) {
         // Only the list holds a channel that nobody is in the middle of using.
-        let unused = |c: &Arc<Channel>| Arc::strong_count(c) == 1 && c.readers() == 0;
+        let unused = |c: &Arc<Channel>| Arc::strong_count(c) == 1 && c.subscriber_count() == 0;
         self.all.retain(|_, entry| {
             let Some(channel) = entry.channel.take_if(|c| unused(c) && useless(c)) else { return true };
             let remembered = channel.state().log.unsynced().1.is_some();
@@ -75,15 +75,15 @@ impl Names {
 }
 
 /// Channels that share limits.
-struct Shelf {
+struct ChannelGroup {
     names: Mutex<Names>,
     opened: Condvar, // a channel was, or it failed
-    limits: Annex,
+    limits: GroupLimits,
 }
 
 /// Channels beside the others, with limits of their own. The door for all who need some for themselves. They are in memory, and
 /// one that nobody uses gives way to a new one, whatever was said in it.
-pub struct Annex {
+pub struct GroupLimits {
     /// What their names begin with.
     pub prefix: &'static str,
     /// Limit: how many there are at a time.
@@ -94,9 +94,9 @@ pub struct Annex {
     pub forget: Duration,
 }
 
-impl Annex {
-    fn shelf(self) -> Shelf {
-        Shelf { names: Mutex::default(), opened: Condvar::new(), limits: self }
+impl GroupLimits {
+    fn group(self) -> ChannelGroup {
+        ChannelGroup { names: Mutex::default(), opened: Condvar::new(), limits: self }
     }
 }
 
@@ -104,7 +104,7 @@ impl Annex {
 pub type Metric = (&'static str, &'static str, &'static str, String);
 
 /// A log elsewhere. The door for all who keep events in another place than this process and its disk.
-pub trait Elsewhere: Send + Sync {
+pub trait RemoteLog: Send + Sync {
     /// The channel of this name, with what is kept of it.
     ///
     /// # Errors
@@ -115,13 +115,13 @@ pub trait Elsewhere: Send + Sync {
     ///
     /// # Errors
     /// If they were not added, or that is not known.
-    fn publish(&self, channel: &Channel, events: &[Event], whom: For) -> Result<Vec<Id>, Reject>;
+    fn publish(&self, channel: &Channel, events: &[Event], recipients: Recipients) -> Result<Vec<Id>, Reject>;
 
     /// Waits until a channel has what its reader was told of.
     ///
     /// # Errors
     /// If that cannot be known.
-    fn catch_up(&self, channel: &Channel, from: &From) -> Result<(), Reject>;
+    fn catch_up(&self, channel: &Channel, since: &Since) -> Result<(), Reject>;
 
     /// Whether events can be published.
     ///
@@ -138,21 +138,21 @@ pub struct Hub {
     config: Config,
     began: Instant,
     dir: Option<Arc<Dir>>,
-    elsewhere: OnceLock<Arc<dyn Elsewhere>>,
+    remote_log: OnceLock<Arc<dyn RemoteLog>>,
     /// What was found in `--data` that its owner may not expect.
     pub notes: Vec<String>,
     reserved: Vec<&'static str>,
     /// How the descriptors are shared out.
     pub shares: Shares,
     pub(super) cores: usize,
-    channels: Shelf,
-    annex: OnceLock<Shelf>,
-    pub(super) news: Mutex<VecDeque<Arc<Channel>>>, // each at most once, see `Channel::queued`
+    channels: ChannelGroup,
+    extra_group: OnceLock<ChannelGroup>,
+    pub(super) queue: Mutex<VecDeque<Arc<Channel>>>, // each at most once, see `Channel::queued`
     pub(super) pump: OnceLock<Thread>,
-    pub(super) heart: OnceLock<Thread>,
+    pub(super) heartbeat: OnceLock<Thread>,
     epoch: AtomicU64,
     connections: Arc<AtomicUsize>,
-    pub(super) counted: Counters,
+    pub(super) counters: Counters,
 }
 
 /// Tells what it was told, and nothing that was said.
@@ -181,33 +181,34 @@ impl Hub {
     /// If the directory cannot be had, or the threads cannot be started.
     pub fn new(config: Config, private: bool, reserved: Vec<&'static str>) -> io::Result<Arc<Hub>> {
         let logs = if config.data.is_some() { config.max_channels } else { 0 };
-        let all = Annex { prefix: "", channels: config.max_channels, history: config.history, forget: config.forget };
+        let all =
+            GroupLimits { prefix: "", channels: config.max_channels, history: config.history, forget: config.forget };
         let mut hub = Hub {
             shares: limits::shares(config.max_connections, logs),
             config,
             began: Instant::now(),
             dir: None,
-            elsewhere: OnceLock::new(),
+            remote_log: OnceLock::new(),
             notes: Vec::new(),
             reserved,
-            cores: limits::cores().min(CORES),
-            channels: all.shelf(),
-            annex: OnceLock::new(),
-            news: Mutex::default(),
+            cores: limits::cores().min(MAX_CORES),
+            channels: all.group(),
+            extra_group: OnceLock::new(),
+            queue: Mutex::default(),
             pump: OnceLock::new(),
-            heart: OnceLock::new(),
+            heartbeat: OnceLock::new(),
             epoch: AtomicU64::new(0),
             connections: Arc::default(),
-            counted: Counters::default(),
+            counters: Counters::default(),
         };
-        hub.look(private)?;
+        hub.scan_data(private)?;
         let hub = Arc::new(hub);
         hub.start()?;
         Ok(hub)
     }
 
     /// Looks through `--data`, and notes what its owner may not expect.
-    fn look(&mut self, private: bool) -> io::Result<()> {
+    fn scan_data(&mut self, private: bool) -> io::Result<()> {
         let Config { data, sync, history, .. } = &self.config;
         let Some(path) = data else { return Ok(()) };
         let dir = Arc::new(Dir::open(path, private, *sync)?);
@@ -216,8 +217,8 @@ impl Hub {
         for (name, entry) in &mut names {
             let mut note = |what: String| notes.push(format!("--data: /{name}: {what}"));
             let opened = Log::open(&dir, name, 0, *history, false, &mut note);
-            entry.why = opened.err().map(|e| e.to_string());
-            entry.why.iter().for_each(|why| note(format!("it cannot be opened: {why}")));
+            entry.error = opened.err().map(|e| e.to_string());
+            entry.error.iter().for_each(|why| note(format!("it cannot be opened: {why}")));
         }
         notes.extend(others.iter().map(|file| format!("--data: {file:?} is no channel's log; it is left alone")));
         self.dir = Some(dir);
@@ -227,33 +228,33 @@ impl Hub {
     }
 
     /// Has another place keep the logs of all channels, from now on.
-    pub fn keep_elsewhere(&self, elsewhere: Arc<dyn Elsewhere>) {
-        let _ = self.elsewhere.set(elsewhere); // there is one at most
+    pub fn set_remote_log(&self, elsewhere: Arc<dyn RemoteLog>) {
+        let _ = self.remote_log.set(elsewhere); // there is one at most
     }
 
     /// Has channels in an annex, from now on.
-    pub fn build(&self, annex: Annex) {
-        let _ = self.annex.set(annex.shelf()); // there is one at most
+    pub fn add_group(&self, annex: GroupLimits) {
+        let _ = self.extra_group.set(annex.group()); // there is one at most
     }
 
     /// Where the channel of this name stands, if that is in the annex.
-    fn annex(&self, name: &str) -> Option<&Shelf> {
-        self.annex.get().filter(|shelf| name.starts_with(shelf.limits.prefix))
+    fn extra_group(&self, name: &str) -> Option<&ChannelGroup> {
+        self.extra_group.get().filter(|shelf| name.starts_with(shelf.limits.prefix))
     }
 
     /// Where the channel of this name stands.
-    fn shelf(&self, name: &str) -> &Shelf {
-        self.annex(name).unwrap_or(&self.channels)
+    fn group(&self, name: &str) -> &ChannelGroup {
+        self.extra_group(name).unwrap_or(&self.channels)
     }
 
     /// What keeps the log of the channel of this name, if that is elsewhere.
-    fn elsewhere(&self, name: &str) -> Option<&dyn Elsewhere> {
-        self.elsewhere.get().filter(|_| self.annex(name).is_none()).map(|elsewhere| &**elsewhere)
+    fn remote_log(&self, name: &str) -> Option<&dyn RemoteLog> {
+        self.remote_log.get().filter(|_| self.extra_group(name).is_none()).map(|elsewhere| &**elsewhere)
     }
 
     /// The directory that keeps it, if one does.
     fn dir(&self, name: &str) -> Option<&Arc<Dir>> {
-        self.dir.as_ref().filter(|_| self.annex(name).is_none())
+        self.dir.as_ref().filter(|_| self.extra_group(name).is_none())
     }
 
     /// Whether this can be a channel's name: 1 to 64 of `A-Z a-z 0-9 _ -`, but none that is taken.
@@ -273,7 +274,7 @@ impl Hub {
 
     /// Counts a connection for as long as the slot lives; returns how many there are with it.
     pub fn connect(&self) -> (Slot, usize) {
-        Slot::take(&self.connections)
+        Slot::claim(&self.connections)
     }
 
     /// The channel of this name, which exists from now on.
@@ -283,26 +284,26 @@ impl Hub {
     /// if they cannot be used.
     pub fn channel(&self, name: &str) -> Result<Arc<Channel>, Reject> {
         let mut gone = Vec::new(); // their files are closed without a lock
-        let known = self.known(name, &mut gone).or_else(|_| {
+        let known = self.find_or_claim(name, &mut gone).or_else(|_| {
             // There may be none to be found, and then it is not looked for again at once.
-            self.search(name, &mut gone);
-            self.known(name, &mut gone)
+            self.make_room(name, &mut gone);
+            self.find_or_claim(name, &mut gone)
         })?;
-        let channel = known.map_or_else(|| self.open_first(name), Ok)?;
+        let channel = known.map_or_else(|| self.open_claimed(name), Ok)?;
         channel.touch(self.now());
         Ok(channel)
     }
 
     /// Opens a channel for all who wait for it, and notes what came of that.
-    fn open_first(&self, name: &str) -> Result<Arc<Channel>, Reject> {
+    fn open_claimed(&self, name: &str) -> Result<Arc<Channel>, Reject> {
         // Without the lock on the channels: it may take long. A panic is a bug; others must not wait for ever.
         let mut notes = Vec::new();
         let mut why = None;
-        let open = AssertUnwindSafe(|| self.open(name, &mut notes, &mut why));
+        let open = AssertUnwindSafe(|| self.open_log(name, &mut notes, &mut why));
         let opened = catch_unwind(open).unwrap_or(Err(LOG_CLOSED));
-        let shelf = self.shelf(name);
+        let shelf = self.group(name);
         let mut names = lock(&shelf.names);
-        let before = names.all.remove(name).and_then(|entry| entry.why);
+        let before = names.all.remove(name).and_then(|entry| entry.error);
         let channel = opened.clone().ok();
         if channel.is_none() {
             names.open -= 1;
@@ -313,7 +314,7 @@ impl Hub {
             notes.push(format!("tincan: /{name} cannot be opened: {why}"));
         }
         if channel.is_some() || why.is_some() {
-            names.all.insert(name.into(), Entry { channel, why, opening: false });
+            names.all.insert(name.into(), Entry { channel, error: why, opening: false });
         }
         drop(names);
         shelf.opened.notify_all();
@@ -322,12 +323,12 @@ impl Hub {
     }
 
     /// Opens a log, and notes what its owner is to be told, and why it cannot be used.
-    fn open(&self, name: &str, notes: &mut Vec<String>, why: &mut Option<String>) -> Result<Arc<Channel>, Reject> {
-        if let Some(elsewhere) = self.elsewhere(name) {
+    fn open_log(&self, name: &str, notes: &mut Vec<String>, why: &mut Option<String>) -> Result<Arc<Channel>, Reject> {
+        if let Some(elsewhere) = self.remote_log(name) {
             return elsewhere.open(name);
         }
         let epoch = self.new_epoch();
-        let history = self.shelf(name).limits.history;
+        let history = self.group(name).limits.history;
         let sync = self.config.sync;
         let mut note = |what: String| notes.push(format!("tincan: --data: /{name}: {what}"));
         let (log, writer) = match self.dir(name) {
@@ -343,58 +344,59 @@ impl Hub {
     /// The channel of this name, for a reader that begins there: with all that it has been told of.
     ///
     /// # Errors
-    /// As [`Hub::channel`] and [`Elsewhere::catch_up`].
-    pub fn channel_from(&self, name: &str, from: &From) -> Result<Arc<Channel>, Reject> {
+    /// As [`Hub::channel`] and [`RemoteLog::catch_up`].
+    pub fn channel_from(&self, name: &str, since: &Since) -> Result<Arc<Channel>, Reject> {
         let channel = self.channel(name)?;
-        self.elsewhere(name).map_or(Ok(()), |elsewhere| elsewhere.catch_up(&channel, from))?;
+        self.remote_log(name).map_or(Ok(()), |remote| remote.catch_up(&channel, since))?;
         Ok(channel)
     }
 
     /// Whether events can be published. Returns the names of those channels whose logs are damaged or cannot be read.
     ///
     /// # Errors
-    /// As [`Elsewhere::health`].
+    /// As [`RemoteLog::health`].
     pub fn health(&self) -> Result<Vec<String>, Reject> {
-        self.elsewhere.get().map_or(Ok(()), |elsewhere| elsewhere.health())?;
+        self.remote_log.get().map_or(Ok(()), |elsewhere| elsewhere.health())?;
         let names = lock(&self.channels.names);
-        let is_bad =
-            |entry: &Entry| entry.why.is_some() || entry.channel.as_ref().is_some_and(|c| c.state().log.is_bad());
+        let is_bad = |entry: &Entry| {
+            entry.error.is_some() || entry.channel.as_ref().is_some_and(|c| c.state().log.is_unreadable())
+        };
         Ok(names.all.iter().filter(|(_, entry)| is_bad(entry)).map(|(name, _)| name.to_string()).collect())
     }
 
     /// The channels that have readers.
-    pub(super) fn heard(&self) -> Vec<Arc<Channel>> {
+    pub(super) fn channels_with_subscribers(&self) -> Vec<Arc<Channel>> {
         let mut heard = Vec::new();
-        for shelf in self.annex.get().into_iter().chain([&self.channels]) {
-            heard.extend(lock(&shelf.names).open().filter(|channel| channel.readers() > 0).cloned());
+        for shelf in self.extra_group.get().into_iter().chain([&self.channels]) {
+            heard.extend(lock(&shelf.names).open().filter(|channel| channel.subscriber_count() > 0).cloned());
         }
         heard
     }
 
     /// The channel of this name if it is open; else it is the caller's to open it, and others wait for that.
-    fn known(&self, name: &str, gone: &mut Vec<Arc<Channel>>) -> Result<Option<Arc<Channel>>, Reject> {
+    fn find_or_claim(&self, name: &str, gone: &mut Vec<Arc<Channel>>) -> Result<Option<Arc<Channel>>, Reject> {
         let busy = |names: &mut Names| names.all.get(name).is_some_and(|entry| entry.opening);
-        let shelf = self.shelf(name);
+        let shelf = self.group(name);
         let forget = millis(shelf.limits.forget);
         let names = shelf.opened.wait_while(lock(&shelf.names), busy);
         let names = &mut *names.unwrap_or_else(PoisonError::into_inner);
         let now = self.now();
         if now >= names.next_purge {
             names.next_purge = now + forget / 60;
-            names.forget(gone, &|c| c.idle(now) >= forget);
+            names.forget_unused(gone, &|c| c.idle(now) >= forget);
         }
         if let Some(Entry { channel: Some(channel), .. }) = names.all.get(name) {
             return Ok(Some(channel.clone()));
         }
-        self.room(names, name)?;
+        self.check_room(names, name)?;
         names.all.entry(name.into()).or_default().opening = true;
         names.open += 1;
         Ok(None)
     }
 
     /// Whether there is room to open a channel of this name.
-    fn room(&self, names: &Names, name: &str) -> Result<(), Reject> {
-        if names.all.len() >= self.shelf(name).limits.channels && !names.all.contains_key(name) {
+    fn check_room(&self, names: &Names, name: &str) -> Result<(), Reject> {
+        if names.all.len() >= self.group(name).limits.channels && !names.all.contains_key(name) {
             return Err(CHANNELS);
         }
         if self.is_full(names, name) { Err(OPEN_LOGS) } else { Ok(()) }
@@ -406,17 +408,17 @@ impl Hub {
     }
 
     /// Looks for room for a channel of this name.
-    fn search(&self, name: &str, gone: &mut Vec<Arc<Channel>>) {
+    fn make_room(&self, name: &str, gone: &mut Vec<Arc<Channel>>) {
         let now = self.now();
-        let shelf = self.shelf(name);
+        let shelf = self.group(name);
         let mut names = lock(&shelf.names);
         if now < names.next_search {
             return;
         }
-        let all = self.is_full(&names, name) || self.annex(name).is_some() || self.elsewhere(name).is_some();
+        let all = self.is_full(&names, name) || self.extra_group(name).is_some() || self.remote_log(name).is_some();
         // Those in which nothing was ever said, or can be: else whoever only asks for names could use them all up.
-        names.forget(gone, &|c| all || c.is_empty());
-        if self.room(&names, name).is_ok() {
+        names.forget_unused(gone, &|c| all || c.is_empty());
+        if self.check_room(&names, name).is_ok() {
             return;
         }
         names.next_search = u64::MAX; // one search at a time
@@ -426,18 +428,18 @@ impl Hub {
         let has_file = |name: &str| there.as_ref().map(|(names, _)| names.contains_key(name));
         let mut names = lock(&shelf.names);
         // One that was used meanwhile may have got its first file.
-        names.forget(gone, &|c| has_file(&c.name) == Some(false) && c.idle(now) > 0);
+        names.forget_unused(gone, &|c| has_file(&c.name) == Some(false) && c.idle(now) > 0);
         names.all.retain(|name, entry| {
-            has_file(name).unwrap_or(entry.why.is_none()) || entry.channel.is_some() || entry.opening
+            has_file(name).unwrap_or(entry.error.is_none()) || entry.channel.is_some() || entry.opening
         });
         let end = self.now();
         names.next_search = end;
-        if self.room(&names, name).is_err() {
+        if self.check_room(&names, name).is_err() {
             names.next_search += SEARCH_PAUSE.max(10 * (end - now));
         }
         for channel in gone {
             // Its epoch may be ahead of the clock, and the next one of this name must be greater.
-            self.epoch.fetch_max(channel.last().epoch, SeqCst);
+            self.epoch.fetch_max(channel.last_id().epoch, SeqCst);
         }
     }
 
@@ -452,43 +454,43 @@ impl Hub {
     ///
     /// # Errors
     /// As [`Hub::channel`] and [`Channel::publish`].
-    pub fn publish_for(&self, name: &str, events: &[Event], whom: For) -> Result<Vec<Id>, Reject> {
+    pub fn publish_for(&self, name: &str, events: &[Event], recipients: Recipients) -> Result<Vec<Id>, Reject> {
         let channel = self.channel(name)?;
-        let (ids, bytes) = match self.elsewhere(name) {
+        let (ids, bytes) = match self.remote_log(name) {
             Some(elsewhere) => {
-                let ids = elsewhere.publish(&channel, events, whom)?;
+                let ids = elsewhere.publish(&channel, events, recipients)?;
                 let mut blocks = Vec::new();
                 events.iter().zip(&ids).for_each(|(event, id)| event.write(Some(id), &mut blocks));
                 (ids, blocks.len() as u64)
             }
-            None => channel.publish(events, Numbers::Own, whom)?,
+            None => channel.publish(events, NewIds::Next, recipients)?,
         };
-        self.counted.events.fetch_add(events.len() as u64, Relaxed);
-        self.counted.published.fetch_add(bytes, Relaxed);
+        self.counters.events.fetch_add(events.len() as u64, Relaxed);
+        self.counters.published.fetch_add(bytes, Relaxed);
         self.wake(&channel);
         Ok(ids)
     }
 
     /// The metrics, in Prometheus's text format; of the channels, only one where `only` names it.
     pub fn metrics(&self, only: Option<&str>) -> String {
-        let further = self.elsewhere.get().map(|elsewhere| elsewhere.metrics()).unwrap_or_default();
-        let names = lock(&self.shelf(only.unwrap_or_default()).names);
+        let further = self.remote_log.get().map(|elsewhere| elsewhere.metrics()).unwrap_or_default();
+        let names = lock(&self.group(only.unwrap_or_default()).names);
         let mut out = String::new();
         let mut tell = |name: &str, kind: &str, help: &str, value: &dyn fmt::Debug| {
             let _ = writeln!(out, "# HELP tincan_{name} {help}\n# TYPE tincan_{name} {kind}\ntincan_{name} {value:?}");
         };
         tell("connections", "gauge", "Open connections, readers included.", &self.connections.load(Relaxed));
         tell("channels", "gauge", "Channels in use.", &names.open);
-        tell("events_total", "counter", "Events published.", &self.counted.events);
-        tell("published_bytes_total", "counter", "Bytes of events published.", &self.counted.published);
-        tell("delivered_bytes_total", "counter", "Bytes of events given to readers.", &self.counted.delivered);
-        tell("dropped_subscribers_total", "counter", "Readers that fell off the log.", &self.counted.dropped);
+        tell("events_total", "counter", "Events published.", &self.counters.events);
+        tell("published_bytes_total", "counter", "Bytes of events published.", &self.counters.published);
+        tell("delivered_bytes_total", "counter", "Bytes of events given to readers.", &self.counters.delivered);
+        tell("dropped_subscribers_total", "counter", "Readers that fell off the log.", &self.counters.dropped);
         for (name, kind, help, value) in further {
             tell(name, kind, help, &format_args!("{value}"));
         }
         out.push_str("# HELP tincan_subscribers Readers of a channel.\n# TYPE tincan_subscribers gauge\n");
         for channel in names.open().filter(|channel| only.is_none_or(|only| channel.name == only)) {
-            let _ = writeln!(out, "tincan_subscribers{{channel=\"{}\"}} {}", channel.name, channel.hearing());
+            let _ = writeln!(out, "tincan_subscribers{{channel=\"{}\"}} {}", channel.name, channel.active_count());
         }
         out
     }

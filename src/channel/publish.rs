@@ -1,12 +1,12 @@
 //! Publishing: events go behind the end of a channel's log, and are heard.
 //!
-//! Limits: `PUBLISH_PATIENCE`.
+//! Limits: `MAX_PUBLISH_WAIT`.
 
 use crate::channel::state::{Channel, State};
 use crate::channel::subscriber::Subscriber;
 use crate::log::disk;
 use crate::log::positions::PIECE;
-use crate::log::writer::{Begun, End, Writer};
+use crate::log::writer::{NewPart, Tail, Writer};
 use crate::system::report::report;
 use crate::system::threads::lock;
 use crate::wire::event::Event;
@@ -18,13 +18,13 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 /// Limit: how long a publisher waits for the pump.
-pub const PUBLISH_PATIENCE: Duration = Duration::from_secs(2);
+pub const MAX_PUBLISH_WAIT: Duration = Duration::from_secs(2);
 
 /// Which ids events get.
 #[derive(Clone, Copy)]
-pub enum Numbers {
+pub enum NewIds {
     /// The log's next ones.
-    Own,
+    Next,
     /// This one.
     Given(Id),
     /// None.
@@ -43,11 +43,11 @@ pub trait Audience {
     fn check(&self, subscribers: &mut [Subscriber], from: u64) -> Result<(), Reject>;
 
     /// The log has it from one position to another, and nobody was given it yet.
-    fn mark(&self, subscribers: &mut [Subscriber], from: u64, to: u64);
+    fn exclude(&self, subscribers: &mut [Subscriber], from: u64, to: u64);
 }
 
 /// None: it is for all.
-pub type For<'a> = Option<&'a dyn Audience>;
+pub type Recipients<'a> = Option<&'a dyn Audience>;
 
 impl Channel {
     /// Appends events to the log, all or none. Returns their ids and their bytes, once they may be heard. It may wait for
@@ -56,34 +56,34 @@ impl Channel {
     /// # Errors
     /// [`DISK_FULL`], or [`LOG_FAILED`] if the disk fails otherwise; and as [`Audience::check`]. Nothing of these events was
     /// kept then.
-    pub fn publish(&self, events: &[Event], numbers: Numbers, whom: For) -> Result<(Vec<Id>, u64), Reject> {
+    pub fn publish(&self, events: &[Event], numbers: NewIds, recipients: Recipients) -> Result<(Vec<Id>, u64), Reject> {
         let mut writer = lock(&self.writer);
         let behind = |state: &mut State| {
-            self.readers() > 0 && state.log.written.pos.saturating_sub(state.pumped) > state.log.slack()
+            self.subscriber_count() > 0 && state.log.written.pos.saturating_sub(state.pumped) > state.log.slack()
         };
-        drop(self.changed.wait_timeout_while(self.state(), PUBLISH_PATIENCE, behind));
-        if let Some(audience) = whom {
+        drop(self.changed.wait_timeout_while(self.state(), MAX_PUBLISH_WAIT, behind));
+        if let Some(audience) = recipients {
             let mut subscribers = self.subscribers();
             let from = self.state().log.written.pos;
             audience.check(&mut subscribers, from)?;
         }
-        let written = self.write(&mut writer, events, numbers, whom);
+        let written = self.write(&mut writer, events, numbers, recipients);
         let len = writer.block.len() as u64;
         writer.block.clear();
         writer.block.shrink_to(PIECE);
         drop(writer);
-        let done = written.and_then(|(ids, end)| self.settle(&end, len).map(|()| (ids, len)));
-        self.note(done.as_ref().err());
+        let done = written.and_then(|(ids, end)| self.wait_heard(&end, len).map(|()| (ids, len)));
+        self.report_outcome(done.as_ref().err());
         done.map_err(|e| if disk::is_full(&e) { DISK_FULL } else { LOG_FAILED })
     }
 
     /// Notes whether the log takes events, tells its owner if that has changed, and cuts off what was taken back.
-    fn note(&self, error: Option<&io::Error>) {
+    fn report_outcome(&self, error: Option<&io::Error>) {
         if error.is_some()
             && let Ok(mut writer) = self.writer.try_lock()
         {
             // What was taken back is not to be there after a crash. If others write, they do this, or the last that fails.
-            let newest = self.state().log.end().newest;
+            let newest = self.state().log.tail().newest;
             let _ = writer.mend(newest); // else before the next append
         }
         if replace(&mut self.state().failing, error.is_some()) != error.is_some() {
@@ -96,14 +96,16 @@ impl Channel {
     ///
     /// # Errors
     /// If the disk fails.
-    fn write(&self, writer: &mut Writer, events: &[Event], numbers: Numbers, whom: For) -> io::Result<(Vec<Id>, End)> {
+    fn write(
+        &self, writer: &mut Writer, events: &[Event], numbers: NewIds, recipients: Recipients,
+    ) -> io::Result<(Vec<Id>, Tail)> {
         loop {
-            let end = self.state().log.end();
+            let end = self.state().log.tail();
             writer.mend(end.newest)?;
             let first = match numbers {
-                Numbers::Own => Some(end.written.id.plus(1)),
-                Numbers::Given(id) => Some(id),
-                Numbers::None => None,
+                NewIds::Next => Some(end.written.id.plus(1)),
+                NewIds::Given(id) => Some(id),
+                NewIds::None => None,
             };
             let mut ids = Vec::new();
             writer.block.clear();
@@ -113,13 +115,13 @@ impl Channel {
                 ids.extend(id);
             }
             let last = *ids.last().unwrap_or(&end.written.id);
-            let alone = writer.seal(events.len(), end.newest) || (writer.syncs() && whom.is_some());
-            if alone && self.settle(&end, 0).is_err() {
+            let alone = writer.seal(events.len(), end.newest) || (writer.syncs() && recipients.is_some());
+            if alone && self.wait_heard(&end, 0).is_err() {
                 continue; // others have had to take back what they had written
             }
             let done = writer.write(&end, alone).and_then(|begun| {
                 let heard = alone || !writer.syncs();
-                self.commit(&end, last, &writer.block, begun, whom, heard)
+                self.commit(&end, last, &writer.block, begun, recipients, heard)
             });
             return done.map(|()| (ids, end));
         }
@@ -127,21 +129,21 @@ impl Channel {
 
     /// Tells the log, and so all readers, what was written behind its end.
     fn commit(
-        &self, end: &End, last: Id, block: &[u8], begun: Option<Begun>, whom: For, heard: bool,
+        &self, end: &Tail, last: Id, block: &[u8], new_part: Option<NewPart>, recipients: Recipients, heard: bool,
     ) -> io::Result<()> {
         let _dropped; // behind the locks, which come later: to close a file may take long
         // Nobody is given anything before we know who is not to be given this.
-        let mut held = whom.map(|audience| (self.subscribers(), audience));
+        let mut held = recipients.map(|audience| (self.subscribers(), audience));
         if let Some((subscribers, audience)) = &mut held {
-            audience.mark(subscribers, end.written.pos, end.written.pos + block.len() as u64);
+            audience.exclude(subscribers, end.written.pos, end.written.pos + block.len() as u64);
         }
-        let listened = self.readers() > 0;
+        let listened = self.subscriber_count() > 0;
         let mut state = self.state();
-        end.still(block.len() as u64)?;
-        _dropped = state.log.commit(block, last, begun, listened);
+        end.check_rollback(block.len() as u64)?;
+        _dropped = state.log.commit(block, last, new_part, listened);
         let written = state.log.written;
         if heard {
-            state.log.hear(written);
+            state.log.set_heard(written);
         }
         if !listened {
             state.pumped = written.pos;
@@ -151,10 +153,10 @@ impl Channel {
 
     /// Waits until the `len` bytes that were appended behind this end may be heard. If that takes the disk, one of those that
     /// wait has it write for all of them.
-    fn settle(&self, end: &End, len: u64) -> io::Result<()> {
+    fn wait_heard(&self, end: &Tail, len: u64) -> io::Result<()> {
         let mut state = self.state();
         loop {
-            end.still(len)?;
+            end.check_rollback(len)?;
             if state.log.heard.pos >= end.written.pos + len {
                 return Ok(());
             }
@@ -170,10 +172,10 @@ impl Channel {
             state.syncing = false;
             self.changed.notify_all();
             if let Err(e) = done {
-                state.log.take_back(e.kind());
+                state.log.roll_back(e.kind());
                 return Err(e);
             }
-            state.log.hear(mark);
+            state.log.set_heard(mark);
         }
     }
 }

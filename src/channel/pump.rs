@@ -11,9 +11,9 @@
 
 use crate::channel::hub::Hub;
 use crate::channel::state::{Channel, Opening};
-use crate::channel::subscriber::{LOOK, Slot};
+use crate::channel::subscriber::{LOOK_INTERVAL, Slot};
 use crate::channel::turn::Piece;
-use crate::system::threads::{lock, start};
+use crate::system::threads::{lock, spawn};
 use std::io;
 use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,15 +34,15 @@ impl Hub {
     pub(super) fn start(self: &Arc<Hub>) -> io::Result<()> {
         let pump = self.clone();
         let heart = self.clone();
-        let _ = self.pump.set(start("pump", Box::new(move || pump.pump()))?);
-        let _ = self.heart.set(start("heartbeat", Box::new(move || heart.beat()))?);
+        let _ = self.pump.set(spawn("pump", Box::new(move || pump.pump()))?);
+        let _ = self.heartbeat.set(spawn("heartbeat", Box::new(move || heart.heartbeat()))?);
         Ok(())
     }
 
     /// Tells the pump that a channel has news, once for any number of them.
     pub fn wake(&self, channel: &Arc<Channel>) {
-        if channel.readers() > 0 && !channel.queued.swap(true, SeqCst) {
-            lock(&self.news).push_back(channel.clone());
+        if channel.subscriber_count() > 0 && !channel.queued.swap(true, SeqCst) {
+            lock(&self.queue).push_back(channel.clone());
             self.pump.get().inspect(|pump| pump.unpark());
         }
     }
@@ -53,11 +53,11 @@ impl Hub {
     /// If the socket fails.
     pub fn subscribe(&self, channel: &Arc<Channel>, stream: TcpStream, slot: Slot, opening: Opening) -> io::Result<()> {
         let waits = opening.wait.is_some(); // the pump has to know when a poll ends
-        let has_more = channel.open(self.config(), self.now(), stream, slot, opening)?;
+        let has_more = channel.join(self.config(), self.now(), stream, slot, opening)?;
         if has_more || waits {
             self.wake(channel);
         }
-        self.heart.get().inspect(|heart| heart.unpark()); // without a reader it sleeps for good
+        self.heartbeat.get().inspect(|heart| heart.unpark()); // without a reader it sleeps for good
         Ok(())
     }
 
@@ -70,7 +70,7 @@ impl Hub {
                 own.state().replaying = false; // a panic is a bug
             }
         };
-        if start("replay", Box::new(work)).is_ok() {
+        if spawn("replay", Box::new(work)).is_ok() {
             return None;
         }
         channel.state().replaying = false;
@@ -90,7 +90,7 @@ impl Hub {
         let mut later: Vec<Arc<Channel>> = Vec::new();
         let mut first = u64::MAX;
         loop {
-            let next = lock(&self.news).pop_front();
+            let next = lock(&self.queue).pop_front();
             if let Some(channel) = next {
                 channel.queued.store(false, SeqCst); // before the log is read: whoever appends after that queues it again
                 let turn = AssertUnwindSafe(|| self.turn(&channel, &Piece::default()));
@@ -123,18 +123,18 @@ impl Hub {
 
     /// One turn of a channel. Returns when the first stalled subscriber is to be tried again, or the first poll ends.
     fn turn(self: &Arc<Hub>, channel: &Arc<Channel>, read: &Piece) -> Option<u64> {
-        let turn = channel.turn(read, self.cores, &self.counted, self.now());
+        let turn = channel.turn(read, self.cores, &self.counters, self.now());
         if turn.more {
             self.wake(channel); // behind the other channels that have news
         }
-        let again = if turn.disk { self.start_replay(channel) } else { None };
+        let again = if turn.needs_replay { self.start_replay(channel) } else { None };
         turn.retry.into_iter().chain(again).min()
     }
 
-    fn beat(&self) {
+    fn heartbeat(&self) {
         loop {
             let now = self.now();
-            let channels = self.heard();
+            let channels = self.channels_with_subscribers();
             if channels.is_empty() {
                 thread::park(); // until somebody joins, or at once if somebody has since the last time
                 continue;
@@ -144,7 +144,7 @@ impl Hub {
                     self.wake(&channel);
                 }
             }
-            thread::sleep(Duration::from_millis(LOOK));
+            thread::sleep(Duration::from_millis(LOOK_INTERVAL));
         }
     }
 }

@@ -20,7 +20,7 @@ pub trait Watch: Send {
     fn send(&mut self, bytes: &[u8], write: &mut dyn FnMut() -> io::Result<usize>) -> io::Result<usize>;
 
     /// All of an answer was sent. Returns whether it goes on watching what follows.
-    fn answered(&mut self) -> bool {
+    fn response_sent(&mut self) -> bool {
         true
     }
 
@@ -37,12 +37,12 @@ pub trait Frames: Send {
     fn payload(&mut self, bytes: &mut &[u8]) -> (Vec<u8>, bool);
 
     /// Where it stands.
-    fn place(&self) -> InFrame;
+    fn position(&self) -> FramePosition;
 }
 
 /// A place among frames.
 #[derive(PartialEq)]
-pub enum InFrame {
+pub enum FramePosition {
     /// Between two, or in a header.
     Header {
         /// Some of it has come.
@@ -78,8 +78,8 @@ impl Watchers {
     }
 
     /// All of an answer was sent.
-    pub fn answered(&mut self) {
-        self.0.retain_mut(|watcher| watcher.answered());
+    pub fn response_sent(&mut self) {
+        self.0.retain_mut(|watcher| watcher.response_sent());
     }
 }
 

@@ -36,7 +36,7 @@ pub const OLD: &str = "NAME.old.sse";
 pub const NEXT: &str = ".NAME.new";
 
 /// Where a channel's files are.
-pub struct Home {
+pub struct ChannelFiles {
     /// The directory.
     pub dir: Arc<Dir>,
     /// The channel's name.
@@ -44,7 +44,7 @@ pub struct Home {
 }
 
 /// The same, but an error with words before it, in which a path cannot break the line or drive a terminal.
-fn worded<T>(done: io::Result<T>, words: impl Display) -> io::Result<T> {
+fn with_context<T>(done: io::Result<T>, words: impl Display) -> io::Result<T> {
     done.map_err(|error| {
         let words = visible(words.to_string());
         io::Error::new(error.kind(), format!("{words}: {error}"))
@@ -52,7 +52,7 @@ fn worded<T>(done: io::Result<T>, words: impl Display) -> io::Result<T> {
 }
 
 /// An error in words of our own.
-fn refuse<T>(why: &str) -> io::Result<T> {
+fn failure<T>(why: &str) -> io::Result<T> {
     Err(io::Error::other(why))
 }
 
@@ -92,19 +92,19 @@ impl Dir {
             path.ancestors().skip(1).flat_map(File::open).for_each(|parent| drop(parent.sync_all()));
         }
         let why = at("is no directory that can be read; give one, with the rights to read and write it");
-        let handle = worded(made.and_then(|()| File::open(path)), why)?;
+        let handle = with_context(made.and_then(|()| File::open(path)), why)?;
         let why = at("cannot be locked, so two servers could write there; give one on another file system");
         match handle.try_lock() {
             Err(TryLockError::WouldBlock) => {
                 let why = at("is in use by another server; give each a directory of its own");
                 return Err(io::Error::new(ErrorKind::ResourceBusy, why));
             }
-            locked => worded(locked.map_err(io::Error::from), why)?,
+            locked => with_context(locked.map_err(io::Error::from), why)?,
         }
         let dir = Dir { path: path.into(), handle, private, sync, tried: OnceLock::new() };
         match dir.probe() {
             // A full disk is told to whoever publishes; what is there can be read. It is tried again when there is room.
-            Err(e) if !is_full(&e) => worded(Err(e), at("will not do; give another")),
+            Err(e) if !is_full(&e) => with_context(Err(e), at("will not do; give another")),
             _ => Ok(dir),
         }
     }
@@ -123,7 +123,7 @@ impl Dir {
         done?;
         self.sync_names().or_else(|e| {
             let remedy = if has_no_sync(&e) { " (without --sync it will do)" } else { "" };
-            worded(Err(e), format!("it cannot be synced{remedy}"))
+            with_context(Err(e), format!("it cannot be synced{remedy}"))
         })?;
         self.tried.get_or_init(|| ());
         Ok(())
@@ -131,22 +131,22 @@ impl Dir {
 
     /// Tries a file of this name, and another in its place. `case`: the name in letters of the other case.
     fn try_files(&self, name: &Path, other: &Path, case: &Path) -> io::Result<()> {
-        let file = worded(self.make(name), "a log cannot be made there")?;
+        let file = with_context(self.create_file(name), "a log cannot be made there")?;
         let meta = file.metadata()?;
         if fs::symlink_metadata(case).is_ok() || File::open(case).is_ok() {
-            return refuse(
+            return failure(
                 "names that differ in case alone are one file there, so /ROOM would replace what /room keeps",
             );
         }
         if !is_at(name, &meta) {
-            return refuse("its file system cannot say which name is which file");
+            return failure("its file system cannot say which name is which file");
         }
         if self.private && meta.mode() & 0o077 != 0 {
-            return refuse("others can read the files that are made there, and reading needs a token");
+            return failure("others can read the files that are made there, and reading needs a token");
         }
-        worded(file.sync_data(), "its files cannot be synced")?;
-        self.make(other)?;
-        worded(fs::rename(name, other), "a file cannot be put there in place of another")
+        with_context(file.sync_data(), "its files cannot be synced")?;
+        self.create_file(other)?;
+        with_context(fs::rename(name, other), "a file cannot be put there in place of another")
     }
 
     /// The channels that have files in it, by the names of these, each with room for what its owner knows of it; and all
@@ -168,7 +168,7 @@ impl Dir {
             let is_ours = is_kind && is_channel(stem);
             if self.private && is_ours {
                 let why = "others can read it, and reading needs a token; chmod 600 it";
-                worded(narrow(&entry), format_args!("{}: {why}", entry.path().display()))?;
+                with_context(restrict(&entry), format_args!("{}: {why}", entry.path().display()))?;
             }
             if is_ours && is_log {
                 stems.insert(stem.into(), T::default());
@@ -181,19 +181,19 @@ impl Dir {
 
     /// Makes sure that the path still leads to this directory. Another one in its place, such as what is left after a
     /// disk is unmounted, may be another server's.
-    fn check(&self) -> io::Result<()> {
+    fn check_path(&self) -> io::Result<()> {
         let own = self.handle.metadata()?;
         match fs::metadata(&self.path) {
             Ok(there) if is_same(&own, &there) => Ok(()),
-            _ => refuse("its directory is gone, or another has its place; put it back, or start the server again"),
+            _ => failure("its directory is gone, or another has its place; put it back, or start the server again"),
         }
     }
 
     /// Makes a new file in place of what has the name, which may be a link to anywhere.
-    fn make(&self, path: &Path) -> io::Result<File> {
-        self.check()?;
+    fn create_file(&self, path: &Path) -> io::Result<File> {
+        self.check_path()?;
         match fs::remove_file(path) {
-            Err(e) if e.kind() == ErrorKind::IsADirectory => return worded(Err(e), "move it away"),
+            Err(e) if e.kind() == ErrorKind::IsADirectory => return with_context(Err(e), "move it away"),
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
             _ => {}
         }
@@ -206,7 +206,7 @@ impl Dir {
     /// # Errors
     /// If that fails.
     pub fn sync(&self) -> io::Result<()> {
-        worded(self.sync_names(), self.path.display())
+        with_context(self.sync_names(), self.path.display())
     }
 
     /// Without --sync the names are as safe as the file system makes them.
@@ -215,7 +215,7 @@ impl Dir {
     }
 }
 
-impl Home {
+impl ChannelFiles {
     /// The path of one of the channel's files.
     fn path(&self, file: &str) -> PathBuf {
         self.dir.path.join(file.replace("NAME", &self.name))
@@ -225,17 +225,17 @@ impl Home {
     ///
     /// # Errors
     /// If it cannot be read and written, or is no file of its own.
-    pub fn get(&self, name: &str) -> io::Result<Option<LogFile>> {
+    pub fn open(&self, name: &str) -> io::Result<Option<LogFile>> {
         let path = self.path(name);
-        match self.open(name, &path) {
+        match self.open_file(name, &path) {
             Ok(file) => Ok(Some(LogFile { path, file, head: 0 })),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) => worded(Err(e), path.display()),
+            Err(e) => with_context(Err(e), path.display()),
         }
     }
 
-    fn open(&self, name: &str, path: &Path) -> io::Result<File> {
-        self.dir.check()?;
+    fn open_file(&self, name: &str, path: &Path) -> io::Result<File> {
+        self.dir.check_path()?;
         let meta = fs::symlink_metadata(path)?;
         if name == OLD && is_at(&self.path(NEWEST), &meta) {
             // A crash can leave both names of a rename, on a file system whose renames are two steps.
@@ -244,7 +244,7 @@ impl Home {
         }
         if !meta.is_file() {
             // To open a pipe would be to wait for its other end, and a link may lead to what is not ours.
-            return refuse("it is no file, or a link to one; move it away");
+            return failure("it is no file, or a link to one; move it away");
         }
         if meta.nlink() > 1 {
             // It has a second name, as a backup by `cp -al` gives it one. What is written from now on does not belong
@@ -252,13 +252,13 @@ impl Home {
             self.copy(&File::open(path)?, 0, name)?;
         }
         let file = File::options().read(true).write(true).open(path)?;
-        if is_at(path, &file.metadata()?) { Ok(file) } else { refuse("another program replaces it") }
+        if is_at(path, &file.metadata()?) { Ok(file) } else { failure("another program replaces it") }
     }
 
     /// Copies a file, from this byte on, to another that then has this name; on the disk.
     fn copy(&self, mut file: &File, from: u64, name: &str) -> io::Result<()> {
         let mut copied = || {
-            let mut copy = self.dir.make(&self.path(NEXT))?;
+            let mut copy = self.dir.create_file(&self.path(NEXT))?;
             file.seek(SeekFrom::Start(from))?;
             io::copy(&mut file as &mut dyn Read, &mut copy)?; // without the system's shortcuts, which some disks lack
             if !self.dir.private {
@@ -276,11 +276,11 @@ impl Home {
     ///
     /// # Errors
     /// If that fails; nothing has changed then.
-    pub fn keep(&self, log: &LogFile, from: u64) -> io::Result<String> {
+    pub fn save_cut(&self, log: &LogFile, from: u64) -> io::Result<String> {
         let is_free = |name: &String| fs::symlink_metadata(self.path(name)).is_err();
         let name = (1u64..).map(|n| format!("NAME.cut-{n}")).find(is_free).unwrap_or_default();
         let why = "what a crash left in it has to be cut off, and cannot be kept first";
-        log.named(worded(self.copy(&log.file, from, &name), why))?;
+        log.with_path(with_context(self.copy(&log.file, from, &name), why))?;
         Ok(name.replace("NAME", &self.name))
     }
 
@@ -288,11 +288,11 @@ impl Home {
     ///
     /// # Errors
     /// If that fails; nothing has changed then.
-    pub fn create(&self, head: &[u8], events: &[u8]) -> io::Result<Output> {
+    pub fn create(&self, head: &[u8], events: &[u8]) -> io::Result<Appender> {
         self.dir.probe()?;
         let next = self.path(NEXT);
-        let file = worded(self.dir.make(&next), next.display())?;
-        let mut output = Output::new(LogFile { path: self.path(NEWEST), file, head: head.len() as u64 }, 0);
+        let file = with_context(self.dir.create_file(&next), next.display())?;
+        let mut output = Appender::new(LogFile { path: self.path(NEWEST), file, head: head.len() as u64 }, 0);
         let done = output.append(&[head, events].concat()).and_then(|()| output.file.sync());
         done.inspect_err(|_| drop(self.remove(NEXT)))?;
         Ok(output)
@@ -304,8 +304,8 @@ impl Home {
     /// If that fails; nothing has changed then.
     pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let [from, to] = [from, to].map(|name| self.path(name));
-        let moved = self.dir.check().and_then(|()| fs::rename(&from, &to));
-        worded(moved, format!("{} cannot become {}", from.display(), to.display()))
+        let moved = self.dir.check_path().and_then(|()| fs::rename(&from, &to));
+        with_context(moved, format!("{} cannot become {}", from.display(), to.display()))
     }
 
     /// Drops one of the channel's files.
@@ -313,13 +313,13 @@ impl Home {
     /// # Errors
     /// If that fails.
     pub fn remove(&self, name: &str) -> io::Result<()> {
-        self.dir.check()?;
+        self.dir.check_path()?;
         fs::remove_file(self.path(name))
     }
 }
 
-/// Leaves a file to its owner alone. What is no file, or has a second name, is not ours to change; see [`Home::get`].
-fn narrow(entry: &DirEntry) -> io::Result<()> {
+/// Leaves a file to its owner alone. What is no file, or has a second name, is not ours to change; see [`ChannelFiles::open`].
+fn restrict(entry: &DirEntry) -> io::Result<()> {
     let meta = entry.metadata()?;
     if meta.is_file() && meta.nlink() == 1 && meta.mode() & 0o077 != 0 {
         let file = File::open(entry.path())?;
@@ -344,8 +344,8 @@ impl LogFile {
     ///
     /// # Errors
     /// That one.
-    pub fn named<T>(&self, done: io::Result<T>) -> io::Result<T> {
-        worded(done, self.path.display())
+    pub fn with_path<T>(&self, done: io::Result<T>) -> io::Result<T> {
+        with_context(done, self.path.display())
     }
 
     /// Waits until its bytes are on the disk.
@@ -353,7 +353,7 @@ impl LogFile {
     /// # Errors
     /// If the disk fails.
     pub fn sync(&self) -> io::Result<()> {
-        self.named(self.file.sync_data())
+        self.with_path(self.file.sync_data())
     }
 
     /// Cuts off what is behind these bytes, and waits until that is on the disk.
@@ -361,23 +361,23 @@ impl LogFile {
     /// # Errors
     /// If the disk fails.
     pub fn cut(&self, len: u64) -> io::Result<()> {
-        self.named(self.file.set_len(len))?;
+        self.with_path(self.file.set_len(len))?;
         self.sync()
     }
 }
 
 /// The end of a channel's file, where events are appended.
-pub struct Output {
+pub struct Appender {
     /// The file.
     pub file: Arc<LogFile>,
     len: u64,     // its bytes; after a write or a cut that failed, there may be fewer
     largest: u64, // what the process may make it, as far as that is known
 }
 
-impl Output {
+impl Appender {
     /// The end of a file of this length.
-    pub fn new(file: LogFile, len: u64) -> Output {
-        Output { file: Arc::new(file), len, largest: 0 }
+    pub fn new(file: LogFile, len: u64) -> Appender {
+        Appender { file: Arc::new(file), len, largest: 0 }
     }
 
     /// Cuts off what is behind so many bytes, if there is or may be anything. It is on the disk then: else a power cut could
@@ -403,11 +403,13 @@ impl Output {
         let whole = ours.is_ok_and(|meta| meta.len() == before && is_at(&self.file.path, &meta));
         // A new one has another name at first.
         if before > 0 && !whole {
-            return self.file.named(refuse("another program has changed, moved or removed it; start the server again"));
+            return self
+                .file
+                .with_path(failure("another program has changed, moved or removed it; start the server again"));
         }
         self.len += bytes.len() as u64;
         if self.len >= self.largest {
-            self.largest = limits::soft("Max file size").unwrap_or(u64::MAX);
+            self.largest = limits::soft_limit("Max file size").unwrap_or(u64::MAX);
         }
         // To grow up to the limit itself would be one byte too many: the next write would be answered not with an error
         // but with SIGXFSZ, which ends the process (setrlimit(2)).
@@ -420,6 +422,6 @@ impl Output {
         if done.is_err() {
             let _ = self.cut(before); // else before the next append
         }
-        self.file.named(done)
+        self.file.with_path(done)
     }
 }

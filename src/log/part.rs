@@ -17,7 +17,7 @@ const ID_LINE: usize = 64;
 
 /// A place between two events.
 #[derive(Clone, Copy, Default)]
-pub struct Mark {
+pub struct Boundary {
     /// The position behind the one.
     pub pos: u64,
     /// Its id.
@@ -25,7 +25,7 @@ pub struct Mark {
 }
 
 /// Bytes of a file, for those who may wait for the disk.
-pub struct Stretch {
+pub struct FileRange {
     /// The file.
     pub file: Arc<LogFile>,
     /// Where they begin in it.
@@ -34,7 +34,7 @@ pub struct Stretch {
     pub len: usize,
 }
 
-impl Stretch {
+impl FileRange {
     /// Appends what the disk gives at a time, at least one byte.
     ///
     /// # Errors
@@ -44,12 +44,12 @@ impl Stretch {
         out.resize(before + self.len, 0);
         let read = self.file.file.read_at(out.get_mut(before..).unwrap_or_default(), self.offset);
         out.truncate(before + read.as_ref().unwrap_or(&0));
-        self.file.named(read.and_then(|read| if read > 0 { Ok(()) } else { Err(shortened()) }))
+        self.file.with_path(read.and_then(|read| if read > 0 { Ok(()) } else { Err(shortened_error()) }))
     }
 }
 
 /// The error for a file that has lost its end.
-pub fn shortened() -> io::Error {
+pub fn shortened_error() -> io::Error {
     io::Error::new(ErrorKind::UnexpectedEof, "what was written to it is not there any more")
 }
 
@@ -85,7 +85,7 @@ impl Part {
     /// If it was, or the disk fails.
     pub fn check(&self) -> io::Result<()> {
         match &self.file {
-            Some(file) if file.file.metadata()?.len() < file.head + self.len => file.named(Err(shortened())),
+            Some(file) if file.file.metadata()?.len() < file.head + self.len => file.with_path(Err(shortened_error())),
             _ => Ok(()),
         }
     }
@@ -98,7 +98,7 @@ impl Part {
         };
         let len = self.len.saturating_sub(from).min(out.len() as u64) as usize;
         let out = out.get_mut(..len).unwrap_or_default();
-        file.named(file.file.read_exact_at(out, file.head + from))?;
+        file.with_path(file.file.read_exact_at(out, file.head + from))?;
         Ok(len)
     }
 
@@ -106,7 +106,7 @@ impl Part {
     ///
     /// # Errors
     /// If the disk fails.
-    pub fn block(&self, pos: u64) -> io::Result<Option<Mark>> {
+    pub fn block_end_after(&self, pos: u64) -> io::Result<Option<Boundary>> {
         let mut window = [0; 4096];
         let mut at = pos.saturating_sub(ID_LINE as u64).max(self.start);
         loop {
@@ -116,7 +116,7 @@ impl Part {
             for (_, end) in bytes.windows(2).zip(2..).skip(skip).filter(|(pair, _)| pair == b"\n\n") {
                 let line = bytes.get(..end - 2).unwrap_or_default().rsplit(|&b| b == b'\n').next();
                 if let Some(id) = line.and_then(Id::from_line) {
-                    return Ok(Some(Mark { pos: at + end as u64, id }));
+                    return Ok(Some(Boundary { pos: at + end as u64, id }));
                 } // else it is a gap, which belongs to what follows it
             }
             if len < window.len() {

@@ -7,24 +7,24 @@
 //! The bytes lie in parts (`part.rs`), in memory or in files (`--data`). What one POST publishes never spans two parts,
 //! and the oldest part is dropped whole. In memory a part has a sixteenth of the limit, or [`PIECE`] if that is less. On
 //! disk there are two: `NAME.sse`, and `NAME.old.sse`, which it becomes at half of the limit. There is no index beside
-//! them: ids only grow, so [`Log::find`] searches in the bytes themselves, by halves.
+//! them: ids only grow, so [`Log::find_start`] searches in the bytes themselves, by halves.
 //!
 //! A log with files knows what stands in them, and does not touch them under its lock: `writer.rs` appends, and tells the
 //! log ([`Log::commit`]). What was just written is in memory as well until all readers that keep up were given it, so
-//! they never wait for the disk. Older bytes are read from a [`Stretch`] of a file, without the log.
+//! they never wait for the disk. Older bytes are read from a [`FileRange`] of a file, without the log.
 //!
 //! *Written* and *heard*: with `--sync` readers are given only what is on the disk. Without it a file's first event
 //! alone waits for the disk, and so does an epoch's: then no id can be given out twice, whatever a power cut takes.
 //!
 //! The ids are *counted* here, one by one; or the log is a copy of one elsewhere, and they are *given*, with any steps.
 //!
-//! Limits: the bytes kept are at most the limit given (the newest POST is kept even if it alone is larger); `RECENT`.
+//! Limits: the bytes kept are at most the limit given (the newest POST is kept even if it alone is larger); `MAX_RECENT`.
 //! Deliberately absent: who reads, and when. Shortcut: a byte that changed within the data of an event is not noticed.
 
-use crate::log::disk::{Dir, Home, LogFile, NEWEST, OLD, Output};
-use crate::log::part::{Mark, Part, Stretch, shortened};
-use crate::log::recovery::{self, Found, MAX_HEAD};
-use crate::log::writer::{Begun, End, TakenBack, Writer};
+use crate::log::disk::{Appender, ChannelFiles, Dir, LogFile, NEWEST, OLD};
+use crate::log::part::{Boundary, FileRange, Part, shortened_error};
+use crate::log::recovery::{self, MAX_HEAD, Scan};
+use crate::log::writer::{NewPart, Rollback, Tail, Writer};
 use crate::wire::event::{self, Event};
 use crate::wire::id::Id;
 use std::collections::VecDeque;
@@ -35,11 +35,11 @@ use std::sync::Arc;
 /// Limit: the bytes that one [`Log::read`] copies.
 pub const PIECE: usize = 64 << 10;
 /// Limit: the bytes of a log with files that are in memory as well, unless the newest POST alone is more.
-const RECENT: usize = 64 << 10;
+const MAX_RECENT: usize = 64 << 10;
 
 /// Where a reader wants to start.
 #[derive(PartialEq)]
-pub enum From {
+pub enum Since {
     /// With the next event.
     Now,
     /// With the oldest event kept.
@@ -49,7 +49,7 @@ pub enum From {
 }
 
 /// Where a reader does start.
-pub struct Place {
+pub struct Start {
     /// The position of the first byte to send.
     pub pos: u64,
     /// The id of the event before it.
@@ -83,13 +83,13 @@ pub struct Trimmed;
 
 /// A file of a log, if it is there, without what a crash has left in it.
 fn recover(
-    home: &Home, name: &str, last: &mut Id, note: &mut dyn FnMut(String),
-) -> io::Result<Option<(LogFile, Found)>> {
-    let Some(mut file) = home.get(name)? else { return Ok(None) };
-    let found = file.named(recovery::recover(&file.file, last))?;
+    home: &ChannelFiles, name: &str, last: &mut Id, note: &mut dyn FnMut(String),
+) -> io::Result<Option<(LogFile, Scan)>> {
+    let Some(mut file) = home.open(name)? else { return Ok(None) };
+    let found = file.with_path(recovery::recover(&file.file, last))?;
     file.head = found.head;
     if found.good < found.len {
-        let kept = home.keep(&file, found.good)?;
+        let kept = home.save_cut(&file, found.good)?;
         file.cut(found.good)?;
         note(format!("{kept} is new: it keeps what had to be cut off"));
         let what = match found.hole {
@@ -121,18 +121,18 @@ fn preceding(id: Id) -> Id {
 pub struct Log {
     limit: u64,
     ids: Ids,
-    found: Id, // the last event before this epoch
-    hole: Id,  // behind this one some are missing that a power cut took
+    before_epoch: Id, // the last event before this epoch
+    hole_after: Id,   // behind this one some are missing that a power cut took
     /// The end of what was appended.
-    pub written: Mark,
+    pub written: Boundary,
     /// The end of what readers may hear.
-    pub heard: Mark,
-    taken_back: TakenBack, // the next time
+    pub heard: Boundary,
+    rollback: Rollback, // the next time
     parts: VecDeque<Part>,
-    held: Vec<u64>,    // the parts of these positions can be read until they are no longer held
-    fallen: Vec<Part>, // of those, the ones that were dropped
-    recent: Vec<u8>,   // of files: the last bytes written
-    bad: u64,          // at a byte in front of this position it could not be read back
+    held: Vec<u64>,         // the parts of these positions can be read until they are no longer held
+    held_parts: Vec<Part>,  // of those, the ones that were dropped
+    recent: Vec<u8>,        // of files: the last bytes written
+    unreadable_before: u64, // at a byte in front of this position it could not be read back
 }
 
 impl Log {
@@ -143,8 +143,15 @@ impl Log {
 
     /// A copy of a log elsewhere, from behind this id on.
     pub fn copy(start: Id, limit: usize) -> Log {
-        let start = Mark { pos: 0, id: start };
-        Log { limit: limit as u64, ids: Ids::Given, found: start.id, written: start, heard: start, ..Log::default() }
+        let start = Boundary { pos: 0, id: start };
+        Log {
+            limit: limit as u64,
+            ids: Ids::Given,
+            before_epoch: start.id,
+            written: start,
+            heard: start,
+            ..Log::default()
+        }
     }
 
     /// The log of a channel in files, with what they hold, and what writes to it. Its epoch is greater than any in them.
@@ -156,24 +163,24 @@ impl Log {
         dir: &Arc<Dir>, name: &str, epoch: u64, limit: usize, sync: bool, note: &mut dyn FnMut(String),
     ) -> io::Result<(Log, Writer)> {
         let mut log = Log::new(0, limit.saturating_sub(2 * MAX_HEAD)); // the heads count as well
-        let home = Home { dir: dir.clone(), name: name.into() };
+        let home = ChannelFiles { dir: dir.clone(), name: name.into() };
         let mut oldest = None;
         let mut dropped = None;
         let mut newest = None;
         for which in [OLD, NEWEST] {
-            let before = log.found;
-            let Some((file, found)) = recover(&home, which, &mut log.found, note)? else { continue };
+            let before = log.before_epoch;
+            let Some((file, found)) = recover(&home, which, &mut log.before_epoch, note)? else { continue };
             if sync {
                 file.sync()?; // what was heard from a file must be on the disk
             }
             dropped = found.dropped.filter(|_| which == NEWEST);
             let Some(first) = found.first else { continue }; // it gives way to the next file
             if !before.precedes(first) {
-                log.hole = before;
+                log.hole_after = before;
             }
             oldest = oldest.or(found.first);
-            let output = Output::new(file, found.good);
-            log.add(before, Some(output.file.clone()), u64::MAX);
+            let output = Appender::new(file, found.good);
+            log.add_part(before, Some(output.file.clone()), u64::MAX);
             log.grow(found.good - found.head);
             newest = Some(output).filter(|_| which == NEWEST);
         }
@@ -183,8 +190,8 @@ impl Log {
         if let Some(front) = log.parts.front_mut() {
             front.before = kept;
         }
-        log.found = log.found.max(kept);
-        log.written.id.epoch = epoch.max(log.found.epoch.saturating_add(1));
+        log.before_epoch = log.before_epoch.max(kept);
+        log.written.id.epoch = epoch.max(log.before_epoch.epoch.saturating_add(1));
         log.heard = log.written;
         if sync {
             dir.sync()?;
@@ -194,21 +201,21 @@ impl Log {
     }
 
     /// Where the next events are appended.
-    pub fn end(&self) -> End {
+    pub fn tail(&self) -> Tail {
         let newest = self.parts.back();
-        End {
+        Tail {
             written: self.written,
             last: self.last(),
             newest: newest.map_or(0, |part| part.len),
             before: newest.map(|part| part.before).unwrap_or_default(),
-            taken_back: self.taken_back.clone(),
+            rollback: self.rollback.clone(),
         }
     }
 
     /// The id of the last event, of whatever epoch.
     fn last(&self) -> Id {
         let begins = self.ids == Ids::Counted && self.written.id.seq == 0;
-        if begins { self.found } else { self.written.id }
+        if begins { self.before_epoch } else { self.written.id }
     }
 
     /// Whether there is no event in it.
@@ -217,8 +224,8 @@ impl Log {
     }
 
     /// All events after this one are kept.
-    pub fn kept(&self) -> Id {
-        self.parts.front().map_or(self.found, |part| part.before)
+    pub fn kept_after(&self) -> Id {
+        self.parts.front().map_or(self.before_epoch, |part| part.before)
     }
 
     /// How many bytes certainly stay when the next ones come, unless these are more than this themselves.
@@ -230,28 +237,28 @@ impl Log {
     /// first of a new file. `listened`: there are readers. Drops what is over the limit.
     ///
     /// Returns what it has dropped. To close a file may take long.
-    pub fn commit(&mut self, block: &[u8], last: Id, begun: Option<Begun>, listened: bool) -> Vec<Part> {
+    pub fn commit(&mut self, block: &[u8], last: Id, new_part: Option<NewPart>, listened: bool) -> Vec<Part> {
         // Without readers nobody stands there any more.
-        let mut dropped = if listened { Vec::new() } else { self.hold(Vec::new()) };
-        if let Some(Begun { file, stays }) = begun.or_else(|| self.begins(block.len())) {
-            dropped.extend(self.add(self.last(), file, stays));
+        let mut dropped = if listened { Vec::new() } else { self.hold_parts(Vec::new()) };
+        if let Some(NewPart { file, keep_before }) = new_part.or_else(|| self.next_part(block.len())) {
+            dropped.extend(self.add_part(self.last(), file, keep_before));
         }
         self.grow(block.len() as u64);
         self.written.id = last;
         match self.parts.back_mut() {
             Some(Part { file: None, memory, .. }) => memory.extend_from_slice(block),
-            _ if listened => self.remember(block),
+            _ if listened => self.keep_recent(block),
             _ => self.recent = Vec::new(),
         }
         dropped
     }
 
     /// Whether so many bytes more begin the next part in memory.
-    fn begins(&self, len: usize) -> Option<Begun> {
+    fn next_part(&self, len: usize) -> Option<NewPart> {
         let fits = |part: &Part| part.file.is_some() || part.memory.len() + len <= self.part_limit();
-        let stays = self.limit.saturating_sub(self.part_limit().max(len) as u64);
+        let keep_before = self.limit.saturating_sub(self.part_limit().max(len) as u64);
         let begins = !self.parts.back().is_some_and(fits);
-        begins.then_some(Begun { file: None, stays })
+        begins.then_some(NewPart { file: None, keep_before })
     }
 
     /// How many bytes a part in memory has, unless one POST has more.
@@ -260,8 +267,8 @@ impl Log {
     }
 
     /// Keeps in memory what was written to a file.
-    fn remember(&mut self, block: &[u8]) {
-        let room = RECENT.saturating_sub(block.len());
+    fn keep_recent(&mut self, block: &[u8]) {
+        let room = MAX_RECENT.saturating_sub(block.len());
         if self.recent.len() > room {
             // No more than half of it stays, so that this is not done each time.
             self.recent.drain(..self.recent.len() - room / 2);
@@ -272,18 +279,18 @@ impl Log {
     /// Drops the oldest part; returns it, unless it is held. Limit: so many bytes more as the log keeps.
     fn drop_part(&mut self) -> Option<Part> {
         let part = self.parts.pop_front()?;
-        let bytes: u64 = self.fallen.iter().map(|part| part.len).sum();
+        let bytes: u64 = self.held_parts.iter().map(|part| part.len).sum();
         if bytes + part.len > self.limit || !part.has_any(&self.held) {
             return Some(part);
         }
-        self.fallen.push(part);
+        self.held_parts.push(part);
         None
     }
 
     /// The parts of these positions are held: they can be read, even if they are dropped. Returns those that no longer are.
-    pub fn hold(&mut self, held: Vec<u64>) -> Vec<Part> {
+    pub fn hold_parts(&mut self, held: Vec<u64>) -> Vec<Part> {
         self.held = held;
-        self.fallen.extract_if(.., |part| !part.has_any(&self.held)).collect()
+        self.held_parts.extract_if(.., |part| !part.has_any(&self.held)).collect()
     }
 
     /// Where the oldest byte stands that is kept.
@@ -297,7 +304,7 @@ impl Log {
     }
 
     /// Adds a part without events; so many bytes of what is in front of it stay. Returns what it has dropped.
-    fn add(&mut self, before: Id, file: Option<Arc<LogFile>>, stays: u64) -> Vec<Part> {
+    fn add_part(&mut self, before: Id, file: Option<Arc<LogFile>>, stays: u64) -> Vec<Part> {
         let start = self.written.pos;
         let mut dropped = Vec::new();
         while self.parts.front().is_some_and(|part| start - part.start > stays) {
@@ -320,24 +327,24 @@ impl Log {
     }
 
     /// What has to be on the disk until everything written may be heard.
-    pub fn unsynced(&self) -> (Mark, Option<Arc<LogFile>>) {
+    pub fn unsynced(&self) -> (Boundary, Option<Arc<LogFile>>) {
         (self.written, self.file().cloned())
     }
 
     /// What was written up to here may be heard.
-    pub fn hear(&mut self, mark: Mark) {
+    pub fn set_heard(&mut self, mark: Boundary) {
         self.heard = mark;
     }
 
     /// Takes back everything that nobody has heard: the kernel has forgotten what it could not write, so a second try would
-    /// succeed without it. Who has written it finds out by [`End::still`].
-    pub fn take_back(&mut self, why: ErrorKind) {
-        self.forget();
-        let _ = take(&mut self.taken_back).set((self.heard.pos, why));
+    /// succeed without it. Who has written it finds out by [`Tail::check_rollback`].
+    pub fn roll_back(&mut self, why: ErrorKind) {
+        self.drop_unheard();
+        let _ = take(&mut self.rollback).set((self.heard.pos, why));
     }
 
     /// Forgets everything that nobody has heard.
-    fn forget(&mut self) {
+    fn drop_unheard(&mut self) {
         let unheard = self.written.pos - self.heard.pos;
         if let Some(part) = self.parts.back_mut() {
             part.len = part.len.saturating_sub(unheard);
@@ -347,34 +354,34 @@ impl Log {
     }
 
     /// All readers that keep up were given what is in front of this position.
-    pub fn given(&mut self, pos: u64) {
+    pub fn delivered_up_to(&mut self, pos: u64) {
         if pos >= self.written.pos {
             self.recent = Vec::new();
         }
     }
 
     /// From here on the bytes are in memory.
-    pub fn memory(&self) -> u64 {
+    pub fn memory_start(&self) -> u64 {
         self.file().map_or(0, |_| self.written.pos - self.recent.len() as u64)
     }
 
     /// A copy for those who may wait for the disk, if the log is in files.
-    pub fn on_disk(&self) -> Option<Log> {
+    pub fn disk_view(&self) -> Option<Log> {
         let mut log = self.file().map(|_| self.clone())?;
-        log.forget(); // what is not heard may be cut off meanwhile
+        log.drop_unheard(); // what is not heard may be cut off meanwhile
         Some(log)
     }
 
     /// Notes where it could not be read back. Returns whether that is new.
-    pub fn note_bad(&mut self, pos: u64) -> bool {
-        let new = !self.is_bad();
-        self.bad = self.bad.max(pos + 1);
+    pub fn mark_unreadable(&mut self, pos: u64) -> bool {
+        let new = !self.is_unreadable();
+        self.unreadable_before = self.unreadable_before.max(pos + 1);
         new
     }
 
     /// Whether it could not be read back, at a place that is still kept.
-    pub fn is_bad(&self) -> bool {
-        self.start() < self.bad
+    pub fn is_unreadable(&self) -> bool {
+        self.start() < self.unreadable_before
     }
 
     /// Appends bytes from `pos` on to `out`: at most [`PIECE`], and none if `pos` is the end of what may be heard. What is
@@ -382,19 +389,19 @@ impl Log {
     ///
     /// # Errors
     /// [`Trimmed`] if the byte at `pos` is no longer there.
-    pub fn read(&self, pos: u64, out: &mut Vec<u8>) -> Result<Option<Stretch>, Trimmed> {
+    pub fn read(&self, pos: u64, out: &mut Vec<u8>) -> Result<Option<FileRange>, Trimmed> {
         if pos >= self.heard.pos {
             return Ok(None);
         }
         let kept = self.parts.get(self.index(pos)).filter(|part| part.start <= pos);
-        let held = || self.fallen.iter().find(|part| part.has_any(&[pos]));
+        let held = || self.held_parts.iter().find(|part| part.has_any(&[pos]));
         let part = kept.or_else(held).ok_or(Trimmed)?;
         let len = (part.end().min(self.heard.pos) - pos).min(PIECE as u64) as usize;
         let (bytes, from) = match &part.file {
-            Some(file) if pos < self.memory() => {
-                return Ok(Some(Stretch { file: file.clone(), offset: file.head + pos - part.start, len }));
+            Some(file) if pos < self.memory_start() => {
+                return Ok(Some(FileRange { file: file.clone(), offset: file.head + pos - part.start, len }));
             }
-            Some(_) => (&self.recent, self.memory()),
+            Some(_) => (&self.recent, self.memory_start()),
             None => (&part.memory, part.start),
         };
         let from = (pos - from) as usize;
@@ -411,15 +418,15 @@ impl Log {
     ///
     /// # Errors
     /// If the disk fails.
-    pub fn find(&self, from: &From) -> io::Result<Place> {
-        let asked = match from {
-            From::Now => return Ok(Place { pos: self.heard.pos, id: self.heard.id, gap: None }),
-            From::All => None,
-            From::After(text) => Id::parse(text),
+    pub fn find_start(&self, since: &Since) -> io::Result<Start> {
+        let asked = match since {
+            Since::Now => return Ok(Start { pos: self.heard.pos, id: self.heard.id, gap: None }),
+            Since::All => None,
+            Since::After(text) => Id::parse(text),
         };
         self.parts.iter().try_for_each(Part::check)?;
         let counted = self.ids == Ids::Counted;
-        let kept = self.kept();
+        let kept = self.kept_after();
         // Counted ids of one epoch have no steps, so within it the loss is known.
         let lost = |to: Id| {
             let asked = asked.filter(|asked| counted && asked.epoch == to.epoch)?;
@@ -427,57 +434,57 @@ impl Log {
         };
         // Ids that are given never go back: what is above all that are there was heard, and has been lost.
         if let Some(asked) = asked.filter(|id| kept <= *id && (!counted || *id <= self.heard.id)) {
-            let Mark { pos, id } = self.after(asked)?;
-            let next = self.next(pos)?;
+            let Boundary { pos, id } = self.last_up_to(asked)?;
+            let next = self.id_at(pos)?;
             // Between counted ids that are there, some can be missing that a power cut took.
             let is_whole = match self.ids {
                 Ids::Given => id == asked,
                 Ids::Counted if id != asked && asked.seq > 0 => false,
-                Ids::Counted => self.hole <= asked && next.is_none_or(|next| id.precedes(next)),
+                Ids::Counted => self.hole_after <= asked && next.is_none_or(|next| id.precedes(next)),
             };
-            let lost = next.filter(|_| self.hole <= asked).and_then(|next| lost(preceding(next)));
+            let lost = next.filter(|_| self.hole_after <= asked).and_then(|next| lost(preceding(next)));
             let gap = if is_whole { None } else { Some(Gap { from: next, lost }) };
-            return Ok(Place { pos, id: asked, gap });
+            return Ok(Start { pos, id: asked, gap });
         }
         let pos = self.start();
-        let next = self.next(pos)?;
+        let next = self.id_at(pos)?;
         let id = match next {
             None => self.heard.id,
             Some(next) if counted => preceding(next),
             Some(_) => kept,
         };
-        let gap = if *from == From::All { None } else { Some(Gap { from: next, lost: lost(kept) }) };
-        Ok(Place { pos, id, gap })
+        let gap = if *since == Since::All { None } else { Some(Gap { from: next, lost: lost(kept) }) };
+        Ok(Start { pos, id, gap })
     }
 
     /// The id of the event at this position, which is between two events; none at the end.
-    fn next(&self, pos: u64) -> io::Result<Option<Id>> {
+    fn id_at(&self, pos: u64) -> io::Result<Option<Id>> {
         if pos >= self.heard.pos {
             return Ok(None);
         }
-        let next = self.block(pos)?.map(|mark| mark.id);
+        let next = self.block_end_after(pos)?.map(|mark| mark.id);
         if self.file().is_some() && next.is_none_or(|next| next > self.written.id) {
-            return Err(shortened());
+            return Err(shortened_error());
         }
         Ok(next)
     }
 
     /// The end of the first event that ends behind `pos`, and its id.
-    fn block(&self, pos: u64) -> io::Result<Option<Mark>> {
+    fn block_end_after(&self, pos: u64) -> io::Result<Option<Boundary>> {
         // A part may have only gaps there.
-        self.parts.iter().skip(self.index(pos)).find_map(|part| part.block(pos).transpose()).transpose()
+        self.parts.iter().skip(self.index(pos)).find_map(|part| part.block_end_after(pos).transpose()).transpose()
     }
 
     /// The end of the last event whose id is not greater than this one, which is among the kept. What is above all of them
     /// comes behind gaps that follow the last one, too.
-    fn after(&self, asked: Id) -> io::Result<Mark> {
+    fn last_up_to(&self, asked: Id) -> io::Result<Boundary> {
         let front = self.parts.front().filter(|_| asked <= self.heard.id);
         let Some(front) = front else { return Ok(self.heard) };
-        let mut found = Mark { pos: front.start, id: front.before };
+        let mut found = Boundary { pos: front.start, id: front.before };
         let mut end = self.heard.pos;
         while found.pos < end {
             let middle = found.pos + (end - found.pos) / 2;
-            match self.block(middle)? {
+            match self.block_end_after(middle)? {
                 Some(mark) if mark.id <= asked => found = mark,
                 _ => end = middle, // the block in the middle begins there or before
             }

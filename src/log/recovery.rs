@@ -59,21 +59,21 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek};
 /// A head has at most so many bytes.
 pub const MAX_HEAD: usize = 128;
 /// Limit: the bytes that are read from a file at a time, and how much of a line is looked at. In all of it NULs count.
-const READ: usize = 64 << 10;
-const HEAD: &str = ": tincan log";
-const DROPPED: &str = "; no longer kept: everything up to ";
+const READ_SIZE: usize = 64 << 10;
+const HEAD_TEXT: &str = ": tincan log";
+const DROPPED_TEXT: &str = "; no longer kept: everything up to ";
 /// How the lines of an event begin, but for its id.
 const FIELDS: [&[u8]; 3] = [b"event: ", b"retry: ", b"data: "];
 
 /// The head of a file, where events up to this id were dropped.
 pub fn head(dropped: Id) -> String {
-    let dropped = if dropped > Id::default() { format!("{DROPPED}{dropped}") } else { String::new() };
-    format!("{HEAD}{dropped}\n\n")
+    let dropped = if dropped > Id::default() { format!("{DROPPED_TEXT}{dropped}") } else { String::new() };
+    format!("{HEAD_TEXT}{dropped}\n\n")
 }
 
 /// What stands in a file.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Found {
+pub struct Scan {
     /// The bytes of its head; 0 if that is not whole.
     pub head: u64,
     /// The bytes up to the end of the last whole unit.
@@ -92,23 +92,23 @@ pub struct Found {
 ///
 /// # Errors
 /// If the disk fails, or the file is damaged.
-pub fn recover(mut file: &File, last: &mut Id) -> io::Result<Found> {
-    let mut found = Found { len: file.metadata()?.len(), ..Found::default() };
+pub fn recover(mut file: &File, last: &mut Id) -> io::Result<Scan> {
+    let mut found = Scan { len: file.metadata()?.len(), ..Scan::default() };
     file.rewind()?;
-    let mut reader = BufReader::with_capacity(READ, file.take(found.len));
+    let mut reader = BufReader::with_capacity(READ_SIZE, file.take(found.len));
     let mut piece = Vec::new(); // a line with its end, or some of a long one
-    let mut unit = Unit { at: At::Head, blocks: 1, nuls: 0, sealed: 0, found, last: *last };
+    let mut unit = Unit { expected: Expected::Head, blocks: 1, nuls: 0, sealed: 0, found, last: *last };
     loop {
         let begins = piece.is_empty() || piece.ends_with(b"\n");
         piece.clear();
-        reader.by_ref().take(READ as u64).read_until(b'\n', &mut piece)?;
+        reader.by_ref().take(READ_SIZE as u64).read_until(b'\n', &mut piece)?;
         if piece.is_empty() {
             return Ok(found);
         }
-        if unit.at == At::Head && is_foreign(&piece) {
+        if unit.expected == Expected::Head && is_foreign(&piece) {
             return Err(damaged(0));
         }
-        unit.take(&piece, begins);
+        unit.add(&piece, begins);
         if unit.nuls > unit.sealed {
             found.hole = true;
             return Ok(found);
@@ -116,7 +116,7 @@ pub fn recover(mut file: &File, last: &mut Id) -> io::Result<Found> {
         if unit.blocks > 0 {
             continue;
         }
-        if unit.at == At::Wrong || unit.nuls < unit.sealed {
+        if unit.expected == Expected::Wrong || unit.nuls < unit.sealed {
             return Err(damaged(found.good));
         }
         if found.good == 0 {
@@ -124,13 +124,13 @@ pub fn recover(mut file: &File, last: &mut Id) -> io::Result<Found> {
         }
         found = unit.found;
         *last = unit.last;
-        unit = Unit { at: At::Unit, blocks: 1, nuls: 0, sealed: 0, ..unit };
+        unit = Unit { expected: Expected::Unit, blocks: 1, nuls: 0, sealed: 0, ..unit };
     }
 }
 
 /// What has to come next.
 #[derive(PartialEq)]
-enum At {
+enum Expected {
     /// The head.
     Head,
     /// A seal or a field.
@@ -147,47 +147,49 @@ enum At {
 
 /// A unit, as far as it was read. The head is one as well.
 struct Unit {
-    at: At,
+    expected: Expected,
     blocks: u64, // that have to come
     nuls: u64,
-    sealed: u64,  // how many NULs its seal says
-    found: Found, // with it, as far as it was read
+    sealed: u64, // how many NULs its seal says
+    found: Scan, // with it, as far as it was read
     last: Id,
 }
 
 impl Unit {
     /// Takes the next piece; if that begins no line, more of the last one.
-    fn take(&mut self, piece: &[u8], begins: bool) {
+    fn add(&mut self, piece: &[u8], begins: bool) {
         self.found.good += piece.len() as u64;
         self.nuls += piece.iter().filter(|&&byte| byte == 0).count() as u64;
         if begins {
             let line = piece.strip_suffix(b"\n").unwrap_or(piece);
-            self.at = self.behind(line);
+            self.expected = self.after_line(line);
             // The other one is an empty line to a client, but not one of ours: other hands have changed the ends of lines.
             self.blocks -= u64::from(line.is_empty() || line == b"\r");
         }
     }
 
     /// What has to come behind this line.
-    fn behind(&mut self, text: &[u8]) -> At {
-        match self.at {
-            At::Head if text.starts_with(HEAD.as_bytes()) => {
+    fn after_line(&mut self, text: &[u8]) -> Expected {
+        match self.expected {
+            Expected::Head if text.starts_with(HEAD_TEXT.as_bytes()) => {
                 let text = String::from_utf8_lossy(text);
-                let id = text.split_once(DROPPED).map_or(Some(Id::default()), |(_, id)| Id::parse(id));
+                let id = text.split_once(DROPPED_TEXT).map_or(Some(Id::default()), |(_, id)| Id::parse(id));
                 self.found.dropped = id.filter(can_grow);
-                At::End
+                Expected::End
             }
-            At::Unit if let Some(seal) = seal(text) => {
+            Expected::Unit if let Some(seal) = seal(text) => {
                 (self.blocks, self.sealed) = seal;
-                At::Block
+                Expected::Block
             }
-            At::Unit | At::Block | At::Fields if FIELDS.iter().any(|name| text.starts_with(name)) => At::Fields,
-            At::Fields if let Some(id) = Id::from_line(text).filter(|id| can_grow(id) && self.follows(id)) => {
+            Expected::Unit | Expected::Block | Expected::Fields if FIELDS.iter().any(|name| text.starts_with(name)) => {
+                Expected::Fields
+            }
+            Expected::Fields if let Some(id) = Id::from_line(text).filter(|id| can_grow(id) && self.follows(id)) => {
                 self.found.first = self.found.first.or(Some(id));
                 self.last = id;
-                At::End
+                Expected::End
             }
-            At::End if text.is_empty() => At::Block,
+            Expected::End if text.is_empty() => Expected::Block,
             _ => {
                 // Without a NUL so far, it is not a hole that made it wrong. Otherwise it may be one, with fewer NULs so
                 // far than the seal counts, for the event's own come later. A hole makes no blank line, so behind as many
@@ -196,7 +198,7 @@ impl Unit {
                     self.blocks = 1;
                     self.sealed = u64::MAX;
                 }
-                At::Wrong
+                Expected::Wrong
             }
         }
     }
@@ -220,7 +222,7 @@ fn seal(line: &[u8]) -> Option<(u64, u64)> {
 /// Whether a file that begins with this line is no log. What is before its first NUL, if it has one, was written so.
 fn is_foreign(line: &[u8]) -> bool {
     let text = line.split(|byte| matches!(byte, 0 | b'\n')).next().unwrap_or_default();
-    !text.starts_with(HEAD.as_bytes()) && !HEAD.as_bytes().starts_with(text)
+    !text.starts_with(HEAD_TEXT.as_bytes()) && !HEAD_TEXT.as_bytes().starts_with(text)
 }
 
 /// Whether there can be an id after this one, and a later epoch.

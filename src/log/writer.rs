@@ -12,8 +12,8 @@
 //!
 //! Limits: those of the log. Deliberately absent: positions and readers; `positions.rs` has them.
 
-use crate::log::disk::{Home, LogFile, NEWEST, NEXT, OLD, Output};
-use crate::log::part::Mark;
+use crate::log::disk::{Appender, ChannelFiles, LogFile, NEWEST, NEXT, OLD};
+use crate::log::part::Boundary;
 use crate::log::recovery;
 use crate::wire::event;
 use crate::wire::id::Id;
@@ -21,29 +21,29 @@ use std::io::{self, ErrorKind};
 use std::sync::{Arc, OnceLock};
 
 /// To which position what was not yet heard was taken back, and why; set when that happens.
-pub type TakenBack = Arc<OnceLock<(u64, ErrorKind)>>;
+pub type Rollback = Arc<OnceLock<(u64, ErrorKind)>>;
 
 /// The end of a log, for those who append to it.
-pub struct End {
+pub struct Tail {
     /// The end of what was appended.
-    pub written: Mark,
+    pub written: Boundary,
     /// The id of the last event, of whatever epoch.
     pub last: Id,
     /// Bytes of events in the newest part; 0 if there are none.
     pub newest: u64,
     /// The id before the first of them.
     pub before: Id,
-    /// The first time from here on. What is still there after it was heard, and stays.
-    pub taken_back: TakenBack,
+    /// The first time from here on. What is still there after it was heard, and keep_before.
+    pub rollback: Rollback,
 }
 
-impl End {
+impl Tail {
     /// Makes sure that so many bytes behind it, which were appended, were not taken back.
     ///
     /// # Errors
     /// Of the kind that made it necessary.
-    pub fn still(&self, len: u64) -> io::Result<()> {
-        match self.taken_back.get() {
+    pub fn check_rollback(&self, len: u64) -> io::Result<()> {
+        match self.rollback.get() {
             Some((pos, why)) if *pos < self.written.pos + len => Err((*why).into()),
             _ => Ok(()),
         }
@@ -51,11 +51,11 @@ impl End {
 }
 
 /// What begins the next part of a log.
-pub struct Begun {
+pub struct NewPart {
     /// Its file; none if it is in memory.
     pub file: Option<Arc<LogFile>>,
     /// How many bytes of events before it stay.
-    pub stays: u64,
+    pub keep_before: u64,
 }
 
 /// A channel's files, as who appends has them. By default there are none: the log is in memory.
@@ -67,20 +67,20 @@ pub struct Writer {
 }
 
 struct Files {
-    home: Home,
+    files: ChannelFiles,
     sync: bool,  // --sync
     limit: u64,  // the history
     fresh: bool, // the next event is the first of an epoch
     // What others wrote to the newest file, or this process without a sync, may be lost although a later sync succeeds: the
     // kernel forgets what it could not write. Behind such a hole the first event of an epoch would not be found.
-    spoiled: bool,
-    output: Option<Output>, // of NAME.sse, if it has the newest events
+    unreliable: bool,
+    newest: Option<Appender>, // of NAME.sse, if it has the newest events
 }
 
 impl Writer {
     /// A writer to a channel's files. `output`: the end of its file, unless its newest events are in the older part.
-    pub fn new(home: Home, limit: u64, sync: bool, output: Option<Output>) -> Writer {
-        let files = Files { home, sync, limit, fresh: true, spoiled: false, output };
+    pub fn new(home: ChannelFiles, limit: u64, sync: bool, output: Option<Appender>) -> Writer {
+        let files = Files { files: home, sync, limit, fresh: true, unreliable: false, newest: output };
         Writer { block: Vec::new(), files: Some(files) }
     }
 
@@ -95,7 +95,7 @@ impl Writer {
     /// If the disk fails.
     pub fn mend(&mut self, newest: u64) -> io::Result<()> {
         match &mut self.files {
-            Some(Files { output: Some(output), spoiled, sync, .. }) => {
+            Some(Files { newest: Some(output), unreliable: spoiled, sync, .. }) => {
                 output.cut(output.file.head + newest).inspect_err(|_| *spoiled = !*sync)
             }
             _ => Ok(()),
@@ -113,25 +113,25 @@ impl Writer {
     /// the file that had to be begun for it.
     ///
     /// # Errors
-    /// If the disk fails; see [`Output::append`]. The log is as before then.
-    pub fn write(&mut self, end: &End, settle: bool) -> io::Result<Option<Begun>> {
+    /// If the disk fails; see [`Appender::append`]. The log is as before then.
+    pub fn write(&mut self, end: &Tail, durable: bool) -> io::Result<Option<NewPart>> {
         let Some(files) = &mut self.files else { return Ok(None) };
         let fits = files.fits(end.newest, self.block.len() as u64);
-        let begun = match &mut files.output {
+        let begun = match &mut files.newest {
             Some(output) if fits => {
                 output.append(&self.block)?;
-                if settle {
-                    files.spoiled = !files.sync; // until it has succeeded
+                if durable {
+                    files.unreliable = !files.sync; // until it has succeeded
                     output.file.sync()?;
-                    files.home.dir.sync()?;
+                    files.files.dir.sync()?;
                 }
                 None
             }
             _ => Some(files.begin(end, &self.block)?),
         };
-        if settle {
+        if durable {
             files.fresh = false;
-            files.spoiled = false;
+            files.unreliable = false;
         }
         Ok(begun)
     }
@@ -139,38 +139,38 @@ impl Writer {
 
 impl Files {
     fn fits(&self, newest: u64, len: u64) -> bool {
-        !self.spoiled && self.output.is_some() && newest + len <= self.limit / 2
+        !self.unreliable && self.newest.is_some() && newest + len <= self.limit / 2
     }
 
     /// Begins the next file with a block. If that fails, it has no event, and gives way to the next one.
-    fn begin(&mut self, end: &End, block: &[u8]) -> io::Result<Begun> {
+    fn begin(&mut self, end: &Tail, block: &[u8]) -> io::Result<NewPart> {
         let room = self.limit.saturating_sub((self.limit / 2).max(block.len() as u64));
-        let stays = if end.newest <= room { end.newest } else { 0 };
-        let head = recovery::head(if stays > 0 { end.before } else { end.last });
-        let mut next = self.home.create(head.as_bytes(), block)?;
+        let keep_before = if end.newest <= room { end.newest } else { 0 };
+        let head = recovery::head(if keep_before > 0 { end.before } else { end.last });
+        let mut next = self.files.create(head.as_bytes(), block)?;
         self.place(end).inspect_err(|_| {
             let _ = next.cut(next.file.head);
-            let _ = self.home.remove(NEXT);
+            let _ = self.files.remove(NEXT);
         })?;
-        if end.newest > stays {
-            let _ = self.home.remove(OLD);
+        if end.newest > keep_before {
+            let _ = self.files.remove(OLD);
         }
         let file = Some(next.file.clone());
-        self.output = Some(next);
-        Ok(Begun { file, stays })
+        self.newest = Some(next);
+        Ok(NewPart { file, keep_before })
     }
 
     /// Puts the next file into its place.
-    fn place(&mut self, end: &End) -> io::Result<()> {
-        if let Some(output) = &self.output {
+    fn place(&mut self, end: &Tail) -> io::Result<()> {
+        if let Some(output) = &self.newest {
             output.file.sync()?;
-            self.home.rename(NEWEST, OLD)?;
-            self.output = None;
+            self.files.rename(NEWEST, OLD)?;
+            self.newest = None;
         }
         if end.newest > 0 {
-            self.home.dir.sync()?;
+            self.files.dir.sync()?;
         }
-        self.home.rename(NEXT, NEWEST)?;
-        self.home.dir.sync()
+        self.files.rename(NEXT, NEWEST)?;
+        self.files.dir.sync()
     }
 }

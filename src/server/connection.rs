@@ -9,7 +9,7 @@ use crate::channel::framing::chunked;
 use crate::channel::watch::Watchers;
 use crate::system::report::report;
 use crate::wire::chunked::Chunked;
-use crate::wire::http::{self, Framing, HeadEnd, Request};
+use crate::wire::http::{self, BodyLength, HeadEnd, Request};
 use crate::wire::reject::{Reject, TIMEOUT, TOO_LARGE};
 use std::borrow::Cow;
 use std::io::{self, ErrorKind, Read, Write};
@@ -29,11 +29,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// Limit: a response, and each write of it.
 const RESPONSE_TIME: Duration = Duration::from_secs(10);
 /// Limit: how long what comes behind the last answer is read and dropped.
-const LINGER: Duration = Duration::from_secs(2);
+const CLOSE_TIME: Duration = Duration::from_secs(2);
 /// Bytes for which a read makes room: enough for most requests, and little for a connection that is idle.
-const READ: usize = 512;
+const FIRST_READ: usize = 512;
 /// The same behind a read that filled its room. The buffer never holds more than a head and this.
-const FURTHER: usize = 16 << 10;
+const NEXT_READ: usize = 16 << 10;
 
 /// Why a connection takes no further request.
 pub enum Stop {
@@ -56,7 +56,7 @@ impl From<Reject> for Stop {
 }
 
 /// An answer whose body is known.
-pub struct Answer {
+pub struct Response {
     /// The status code.
     pub status: u16,
     /// Whole field lines, each with its CRLF.
@@ -69,29 +69,29 @@ pub struct Answer {
     pub cache: &'static str,
 }
 
-impl Answer {
+impl Response {
     /// A 200 of a media type.
-    pub fn new(kind: &str, body: impl Into<Cow<'static, [u8]>>) -> Answer {
-        Answer { body: body.into(), ..Answer::empty(200, format!("Content-Type: {kind}\r\n")) }
+    pub fn new(media_type: &str, body: impl Into<Cow<'static, [u8]>>) -> Response {
+        Response { body: body.into(), ..Response::empty(200, format!("Content-Type: {media_type}\r\n")) }
     }
 
     /// One without a body.
-    pub fn empty(status: u16, fields: impl Into<String>) -> Answer {
-        Answer { status, fields: fields.into(), body: Cow::default(), chunked: false, cache: http::LIVE }
+    pub fn empty(status: u16, fields: impl Into<String>) -> Response {
+        Response { status, fields: fields.into(), body: Cow::default(), chunked: false, cache: http::NO_STORE }
     }
 
     /// A refusal, and what it is about if that is not empty.
-    pub fn refusal(reject: Reject, about: &str) -> Answer {
+    pub fn refusal(reject: Reject, about: &str) -> Response {
         let line = reject.line();
         let line = if about.is_empty() { line } else { format!("{}: {about}\n", line.trim_end()) };
-        let mut answer = Answer { status: reject.status, ..Answer::text(line) };
-        answer.fields += reject.fields;
-        answer
+        let mut response = Response { status: reject.status, ..Response::text(line) };
+        response.fields += reject.fields;
+        response
     }
 
     /// A 200 of plain text.
-    pub fn text(body: impl Into<String>) -> Answer {
-        Answer::new("text/plain; charset=utf-8", body.into().into_bytes())
+    pub fn text(body: impl Into<String>) -> Response {
+        Response::new("text/plain; charset=utf-8", body.into().into_bytes())
     }
 }
 
@@ -103,16 +103,16 @@ pub struct Connection {
     room: usize, // for which the next read makes room
     /// Others wait for its place: it gets one answer, and little time.
     pub brief: bool,
-    head_only: bool, // the request is a HEAD, whose answer has no body, not even a refusal (RFC 9110 §9.3.2)
+    head_only: bool, // the request is a HEAD, whose response has no body, not even a refusal (RFC 9110 §9.3.2)
     quiet: bool,
     peer: SocketAddr,
     /// Method and target of the request that is being answered, for the request log; empty if it was not understood,
     /// and before the first one.
-    pub line: String,
+    pub request_line: String,
     /// Field lines that go with every answer to it.
     pub cors: String,
     /// What a refusal of it is about, which its line then names; else empty.
-    pub about: String,
+    pub refusal_detail: String,
     /// What watches its bytes.
     pub watchers: Watchers,
 }
@@ -123,19 +123,19 @@ impl Connection {
     /// # Errors
     /// Where the socket fails.
     pub fn new(stream: TcpStream, peer: SocketAddr, quiet: bool, brief: bool) -> io::Result<Connection> {
-        stream.set_nodelay(true)?; // an answer, or an event, must not wait for the acknowledgement of the one before
+        stream.set_nodelay(true)?; // an response, or an event, must not wait for the acknowledgement of the one before
         stream.set_write_timeout(Some(RESPONSE_TIME))?;
         Ok(Connection {
             stream,
             buf: Vec::new(),
-            room: READ,
+            room: FIRST_READ,
             brief,
             head_only: false,
             quiet,
             peer,
-            line: String::new(),
+            request_line: String::new(),
             cors: String::new(),
-            about: String::new(),
+            refusal_detail: String::new(),
             watchers: Watchers::default(),
         })
     }
@@ -144,14 +144,14 @@ impl Connection {
     ///
     /// # Errors
     /// Where there is none, or it cannot be told where it ends.
-    pub fn head(&mut self) -> Result<(Vec<u8>, Instant), Stop> {
+    pub fn read_head(&mut self) -> Result<(Vec<u8>, Instant), Stop> {
         self.cors.clear();
-        self.about.clear();
-        self.watchers.answered();
-        if !self.line.is_empty() && self.buf.is_empty() && !self.read(KEEP_ALIVE)? {
+        self.refusal_detail.clear();
+        self.watchers.response_sent();
+        if !self.request_line.is_empty() && self.buf.is_empty() && !self.read(KEEP_ALIVE)? {
             return Err(Stop::Close);
         }
-        self.line.clear();
+        self.request_line.clear();
         let deadline = Instant::now() + if self.brief { BRIEF_TIME } else { REQUEST_TIME };
         let mut end = HeadEnd::default();
         loop {
@@ -163,9 +163,9 @@ impl Connection {
             if self.buf != b"\r"
                 && let Some(end) = end.find(&self.buf)?
             {
-                return Ok((self.take(end), deadline));
+                return Ok((self.drain(end), deadline));
             }
-            self.fill(deadline)?;
+            self.read_before(deadline)?;
         }
     }
 
@@ -173,23 +173,23 @@ impl Connection {
     ///
     /// # Errors
     /// Where it is too large, malformed or late.
-    pub fn body(&mut self, req: &Request, max: usize, deadline: Instant) -> Result<Vec<u8>, Stop> {
+    pub fn read_body(&mut self, req: &Request, max: usize, deadline: Instant) -> Result<Vec<u8>, Stop> {
         let mut deadline = deadline;
         let mut received = Chunked::default();
         let mut expects = req.expects;
         loop {
             let before = received.body.len();
-            let (used, complete) = match req.framing {
-                Framing::Chunked => received.feed(&self.buf, max)?,
-                Framing::Length(n) if n > max => return Err(TOO_LARGE.into()),
-                Framing::Length(n) => {
+            let (used, complete) = match req.body_length {
+                BodyLength::Chunked => received.feed(&self.buf, max)?,
+                BodyLength::Known(n) if n > max => return Err(TOO_LARGE.into()),
+                BodyLength::Known(n) => {
                     let left = n - received.body.len();
                     let data = self.buf.get(..left).unwrap_or(&self.buf);
                     received.body.extend_from_slice(data);
                     (data.len(), data.len() == left)
                 }
             };
-            let used = self.take(used);
+            let used = self.drain(used);
             self.watchers.each(|watcher| watcher.body(&used));
             if complete {
                 return Ok(received.body);
@@ -202,17 +202,17 @@ impl Connection {
                 let most = Instant::now() + REQUEST_TIME; // what comes in a burst buys no longer silence
                 deadline = (deadline + Duration::from_micros(earned)).min(most);
             }
-            self.fill(deadline)?;
+            self.read_before(deadline)?;
         }
     }
 
     /// Takes up to `n` bytes from the front of the buffer.
-    pub fn take(&mut self, n: usize) -> Vec<u8> {
+    pub fn drain(&mut self, n: usize) -> Vec<u8> {
         let rest = self.buf.split_off(n.min(self.buf.len()));
         replace(&mut self.buf, rest)
     }
 
-    fn fill(&mut self, deadline: Instant) -> Result<(), Stop> {
+    fn read_before(&mut self, deadline: Instant) -> Result<(), Stop> {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() || !self.read(left)? { Err(TIMEOUT.into()) } else { Ok(()) }
     }
@@ -227,7 +227,7 @@ impl Connection {
         self.buf.resize(before + self.room, 0);
         let read = self.stream.read(self.buf.get_mut(before..).unwrap_or_default()).map_err(|e| e.kind());
         self.buf.truncate(before + read.unwrap_or(0));
-        self.room = if read == Ok(self.room) { FURTHER } else { READ };
+        self.room = if read == Ok(self.room) { NEXT_READ } else { FIRST_READ };
         match read {
             Ok(1..) => {
                 let new = self.buf.get(before..).unwrap_or_default();
@@ -244,20 +244,20 @@ impl Connection {
     ///
     /// # Errors
     /// Where the socket fails, or the peer does not take the answer in time.
-    pub fn send(&mut self, answer: &Answer, option: &str) -> io::Result<()> {
-        self.note(answer.status);
-        let mut head = http::head(answer.status, &[&answer.fields, answer.cache, &self.cors, option]);
+    pub fn send(&mut self, response: &Response, option: &str) -> io::Result<()> {
+        self.log_request(response.status);
+        let mut head = http::head(response.status, &[&response.fields, response.cache, &self.cors, option]);
         // 204 has no length (RFC 9110 §8.6), and of a stream no HEAD can tell it.
-        let has_length = answer.status != 204 && !(self.head_only && answer.body.is_empty());
-        let framing = chunked(answer.chunked);
-        if has_length && !answer.chunked {
-            head += &format!("Content-Length: {}\r\n", answer.body.len());
+        let has_length = response.status != 204 && !(self.head_only && response.body.is_empty());
+        let framing = chunked(response.chunked);
+        if has_length && !response.chunked {
+            head += &format!("Content-Length: {}\r\n", response.body.len());
         }
         head += framing.field;
         head += "\r\n";
         let mut bytes = head.into_bytes();
         if !self.head_only {
-            bytes.extend(framing.alone(&answer.body));
+            bytes.extend(framing.wrap_all(&response.body));
             bytes.extend((framing.last)());
         }
         let deadline = Instant::now() + RESPONSE_TIME;
@@ -274,16 +274,16 @@ impl Connection {
 
     /// Ends the connection, with a refusal where one is due. What still comes is read and dropped for a while: a socket
     /// that is closed with bytes unread is reset, and a reset can take the answer away before it is read (RFC 9112 §9.6).
-    pub fn end(mut self, stop: Stop) {
+    pub fn close(mut self, stop: Stop) {
         if let Stop::Refuse(reject) = stop
-            && self.send(&Answer::refusal(reject, ""), "Connection: close\r\n").is_err()
+            && self.send(&Response::refusal(reject, ""), "Connection: close\r\n").is_err()
         {
             return;
         }
-        let deadline = Instant::now() + if self.brief { BRIEF_TIME } else { LINGER };
-        self.watchers.answered(); // however long the client takes to see it
+        let deadline = Instant::now() + if self.brief { BRIEF_TIME } else { CLOSE_TIME };
+        self.watchers.response_sent(); // however long the client takes to see it
         if self.stream.shutdown(Shutdown::Write).is_ok() {
-            while self.fill(deadline).is_ok() {
+            while self.read_before(deadline).is_ok() {
                 self.buf.clear();
             }
         }
@@ -292,9 +292,9 @@ impl Connection {
     /// One line per request on standard error. Method and target are printable ASCII (`Request::parse`), so nothing of
     /// a request reaches a terminal as a control character.
     /// Shortcut: a standard error that nobody reads holds up the connections that log to it, never the pump.
-    pub fn note(&self, status: u16) {
+    pub fn log_request(&self, status: u16) {
         if !self.quiet {
-            let line = if self.line.is_empty() { "-" } else { &self.line };
+            let line = if self.request_line.is_empty() { "-" } else { &self.request_line };
             report(format!("{} {} {line} {status}", http::now(), self.peer));
         }
     }

@@ -1,7 +1,7 @@
 //! Doors: how what can be left out of a build comes into a server.
 //!
 //! A [`Door`] is a line of the list of doors (`wings/mod.rs`). It names the words of requests and of the command line that are
-//! a wing's alone, so that they are refused if the wing is not in the build. [`Tables`] are what it adds to the core's tables. A
+//! a wing's alone, so that they are refused if the wing is not in the build. [`WingTables`] are what it adds to the core's tables. A
 //! [`Wing`] is what it does for one server. The core asks all wings, in the order of the list.
 
 use crate::channel::hub::Hub;
@@ -9,7 +9,7 @@ use crate::channel::publish::Audience;
 use crate::channel::subscriber::Slot;
 use crate::channel::watch::Watch;
 use crate::config::{Config, Opt};
-use crate::server::connection::{Answer, Connection};
+use crate::server::connection::{Connection, Response};
 use crate::server::gate::Tokens;
 use crate::server::pages::File;
 use crate::wire::http::Request;
@@ -30,11 +30,11 @@ pub struct Door {
     /// Its fields of a request, each with the member that makes it the wing's, or any value.
     pub fields: &'static [(&'static str, &'static str)],
     /// The wing, if it is in the build.
-    pub wing: Option<&'static Tables>,
+    pub wing: Option<&'static WingTables>,
 }
 
 /// What a wing adds to the tables of the core.
-pub struct Tables {
+pub struct WingTables {
     /// Options.
     pub options: &'static [Opt],
     /// What is wrong with the options together.
@@ -46,20 +46,20 @@ pub struct Tables {
     /// Lines of the chat page that lead to it.
     pub link: &'static str,
     /// Opens it for a server.
-    pub open: fn(&Arc<Desk>) -> io::Result<Box<dyn Wing>>,
+    pub open: fn(&Arc<App>) -> io::Result<Box<dyn Wing>>,
 }
 
-impl Tables {
+impl WingTables {
     /// Empty tables.
-    pub const fn new(open: fn(&Arc<Desk>) -> io::Result<Box<dyn Wing>>) -> Tables {
-        Tables { options: &[], check: |_| Ok(()), refusals: &[], files: &[], link: "", open }
+    pub const fn new(open: fn(&Arc<App>) -> io::Result<Box<dyn Wing>>) -> WingTables {
+        WingTables { options: &[], check: |_| Ok(()), refusals: &[], files: &[], link: "", open }
     }
 }
 
 /// What a wing does for one server. Each function is a door, and by default nobody goes through it.
 pub trait Wing: Send + Sync {
     /// What its owner may not expect, a line.
-    fn note(&self) -> Option<&'static str> {
+    fn start_note(&self) -> Option<&'static str> {
         None
     }
 
@@ -73,7 +73,7 @@ pub trait Wing: Send + Sync {
 
     /// Whether a request asks for more than to read, though its method may be GET. Returns how it is refused by what can only be
     /// read.
-    fn acts(&self, _req: &Request) -> Option<Reject> {
+    fn more_than_read(&self, _req: &Request) -> Option<Reject> {
         None
     }
 
@@ -82,13 +82,13 @@ pub trait Wing: Send + Sync {
     /// # Errors
     /// If it is refused.
     fn request(
-        &self, _desk: &Arc<Desk>, _req: &Request, _head: &[u8], _connection: &mut Connection,
+        &self, _desk: &Arc<App>, _req: &Request, _head: &[u8], _connection: &mut Connection,
     ) -> Result<Option<Route>, Reject> {
         Ok(None)
     }
 
     /// What the prelude of the subscriber with this key says behind the channel's name.
-    fn introduce(&self, _key: u64) -> String {
+    fn prelude_suffix(&self, _key: u64) -> String {
         String::new()
     }
 
@@ -101,29 +101,29 @@ pub trait Wing: Send + Sync {
 /// What a request asks for.
 pub enum Route {
     /// Something to be read, which the head alone tells.
-    Page(Answer),
+    Response(Response),
     /// What is done once the body is there.
-    Work(Work),
+    Handler(Handler),
 }
 
 /// Does what a request asks for, with its body.
-pub type Work = Box<dyn FnOnce(&Request, Vec<u8>, &mut Connection) -> Result<Reply, Reject>>;
+pub type Handler = Box<dyn FnOnce(&Request, Vec<u8>, &mut Connection) -> Result<Outcome, Reject>>;
 
 /// What a request gets.
-pub enum Reply {
+pub enum Outcome {
     /// This answer.
-    Answer(Answer),
+    Response(Response),
     /// Somebody takes its connection over.
-    Taken(Taken),
+    TakenOver(Takeover),
     /// It was given all, to the end of its connection.
-    Given,
+    Sent,
 }
 
 /// Takes a connection over, and its slot.
-pub type Taken = Box<dyn FnOnce(Connection, Slot)>;
+pub type Takeover = Box<dyn FnOnce(Connection, Slot)>;
 
 /// What a server has beside its sockets.
-pub struct Desk {
+pub struct App {
     /// The channels.
     pub hub: Arc<Hub>,
     /// Who may.
@@ -132,20 +132,20 @@ pub struct Desk {
     wings: OnceLock<Vec<Box<dyn Wing>>>,
 }
 
-impl Desk {
+impl App {
     /// A desk whose wings are open.
     ///
     /// # Errors
     /// If one cannot be opened.
-    pub fn new(hub: Arc<Hub>, tokens: Tokens, doors: &'static [Door]) -> io::Result<Arc<Desk>> {
-        let desk = Arc::new(Desk { hub, tokens, doors, wings: OnceLock::new() });
-        let wings = desk.tables().map(|tables| (tables.open)(&desk)).collect::<io::Result<_>>()?;
-        let _ = desk.wings.set(wings);
-        Ok(desk)
+    pub fn new(hub: Arc<Hub>, tokens: Tokens, doors: &'static [Door]) -> io::Result<Arc<App>> {
+        let app = Arc::new(App { hub, tokens, doors, wings: OnceLock::new() });
+        let wings = app.tables().map(|tables| (tables.open)(&app)).collect::<io::Result<_>>()?;
+        let _ = app.wings.set(wings);
+        Ok(app)
     }
 
     /// The tables of the wings in this build.
-    pub fn tables(&self) -> impl Iterator<Item = &'static Tables> + use<> {
+    pub fn tables(&self) -> impl Iterator<Item = &'static WingTables> + use<> {
         self.doors.iter().filter_map(|door| door.wing)
     }
 
@@ -163,13 +163,13 @@ impl Desk {
     ///
     /// # Errors
     /// [`CONNECTIONS`] if it is one too many.
-    pub fn further(&self) -> Result<Slot, Reject> {
+    pub fn extra_connection(&self) -> Result<Slot, Reject> {
         let (slot, number) = self.hub.connect();
         if number > self.hub.shares.connections { Err(CONNECTIONS) } else { Ok(slot) }
     }
 
-    /// Whether a parameter belongs to a wing; [`Desk::check`] has refused those of missing ones.
-    pub fn knows(&self, parameter: &str) -> bool {
+    /// Whether a parameter belongs to a wing; [`App::check_wings`] has refused those of missing ones.
+    pub fn knows_parameter(&self, parameter: &str) -> bool {
         self.doors.iter().any(|door| door.parameters.contains(&parameter))
     }
 
@@ -177,17 +177,17 @@ impl Desk {
     ///
     /// # Errors
     /// [`NO_WING`], or [`NO_WING_HERE`] if it is a path.
-    pub fn check(&self, req: &Request, connection: &mut Connection) -> Result<(), Reject> {
+    pub fn check_wings(&self, req: &Request, connection: &mut Connection) -> Result<(), Reject> {
         let path = req.path.strip_prefix('/').and_then(|path| path.split('/').next()).unwrap_or_default();
         for door in self.doors.iter().filter(|door| door.wing.is_none()) {
             let here = door.paths.contains(&path);
             let is_there = |&(name, member): &(&str, &str)| {
-                if member.is_empty() { req.bytes(name).is_some() } else { req.lists(name, member) }
+                if member.is_empty() { req.field_bytes(name).is_some() } else { req.list_has(name, member) }
             };
             let asks = door.fields.iter().any(is_there) || req.params().any(|pair| door.parameters.contains(&pair.0));
             // With OPTIONS a browser asks what it may ask.
             if here || (asks && req.method != "OPTIONS") {
-                connection.about = door.name.into();
+                connection.refusal_detail = door.name.into();
                 return Err(if here { NO_WING_HERE } else { NO_WING });
             }
         }

@@ -3,9 +3,9 @@
 //! A browser sends its requests from inside the user's network, for whatever page happens to be open. Two attacks
 //! follow, and each has its check here:
 //! - *DNS rebinding*: a page's own name is pointed at this server, which then is "same origin" with the page.
-//!   [`misdirected`] refuses names that nobody told it.
+//!   [`is_misdirected`] refuses names that nobody told it.
 //! - *Cross-site posting*: a form or `fetch` of another site posts here; the browser sends it and only hides the answer.
-//!   [`cross_site`] refuses it, by `Origin` and `Sec-Fetch-Site`, which a page cannot set. A program that is no browser
+//!   [`is_cross_site`] refuses it, by `Origin` and `Sec-Fetch-Site`, which a page cannot set. A program that is no browser
 //!   sends neither. Reading across sites is the browser's to refuse, unless [`cors`] allows it.
 //!
 //! Tokens (`--token-file`) come as the password of Basic credentials (RFC 7617), which every browser can ask for and its
@@ -30,7 +30,7 @@ const MAX_TOKEN_FILE: u64 = 64 << 10;
 /// Whether a Host is a public name that this server was not told of. Addresses cannot be rebound, and nobody outside
 /// can own a name of one label, or of a domain that is reserved for home networks (RFC 6762, RFC 8375) or for the machine
 /// itself (RFC 6761 §6.3).
-pub fn misdirected(config: &Config, authority: &str) -> bool {
+pub fn is_misdirected(config: &Config, authority: &str) -> bool {
     let host = split_port(authority).0.to_ascii_lowercase();
     let name = host.strip_suffix('.').unwrap_or(&host);
     let address = name.parse::<IpAddr>().is_ok() || is_ipv6(name);
@@ -39,11 +39,11 @@ pub fn misdirected(config: &Config, authority: &str) -> bool {
 }
 
 /// Whether a request comes from a page of another site (WHATWG Fetch, "Origin header"; W3C Fetch Metadata).
-pub fn cross_site(config: &Config, req: &Request) -> bool {
-    if allowed(config, req).is_some() {
+pub fn is_cross_site(config: &Config, req: &Request) -> bool {
+    if allowed_origin(config, req).is_some() {
         return false;
     }
-    let says_so = req.all("sec-fetch-site").any(|site| site.eq_ignore_ascii_case(b"cross-site"));
+    let says_so = req.field_values("sec-fetch-site").any(|site| site.eq_ignore_ascii_case(b"cross-site"));
     // Behind a proxy that ends TLS the page's scheme is https, and ours is http; so a Host may have either's default port.
     let host = req.authority.unwrap_or_default().to_ascii_lowercase();
     let same = |sent: &[u8]| {
@@ -51,11 +51,11 @@ pub fn cross_site(config: &Config, req: &Request) -> bool {
         let is = |scheme| sent.split_once("://") == Some((scheme, without_default_port(&host, scheme)));
         is("http") || is("https") || sent.strip_prefix("https://") == Some(without_default_port(&host, "http"))
     };
-    says_so || !req.all("origin").all(same)
+    says_so || !req.field_values("origin").all(same)
 }
 
 /// The value of `Access-Control-Allow-Origin` for this request, if `--allow-origin` covers it.
-fn allowed<'a>(config: &Config, req: &Request<'a>) -> Option<&'a str> {
+fn allowed_origin<'a>(config: &Config, req: &Request<'a>) -> Option<&'a str> {
     let has = |wanted: &str| config.origins.iter().any(|o| o == wanted);
     req.field("origin").filter(|sent| has(&origin(sent))).or(has("*").then_some("*"))
 }
@@ -63,7 +63,7 @@ fn allowed<'a>(config: &Config, req: &Request<'a>) -> Option<&'a str> {
 /// The field lines by which a browser lets another site's page read the answer (WHATWG Fetch, "CORS protocol").
 pub fn cors(config: &Config, req: &Request) -> String {
     let vary = if config.origins.is_empty() { "" } else { "Vary: Origin\r\n" };
-    let Some(origin) = allowed(config, req) else { return vary.into() };
+    let Some(origin) = allowed_origin(config, req) else { return vary.into() };
     let mut fields = format!("{vary}Access-Control-Allow-Origin: {origin}\r\n");
     // A page may send what its user gave the browser, and some always do; a browser does not allow that together with `*`.
     if origin != "*" {
@@ -138,7 +138,7 @@ impl Tokens {
     }
 
     /// Whether reading needs one.
-    pub fn guard_reading(&self) -> bool {
+    pub fn guards_reading(&self) -> bool {
         !self.read.is_empty()
     }
 
@@ -170,9 +170,9 @@ impl Tokens {
         if tokens.is_empty() || method == "OPTIONS" || req.path == "/health" {
             return Ok(());
         }
-        let Some(given) = given(req).filter(|given| !given.is_empty()) else { return Err(missing) };
+        let Some(given) = presented_token(req).filter(|given| !given.is_empty()) else { return Err(missing) };
         // All of them are compared, so the time does not tell which one it was.
-        let known = |tokens: &[String]| tokens.iter().fold(false, |known, token| known | same(&given, token));
+        let known = |tokens: &[String]| tokens.iter().fold(false, |known, token| known | is_equal(&given, token));
         match (known(tokens), known(others)) {
             (true, _) => Ok(()),
             (_, true) => Err(wrong),
@@ -182,7 +182,7 @@ impl Tokens {
 }
 
 /// The token that a request brings.
-fn given(req: &Request) -> Option<Vec<u8>> {
+fn presented_token(req: &Request) -> Option<Vec<u8>> {
     let (scheme, value) = req.field("authorization")?.split_once(' ')?;
     let value = value.trim_start_matches(' ');
     if scheme.eq_ignore_ascii_case("bearer") {
@@ -193,7 +193,7 @@ fn given(req: &Request) -> Option<Vec<u8>> {
 }
 
 /// Compares in a time that depends on `given` alone, which is the guesser's own.
-fn same(given: &[u8], token: &str) -> bool {
+fn is_equal(given: &[u8], token: &str) -> bool {
     let unlike = given
         .iter()
         .zip(token.bytes().cycle())

@@ -32,7 +32,7 @@ pub fn chat(further: &str) -> Vec<u8> {
 }
 
 /// The media type of a file of this name.
-pub fn kind(name: &str) -> &'static str {
+pub fn media_type(name: &str) -> &'static str {
     match name.rsplit('.').next() {
         Some("css") => "text/css; charset=utf-8",
         Some("js") => "text/javascript; charset=utf-8",

@@ -9,24 +9,24 @@ use std::net::{IpAddr, TcpStream};
 use std::sync::{Arc, Mutex, Weak};
 
 /// Connections over the limit that are at least told so; a further one is closed.
-const SPILL: usize = 64;
+const MAX_TURNED_AWAY: usize = 64;
 /// Descriptors that the process holds anyway: standard streams, listening socket, directory, and a few in passing.
-const OWN: usize = 8;
+const OWN_DESCRIPTORS: usize = 8;
 
 /// What stands behind this in a file.
-fn find(file: &str, name: &str) -> Option<String> {
+fn proc_value(file: &str, name: &str) -> Option<String> {
     read_to_string(file).ok()?.lines().find_map(|line| line.strip_prefix(name)).map(String::from)
 }
 
 /// A soft limit by its name in `/proc/self/limits`; none where there is no such limit, or it is not known.
-pub fn soft(name: &str) -> Option<u64> {
-    find("/proc/self/limits", name)?.split_whitespace().next()?.parse().ok()
+pub fn soft_limit(name: &str) -> Option<u64> {
+    proc_value("/proc/self/limits", name)?.split_whitespace().next()?.parse().ok()
 }
 
 /// The cores that this process may run on; one where that is not known. (std's call looks at control groups as well,
 /// with 6 KB of code.)
 pub fn cores() -> usize {
-    let mask = find("/proc/self/status", "Cpus_allowed:").unwrap_or_default();
+    let mask = proc_value("/proc/self/status", "Cpus_allowed:").unwrap_or_default();
     let bits: u32 = mask.chars().filter_map(|digit| digit.to_digit(16)).map(u32::count_ones).sum();
     bits.max(1) as usize
 }
@@ -38,28 +38,28 @@ pub struct Shares {
     /// Connections that are served.
     pub connections: usize,
     /// Further ones that are told that the server is full.
-    pub spill: usize,
+    pub turned_away: usize,
     /// Logs that are kept open; each has up to two files.
     pub logs: usize,
 }
 
 /// Shares out the descriptors, where so many connections and logs are wished for.
 pub fn shares(connections: usize, logs: usize) -> Shares {
-    let descriptors = soft("Max open files").map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+    let descriptors = soft_limit("Max open files").map(|n| usize::try_from(n).unwrap_or(usize::MAX));
     let all = descriptors.unwrap_or(usize::MAX);
-    let spill = SPILL.min(all / 8);
+    let spill = MAX_TURNED_AWAY.min(all / 8);
     let logs = logs.min(all / 8);
-    let left = all.saturating_sub(OWN + spill + 2 * logs).max(1);
-    Shares { descriptors, connections: connections.min(left), spill, logs }
+    let left = all.saturating_sub(OWN_DESCRIPTORS + spill + 2 * logs).max(1);
+    Shares { descriptors, connections: connections.min(left), turned_away: spill, logs }
 }
 
 /// Places of which there are few, each with what belongs to whoever has it.
-pub struct Places<T>(pub Mutex<Vec<(u128, Weak<T>)>>);
+pub struct Quota<T>(pub Mutex<Vec<(u128, Weak<T>)>>);
 
-impl<T> Places<T> {
+impl<T> Quota<T> {
     /// One of `most` places for this socket's client, until what belongs to it is dropped; none if there is none left.
     /// Limit: a client's address has half of them at most, so that it cannot keep out all others.
-    pub fn take(&self, most: usize, client: &TcpStream, own: T) -> Option<Arc<T>> {
+    pub fn claim(&self, most: usize, client: &TcpStream, own: T) -> Option<Arc<T>> {
         let address = network(client.peer_addr().ok()?.ip());
         let mut taken = lock(&self.0);
         taken.retain(|place| place.1.strong_count() > 0);

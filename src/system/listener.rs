@@ -21,7 +21,7 @@ pub fn listen_on(listen: Option<SocketAddr>) -> io::Result<TcpListener> {
 ///
 /// # Errors
 /// Where it is none.
-pub fn first(listener: &TcpListener) -> io::Result<Option<(TcpStream, SocketAddr)>> {
+pub fn accept_waiting(listener: &TcpListener) -> io::Result<Option<(TcpStream, SocketAddr)>> {
     listener.set_nonblocking(true)?;
     let early = listener.accept();
     listener.set_nonblocking(false)?;
@@ -32,7 +32,7 @@ pub fn first(listener: &TcpListener) -> io::Result<Option<(TcpStream, SocketAddr
 }
 
 /// The address by which other machines reach this one, as far as its routes tell. Nothing is sent.
-pub fn outward() -> Option<IpAddr> {
+pub fn outward_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?; // an address of documentation, behind the default route (RFC 5737)
     Some(socket.local_addr().ok()?.ip())

@@ -11,7 +11,7 @@ pub const STACK: usize = 64 << 10;
 ///
 /// # Errors
 /// If the system gives none.
-pub fn start(name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
+pub fn spawn(name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
     Ok(Builder::new().name(name.into()).stack_size(STACK).spawn(work)?.thread().clone())
 }
 

@@ -55,6 +55,6 @@ impl Server {
     /// If the address cannot be had; if `-` is given and standard input is no listening socket; if `--data`, `--redis` or
     /// `--token-file` cannot be used. Each in words for a person.
     pub fn bind(config: Config) -> io::Result<Server> {
-        Server::with(config, DOORS)
+        Server::bind_with(config, DOORS)
     }
 }

@@ -17,7 +17,7 @@ pub const MAX_CHUNK_LINE: usize = 256;
 
 /// What comes next of a body in chunks.
 #[derive(Clone, Copy, Default, PartialEq)]
-pub enum Chunk {
+pub enum ChunkState {
     /// The line before a chunk.
     #[default]
     Size,
@@ -31,20 +31,20 @@ pub enum Chunk {
     Over,
 }
 
-impl Chunk {
+impl ChunkState {
     /// What comes behind this line, which is without its CR LF.
     ///
     /// # Errors
     /// If it is malformed.
-    pub fn behind(self, line: &[u8]) -> Result<Chunk, Reject> {
+    pub fn after_line(self, line: &[u8]) -> Result<ChunkState, Reject> {
         match self {
-            Chunk::Size => match chunk_size(line).ok_or(CHUNK)? {
-                0 => Ok(Chunk::Trailer),
-                size => Ok(Chunk::Data(size)),
+            ChunkState::Size => match chunk_size(line).ok_or(CHUNK)? {
+                0 => Ok(ChunkState::Trailer),
+                size => Ok(ChunkState::Data(size)),
             },
-            Chunk::Trailer if line.is_empty() => Ok(Chunk::Over),
-            Chunk::Trailer => field_line(line).map(|_| Chunk::Trailer),
-            _ if line.is_empty() => Ok(Chunk::Size),
+            ChunkState::Trailer if line.is_empty() => Ok(ChunkState::Over),
+            ChunkState::Trailer => field_line(line).map(|_| ChunkState::Trailer),
+            _ if line.is_empty() => Ok(ChunkState::Size),
             _ => Err(CHUNK),
         }
     }
@@ -55,7 +55,7 @@ impl Chunk {
 pub struct Chunked {
     /// The bytes of the chunks so far.
     pub body: Vec<u8>,
-    next: Chunk,
+    state: ChunkState,
     line: Vec<u8>, // as far as it has come
     trailer: usize,
 }
@@ -68,21 +68,21 @@ impl Chunked {
     pub fn feed(&mut self, buf: &[u8], max: usize) -> Result<(usize, bool), Reject> {
         let mut at = 0;
         while let Some(rest @ [_, ..]) = buf.get(at..) {
-            if let Chunk::Data(left) = self.next {
+            if let ChunkState::Data(left) = self.state {
                 let data = rest.get(..left).unwrap_or(rest);
                 self.body.extend_from_slice(data);
                 at += data.len();
-                self.next = if data.len() == left { Chunk::End } else { Chunk::Data(left - data.len()) };
+                self.state = if data.len() == left { ChunkState::End } else { ChunkState::Data(left - data.len()) };
                 continue;
             }
             let part = rest.split_inclusive(|&b| b == b'\n').next().unwrap_or_default();
             at += part.len();
             self.line.extend_from_slice(part);
-            let (most, reject) = match self.next {
-                Chunk::Trailer => (MAX_SECTION + 2 - self.trailer, LARGE_SECTION), // with the blank line
+            let (most, reject) = match self.state {
+                ChunkState::Trailer => (MAX_SECTION + 2 - self.trailer, LARGE_SECTION), // with the blank line
                 _ => (MAX_CHUNK_LINE + 2, CHUNK),
             };
-            if self.line.len() > most || (self.next == Chunk::End && !b"\r\n".starts_with(&self.line)) {
+            if self.line.len() > most || (self.state == ChunkState::End && !b"\r\n".starts_with(&self.line)) {
                 return Err(reject);
             }
             if part.ends_with(b"\n") && self.end_line(max)? {
@@ -96,13 +96,13 @@ impl Chunked {
     fn end_line(&mut self, max: usize) -> Result<bool, Reject> {
         let line = take(&mut self.line);
         let line = line.strip_suffix(b"\r\n").ok_or(LONE_LF)?;
-        if self.next == Chunk::Trailer {
+        if self.state == ChunkState::Trailer {
             self.trailer += line.len() + 2;
         }
-        self.next = self.next.behind(line)?;
-        match self.next {
-            Chunk::Data(size) if size > max.saturating_sub(self.body.len()) => Err(TOO_LARGE),
-            next => Ok(next == Chunk::Over),
+        self.state = self.state.after_line(line)?;
+        match self.state {
+            ChunkState::Data(size) if size > max.saturating_sub(self.body.len()) => Err(TOO_LARGE),
+            next => Ok(next == ChunkState::Over),
         }
     }
 }

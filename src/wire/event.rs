@@ -209,8 +209,8 @@ pub fn parse(body: &str) -> Result<Vec<Event>, Reject> {
 }
 
 /// Whether a media type is that of an event stream.
-pub fn is_stream(kind: &str) -> bool {
-    kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("text/event-stream")
+pub fn is_event_stream(media_type: &str) -> bool {
+    media_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("text/event-stream")
 }
 
 /// A text as a JSON string, quotes included (RFC 8259 §7).

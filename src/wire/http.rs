@@ -36,9 +36,9 @@ const MAX_VERSION: usize = 32;
 
 /// How long the body is (RFC 9112 §6.3).
 #[derive(Debug, PartialEq)]
-pub enum Framing {
+pub enum BodyLength {
     /// This many bytes; none where nothing is said.
-    Length(usize),
+    Known(usize),
     /// Until the last chunk.
     Chunked,
 }
@@ -57,7 +57,7 @@ pub struct Request<'a> {
     /// 0 for HTTP/1.0; 1 for HTTP/1.1, and for every higher minor version, which is treated alike (RFC 9110 §2.5).
     pub minor: u8,
     /// How long the body is.
-    pub framing: Framing,
+    pub body_length: BodyLength,
     /// The client waits for `100 Continue` before it sends the body (RFC 9110 §10.1.1).
     pub expects: bool,
     fields: Vec<(&'a [u8], &'a [u8])>,
@@ -148,16 +148,17 @@ impl<'a> Request<'a> {
         let (path, query) = target_path.split_once('?').unwrap_or((target_path, ""));
         // An empty path is `/` (RFC 9110 §4.2.3).
         let path = percent::decode(if path.is_empty() { "/" } else { path }, false).ok_or(TARGET)?;
-        let framing = Framing::Length(0);
-        let mut req = Request { method, path, query, target, authority, minor, framing, expects: false, fields };
-        match (&req.all("host").collect::<Vec<_>>()[..], minor) {
+        let framing = BodyLength::Known(0);
+        let mut req =
+            Request { method, path, query, target, authority, minor, body_length: framing, expects: false, fields };
+        match (&req.field_values("host").collect::<Vec<_>>()[..], minor) {
             ([], 1) => return Err(NO_HOST),
             ([], _) => {}
             // The target's own authority replaces the field (RFC 9112 §3.2.2), which must be valid all the same.
             ([host], _) => req.authority = authority.or(Some(host_of(host).ok_or(BAD_HOST)?)),
             _ => return Err(TWO_HOSTS),
         }
-        req.framing = req.frame()?;
+        req.body_length = req.find_body_length()?;
         let expected = req.list("expect");
         if expected.iter().any(|member| !member.eq_ignore_ascii_case(b"100-continue")) {
             return Err(EXPECT);
@@ -167,22 +168,22 @@ impl<'a> Request<'a> {
     }
 
     /// RFC 9112 §6.3. A length that does not parse is an error, never "no body".
-    fn frame(&self) -> Result<Framing, Reject> {
+    fn find_body_length(&self) -> Result<BodyLength, Reject> {
         let chunked = |coding: &&[u8]| coding.eq_ignore_ascii_case(b"chunked");
         // In a length an empty member is an error, for the field is no list but by a common mistake (RFC 9110 §8.6).
-        match (self.bytes("transfer-encoding"), &self.members("content-length")[..]) {
-            (None, []) => Ok(Framing::Length(0)),
+        match (self.field_bytes("transfer-encoding"), &self.members("content-length")[..]) {
+            (None, []) => Ok(BodyLength::Known(0)),
             (None, [one @ [_, ..], others @ ..])
                 if one.iter().all(u8::is_ascii_digit) && others.iter().all(|l| l == one) =>
             {
                 // Digits that are no usize are a number all the same, and too large for any limit.
-                Ok(Framing::Length(String::from_utf8_lossy(one).parse().unwrap_or(usize::MAX)))
+                Ok(BodyLength::Known(String::from_utf8_lossy(one).parse().unwrap_or(usize::MAX)))
             }
             (None, _) => Err(LENGTH),
             (_, [_, ..]) => Err(BOTH_LENGTHS),
             _ if self.minor == 0 => Err(CODING_1_0),
             _ => match &self.list("transfer-encoding")[..] {
-                [one] if chunked(one) => Ok(Framing::Chunked),
+                [one] if chunked(one) => Ok(BodyLength::Chunked),
                 [before @ .., _] if before.iter().any(chunked) => Err(NOT_LAST),
                 _ => Err(CODING),
             },
@@ -190,18 +191,18 @@ impl<'a> Request<'a> {
     }
 
     /// The values of all field lines of a name, in any case.
-    pub fn all(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    pub fn field_values(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         self.fields.iter().filter(move |f| f.0.eq_ignore_ascii_case(name.as_bytes())).map(|f| f.1)
     }
 
     /// The first value of a field. `name` in any case.
-    pub fn bytes(&self, name: &str) -> Option<&'a [u8]> {
-        self.all(name).next()
+    pub fn field_bytes(&self, name: &str) -> Option<&'a [u8]> {
+        self.field_values(name).next()
     }
 
     /// The first value of a field, empty where it is not UTF-8. `name` in any case.
     pub fn field(&self, name: &str) -> Option<&'a str> {
-        self.bytes(name).map(|v| str::from_utf8(v).unwrap_or_default())
+        self.field_bytes(name).map(|v| str::from_utf8(v).unwrap_or_default())
     }
 
     /// The members of a field that is a comma-separated list, over all its field lines. Empty ones do not count
@@ -213,11 +214,11 @@ impl<'a> Request<'a> {
     }
 
     fn members(&self, name: &str) -> Vec<&'a [u8]> {
-        self.all(name).flat_map(|value| split(value, b',')).collect()
+        self.field_values(name).flat_map(|value| split(value, b',')).collect()
     }
 
     /// Whether a field that is a list has this member, in any case.
-    pub fn lists(&self, name: &str, member: &str) -> bool {
+    pub fn list_has(&self, name: &str, member: &str) -> bool {
         self.list(name).iter().any(|m| m.eq_ignore_ascii_case(member.as_bytes()))
     }
 
@@ -238,7 +239,7 @@ impl<'a> Request<'a> {
     /// The place from which a client goes on: that of its `Last-Event-ID` field, or else of the query, in any case of letters.
     /// Polyfills say it there if they cannot send the field, and some add one each time, so the last one counts.
     pub fn last_event_id(&self) -> Option<String> {
-        let field = self.bytes("last-event-id").filter(|id| !id.is_empty());
+        let field = self.field_bytes("last-event-id").filter(|id| !id.is_empty());
         let is_id = |(name, id): &(&str, &str)| name.eq_ignore_ascii_case("lastEventId") && !id.is_empty();
         let query = || self.params().filter(is_id).last().map(|(_, id)| percent::decode(id, true).unwrap_or(id.into()));
         field.map(|id| String::from_utf8_lossy(id).into()).or_else(query)
@@ -246,14 +247,14 @@ impl<'a> Request<'a> {
 
     /// Whether the connection can carry another request (RFC 9112 §9.3).
     pub fn keep_alive(&self) -> bool {
-        !self.lists("connection", "close") && (self.minor == 1 || self.lists("connection", "keep-alive"))
+        !self.list_has("connection", "close") && (self.minor == 1 || self.list_has("connection", "keep-alive"))
     }
 
     /// How much the client wants this media type, in thousandths (RFC 9110 §12.5.1): the most specific range decides;
     /// without an `Accept` field everything is as good as anything.
-    pub fn quality(&self, kind: &str, subtype: &str) -> u16 {
-        let ranges = [&format!("{kind}/{subtype}"), &format!("{kind}/*"), "*/*"];
-        let without = if self.bytes("accept").is_none() { 1000 } else { 0 };
+    pub fn quality(&self, main_type: &str, subtype: &str) -> u16 {
+        let ranges = [&format!("{main_type}/{subtype}"), &format!("{main_type}/*"), "*/*"];
+        let without = if self.field_bytes("accept").is_none() { 1000 } else { 0 };
         ranges.into_iter().find_map(|range| self.weight(range)).unwrap_or(without)
     }
 
@@ -389,9 +390,9 @@ pub fn split(value: &[u8], delimiter: u8) -> Vec<&[u8]> {
 /// - `no-store`: what is said now is not true later. Browsers keep polls on their disk otherwise, and a cache may keep a
 ///   404, 405, 414 or 501 that says nothing (RFC 9110 §15.1).
 /// - `no-transform`: development servers and frameworks compress event streams otherwise, and hold them back meanwhile.
-pub const LIVE: &str = "Cache-Control: no-store, no-transform\r\n";
+pub const NO_STORE: &str = "Cache-Control: no-store, no-transform\r\n";
 /// That of the pages' files: they may be kept, but a cache asks before it uses one, for tomorrow's server may be a newer one.
-pub const CHECKED: &str = "Cache-Control: no-cache\r\n";
+pub const NO_CACHE: &str = "Cache-Control: no-cache\r\n";
 
 /// The head of a response up to, but without, its blank line: status line, `Date`, `nosniff`, and `fields`, which are
 /// whole field lines with their CRLF.

@@ -9,13 +9,13 @@
 //!
 //! An address is the subscriber's key, and what a secret of this process makes of it: a name that nobody can guess.
 //!
-//! Limits: `SKIPS`.
+//! Limits: `MAX_SKIP_RANGES`.
 
-use crate::channel::publish::{Audience, PUBLISH_PATIENCE};
+use crate::channel::publish::{Audience, MAX_PUBLISH_WAIT};
 use crate::channel::subscriber::Subscriber;
-use crate::server::connection::{Answer, Connection};
-use crate::server::doors::{Desk, Route, Tables, Wing};
-use crate::server::route::told;
+use crate::server::connection::{Connection, Response};
+use crate::server::doors::{App, Route, Wing, WingTables};
+use crate::server::route::ids_response;
 use crate::wire::event::Event;
 use crate::wire::http::Request;
 use crate::wire::id::Id;
@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Limit: what a subscriber that is behind has still to pass over.
-const SKIPS: usize = 64;
+const MAX_SKIP_RANGES: usize = 64;
 
 table! {
     TO_EXCEPT 400 "tincan, ?to= and ?except=" "both ?to= and ?except= are given; leave one out"
@@ -35,27 +35,28 @@ table! {
 }
 
 /// What it adds to the tables.
-pub const TABLES: Tables = Tables { refusals: TABLE, ..Tables::new(|_| Ok(Box::new(Addresses(RandomState::new())))) };
+pub const TABLES: WingTables =
+    WingTables { refusals: TABLE, ..WingTables::new(|_| Ok(Box::new(Addresses(RandomState::new())))) };
 
 /// The addresses of a server, by its secret.
 struct Addresses(RandomState);
 
 impl Addresses {
     /// The address of the subscriber with this key.
-    fn of(&self, key: u64) -> String {
+    fn address(&self, key: u64) -> String {
         format!("{key:016x}{:016x}", self.0.hash_one(key))
     }
 
     /// The subscriber with this address.
-    fn find(&self, address: String) -> One {
+    fn find(&self, address: String) -> Addressee {
         let key = address.get(..16).and_then(|key| u64::from_str_radix(key, 16).ok());
-        One { key: key.filter(|key| self.of(*key) == address), address }
+        Addressee { key: key.filter(|key| self.address(*key) == address), address }
     }
 }
 
 impl Wing for Addresses {
-    fn introduce(&self, key: u64) -> String {
-        format!(" as {}", self.of(key))
+    fn prelude_suffix(&self, key: u64) -> String {
+        format!(" as {}", self.address(key))
     }
 
     fn audience(&self, name: &str, value: &str) -> Option<Box<dyn Audience>> {
@@ -63,9 +64,9 @@ impl Wing for Addresses {
     }
 
     fn request(
-        &self, desk: &Arc<Desk>, req: &Request, _head: &[u8], connection: &mut Connection,
+        &self, app: &Arc<App>, req: &Request, _head: &[u8], connection: &mut Connection,
     ) -> Result<Option<Route>, Reject> {
-        let name = req.path.strip_prefix('/').filter(|name| req.method == "POST" && desk.hub.is_channel(name));
+        let name = req.path.strip_prefix('/').filter(|name| req.method == "POST" && app.hub.is_channel(name));
         let Some(name) = name else { return Ok(None) };
         let to = req.param("to")?;
         let alone = to.is_some();
@@ -75,67 +76,70 @@ impl Wing for Addresses {
             (Some(address), None) | (None, Some(address)) => address,
         };
         let one = self.find(address);
-        let at = desk.clone();
+        let at = app.clone();
         let publish = move |name: &str, events: &[Event]| {
             if !alone {
-                return at.hub.publish_for(name, events, Some(&one)).map(told);
+                return at.hub.publish_for(name, events, Some(&one)).map(ids_response);
             }
             send(&at, name, one.key.ok_or(NOBODY)?, events)?;
-            Ok(Answer::text("given to that reader; not kept\n"))
+            Ok(Response::text("given to that reader; not kept\n"))
         };
-        desk.to_publish(req, name, connection, publish).map(Some)
+        app.publish_route(req, name, connection, publish).map(Some)
     }
 }
 
 /// Gives events to one subscriber alone; they are not kept. It first gets what was said before, from the pump.
-fn send(desk: &Desk, name: &str, key: u64, events: &[Event]) -> Result<(), Reject> {
-    let channel = desk.hub.channel(name)?;
+fn send(app: &App, name: &str, key: u64, events: &[Event]) -> Result<(), Reject> {
+    let channel = app.hub.channel(name)?;
     let mut bytes = Vec::new();
     events.iter().for_each(|event| event.write(None::<Id>, &mut bytes));
-    let now = desk.hub.now();
-    let given = channel.visit(key, Instant::now() + PUBLISH_PATIENCE, |found| match found {
-        Some((sub, free)) if !sub.is_poll() => {
+    let now = app.hub.now();
+    let given = channel.with_subscriber(key, Instant::now() + MAX_PUBLISH_WAIT, |found| match found {
+        Some((subscriber, free)) if !subscriber.has_ending() => {
             if !free {
-                return (sub.stalls > 0).then_some(Err(BEHIND));
+                return (subscriber.stalls > 0).then_some(Err(BEHIND));
             }
-            let frame = sub.framing().alone(&bytes);
-            Some(sub.give_alone(frame.into_iter(), now).map_err(|_| NOBODY))
+            let frame = subscriber.framing().wrap_all(&bytes);
+            Some(subscriber.write_direct(frame.into_iter(), now).map_err(|_| NOBODY))
         }
         _ => Some(Err(NOBODY)),
     });
-    desk.hub.wake(&channel); // its socket may not have taken all of it
+    app.hub.wake(&channel); // its socket may not have taken all of it
     given.unwrap_or(Err(BEHIND))
 }
 
 /// One subscriber, which is there if it has a key. As an audience: all others.
-struct One {
+struct Addressee {
     address: String,
     key: Option<u64>,
 }
 
-impl One {
+impl Addressee {
     fn find<'a>(&self, subscribers: &'a mut [Subscriber]) -> Result<&'a mut Subscriber, Reject> {
-        subscribers.iter_mut().find(|sub| Some(sub.key) == self.key && !sub.is_poll()).ok_or(NOBODY)
+        subscribers
+            .iter_mut()
+            .find(|subscriber| Some(subscriber.key) == self.key && !subscriber.has_ending())
+            .ok_or(NOBODY)
     }
 }
 
-impl Audience for One {
+impl Audience for Addressee {
     fn field(&self) -> (&'static str, &str) {
         ("except", &self.address)
     }
 
     fn check(&self, subscribers: &mut [Subscriber], from: u64) -> Result<(), Reject> {
-        let sub = self.find(subscribers)?;
-        let skips = sub.more.as_ref().map_or(&[][..], |more| &more.apart);
-        let has_room = skips.len() < SKIPS || skips.last().is_some_and(|last| last.1 == from);
+        let subscriber = self.find(subscribers)?;
+        let skips = subscriber.extras.as_ref().map_or(&[][..], |more| &more.skip_ranges);
+        let has_room = skips.len() < MAX_SKIP_RANGES || skips.last().is_some_and(|last| last.1 == from);
         if has_room { Ok(()) } else { Err(BEHIND) }
     }
 
-    fn mark(&self, subscribers: &mut [Subscriber], from: u64, to: u64) {
+    fn exclude(&self, subscribers: &mut [Subscriber], from: u64, to: u64) {
         match self.find(subscribers) {
-            Ok(sub) if sub.pos == from => sub.pos = to,
-            Ok(sub) => {
-                let skips = &mut sub.more.get_or_insert_default().apart;
+            Ok(subscriber) if subscriber.pos == from => subscriber.pos = to,
+            Ok(subscriber) => {
+                let skips = &mut subscriber.extras.get_or_insert_default().skip_ranges;
                 match skips.last_mut().filter(|last| last.1 == from) {
                     Some(last) => last.1 = to,
                     None => skips.push((from, to)),

@@ -16,22 +16,22 @@
 
 pub mod taps;
 
-use crate::server::connection::{Answer, Connection};
-use crate::server::doors::{Desk, Reply, Route, Tables, Wing};
+use crate::server::connection::{Connection, Response};
+use crate::server::doors::{App, Outcome, Route, Wing, WingTables};
 use crate::server::pages::files;
-use crate::server::route::{allow, html, unknown};
+use crate::server::route::{options_response, page, unknown_parameter};
 use crate::wings::lab::taps::{TABLE, TAP, TAPS, Taps};
-use crate::wings::trace::masked;
+use crate::wings::trace::without_credentials;
 use crate::wire::http::Request;
 use crate::wire::reject::{ALLOW_CHANNEL, CHANNEL_METHOD, Reject};
 use std::sync::Arc;
 
 /// What it adds to the tables.
-pub const TABLES: Tables = Tables {
+pub const TABLES: WingTables = WingTables {
     refusals: TABLE,
     files: files! { "../../../static/lab/": "lab.css" "lab.js" "lab-words.js" "ways.css" "ways.js"; },
     link: include_str!("../../../static/lab/chat-link.html"),
-    ..Tables::new(|desk| Ok(Box::new(Lab(Taps::new(desk.hub.clone())?))))
+    ..WingTables::new(|app| Ok(Box::new(Lab(Taps::new(app.hub.clone())?))))
 };
 
 /// The page.
@@ -42,27 +42,27 @@ struct Lab(Arc<Taps>);
 
 impl Lab {
     /// What is asked of a channel of the lab.
-    fn to_channel(
-        &self, desk: &Arc<Desk>, req: &Request, key: &str, connection: &mut Connection,
+    fn tap_channel_route(
+        &self, app: &Arc<App>, req: &Request, key: &str, connection: &mut Connection,
     ) -> Result<Route, Reject> {
-        if let Some(reject) = desk.acts(req) {
+        if let Some(reject) = app.more_than_read(req) {
             return Err(reject);
         }
         match req.method {
-            "OPTIONS" => Ok(allow(ALLOW_CHANNEL)),
+            "OPTIONS" => Ok(options_response(ALLOW_CHANNEL)),
             "GET" | "HEAD" => {
-                let listen = desk.to_listen(req, &format!("lab/{key}"))?;
-                Ok(Route::Work(Box::new(|req, body, connection| listen(req, body, connection).map_err(|_| TAPS))))
+                let listen = app.subscribe_route(req, &format!("lab/{key}"))?;
+                Ok(Route::Handler(Box::new(|req, body, connection| listen(req, body, connection).map_err(|_| TAPS))))
             }
             "POST" if let Some((name, _)) = req.params().find(|pair| !pair.0.is_empty()) => {
-                Err(unknown(name, connection))
+                Err(unknown_parameter(name, connection))
             }
             "POST" => {
                 let key = key.to_string();
                 let taps = self.0.clone();
-                Ok(Route::Work(Box::new(move |_, _, _| {
+                Ok(Route::Handler(Box::new(move |_, _, _| {
                     let cut = taps.cut(&key);
-                    Ok(Reply::Answer(Answer::text(format!("connections cut: {cut}\n"))))
+                    Ok(Outcome::Response(Response::text(format!("connections cut: {cut}\n"))))
                 })))
             }
             _ => Err(CHANNEL_METHOD),
@@ -72,23 +72,23 @@ impl Lab {
 
 impl Wing for Lab {
     fn request(
-        &self, desk: &Arc<Desk>, req: &Request, head: &[u8], connection: &mut Connection,
+        &self, app: &Arc<App>, req: &Request, head: &[u8], connection: &mut Connection,
     ) -> Result<Option<Route>, Reject> {
         let key = req.path.strip_prefix("/lab/");
         if let Some(tapped) = req.param("tap")? {
-            if !desk.hub.is_channel(&tapped) || key.is_some() {
+            if !app.hub.is_channel(&tapped) || key.is_some() {
                 return Err(TAP);
             }
-            let mut tap = self.0.tap(desk, &tapped, &connection.stream)?;
-            tap.body(&masked(head));
+            let mut tap = self.0.tap(app, &tapped, &connection.stream)?;
+            tap.body(&without_credentials(head));
             connection.watchers.0.push(tap);
         }
-        if let Some(key) = key.filter(|key| desk.hub.is_channel(key)) {
-            return self.to_channel(desk, req, key, connection).map(Some);
+        if let Some(key) = key.filter(|key| app.hub.is_channel(key)) {
+            return self.tap_channel_route(app, req, key, connection).map(Some);
         }
         if req.path != "/lab" {
             return Ok(None);
         }
-        desk.to_read(req, Route::Page(html(PAGE, ""))).map(Some)
+        app.read_only(req, Route::Response(page(PAGE, ""))).map(Some)
     }
 }

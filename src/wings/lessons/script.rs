@@ -23,7 +23,7 @@
 //!
 //! Limits: `PLAY_TIME`; `connection.rs` bounds each write.
 
-use crate::channel::framing::Framed;
+use crate::channel::framing::FramingRef;
 use crate::wire::http;
 use std::io::{self, Write};
 use std::thread::sleep;
@@ -86,7 +86,7 @@ impl Script {
     ///
     /// # Errors
     /// Where the client is gone, or does not read.
-    pub fn play(&self, framing: Framed, out: &mut impl Write) -> io::Result<()> {
+    pub fn play(&self, framing: FramingRef, out: &mut impl Write) -> io::Result<()> {
         let end = Instant::now() + self.time;
         let mut at = 0;
         let mut said = Vec::new(); // up to a pause all is one write, and one chunk
@@ -95,7 +95,7 @@ impl Script {
                 Step::Send(bytes) => said.extend_from_slice(bytes),
                 Step::Time => said.extend_from_slice(http::now().as_bytes()),
                 Step::Wait(pause) => {
-                    out.write_all(&framing.alone(&said))?;
+                    out.write_all(&framing.wrap_all(&said))?;
                     said.clear();
                     sleep(*pause);
                 }
@@ -108,11 +108,11 @@ impl Script {
             at += 1;
         }
         let last = if at < self.steps.len() { (framing.last)() } else { Vec::new() }; // else it is cut
-        out.write_all(&[framing.alone(&said), last].concat())
+        out.write_all(&[framing.wrap_all(&said), last].concat())
     }
 
     /// Obeys a line, if it is a comment of that kind. None: it is wrong.
-    fn obey(&mut self, line: &str, pace: &mut Duration) -> Option<()> {
+    fn apply_directive(&mut self, line: &str, pace: &mut Duration) -> Option<()> {
         let comment = line.strip_prefix(": ").and_then(|comment| comment.split_once(": "));
         let (what, value) = comment.unwrap_or_default();
         match what {
@@ -132,8 +132,8 @@ impl Script {
 /// or the line that is wrong.
 pub fn parse<'a>(text: &'a str, last_id: &[u8]) -> Result<Script, &'a str> {
     let mut script = Script { status: 200, fields: String::new(), steps: Vec::new(), time: PLAY_TIME };
-    let text = parts(text).0;
-    let for_this = |line| says(line, "when Last-Event-ID").map(|id| id.as_bytes() == last_id);
+    let text = languages(text).0;
+    let for_this = |line| comment(line, "when Last-Event-ID").map(|id| id.as_bytes() == last_id);
     let mut here = !text.lines().any(|line| for_this(line) == Some(true));
     let mut pace = Duration::from_secs(1);
     let mut block = 0;
@@ -143,7 +143,7 @@ pub fn parse<'a>(text: &'a str, last_id: &[u8]) -> Result<Script, &'a str> {
         if !here {
             continue;
         }
-        script.obey(line, &mut pace).ok_or(line)?;
+        script.apply_directive(line, &mut pace).ok_or(line)?;
         let mut in_braces = true;
         for word in line.split(['{', '}']) {
             in_braces = !in_braces;
@@ -154,7 +154,7 @@ pub fn parse<'a>(text: &'a str, last_id: &[u8]) -> Result<Script, &'a str> {
                     script.steps.push(Step::Repeat(before));
                     return Ok(script);
                 }
-                _ => act(word, last_id).ok_or(line)?,
+                _ => step_in_braces(word, last_id).ok_or(line)?,
             });
         }
         if in_braces {
@@ -172,7 +172,7 @@ pub fn parse<'a>(text: &'a str, last_id: &[u8]) -> Result<Script, &'a str> {
 }
 
 /// The step that stands in braces.
-fn act(word: &str, last_id: &[u8]) -> Option<Step> {
+fn step_in_braces(word: &str, last_id: &[u8]) -> Option<Step> {
     let bytes: &[u8] = match word {
         "CR" => b"\r",
         "NUL" => b"\0",
@@ -199,11 +199,11 @@ fn duration(text: &str) -> Option<Duration> {
 }
 
 /// The two parts of a lesson's file: what is played, and its Chinese.
-pub fn parts(text: &str) -> (&str, &str) {
+pub fn languages(text: &str) -> (&str, &str) {
     text.split_once(": 中文 (not sent)\n").unwrap_or((text, ""))
 }
 
 /// What a part says: its first comment `: WHAT: …`.
-pub fn says<'a>(text: &'a str, what: &str) -> Option<&'a str> {
+pub fn comment<'a>(text: &'a str, what: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(": ")?.strip_prefix(what)?.strip_prefix(": "))
 }

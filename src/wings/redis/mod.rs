@@ -7,10 +7,10 @@ pub mod cluster;
 pub mod follower;
 
 use crate::config::{Config, Opt, check};
-use crate::server::doors::{Desk, Tables, Wing};
+use crate::server::doors::{App, Wing, WingTables};
 use crate::system::report::report;
-use crate::system::threads::start;
-use crate::wings::redis::cluster::{Cluster, TABLE};
+use crate::system::threads::spawn;
+use crate::wings::redis::cluster::{Node, TABLE};
 use crate::wings::redis::resp::{Address, MAX_STRING};
 use std::io;
 use std::sync::Arc;
@@ -19,25 +19,25 @@ use std::sync::Arc;
 const RIGHT: &str = "HOST:PORT, or redis://USER:PASSWORD@HOST:PORT/DB, percent-encoded";
 
 /// What it adds to the tables.
-pub const TABLES: Tables = Tables {
+pub const TABLES: WingTables = WingTables {
     options: &[Opt {
         name: "redis",
         value: "HOST:PORT",
         help: "keep the logs in Redis Streams, and share them with every other node",
         set: |config, value| {
-            config.further.set("redis", value);
+            config.wing_options.set("redis", value);
             check(Address::parse(value).is_some(), RIGHT)
         },
         secret: true,
     }],
-    check: fits,
+    check: check_options,
     refusals: TABLE,
-    ..Tables::new(open)
+    ..WingTables::new(open)
 };
 
 /// Whether the other options fit.
-fn fits(config: &Config) -> Result<(), String> {
-    let Some(address) = config.further.get("redis") else { return Ok(()) };
+fn check_options(config: &Config) -> Result<(), String> {
+    let Some(address) = config.wing_options.get("redis") else { return Ok(()) };
     check(Address::parse(address).is_some(), RIGHT).map_err(|right| format!("redis: give {right}"))?;
     if config.max_body as u64 > MAX_STRING {
         return Err("--redis takes no string over 512M; give a smaller --max-body".into());
@@ -48,21 +48,23 @@ fn fits(config: &Config) -> Result<(), String> {
     Ok(())
 }
 
-fn open(desk: &Arc<Desk>) -> io::Result<Box<dyn Wing>> {
-    let config = desk.hub.config();
-    let Some(address) = config.further.get("redis").and_then(Address::parse) else { return Ok(Box::new(Redis(None))) };
-    let cluster = Arc::new(Cluster::new(address, config, desk.clone()));
-    desk.hub.keep_elsewhere(cluster.clone());
+fn open(app: &Arc<App>) -> io::Result<Box<dyn Wing>> {
+    let config = app.hub.config();
+    let Some(address) = config.wing_options.get("redis").and_then(Address::parse) else {
+        return Ok(Box::new(Redis(None)));
+    };
+    let cluster = Arc::new(Node::new(address, config, app.clone()));
+    app.hub.set_remote_log(cluster.clone());
     Ok(Box::new(Redis(Some(cluster))))
 }
 
 /// The node, if there is a Redis.
-struct Redis(Option<Arc<Cluster>>);
+struct Redis(Option<Arc<Node>>);
 
 impl Wing for Redis {
     fn run(&self) {
         let Some(cluster) = self.0.clone() else { return };
-        if start("follower", Box::new(move || cluster.follow())).is_err() {
+        if spawn("follower", Box::new(move || cluster.follow())).is_err() {
             report("tincan: no thread can be had to follow Redis with; start the server again".into());
         }
     }

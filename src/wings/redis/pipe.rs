@@ -1,14 +1,14 @@
 //! Connections to a Redis server: one command after another, or those of many threads in one round trip.
 //!
 //! [`Pipe`] is one connection for all who have something to ask. Whoever comes while a round trip is under way leaves its
-//! commands; one of those who wait then sends them all in one write, and reads all replies (as `Channel::settle` has one
+//! commands; one of those who wait then sends them all in one write, and reads all replies (as `Channel::wait_heard` has one
 //! publisher write to the disk for all).
 //!
 //! *Lost* is a command that was sent, and whose reply did not come: it may have been carried out, or it still will be, as
 //! long as the old connection has bytes that the server has not read. So with each new connection the server is told to
 //! end the one before (`CLIENT KILL ID`); only what one finds from then on is final.
 //!
-//! Limits: `CONNECT`, `ADDRESSES`, [`ANSWER`], `MAX_PAUSE`; `resp.rs` has those of a reply. Shortcut: the system looks up the
+//! Limits: `CONNECT_TIME`, `MAX_ADDRESSES`, [`REPLY_TIME`], `MAX_PAUSE`; `resp.rs` has those of a reply. Shortcut: the system looks up the
 //! name of the server, in a time of its own. Deliberately absent: what the commands mean.
 
 use crate::system::threads::lock;
@@ -24,18 +24,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Limit: how long a connection to one address may take.
-const CONNECT: Duration = Duration::from_secs(1);
+const CONNECT_TIME: Duration = Duration::from_secs(1);
 /// Limit: addresses of one name that are tried.
-const ADDRESSES: usize = 4;
+const MAX_ADDRESSES: usize = 4;
 /// Limit: the stack of a thread that looks up a name.
-const RESOLVER: usize = 1 << 20;
+const RESOLVER_STACK: usize = 1 << 20;
 /// Limit: how long a round trip may take, and how much longer for each byte of the replies (100 KB a second).
-pub const ANSWER: Duration = Duration::from_secs(2);
-const BYTE: Duration = Duration::from_micros(10);
+pub const REPLY_TIME: Duration = Duration::from_secs(2);
+const TIME_PER_BYTE: Duration = Duration::from_micros(10);
 /// Limit: bytes that are kept of what an `XREAD` says of one stream: its name, and the id of an entry.
 const NEWS: u64 = 1 << 10;
 /// Limit: bytes that are kept of a reply beside two entries.
-const BESIDE: u64 = 8 << 10;
+const REPLY_OVERHEAD: u64 = 8 << 10;
 /// Limit: the pause before the server is tried again: 100 ms, doubled up to this many, give or take half.
 const MAX_PAUSE: u64 = 3000;
 
@@ -46,10 +46,10 @@ pub fn pause(failures: u32) -> Duration {
 }
 
 /// The addresses of the server's name. The system's resolver needs a larger stack than our threads have.
-fn look_up(address: &Address) -> io::Result<Vec<SocketAddr>> {
+fn resolve(address: &Address) -> io::Result<Vec<SocketAddr>> {
     let address = (address.host.clone(), address.port);
     // No scoped one: the end of a scope unparks who began it, and the follower's next pause would be over at once.
-    let resolver = thread::Builder::new().stack_size(RESOLVER);
+    let resolver = thread::Builder::new().stack_size(RESOLVER_STACK);
     let resolver = resolver.spawn(move || address.to_socket_addrs().map(Iterator::collect))?;
     resolver.join().unwrap_or_else(|_| Err(io::Error::other("its name could not be looked up")))
 }
@@ -71,34 +71,35 @@ impl Read for Timed {
             Err(e) if e.kind() == ErrorKind::WouldBlock => return Err(ErrorKind::TimedOut.into()),
             read => read?,
         };
-        self.until += BYTE * len as u32; // no read has 2 GiB (read(2))
+        self.until += TIME_PER_BYTE * len as u32; // no read has 2 GiB (read(2))
         Ok(len)
     }
 }
 
 /// One connection.
-pub struct Link {
+pub struct RedisConnection {
     stream: BufReader<Timed>,
-    each: u64, // bytes of an entry that are kept
+    max_entry: u64, // bytes of an entry that are kept
     /// Its number (`CLIENT ID`), if the server tells it; else 0, which no connection has.
     pub id: i64,
-    run: Option<Vec<u8>>, // the server's process
+    run_id: Option<Vec<u8>>, // the server's process
 }
 
-impl Link {
+impl RedisConnection {
     /// Connects to where a pipe leads, and says who we are. Its replies have the pipe's limit.
     ///
     /// # Errors
     /// If the server is not there, or does not take us. The password is in none of them.
-    pub fn connect(pipe: &Pipe) -> io::Result<Link> {
+    pub fn connect(pipe: &Pipe) -> io::Result<RedisConnection> {
         let Pipe { address, each, .. } = pipe;
         let none = Err(io::Error::other("its name has no address"));
-        let addresses = look_up(address)?.into_iter().take(ADDRESSES);
-        let stream = addresses.fold(none, |tried, ip| tried.or_else(|_| TcpStream::connect_timeout(&ip, CONNECT)))?;
+        let addresses = resolve(address)?.into_iter().take(MAX_ADDRESSES);
+        let stream =
+            addresses.fold(none, |tried, ip| tried.or_else(|_| TcpStream::connect_timeout(&ip, CONNECT_TIME)))?;
         stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(ANSWER))?;
+        stream.set_write_timeout(Some(REPLY_TIME))?;
         let timed = Timed { stream, until: Instant::now() };
-        let mut link = Link { stream: BufReader::new(timed), each: *each, id: 0, run: None };
+        let mut link = RedisConnection { stream: BufReader::new(timed), max_entry: *each, id: 0, run_id: None };
         let Address { user, password, .. } = address;
         let auth: &[&str] = if user.is_empty() { &["AUTH", password] } else { &["AUTH", user, password] };
         if !password.is_empty()
@@ -123,7 +124,7 @@ impl Link {
             _ => {}
         }
         if let Reply::Text(info) = link.ask(&["INFO", "server"])? {
-            link.run =
+            link.run_id =
                 info.split(|&b| b == b'\n').find_map(|line| Some(line.strip_prefix(b"run_id:")?.trim_ascii().into()));
         }
         Ok(link)
@@ -135,7 +136,7 @@ impl Link {
     /// As the socket has them.
     pub fn send(&mut self, commands: &[u8], time: Duration) -> io::Result<()> {
         let timed = self.stream.get_mut();
-        timed.until = Instant::now() + time + BYTE * u32::try_from(commands.len()).unwrap_or(u32::MAX);
+        timed.until = Instant::now() + time + TIME_PER_BYTE * u32::try_from(commands.len()).unwrap_or(u32::MAX);
         timed.stream.write_all(commands)
     }
 
@@ -145,19 +146,19 @@ impl Link {
     /// # Errors
     /// As [`resp::read`].
     pub fn reply(&mut self, commands: usize) -> io::Result<Reply> {
-        resp::read(&mut self.stream, self.each, 2 * self.each + BESIDE + commands as u64)
+        resp::read(&mut self.stream, self.max_entry, 2 * self.max_entry + REPLY_OVERHEAD + commands as u64)
     }
 
     /// Reads the reply to an `XREAD` of so many streams, and keeps only which of them have news.
     ///
     /// # Errors
     /// As [`resp::read`].
-    pub fn news(&mut self, streams: u32) -> io::Result<Reply> {
+    pub fn read_news(&mut self, streams: u32) -> io::Result<Reply> {
         resp::read(&mut self.stream, NEWS, NEWS * u64::from(streams) + NEWS)
     }
 
     fn ask(&mut self, words: &[&str]) -> io::Result<Reply> {
-        self.send(&command(words), ANSWER)?;
+        self.send(&command(words), REPLY_TIME)?;
         self.reply(0)
     }
 
@@ -189,7 +190,7 @@ struct Call {
 struct State {
     waiting: Vec<Call>,
     busy: bool,
-    link: Option<Link>,
+    link: Option<RedisConnection>,
     before: Option<(Option<Vec<u8>>, i64)>, // the last connection: the server's process, its number
     settled: bool,                          // nothing more comes of those before this one
 }
@@ -231,7 +232,7 @@ impl Pipe {
             drop(state);
             let mut failed = UNSENT;
             // A panic is a bug; even then each call is answered, and the next round trip can begin.
-            let trip = catch_unwind(AssertUnwindSafe(|| self.go(link, &calls, &mut failed)));
+            let trip = catch_unwind(AssertUnwindSafe(|| self.round_trip(link, &calls, &mut failed)));
             for call in calls {
                 let _ = call.answer.try_send(Err(failed.into())); // if it has none
             }
@@ -246,14 +247,16 @@ impl Pipe {
     ///
     /// # Errors
     /// If it cannot serve the next one; whoever has no answer by then gets `failed`.
-    fn go(&self, link: Option<Link>, calls: &[Call], failed: &mut ErrorKind) -> io::Result<Link> {
-        let mut link = match link.filter(Link::is_open) {
+    fn round_trip(
+        &self, link: Option<RedisConnection>, calls: &[Call], failed: &mut ErrorKind,
+    ) -> io::Result<RedisConnection> {
+        let mut link = match link.filter(RedisConnection::is_open) {
             Some(link) => link,
             None => self.connect()?,
         };
         *failed = LOST;
         let commands: Vec<&[u8]> = calls.iter().map(|call| &*call.commands).collect();
-        link.send(&commands.concat(), ANSWER)?;
+        link.send(&commands.concat(), REPLY_TIME)?;
         let mut turned_away = false;
         for call in calls {
             let mut last = Reply::Null;
@@ -284,16 +287,17 @@ impl Pipe {
     }
 
     /// Whether it leads to another process than this link does; then it connects again as well.
-    pub fn leads_elsewhere(&self, link: &Link) -> bool {
+    pub fn leads_elsewhere(&self, link: &RedisConnection) -> bool {
         let mut state = lock(&self.state);
-        let other = |ours: &mut Link| ours.run.is_some() && link.run.is_some() && ours.run != link.run;
+        let other =
+            |ours: &mut RedisConnection| ours.run_id.is_some() && link.run_id.is_some() && ours.run_id != link.run_id;
         state.link.take_if(other).is_some_and(|ours| ours.is_open()) // else it is only what is left of the one before
     }
 
-    fn connect(&self) -> io::Result<Link> {
-        let mut link = Link::connect(self)?;
+    fn connect(&self) -> io::Result<RedisConnection> {
+        let mut link = RedisConnection::connect(self)?;
         let before = lock(&self.state).before.clone();
-        let settled = match (before, &link.run) {
+        let settled = match (before, &link.run_id) {
             (None, _) => true,
             (_, None) => false,
             (Some((Some(run), _)), Some(now)) if run != *now => true, // another process has no part of ours
@@ -304,7 +308,7 @@ impl Pipe {
         };
         let mut state = lock(&self.state);
         state.settled = settled;
-        state.before = Some((link.run.clone(), link.id));
+        state.before = Some((link.run_id.clone(), link.id));
         Ok(link)
     }
 }

@@ -20,7 +20,7 @@ use crate::wire::event::Event;
 use crate::wire::id::Id;
 
 /// Limit: further fields that are kept of an entry, for anybody may write one.
-const FURTHER: usize = 8;
+const MAX_OTHER_FIELDS: usize = 8;
 
 /// An entry, read.
 #[derive(Default)]
@@ -30,7 +30,7 @@ pub struct Entry {
     /// What is said.
     pub event: Event,
     /// Its other fields, names and values, in the order in which they stand.
-    pub further: Vec<(String, String)>,
+    pub other_fields: Vec<(String, String)>,
     /// Which node published it, and its number there.
     pub post: String,
     /// Up to which id something is gone, if the entry tells that.
@@ -44,7 +44,7 @@ impl Entry {
     pub fn read(entry: &Reply) -> Option<Entry> {
         let fields = entry.list().get(1).unwrap_or(&Reply::Null);
         let is_large = [Some(fields), fields.list().last()].contains(&Some(&Reply::Large));
-        let mut read = Entry { id: id_of(entry)?, is_large, ..Entry::default() };
+        let mut read = Entry { id: entry_id(entry)?, is_large, ..Entry::default() };
         let mut data = String::new();
         let mut event = Event::default();
         let mut retry = None;
@@ -57,8 +57,8 @@ impl Entry {
                 b"retry" => retry = value.parse().ok(),
                 b"post" => read.post = value,
                 b"lost" => read.lost = Id::parse(&value),
-                _ if read.further.len() == FURTHER => {}
-                _ => read.further.push((String::from_utf8_lossy(name).into(), value)),
+                _ if read.other_fields.len() == MAX_OTHER_FIELDS => {}
+                _ => read.other_fields.push((String::from_utf8_lossy(name).into(), value)),
             }
         }
         let is_gap = read.lost.is_some(); // a node's own word; nobody else can name an event so
@@ -74,33 +74,33 @@ pub fn key(name: &str) -> String {
 
 /// The greatest id below this one.
 pub fn below(id: Id) -> Id {
-    near(id, |number| number.saturating_sub(1))
+    step_id(id, |number| number.saturating_sub(1))
 }
 
 /// The least id above this one.
 pub fn above(id: Id) -> Id {
-    near(id, |number| number.saturating_add(1))
+    step_id(id, |number| number.saturating_add(1))
 }
 
 /// An id a step away. Ids are stepped through as numbers: these are in the same order, with none between two.
-fn near(id: Id, step: impl Fn(u128) -> u128) -> Id {
+fn step_id(id: Id, step: impl Fn(u128) -> u128) -> Id {
     let number = step(u128::from(id.epoch) << 64 | u128::from(id.seq));
     Id { epoch: (number >> 64) as u64, seq: number as u64 }
 }
 
 /// An id.
-pub fn id(reply: &Reply) -> Option<Id> {
+pub fn parse_id(reply: &Reply) -> Option<Id> {
     Id::parse(str::from_utf8(reply.text()?).ok()?)
 }
 
 /// The id of an entry.
-pub fn id_of(entry: &Reply) -> Option<Id> {
-    id(entry.list().first()?)
+pub fn entry_id(entry: &Reply) -> Option<Id> {
+    parse_id(entry.list().first()?)
 }
 
 /// How many entries were ever taken from a stream, by what `XINFO STREAM` says of it, if that is known: Redis 7 counts
 /// what was added.
-pub fn removed(info: &Reply) -> Option<i64> {
+pub fn removed_count(info: &Reply) -> Option<i64> {
     match (info.get("entries-added"), info.get("length")) {
         (Some(Reply::Number(added)), Some(Reply::Number(length))) => added.checked_sub(*length),
         _ => Some(0).filter(|_| *info == Reply::Null), // there is no such stream
@@ -108,7 +108,7 @@ pub fn removed(info: &Reply) -> Option<i64> {
 }
 
 /// The command that adds an event to a stream, with these words before its fields, and perhaps a further field.
-pub fn add(name: &str, how: &[&str], event: &Event, further: Option<(&str, &str)>, post: &str) -> Vec<u8> {
+pub fn add_command(name: &str, how: &[&str], event: &Event, further: Option<(&str, &str)>, post: &str) -> Vec<u8> {
     let key = key(name);
     let fields = event.fields();
     let fields = fields.iter().map(|(name, value)| (*name, &**value));
@@ -120,14 +120,15 @@ pub fn add(name: &str, how: &[&str], event: &Event, further: Option<(&str, &str)
 
 /// The commands that add events, all or none, and how many replies they have; the last one has the ids. Nothing is added
 /// if a stream is gone that had entries up to `top`. What is not `kept` is dropped.
-pub fn add_all(
+pub fn add_commands(
     name: &str, events: &[Event], further: Option<(&str, &str)>, posts: &[String], top: Id, kept: Id,
 ) -> (Vec<u8>, usize) {
     let least = above(kept).to_string();
     // In whole nodes of its tree, which costs next to nothing (`~`).
     let how = ["NOMKSTREAM", "MINID", "~", &least, "*"];
     let how = if top > Id::default() { &how[..] } else { &how[1..] };
-    let added = events.iter().zip(posts).flat_map(|(event, post)| add(name, how, event, further, post)).collect();
+    let added =
+        events.iter().zip(posts).flat_map(|(event, post)| add_command(name, how, event, further, post)).collect();
     match events.len() {
         several @ 2.. => ([command(&["MULTI"]), added, command(&["EXEC"])].concat(), several + 2),
         _ => (added, 1),

@@ -17,57 +17,57 @@
 //! 2. outside bodies, user information (RFC 3986 §3.2.1): the word before an `@`;
 //! 3. anywhere, each secret that this server knows (`secrets.rs`).
 //!
-//! Limits: [`LINE`], `HEAD`, `REQUESTS`; behind a handshake what `connection.rs` read together with it.
+//! Limits: [`MAX_LINE`], `MAX_HEAD`, `MAX_REQUESTS`; behind a handshake what `connection.rs` read together with it.
 
-use crate::channel::watch::{Frames, InFrame};
-use crate::wings::trace::secrets::{Byte, Secrets, bare, hide, is_credential, shown, visible};
-use crate::wings::trace::stream::Stream;
-use crate::wire::chunked::Chunk;
-use crate::wire::event::is_stream;
-use crate::wire::http::{Framing, HeadEnd, MAX_SECTION, MAX_TARGET, Request};
+use crate::channel::watch::{FramePosition, Frames};
+use crate::wings::trace::secrets::{MarkedByte, Secrets, hide, is_credential, plain_bytes, unmarked, visible};
+use crate::wings::trace::stream::StreamExplainer;
+use crate::wire::chunked::ChunkState;
+use crate::wire::event::is_event_stream;
+use crate::wire::http::{BodyLength, HeadEnd, MAX_SECTION, MAX_TARGET, Request};
 use crate::wire::reject::Reject;
 use std::collections::VecDeque;
 use std::mem::take;
 use std::sync::Arc;
 
 /// Limit: bytes of a line that are kept; a longer one is shown in pieces. No line that is obeyed is longer.
-pub const LINE: usize = MAX_SECTION + 1;
+pub const MAX_LINE: usize = MAX_SECTION + 1;
 /// Limit: behind so many bytes of a head no further line is kept. No head that is obeyed is longer.
-const HEAD: usize = MAX_TARGET + MAX_SECTION + 1024;
+const MAX_HEAD: usize = MAX_TARGET + MAX_SECTION + 1024;
 /// Limit: requests that were read and not yet answered, of which it is known whether they were a HEAD.
-const REQUESTS: usize = 4096;
+const MAX_REQUESTS: usize = 4096;
 /// Between two frames.
-const BETWEEN: InFrame = InFrame::Header { begun: false };
+const BETWEEN: FramePosition = FramePosition::Header { begun: false };
 /// Where the notes begin; behind a longer line they follow it.
 const COLUMN: usize = 40;
 
 /// Lines on their way out.
 #[derive(Default)]
-struct Pen {
+struct Output {
     out: String,
-    sign: String,
+    prefix: String,
     color: bool,
     secrets: Arc<Secrets>,
 }
 
-impl Pen {
-    fn write(&mut self, text: &[Byte], note: &str) {
-        let mut note = shown(note.as_bytes());
+impl Output {
+    fn write(&mut self, text: &[MarkedByte], note: &str) {
+        let mut note = unmarked(note.as_bytes());
         self.secrets.mark(&mut note); // an event's name is the peer's
         let text = visible(text);
         let note = visible(&note);
         let (dim, plain) = if self.color { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
-        self.out += &format!("{}{text:<COLUMN$}  {dim}{note}{plain}\n", self.sign);
+        self.out += &format!("{}{text:<COLUMN$}  {dim}{note}{plain}\n", self.prefix);
     }
 }
 
 /// A line as far as it has come.
 #[derive(Default)]
 struct Line {
-    begin: Vec<u8>,  // its first bytes, at most `LINE`
-    rest: Vec<Byte>, // what was not yet shown
-    cr: bool,        // its last byte is a CR: if no LF follows, it has ended
-    parts: bool,     // some of it was shown
+    beginning: Vec<u8>,       // its first bytes, at most `MAX_LINE`
+    unshown: Vec<MarkedByte>, // what was not yet shown
+    cr: bool,                 // its last byte is a CR: if no LF follows, it has ended
+    partly_shown: bool,       // some of it was shown
 }
 
 impl Line {
@@ -79,10 +79,10 @@ impl Line {
                 return Some(true);
             }
             *bytes = rest;
-            self.rest.push((b, false));
-            self.begin.extend((self.begin.len() < LINE).then_some(b));
+            self.unshown.push((b, false));
+            self.beginning.extend((self.beginning.len() < MAX_LINE).then_some(b));
             self.cr = b == b'\r';
-            if b == b'\n' || self.rest.len() >= LINE {
+            if b == b'\n' || self.unshown.len() >= MAX_LINE {
                 return Some(b == b'\n');
             }
         }
@@ -91,25 +91,25 @@ impl Line {
 
     /// Its first bytes without its end.
     fn text(&self) -> &[u8] {
-        self.begin.split(|b| b"\r\n".contains(b)).next().unwrap_or_default()
+        self.beginning.split(|b| b"\r\n".contains(b)).next().unwrap_or_default()
     }
 
     /// Shows all that is there, as its end.
-    fn show(&mut self, pen: &mut Pen, note: &str) {
-        pen.secrets.mark(&mut self.rest);
-        let before = if self.parts { "... " } else { "" };
-        pen.write(&self.rest, &format!("{before}{note}"));
+    fn show(&mut self, pen: &mut Output, note: &str) {
+        pen.secrets.mark(&mut self.unshown);
+        let before = if self.partly_shown { "... " } else { "" };
+        pen.write(&self.unshown, &format!("{before}{note}"));
         *self = Line::default();
     }
 
     /// Shows what can be shown before more comes: no half of a CR LF, of a character or of a secret.
-    fn part(&mut self, pen: &mut Pen, note: &str) {
-        let sure = pen.secrets.mark(&mut self.rest).min(self.rest.len() - usize::from(self.cr));
-        let bytes = bare(self.rest.get(..sure).unwrap_or_default());
+    fn show_part(&mut self, pen: &mut Output, note: &str) {
+        let sure = pen.secrets.mark(&mut self.unshown).min(self.unshown.len() - usize::from(self.cr));
+        let bytes = plain_bytes(self.unshown.get(..sure).unwrap_or_default());
         let sure = sure - bytes.utf8_chunks().last().map_or(0, |chunk| chunk.invalid().len());
         if sure > 0 {
-            pen.write(&self.rest.drain(..sure).collect::<Vec<_>>(), note);
-            self.parts = true;
+            pen.write(&self.unshown.drain(..sure).collect::<Vec<_>>(), note);
+            self.partly_shown = true;
         }
     }
 }
@@ -124,9 +124,9 @@ enum Next {
     /// All until the connection ends.
     Rest,
     /// Of a body in chunks.
-    Chunked(Chunk),
+    Chunked(ChunkState),
     /// Behind a handshake: that depends on the answer.
-    Held,
+    Undecided,
     Frames,
     /// Nobody can tell.
     Lost,
@@ -134,39 +134,39 @@ enum Next {
 
 /// One direction of a connection.
 #[derive(Default)]
-struct Way {
+struct Direction {
     client: bool,
     next: Next,
     line: Line,                      // outside bodies
     secret: bool,                    // the last field line has credentials
     head: Vec<u8>,                   // its lines so far
     text: Line,                      // of a body, over all its chunks
-    stream: Option<Stream>,          // the body is one
-    held: Vec<u8>,                   // it is not yet known what this is
+    stream: Option<StreamExplainer>, // the body is one
+    undecided: Vec<u8>,              // it is not yet known what this is
     frames: Option<Box<dyn Frames>>, // behind a 101
-    heads: VecDeque<bool>,           // for each request that is not answered yet, whether it is a HEAD
-    pen: Pen,
+    head_requests: VecDeque<bool>,   // for each request that is not answered yet, whether it is a HEAD
+    output: Output,
 }
 
-impl Way {
+impl Direction {
     /// Takes what was said; returns the lines to show.
     fn feed(&mut self, mut bytes: &[u8]) -> String {
         while !bytes.is_empty() {
             match &mut self.next {
-                Next::Held => self.held.extend(take(&mut bytes)),
-                Next::Frames => self.frame(&mut bytes),
-                Next::Body(left) | Next::Chunked(Chunk::Data(left)) => {
+                Next::Undecided => self.undecided.extend(take(&mut bytes)),
+                Next::Frames => self.add_frame_bytes(&mut bytes),
+                Next::Body(left) | Next::Chunked(ChunkState::Data(left)) => {
                     let size = bytes.len().min(*left);
                     *left -= size;
-                    self.body(bytes.split_off(..size).unwrap_or_default());
+                    self.add_body_bytes(bytes.split_off(..size).unwrap_or_default());
                 }
-                Next::Rest => self.body(take(&mut bytes)),
-                _ => self.outside(&mut bytes),
+                Next::Rest => self.add_body_bytes(take(&mut bytes)),
+                _ => self.add_line_bytes(&mut bytes),
             }
             match self.next {
-                Next::Chunked(Chunk::Data(0)) => {
-                    self.part();
-                    self.next = Next::Chunked(Chunk::End);
+                Next::Chunked(ChunkState::Data(0)) => {
+                    self.show_part_of_body();
+                    self.next = Next::Chunked(ChunkState::End);
                 }
                 Next::Body(0) => {
                     self.finish();
@@ -176,121 +176,121 @@ impl Way {
             }
         }
         if !self.client {
-            self.part();
+            self.show_part_of_body();
         }
-        take(&mut self.pen.out)
+        take(&mut self.output.out)
     }
 
     /// Takes what belongs to a line outside bodies.
-    fn outside(&mut self, bytes: &mut &[u8]) {
+    fn add_line_bytes(&mut self, bytes: &mut &[u8]) {
         let Some(ended) = self.line.fill(bytes) else { return };
-        self.veil(!ended);
+        self.hide_credentials(!ended);
         if ended {
-            let note = self.note();
-            self.line.show(&mut self.pen, &note);
+            let note = self.line_note();
+            self.line.show(&mut self.output, &note);
         } else {
-            self.line.part(&mut self.pen, "not ended yet");
+            self.line.show_part(&mut self.output, "not ended yet");
         }
     }
 
     /// Takes some of a body.
-    fn body(&mut self, mut bytes: &[u8]) {
+    fn add_body_bytes(&mut self, mut bytes: &[u8]) {
         while let Some(ended) = self.text.fill(&mut bytes) {
             if ended {
-                let note = self.text_note();
-                self.text.show(&mut self.pen, &note);
+                let note = self.body_line_note();
+                self.text.show(&mut self.output, &note);
             } else {
-                self.part();
+                self.show_part_of_body();
             }
         }
     }
 
     /// Takes the next byte of a frame's header, or what is there of its payload.
-    fn frame(&mut self, bytes: &mut &[u8]) {
-        let Some(frames) = &mut self.frames else { return self.body(take(bytes)) };
-        if let InFrame::Header { .. } = frames.place() {
+    fn add_frame_bytes(&mut self, bytes: &mut &[u8]) {
+        let Some(frames) = &mut self.frames else { return self.add_body_bytes(take(bytes)) };
+        if let FramePosition::Header { .. } = frames.position() {
             let Some((header, note)) = bytes.split_off_first().and_then(|byte| frames.header(*byte)) else { return };
-            self.pen.write(&shown(header.as_bytes()), &note);
+            self.output.write(&unmarked(header.as_bytes()), &note);
         }
-        let InFrame::Payload { control, last, streams } = frames.place() else { return };
+        let FramePosition::Payload { control, last, streams } = frames.position() else { return };
         let (payload, whole) = frames.payload(bytes);
         if control {
-            self.line.rest.extend(shown(&payload));
-            if whole && !self.line.rest.is_empty() {
-                self.line.show(&mut self.pen, "payload");
+            self.line.unshown.extend(unmarked(&payload));
+            if whole && !self.line.unshown.is_empty() {
+                self.line.show(&mut self.output, "payload");
             }
             return;
         }
         if streams {
             self.stream.get_or_insert_default();
         }
-        self.body(&payload);
+        self.add_body_bytes(&payload);
         if whole && last {
             self.finish();
         } else if whole {
-            self.part();
+            self.show_part_of_body();
         }
     }
 
-    fn part(&mut self) {
-        let note = if self.stream.is_some() { "not ended yet" } else { self.word() };
-        self.text.part(&mut self.pen, note);
+    fn show_part_of_body(&mut self) {
+        let note = if self.stream.is_some() { "not ended yet" } else { self.body_note() };
+        self.text.show_part(&mut self.output, note);
     }
 
-    fn word(&self) -> &'static str {
+    fn body_note(&self) -> &'static str {
         if self.next == Next::Frames { "payload" } else { "body" }
     }
 
-    fn text_note(&mut self) -> String {
+    fn body_line_note(&mut self) -> String {
         match &mut self.stream {
-            None => self.word().into(),
-            Some(_) if self.text.begin.len() >= LINE => "too long to be explained".into(),
-            Some(stream) => stream.line(self.text.text()),
+            None => self.body_note().into(),
+            Some(_) if self.text.beginning.len() >= MAX_LINE => "too long to be explained".into(),
+            Some(stream) => stream.explain_line(self.text.text()),
         }
     }
 
     /// A body ends, perhaps in the middle of a line.
     fn finish(&mut self) {
-        if !self.text.rest.is_empty() || (self.stream.is_some() && !self.text.begin.is_empty()) {
+        if !self.text.unshown.is_empty() || (self.stream.is_some() && !self.text.beginning.is_empty()) {
             let none = if self.text.cr || self.stream.is_none() { "" } else { ", without a line end" };
-            let note = self.text_note() + none;
-            self.text.show(&mut self.pen, &note);
+            let note = self.body_line_note() + none;
+            self.text.show(&mut self.output, &note);
         }
         self.text = Line::default();
         self.stream = None;
     }
 
     /// What a whole line is, outside a body; and what comes next.
-    fn note(&mut self) -> String {
+    fn line_note(&mut self) -> String {
         let text = self.line.text();
-        let empty = self.line.begin == b"\r\n";
+        let empty = self.line.beginning == b"\r\n";
         let first = self.head.is_empty();
         let note = match self.next {
             Next::Head if first && empty => "empty line",
             Next::Head => {
-                if self.head.len() < HEAD {
-                    self.head.extend(&self.line.begin);
+                if self.head.len() < MAX_HEAD {
+                    self.head.extend(&self.line.beginning);
                 }
                 match text {
-                    [] => return self.follows(),
+                    [] => return self.end_head(),
                     _ if !first => "field line",
                     _ if self.client => "request line",
                     _ => "status line",
                 }
             }
             Next::Chunked(chunk) => {
-                let next = chunk.behind(text).ok().filter(|next| *next != Chunk::Size || empty);
+                let next = chunk.after_line(text).ok().filter(|next| *next != ChunkState::Size || empty);
                 self.next = next.map_or(Next::Lost, Next::Chunked);
                 match next {
-                    Some(Chunk::Data(size)) => &format!("chunk size: {size}"),
-                    Some(Chunk::Over) => {
+                    Some(ChunkState::Data(size)) => &format!("chunk size: {size}"),
+                    Some(ChunkState::Over) => {
                         self.next = Next::Body(0);
-                        &format!("end of the body{}", self.loss())
+                        &format!("end of the body{}", self.loss_note())
                     }
-                    Some(Chunk::Size) => "end of the chunk",
-                    Some(_) if chunk == Chunk::Size => "last chunk",
+                    Some(ChunkState::Size) => "end of the chunk",
+                    Some(_) if chunk == ChunkState::Size => "last chunk",
                     Some(_) => "trailer field",
-                    None if chunk == Chunk::Size => "chunk size, malformed",
+                    None if chunk == ChunkState::Size => "chunk size, malformed",
                     None => "not understood",
                 }
             }
@@ -303,10 +303,10 @@ impl Way {
     }
 
     /// What follows a head (RFC 9112 §6.3).
-    fn follows(&mut self) -> String {
+    fn end_head(&mut self) -> String {
         let head = take(&mut self.head);
-        let followed = if self.client { self.follows_request(&head) } else { Ok(self.follows_answer(&head)) };
-        self.stream = (followed == Ok(true)).then(Stream::default);
+        let followed = if self.client { self.end_request_head(&head) } else { Ok(self.end_response_head(&head)) };
+        self.stream = (followed == Ok(true)).then(StreamExplainer::default);
         let what = match self.next {
             _ if let Err(reject) = followed => {
                 self.next = Next::Lost;
@@ -322,37 +322,37 @@ impl Way {
     }
 
     /// Whether the body of a request is an event stream.
-    fn follows_request(&mut self, head: &[u8]) -> Result<bool, Reject> {
-        self.heads.push_back(head.starts_with(b"HEAD "));
+    fn end_request_head(&mut self, head: &[u8]) -> Result<bool, Reject> {
+        self.head_requests.push_back(head.starts_with(b"HEAD "));
         HeadEnd::default().find(head)?;
         let req = Request::parse(head)?;
-        self.next = match req.framing {
-            Framing::Chunked => Next::Chunked(Chunk::Size),
-            Framing::Length(0) if req.bytes("upgrade").is_some() => Next::Held,
-            Framing::Length(n) => Next::Body(n),
+        self.next = match req.body_length {
+            BodyLength::Chunked => Next::Chunked(ChunkState::Size),
+            BodyLength::Known(0) if req.field_bytes("upgrade").is_some() => Next::Undecided,
+            BodyLength::Known(n) => Next::Body(n),
         };
-        Ok(req.field("content-type").is_some_and(is_stream))
+        Ok(req.field("content-type").is_some_and(is_event_stream))
     }
 
     /// Whether the body of an answer is an event stream.
-    fn follows_answer(&mut self, head: &[u8]) -> bool {
+    fn end_response_head(&mut self, head: &[u8]) -> bool {
         let head = String::from_utf8_lossy(head).to_ascii_lowercase();
         let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         let status = head.split_whitespace().nth(1).unwrap_or_default();
         // Each answer but an interim one is that to the next request.
-        let bodiless = status == "100" || self.heads.pop_front() == Some(true) || status == "204";
+        let bodiless = status == "100" || self.head_requests.pop_front() == Some(true) || status == "204";
         self.next = match status {
             "101" => Next::Frames,
             _ if bodiless => Next::Body(0),
-            _ if field("transfer-encoding:") == Some("chunked") => Next::Chunked(Chunk::Size),
+            _ if field("transfer-encoding:") == Some("chunked") => Next::Chunked(ChunkState::Size),
             _ => field("content-length:").and_then(|n| n.parse().ok()).map_or(Next::Rest, Next::Body),
         };
-        status == "200" && field("content-type:").is_some_and(is_stream)
+        status == "200" && field("content-type:").is_some_and(is_event_stream)
     }
 
     /// Marks the credentials in a line outside a body. `cut`: what is there may go on.
-    fn veil(&mut self, cut: bool) {
-        let Line { begin, rest, parts, .. } = &mut self.line;
+    fn hide_credentials(&mut self, cut: bool) {
+        let Line { beginning: begin, unshown: rest, partly_shown: parts, .. } = &mut self.line;
         let folded = matches!(begin.first(), Some(b' ' | b'\t'));
         let mut from = 0;
         if !(*parts || self.secret && folded) {
@@ -365,7 +365,7 @@ impl Way {
         if self.secret {
             hide(rest.iter_mut().skip(from));
         }
-        let bytes = bare(rest);
+        let bytes = plain_bytes(rest);
         let mut start = 0;
         for word in bytes.split(|b| b" \t/?#".contains(b)) {
             let before = bytes.get(..start).unwrap_or_default();
@@ -382,30 +382,30 @@ impl Way {
 
     /// The connection ends: shows what is left; says in the middle of what.
     fn end(&mut self) -> String {
-        self.veil(true);
+        self.hide_credentials(true);
         for line in [&mut self.line, &mut self.text] {
-            let sure = self.pen.secrets.mark(&mut line.rest);
-            hide(line.rest.iter_mut().skip(sure)); // it may be a secret's beginning
-            if !line.rest.is_empty() {
-                self.pen.write(&line.rest, "no line end");
+            let sure = self.output.secrets.mark(&mut line.unshown);
+            hide(line.unshown.iter_mut().skip(sure)); // it may be a secret's beginning
+            if !line.unshown.is_empty() {
+                self.output.write(&line.unshown, "no line end");
             }
         }
         let why = match self.next {
-            Next::Body(n) | Next::Chunked(Chunk::Data(n)) => &format!("; length of what is missing: {n}"),
-            Next::Head if !(self.head.is_empty() && self.line.begin.is_empty()) => ", in the middle of a head",
+            Next::Body(n) | Next::Chunked(ChunkState::Data(n)) => &format!("; length of what is missing: {n}"),
+            Next::Head if !(self.head.is_empty() && self.line.beginning.is_empty()) => ", in the middle of a head",
             Next::Chunked(_) => ", in the middle of a body",
-            Next::Frames if self.frames.as_ref().is_some_and(|frames| frames.place() != BETWEEN) => {
+            Next::Frames if self.frames.as_ref().is_some_and(|frames| frames.position() != BETWEEN) => {
                 ", in the middle of a frame"
             }
             _ => "",
         };
-        why.to_string() + self.loss()
+        why.to_string() + self.loss_note()
     }
 
     /// What becomes of an answer's stream that ends here.
-    fn loss(&self) -> &'static str {
+    fn loss_note(&self) -> &'static str {
         match &self.stream {
-            Some(stream) if !self.client && (stream.is_open() || !self.text.begin.is_empty()) => {
+            Some(stream) if !self.client && (stream.is_open() || !self.text.beginning.is_empty()) => {
                 "; what stands behind the last blank line is thrown away"
             }
             _ => "",
@@ -415,8 +415,8 @@ impl Way {
 
 /// What is said on one connection, and what it means.
 pub struct Explainer {
-    client: Way,
-    server: Way,
+    client: Direction,
+    server: Direction,
 }
 
 impl Explainer {
@@ -425,8 +425,8 @@ impl Explainer {
         let way = |client, sign, code| {
             let sign =
                 if color { format!("\x1b[{code}m#{number} {sign}\x1b[0m ") } else { format!("#{number} {sign} ") };
-            let pen = Pen { sign, color, secrets: secrets.clone(), ..Pen::default() };
-            Way { client, pen, ..Way::default() }
+            let pen = Output { prefix: sign, color, secrets: secrets.clone(), ..Output::default() };
+            Direction { client, output: pen, ..Direction::default() }
         };
         // Cyan for what came, green for what went.
         Explainer { client: way(true, '>', 36), server: way(false, '<', 32) }
@@ -441,21 +441,21 @@ impl Explainer {
     /// The client sent this: whole lines for a person.
     pub fn received(&mut self, bytes: &[u8]) -> String {
         let out = self.client.feed(bytes);
-        self.server.heads.append(&mut self.client.heads);
-        self.server.heads.truncate(REQUESTS);
+        self.server.head_requests.append(&mut self.client.head_requests);
+        self.server.head_requests.truncate(MAX_REQUESTS);
         out
     }
 
     /// The client was sent this.
     pub fn sent(&mut self, bytes: &[u8]) -> String {
-        let refused = [&self.client.head, &self.client.line.begin].iter().any(|head| head.starts_with(b"HEAD "));
-        if refused && self.server.heads.is_empty() && self.server.next == Next::Head {
-            self.server.heads.push_back(true); // it is not yet whole
+        let refused = [&self.client.head, &self.client.line.beginning].iter().any(|head| head.starts_with(b"HEAD "));
+        if refused && self.server.head_requests.is_empty() && self.server.next == Next::Head {
+            self.server.head_requests.push_back(true); // it is not yet whole
         }
         let out = self.server.feed(bytes);
-        if self.client.next == Next::Held && self.server.heads.is_empty() {
+        if self.client.next == Next::Undecided && self.server.head_requests.is_empty() {
             self.client.next = if self.server.next == Next::Frames { Next::Frames } else { Next::Head };
-            let held = take(&mut self.client.held);
+            let held = take(&mut self.client.undecided);
             return out + &self.received(&held);
         }
         out
@@ -466,9 +466,9 @@ impl Explainer {
         let request = self.client.end();
         let answer = self.server.end();
         let why = if request.is_empty() { answer } else { request };
-        let last = &mut self.server.pen;
-        last.sign = last.sign.replace('<', "-");
+        let last = &mut self.server.output;
+        last.prefix = last.prefix.replace('<', "-");
         last.write(&[], &format!("the connection ends{why}"));
-        take(&mut self.client.pen.out) + &last.out
+        take(&mut self.client.output.out) + &last.out
     }
 }

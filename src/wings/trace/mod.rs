@@ -9,7 +9,7 @@ pub mod explain;
 
 use crate::channel::watch::{Frames, Watch};
 use crate::config::{option, switch};
-use crate::server::doors::{Tables, Wing};
+use crate::server::doors::{Wing, WingTables};
 use crate::system::report::report;
 use crate::wings::trace::explain::Explainer;
 use crate::wings::trace::secrets::{Secrets, is_credential};
@@ -19,16 +19,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// What it adds to the tables.
-pub const TABLES: Tables = Tables {
+pub const TABLES: WingTables = WingTables {
     options: &[option(
         "trace",
         "",
         "show every connection's bytes on stderr, each line with what it is",
-        |config, on| switch(on).map(|on| config.further.set("trace", if on { "1" } else { "" })),
+        |config, on| switch(on).map(|on| config.wing_options.set("trace", if on { "1" } else { "" })),
     )],
-    ..Tables::new(|desk| {
-        let on = desk.hub.config().further.get("trace") == Some("1");
-        let secrets = Arc::new(Secrets::new(desk.tokens.all()));
+    ..WingTables::new(|app| {
+        let on = app.hub.config().wing_options.get("trace") == Some("1");
+        let secrets = Arc::new(Secrets::new(app.tokens.all()));
         // In colour on a terminal that has some, if nobody said otherwise (no-color.org).
         let says = |name: &str| var_os(name).unwrap_or_default();
         let color = io::stderr().is_terminal() && says("NO_COLOR").is_empty() && says("TERM") != "dumb";
@@ -45,19 +45,20 @@ struct Trace {
 }
 
 impl Wing for Trace {
-    fn note(&self) -> Option<&'static str> {
+    fn start_note(&self) -> Option<&'static str> {
         let note = "trace: from here on this shows what is asked for and what is published, but no token";
         self.on.then_some(note)
     }
 
     fn watch(&self) -> Option<Box<dyn Watch>> {
-        let watcher = || Watcher(Explainer::new(self.count.fetch_add(1, Relaxed), self.color, self.secrets.clone()));
+        let watcher =
+            || TraceWatcher(Explainer::new(self.count.fetch_add(1, Relaxed), self.color, self.secrets.clone()));
         self.on.then(|| Box::new(watcher()) as _)
     }
 }
 
 /// Has one connection explained.
-struct Watcher(Explainer);
+struct TraceWatcher(Explainer);
 
 /// Shows whole lines together, so that those of several connections do not mix.
 fn show(lines: String) {
@@ -66,7 +67,7 @@ fn show(lines: String) {
     }
 }
 
-impl Watch for Watcher {
+impl Watch for TraceWatcher {
     fn received(&mut self, bytes: &[u8]) {
         show(self.0.received(bytes));
     }
@@ -82,14 +83,14 @@ impl Watch for Watcher {
     }
 }
 
-impl Drop for Watcher {
+impl Drop for TraceWatcher {
     fn drop(&mut self) {
         show(self.0.end());
     }
 }
 
 /// A head without the credentials in it.
-pub fn masked(head: &[u8]) -> Vec<u8> {
+pub fn without_credentials(head: &[u8]) -> Vec<u8> {
     let lines = head.split_inclusive(|&b| b == b'\n').map(|line| {
         let name = line.split(|&b| b == b':').next().unwrap_or_default();
         if is_credential(name) { [name, b": (not shown)\r\n"].concat() } else { line.into() }

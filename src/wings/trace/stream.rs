@@ -4,26 +4,26 @@ use crate::wire::event::Line;
 
 /// An event stream, read line by line: what stands in its buffers (WHATWG HTML, "Interpreting an event stream").
 #[derive(Default)]
-pub struct Stream {
+pub struct StreamExplainer {
     begun: bool,
     name: String,
     data: bool,
     id: bool,
 }
 
-impl Stream {
+impl StreamExplainer {
     /// Takes the next line, without its end; says what it does.
-    pub fn line(&mut self, line: &[u8]) -> String {
+    pub fn explain_line(&mut self, line: &[u8]) -> String {
         let line = String::from_utf8_lossy(line);
         if let Some(line) = line.strip_prefix('\u{feff}').filter(|_| !self.begun) {
             self.begun = true;
-            return self.line(line.as_bytes()) + ", behind a byte order mark";
+            return self.explain_line(line.as_bytes()) + ", behind a byte order mark";
         }
         let note = match Line::read(&line) {
             Line::Blank => match std::mem::take(self) {
-                Stream { data: true, name, .. } if name.is_empty() => "dispatch: message",
-                Stream { data: true, name, .. } => &format!("dispatch: {name}"),
-                Stream { id: true, .. } => "fires nothing; the id counts from here",
+                StreamExplainer { data: true, name, .. } if name.is_empty() => "dispatch: message",
+                StreamExplainer { data: true, name, .. } => &format!("dispatch: {name}"),
+                StreamExplainer { id: true, .. } => "fires nothing; the id counts from here",
                 _ => "fires nothing",
             },
             Line::Comment("ping") => "ping",

@@ -16,7 +16,7 @@
 //! Limits: [`MAX_CONTROL`]; a message's is the caller's. Memory is taken for bytes that came, never for a length.
 //! Deliberately absent: extensions, so no compression; binary messages; fragments of ours, which nobody needs.
 
-use crate::channel::watch::{Frames, InFrame};
+use crate::channel::watch::{FramePosition, Frames};
 use crate::wire::reject::{Reject, table};
 use std::mem::take;
 
@@ -158,7 +158,7 @@ impl Parser {
         Ok(Some(match opcode {
             PING => Received::Ping(control),
             PONG => Received::Pong,
-            CLOSE => closing(&control)?,
+            CLOSE => parse_close(&control)?,
             _ if self.unfinished => return Ok(None),
             _ => {
                 self.valid = 0;
@@ -169,7 +169,7 @@ impl Parser {
 }
 
 /// The payload of a Close frame (§5.5.1): nothing, or a status code and a reason.
-fn closing(payload: &[u8]) -> Result<Received, Reject> {
+fn parse_close(payload: &[u8]) -> Result<Received, Reject> {
     if payload.is_empty() {
         return Ok(Received::Close(None));
     }
@@ -209,7 +209,7 @@ pub fn close(code: Option<u16>, reason: &str) -> Vec<u8> {
 }
 
 /// The Close frame for a failure.
-pub fn failure(fail: Reject) -> Vec<u8> {
+pub fn close_for(fail: Reject) -> Vec<u8> {
     close(Some(fail.status), &format!("{} ({})", fail.why, fail.rule))
 }
 
@@ -277,19 +277,19 @@ impl Frame {
 }
 
 /// Reads the frames of one direction for those who watch.
-pub struct Reader {
+pub struct FrameReader {
     frame: Frame,
     blocks: bool,
 }
 
-impl Reader {
+impl FrameReader {
     /// For messages that are whole `blocks` of an event stream, or are not.
-    pub fn new(blocks: bool) -> Reader {
-        Reader { frame: Frame::default(), blocks }
+    pub fn new(blocks: bool) -> FrameReader {
+        FrameReader { frame: Frame::default(), blocks }
     }
 }
 
-impl Frames for Reader {
+impl Frames for FrameReader {
     fn header(&mut self, byte: u8) -> Option<(String, String)> {
         let length = self.frame.header(byte)?;
         let bits = [(0x80, "FIN, "), (0x40, "RSV1, "), (0x20, "RSV2, "), (0x10, "RSV3, ")];
@@ -312,11 +312,11 @@ impl Frames for Reader {
         self.frame.payload(bytes)
     }
 
-    fn place(&self) -> InFrame {
+    fn position(&self) -> FramePosition {
         let Frame { header, first, second, left, .. } = &self.frame;
         match left {
-            None => InFrame::Header { begun: !header.is_empty() },
-            Some(_) => InFrame::Payload {
+            None => FramePosition::Header { begun: !header.is_empty() },
+            Some(_) => FramePosition::Payload {
                 control: self.frame.opcode() >= CLOSE && second & 0x7f < 126,
                 last: first & 0x80 != 0,
                 streams: self.blocks,

@@ -39,8 +39,8 @@ pub struct Handshake {
 /// The first rule that it breaks.
 pub fn handshake(req: &Request) -> Result<Option<Handshake>, Reject> {
     // In HTTP/1.0 the field means nothing (RFC 9110 §7.8).
-    let upgrade = req.minor == 1 && req.lists("upgrade", "websocket");
-    if !upgrade && req.bytes("sec-websocket-key").is_none() {
+    let upgrade = req.minor == 1 && req.list_has("upgrade", "websocket");
+    if !upgrade && req.field_bytes("sec-websocket-key").is_none() {
         return Ok(None);
     }
     if req.method != "GET" {
@@ -49,12 +49,12 @@ pub fn handshake(req: &Request) -> Result<Option<Handshake>, Reject> {
     if !upgrade {
         return Err(UPGRADE);
     }
-    if !req.lists("connection", "upgrade") {
+    if !req.list_has("connection", "upgrade") {
         return Err(UPGRADE_OPTION);
     }
     // One line each (§11.3.1, §11.3.5). The version comes first, for older ones have other keys.
-    let [b"13"] = req.all("sec-websocket-version").collect::<Vec<_>>()[..] else { return Err(WS_VERSION) };
-    let [key] = req.all("sec-websocket-key").collect::<Vec<_>>()[..] else { return Err(WS_KEY) };
+    let [b"13"] = req.field_values("sec-websocket-version").collect::<Vec<_>>()[..] else { return Err(WS_VERSION) };
+    let [key] = req.field_values("sec-websocket-key").collect::<Vec<_>>()[..] else { return Err(WS_KEY) };
     // 16 bytes by the grammar of §4.3, which leaves the last digit's four spare bits free: §4.1 has them set in its example.
     if key.len() != 24 || !key.strip_suffix(b"==").is_some_and(|digits| is_made_of(digits, b"+/")) {
         return Err(WS_KEY);

@@ -14,17 +14,17 @@
 //! The channel alone writes, so no frame lands inside another. What the thread that reads has to say waits here until the
 //! channel stands between two frames. One Pong frame, the newest (RFC 6455 §5.5.3).
 //!
-//! Limits: `LEAVE_TIME` and `subscriber.rs` have those of its end; `--max-body` for a message. A WebSocket holds two
+//! Limits: `MAX_CLOSE_TIME` and `subscriber.rs` have those of its end; `--max-body` for a message. A WebSocket holds two
 //! descriptors, and so it counts as two connections.
 
-use crate::channel::framing::Framed;
+use crate::channel::framing::FramingRef;
 use crate::channel::hub::Hub;
 use crate::channel::state::{Channel, Opening};
 use crate::channel::subscriber::{Slot, Transport};
 use crate::channel::watch::Watchers;
 use crate::server::connection::{Connection, Stop};
 use crate::system::threads::lock;
-use crate::wings::websocket::frames::{self, Parser, Reader, Received};
+use crate::wings::websocket::frames::{self, FrameReader, Parser, Received};
 use crate::wings::websocket::messages::{BLOCKS, DATA};
 use crate::wire::event::Event;
 use crate::wire::reject::Reject;
@@ -35,11 +35,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Limit: how long a Pong frame waits before more is read.
-const PONG_TIME: Duration = Duration::from_secs(1);
+const MAX_PONG_WAIT: Duration = Duration::from_secs(1);
 /// Limit: how long it may take to send the end that its client asked for.
-const LEAVE_TIME: Duration = Duration::from_secs(2);
+const MAX_CLOSE_TIME: Duration = Duration::from_secs(2);
 /// Limit: Ping frames that go unanswered.
-const UNANSWERED: u32 = 2;
+const MAX_UNANSWERED: u32 = 2;
 
 /// What the threads share that use one socket.
 #[derive(Default)]
@@ -50,13 +50,13 @@ struct Shared {
 }
 
 /// The half of a WebSocket that its channel writes to.
-struct Half {
+struct SocketTransport {
     shared: Arc<Mutex<Shared>>,
-    framing: Framed,
+    framing: FramingRef,
 }
 
-impl Transport for Half {
-    fn framing(&self) -> Framed {
+impl Transport for SocketTransport {
+    fn framing(&self) -> FramingRef {
         self.framing
     }
 
@@ -68,18 +68,18 @@ impl Transport for Half {
         taken
     }
 
-    fn has_word(&self) -> bool {
+    fn has_pending(&self) -> bool {
         !lock(&self.shared).pong.is_empty()
     }
 
-    fn take_word(&self) -> Vec<u8> {
+    fn take_pending(&self) -> Vec<u8> {
         take(&mut lock(&self.shared).pong)
     }
 
-    fn beat(&self) -> bool {
+    fn heartbeat(&self) -> bool {
         let mut shared = lock(&self.shared);
         shared.unanswered += 1;
-        shared.unanswered <= UNANSWERED
+        shared.unanswered <= MAX_UNANSWERED
     }
 }
 
@@ -99,13 +99,13 @@ pub struct Accepted {
 
 /// What comes next, however long it takes; and whether it was read with what was before, and so is explained already.
 fn receive(connection: &mut Connection, shared: &Mutex<Shared>) -> Result<(Vec<u8>, bool), Stop> {
-    let mut bytes = connection.take(usize::MAX);
+    let mut bytes = connection.drain(usize::MAX);
     let early = !bytes.is_empty();
     while bytes.is_empty() {
         if !connection.read(Duration::MAX)? {
             drop(lock(shared)); // the socket did not block, for another thread is just writing to it
         }
-        bytes = connection.take(usize::MAX);
+        bytes = connection.drain(usize::MAX);
     }
     Ok((bytes, early))
 }
@@ -113,7 +113,7 @@ fn receive(connection: &mut Connection, shared: &Mutex<Shared>) -> Result<(Vec<u
 impl Accepted {
     /// Reads and obeys the client's frames, until there are no more. Returns the Close frame with which
     /// it ends, if one is due.
-    fn obey(&self, connection: &mut Connection, shared: &Mutex<Shared>) -> Result<(), Vec<u8>> {
+    fn serve_frames(&self, connection: &mut Connection, shared: &Mutex<Shared>) -> Result<(), Vec<u8>> {
         let mut parser = Parser::new(self.hub.config().max_body);
         while let Ok((bytes, early)) = receive(connection, shared) {
             let mut watched = lock(shared);
@@ -123,7 +123,7 @@ impl Accepted {
             watched.watchers.each(|watcher| watcher.body(&bytes));
             drop(watched);
             let mut rest = &bytes[..];
-            while let Some(received) = parser.next(&mut rest).map_err(frames::failure)? {
+            while let Some(received) = parser.next(&mut rest).map_err(frames::close_for)? {
                 match received {
                     Received::Message(text) => {
                         self.may_publish.map_err(|reject| frames::close(Some(1008), reject.why))?;
@@ -136,7 +136,7 @@ impl Accepted {
                         lock(shared).pong = frames::frame(frames::PONG, &payload);
                         self.hub.wake(&self.channel);
                         // Else a newer one takes its place.
-                        self.channel.wait_until(PONG_TIME, || lock(shared).pong.is_empty());
+                        self.channel.wait_until(MAX_PONG_WAIT, || lock(shared).pong.is_empty());
                     }
                     Received::Pong => lock(shared).unanswered = 0,
                     Received::Close(code) => return Err(frames::close(code, "")),
@@ -149,29 +149,29 @@ impl Accepted {
     /// Serves it to its end, with the client's slot and a further one.
     pub fn serve(self, mut connection: Connection, _slot: Slot, further: Slot, mut opening: Opening) {
         let mut watchers = take(&mut connection.watchers);
-        watchers.each(|watcher| watcher.frames(&|client| Box::new(Reader::new(self.blocks && !client))));
+        watchers.each(|watcher| watcher.frames(&|client| Box::new(FrameReader::new(self.blocks && !client))));
         let shared = Arc::new(Mutex::new(Shared { watchers, ..Shared::default() }));
-        let framing: Framed = if self.blocks { &BLOCKS } else { &DATA };
-        opening.more.transport = Some(Box::new(Half { shared: shared.clone(), framing }));
+        let framing: FramingRef = if self.blocks { &BLOCKS } else { &DATA };
+        opening.extras.transport = Some(Box::new(SocketTransport { shared: shared.clone(), framing }));
         let key = opening.key;
         // If this fails the client is gone.
         if let Ok(stream) = connection.stream.try_clone()
             && self.hub.subscribe(&self.channel, stream, further, opening).is_ok()
         {
-            connection.note(101);
-            let last = self.obey(&mut connection, &shared).err().unwrap_or_default();
+            connection.log_request(101);
+            let last = self.serve_frames(&mut connection, &shared).err().unwrap_or_default();
             let now = self.hub.now();
             // Behind the frame that is open. If its socket does not take that in time, or there is nothing, it is just dropped.
-            self.channel.visit(key, Instant::now() + LEAVE_TIME, |found| {
-                let Some((sub, _)) = found else { return Some(()) };
-                if !sub.is_poll() {
-                    sub.end_at(sub.at().end(), last.clone());
+            self.channel.with_subscriber(key, Instant::now() + MAX_CLOSE_TIME, |found| {
+                let Some((subscriber, _)) = found else { return Some(()) };
+                if !subscriber.has_ending() {
+                    subscriber.end_at(subscriber.cursor().end(), last.clone());
                 }
-                let gone = sub.finish(now).is_err() || sub.is_ended() || last.is_empty();
+                let gone = subscriber.finish(now).is_err() || subscriber.is_ended() || last.is_empty();
                 gone.then_some(())
             });
             self.channel.remove(key, now);
-            connection.end(Stop::Close);
+            connection.close(Stop::Close);
         }
     }
 }

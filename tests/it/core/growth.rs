@@ -40,7 +40,7 @@ fn heads() {
         let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(n));
         own(|| {
             let req = Request::parse(head.as_bytes()).unwrap();
-            assert!(req.bytes("b").is_none() && req.keep_alive() && req.all("a").count() == n);
+            assert!(req.field_bytes("b").is_none() && req.keep_alive() && req.field_values("a").count() == n);
         })
     });
     linear("hosts", 1000, |n| {
@@ -294,24 +294,24 @@ fn what_is_for_one_alone_and_is_read_bit_by_bit() {
         let (mut client, server) = UnixStream::pair().unwrap();
         let stream = TcpStream::from(OwnedFd::from(server));
         stream.set_nonblocking(true).unwrap();
-        let slot = Slot::take(&Default::default()).0;
+        let slot = Slot::claim(&Default::default()).0;
         let mut sub = Subscriber {
             stream,
             pos: 0,
-            more: None,
-            tried: 0,
+            extras: None,
+            last_write: 0,
             key: 0,
             stalls: 0,
             chunked: true,
-            gone: None,
-            shut: false,
+            drop_reason: None,
+            peer_shut: false,
             slot,
         };
         own(|| {
-            sub.give_alone(vec![b'a'; n].into_iter(), 0).ok().unwrap();
+            sub.write_direct(vec![b'a'; n].into_iter(), 0).ok().unwrap();
             for _ in 0..n.div_ceil(4096) {
                 client.read_exact(&mut [0; 4096]).unwrap();
-                sub.give(b"", &mut Default::default(), 0).ok().unwrap();
+                sub.deliver(b"", &mut Default::default(), 0).ok().unwrap();
             }
         })
     });

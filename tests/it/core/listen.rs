@@ -475,7 +475,7 @@ fn two_hundred_readers_hear_a_thousand_events_each_once_and_in_order() {
 
 #[test]
 fn what_several_cores_write_is_whole_and_in_order() {
-    // More than one core takes alone (`SHARE` in `turn.rs`); with a single core this is a list as any other.
+    // More than one core takes alone (`MIN_SHARE` in `turn.rs`); with a single core this is a list as any other.
     many_descriptors();
     // Nobody is so idle as to be pinged while the others come.
     let server = Tincan::start(&["--quiet", "--heartbeat", "300"]);

@@ -3,11 +3,11 @@
 use crate::support::harness::*;
 use std::sync::Arc;
 use tincan::log::disk::Dir;
-use tincan::log::positions::{From, Log};
+use tincan::log::positions::{Log, Since};
 use tincan::log::writer::Writer;
 use tincan::wire::chunked::Chunked;
 use tincan::wire::event::{Event, parse};
-use tincan::wire::http::{Framing, HeadEnd, MAX_FIELDS, MAX_SECTION, MAX_TARGET, Request, date, is_token};
+use tincan::wire::http::{BodyLength, HeadEnd, MAX_FIELDS, MAX_SECTION, MAX_TARGET, Request, date, is_token};
 use tincan::wire::id::Id;
 use tincan::wire::reject::{CHUNK, LARGE_SECTION, LONE_CR, LONE_LF, LONG_TARGET, METHOD, REQUEST_LINE, Reject};
 
@@ -282,7 +282,7 @@ fn damaged_requests_are_answered_or_refused_and_never_more() {
                 [one] => one.split(',').next().unwrap().trim().parse().unwrap(),
                 _ => panic!("two lengths: {text:?}"),
             };
-            assert_eq!(req.framing, Framing::Length(length), "{text:?}");
+            assert_eq!(req.body_length, BodyLength::Known(length), "{text:?}");
         }
     }
     for _ in 0..300 {
@@ -316,14 +316,14 @@ fn a_log_in_files_finds_every_place_in_any_part_and_epoch() {
 
 /// Appends an event, as a channel does. Returns its id.
 fn append(log: &mut Log, writer: &mut Writer, event: &Event) -> Id {
-    let end = log.end();
+    let end = log.tail();
     let id = end.written.id.plus(1);
     writer.block.clear();
     event.write(Some(id), &mut writer.block);
     let settle = writer.seal(1, end.newest);
     let begun = writer.write(&end, settle).unwrap();
     log.commit(&writer.block, id, begun, true);
-    log.hear(log.end().written);
+    log.set_heard(log.tail().written);
     id
 }
 
@@ -339,19 +339,19 @@ fn finds_every_place(seed: u64, opened: Opened, reopen: &mut dyn FnMut(&mut Rand
         let event = Event::new("x".repeat(random.index(if n % 100 == 0 { 6000 } else { 90 })));
         let id = append(&mut log, &mut writer, &event);
         if random.index(2) == 0 {
-            log.given(log.end().written.pos); // from here on it is read from the file
+            log.delivered_up_to(log.tail().written.pos); // from here on it is read from the file
         }
         let mut bytes = Vec::new();
         event.write(Some(id), &mut bytes);
         all.push((id, bytes));
-        let place = log.find(&From::All).unwrap();
+        let place = log.find_start(&Since::All).unwrap();
         let kept = all.iter().filter(|(id, _)| *id > place.id).count();
         let (end, pos) = (log.heard.pos, place.pos);
         assert!(end - pos <= 4096 || kept == 1, "{} bytes kept", end - pos);
         // From each place that is kept, exactly the events behind it follow.
         let behind = all.len() - random.index(kept + 1);
         let asked = if behind == all.len() - kept { place.id } else { all[behind - 1].0 };
-        let found = log.find(&From::After(asked.to_string())).unwrap();
+        let found = log.find_start(&Since::After(asked.to_string())).unwrap();
         assert_eq!((found.id, found.gap), (asked, None));
         let (mut pos, mut heard, mut piece) = (found.pos, Vec::new(), Vec::new());
         while pos < end {
@@ -369,7 +369,7 @@ fn finds_every_place(seed: u64, opened: Opened, reopen: &mut dyn FnMut(&mut Rand
             // Whoever asks for what is gone is told how much that is.
             if let Some(lost) = all.len().checked_sub(kept + 2) {
                 let asked = all[lost].0;
-                let gap = log.find(&From::After(asked.to_string())).unwrap().gap.unwrap();
+                let gap = log.find_start(&Since::After(asked.to_string())).unwrap().gap.unwrap();
                 assert_eq!(gap.from, Some(all[lost + 2].0));
                 assert_eq!(gap.lost, (asked.epoch == all[lost + 1].0.epoch).then_some(1));
             }

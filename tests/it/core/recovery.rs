@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use tincan::log::recovery::{Found, head, recover};
+use tincan::log::recovery::{Scan, head, recover};
 use tincan::wire::event::{Event, parse, seal};
 use tincan::wire::id::Id;
 
@@ -33,7 +33,7 @@ impl OnDisk {
     }
 
     /// What is found if these are its bytes, and the last id; wherever its cursor is.
-    fn recover(&self, bytes: &[u8]) -> (std::io::Result<Found>, Id) {
+    fn recover(&self, bytes: &[u8]) -> (std::io::Result<Scan>, Id) {
         self.writer.write_all_at(bytes, 0).unwrap();
         self.writer.set_len(bytes.len() as u64).unwrap();
         let mut last = BEFORE;
@@ -103,7 +103,7 @@ impl Written {
             0 => false,
             n => n > nuls(&self.bytes) || found.hole,
         };
-        let expected = Found {
+        let expected = Scan {
             head: if whole > 0 { self.ends[0].0 as u64 } else { 0 },
             good: good as u64,
             len: bytes.len() as u64,

@@ -326,7 +326,7 @@ fn a_burst_waits_in_a_long_queue_until_the_server_is_back() {
         return;
     }
     let most = |path: &str| read_to_string(path).ok().and_then(|n| n.trim().parse().ok()).unwrap_or(128);
-    let descriptors = tincan::system::limits::soft("Max open files").map_or(usize::MAX, |n| n as usize);
+    let descriptors = tincan::system::limits::soft_limit("Max open files").map_or(usize::MAX, |n| n as usize);
     let clients = 1000.min(descriptors / 4);
     if most("/proc/sys/net/core/somaxconn") < clients || clients < 200 {
         return eprintln!("left out: the system's own limits are lower");

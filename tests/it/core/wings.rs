@@ -114,7 +114,7 @@ fn an_option_of_a_missing_wing_is_refused_wherever_it_is_given() {
         assert!(command.env(&variable, "").arg("--version").output().unwrap().status.success());
         // A program of somebody's own is told as well.
         let mut config = Config { listen: "127.0.0.1:0".parse().ok(), ..Config::default() };
-        config.further.set(wing, value);
+        config.wing_options.set(wing, value);
         let why = Server::bind(config).unwrap_err().to_string();
         assert_eq!(why, format!("{wing}: this build does not have it"));
         let help = String::from_utf8(tincan(&["--help"]).stdout).unwrap();

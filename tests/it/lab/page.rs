@@ -9,7 +9,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tincan::wings::lessons::script::{LESSONS, parts};
+use tincan::wings::lessons::script::{LESSONS, languages};
 use tincan::wire::event::json;
 
 /// A line of the table, but for those of chunks: its bytes, what the algorithm did, what was fired; each a text.
@@ -127,7 +127,7 @@ fn a_lesson_in_the_lab_shows_its_bytes_and_what_came_of_each() {
         let lesson = LESSONS.iter().find(|lesson| lesson.name == *name).unwrap();
         page.becomes(
             "q('#lesson-title').textContent",
-            tincan::wings::lessons::script::says(lesson.text, "lesson").unwrap(),
+            tincan::wings::lessons::script::comment(lesson.text, "lesson").unwrap(),
         );
         match *name {
             "pause" => {
@@ -144,7 +144,7 @@ fn shows(page: &Page, name: &str, text: &str) {
     page.becomes("source?.readyState + ' ' + all('.over, .fired .failed').length", "2 1");
     // How the stream departs from its file.
     let unlike = [("{CR}", "\r"), ("{NUL}", "\0"), ("{BOM}", "\u{feff}"), ("{wait 1 s}", ""), ("{last-event-id}", "")];
-    let part = parts(text).0.split(": when ").next().unwrap();
+    let part = languages(text).0.split(": when ").next().unwrap();
     let sent = unlike.iter().fold(part.to_string(), |sent, (word, bytes)| sent.replace(word, bytes));
     let out = "all('tbody .row.out:not(.framing)').map(row => row.querySelector('code').textContent).join('')";
     let shown = page.js(out);

@@ -5,7 +5,7 @@ use crate::support::browser::{driver, url};
 use crate::support::harness::*;
 use crate::support::wings::has;
 use std::path::PathBuf;
-use tincan::wings::lessons::script::{LESSONS, parts, says};
+use tincan::wings::lessons::script::{LESSONS, comment, languages};
 
 const SCENES: &[Scene] =
     &[("the list of the lessons", "/lessons", |page, _| page.becomes("all('#lessons li').length > 20", "true"))];
@@ -68,9 +68,9 @@ fn the_lessons_are_listed_for_browsers_in_their_language() {
         page.open(&url(&server, "/lessons"));
         page.becomes("all('#lessons li').length", &LESSONS.len().to_string());
         for (n, lesson) in LESSONS.iter().enumerate() {
-            let (english, chinese) = parts(lesson.text);
+            let (english, chinese) = languages(lesson.text);
             let part = if language == "en" { english } else { chinese };
-            let title = says(part, "lesson").unwrap();
+            let title = comment(part, "lesson").unwrap();
             let name = lesson.name;
             let links = format!(
                 "[...all('#lessons li')[{n}].querySelectorAll('a')].map(a => a.getAttribute('href') + ' ' + a.textContent).join('\\n')"
@@ -92,7 +92,7 @@ fn the_lessons_are_listed_for_browsers_in_their_language() {
         }
         if language == "en" && has("lab") {
             page.js("q('#lessons li:nth-child(2) a').click()");
-            page.becomes("q('#lesson-title')?.textContent", says(LESSONS[1].text, "lesson").unwrap());
+            page.becomes("q('#lesson-title')?.textContent", comment(LESSONS[1].text, "lesson").unwrap());
             page.js("q('footer a[href=\"/lessons\"]').click()");
             page.becomes("all('#lessons li').length > 0", "true");
         }

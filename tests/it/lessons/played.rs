@@ -9,7 +9,7 @@ use std::process::{ChildStdout, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 use tincan::channel::framing::chunked;
-use tincan::wings::lessons::script::{LESSONS, Lesson, Script, Step, parse, parts, says};
+use tincan::wings::lessons::script::{LESSONS, Lesson, Script, Step, comment, languages, parse};
 use tincan::wings::lessons::{NO_LESSON, PLAYING};
 use tincan::wire::http;
 use tincan::wire::reject::{PAGE_METHOD, SINCE};
@@ -270,7 +270,7 @@ const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
 
 /// What is played of a lesson's file.
 fn file(name: &str) -> &'static str {
-    parts(LESSONS.iter().find(|lesson| lesson.name == name).unwrap().text).0
+    languages(LESSONS.iter().find(|lesson| lesson.name == name).unwrap().text).0
 }
 
 /// The last event IDs for which a lesson has a part of its own.
@@ -304,7 +304,7 @@ pub fn played() -> &'static [Played] {
 fn play() -> Vec<Played> {
     let mut asked: Vec<(&str, &str, bool)> = Vec::new();
     for lesson in LESSONS {
-        asked.extend([""].into_iter().chain(ids(parts(lesson.text).0)).map(|id| (lesson.name, id, false)));
+        asked.extend([""].into_iter().chain(ids(languages(lesson.text).0)).map(|id| (lesson.name, id, false)));
     }
     asked.extend([
         ("no-content", "1", true),
@@ -503,18 +503,18 @@ fn each_lesson_says_what_to_look_for_and_asks_a_question_in_two_languages() {
     let (server, mut list) = (Tincan::start(&[]), String::new());
     let chinese = |c: char| ('\u{4e00}'..='\u{9fff}').contains(&c);
     for lesson in LESSONS {
-        let (played, not_sent) = parts(lesson.text);
+        let (played, not_sent) = languages(lesson.text);
         let whats = ["lesson", "look", "question", "answer"];
         for (language, text) in [("English", played), ("Chinese", not_sent)] {
             for what in whats {
-                let said = says(text, what).unwrap_or_else(|| panic!("{} has no {what} in {language}", lesson.name));
+                let said = comment(text, what).unwrap_or_else(|| panic!("{} has no {what} in {language}", lesson.name));
                 assert!(said.len() > 5 && said.contains(chinese) == (language == "Chinese"), "{}: {said}", lesson.name);
                 assert_eq!(text.matches(&format!(": {what}: ")).count(), 1, "{} {what}", lesson.name);
             }
         }
         let lines: Vec<_> = not_sent.lines().map(|line| line.split(": ").nth(1).unwrap()).collect();
         assert_eq!(lines, whats, "{}", lesson.name);
-        let [title, titel] = [played, not_sent].map(|text| says(text, "lesson").unwrap());
+        let [title, titel] = [played, not_sent].map(|text| comment(text, "lesson").unwrap());
         list += &format!("/lessons/{:<20} {title} · {titel}\n", lesson.name);
         for line in lesson.text.lines() {
             let wide = line.chars().filter(|c| *c >= '\u{2e80}').count(); // two columns each
@@ -591,7 +591,7 @@ fn since_is_the_last_event_id_of_a_lesson_where_there_is_no_field() {
 fn the_chinese_part_is_never_sent() {
     assert!(played().len() > LESSONS.len() + 5);
     for Played { lesson, id, in_field, head, body: heard, .. } in played() {
-        let (text, not_sent) = parts(lesson.text);
+        let (text, not_sent) = languages(lesson.text);
         let known = ids(text).any(|known| known == *id);
         assert!(known || id.is_empty() || *in_field);
         let begin = if known { &format!(": when Last-Event-ID: {id}") } else { text.split('\n').next().unwrap() };

@@ -30,7 +30,7 @@ fn a_url_that_is_not_utf_8_is_not_shown() {
 #[test]
 fn a_program_of_somebodys_own_is_told_of_a_value_that_will_not_do() {
     let mut config = Config { listen: "127.0.0.1:0".parse().ok(), ..Config::default() };
-    config.further.set("redis", "redis://:s3cr3t@h:port");
+    config.wing_options.set("redis", "redis://:s3cr3t@h:port");
     let why = Server::bind(config).unwrap_err().to_string();
     assert_eq!(why, "redis: give HOST:PORT, or redis://USER:PASSWORD@HOST:PORT/DB, percent-encoded");
 }
@@ -39,7 +39,11 @@ fn a_program_of_somebodys_own_is_told_of_a_value_that_will_not_do() {
 fn a_redis_is_named_by_flag_or_environment_and_a_value_that_will_not_do_is_not_shown() {
     let redis = |args: &[&str], env: &[(&str, &str)]| {
         let config = ask(args, env).unwrap();
-        config.further.get("redis").and_then(Address::parse).map(|a| (a.host, a.port, a.user, a.password, a.database))
+        config
+            .wing_options
+            .get("redis")
+            .and_then(Address::parse)
+            .map(|a| (a.host, a.port, a.user, a.password, a.database))
     };
     let at = |host: &str| Some((host.to_string(), 6379, String::new(), String::new(), 0));
     let env = ("TINCAN_REDIS", "redis://ann:%73ecret@away.example:7000/2");

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread::scope;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tincan::wings::redis::cluster::{REDIS_AWAY, REDIS_LOST, REDIS_REFUSES};
-use tincan::wings::redis::pipe::ANSWER;
+use tincan::wings::redis::pipe::REPLY_TIME;
 use tincan::wire::id::Id;
 use tincan::wire::reject::Reject;
 
@@ -401,8 +401,8 @@ fn hangs(long: bool) {
         let entries = redis.entries("kitchen");
         assert_eq!(entries.last().unwrap().id, last[0]);
         settled(&entries, &said);
-        // Nobody gives up before [`ANSWER`]. If this test was held up for so long itself, they may have.
-        let in_time = !long && hung + Duration::from_millis(500) < ANSWER;
+        // Nobody gives up before [`REPLY_TIME`]. If this test was held up for so long itself, they may have.
+        let in_time = !long && hung + Duration::from_millis(500) < REPLY_TIME;
         for (data, told) in &said {
             assert!(!in_time || matches!(told, Told::Kept(_)), "{data:?}: {told:?}");
             assert!(!long || !matches!(told, Told::Kept(_)), "{data:?}: {told:?}");

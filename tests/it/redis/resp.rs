@@ -3,9 +3,9 @@
 use crate::support::harness::*;
 use std::collections::BTreeSet;
 use std::io::{BufReader, ErrorKind, Read};
-use tincan::log::positions::{From, Gap, Log, PIECE};
+use tincan::log::positions::{Gap, Log, PIECE, Since};
 use tincan::wings::redis::resp::{Address, ELEMENT, MAX_DEPTH, MAX_LINE, Reply, command, read};
-use tincan::wings::redis::stream::{Entry, above, add_all, below, key};
+use tincan::wings::redis::stream::{Entry, above, add_commands, below, key};
 use tincan::wire::event::Event;
 use tincan::wire::id::Id;
 
@@ -413,7 +413,7 @@ fn any_password_can_be_given_and_none_is_ever_shown() {
     let address = Address::parse("redis://ann:secret@example.org/7").unwrap();
     assert_eq!(address.to_string(), "example.org:6379");
     let mut config = tincan::Config::default();
-    config.further.set("redis", "redis://ann:secret@example.org/7");
+    config.wing_options.set("redis", "redis://ann:secret@example.org/7");
     let shown = format!("{config:?} {config:#?}");
     assert!(shown.contains("redis") && !shown.contains("secret") && !shown.contains("\"ann\""), "{shown}");
 }
@@ -439,7 +439,7 @@ fn what_is_published_is_one_command_an_event_and_all_or_none() {
     let words = |words: &[&str]| command(words);
     let add = |events: &[Event], except, top, kept| {
         let posts: Vec<String> = (7..).take(events.len()).map(|n| format!("node-{n}")).collect();
-        add_all("kitchen", events, except, &posts, id(top), id(kept))
+        add_commands("kitchen", events, except, &posts, id(top), id(kept))
     };
     let (soup, named) = (Event::new("soup\r\nis ready"), Event::new("").named("bell").unwrap());
     assert_eq!(key("kitchen"), "tincan:kitchen");
@@ -508,9 +508,9 @@ fn whatever_stands_in_an_entry_it_is_one_event() {
         let mut out = Vec::new();
         read.event.write(Some(read.id), &mut out);
         assert_eq!(String::from_utf8(out).unwrap(), format!("{wire}id: 5-6\n\n"), "{fields:?}");
-        assert!(read.further.iter().all(|(name, _)| name != "except"));
+        assert!(read.other_fields.iter().all(|(name, _)| name != "except"));
     }
-    let except = |address: &[u8]| Entry::read(&entry("5-6", &[b"except", address])).unwrap().further;
+    let except = |address: &[u8]| Entry::read(&entry("5-6", &[b"except", address])).unwrap().other_fields;
     assert_eq!(except(b"0123"), [("except".into(), "0123".into())]);
     assert_eq!(except(b"\xff"), [("except".into(), "\u{fffd}".into())]);
     // What stands in further fields is kept in its order, of as many as a node needs.
@@ -518,7 +518,7 @@ fn whatever_stands_in_an_entry_it_is_one_event() {
     let fields: Vec<&[u8]> =
         names.iter().flat_map(|name| [name.as_bytes(), b"x", b"data", b"a", b"post", b"p"]).collect();
     let read = Entry::read(&entry("5-6", &fields)).unwrap();
-    assert_eq!((read.further.len(), &*read.further[7].0, &*read.post), (8, "field 7", "p"));
+    assert_eq!((read.other_fields.len(), &*read.other_fields[7].0, &*read.post), (8, "field 7", "p"));
     // Fields that are no texts are none, and so are other replies in their place.
     let fields = Reply::List(vec![text("data"), Reply::Number(1), Reply::Null, text("x"), text("data"), text("a")]);
     let strange =
@@ -561,7 +561,7 @@ struct Model {
 impl Model {
     /// Compares all that can be asked for with what is given.
     fn compare(&self, log: &Log, limit: usize, random: &mut Random) {
-        let (all, end) = (log.find(&From::All).unwrap(), log.heard.pos);
+        let (all, end) = (log.find_start(&Since::All).unwrap(), log.heard.pos);
         let ends: Vec<u64> =
             self.blocks.iter().scan(0, |pos, block| Some((*pos += block.1.len() as u64, *pos).1)).collect();
         assert_eq!(ends.last().copied().unwrap_or_default(), end);
@@ -572,7 +572,7 @@ impl Model {
         let last_of = |blocks: &[(Option<Id>, Vec<u8>)]| blocks.iter().rev().find_map(|block| block.0);
         let before = last_of(dropped).unwrap_or(self.start);
         let last = last_of(kept).unwrap_or(before);
-        assert_eq!((log.kept(), log.heard.id, log.written.id), (before, last, last));
+        assert_eq!((log.kept_after(), log.heard.id, log.written.id), (before, last, last));
         assert_eq!((all.id, all.gap), (before, None));
         let next_id = |from: usize| self.blocks[from..].iter().find_map(|block| block.0);
 
@@ -585,7 +585,7 @@ impl Model {
         asked.retain(|id| random.below(8) == 0 || *id > last);
         asked.extend(some.into_iter().chain(edges).flat_map(|id| [below(id), id, above(id)]));
         for asked in asked {
-            let found = log.find(&From::After(asked.to_string())).unwrap();
+            let found = log.find_start(&Since::After(asked.to_string())).unwrap();
             let is_kept = before <= asked && asked <= last;
             // Behind the last one that was heard, and before the gap that follows it.
             let at = match is_kept {
@@ -636,7 +636,7 @@ fn a_copy_finds_every_place(seed: u64, limit: usize, rounds: usize, gaps: u64) {
             };
             event.write(None::<Id>, &mut block);
             log.commit(&block, last, None, true);
-            log.hear(log.end().written);
+            log.set_heard(log.tail().written);
             model.blocks.push((None, block));
         } else {
             let id = match random.below(4) {
@@ -647,7 +647,7 @@ fn a_copy_finds_every_place(seed: u64, limit: usize, rounds: usize, gaps: u64) {
             };
             Event::new("x".repeat(size)).write(Some(id), &mut block);
             log.commit(&block, id, None, true);
-            log.hear(log.end().written);
+            log.set_heard(log.tail().written);
             model.blocks.push((Some(id), block));
         }
         model.compare(&log, limit, &mut random);

@@ -355,7 +355,7 @@ pub fn free_port() -> u16 {
 
 /// Has this process, and the servers that it starts from here on, open at least 4096 descriptors, if its user may.
 pub fn many_descriptors() {
-    if tincan::system::limits::soft("Max open files").is_some_and(|most| most < 4096) {
+    if tincan::system::limits::soft_limit("Max open files").is_some_and(|most| most < 4096) {
         let own = std::process::id().to_string();
         let _ = Command::new("prlimit").args(["--pid", &own, "--nofile=4096:"]).status();
     }

@@ -2,7 +2,7 @@
 
 use crate::core::cli::{ask, tincan};
 use tincan::Config;
-use tincan::config::Further;
+use tincan::config::WingOptions;
 
 #[test]
 fn it_is_a_switch() {
@@ -13,8 +13,8 @@ fn it_is_a_switch() {
     assert_eq!((out.status.code(), text.lines().count()), (Some(2), 1), "{text}");
     assert!(text.starts_with("tincan: ") && text.contains("takes no value"), "{text}");
     assert!(out.stdout.is_empty());
-    let mut further = Further::default();
+    let mut further = WingOptions::default();
     further.set("trace", "1");
-    let expected = Config { further, ..Config::default() };
+    let expected = Config { wing_options: further, ..Config::default() };
     assert_eq!(ask(&[], &[("TINCAN_TRACE", "true")]).unwrap(), expected);
 }

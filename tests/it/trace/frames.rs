@@ -8,7 +8,7 @@ use crate::trace::lines::{ended, explained_by, none, shown, traced};
 use std::sync::Arc;
 use tincan::wings::trace::explain::Explainer;
 use tincan::wings::trace::secrets::Secrets;
-use tincan::wings::websocket::frames::Reader;
+use tincan::wings::websocket::frames::FrameReader;
 
 /// What `--trace` shows of a session behind the lines of its handshake; without the lines of the heads.
 fn frames_of(lines: &str) -> String {
@@ -86,7 +86,7 @@ fn explained<'a>(secrets: &Arc<Secrets>, said: impl IntoIterator<Item = (bool, &
 
 fn explainer(secrets: &Arc<Secrets>, blocks: bool) -> Explainer {
     let mut explainer = Explainer::new(1, false, secrets.clone());
-    explainer.frames(Box::new(Reader::new(false)), Box::new(Reader::new(blocks)));
+    explainer.frames(Box::new(FrameReader::new(false)), Box::new(FrameReader::new(blocks)));
     explainer
 }
 

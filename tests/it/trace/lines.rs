@@ -8,8 +8,8 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, LazyLock};
-use tincan::wings::trace::explain::{Explainer, LINE};
-use tincan::wings::trace::secrets::{Byte, Secrets, hide, shown as bytes, visible};
+use tincan::wings::trace::explain::{Explainer, MAX_LINE};
+use tincan::wings::trace::secrets::{MarkedByte, Secrets, hide, unmarked as bytes, visible};
 
 const TOKEN: &str = "ses%25me/Open+7"; // a token may look as if it were encoded
 
@@ -500,7 +500,7 @@ fn no_token_is_ever_shown_wherever_a_request_is_cut() {
 /// A line outside a body as it is shown, by the letter of its rule: at each `@` the word before it is hidden, back to where
 /// it begins. `cut`: what is there may go on.
 fn without_user_information(line: &str, cut: bool) -> String {
-    let mut marked: Vec<Byte> = bytes(line.as_bytes());
+    let mut marked: Vec<MarkedByte> = bytes(line.as_bytes());
     for at in (0..=line.len()).filter(|at| line.as_bytes().get(*at).map_or(cut, |b| *b == b'@')) {
         let start = line[..at].rfind([' ', '\t', '/', '?', '#']).map_or(0, |n| n + 1);
         let (before, word) = line[..at].split_at(start);
@@ -549,7 +549,7 @@ fn no_token_is_shown_that_a_chunk_or_the_limit_of_a_line_cuts() {
         assert!(body.starts_with('x') && body.ends_with("(not shown)y"), "{lines}");
         shows_no_token(&body, &request);
     }
-    let rooms = (LINE - 60..=LINE).step_by(2); // by the bytes of a letter
+    let rooms = (MAX_LINE - 60..=MAX_LINE).step_by(2); // by the bytes of a letter
     side_by_side(rooms, |room| {
         for (begin, token) in [
             ("POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 99999\r\n\r\n", TOKEN),
@@ -557,7 +557,7 @@ fn no_token_is_shown_that_a_chunk_or_the_limit_of_a_line_cuts() {
             ("GET / HTTP/1.1\r\nCookie: ", "pass-word"),
             ("GET http://", "u:pass-word@a/"),
         ] {
-            let request = format!("{begin}{}{token}{}{token}", "é".repeat(room / 2), "é".repeat(LINE / 2));
+            let request = format!("{begin}{}{token}{}{token}", "é".repeat(room / 2), "é".repeat(MAX_LINE / 2));
             let lines = explained(&secrets, [(true, request.as_bytes())]);
             shows_no_token(&lines, begin);
             assert!(!lines.contains("word") && !lines.contains("⟨"), "{lines}");

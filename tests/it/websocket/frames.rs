@@ -635,7 +635,7 @@ fn every_failure_says_why_and_fits_into_a_close_frame() {
         assert!([1002, 1003, 1007, 1009].contains(&failure.status), "{failure:?}");
         let known = ["RFC 6455 §", "tincan, --"].iter().any(|source| failure.rule.starts_with(source));
         assert!(known && failure.why.contains("; ") && failure.fields.is_empty(), "{failure:?}");
-        let frame = ws::failure(failure);
+        let frame = ws::close_for(failure);
         let said = [&failure.status.to_be_bytes(), closing_reason(failure).as_bytes()].concat();
         assert_eq!(frame, [&[0x88, said.len() as u8], &said[..]].concat(), "{failure:?} is cut");
         assert!(ws::TABLE[..n].iter().all(|other| other.why != failure.why), "{failure:?} is there twice");

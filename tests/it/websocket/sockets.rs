@@ -780,7 +780,7 @@ fn a_hundred_stalled_websockets_delay_no_honest_reader_and_cost_little_memory() 
     }
     assert_eq!(servers[1].readers("a"), 100, "they are behind, and have their place");
     // As many as the system allows.
-    let count = tincan::system::limits::soft("Max open files").map_or(1000, |n| 1000.min(n / 4));
+    let count = tincan::system::limits::soft_limit("Max open files").map_or(1000, |n| 1000.min(n / 4));
     let mut readers =
         servers.each_ref().map(|server| (0..count).map(|_| server.listen("/a", "").0).collect::<Vec<_>>());
     let [without, with] = servers.each_ref().map(|server| pss(server.pid()));
