@@ -4,3 +4,4 @@ pub mod clients;
 pub mod proxies;
 pub mod readme;
 pub mod relays;
+pub mod snippets;

@@ -36,6 +36,18 @@ fn visible(bytes: &str) -> String {
 }
 
 #[test]
+fn the_picture_of_the_lab_is_of_this_page() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let page = driver.page(&url(&server, "/lab"));
+    page.size(1100, 690, false);
+    on_channel(&page, &server, "kitchen");
+    server.post("/kitchen", "soup is ready");
+    page.becomes(&format!("{ROWS}.filter(row => row.includes('fire “message”')).length"), "1");
+    page.picture("static/lab/lab.png", 1100, 690);
+}
+
+#[test]
 fn the_lab_sets_bytes_algorithm_and_eventsource_beside_each_other() {
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&["--retry", "200"]);

@@ -58,6 +58,22 @@ fn two_people_and_curl_hear_the_same() {
 }
 
 #[test]
+fn the_picture_of_the_chat_is_of_this_page() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let page = driver.page(&url(&server, "/kitchen"));
+    page.is_open();
+    for (name, msg) in [("Ada", "who cooks today?"), ("Bob", "I do: soup, with the bread from yesterday")] {
+        server.post("/kitchen", &message(name, msg));
+    }
+    server.post("/kitchen", "soup is ready");
+    page.keys("#name", "Ada");
+    page.keys("#msg", "on my way");
+    page.becomes("all('#log li').length", "3");
+    page.picture("static/chat/chat.png", 800, 420);
+}
+
+#[test]
 fn a_restart_heals_by_itself_and_is_told() {
     let Some(driver) = driver() else { return };
     let mut server = Tincan::start(&["--retry", "200"]);

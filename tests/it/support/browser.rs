@@ -380,6 +380,26 @@ impl Page<'_> {
         self.cdp("Emulation.setDeviceMetricsOverride", &params);
     }
 
+    /// Takes the picture of this page that a document shows. With `TINCAN_PICTURES=1` it becomes the one in the tree, which
+    /// otherwise has to be there, of this size, and small.
+    pub fn picture(&self, path: &str, width: u32, height: u32) {
+        self.size(width, height, false);
+        let scratch = Scratch::new();
+        let new = scratch.0.join("picture.png");
+        self.shot(&new);
+        let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+        if std::env::var_os("TINCAN_PICTURES").is_some() {
+            std::fs::copy(&new, &kept).unwrap();
+        }
+        for file in [new, kept] {
+            let bytes = std::fs::read(&file).unwrap_or_else(|error| panic!("{path}: {error}"));
+            // The signature, and then the size in the first chunk (PNG §5.2, §11.2.1).
+            assert_eq!(bytes[..8], *b"\x89PNG\r\n\x1a\n", "{path}");
+            assert_eq!(bytes[16..24], [width.to_be_bytes(), height.to_be_bytes()].concat(), "{path}");
+            assert!(bytes.len() < 100_000, "{path} has {} bytes", bytes.len());
+        }
+    }
+
     pub fn shot(&self, file: &Path) {
         const DIGITS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"; // RFC 4648 §4
         let png = string(&self.cdp("Page.captureScreenshot", "{}"), "\"data\":");

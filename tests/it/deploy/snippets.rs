@@ -1,0 +1,112 @@
+//! The code to copy of the README: each piece runs as it stands there, and does what it says.
+
+use crate::deploy::readme::shell;
+use crate::support::browser::{driver, url};
+use crate::support::documents::{blocks, document};
+use crate::support::harness::*;
+use crate::support::process::works;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+
+/// The code of a language, for a server on this port.
+fn code(language: &str, port: u16) -> Vec<String> {
+    let here = format!("localhost:{port}");
+    let code: Vec<String> =
+        blocks("README.md", language).iter().map(|text| text.replace("localhost:8000", &here)).collect();
+    assert!(!code.is_empty(), "no code in {language}");
+    for text in &code {
+        assert_eq!(text.lines().count(), 3, "{text}");
+    }
+    code
+}
+
+#[test]
+fn the_code_for_pages_subscribes_and_publishes() {
+    let Some(driver) = driver() else { return };
+    let server = Tincan::start(&[]);
+    let page = driver.page(&url(&server, "/kitchen"));
+    page.is_open();
+    let [subscribe, publish] = &code("js", server.port)[..] else { panic!("two pieces of code") };
+    let log = "const console = { log: (...words) => lines.push(words.join(' ')) }";
+    let run = |code: &str| page.js(&format!("(() => {{ {log}; (async () => {{ {code}\n }})() }})()"));
+    page.js("(window.lines = [])");
+    run(&format!("{subscribe}; window.source = source;"));
+    page.becomes("source.readyState", "1");
+    run(publish);
+    page.becomes("lines.length", "2");
+    let order = server.post("/kitchen?event=order", "bread").remove(0);
+    page.becomes("lines.length", "3");
+    let epoch = order.strip_suffix("-2").unwrap();
+    let lines = page.js("lines.join('\\n')");
+    let mut lines: Vec<String> = lines.lines().filter(|line| !line.is_empty()).map(String::from).collect();
+    lines.sort();
+    assert_eq!(lines, [format!("{epoch}-1 soup is ready"), "an order: bread".into(), format!("the id is {epoch}-1")]);
+}
+
+/// Runs a program that subscribes; it has to print an event that is published then.
+fn subscribes(server: &Tincan, command: &mut Command) {
+    let mut program = Ended(command.stdout(Stdio::piped()).spawn().unwrap());
+    let (send, lines) = mpsc::channel();
+    let stdout = BufReader::new(program.0.stdout.take().unwrap());
+    thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
+    let mut next = || lines.recv_timeout(10 * SOON).expect("the program prints a line");
+    while !next().is_empty() {} // the prelude
+    let id = server.post("/kitchen", "soup is ready").remove(0);
+    let block = [next(), next(), next()];
+    assert_eq!(block, ["data: soup is ready".into(), format!("id: {id}"), String::new()]);
+}
+
+#[test]
+fn the_code_for_python_subscribes() {
+    if !works("python3 --version") {
+        return;
+    }
+    let server = Tincan::start(&[]);
+    let code = code("python", server.port).remove(0);
+    subscribes(&server, shell("exec python3 -u -c \"$0\"").arg(code));
+}
+
+#[test]
+fn the_code_for_go_subscribes() {
+    if !works("go version") {
+        return;
+    }
+    let server = Tincan::start(&[]);
+    let scratch = Scratch::new();
+    let imports = r#"import ("bufio"; "fmt"; "log"; "net/http")"#;
+    let program = format!("package main\n{imports}\nfunc main() {{\n{}}}\n", code("go", server.port)[0]);
+    std::fs::write(scratch.0.join("main.go"), program).unwrap();
+    let mut build = shell("exec go build -o program main.go");
+    build.current_dir(&scratch.0).env("GOCACHE", scratch.0.join("cache")).env("GOFLAGS", "-mod=mod");
+    assert!(build.env("GOTOOLCHAIN", "local").status().unwrap().success());
+    subscribes(&server, &mut Command::new(scratch.0.join("program")));
+}
+
+/// The commands and the code of a document, without the comments, which may be in another language.
+fn commands(path: &str) -> Vec<String> {
+    let languages = ["sh", "js", "python", "go"];
+    let lines = languages.iter().flat_map(|language| blocks(path, language));
+    lines.flat_map(|block| block.lines().map(without_comment).collect::<Vec<_>>()).collect()
+}
+
+fn without_comment(line: &str) -> String {
+    let end = ["  #", " // "].iter().filter_map(|comment| line.find(comment)).min();
+    line[..end.unwrap_or(line.len())].trim_end().into()
+}
+
+#[test]
+fn the_chinese_readme_has_the_same_commands() {
+    let commands_in_english = commands("README.md");
+    assert!(commands_in_english.len() > 15, "{commands_in_english:?}");
+    assert_eq!(commands("README.zh-CN.md"), commands_in_english);
+}
+
+#[test]
+fn the_readmes_are_short() {
+    for (path, most) in [("README.md", 200), ("README.zh-CN.md", 120)] {
+        let lines = document(path).lines().count();
+        assert!(lines <= most, "{path} has {lines} lines");
+    }
+}
