@@ -1,8 +1,8 @@
 //! The code to copy of the README: each piece runs as it stands there, and does what it says.
 
 use crate::deploy::readme::shell;
-use crate::support::browser::{driver, url};
-use crate::support::documents::{blocks, document};
+use crate::support::browser::{driver, guarded, url};
+use crate::support::documents::{blocks, document, text_block};
 use crate::support::harness::*;
 use crate::support::process::works;
 use std::io::{BufRead, BufReader};
@@ -109,4 +109,34 @@ fn the_readmes_are_short() {
         let lines = document(path).lines().count();
         assert!(lines <= most, "{path} has {lines} lines");
     }
+}
+
+#[test]
+fn the_refusal_that_the_readme_shows_is_sent() {
+    let server = Tincan::start(&[]);
+    let shown = text_block("README.md", "$ curl -d hello");
+    let (command, line) = shown.split_once('\n').unwrap();
+    let command = command.strip_prefix("$ ").unwrap().replace("localhost:8000", &format!("localhost:{}", server.port));
+    let out = shell(&command).stderr(Stdio::null()).output().unwrap();
+    assert_eq!(String::from_utf8(out.stdout).unwrap(), line);
+}
+
+#[test]
+fn the_tokens_of_the_readme_let_publish_and_read() {
+    let shown = text_block("README.md", "$ cat tokens");
+    let mut parts = shown.split("$ ").skip(1);
+    let tokens = parts.next().unwrap().split_once('\n').unwrap().1;
+    let scratch = Scratch::new();
+    let server = guarded(&scratch, 0, tokens);
+    assert_eq!(parts.next().unwrap().trim_end(), "tincan --token-file tokens");
+    let here = format!("localhost:{}", server.port);
+    let [publish, subscribe] = [parts.next(), parts.next()].map(|part| part.unwrap().replace("localhost:8000", &here));
+    let id = shell(&publish).stderr(Stdio::null()).output().unwrap().stdout;
+    let id = String::from_utf8(id).unwrap();
+    assert!(id.trim_end().ends_with("-1"), "{id}");
+    let poll = subscribe.trim_end().replace("/kitchen", "'/kitchen?wait=0&since=all'");
+    let block = shell(&poll).stderr(Stdio::null()).output().unwrap().stdout;
+    let block = String::from_utf8(block).unwrap();
+    assert!(block.ends_with(&format!("data: soup is ready\nid: {id}\n")), "{block}");
+    assert_eq!(server.get("/kitchen?wait=0").status, 401);
 }
