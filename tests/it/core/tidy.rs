@@ -1,7 +1,7 @@
 //! Rules of the repository, held by a test.
 
 use crate::support::documents::{document, documents, headings, links};
-use crate::support::wings::went_with_its_wing;
+use crate::support::wings::{is_gone, went_with_its_wing};
 use std::fs::{read_dir, read_to_string};
 use std::path::Path;
 
@@ -184,6 +184,7 @@ fn a_file_imports_only_from_files_above_it_in_the_reading_order() {
         let folder = folder.trim_end_matches('/');
         let mut listed: Vec<_> = sources.iter().filter_map(|source| listed(&source.path, folder)).collect();
         listed.dedup(); // a wing has several files
+        let files: Vec<_> = files.into_iter().filter(|file| folder != "wings" || !is_gone(file)).collect();
         assert_eq!(files, listed, "the table in lib.rs: {folder}");
     }
 }

@@ -51,7 +51,7 @@ pub fn links(text: &str) -> Vec<String> {
 /// The headings of a document, as links name them: small letters, digits and hyphens.
 pub fn headings(text: &str) -> Vec<String> {
     let prose: String = text.split("\n```").step_by(2).collect();
-    let headings = prose.lines().filter_map(|line| line.starts_with('#').then(|| line.trim_start_matches('#').trim()));
+    let headings = prose.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
     let named = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
     let name = |c: char| if c == ' ' { Some('-') } else { Some(c).filter(|c| named(*c)) };
     headings.map(|heading| heading.to_lowercase().chars().filter_map(name).collect()).collect()
