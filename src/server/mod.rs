@@ -1,3 +1,4 @@
+#![doc = include_str!("README.md")]
 //! Who may, one connection, and which answer.
 
 pub mod pages;

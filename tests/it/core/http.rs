@@ -1,7 +1,9 @@
 //! HTTP/1.1: the refusal table of CONTRACT section 10, and what RFC 9110 and RFC 9112 ask for.
 
+use crate::support::documents::{blocks, document};
 use crate::support::harness::*;
 use crate::support::refusals::{covered, elsewhere};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use tincan::wire::reject::{self, *};
 
@@ -397,6 +399,25 @@ fn every_line_of_the_table_is_tested() {
     let elsewhere = elsewhere!(BODY_UTF8 TIMEOUT CHANNELS CONNECTIONS PUBLISH_TOKEN PUBLISH_UNKNOWN PUBLISH_RIGHT READ_TOKEN READ_UNKNOWN READ_RIGHT PARAMETER LOG_FAILED LOG_CLOSED LOG_UNREADABLE LOG_SICK OPEN_LOGS DISK_FULL NO_WING NO_WING_HERE);
     let here: Vec<_> = unframed().into_iter().chain(framed()).map(|(_, reject)| reject).collect();
     covered(reject::TABLE, &here, &elsewhere);
+}
+
+#[test]
+fn the_manual_has_each_status_of_the_table_and_no_other() {
+    const MANUAL: &str = "src/server/README.md";
+    let text = document(MANUAL);
+    let refusals = text.split("\n## ").find(|section| section.starts_with("Refusals\n")).unwrap();
+    let status = |line: &str| line.strip_prefix("| ")?.split(" |").next()?.parse::<u16>().ok();
+    let shown: BTreeSet<u16> = refusals.lines().filter_map(status).collect();
+    assert_eq!(shown, reject::TABLE.iter().map(|reject| reject.status).collect());
+    // What it shows of responses is what the server says.
+    let blocks = blocks(MANUAL, "text").concat();
+    let is_refusal = |line: &&str| line.get(..3).is_some_and(|start| start.bytes().all(|byte| byte.is_ascii_digit()));
+    let lines: Vec<&str> = blocks.lines().filter(is_refusal).collect();
+    for line in &lines {
+        let is_said = reject::TABLE.iter().any(|reject| line.starts_with(reject.line().trim_end()));
+        assert!(is_said, "{MANUAL}: no refusal says {line:?}");
+    }
+    assert!(lines.len() >= 3, "{lines:?}");
 }
 
 #[test]

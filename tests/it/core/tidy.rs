@@ -1,6 +1,7 @@
 //! Rules of the repository, held by a test.
 
-use crate::support::documents::documents;
+use crate::support::documents::{document, documents, headings, links};
+use crate::support::wings::{is_gone, went_with_its_wing};
 use std::fs::{read_dir, read_to_string};
 use std::path::Path;
 
@@ -183,6 +184,7 @@ fn a_file_imports_only_from_files_above_it_in_the_reading_order() {
         let folder = folder.trim_end_matches('/');
         let mut listed: Vec<_> = sources.iter().filter_map(|source| listed(&source.path, folder)).collect();
         listed.dedup(); // a wing has several files
+        let files: Vec<_> = files.into_iter().filter(|file| folder != "wings" || !is_gone(file)).collect();
         assert_eq!(files, listed, "the table in lib.rs: {folder}");
     }
 }
@@ -305,6 +307,55 @@ fn prose_uses_plain_characters() {
             assert_eq!(line, line.trim_end(), "{name}:{}", n + 1);
         }
     }
+}
+
+#[test]
+fn each_link_in_a_document_leads_to_a_file_and_a_heading() {
+    for (name, text) in documents() {
+        for link in links(&text) {
+            let (path, heading) = link.split_once('#').map_or((&*link, None), |(path, heading)| (path, Some(heading)));
+            let target = if path.is_empty() { name.clone() } else { beside(&name, path) };
+            if went_with_its_wing(&target) {
+                continue;
+            }
+            assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(&target).exists(), "{name}: {link} leads nowhere");
+            let is_there = |heading: &str| headings(&document(&target)).iter().any(|other| other == heading);
+            assert!(heading.is_none_or(is_there), "{name}: {link} leads to no heading");
+        }
+    }
+}
+
+/// The path in the tree of what a document names relative to itself.
+fn beside(document: &str, path: &str) -> String {
+    let mut parts: Vec<&str> = document.split('/').collect();
+    parts.pop();
+    for part in path.split('/') {
+        match part {
+            "." | "" => {}
+            ".." => assert!(parts.pop().is_some(), "{document}: {path} leads out of the tree"),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+#[test]
+fn a_manual_lists_the_files_of_its_folder_in_reading_order() {
+    let mut listed = 0;
+    for (name, text) in documents() {
+        let (Some(folder), Some((_, table))) = (name.strip_prefix("src/"), text.split_once("\n## Read the code\n"))
+        else {
+            continue;
+        };
+        let folder = folder.trim_end_matches("README.md");
+        let rows = table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        let rows: Vec<String> = rows.map(|file| format!("{folder}{file}")).collect();
+        let mut there: Vec<String> = sources().into_iter().map(|source| source.path).collect();
+        there.retain(|path| path.starts_with(folder) && (!path.ends_with("/mod.rs") || rows.contains(path)));
+        assert_eq!(rows, there, "{name}");
+        listed += 1;
+    }
+    assert!(listed >= 2, "{listed} manuals list their files");
 }
 
 #[test]

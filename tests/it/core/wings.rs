@@ -3,7 +3,7 @@
 
 use crate::core::cli::tincan;
 use crate::support::harness::*;
-use crate::support::wings::has;
+use crate::support::wings::{ALL, has};
 use std::process::{Command, Output};
 use tincan::wings::DOORS;
 use tincan::wire::reject::{NO_WING, NO_WING_HERE, Reject};
@@ -124,8 +124,7 @@ fn an_option_of_a_missing_wing_is_refused_wherever_it_is_given() {
 
 #[test]
 fn the_version_names_the_wings_of_this_build() {
-    let all = ["trace", "lab", "lessons", "websocket", "address", "redis"];
-    let there: Vec<_> = all.into_iter().filter(|wing| has(wing)).collect();
+    let there: Vec<_> = ALL.into_iter().filter(|wing| has(wing)).collect();
     let wings = if there.is_empty() { "without wings".into() } else { format!("with {}", there.join(", ")) };
     let version = format!("tincan {} {wings}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(String::from_utf8(tincan(&["--version"]).stdout).unwrap(), version);

@@ -40,3 +40,19 @@ pub fn blocks(path: &str, language: &str) -> Vec<String> {
 pub fn text_block(path: &str, begin: &str) -> String {
     blocks(path, "text").into_iter().find(|block| block.starts_with(begin)).unwrap_or_else(|| panic!("{path}: {begin}"))
 }
+
+/// The relative links of a document, but for its code.
+pub fn links(text: &str) -> Vec<String> {
+    let prose: String = text.split("```").step_by(2).collect();
+    let links = prose.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    links.filter(|link| !link.contains("://")).map(String::from).collect()
+}
+
+/// The headings of a document, as links name them: small letters, digits and hyphens.
+pub fn headings(text: &str) -> Vec<String> {
+    let prose: String = text.split("\n```").step_by(2).collect();
+    let headings = prose.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let named = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
+    let name = |c: char| if c == ' ' { Some('-') } else { Some(c).filter(|c| named(*c)) };
+    headings.map(|heading| heading.to_lowercase().chars().filter_map(name).collect()).collect()
+}

@@ -5,7 +5,12 @@ use std::path::Path;
 
 /// What stands in the files of `tests/it` and its folders, one after the other.
 pub fn tests() -> String {
-    read(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it")))
+    tests_in("")
+}
+
+/// What stands in the files of a folder in `tests/it`.
+pub fn tests_in(folder: &str) -> String {
+    read(&Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it")).join(folder))
 }
 
 fn read(path: &Path) -> String {
