@@ -1,18 +1,20 @@
-//! The benchmark: `cargo bench`, or `cargo bench -- flood` for the rows whose name has that word. Eight minutes.
+//! The benchmark. `cargo bench` runs all of it, in eight minutes; `cargo bench -- flood` runs the rows whose name has
+//! that word.
 //!
-//! Each row stands beside a *bare write loop*: this program again, as a server of its own that does one write for each
-//! reader and message and nothing else, so that the ratio says what tincan adds to what the kernel takes anyway. It says
-//! the same bytes, an event in one chunk or frame. Of a WebSocket a thread reads, and writes back what it is sent. Both
-//! servers are started anew for each run, by turns; the table has the medians. Where it can be had, servers have one core
-//! to themselves and the client another.
+//! Each row compares tincan with a *bare write loop*. That is this program again, as a server of its own. For each
+//! subscriber and message it does one write and nothing else. So the ratio shows what tincan adds to the cost of the
+//! kernel. The bare write loop sends the same bytes, an event in one chunk or frame. For each WebSocket it has a
+//! thread that reads and writes the messages back. Both servers are started anew for each run, in alternation; the
+//! table has the medians. If the machine allows it, the servers have one core to themselves and the client has
+//! another.
 //!
-//! The client counts every event and checks its form. It has no readiness wait (std has none): it reads its blocking
-//! sockets one after another, in the order in which the server writes to them (`arrange`). Whenever it waits for one,
-//! the server pays for waking it up, which it would not where readers are elsewhere. So a steady rate is measured in
-//! two parts: *forward*, which gives the latencies; and *backward*, where the client waits for the last reader only and
-//! finds that all others were served, which gives the processor time.
+//! The client counts every event and checks its form. It has no readiness wait, since std has none: it reads its
+//! blocking sockets one after another, in the order in which the server writes to them (`arrange`). Whenever the
+//! client waits for a socket, the server pays for waking it up. It would not pay if its subscribers were on other
+//! machines. So a steady rate is measured in two parts. *Forward* gives the latencies. *Backward* gives the processor
+//! time: the client waits for the last subscriber only, and finds that all others have been served.
 //!
-//! Shortcut: who kills this program with SIGKILL has to end the servers that it has started as well.
+//! Shortcut: if this program is killed with SIGKILL, the servers that it has started go on and must be ended by hand.
 #![forbid(unsafe_code)]
 
 #[path = "bench_redis.rs"]
@@ -32,19 +34,20 @@ use std::time::{Duration, Instant};
 const RUNS: usize = 5;
 /// Bytes of data in each event.
 const SIZE: usize = 128;
-/// Readers, where descriptors allow.
+/// Subscribers, if the limit of descriptors allows.
 const MANY: usize = 10_000;
-/// How many join at a time: std's listen backlog of 128 must not overflow.
+/// Subscribers that join at a time: std's listen backlog of 128 must not overflow.
 const HERD: usize = 64;
-/// Events in a replay: 1 MB, all of which the default `--history` keeps.
+/// Events in a replay: 1 MB. The default `--history` keeps them all.
 const REPLAY: usize = 6_296;
-/// How long a part of a run may take.
+/// The longest time that a part of a run may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Stamps are nanoseconds since then.
+/// Timestamps are nanoseconds since this moment.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// What the bare write loop says first, as many bytes as tincan: to an event stream's reader, in its body, to a WebSocket.
+/// The head of the bare write loop's responses, as long as tincan's. It is followed by fields for an event stream or
+/// a WebSocket.
 const HEAD: &str = "HTTP/1.1 200 OK\r\nDate: Fri, 20 Nov 2026 19:20:36 GMT\r\nX-Content-Type-Options: nosniff\r\n\
     Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\nVary: Accept\r\n\
     Connection: close\r\n";
@@ -52,10 +55,10 @@ const PRELUDE: &str = ": connected to /c0 as 525e11ee725930b439a7415d18ba425c\nr
 const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nDate: Fri, 20 Nov 2026 19:20:36 GMT\r\n\
     X-Content-Type-Options: nosniff\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-/// A WebSocket's request, with the key of RFC 6455 §1.3, to which the line above is the answer.
+/// The fields of a WebSocket's request, with the key of RFC 6455 §1.3. `SWITCH` is the response to it.
 const UPGRADE: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-/// With which a client's frames are masked. Shortcut: it ought to be another one for each (§5.3).
+/// The key that masks a client's frames. Shortcut: each frame ought to have another one (§5.3).
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 /// Opcodes (§5.2).
 const TEXT: u8 = 1;
@@ -73,7 +76,8 @@ fn main() {
     }
 }
 
-/// Becomes the client: on a core of its own, and with as many descriptors as it needs, where they can be had.
+/// Becomes the client. It runs on a core of its own and with as many descriptors as it needs, if the machine allows
+/// that.
 fn prepare(words: Vec<String>) {
     let (mut command, one, all) = match cores() {
         Some((server, client, all)) => (pinned(&client, "sh"), server, all),
@@ -86,7 +90,8 @@ fn prepare(words: Vec<String>) {
     panic!("sh: {}", command.env("BENCH_CORE", one).env("BENCH_CORES", all).exec());
 }
 
-/// The cores of the servers and of the client, which are as far apart as can be, and all; none where there is no choice.
+/// Returns the core of the servers, the core of the client, and the list of all cores. The first two are as far apart
+/// as possible. Returns None if there is no choice.
 fn cores() -> Option<(String, String, String)> {
     let status = read_to_string("/proc/self/status").ok()?;
     let list = status.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:"))?.trim();
@@ -103,7 +108,7 @@ fn pinned(cores: &str, program: &str) -> Command {
 
 // ---- what goes over the wire
 
-/// How events are wrapped on their way to a reader.
+/// How events are wrapped on their way to a subscriber.
 #[derive(Clone, Copy, PartialEq)]
 enum Framing {
     Plain,  // HTTP/1.0
@@ -113,8 +118,8 @@ enum Framing {
 use Framing::{Chunks, Frames, Plain};
 
 impl Framing {
-    /// What those are called whom it reaches.
-    fn readers(self) -> &'static str {
+    /// Returns the row's name for the subscribers of this framing.
+    fn subscribers(self) -> &'static str {
         match self {
             Plain => "HTTP/1.0 readers",
             Chunks => "readers",
@@ -122,7 +127,7 @@ impl Framing {
         }
     }
 
-    /// The path of one of its channels, which tells the bare write loop that this is one.
+    /// Returns the path of one of its channels. From the path the bare write loop learns the framing.
     fn channel(self, n: usize) -> String {
         let letter = match self {
             Plain => 'p',
@@ -132,7 +137,7 @@ impl Framing {
         format!("/{letter}{n}")
     }
 
-    /// That of a channel.
+    /// Returns the framing of a channel's path.
     fn of(path: &str) -> Framing {
         match path {
             _ if path.starts_with("/p") => Plain,
@@ -141,14 +146,14 @@ impl Framing {
         }
     }
 
-    /// A request for it.
+    /// Returns a request for a path.
     fn request(self, path: &str) -> String {
         let minor = i32::from(self != Plain);
         let fields = if self == Frames { UPGRADE } else { "Accept: text/event-stream\r\n" };
         format!("GET {path} HTTP/1.{minor}\r\nHost: localhost\r\n{fields}\r\n")
     }
 
-    /// How an answer begins.
+    /// Returns the beginning of a response.
     fn opening(self) -> Vec<u8> {
         match self {
             Plain => format!("{HEAD}\r\n{PRELUDE}").into(),
@@ -157,7 +162,7 @@ impl Framing {
         }
     }
 
-    /// An event; in a frame its data alone.
+    /// Returns an event; in a frame it is the data alone.
     fn event(self, data: &[u8], id: usize) -> Vec<u8> {
         let block = || [b"data: ", data, format!("\nid: 1795202436407-{id}\n\n").as_bytes()].concat();
         match self {
@@ -172,7 +177,7 @@ fn chunk(bytes: &[u8]) -> Vec<u8> {
     [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
 }
 
-/// A frame with a payload of less than 64 KiB; a client's has a key (§5.2).
+/// Returns a frame with a payload of less than 64 KiB. A client's frame has a key (§5.2).
 fn frame(opcode: u8, key: Option<[u8; 4]>, payload: &[u8]) -> Vec<u8> {
     let (masked, len) = (u8::from(key.is_some()) << 7, payload.len());
     let mut frame = vec![0x80 | opcode];
@@ -189,27 +194,28 @@ fn masked_with(key: [u8; 4], payload: &[u8]) -> Vec<u8> {
     payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key).collect()
 }
 
-/// Takes the frame at the front, one of a server's: its opcode and its payload. None if it is not all there.
+/// Takes a server's frame from the front of the bytes. Returns its opcode and its payload, or None if it is not
+/// complete.
 fn take_frame<'a>(bytes: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
     let (header, len) = match **bytes {
         [_, len @ 0..126, ..] => (2, usize::from(len)),
         [_, 126, high, low, ..] => (4, u16::from_be_bytes([high, low]).into()),
         [] | [_] | [_, 126, ..] => return None,
-        _ => panic!("a frame that is masked, or has 64 KiB"),
+        _ => panic!("a frame that is masked or has 64 KiB or more"),
     };
     let (frame, rest) = bytes.split_at_checked(header + len)?;
-    assert!(frame[0] & 0xf0 == 0x80, "a frame that is not whole, or has a reserved bit: {:x}", frame[0]);
+    assert!(frame[0] & 0xf0 == 0x80, "a fragment of a message, or a reserved bit: {:x}", frame[0]);
     *bytes = rest;
     Some((frame[0] & 0x0f, &frame[header..]))
 }
 
-/// Reads what stands between two chunks: the end of one line and the whole next one. Returns how many bytes that is,
-/// and the size of the chunk that follows. None if it is not all there.
+/// Reads the bytes between the data of two chunks: the CRLF of the first and the size line of the second. Returns how
+/// many bytes these are, and the size of the second chunk. Returns None if they are not complete.
 fn between_chunks(bytes: &[u8]) -> Option<(usize, usize)> {
     let digits = bytes.get(2..)?.iter().position(|byte| *byte == b'\r')?;
     let line = bytes.get(..digits + 4)?;
     let form = line.starts_with(b"\r\n") && line.ends_with(b"\r\n") && line[2] != b'\r' && line[2] != b'0';
-    assert!(form, "between two chunks stands {:?}", String::from_utf8_lossy(line));
+    assert!(form, "malformed bytes between two chunks: {:?}", String::from_utf8_lossy(line));
     let size = line[2..digits + 2].iter().fold(0, |size, digit| match digit {
         b'0'..=b'9' => size << 4 | usize::from(digit - b'0'),
         b'a'..=b'f' => size << 4 | usize::from(digit - b'a' + 10),
@@ -220,12 +226,13 @@ fn between_chunks(bytes: &[u8]) -> Option<(usize, usize)> {
 
 // ---- the bare write loop
 
-/// The readers of each path.
-static READERS: LazyLock<RwLock<HashMap<String, Vec<TcpStream>>>> = LazyLock::new(RwLock::default);
-/// The WebSockets, of which a thread reads as well. Shortcut: all have the same path.
+/// The subscribers of each path.
+static SUBSCRIBERS: LazyLock<RwLock<HashMap<String, Vec<TcpStream>>>> = LazyLock::new(RwLock::default);
+/// The WebSockets. A thread reads each of them. Shortcut: all have the same path.
 static SOCKETS: RwLock<Vec<Arc<TcpStream>>> = RwLock::new(Vec::new());
 
-/// Keeps who GETs, writes to them what is POSTed. A thread for each publisher and each WebSocket, none for a reader.
+/// Runs the bare write loop. It keeps the connections of all GETs, and writes to them each body that is POSTed. It
+/// has a thread for each publisher and each WebSocket, and none for a subscriber of an event stream.
 fn floor() {
     static LOG: LazyLock<Vec<u8>> =
         LazyLock::new(|| chunk(&(0..REPLAY).flat_map(|n| Plain.event(&[b'0'; SIZE], n)).collect::<Vec<_>>()));
@@ -251,30 +258,31 @@ fn floor() {
             SOCKETS.write().unwrap().push(stream.clone());
             thread::spawn(move || echo_all(&stream));
         } else {
-            READERS.write().unwrap().entry(path.into()).or_default().push(stream);
+            SUBSCRIBERS.write().unwrap().entry(path.into()).or_default().push(stream);
         }
     }
 }
 
-/// Writes to all readers of a path what is POSTed to it. The client sends each request at once, and the next one after
-/// the answer: a read has all of it.
+/// Writes each body that is POSTed to a path to all subscribers of the path. The client sends each request at once,
+/// and the next one after the response. So one read has a whole request.
 fn publish_all(mut stream: TcpStream, mut request: [u8; 1024], mut n: usize) {
     while n > 0 {
         let path = path(&request[..n]);
         let framing = Framing::of(path);
         let event = framing.event(&request[n - SIZE..n], 1234);
-        let write = |mut reader: &TcpStream| reader.write_all(&event).unwrap();
+        let write = |mut subscriber: &TcpStream| subscriber.write_all(&event).unwrap();
         if framing == Frames {
             SOCKETS.read().unwrap().iter().for_each(|socket| write(socket));
         } else {
-            READERS.read().unwrap().get(path).into_iter().flatten().for_each(write);
+            SUBSCRIBERS.read().unwrap().get(path).into_iter().flatten().for_each(write);
         }
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
         n = stream.read(&mut request).unwrap_or(0);
     }
 }
 
-/// Writes to a WebSocket what comes from it. A read has a whole frame, with 8 bytes before its payload.
+/// Writes each message of a WebSocket back to all of them. One read has a whole frame, with 8 bytes before its
+/// payload.
 fn echo_all(mut stream: &TcpStream) {
     let mut bytes = [0; 1024];
     while let Ok(n @ 9..) = stream.read(&mut bytes) {
@@ -289,7 +297,7 @@ fn path(request: &[u8]) -> &str {
 
 // ---- a server and what it uses
 
-/// A running server, ended when it is dropped, also by a panic.
+/// A running server. It ends when it is dropped, even by a panic.
 struct Server {
     child: Child,
     stderr: BufReader<ChildStderr>,
@@ -313,7 +321,7 @@ impl Server {
         Server::run(env!("CARGO_BIN_EXE_tincan"), &[&args, more].concat(), cores)
     }
 
-    /// Starts a program on its core, or on all. A line says where it listens.
+    /// Starts a program on the given cores. It prints a line with the address on which it listens.
     fn run(program: &str, args: &[&str], cores: &str) -> Server {
         let mut server = Server::spawn(program, args, cores);
         let line = server.stderr.by_ref().lines().map(Result::unwrap).find(|line| line.contains("http://")).unwrap();
@@ -336,10 +344,11 @@ impl Server {
         Server { child, stderr, port: 0, bare: false } // from here on it is ended, whatever happens
     }
 
-    /// Seconds on the processor so far. Not a number where there is no /proc.
+    /// Returns the processor time so far, in seconds. It is not a number if there is no /proc.
     fn time(&self) -> f64 {
         let proc = format!("/proc/{}", self.child.id());
-        // In nanoseconds, of each thread that is there; in ticks of 10 ms, with those that have ended (proc(5)).
+        // In nanoseconds for each live thread; in ticks of 10 ms if ended threads are to be counted as well
+        // (proc(5)).
         let tasks = read_dir(format!("{proc}/task")).into_iter().flatten().flatten();
         let first = |text: String| text.split(' ').next()?.parse::<f64>().ok();
         let threads = tasks.filter_map(|task| first(read_to_string(task.path().join("schedstat")).ok()?)).sum::<f64>();
@@ -349,14 +358,14 @@ impl Server {
         if ticks + threads > 0.0 { (threads / 1e9).max(ticks / 100.0) } else { f64::NAN }
     }
 
-    /// Its share of memory in KiB: PSS.
+    /// Returns the process's share of memory in KiB: PSS.
     fn memory(&self) -> f64 {
         let rollup = read_to_string(format!("/proc/{}/smaps_rollup", self.child.id())).unwrap_or_default();
         let pss = rollup.lines().find_map(|l| l.strip_prefix("Pss:")?.trim().strip_suffix(" kB")?.parse().ok());
         pss.unwrap_or(f64::NAN)
     }
 
-    /// What it holds: bytes, descriptors, threads.
+    /// Returns how many bytes, descriptors and threads it has.
     fn holds(&self) -> [f64; 3] {
         let count =
             |what| read_dir(format!("/proc/{}/{what}", self.child.id())).map_or(f64::NAN, |dir| dir.count() as f64);
@@ -370,28 +379,28 @@ impl Server {
         stream
     }
 
-    /// Opens streams, HERD at a time, each on the path that it is told.
-    fn join(&self, framing: Framing, count: usize, path: impl Fn(usize) -> String, mut joined: impl FnMut(Reader)) {
+    /// Opens streams, HERD at a time, each on the path that `path` returns for its number.
+    fn join(&self, framing: Framing, count: usize, path: impl Fn(usize) -> String, mut joined: impl FnMut(Subscriber)) {
         let mut herd = VecDeque::new();
-        let greet = |stream| Reader::greet(stream, framing);
+        let open = |stream| Subscriber::open(stream, framing);
         for n in 0..count {
             let mut stream = self.connect();
             stream.write_all(framing.request(&path(n)).as_bytes()).unwrap();
             herd.push_back(stream);
             if herd.len() == HERD {
-                herd.pop_front().into_iter().map(greet).for_each(&mut joined);
+                herd.pop_front().into_iter().map(open).for_each(&mut joined);
             }
         }
-        herd.into_iter().map(greet).for_each(joined);
+        herd.into_iter().map(open).for_each(joined);
     }
 
-    fn readers(&self, framing: Framing, count: usize, path: &str) -> Vec<Reader> {
-        let mut readers = Vec::new();
-        self.join(framing, count, |_| path.into(), |reader| readers.push(reader));
-        readers
+    fn subscribers(&self, framing: Framing, count: usize, path: &str) -> Vec<Subscriber> {
+        let mut subscribers = Vec::new();
+        self.join(framing, count, |_| path.into(), |subscriber| subscribers.push(subscriber));
+        subscribers
     }
 
-    /// Connections to publish on. Each has been used once, so that the server has its thread and its buffers.
+    /// Opens connections to publish on. Each has been used once, so that the server has a thread and buffers for it.
     fn publishers(&self, count: usize) -> Vec<Publisher> {
         let mut publishers: Vec<_> = (0..count).map(|_| Publisher(self.connect())).collect();
         publishers.iter_mut().for_each(|p| p.say("/nobody"));
@@ -414,7 +423,7 @@ impl Drop for Server {
 
 // ---- the client
 
-/// Nanoseconds.
+/// Returns nanoseconds since START.
 fn now() -> u64 {
     START.elapsed().as_nanos() as u64
 }
@@ -422,79 +431,80 @@ fn now() -> u64 {
 struct Publisher(TcpStream);
 
 impl Publisher {
-    /// Publishes the time, and waits for the answer.
+    /// Publishes the current time, and waits for the response.
     fn say(&mut self, path: &str) {
         let fields = format!("Host: localhost\r\nContent-Type: text/plain\r\nContent-Length: {SIZE}\r\n");
         let request = format!("POST {path} HTTP/1.1\r\n{fields}\r\n{:0SIZE$}", now());
         self.0.write_all(request.as_bytes()).unwrap();
-        // Both servers write an answer at once, so one read has all of it.
+        // Both servers write a response at once, so one read has all of it.
         let mut answer = [0; 1024];
         let n = self.0.read(&mut answer).unwrap();
         assert!(answer[..n].starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", String::from_utf8_lossy(&answer[..n]));
     }
 }
 
-/// A stream that is read.
-struct Reader {
+/// The client's side of one subscriber.
+struct Subscriber {
     stream: TcpStream,
     framing: Framing,
-    rest: Vec<u8>, // the beginning of a block, and behind it that of a chunk's line; or that of a frame
-    block: usize,  // of these bytes are a block's
-    chunk: usize,  // bytes that the chunk still has
-    heard: usize,  // events
+    rest: Vec<u8>,   // not yet complete: a block and then the line of a chunk, or a frame
+    block: usize,    // how many of these bytes belong to the block
+    chunk: usize,    // bytes of the chunk that are still to come
+    received: usize, // events received
     bytes: usize,
 }
 
-impl Reader {
-    /// Reads the head; the prelude is a block as any other.
-    fn greet(mut stream: TcpStream, framing: Framing) -> Reader {
+impl Subscriber {
+    /// Reads the head of the response. The prelude is a block like any other.
+    fn open(mut stream: TcpStream, framing: Framing) -> Subscriber {
         let mut buf = [0; 4096];
         let n = stream.read(&mut buf).unwrap();
         let head = String::from_utf8_lossy(&buf[..n]);
-        let end = head.find("\r\n\r\n").unwrap_or_else(|| panic!("a reader got {head:?}"));
+        let end = head.find("\r\n\r\n").unwrap_or_else(|| panic!("a subscriber received {head:?}"));
         let (head, status) = (&head[..end + 2], if framing == Frames { "101 Switching Protocols" } else { "200 OK" });
-        assert!(head.starts_with(&format!("HTTP/1.1 {status}\r\n")), "a reader got {head:?}");
+        assert!(head.starts_with(&format!("HTTP/1.1 {status}\r\n")), "a subscriber received {head:?}");
         let chunked = head.contains("\r\nTransfer-Encoding: chunked\r\n");
-        assert!(chunked == (framing == Chunks), "a reader got {head:?}");
-        // The blank line stands before the first chunk as the end of another does before the next one.
+        assert!(chunked == (framing == Chunks), "a subscriber received {head:?}");
+        // The CRLF of the blank line comes before the first chunk's line, just as the CRLF of a chunk comes before
+        // the next line.
         let (begin, chunk) = if chunked { (end + 2, 0) } else { (end + 4, usize::MAX) };
-        Reader { stream, framing, rest: buf[begin..n].into(), block: 0, chunk, heard: 0, bytes: 0 }
+        Subscriber { stream, framing, rest: buf[begin..n].into(), block: 0, chunk, received: 0, bytes: 0 }
     }
 
-    /// Reads once; hands over the data of each event that is complete.
-    fn read(&mut self, buf: &mut [u8], mut heard: impl FnMut(&[u8])) {
+    /// Reads once, and passes the data of each complete event to `heard`.
+    fn read(&mut self, buf: &mut [u8], mut received: impl FnMut(&[u8])) {
         let before = self.rest.len();
         buf[..before].copy_from_slice(&self.rest);
-        let n = self.stream.read(&mut buf[before..]).unwrap_or_else(|e| panic!("after {} events: {e}", self.heard));
-        assert!(n > 0, "a stream ended after {} events", self.heard);
+        let n = self.stream.read(&mut buf[before..]).unwrap_or_else(|e| panic!("after {} events: {e}", self.received));
+        assert!(n > 0, "a stream ended after {} events", self.received);
         self.bytes += n;
         let bytes = &mut buf[..before + n];
-        let done = if self.framing == Frames { self.frames(bytes, heard) } else { self.body(bytes, &mut heard) };
+        let done = if self.framing == Frames { self.frames(bytes, received) } else { self.body(bytes, &mut received) };
         self.rest.clear();
         self.rest.extend_from_slice(&bytes[done..]);
     }
 
-    /// Reads a body, chunk by chunk; without a framing it is one chunk that has no end. Returns where the block begins
-    /// that is not complete.
-    fn body(&mut self, bytes: &mut [u8], heard: &mut impl FnMut(&[u8])) -> usize {
+    /// Reads a body, chunk by chunk. A body without framing is treated as one endless chunk. Returns the position of
+    /// the first block that is not complete.
+    fn body(&mut self, bytes: &mut [u8], received: &mut impl FnMut(&[u8])) -> usize {
         let (mut begin, mut at) = (0, self.block);
         loop {
             let there = self.chunk.min(bytes.len() - at);
             (self.chunk, at) = (self.chunk - there, at + there);
-            begin += self.blocks(&bytes[begin..at], &mut *heard);
+            begin += self.blocks(&bytes[begin..at], &mut *received);
             self.block = at - begin;
             if self.chunk > 0 {
                 return begin;
             }
             let Some((line, size)) = between_chunks(&bytes[at..]) else { return begin };
-            // A block that goes on in the next chunk moves up to it.
+            // A block that continues in the next chunk is moved up to it.
             bytes.copy_within(begin..at, begin + line);
             (self.chunk, begin, at) = (size, begin + line, at + line);
         }
     }
 
-    /// Reads blocks. Returns how many bytes those have that are complete.
-    fn blocks(&mut self, all: &[u8], mut heard: impl FnMut(&[u8])) -> usize {
+    /// Reads blocks. Returns how many bytes the complete ones have.
+    fn blocks(&mut self, all: &[u8], mut received: impl FnMut(&[u8])) -> usize {
         let mut bytes = all;
         loop {
             let event = bytes.strip_prefix(b"data: ");
@@ -503,8 +513,8 @@ impl Reader {
             let Some(end) = end else { return all.len() - bytes.len() };
             if let Some(data) = event {
                 assert!(data[SIZE..].starts_with(b"\nid: "), "{}", String::from_utf8_lossy(bytes));
-                heard(&data[..SIZE]);
-                self.heard += 1;
+                received(&data[..SIZE]);
+                self.received += 1;
             } else {
                 assert!(bytes.starts_with(b":"), "{}", String::from_utf8_lossy(bytes)); // the prelude, or a ping
             }
@@ -512,15 +522,15 @@ impl Reader {
         }
     }
 
-    /// Reads frames, and answers pings. Returns how many bytes those have that are complete.
-    fn frames(&mut self, all: &[u8], mut heard: impl FnMut(&[u8])) -> usize {
+    /// Reads frames, and answers pings. Returns how many bytes the complete ones have.
+    fn frames(&mut self, all: &[u8], mut received: impl FnMut(&[u8])) -> usize {
         let mut bytes = all;
         while let Some((opcode, payload)) = take_frame(&mut bytes) {
             match opcode {
                 TEXT => {
                     assert!(payload.len() == SIZE, "{}", String::from_utf8_lossy(payload));
-                    heard(payload);
-                    self.heard += 1;
+                    received(payload);
+                    self.received += 1;
                 }
                 PING => self.stream.write_all(&frame(PONG, Some(KEY), payload)).unwrap(),
                 _ => panic!("opcode {opcode}: {}", String::from_utf8_lossy(payload)),
@@ -529,60 +539,68 @@ impl Reader {
         all.len() - bytes.len()
     }
 
-    /// Sends the time, as a WebSocket's message.
+    /// Sends the current time as a message of a WebSocket.
     fn say(&mut self) {
         self.stream.write_all(&frame(TEXT, Some(KEY), format!("{:0SIZE$}", now()).as_bytes())).unwrap();
     }
 }
 
-/// When data were sent. A flood does not ask: to read this takes longer than all else.
+/// Returns the time at which the data were sent. A flood does not use it: to parse it takes longer than everything
+/// else.
 fn stamp(data: &[u8]) -> u64 {
     std::str::from_utf8(&data[SIZE - 20..]).unwrap().parse().unwrap()
 }
 
-impl Drop for Reader {
+impl Drop for Subscriber {
     fn drop(&mut self) {
         self.stream.set_nonblocking(true).unwrap();
-        let rest = !matches!(self.rest[..], [] | [b'\r', b'\n']); // the last chunk's end is read with the next one
+        let rest = !matches!(self.rest[..], [] | [b'\r', b'\n']); // a chunk's CRLF is read together with the next chunk
         let more = rest || !self.stream.peek(&mut [0]).is_err_and(|e| e.kind() == WouldBlock);
-        assert!(thread::panicking() || !more, "more came than the {} events that were due", self.heard);
+        assert!(thread::panicking() || !more, "more bytes came after the {} events that were due", self.received);
     }
 }
 
-/// Has each reader hear that many events more, round by round.
-fn hear(readers: &mut [Reader], rounds: usize, mut heard: impl FnMut(&[u8])) {
-    let (mut buf, deadline, from) = (vec![0; 64 << 10], Instant::now() + PATIENCE, readers[0].heard);
+/// Reads until each subscriber has received that many more events, one event of each at a time.
+fn receive(subscribers: &mut [Subscriber], rounds: usize, mut received: impl FnMut(&[u8])) {
+    let (mut buf, deadline, from) = (vec![0; 64 << 10], Instant::now() + PATIENCE, subscribers[0].received);
     for round in from..from + rounds {
-        for reader in &mut *readers {
-            while reader.heard <= round {
-                assert!(Instant::now() < deadline, "{} of {rounds} events after {PATIENCE:?}", reader.heard - from);
-                reader.read(&mut buf, &mut heard);
+        for subscriber in &mut *subscribers {
+            while subscriber.received <= round {
+                assert!(
+                    Instant::now() < deadline,
+                    "{} of {rounds} events after {PATIENCE:?}",
+                    subscriber.received - from
+                );
+                subscriber.read(&mut buf, &mut received);
             }
         }
     }
-    assert!(readers.iter().all(|r| r.heard == from + rounds), "more was heard than was said");
+    assert!(subscribers.iter().all(|r| r.received == from + rounds), "more events were received than published");
 }
 
-/// Sorts readers, each of which is about to hear one event, by when they hear it: who joins while the server is busy
-/// stands elsewhere in its list than here. To wait for one that comes late would make all others late as well.
-fn arrange(readers: &mut Vec<Reader>) {
+/// Sorts subscribers by the time at which they receive an event, which must be on its way. If a subscriber joins
+/// while the server is busy, the server's list has another order than the client's. To wait for a late one first
+/// would make all others appear late as well.
+fn arrange(subscribers: &mut Vec<Subscriber>) {
     let deadline = Instant::now() + PATIENCE;
-    let block = |readers: &[Reader], not| readers.iter().for_each(|r| r.stream.set_nonblocking(not).unwrap());
-    block(readers, true);
-    let mut waiting = std::mem::take(readers);
+    let block =
+        |subscribers: &[Subscriber], not| subscribers.iter().for_each(|r| r.stream.set_nonblocking(not).unwrap());
+    block(subscribers, true);
+    let mut waiting = std::mem::take(subscribers);
     while !waiting.is_empty() {
-        assert!(Instant::now() < deadline, "{} readers heard nothing in {PATIENCE:?}", waiting.len());
+        assert!(Instant::now() < deadline, "{} subscribers received nothing in {PATIENCE:?}", waiting.len());
         let (served, rest): (Vec<_>, _) = waiting.into_iter().partition(|r| r.stream.peek(&mut [0]).is_ok());
-        readers.extend(served);
+        subscribers.extend(served);
         waiting = rest;
     }
-    block(readers, false);
-    hear(readers, 1, |_| ());
+    block(subscribers, false);
+    receive(subscribers, 1, |_| ());
 }
 
-/// Publishes on all connections at once, with this pause on each from one message to the next, while `hear` runs.
+/// Publishes on all connections at once while `hear` runs. Each connection pauses between its messages.
 fn publish(
-    on: &mut [Publisher], messages: usize, pause: Duration, path: impl Fn(usize) -> String + Sync, hear: impl FnOnce(),
+    on: &mut [Publisher], messages: usize, pause: Duration, path: impl Fn(usize) -> String + Sync,
+    receive: impl FnOnce(),
 ) {
     let (each, path) = (messages / on.len(), &path);
     thread::scope(|scope| {
@@ -595,22 +613,23 @@ fn publish(
                 }
             });
         }
-        hear();
+        receive();
     });
 }
 
 // ---- the rows
 
-/// What is measured; in which units, and how much it was.
+/// What is measured, and then a value for each unit.
 type Row = (String, Vec<(&'static str, f64)>);
 type Rows = Vec<Row>;
 type Scene = fn(&Server, usize) -> Rows;
 
-/// With names for the filter. Each gets a fresh server, and the number of readers that there can be.
+/// Names for the filter, and functions. Each function gets a new server and the highest possible number of
+/// subscribers.
 const SCENES: [(&str, Scene); 10] = [
     ("steady fan-out to 1,000 readers, and to 1,000 HTTP/1.0 readers", |server, _| {
         [Chunks, Plain]
-            .map(|framing| steady_fan_out(server, &mut server.readers(framing, 1000, &framing.channel(0))))
+            .map(|framing| steady_fan_out(server, &mut server.subscribers(framing, 1000, &framing.channel(0))))
             .into()
     }),
     ("joins, idle memory, steady fan-out to 10,000 readers", many),
@@ -622,86 +641,98 @@ const SCENES: [(&str, Scene); 10] = [
     ("replay of 1 MB to 1,000 readers at once", replay),
     ("1,000 channels with 10 readers each", |server, many| {
         let each = many / 1000;
-        let mut readers = Vec::new();
-        server.join(Chunks, each * 1000, |n| format!("/c{}", n / each), |reader| readers.push(reader));
-        vec![steady(server, &mut readers, &format!("1,000 channels with {each} readers each"), 1000, 1000, 2000)]
+        let mut subscribers = Vec::new();
+        server.join(Chunks, each * 1000, |n| format!("/c{}", n / each), |subscriber| subscribers.push(subscriber));
+        vec![steady(server, &mut subscribers, &format!("1,000 channels with {each} readers each"), 1000, 1000, 2000)]
     }),
     ("idle memory, steady fan-out to 1,000 WebSockets", sockets),
     ("flood, 8 publishers, 1,600 messages, 1,000 WebSockets", |server, _| vec![flood(server, Frames)]),
     (ECHO, echo),
 ];
 
-/// Does this many things: how many a second, and how many microseconds the server computes for each.
+/// Measures work that consists of `count` things. Returns things per second, and the server's processor time for each
+/// in microseconds.
 fn timed(server: &Server, count: f64, work: impl FnOnce()) -> (f64, f64) {
     let (time, start) = (server.time(), Instant::now());
     work();
     (count / start.elapsed().as_secs_f64(), (server.time() - time) * 1e6 / count)
 }
 
-/// A steady rate, spread over channels, whose readers stand one channel behind the other. See above for the two parts.
-fn steady(server: &Server, readers: &mut Vec<Reader>, what: &str, channels: usize, rate: u32, messages: usize) -> Row {
+/// Measures a steady rate. It is spread over channels, and the subscribers are sorted by channel. The module's head
+/// explains the two parts.
+fn steady(
+    server: &Server, subscribers: &mut Vec<Subscriber>, what: &str, channels: usize, rate: u32, messages: usize,
+) -> Row {
     let mut publisher = server.publishers(1);
     let (rounds, pause) = (messages / channels, Duration::from_secs(1) / rate);
-    let framing = readers[0].framing;
+    let framing = subscribers[0].framing;
     let path = |n| framing.channel(n % channels);
-    let late = latency(&mut publisher, readers, channels, rate, messages);
-    readers.reverse();
-    let (_, time) = timed(server, (readers.len() * rounds) as f64, || {
-        publish(&mut publisher, messages, pause, path, || hear(readers, rounds, |_| ()));
+    let late = latency(&mut publisher, subscribers, channels, rate, messages);
+    subscribers.reverse();
+    let (_, time) = timed(server, (subscribers.len() * rounds) as f64, || {
+        publish(&mut publisher, messages, pause, path, || receive(subscribers, rounds, |_| ()));
     });
     let what = format!("{what}, {} messages/s", thousands(rate as usize));
     (what, [vec![("processor, µs per delivery", time)], late].concat())
 }
 
-/// A steady rate to a thousand.
-fn steady_fan_out(server: &Server, readers: &mut Vec<Reader>) -> Row {
-    let what = format!("steady fan-out to 1,000 {}", readers[0].framing.readers());
-    steady(server, readers, &what, 1, 20, 30)
+/// Measures a steady rate to a thousand subscribers.
+fn steady_fan_out(server: &Server, subscribers: &mut Vec<Subscriber>) -> Row {
+    let what = format!("steady fan-out to 1,000 {}", subscribers[0].framing.subscribers());
+    steady(server, subscribers, &what, 1, 20, 30)
 }
 
-/// The part of a steady rate that is heard forward.
+/// Measures the latencies of a steady rate: the part called *forward*.
 fn latency(
-    publisher: &mut [Publisher], readers: &mut Vec<Reader>, channels: usize, rate: u32, messages: usize,
+    publisher: &mut [Publisher], subscribers: &mut Vec<Subscriber>, channels: usize, rate: u32, messages: usize,
 ) -> Vec<(&'static str, f64)> {
     let (rounds, pause) = (messages / channels, Duration::from_secs(1) / rate);
-    let framing = readers[0].framing;
+    let framing = subscribers[0].framing;
     let path = |n| framing.channel(n % channels);
-    publish(publisher, channels, Duration::ZERO, path, || arrange(readers));
-    let mut late: Vec<u64> = Vec::with_capacity(readers.len() * rounds);
-    publish(publisher, messages, pause, path, || hear(readers, rounds, |data| late.push(now() - stamp(data))));
+    publish(publisher, channels, Duration::ZERO, path, || arrange(subscribers));
+    let mut late: Vec<u64> = Vec::with_capacity(subscribers.len() * rounds);
+    publish(publisher, messages, pause, path, || receive(subscribers, rounds, |data| late.push(now() - stamp(data))));
     percentiles(late)
 }
 
-/// The table's lines of latencies.
+/// Returns the table's values for latencies.
 fn percentiles(mut late: Vec<u64>) -> Vec<(&'static str, f64)> {
     late.sort_unstable();
     let [median, high] = [50, 99].map(|percent| late[late.len() * percent / 100] as f64 / 1e6);
     vec![("latency, median, ms", median), ("latency, 99 %, ms", high)]
 }
 
-/// As many readers as there can be: how they join, what they take, what they hear.
+/// Measures the highest possible number of subscribers: how fast they join, how much memory they need, and a steady
+/// rate.
 fn many(server: &Server, many: usize) -> Rows {
-    // The first one is not counted: with it comes the program's own code.
-    let mut readers = server.readers(Chunks, 1, "/c0");
+    // The first one is not counted, since the program's own code is loaded for it.
+    let mut subscribers = server.subscribers(Chunks, 1, "/c0");
     let (memory, more) = (server.memory(), many - 1);
-    let (rate, time) = timed(server, more as f64, || readers.append(&mut server.readers(Chunks, more, "/c0")));
-    sleep(Duration::from_millis(300)); // the threads that greeted them end
+    let (rate, time) = timed(server, more as f64, || subscribers.append(&mut server.subscribers(Chunks, more, "/c0")));
+    sleep(Duration::from_millis(300)); // the threads that opened the streams end
     let (all, many) = (server.memory(), thousands(many));
     let each = (all - memory) * 1024.0 / more as f64;
     vec![
         (format!("joins, {many} readers, {HERD} at a time"), vec![("joins/s", rate), ("processor, µs per join", time)]),
         (format!("idle memory, {many} readers"), vec![("bytes per reader", each), ("KiB in all", all)]),
-        steady(server, &mut readers, &format!("steady fan-out to {many} readers"), 1, 5, 8),
+        steady(server, &mut subscribers, &format!("steady fan-out to {many} readers"), 1, 5, 8),
     ]
 }
 
-/// As fast as it goes, to many. The bare write loop is sent a quarter, for which it takes ten times as long.
+/// Publishes at full speed to a thousand subscribers. The bare write loop gets a quarter of the messages, since it
+/// takes ten times as long.
 fn flood(server: &Server, framing: Framing) -> Row {
     let (path, messages) = (framing.channel(0), if server.bare { 400 } else { 1600 });
-    let (mut readers, mut publishers) = (server.readers(framing, 1000, &path), server.publishers(8));
+    let (mut subscribers, mut publishers) = (server.subscribers(framing, 1000, &path), server.publishers(8));
     let before = server.memory();
     let (rate, time) = timed(server, messages as f64 * 1e3, || {
-        publish(&mut publishers, messages, Duration::ZERO, |_| path.clone(), || hear(&mut readers, messages, |_| ()));
+        publish(
+            &mut publishers,
+            messages,
+            Duration::ZERO,
+            |_| path.clone(),
+            || receive(&mut subscribers, messages, |_| ()),
+        );
     });
     let values = vec![
         ("deliveries/s", rate),
@@ -709,33 +740,33 @@ fn flood(server: &Server, framing: Framing) -> Row {
         ("memory before, KiB", before),
         ("memory after, KiB", server.memory()),
     ];
-    (format!("flood, 8 publishers, 1,600 messages, 1,000 {}", framing.readers()), values)
+    (format!("flood, 8 publishers, 1,600 messages, 1,000 {}", framing.subscribers()), values)
 }
 
-/// WebSockets: what each takes, and what they hear.
+/// Measures the resources of each WebSocket, and a steady rate.
 fn sockets(server: &Server, _: usize) -> Rows {
-    let join = |count| server.readers(Frames, count, &Frames.channel(0));
-    let mut readers = join(1); // not counted, as in `many`
+    let join = |count| server.subscribers(Frames, count, &Frames.channel(0));
+    let mut subscribers = join(1); // not counted, as in `many`
     let before = server.holds();
-    readers.append(&mut join(999));
+    subscribers.append(&mut join(999));
     sleep(Duration::from_millis(300));
     let mut each = server.holds().into_iter().zip(before).map(|(after, before)| (after - before) / 999.0);
     let units = ["bytes per WebSocket", "descriptors per WebSocket", "threads per WebSocket"];
     let values = units.map(|unit| (unit, each.next().unwrap()));
-    vec![("idle memory, 1,000 WebSockets".into(), values.into()), steady_fan_out(server, &mut readers)]
+    vec![("idle memory, 1,000 WebSockets".into(), values.into()), steady_fan_out(server, &mut subscribers)]
 }
 
 const ECHO: &str = "echo, a WebSocket that hears its own messages";
 
-/// The next message is sent when the one before was heard.
+/// Sends the next message once the one before has come back.
 fn echo(server: &Server, _: usize) -> Rows {
-    let mut reader = server.readers(Frames, 1, &Frames.channel(0)).swap_remove(0);
+    let mut subscriber = server.subscribers(Frames, 1, &Frames.channel(0)).swap_remove(0);
     let (mut buf, mut late) = (vec![0; 64 << 10], Vec::with_capacity(5000));
     let (rate, time) = timed(server, 5e3, || {
         for round in 0..5000 {
-            reader.say();
-            while reader.heard == round {
-                reader.read(&mut buf, |data| late.push(now() - stamp(data)));
+            subscriber.say();
+            while subscriber.received == round {
+                subscriber.read(&mut buf, |data| late.push(now() - stamp(data)));
             }
         }
     });
@@ -745,62 +776,70 @@ fn echo(server: &Server, _: usize) -> Rows {
 
 const ALL_CORES: &str = "servers on all cores";
 
-/// One event at a time, to more readers than one core does for at once. The client sleeps meanwhile: where it read, it
-/// would take a core from the server.
+/// Publishes one event at a time, to more subscribers than one core can serve at once. The client sleeps meanwhile:
+/// if it read, it would take a core from the server.
 fn all_cores(server: &Server, many: usize) -> Rows {
     let count = many.min(5000);
-    let (mut readers, mut publisher) = (server.readers(Chunks, count, "/c0"), server.publishers(1));
-    publish(&mut publisher, 1, Duration::ZERO, |_| "/c0".into(), || arrange(&mut readers));
-    // One in fifty tells for all; whoever is the last of a core's share is followed by one of these, or nearly.
+    let (mut subscribers, mut publisher) = (server.subscribers(Chunks, count, "/c0"), server.publishers(1));
+    publish(&mut publisher, 1, Duration::ZERO, |_| "/c0".into(), || arrange(&mut subscribers));
+    // One subscriber in fifty stands for all. The last subscriber of each core's share is one of these, or is soon
+    // followed by one.
     let (mut probes, mut others) = (Vec::new(), Vec::new());
-    for (n, reader) in readers.into_iter().enumerate() {
-        if n % 50 == 49 { probes.push(reader) } else { others.push(reader) }
+    for (n, subscriber) in subscribers.into_iter().enumerate() {
+        if n % 50 == 49 { probes.push(subscriber) } else { others.push(subscriber) }
     }
     probes.reverse();
     let mut times = sorted((0..20).map(|_| {
         sleep(Duration::from_millis(50));
         let start = Instant::now();
         publisher[0].say("/c0");
-        hear(&mut probes, 1, |_| ());
+        receive(&mut probes, 1, |_| ());
         let time = start.elapsed().as_secs_f64() * 1e3;
-        hear(&mut others, 1, |_| ());
+        receive(&mut others, 1, |_| ());
         time
     }));
     let values = vec![("until all have it, median, ms", times.swap_remove(10))];
     vec![(format!("an event to {} readers, {ALL_CORES}", thousands(count)), values)]
 }
 
-/// As fast as it goes, to one.
+/// Publishes at full speed to one subscriber.
 fn publishing(server: &Server, _: usize) -> Rows {
-    let (mut readers, mut publishers) = (server.readers(Chunks, 1, "/c0"), server.publishers(8));
+    let (mut subscribers, mut publishers) = (server.subscribers(Chunks, 1, "/c0"), server.publishers(8));
     let (rate, time) = timed(server, 24e3, || {
-        publish(&mut publishers, 24_000, Duration::ZERO, |_| "/c0".into(), || hear(&mut readers, 24_000, |_| ()));
+        publish(
+            &mut publishers,
+            24_000,
+            Duration::ZERO,
+            |_| "/c0".into(),
+            || receive(&mut subscribers, 24_000, |_| ()),
+        );
     });
     let values = vec![("messages/s", rate), ("processor, µs per message", time)];
     vec![("publishing, 8 publishers, 1 reader".into(), values)]
 }
 
-/// All that is kept, to a thousand at once; each is read by a thread of its own, and stays until all have everything.
+/// Replays the whole log to a thousand subscribers at once. A thread reads each of them, and all stay until all have
+/// everything.
 fn replay(server: &Server, _: usize) -> Rows {
-    let mut publishers = server.publishers(8); // these stay too: of threads that have ended the time is less exact
+    let mut publishers = server.publishers(8); // these stay open too: the processor time of ended threads is less exact
     publish(&mut publishers, REPLAY, Duration::ZERO, |_| "/c0".into(), || ());
-    let mut readers = Vec::new();
+    let mut subscribers = Vec::new();
     let (rate, time) = timed(server, 1.0, || {
-        readers = thread::scope(|scope| {
+        subscribers = thread::scope(|scope| {
             let mut threads = Vec::new();
-            let read = |mut reader: Reader| {
-                hear(std::slice::from_mut(&mut reader), REPLAY, |_| ());
-                reader
+            let read = |mut subscriber: Subscriber| {
+                receive(std::slice::from_mut(&mut subscriber), REPLAY, |_| ());
+                subscriber
             };
-            let start = |reader| {
+            let start = |subscriber| {
                 let thread = thread::Builder::new().stack_size(64 << 10);
-                threads.push(thread.spawn_scoped(scope, move || read(reader)).unwrap());
+                threads.push(thread.spawn_scoped(scope, move || read(subscriber)).unwrap());
             };
             server.join(Chunks, 1000, |_| "/c0?since=all".into(), start);
             threads.into_iter().map(|t| t.join().unwrap()).collect::<Vec<_>>()
         });
     });
-    let (memory, megabytes) = (server.memory(), readers.iter().map(|r| r.bytes as f64 / 1e6).sum::<f64>());
+    let (memory, megabytes) = (server.memory(), subscribers.iter().map(|r| r.bytes as f64 / 1e6).sum::<f64>());
     let values =
         vec![("MB/s", rate * megabytes), ("processor, µs per MB", time / megabytes), ("memory after, KiB", memory)];
     vec![("replay of 1 MB to 1,000 readers at once".into(), values)]
@@ -808,7 +847,7 @@ fn replay(server: &Server, _: usize) -> Rows {
 
 // ---- the table
 
-/// What, unit, and pairs of runs: what is measured, and what stands beside it.
+/// What is measured, its unit, and for each run a pair of values: of the server itself and of its counterpart.
 type Line = (String, &'static str, Vec<[f64; 2]>);
 
 fn client(words: Vec<String>) {
@@ -826,14 +865,14 @@ fn client(words: Vec<String>) {
         let scenes = redis::SCENES.map(|(name, scene)| (name, move |plain| scene(name, plain)));
         rows += measure(["through Redis", "plain tincan"], &scenes, &words);
     } else {
-        println!("\nLeft out: the rows with Redis, for there is no redis-server.");
+        println!("\nLeft out: the rows with Redis, because there is no redis-server.");
         rows += 1;
     }
     assert!(rows > 0, "no such row; there are {:?} {:?}", SCENES.map(|s| s.0), redis::SCENES.map(|s| s.0));
 }
 
-/// Runs the scenes whose name has one of the words, with the one (false) and the other (true) by turns, and prints a
-/// table of their rows. Returns how many there are.
+/// Runs the scenes whose name has one of the words. In each run the scene is called with false, for the first of the
+/// two sides, and then with true. Prints a table of the rows, and returns how many there are.
 fn measure(sides: [&str; 2], scenes: &[(&str, impl Fn(bool) -> Rows)], words: &[String]) -> usize {
     let wanted = |name: &str| words.is_empty() || words.iter().any(|w| name.to_lowercase().contains(w.as_str()));
     let mut table: Vec<Line> = Vec::new();
@@ -876,12 +915,12 @@ fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
     values
 }
 
-/// With commas, as in 10,000.
+/// Formats a number with commas, as in 10,000.
 fn thousands(n: usize) -> String {
     if n < 1000 { n.to_string() } else { format!("{},{:03}", thousands(n / 1000), n % 1000) }
 }
 
-/// With as many digits as mean something.
+/// Formats a number with as many digits as are significant.
 fn number(value: f64) -> String {
     match value {
         100.0.. => thousands(value.round() as usize),
@@ -892,7 +931,7 @@ fn number(value: f64) -> String {
     }
 }
 
-/// Where and how this was measured.
+/// Describes the machine and how the cores were used.
 fn machine() -> String {
     let cpu = read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": ")).map_or("", |m| m.1);

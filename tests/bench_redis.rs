@@ -1,17 +1,17 @@
-//! What it costs to go through Redis: rows of the benchmark, each with what it stands beside.
+//! What Redis costs: the benchmark's rows with `--redis`, each compared with a server or a Redis on its own.
 //!
-//! Each run has a redis-server of its own, on a free port, with an empty directory and an append-only file. It and the
-//! nodes share the servers' core; in the rows for publishing, all cores.
+//! Each run has a redis-server of its own, on a free port, with an empty directory and an append-only file. Redis and
+//! the nodes share the servers' core. In the rows for publishing they have all cores.
 
 use super::*;
 use std::path::PathBuf;
 
 /// Publishers on each node.
 const PUBLISHERS: usize = 32;
-/// Where Redis is alone: commands that it is sent at a time.
+/// Commands that are sent to Redis at a time, in the rows in which Redis is alone.
 const AT_ONCE: usize = 32;
 
-/// What a row of this name measures, through Redis or (true) beside it.
+/// Measures a row of this name: through Redis, or without it if the flag is true.
 type Measured = fn(&str, bool) -> Rows;
 
 pub const SCENES: [(&str, Measured); 8] = [
@@ -29,9 +29,9 @@ pub const SCENES: [(&str, Measured); 8] = [
 const ONE: &str = "BENCH_CORE";
 const ALL: &str = "BENCH_CORES";
 
-/// Nodes, and the Redis that they share; or one node that keeps its channels in memory.
+/// Nodes and the Redis that they share, or one node that keeps its channels in memory.
 struct Cluster {
-    nodes: Vec<Server>, // they end before Redis does
+    nodes: Vec<Server>, // dropped first, so that they end before Redis
     redis: Option<Redis>,
 }
 
@@ -46,7 +46,8 @@ impl Cluster {
         Cluster { nodes, redis: Some(redis) }
     }
 
-    /// Does this many things: how many a second, and how many microseconds the nodes and Redis compute for each.
+    /// Measures work that consists of `count` things. Returns things per second, and the processor time of nodes and
+    /// of Redis for each in microseconds.
     fn timed(&self, count: f64, work: impl FnOnce()) -> [f64; 3] {
         let redis = || self.redis.as_ref().map_or(f64::NAN, |redis| redis.server.time());
         let nodes = || self.nodes.iter().map(Server::time).sum::<f64>();
@@ -79,7 +80,7 @@ impl Redis {
         redis
     }
 
-    /// Asks for a number.
+    /// Sends a command whose reply is a number.
     fn number(&self, command: &str) -> f64 {
         let (mut stream, mut line) = (self.server.connect(), String::new());
         stream.write_all(format!("{command}\r\n").as_bytes()).unwrap();
@@ -96,24 +97,24 @@ impl Drop for Redis {
     }
 }
 
-/// Published on the first node, heard on the last.
+/// Publishes on the first node, and receives on the last.
 fn latencies(name: &str, plain: bool, nodes: usize) -> Rows {
     let cluster = Cluster::start(nodes, plain, ONE);
-    let mut readers = cluster.nodes[cluster.nodes.len() - 1].readers(Chunks, 100, "/c0");
-    vec![(name.into(), latency(&mut cluster.nodes[0].publishers(1), &mut readers, 1, 100, 300))]
+    let mut subscribers = cluster.nodes[cluster.nodes.len() - 1].subscribers(Chunks, 100, "/c0");
+    vec![(name.into(), latency(&mut cluster.nodes[0].publishers(1), &mut subscribers, 1, 100, 300))]
 }
 
-/// As fast as it goes, to one reader on each node.
+/// Publishes at full speed to one subscriber on each node.
 fn publishing(name: &str, plain: bool, nodes: usize) -> Rows {
     let cluster = Cluster::start(nodes, plain, ALL);
-    let (mut readers, mut publishers) = (Vec::new(), Vec::new());
+    let (mut subscribers, mut publishers) = (Vec::new(), Vec::new());
     for node in &cluster.nodes {
-        readers.append(&mut node.readers(Chunks, 1, "/c0"));
+        subscribers.append(&mut node.subscribers(Chunks, 1, "/c0"));
         publishers.append(&mut node.publishers(PUBLISHERS));
     }
     let count = publishers.len() * 500;
     let cost = cluster.timed(count as f64, || {
-        publish(&mut publishers, count, Duration::ZERO, |_| "/c0".into(), || hear(&mut readers, count, |_| ()));
+        publish(&mut publishers, count, Duration::ZERO, |_| "/c0".into(), || receive(&mut subscribers, count, |_| ()));
     });
     published(name, cost)
 }
@@ -127,7 +128,7 @@ fn published(name: &str, [rate, nodes, redis]: [f64; 3]) -> Rows {
     vec![(name.into(), values)]
 }
 
-/// Redis alone, with the commands that a node sends, over one connection that always has the next ones waiting.
+/// Measures Redis alone, with the commands that a node sends. The one connection always has the next commands queued.
 fn alone(name: &str) -> Rows {
     let redis = Redis::start(ALL);
     let mut stream = redis.server.connect();
@@ -153,20 +154,20 @@ fn alone(name: &str) -> Rows {
 
 fn fan_out(_: &str, plain: bool) -> Rows {
     let steadily = Cluster::start(1, plain, ONE);
-    let mut readers = steadily.nodes[0].readers(Chunks, 1000, "/c0");
-    let mut rows = vec![steady_fan_out(&steadily.nodes[0], &mut readers)];
-    drop((readers, steadily));
+    let mut subscribers = steadily.nodes[0].subscribers(Chunks, 1000, "/c0");
+    let mut rows = vec![steady_fan_out(&steadily.nodes[0], &mut subscribers)];
+    drop((subscribers, steadily));
     rows.push(flood(&Cluster::start(1, plain, ONE).nodes[0], Chunks));
     rows.into_iter().map(|(what, values)| (format!("through Redis, {what}"), values)).collect()
 }
 
-/// Four channels that hold all they may.
+/// Fills four channels to their limit.
 fn memory(name: &str, plain: bool) -> Rows {
     let cluster = Cluster::start(1, plain, ONE);
     let (node, mut publishers) = (&cluster.nodes[0], cluster.nodes[0].publishers(8));
     let before = node.memory();
     publish(&mut publishers, 5 * REPLAY, Duration::ZERO, |n| format!("/c{}", n % 4), || ());
-    sleep(Duration::from_millis(300)); // the node has it all, too
+    sleep(Duration::from_millis(300)); // until the node has received all of it
     let all = (node.memory() - before) * 1024.0;
     let (mut stream, mut kept) = (node.connect(), String::new());
     stream.write_all(b"GET /c0?wait=0&since=all HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
@@ -180,17 +181,17 @@ fn memory(name: &str, plain: bool) -> Rows {
     vec![(name.into(), values)]
 }
 
-/// What it takes to follow many.
+/// Measures the cost of following many channels.
 fn channels(name: &str, plain: bool) -> Rows {
-    let (cluster, mut readers) = (Cluster::start(1, plain, ONE), Vec::new());
-    cluster.nodes[0].join(Chunks, 1000, |n| format!("/c{n}"), |reader| readers.push(reader));
+    let (cluster, mut subscribers) = (Cluster::start(1, plain, ONE), Vec::new());
+    cluster.nodes[0].join(Chunks, 1000, |n| format!("/c{n}"), |subscriber| subscribers.push(subscriber));
     let mut publisher = cluster.nodes[0].publishers(1);
     let path = |n| format!("/c{}", n % 1000);
-    let mut values = latency(&mut publisher, &mut readers, 1000, 1000, 1000);
-    readers.reverse();
-    // A second has a thousand messages.
+    let mut values = latency(&mut publisher, &mut subscribers, 1000, 1000, 1000);
+    subscribers.reverse();
+    // A thousand messages a second.
     let [_, node, redis] = cluster.timed(2000.0, || {
-        publish(&mut publisher, 2000, Duration::from_millis(1), path, || hear(&mut readers, 2, |_| ()));
+        publish(&mut publisher, 2000, Duration::from_millis(1), path, || receive(&mut subscribers, 2, |_| ()));
     });
     values.append(&mut vec![
         ("processor of the node, ms per second", node),

@@ -1,8 +1,8 @@
-//! A real Chromium, through WebDriver (W3C, with ChromeDriver's additions under `goog/`): real key
-//! presses and clicks on one side, the real server and raw sockets on the other.
+//! A real Chromium, driven through WebDriver (W3C, with ChromeDriver's additions under `goog/`). On one side are real
+//! key presses and clicks, on the other the real server and raw sockets.
 //!
-//! Where Chromium is missing these tests are left out, unless `TINCAN_BROWSER=1` says that it must be there.
-//! `TINCAN_SHOTS=DIR` has pictures of the page written there.
+//! If Chromium is missing, these tests are left out; with `TINCAN_BROWSER=1` they fail instead. With
+//! `TINCAN_SHOTS=DIR` they write pictures of the page to that directory.
 
 use crate::support::harness::*;
 use std::fs::Permissions;
@@ -21,7 +21,7 @@ use tincan::wire::event::json;
 pub const FLAGS: &str = r#""--headless=new","--no-sandbox","--disable-gpu","--disable-quic","--no-first-run",
     "--disable-background-networking","--disable-component-update","--disable-sync","--disable-dev-shm-usage",
     "--no-proxy-server","--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1""#;
-/// What stands before every expression.
+/// Definitions that come before every expression.
 const SHORT: &str = "const q = css => document.querySelector(css), all = css => [...document.querySelectorAll(css)];
     const log = () => all('#messages li').map(li => [li.className, ...(li.children.length ?
     [...li.children].map(c => c.textContent) : [li.textContent])].join('|')).join('\\n');";
@@ -30,11 +30,11 @@ pub const MISSED: &str = "gap|Some messages may have been missed here";
 pub const ENTER: &str = "\u{e007}"; // WebDriver, "Keyboard actions"
 pub const TAB: &str = "\u{e004}";
 
-/// The page's seconds do not pass by themselves: the test calls `everySecond()` when one is over. Otherwise a worker that
-/// is slow on a busy machine is taken for dead.
+/// Stops the page's timer: the test calls `everySecond()` itself. Otherwise the page takes a worker that is slow on a
+/// busy machine for dead.
 pub const STILL: &str = "window.setInterval = () => 0";
 
-/// The paths of the programs. While a test has it, browsers are kept for the next one.
+/// The paths of the programs. While a test holds a `Driver`, its browsers are kept for the next test.
 pub struct Driver {
     chromium: PathBuf,
     chromedriver: PathBuf,
@@ -46,19 +46,19 @@ struct Browser {
     agent: ureq::Agent,
     base: String,
     session: String,
-    home: String, // the handle of a tab that stays, so that the Chromium does
-    dir: Scratch, // what they write
+    home: String, // the handle of a tab that stays open, so that Chromium does not end
+    dir: Scratch, // where the programs write
 }
 
-/// Browsers that wait for the next page: to start one takes more of the processor than most tests do with it. Nothing is
-/// left in them that the next page could see: each server has a port, and so an origin, of its own.
+/// Browsers that wait for the next page. Starting one takes more processor time than most tests do. The next page
+/// finds nothing from the page before: each server has its own port, and so its own origin.
 static KEPT: Mutex<(usize, Vec<Browser>)> = Mutex::new((0, Vec::new()));
 
 fn kept() -> MutexGuard<'static, (usize, Vec<Browser>)> {
     KEPT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Finds the programs; none where one of them is missing.
+/// Finds the programs; returns None if one of them is missing.
 pub fn driver() -> Option<Driver> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let find = |name: &str| std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file());
@@ -85,22 +85,22 @@ impl Drop for Driver {
 }
 
 impl Driver {
-    /// Opens a URL in a Chromium that no other page of this test has, with its own storage.
+    /// Opens a URL in a Chromium with its own storage. No other page of this test uses it.
     pub fn page(&self, url: &str) -> Page<'_> {
         let page = self.chromium("en", "normal");
         page.open(url);
         page
     }
 
-    /// A Chromium whose user reads these languages. It waits for a page to be loaded, or with the strategy `none` for
-    /// nothing (WebDriver, "Page load strategy").
+    /// Starts a Chromium whose user prefers these languages. With the strategy `none` it does not wait until a page
+    /// is loaded (WebDriver, "Page load strategy").
     pub fn chromium(&self, languages: &str, strategy: &str) -> Page<'_> {
         let usual = (languages, strategy) == ("en", "normal");
         let waits = usual.then(|| kept().1.pop()).flatten();
         let browser = waits.unwrap_or_else(|| Browser::start(self, languages, strategy));
         let page = Page { browser: Some(browser), usual, _driver: self };
         page.tab();
-        page.cdp("Page.bringToFront", "{}"); // else a key press does not go to the page
+        page.cdp("Page.bringToFront", "{}"); // otherwise a key press does not reach the page
         page.console();
         page
     }
@@ -111,7 +111,7 @@ impl Browser {
         let dir = Scratch::new();
         let mut command = Command::new(&programs.chromedriver);
         command.arg("--port=0").env("HOME", &dir.0).env("TMPDIR", &dir.0).stdout(Stdio::piped()).stderr(Stdio::null());
-        // It looks for a free port and then takes it, and ends if another program was faster.
+        // ChromeDriver looks for a free port and then takes it. It ends if another program was faster.
         let start = || {
             let mut driver = command.spawn().unwrap();
             let stdout = BufReader::new(driver.stdout.take().unwrap());
@@ -144,10 +144,10 @@ impl Browser {
         browser
     }
 
-    /// The session that is wanted (WebDriver, "New Session").
+    /// Returns the capabilities of the session (WebDriver, "New Session").
     fn wishes(&self, chromium: &Path, languages: &str, strategy: &str) -> String {
         let profile = json(&format!("--user-data-dir={}", self.dir.0.join("profile").display()));
-        // It starts with an empty page: its own one asks the network for things, and writes into the console.
+        // It starts with an empty page, since its own start page sends requests and writes to the console.
         let prefs = format!(
             "{{\"intl.accept_languages\":{},\"session\":{{\"restore_on_startup\":4,\"startup_urls\":[\"data:,\"]}}}}",
             json(languages)
@@ -181,7 +181,7 @@ impl Browser {
         answered(self.agent.delete(self.url(path)).call(), path)
     }
 
-    /// Closes all tabs that a page had.
+    /// Closes all tabs of a page.
     fn clear(&self) {
         let handles = self.get("/window/handles");
         let handles = handles.split_once('[').map_or("", |(_, list)| list).split('"').skip(1).step_by(2);
@@ -193,7 +193,7 @@ impl Browser {
     }
 }
 
-/// The body of a response that has to be a success.
+/// Returns the body of a response, which must be a success.
 fn answered(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>, what: &str) -> String {
     let mut response = response.unwrap_or_else(|e| panic!("{what}: {e}"));
     let text = response.body_mut().read_to_string().unwrap();
@@ -206,7 +206,7 @@ impl Drop for Browser {
         let _ = self.agent.delete(self.url("")).call();
         let _ = self.driver.kill();
         let _ = self.driver.wait();
-        // A Chromium that is just ending may still write a file.
+        // A Chromium that is ending may still write a file.
         let began = Instant::now();
         while std::fs::remove_dir_all(&self.dir.0).is_err() && self.dir.0.exists() && began.elapsed() < SOON {
             look_again(began);
@@ -214,11 +214,11 @@ impl Drop for Browser {
     }
 }
 
-/// The JSON string that stands behind the first `key`, unescaped (RFC 8259 §7).
+/// Returns the JSON string after the first `key`, unescaped (RFC 8259 §7).
 pub fn string(text: &str, key: &str) -> String {
     let at = text.find(key).unwrap_or_else(|| panic!("no {key} in {text}")) + key.len();
     let mut chars = text[at..].strip_prefix('"').unwrap_or_else(|| panic!("no string: {text}")).chars();
-    let mut out = Vec::new(); // UTF-16, for an escape may be half of a pair
+    let mut out = Vec::new(); // UTF-16, since an escape may be half of a surrogate pair
     loop {
         match chars.next().expect("an unfinished string") {
             '"' => return String::from_utf16(&out).unwrap(),
@@ -236,7 +236,7 @@ pub fn string(text: &str, key: &str) -> String {
     }
 }
 
-/// A window of a Chromium, in which no other page is open.
+/// A window of a Chromium that has no other page.
 pub struct Page<'a> {
     browser: Option<Browser>,
     usual: bool,
@@ -245,7 +245,7 @@ pub struct Page<'a> {
 
 impl Drop for Page<'_> {
     fn drop(&mut self) {
-        // What a test has failed with may be in any state.
+        // A browser is not used again after a test has failed in it, since its state is unknown.
         if let Some(browser) = self.browser.take().filter(|_| self.usual && !thread::panicking()) {
             browser.clear();
             kept().1.push(browser);
@@ -255,41 +255,41 @@ impl Drop for Page<'_> {
 
 impl Page<'_> {
     fn browser(&self) -> &Browser {
-        self.browser.as_ref().expect("it is there as long as the page")
+        self.browser.as_ref().expect("a page has its browser until it is dropped")
     }
 
     pub fn post(&self, path: &str, body: &str) -> String {
         self.browser().post(path, body)
     }
 
-    /// Opens a URL, and is back when the page and its script are loaded.
+    /// Opens a URL, and returns when the page and its script are loaded.
     pub fn open(&self, url: &str) {
         self.post("/url", &format!("{{\"url\":{}}}", json(url)));
     }
 
-    /// Opens one more tab and turns to it; returns its handle.
+    /// Opens one more tab and switches to it; returns its handle.
     pub fn tab(&self) -> String {
         let handle = string(&self.post("/window/new", "{\"type\":\"tab\"}"), "\"handle\":");
         self.turn_to(&handle);
         handle
     }
 
-    /// The tab that was turned to last.
+    /// Returns the handle of the current tab.
     pub fn handle(&self) -> String {
         string(&self.browser().get("/window"), "\"value\":")
     }
 
-    /// What follows is done in this tab.
+    /// Switches to a tab.
     pub fn turn_to(&self, handle: &str) {
         self.post("/window", &format!("{{\"handle\":{}}}", json(handle)));
     }
 
-    /// Closes the tab; another one must be turned to.
+    /// Closes the current tab. The test must then switch to another one.
     pub fn close_tab(&self) {
         self.browser().delete("/window");
     }
 
-    /// Has each page in this tab run this before its own scripts.
+    /// Makes each page in this tab run a script before its own scripts.
     pub fn before(&self, script: &str) {
         self.cdp("Page.addScriptToEvaluateOnNewDocument", &format!("{{\"source\":{}}}", json(script)));
     }
@@ -298,12 +298,12 @@ impl Page<'_> {
         self.post("/refresh", "{}");
     }
 
-    /// What the browser tells assistive technology of an element: its `role`, or its `label`.
+    /// Returns what the browser reports to assistive technology about an element: its `role` or its `label`.
     pub fn computed(&self, what: &str, css: &str) -> String {
         string(&self.browser().get(&format!("{}/computed{what}", self.element(css))), "\"value\":")
     }
 
-    /// The value of an expression, as a string.
+    /// Returns the value of an expression as a string.
     pub fn js(&self, expression: &str) -> String {
         let script = json(&format!("{SHORT} return String({expression})"));
         string(&self.post("/execute/sync", &format!("{{\"script\":{script},\"args\":[]}}")), "\"value\":")
@@ -313,7 +313,7 @@ impl Page<'_> {
         self.js(&format!("q({}).textContent", json(css)))
     }
 
-    /// Waits until an expression has exactly this value.
+    /// Waits until the value of an expression is exactly this.
     pub fn becomes(&self, expression: &str, expected: &str) {
         let began = Instant::now();
         loop {
@@ -321,7 +321,7 @@ impl Page<'_> {
             if value == expected {
                 return;
             }
-            assert!(began.elapsed() < SOON, "{expression}\nis      {value:?}\nand not {expected:?}");
+            assert!(began.elapsed() < SOON, "{expression}\nis       {value:?}\ninstead of {expected:?}");
             look_again(began);
         }
     }
@@ -330,13 +330,13 @@ impl Page<'_> {
         self.becomes(STATE, "open");
     }
 
-    /// Waits until the log has exactly these messages, each `class|name|text` or `class|text`.
+    /// Waits until the page's log shows exactly these messages, each `class|name|text` or `class|text`.
     pub fn shows(&self, log: &[impl AsRef<str>]) {
         self.becomes("log()", &log.iter().map(AsRef::as_ref).collect::<Vec<_>>().join("\n"));
     }
 
-    /// Presses the first Copy button: it says for a moment that it has copied or selected the line, and then what it said
-    /// before. The moment may be over when the test looks, so the page notes it.
+    /// Presses the first Copy button. For a moment its text says that the line was copied or selected; then its old
+    /// text is back. The moment may be over when the test looks, so a script in the page records the texts.
     pub fn copies(&self, done: [&str; 2], before: &str) {
         self.js("(window.said = [], new MutationObserver(() => said.push(q('.copy').textContent)) \
                  .observe(q('.copy'), { childList: true, characterData: true, subtree: true }))");
@@ -346,25 +346,26 @@ impl Page<'_> {
         assert!(done.iter().any(|done| said == format!("{done},{before}")), "{said}");
     }
 
-    /// The path of an element.
+    /// Returns WebDriver's path of an element.
     pub fn element(&self, css: &str) -> String {
         let body = format!("{{\"using\":\"css selector\",\"value\":{}}}", json(css));
         // The key is WebDriver's "web element identifier".
         format!("/element/{}", string(&self.post("/element", &body), "\"element-6066-11e4-a52e-4f735466cecf\":"))
     }
 
-    /// Real key presses into an element, which gets the focus.
+    /// Sends real key presses to an element, which gets the focus.
     pub fn keys(&self, css: &str, keys: &str) {
         self.post(&(self.element(css) + "/value"), &format!("{{\"text\":{}}}", json(keys)));
     }
 
-    /// Sends a message; the page is then ready for the next.
+    /// Sends a message, and waits until the page is ready for the next one.
     pub fn say(&self, text: &str) {
         self.keys("#msg", &format!("{text}{ENTER}"));
         self.becomes("q('#msg').value", "");
     }
 
-    /// What a server's pages have newly written into the browser's console; not what pages of the browser's own write.
+    /// Returns what the server's pages have written to the browser's console since the last call. Lines of the
+    /// browser's own pages are left out.
     pub fn console(&self) -> Vec<String> {
         let log = self.post("/se/log", "{\"type\":\"browser\"}");
         let lines = log.split("{\"level\":").skip(1).map(|entry| string(entry, "\"message\":"));
@@ -380,8 +381,8 @@ impl Page<'_> {
         self.cdp("Emulation.setDeviceMetricsOverride", &params);
     }
 
-    /// Takes the picture of this page that a document shows. With `TINCAN_PICTURES=1` it becomes the one in the tree, which
-    /// otherwise has to be there, of this size, and small.
+    /// Takes a picture of this page for a document. With `TINCAN_PICTURES=1` the picture replaces the one in the
+    /// tree. Otherwise the one in the tree must be there, have this size, and be small.
     pub fn picture(&self, path: &str, width: u32, height: u32) {
         self.size(width, height, false);
         let scratch = Scratch::new();
@@ -393,7 +394,7 @@ impl Page<'_> {
         }
         for file in [new, kept] {
             let bytes = std::fs::read(&file).unwrap_or_else(|error| panic!("{path}: {error}"));
-            // The signature, and then the size in the first chunk (PNG §5.2, §11.2.1).
+            // First the signature, then the size in the first chunk (PNG §5.2, §11.2.1).
             assert_eq!(bytes[..8], *b"\x89PNG\r\n\x1a\n", "{path}");
             assert_eq!(bytes[16..24], [width.to_be_bytes(), height.to_be_bytes()].concat(), "{path}");
             assert!(bytes.len() < 100_000, "{path} has {} bytes", bytes.len());
@@ -413,7 +414,8 @@ impl Page<'_> {
     }
 }
 
-/// Answers every request with 502 on a port, as a proxy does whose server is gone; returns what ends that.
+/// Answers every request on a port with 502, like a proxy whose server does not run. Returns a function that stops
+/// it.
 pub fn bad_gateway(port: u16) -> impl FnOnce() {
     let mut listener = None;
     eventually("the port is free", || {
@@ -425,7 +427,7 @@ pub fn bad_gateway(port: u16) -> impl FnOnce() {
     let thread = thread::spawn(move || {
         let mut streams = Vec::new();
         for stream in listener.unwrap().incoming().map_while(|s| s.ok().filter(|_| !stopped.load(SeqCst))) {
-            // Chromium opens connections that it does not use yet: they must not hold up the others.
+            // Chromium opens connections that it does not use yet. They must not delay the others.
             streams.push(stream.try_clone().unwrap());
             thread::spawn(move || refuse_one(stream));
         }
@@ -443,7 +445,8 @@ fn refuse_one(mut stream: TcpStream) {
     if matches!(stream.read(&mut [0; 16 << 10]), Ok(1..)) {
         let answer = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
         let _ = stream.write_all(answer);
-        // A body that is still on its way would have the answer reset (RFC 9112 §9.6).
+        // If the connection closed while a body is still coming, the response would be lost to a reset (RFC 9112
+        // §9.6).
         let _ = stream.shutdown(Shutdown::Write);
         while matches!(stream.read(&mut [0; 16 << 10]), Ok(1..)) {}
     }
@@ -453,12 +456,12 @@ pub fn url(server: &Tincan, path: &str) -> String {
     format!("http://127.0.0.1:{}{path}", server.port)
 }
 
-/// Starts another server on the port of one that is gone.
+/// Starts a new server on the port of one that has ended.
 pub fn again(port: u16) -> Tincan {
     Tincan::spawn(&format!("127.0.0.1:{port}"), &["--retry", "200"])
 }
 
-/// Starts a server with these tokens; on a port, or with 0 on a free one.
+/// Starts a server with these tokens, on a port, or on a free one if `port` is 0.
 pub fn guarded(dir: &Scratch, port: u16, tokens: &str) -> Tincan {
     let path = dir.0.join("tokens");
     std::fs::write(&path, tokens).unwrap();
@@ -467,13 +470,13 @@ pub fn guarded(dir: &Scratch, port: u16, tokens: &str) -> Tincan {
     Tincan::spawn(&format!("127.0.0.1:{port}"), &args)
 }
 
-/// The URL with a token in it. No driver can type into the browser's own dialog, but the browser answers the challenge
-/// with what stands in the URL, and keeps it for the URL without.
+/// Returns a URL with a token in it. No driver can type into the browser's own dialog. But the browser answers the
+/// challenge with the credentials of the URL, and later uses them for the URL without them.
 pub fn signed_url(server: &Tincan, token: &str) -> String {
     format!("http://any:{token}@127.0.0.1:{}/kitchen", server.port)
 }
 
-/// Has a page listen with an EventSource, and note what that tells.
+/// Returns a script that listens with an EventSource and notes its events.
 pub fn listening(path: &str) -> String {
     format!(
         "void (window.told = [], window.es = new EventSource('{path}'),
@@ -482,7 +485,8 @@ pub fn listening(path: &str) -> String {
     )
 }
 
-/// Says a number in the kitchen once the EventSource has opened so many times. Returns all that it has heard.
+/// Publishes a number to /kitchen once the EventSource has opened that many times. Returns everything that it has
+/// noted.
 pub fn heard(page: &Page, server: &Tincan, n: usize) -> String {
     page.becomes(&format!("told.filter(text => text === 'open').length >= {n}"), "true");
     server.post("/kitchen", n.to_string());
@@ -490,7 +494,7 @@ pub fn heard(page: &Page, server: &Tincan, n: usize) -> String {
     page.js("told.filter(text => /^[0-9]/.test(text)).join()")
 }
 
-/// What the page sends.
+/// Returns the JSON that the page sends.
 pub fn message(name: &str, msg: &str) -> String {
     format!("{{\"name\":{},\"msg\":{}}}", json(name), json(msg))
 }

@@ -1,14 +1,14 @@
-//! The documents of the tree. What they show is true: tests take commands, code and claims from them.
+//! The documents of the tree. Their content is true: tests take commands, code and claims from them.
 
 use std::fs::{read_dir, read_to_string};
 use std::path::Path;
 
-/// A file of the tree, such as `README.md` or `static/deploy/nginx.conf`.
+/// Returns the text of a file of the tree, such as `README.md` or `static/deploy/nginx.conf`.
 pub fn document(path: &str) -> String {
     read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// Each Markdown file of the tree, with its path.
+/// Returns each Markdown file of the tree: its path and its text.
 pub fn documents() -> Vec<(String, String)> {
     let mut found: Vec<String> = vec![];
     let mut folders = vec![String::new()];
@@ -29,26 +29,26 @@ pub fn documents() -> Vec<(String, String)> {
     found.into_iter().map(|path| (path.clone(), document(&path))).collect()
 }
 
-/// The code blocks of a language in a document.
+/// Returns a document's code blocks in a language.
 pub fn blocks(path: &str, language: &str) -> Vec<String> {
     let start = format!("```{language}\n");
     let text = document(path);
     text.split(&start).skip(1).map(|block| block.split("```").next().unwrap().to_string()).collect()
 }
 
-/// The block of text in a document that begins like this.
+/// Returns the block of text in a document that begins with `begin`.
 pub fn text_block(path: &str, begin: &str) -> String {
     blocks(path, "text").into_iter().find(|block| block.starts_with(begin)).unwrap_or_else(|| panic!("{path}: {begin}"))
 }
 
-/// The relative links of a document, but for its code.
+/// Returns the relative links of a document, except those in its code.
 pub fn links(text: &str) -> Vec<String> {
     let prose: String = text.split("```").step_by(2).collect();
     let links = prose.split("](").skip(1).filter_map(|rest| rest.split(')').next());
     links.filter(|link| !link.contains("://")).map(String::from).collect()
 }
 
-/// The headings of a document, as links name them: small letters, digits and hyphens.
+/// Returns the headings of a document as links name them: small letters, digits and hyphens.
 pub fn headings(text: &str) -> Vec<String> {
     let prose: String = text.split("\n```").step_by(2).collect();
     let headings = prose.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());

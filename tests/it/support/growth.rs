@@ -1,5 +1,5 @@
-//! What work costs, in processor time: that of this thread, or that of the server's threads. Each length is measured several
-//! times, and the least counts, for others use the machine as well.
+//! How processor time grows with the amount of work. The time is that of this thread or of the server's threads. Each
+//! amount is measured several times, and the least counts, since other programs use the machine as well.
 
 use crate::support::harness::*;
 use std::collections::HashMap;
@@ -9,10 +9,10 @@ use std::io::Write;
 use std::thread::{scope, sleep};
 use std::time::Duration;
 
-/// How often each length is measured at most.
+/// How often each amount is measured at most.
 const RUNS: usize = 6;
 
-/// Asserts that four times as much costs about four times as much, and by no means sixteen times.
+/// Asserts that four times the work costs about four times as much, and by no means sixteen times.
 #[track_caller]
 pub fn linear(what: &str, n: usize, mut cost: impl FnMut(usize) -> Duration) {
     if fs::read_to_string("/proc/self/schedstat").map_or(true, |line| line.starts_with("0 ")) {
@@ -30,8 +30,8 @@ pub fn linear(what: &str, n: usize, mut cost: impl FnMut(usize) -> Duration) {
     panic!("{what}, {n} of them and twice and four times as many: {least:?}");
 }
 
-/// The times of the threads of a process, by their numbers. A thread that runs is accounted for at
-/// the clock's ticks; one that sleeps, exactly.
+/// Returns the processor times of a process's threads, by their numbers. The kernel updates a running thread's time
+/// at clock ticks; a sleeping thread's time is exact.
 fn times(tasks: &str) -> HashMap<String, u64> {
     let tasks = fs::read_dir(tasks).unwrap().filter_map(|task| {
         let task = task.unwrap();
@@ -41,7 +41,7 @@ fn times(tasks: &str) -> HashMap<String, u64> {
     tasks.collect()
 }
 
-/// What this takes of this thread.
+/// Returns the processor time that this thread spends on the work.
 pub fn own<T>(work: impl FnOnce() -> T) -> Duration {
     let time = || {
         sleep(Duration::from_nanos(1));
@@ -53,7 +53,8 @@ pub fn own<T>(work: impl FnOnce() -> T) -> Duration {
     time() - before
 }
 
-/// What this takes of a server's threads. The time of those that end meanwhile is lost, so no connection may close.
+/// Returns the processor time that a server's threads spend on the work. The time of a thread that ends meanwhile is
+/// lost, so no connection may close.
 pub fn spent<T>(server: &Tincan, work: impl FnOnce() -> T) -> Duration {
     let tasks = format!("/proc/{}/task", server.pid());
     server.rests();
@@ -64,7 +65,7 @@ pub fn spent<T>(server: &Tincan, work: impl FnOnce() -> T) -> Duration {
     Duration::from_nanos(more.sum())
 }
 
-/// Sends bytes in pieces of this size, each of which the server has read before the next one comes.
+/// Sends bytes in pieces of this size. Before each next piece the server has read the one before.
 pub fn in_pieces(server: &Tincan, wire: &mut Wire, bytes: &[u8], size: usize) {
     for piece in bytes.chunks(size) {
         wire.send(piece);
@@ -80,7 +81,7 @@ pub fn stream(path: &str, body: &str) -> String {
     post(path, body).replacen("Content-L", "Content-Type: text/event-stream\r\nContent-L", 1)
 }
 
-/// Sends many requests at once, and takes an answer to each; returns the last one.
+/// Sends many requests at once, and takes a response to each; returns the last one.
 pub fn pipelined(wire: &mut Wire, requests: &str, count: usize) -> Response {
     let mut writer = wire.stream.try_clone().unwrap();
     scope(|scope| {

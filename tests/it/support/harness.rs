@@ -1,4 +1,4 @@
-//! A real tincan on a free port, and raw sockets to talk to it. Everything waits with a deadline.
+//! A real tincan on a free port, and raw sockets to it. Every wait has a deadline.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, ErrorKind, Read, Write};
@@ -11,22 +11,22 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering:
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
-/// How long anything may take that should happen at once. Generous, for machines are shared.
+/// The longest time for anything that should happen at once. It is generous, since machines are shared.
 pub const SOON: Duration = Duration::from_secs(20);
 
-/// What an idle reader hears.
+/// What an idle subscriber receives.
 pub const PING: &str = ":ping\n\n";
 
-/// A clock that knows how late this machine is: what the server promises within a time is kept if it comes in that
-/// time, and in what the machine took from everybody meanwhile.
+/// A clock that accounts for a busy machine. If the server promises something within a time, it keeps the promise if
+/// the thing happens within that time, plus the delay that the machine adds for everybody.
 pub struct Stopwatch {
     began: Instant,
     late: u64,
 }
 
-/// How much later than asked for a thread was woken that sleeps again and again, in microseconds, all added up.
+/// How late a thread woke up that sleeps again and again: the sum, in microseconds.
 static LATE: AtomicU64 = AtomicU64::new(0);
-/// How often it was.
+/// How often that thread has slept.
 static NAPS: AtomicU64 = AtomicU64::new(0);
 
 impl Stopwatch {
@@ -51,25 +51,26 @@ impl Stopwatch {
         self.began.elapsed()
     }
 
-    /// Asserts that no more than this time has passed. Several threads, one after the other, have a hand in it, and each of
-    /// them may have been late; but nothing takes five times what is promised. This knows how late a thread is woken, and
-    /// not how slowly it works: work is measured in processor time.
+    /// Asserts that no more than this time has passed. Several threads are involved, one after the other, and each
+    /// may have been woken late. But nothing may take five times as long as promised. This accounts for late wake-ups
+    /// and not for slow work: work is measured in processor time.
     #[track_caller]
     pub fn within(&self, what: &str, promised: Duration) {
         let took = self.elapsed();
         let naps = NAPS.load(SeqCst);
-        eventually("what is late now is counted", || NAPS.load(SeqCst) > naps);
+        eventually("the present delay is counted", || NAPS.load(SeqCst) > naps);
         let late = Duration::from_micros(LATE.load(SeqCst) - self.late);
         let allowed = promised + Duration::from_millis(300) + (4 * late).min(4 * promised);
-        assert!(took < allowed, "{what}: {took:?}, and not {promised:?}; the machine was {late:?} late");
+        assert!(took < allowed, "{what} took {took:?} instead of {promised:?}; the machine was {late:?} late");
     }
 }
 
-/// A running server, ended with the test; it must not have panicked.
+/// A running server. It ends with the test, and must not have panicked.
 pub struct Tincan {
     child: Child,
     pub port: u16,
-    /// Its standard error. A file, and no pipe that a thread reads: what is written is there for the test at once.
+    /// Its standard error. This is a file and not a pipe that a thread reads, so the test sees at once whatever is
+    /// written.
     log: File,
 }
 
@@ -78,8 +79,8 @@ impl Tincan {
         Tincan::spawn("127.0.0.1:0", args)
     }
 
-    /// Starts on an address; with port 0 on a free one, which stays this test's also while no server has it. No ping
-    /// comes between what a test expects, unless it asks for pings.
+    /// Starts a server on an address. Port 0 means a free port, which belongs to this test even while no server uses
+    /// it. There are no pings between the events that a test expects, unless the test asks for pings.
     pub fn spawn(listen: &str, args: &[&str]) -> Tincan {
         let quiet = if args.contains(&"--heartbeat") { &[][..] } else { &["--heartbeat", "3600"] };
         loop {
@@ -87,36 +88,36 @@ impl Tincan {
             let mut command = Command::new(env!("CARGO_BIN_EXE_tincan"));
             command.args(["--listen", port.as_deref().unwrap_or(listen)]).args(quiet).args(args);
             match Tincan::launch(command) {
-                Err(said) if port.is_some() && said.contains(" is taken; ") => {} // another program was faster
-                server => return server.unwrap_or_else(|said| panic!("it does not start: {said}")),
+                Err(message) if port.is_some() && message.contains(" is taken; ") => {} // another program was faster
+                server => return server.unwrap_or_else(|message| panic!("tincan does not start: {message}")),
             }
         }
     }
 
-    /// Runs a command that is tincan; returns once it says that it listens.
+    /// Runs a command that starts tincan; returns once tincan reports that it listens.
     pub fn run(command: Command) -> Tincan {
-        Tincan::launch(command).unwrap_or_else(|said| panic!("it does not start: {said}"))
+        Tincan::launch(command).unwrap_or_else(|message| panic!("tincan does not start: {message}"))
     }
 
-    /// Runs it; or returns what it says when it ends at once.
+    /// Runs a command. If it ends at once, returns its message as the error.
     fn launch(mut command: Command) -> Result<Tincan, String> {
         bare(&mut command);
         let log = unnamed_file();
         let child = command.stdout(Stdio::null()).stderr(log.try_clone().unwrap()).spawn().unwrap();
-        let mut server = Tincan { child, port: 0, log }; // from here on it is ended, whatever happens
+        let mut server = Tincan { child, port: 0, log }; // from here on the child is ended in any case
         let deadline = Instant::now() + SOON;
         while !server.stderr().contains('\n') {
             if server.child.try_wait().unwrap().is_some() && !server.stderr().contains('\n') {
                 return Err(server.stderr());
             }
-            assert!(Instant::now() < deadline, "it says nothing");
+            assert!(Instant::now() < deadline, "tincan prints nothing");
             std::thread::sleep(Duration::from_millis(1));
         }
-        let said = server.stderr();
-        let first = said.lines().next().unwrap();
+        let message = server.stderr();
+        let first = message.lines().next().unwrap();
         match first.trim_end_matches('/').rsplit(':').next().unwrap().parse() {
             Ok(port) => server.port = port,
-            Err(_) => return Err(said),
+            Err(_) => return Err(message),
         }
         Ok(server)
     }
@@ -125,30 +126,31 @@ impl Tincan {
         self.child.id()
     }
 
-    /// What it has written to standard error so far.
+    /// Returns everything that it has written to standard error so far.
     pub fn stderr(&self) -> String {
         let mut bytes = vec![0; self.log.metadata().unwrap().len().try_into().unwrap()];
         self.log.read_exact_at(&mut bytes, 0).unwrap();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// Waits until each of its threads waits for something, or is stopped: what was sent to it is read then.
+    /// Waits until each of its threads waits for something, or is stopped. Then it has read everything that was sent
+    /// to it.
     pub fn rests(&self) {
         let tasks = format!("/proc/{}/task", self.pid());
         let rests =
             |stat: String| stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['S', 'T']));
         let began = Instant::now();
-        // A thread may end while it is looked at.
+        // A thread may end while this looks at it.
         while !std::fs::read_dir(&tasks)
             .unwrap()
             .all(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).map_or(true, rests))
         {
-            assert!(began.elapsed() < SOON, "it works for ever");
+            assert!(began.elapsed() < SOON, "its threads never rest");
             std::thread::yield_now();
         }
     }
 
-    /// kill -9, and waits until it is gone.
+    /// Sends SIGKILL, and waits until the process has ended.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -158,7 +160,7 @@ impl Tincan {
         Wire::to(self.port)
     }
 
-    /// Sends bytes on a connection of their own and returns the answer.
+    /// Sends bytes on a new connection, and returns the response.
     pub fn ask(&self, request: impl AsRef<[u8]>) -> Response {
         let mut wire = self.connect();
         wire.send(request);
@@ -169,7 +171,7 @@ impl Tincan {
         self.ask(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
     }
 
-    /// Publishes with the given field lines; returns the answer.
+    /// Publishes with the given field lines; returns the response.
     pub fn post_with(&self, path: &str, fields: &str, body: impl AsRef<[u8]>) -> Response {
         let body = body.as_ref();
         let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{fields}Content-Length: {}\r\n\r\n", body.len());
@@ -183,20 +185,20 @@ impl Tincan {
         answer.text().lines().map(String::from).collect()
     }
 
-    /// Opens a stream; returns it behind its head and its prelude, with the prelude's id.
+    /// Opens a stream. Returns it after its head and its prelude, together with the prelude's id.
     pub fn listen(&self, path: &str, fields: &str) -> (Wire, String) {
         let mut wire = self.connect();
         wire.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"));
         let head = wire.until(b"\r\n\r\n");
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
-        // A poll may be answered at once.
+        // A poll may get its response at once.
         let at_once = path.contains("wait=") && head.contains("\r\nContent-Length: ");
         assert!(at_once || head.ends_with("\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"), "{head}");
         let prelude = wire.until(b"\n\n");
         (wire, id_of(&prelude))
     }
 
-    /// The value of a line of /metrics.
+    /// Returns the value of a line of /metrics.
     pub fn metric(&self, name: &str) -> Option<u64> {
         let text = self.get("/metrics").text();
         text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
@@ -218,7 +220,7 @@ impl Drop for Tincan {
     }
 }
 
-/// Takes away what in the environment of the tests would be an option of tincan.
+/// Removes the variables that tincan would take for options from the command's environment.
 pub fn bare(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if name == "PORT" || name.to_string_lossy().starts_with("TINCAN_") {
@@ -227,7 +229,7 @@ pub fn bare(command: &mut Command) {
     }
 }
 
-/// Ended with the test.
+/// A process that ends with the test.
 pub struct Ended(pub Child);
 
 impl Drop for Ended {
@@ -237,7 +239,8 @@ impl Drop for Ended {
     }
 }
 
-/// Sets it at its end, also where that is a panic, so that a scope does not wait for ever for a thread that looks at it.
+/// Sets the flag when it is dropped, even by a panic. So a scope does not wait for ever for a thread that watches the
+/// flag.
 pub struct AtEnd<'a>(pub &'a AtomicBool);
 
 impl Drop for AtEnd<'_> {
@@ -246,21 +249,21 @@ impl Drop for AtEnd<'_> {
     }
 }
 
-/// The process's share of memory, in KiB.
+/// Returns the process's share of memory in KiB.
 pub fn pss(pid: u32) -> usize {
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
     let line = rollup.lines().find_map(|l| l.strip_prefix("Pss:")).unwrap();
     line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
-/// More bytes than the kernel takes for a socket that nobody reads.
+/// Returns a number of bytes that is more than the kernel buffers for a socket that is not read.
 pub fn more_than_a_socket_takes() -> usize {
-    // The last number is the most that waits at the sender (tcp(7)); at a receiver that does not read it is far less.
+    // The last number is the most that waits at the sender (tcp(7)). A receiver that does not read holds far less.
     let sizes = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_wmem").unwrap_or_default();
     sizes.split_whitespace().last().map_or(4 << 20, |most| most.parse().unwrap()) + (1 << 20)
 }
 
-/// A size option that leaves room for that.
+/// Returns a size option that is large enough for that.
 pub fn roomy() -> String {
     format!("{}M", (more_than_a_socket_takes() >> 20) + 48)
 }
@@ -286,14 +289,14 @@ impl Random {
     }
 }
 
-/// A file to append to that has no name any more.
+/// Creates a file to append to, whose name is removed at once.
 fn unnamed_file() -> File {
     let scratch = Scratch::new();
     let options = OpenOptions::new().read(true).append(true).create(true).clone();
     options.open(scratch.0.join("log")).unwrap()
 }
 
-/// A directory of its own, removed with the test.
+/// A directory that is removed with the test.
 pub struct Scratch(pub PathBuf);
 
 impl Scratch {
@@ -304,18 +307,18 @@ impl Scratch {
             let path = std::env::temp_dir().join(name);
             match std::fs::create_dir(&path) {
                 Ok(()) => return Scratch(path),
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => {} // of a process that was killed
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {} // left behind by a process that was killed
                 Err(e) => panic!("{}: {e}", path.display()),
             }
         }
     }
 
-    /// The path, as an argument.
+    /// Returns the path as an argument.
     pub fn arg(&self) -> &str {
         self.0.to_str().unwrap()
     }
 
-    /// Reads a file in it.
+    /// Reads a file in the directory.
     pub fn read(&self, file: &str) -> String {
         std::fs::read_to_string(self.0.join(file)).unwrap()
     }
@@ -327,25 +330,25 @@ impl Drop for Scratch {
     }
 }
 
-/// The id in a block.
+/// Returns the id in a block.
 pub fn id_of(block: &str) -> String {
     let id = block.lines().find_map(|l| l.strip_prefix("id: "));
     id.unwrap_or_else(|| panic!("no id in {block:?}")).to_string()
 }
 
-/// A stream's prelude without what wings add to its first line.
+/// Returns a stream's prelude without what wings add to its first line.
 pub fn plain(prelude: &str) -> String {
     let (first, rest) = prelude.split_once('\n').unwrap();
     format!("{}\n{rest}", first.split(" as ").next().unwrap())
 }
 
-/// The address in a stream's prelude.
+/// Returns the address in a stream's prelude.
 pub fn address_of(prelude: &str) -> String {
     let address = prelude.lines().next().and_then(|l| l.split_once(" as "));
     address.unwrap_or_else(|| panic!("no address in {prelude:?}")).1.to_string()
 }
 
-/// A free port below those that outgoing connections are given.
+/// Returns a free port below the range that the kernel uses for outgoing connections.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = 12_000 + u16::try_from(std::process::id() % 50).unwrap() * 400;
@@ -353,15 +356,16 @@ pub fn free_port() -> u16 {
     ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
-/// Has this process, and the servers that it starts from here on, open at least 4096 descriptors, if its user may.
+/// Raises the soft limit of descriptors to 4096, if the user may. This holds for this process and for the servers
+/// that it starts later.
 pub fn many_descriptors() {
     if tincan::system::limits::soft_limit("Max open files").is_some_and(|most| most < 4096) {
-        let own = std::process::id().to_string();
-        let _ = Command::new("prlimit").args(["--pid", &own, "--nofile=4096:"]).status();
+        let taken = std::process::id().to_string();
+        let _ = Command::new("prlimit").args(["--pid", &taken, "--nofile=4096:"]).status();
     }
 }
 
-/// Tests that spend their time waiting do it together. Each has its name; all of them must pass.
+/// Runs tests together that spend most of their time waiting. Each has a name, and all of them must pass.
 pub fn side_by_side(tests: &[(&str, fn())]) {
     std::thread::scope(|scope| {
         for (name, test) in tests {
@@ -370,7 +374,7 @@ pub fn side_by_side(tests: &[(&str, fn())]) {
     });
 }
 
-/// Sends a process a signal; whether that could be done.
+/// Sends a signal to a process; returns whether that was possible.
 pub fn signal(name: &str, pid: u32) -> bool {
     Command::new("kill").args(["-s", name, &pid.to_string()]).status().unwrap().success()
 }
@@ -384,46 +388,47 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Sleeps for an eighth of the time for which something was waited for already: to ask takes the processor from what is
-/// asked for.
+/// Sleeps for an eighth of the time that has passed since `began`. To check more often would take processor time from
+/// the work that is waited for.
 pub fn look_again(began: Instant) {
     std::thread::sleep((began.elapsed() / 8).clamp(Duration::from_millis(1), Duration::from_millis(100)));
 }
 
 /// What comes next on a connection.
 enum Next {
-    /// A head, of which so much came.
+    /// A head; the bytes that have come so far.
     Head(Vec<u8>),
-    /// What has no end but the connection's: a body without framing, a WebSocket, or all, if a test wants it as it comes.
+    /// Bytes that end with the connection: a body without framing, a WebSocket, or everything, if a test wants the
+    /// raw bytes.
     Bytes,
-    /// So many bytes of a body with a length, and then a head.
+    /// The given number of bytes of a body with a length, and then a head.
     Body(usize),
-    /// The line with a chunk's size, of which so much came.
+    /// The line with a chunk's size; the bytes that have come so far.
     Size(Vec<u8>),
-    /// So many bytes of a chunk.
+    /// The given number of bytes of a chunk.
     Chunk(usize),
-    /// These, behind a chunk.
+    /// These bytes after a chunk.
     LineEnd(&'static [u8]),
-    /// Nothing: there was the last chunk, and the connection closes.
+    /// Nothing: the last chunk has come, and the connection closes.
     Nothing,
 }
 
-/// A connection, seen by its client: chunks are taken off as they come (RFC 9112 §7.1), so that tests read a stream's own
+/// A client's side of a connection. It removes the framing of chunks (RFC 9112 §7.1). So tests see a stream's own
 /// bytes, wherever chunks begin and end.
 pub struct Wire {
     pub stream: TcpStream,
-    /// What came and was not taken.
+    /// Bytes that have come and were not taken yet.
     buf: Vec<u8>,
     next: Next,
-    /// The next answer is to a HEAD request.
+    /// Whether the next response is to a HEAD request.
     bodiless: bool,
-    /// Chunk sizes are written as tincan writes them.
+    /// Whether chunk sizes must have the form in which tincan writes them.
     strict: bool,
-    /// The sizes of the chunks that came; the last one has 0.
+    /// The sizes of the chunks that have come; the last one has 0.
     pub chunks: Vec<usize>,
-    /// How many bytes it takes from its socket at most at a time, with those of chunk lines.
+    /// The most bytes that it reads from its socket at a time, including the lines of chunks.
     pub gulp: usize,
-    /// How often it takes a single byte before that.
+    /// How many times it reads a single byte before that.
     pub sips: usize,
 }
 
@@ -432,7 +437,7 @@ impl Wire {
         Wire::over(TcpStream::connect(("127.0.0.1", port)).unwrap())
     }
 
-    /// The client of a connection that is there already.
+    /// Wraps a connection that exists already.
     pub fn over(stream: TcpStream) -> Wire {
         stream.set_read_timeout(Some(SOON)).unwrap();
         stream.set_write_timeout(Some(SOON)).unwrap();
@@ -450,13 +455,14 @@ impl Wire {
         }
     }
 
-    /// Everything is as it came, with the lines of chunks.
+    /// Returns all bytes as they come, with the lines of chunks.
     pub fn raw(mut self) -> Wire {
         self.next = Next::Bytes;
         self
     }
 
-    /// A proxy may write the sizes of chunks in upper case, or with zeros in front; and the connection may go on.
+    /// Accepts the chunks of a proxy: it may write sizes in upper case or with leading zeros, and the connection may
+    /// go on.
     pub fn loose(mut self) -> Wire {
         self.strict = false;
         self
@@ -472,7 +478,7 @@ impl Wire {
         self.stream.shutdown(Shutdown::Write).unwrap();
     }
 
-    /// Reads more; false at the end of the stream or where the peer has reset it.
+    /// Reads more. Returns false at the end of the stream, or if the peer has reset it.
     fn more(&mut self) -> bool {
         match self.fill() {
             Ok(n) => n > 0,
@@ -482,7 +488,7 @@ impl Wire {
         }
     }
 
-    /// Reads what has come, or waits for it; returns how many bytes that are.
+    /// Reads the bytes that have come, or waits for some; returns how many these are.
     fn fill(&mut self) -> std::io::Result<usize> {
         let sip = self.sips.checked_sub(1);
         self.sips = sip.unwrap_or(0);
@@ -505,8 +511,8 @@ impl Wire {
                     head.push(*byte);
                     head.ends_with(b"\r\n\r\n")
                 });
-                let (own, rest) = up_to(head.len() - begin);
-                self.buf.extend_from_slice(own);
+                let (taken, rest) = up_to(head.len() - begin);
+                self.buf.extend_from_slice(taken);
                 if ended {
                     let head = String::from_utf8_lossy(head).to_ascii_lowercase();
                     self.next = self.behind(&head);
@@ -518,9 +524,9 @@ impl Wire {
                 &[]
             }
             Next::Body(left) | Next::Chunk(left) => {
-                let (own, rest) = up_to(*left);
-                self.buf.extend_from_slice(own);
-                *left -= own.len();
+                let (taken, rest) = up_to(*left);
+                self.buf.extend_from_slice(taken);
+                *left -= taken.len();
                 if *left == 0 {
                     let chunk = matches!(self.next, Next::Chunk(_));
                     self.next = if chunk { Next::LineEnd(b"\r\n") } else { Next::Head(Vec::new()) };
@@ -537,9 +543,9 @@ impl Wire {
                 &bytes[1..]
             }
             Next::LineEnd(left) => {
-                let (own, rest) = up_to(left.len());
-                let (due, others) = left.split_at(own.len());
-                assert_eq!(own.escape_ascii().to_string(), due.escape_ascii().to_string(), "behind a chunk");
+                let (taken, rest) = up_to(left.len());
+                let (due, others) = left.split_at(taken.len());
+                assert_eq!(taken.escape_ascii().to_string(), due.escape_ascii().to_string(), "after a chunk");
                 *left = others;
                 if others.is_empty() {
                     self.next = match self.chunks.last() {
@@ -550,11 +556,11 @@ impl Wire {
                 }
                 rest
             }
-            Next::Nothing => panic!("behind the last chunk: {:.300}", bytes.escape_ascii()),
+            Next::Nothing => panic!("bytes after the last chunk: {:.300}", bytes.escape_ascii()),
         }
     }
 
-    /// What comes behind a head, given in lower case.
+    /// Returns what comes after a head, which is given in lower case.
     fn behind(&mut self, head: &str) -> Next {
         let status = head.strip_prefix("http/1.").and_then(|rest| rest.get(2..5));
         let Some(status) = status.filter(|status| *status != "101") else { return Next::Bytes };
@@ -565,7 +571,7 @@ impl Wire {
             return Next::Head(Vec::new());
         }
         if head.contains("\r\ntransfer-encoding: chunked\r\n") {
-            assert!(!head.contains("\r\ncontent-length:"), "both lengths: {head}");
+            assert!(!head.contains("\r\ncontent-length:"), "Transfer-Encoding and Content-Length together: {head}");
             self.chunks.clear();
             return Next::Size(Vec::new());
         }
@@ -577,12 +583,12 @@ impl Wire {
         }
     }
 
-    /// Whether there was the last chunk.
+    /// Returns whether the last chunk has come.
     pub fn is_whole(&self) -> bool {
         self.chunks.last() == Some(&0) && matches!(self.next, Next::Nothing | Next::Head(_))
     }
 
-    /// Asserts that no more comes, and that a body in chunks has all of them.
+    /// Asserts that no more comes, and that a body in chunks is complete.
     #[track_caller]
     pub fn ends(&mut self) {
         assert_eq!(self.rest(), "");
@@ -590,19 +596,20 @@ impl Wire {
         assert!(!chunked, "the connection ends without the last chunk");
     }
 
-    /// Asserts that the connection ends without the last chunk; returns what came before that.
+    /// Asserts that the connection ends without the last chunk; returns the bytes before the end.
     #[track_caller]
     pub fn breaks_off(&mut self) -> String {
         let rest = self.rest();
-        assert!(!self.is_whole(), "there was the last chunk");
+        assert!(!self.is_whole(), "the last chunk has come");
         rest
     }
 
-    /// Takes everything up to and with `end`.
+    /// Takes everything up to `end`, including `end`.
     pub fn until(&mut self, end: &[u8]) -> String {
         let (mut at, last) = (0, *end.last().unwrap());
         loop {
-            // From one such byte to the next with a search that std has compiled: this is a debug build.
+            // Jumps from one such byte to the next with a search that std has compiled, because this is a debug
+            // build.
             at += (&self.buf[at..]).skip_until(last).unwrap();
             if self.buf[..at].ends_with(end) {
                 return self.take(at);
@@ -617,7 +624,7 @@ impl Wire {
         String::from_utf8(self.buf.drain(..n).collect()).unwrap()
     }
 
-    /// Takes so many bytes; fewer where the connection ends before.
+    /// Takes so many bytes, or fewer if the connection ends before.
     pub fn bytes(&mut self, n: usize) -> Vec<u8> {
         while self.buf.len() < n && self.more() {}
         self.buf.drain(..n.min(self.buf.len())).collect()
@@ -630,9 +637,9 @@ impl Wire {
             let n = bytes.len().min(self.buf.len());
             if self.buf[same..n] != bytes[same..n] || n < bytes.len() && !self.more() {
                 assert_eq!(String::from_utf8_lossy(&self.buf[..n]), String::from_utf8_lossy(bytes));
-                panic!("what differs is no text");
+                panic!("the bytes differ, but not as text");
             }
-            same = n; // each byte is compared once
+            same = n; // so that each byte is compared once
             if n == bytes.len() {
                 break;
             }
@@ -665,7 +672,7 @@ impl Wire {
         self.body(head)
     }
 
-    /// Takes what is behind a response's head.
+    /// Takes the body after a response's head.
     pub fn body(&mut self, mut response: Response) -> Response {
         let chunked = response.field("transfer-encoding").is_some();
         let length = response.field("content-length").map_or(0, |l| l.parse().unwrap());
@@ -678,7 +685,7 @@ impl Wire {
     }
 }
 
-/// What it has taken the chunks off.
+/// Reads bytes without the framing of chunks.
 impl Read for Wire {
     fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
         while self.buf.is_empty() && self.fill()? > 0 {}
@@ -689,12 +696,17 @@ impl Read for Wire {
     }
 }
 
-/// The size in the line before a chunk: tincan writes it in lower case, with no zero in front and nothing behind.
+/// Returns the size in the line before a chunk. tincan writes it in lower case, with no leading zero and nothing
+/// after it.
 fn size_in(line: &[u8], strict: bool) -> usize {
     let digits = str::from_utf8(line).ok().and_then(|line| line.strip_suffix("\r\n"));
     let size = digits.and_then(|digits| usize::from_str_radix(digits, 16).ok());
-    let size = size.unwrap_or_else(|| panic!("no chunk's size: {}", line.escape_ascii()));
-    assert!(!strict || digits == Some(&format!("{size:x}")), "a size in another form: {}", line.escape_ascii());
+    let size = size.unwrap_or_else(|| panic!("not the size of a chunk: {}", line.escape_ascii()));
+    assert!(
+        !strict || digits == Some(&format!("{size:x}")),
+        "a size that tincan does not write in this form: {}",
+        line.escape_ascii()
+    );
     size
 }
 
@@ -714,18 +726,18 @@ impl Response {
         String::from_utf8(self.body.clone()).unwrap()
     }
 
-    /// Asserts that this is exactly this refusal.
+    /// Asserts that the response is exactly this refusal.
     pub fn refused(&self, reject: tincan::wire::reject::Reject) {
         assert_eq!((self.status, self.text()), (reject.status, reject.line()));
     }
 }
 
-/// The message of a POST as each reader hears it: with LF for each line end.
+/// Returns the body of a POST as each subscriber receives it: with LF for each line end.
 pub fn lines(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\r', "\n")
 }
 
-/// The block of an event.
+/// Returns the block of an event.
 pub fn block(data: &str, id: &str) -> String {
     lines(data).split('\n').fold(String::new(), |out, line| out + "data: " + line + "\n") + &format!("id: {id}\n\n")
 }

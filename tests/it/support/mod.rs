@@ -1,4 +1,4 @@
-//! What tests stand on: a real server, and who talks to it.
+//! What all tests use: a real server, and clients of every kind.
 
 pub mod browser;
 pub mod documents;

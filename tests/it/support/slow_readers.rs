@@ -1,4 +1,4 @@
-//! Readers that stop in the middle of something, and go on.
+//! Subscribers that stop in the middle of something, and go on later.
 
 use crate::support::harness::*;
 use crate::support::websocket::*;
@@ -7,7 +7,8 @@ use std::sync::mpsc::channel;
 use std::thread::{scope, sleep};
 use std::time::Duration;
 
-/// How many bytes a slow reader takes at a time: now and then few, with a pause, and else many, for they have to get there.
+/// Returns how many bytes a slow subscriber reads at a time. Now and then it is few, after a pause. Else it is many,
+/// so that the test ends.
 fn gulp(random: &mut Random) -> usize {
     if random.below(20) == 0 {
         sleep(Duration::from_millis(random.below(20)));
@@ -20,36 +21,36 @@ fn gulp(random: &mut Random) -> usize {
     }
 }
 
-/// A reader of an event stream, or a WebSocket with the subprotocol.
-enum Reader {
+/// A subscriber to an event stream, or a WebSocket with the subprotocol.
+enum Subscriber {
     Stream(Wire),
     Ws(Ws),
 }
 
-impl Reader {
-    /// Opens one; returns it with its prelude.
-    fn open(server: &Tincan, kind: usize) -> (Reader, String) {
+impl Subscriber {
+    /// Opens a stream; returns it with its prelude.
+    fn open(server: &Tincan, kind: usize) -> (Subscriber, String) {
         if kind == 2 {
             let (ws, prelude) = Ws::blocks(server, "/a", "");
-            return (Reader::Ws(ws), prelude);
+            return (Subscriber::Ws(ws), prelude);
         }
         let mut wire = server.connect();
         wire.send(format!("GET /a HTTP/1.{kind}\r\nHost: localhost\r\n\r\n"));
         let head = wire.until(b"\r\n\r\n");
         assert_eq!(head.contains("Transfer-Encoding: chunked\r\n"), kind == 1, "{head}");
         let prelude = wire.block();
-        (Reader::Stream(wire), prelude)
+        (Subscriber::Stream(wire), prelude)
     }
 
-    /// The next block that is no ping.
+    /// Returns the next block that is not a ping.
     fn hears(&mut self, random: &mut Random) -> String {
         loop {
             match self {
-                Reader::Stream(wire) => {
+                Subscriber::Stream(wire) => {
                     wire.gulp = gulp(random);
                     return next(wire);
                 }
-                Reader::Ws(ws) => {
+                Subscriber::Ws(ws) => {
                     ws.0.gulp = gulp(random);
                     match ws.frame().expect("it ended") {
                         (0x89, _) => ws.send(frame(0x8a, "")),
@@ -62,7 +63,7 @@ impl Reader {
     }
 }
 
-/// [`slow_readers`] of event streams, with the log in memory and in files.
+/// Runs [`slow_readers`] with event streams, with the log in memory and in files.
 pub fn slow_readers_in_memory_and_on_disk(aimed: bool) {
     let dir = Scratch::new();
     let room = roomy();
@@ -75,68 +76,72 @@ pub fn slow_readers_in_memory_and_on_disk(aimed: bool) {
     });
 }
 
-/// Readers of all kinds stop reading until each is stuck in the middle of something, and then go on, at times byte by
-/// byte, while more is said to all, and pings are due. If it is `aimed`, some is said to one alone, and to all but one.
-/// `kinds`: 2 are event streams to HTTP/1.0 and 1.1; the third is a WebSocket.
+/// Lets subscribers of all kinds stop reading until each is stuck in the middle of something. Then they go on, at
+/// times byte by byte, while more is published and pings are due. If `aimed`, some events are sent to one subscriber
+/// alone, and some to all but one. With 2 `kinds` these are event streams over HTTP/1.0 and HTTP/1.1; the third kind
+/// is a WebSocket.
 pub fn slow_readers(args: &[&str], seed: u64, kinds: usize, aimed: bool) {
     let server = Tincan::start(args);
     let begin = AtomicBool::new(false);
     let mut random = Random(seed);
     scope(|s| {
         let (server, begin) = (&server, &begin);
-        // Whom it is said to, and where to tell what is heard.
-        let mut readers = Vec::new();
+        // Each subscriber's address, and a channel to its thread for the blocks that it must receive.
+        let mut subscribers = Vec::new();
         let at_end = AtEnd(begin);
         for n in 0..12 {
-            let (mut reader, prelude) = Reader::open(server, n % kinds);
+            let (mut subscriber, prelude) = Subscriber::open(server, n % kinds);
             let address = if aimed { address_of(&prelude) } else { String::new() };
-            let (tell, told) = channel::<String>();
-            readers.push((address, tell));
+            let (sender, expected_blocks) = channel::<String>();
+            subscribers.push((address, sender));
             s.spawn(move || {
                 let mut random = Random(seed * 100 + n as u64);
-                for (number, expected) in told.into_iter().enumerate() {
+                for (number, expected) in expected_blocks.into_iter().enumerate() {
                     while number > 40 && !begin.load(SeqCst) {
                         sleep(Duration::from_millis(5));
                     }
-                    let heard = reader.hears(&mut random);
-                    assert!(heard == expected, "reader {n}: {heard:.200?} and not {expected:.200?}");
+                    let received = subscriber.hears(&mut random);
+                    assert!(received == expected, "reader {n}: {received:.200?} and not {expected:.200?}");
                 }
             });
         }
         let mut sum = 0;
         let mut say = |most: usize| {
             let body = ["x", "y\n", ":ping\n\n", "\r"][random.index(4)].repeat(random.index(most));
-            let one = random.index(readers.len());
-            let address = &readers[one].0;
+            let one = random.index(subscribers.len());
+            let address = &subscribers[one].0;
             let left_out = aimed && random.below(4) == 0;
             let path = if left_out { format!("/a?except={address}") } else { "/a".into() };
             let answer = server.post_with(&path, "", &body);
             if answer.status == 200 {
                 let block = block(&body, answer.text().trim_end());
                 sum += block.len();
-                let mut hear = readers.iter().enumerate().filter(|(n, _)| !left_out || *n != one);
-                hear.all(|(_, (_, tell))| tell.send(block.clone()).is_ok());
+                let mut receivers = subscribers.iter().enumerate().filter(|(n, _)| !left_out || *n != one);
+                receivers.all(|(_, (_, sender))| sender.send(block.clone()).is_ok());
             } else {
-                assert!(left_out && answer.status == 503, "it has too much to pass over");
+                assert!(
+                    left_out && answer.status == 503,
+                    "only a subscriber with too many ranges to skip may refuse this"
+                );
             }
             if aimed && random.below(3) == 0 {
                 let answer = server.post_with(&format!("/a?to={address}"), "", "hush");
-                assert!([200, 503].contains(&answer.status), "who is behind is not spoken to: {}", answer.text());
-                let _ = if answer.status == 200 { readers[one].1.send("data: hush\n\n".into()) } else { Ok(()) };
+                assert!([200, 503].contains(&answer.status), "a message to a slow subscriber: {}", answer.text());
+                let _ = if answer.status == 200 { subscribers[one].1.send("data: hush\n\n".into()) } else { Ok(()) };
             }
             sum
         };
         (0..50).for_each(|_| assert!(say(30) > 0));
-        // More than a socket takes: each of them stops somewhere.
+        // More than a socket takes, so that each of them stops somewhere.
         while say(9_000) < more_than_a_socket_takes() {}
         drop(at_end);
         (0..300).for_each(|_| assert!(say(2000) > 0));
-        drop(readers);
+        drop(subscribers);
     });
     assert_eq!(server.metric("tincan_dropped_subscribers_total"), Some(0));
 }
 
-/// The next block that is no ping.
+/// Returns the next block that is not a ping.
 pub fn next(wire: &mut Wire) -> String {
     loop {
         let block = wire.block();

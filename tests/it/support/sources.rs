@@ -1,14 +1,14 @@
-//! The sources of the tests, for those that look whether something is tested.
+//! The sources of the tests, for tests that check whether something is tested.
 
 use std::fs::{read_dir, read_to_string};
 use std::path::Path;
 
-/// What stands in the files of `tests/it` and its folders, one after the other.
+/// Returns the text of all files in `tests/it` and its folders.
 pub fn tests() -> String {
     tests_in("")
 }
 
-/// What stands in the files of a folder in `tests/it`.
+/// Returns the text of all files in a folder of `tests/it`.
 pub fn tests_in(folder: &str) -> String {
     read(&Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it")).join(folder))
 }

@@ -8,13 +8,14 @@ pub fn masked(payload: &[u8]) -> Vec<u8> {
     payload.iter().enumerate().map(|(i, byte)| byte ^ KEY[i % 4]).collect()
 }
 
-/// A header that says `length`, in a form of the caller's choice: in the 7 bits themselves, or in 2 or 8 further bytes.
+/// Returns a frame's header with this length, in the form that the caller chooses: in the 7 bits themselves, or in 2
+/// or 8 further bytes.
 pub fn header(first: u8, form: usize, length: u64) -> Vec<u8> {
     let seven = [length as u8, 126, 127][[0, 2, 8].iter().position(|f| *f == form).unwrap()];
     [&[first, 0x80 | seven], &length.to_be_bytes()[8 - form..], &KEY].concat()
 }
 
-/// A whole masked frame, its length in the shortest form.
+/// Returns a whole masked frame with its length in the shortest form.
 pub fn frame(first: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
     let payload = payload.as_ref();
     let form = match payload.len() {
@@ -25,7 +26,7 @@ pub fn frame(first: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
     [header(first, form, payload.len() as u64), masked(payload)].concat()
 }
 
-/// A text message in so many frames.
+/// Returns a text message that consists of these frames.
 pub fn fragments<T: AsRef<[u8]>>(parts: &[T]) -> Vec<Vec<u8>> {
     let first = |n| u8::from(n == 0) | u8::from(n + 1 == parts.len()) << 7;
     parts.iter().enumerate().map(|(n, part)| frame(first(n), part)).collect()
@@ -43,16 +44,16 @@ pub fn closing(code: u16, reason: impl AsRef<[u8]>) -> Vec<u8> {
     frame(0x88, [&code.to_be_bytes(), reason.as_ref()].concat())
 }
 
-/// The limit of a message for which [`random_bytes`] are made.
+/// The limit of a message that [`random_bytes`] assume.
 pub const SMALL: usize = 300;
 
-/// Bytes of a client that keeps the rules mostly.
+/// Returns the bytes of a client that follows the rules most of the time.
 pub fn random_bytes(random: &mut Random) -> Vec<u8> {
     let pieces = [&b"a"[..], "é".as_bytes(), "€".as_bytes(), "😀".as_bytes(), b"\xed\xa0", b"\xf4\x90", b"\xff", b""];
     let mut bytes = Vec::new();
     let mut open = false;
     for _ in 0..=random.index(8) {
-        // Mostly by the rules, so that what comes later is reached.
+        // Most frames follow the rules, so that the later checks are reached.
         let sound = random.index(30) > 0;
         let first = match random.index(if sound { 8 } else { 9 }) {
             0 => 0x89,
@@ -77,7 +78,7 @@ pub fn random_bytes(random: &mut Random) -> Vec<u8> {
             bytes.extend(masked(&payload));
             continue;
         }
-        // A character may be cut by the end of a frame.
+        // The end of a frame may cut a character.
         if first < 0x80 && payload.len() > 3 && random.index(2) == 0 {
             let (left, right) = payload.split_at(payload.len() - 2);
             bytes.extend(frame(first, left));
@@ -102,16 +103,16 @@ pub fn random_bytes(random: &mut Random) -> Vec<u8> {
 const ASK: &str = "Host: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n";
 
-/// An opening handshake.
+/// Returns an opening handshake.
 pub fn handshake(path: &str, fields: &str) -> String {
     format!("GET {path} HTTP/1.1\r\n{ASK}{fields}\r\n")
 }
 
-/// A WebSocket, from behind its handshake on.
+/// A WebSocket after its handshake.
 pub struct Ws(pub Wire);
 
 impl Ws {
-    /// Reads the answer, which must be exactly this.
+    /// Reads the response, which must be exactly this one.
     pub fn accepted(mut wire: Wire, fields: &str) -> Ws {
         wire.expect("HTTP/1.1 101 Switching Protocols\r\nDate: ");
         assert_eq!(wire.until(b"\r\n").len(), "Sun, 06 Nov 1994 08:49:37 GMT\r\n".len());
@@ -128,7 +129,7 @@ impl Ws {
         Ws::accepted(wire, "")
     }
 
-    /// With the subprotocol; returns the prelude as well.
+    /// Opens a WebSocket with the subprotocol; returns the prelude as well.
     pub fn blocks(server: &Tincan, path: &str, fields: &str) -> (Ws, String) {
         let mut wire = server.connect();
         wire.send(handshake(path, &format!("Sec-WebSocket-Protocol: event-stream\r\n{fields}")));
@@ -141,8 +142,8 @@ impl Ws {
         self.0.send(bytes);
     }
 
-    /// The next frame: its first byte and its payload; none at the end. It must be whole, not masked, and its length in
-    /// the shortest form, so that these two say all of it.
+    /// Reads the next frame. Returns its first byte and its payload, or None at the end. The frame must be complete,
+    /// not masked, and have its length in the shortest form. So these two describe it exactly.
     pub fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
         let head = self.0.bytes(2);
         let [first, length] = head[..] else {
@@ -151,7 +152,10 @@ impl Ws {
         };
         assert!([0x81, 0x88, 0x89, 0x8a].contains(&first), "first byte {first:#x}");
         let (form, least) = [(0, 0), (2, 126), (8, 1 << 16)][usize::from(length).saturating_sub(125).min(2)];
-        assert!(length < 128 && (first == 0x81 || form == 0), "second byte {length:#x}");
+        assert!(
+            length < 128 && (first == 0x81 || form == 0),
+            "masked, or a control frame that is too long: second byte {length:#x}"
+        );
         let told = self.0.bytes(form).iter().fold(0, |n, byte| n << 8 | usize::from(*byte));
         let length = if form == 0 { length.into() } else { told };
         assert!(length >= least, "a length of {length} in {form} bytes");
@@ -170,20 +174,20 @@ impl Ws {
         assert_eq!(self.message(), message);
     }
 
-    /// The next frame is this one, exactly.
+    /// Asserts that this is the next frame.
     pub fn gets(&mut self, first: u8, payload: impl AsRef<[u8]>) {
         let payload = payload.as_ref();
         let got = self.frame().map(|(first, payload)| format!("{first:#x} {}", payload.escape_ascii()));
         assert_eq!(got, Some(format!("{first:#x} {}", payload.escape_ascii())));
     }
 
-    /// A Close frame, and then the end of the connection.
+    /// Asserts that a Close frame comes, and then the end of the connection.
     pub fn closes(&mut self, code: u16, reason: &str) {
         self.gets(0x88, [&code.to_be_bytes(), reason.as_bytes()].concat());
-        assert_eq!(self.frame(), None, "the end");
+        assert_eq!(self.frame(), None, "the connection ends");
     }
 
-    /// Closes, as a browser does.
+    /// Closes the connection as a browser does.
     pub fn close(mut self) {
         self.send(closing(1000, ""));
         while let Some((first, payload)) = self.frame() {
@@ -192,7 +196,7 @@ impl Ws {
     }
 }
 
-/// What a client may say many times.
+/// Returns bytes that a client may send many times, `n` times.
 pub fn many(what: &str, n: usize) -> Vec<u8> {
     match what {
         "empty fragments" => fragments(&vec![""; n]).concat(),
@@ -207,7 +211,7 @@ pub fn many(what: &str, n: usize) -> Vec<u8> {
 pub const FRAMES: [&str; 5] =
     ["empty fragments", "fragments of one byte", "Pings within a message", "messages", "bytes of a message"];
 
-/// A whole frame of a server, which masks none.
+/// Returns a whole frame of a server, which is not masked.
 pub fn served(first: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
     let payload = payload.as_ref();
     let length = payload.len();
