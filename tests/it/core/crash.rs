@@ -1,27 +1,26 @@
-//! Every crash point of a log, in turn: CONTRACT 2, 5 and 9. All of it: `cargo test --release -- --ignored
-//! --nocapture every_crash_point`; `CRASH_SEED` says with which seed, `CRASH_SECONDS` for how long new lives begin.
+//! Every crash point of a log, one after the other: CONTRACT 2, 5 and 9. To run all of it: `cargo test --release --
+//! --ignored --nocapture every_crash_point`. `CRASH_SEED` is the first seed. New lives begin for `CRASH_SECONDS`.
 //!
-//! A *life* is a script: a server under `disk.c` is published to, its disk fails and is full, it is killed, and it
-//! loses its power and goes on from what that left, so that recoveries are a part of it. The journal of the life has
-//! each operation on a file or a name, and each id that somebody was told. From the journal alone the test makes, for
-//! each place between two operations, the files that a power cut there may leave. It starts a server with them:
-//! hundreds of such states at once, each as a channel of its own. The clock of that server is far behind, so that
-//! nothing but the files keeps it from giving an id again.
+//! A *life* is a script for a server under `disk.c`. Events are published to it, its disk fails, its disk is full,
+//! and it is killed. It also loses its power and starts again from the files that are left, so recoveries are part of
+//! the script. The *journal* of the life holds each operation on a file or a name, and each id that a client
+//! received. From the journal alone, for each point between two operations, the test makes the files that a power cut
+//! at this point may leave. It starts a server with hundreds of such states at once, each as a channel of its own.
+//! The clock of this server is far behind, so only the files keep it from using an id again.
 //!
-//! What a power cut may leave, as the model has it:
-//! - What was synced stays. A sync covers what was done before it began.
-//! - A page (4,096 bytes) is as it was synced, or as any later write left it, each page by itself. A page that was
-//!   never written reads as NULs.
-//! - The lengths of a file are in order: there is the synced one, or any later one with all before it. To shorten a
-//!   file drops what lies behind its end, also if it was on the disk; a page that is written after that is there
-//!   again.
-//! - Each operation on a name (create, link, rename, unlink) is done whole or not at all, each by itself: of two
-//!   renames the second can be there alone. To sync a file does not sync its name.
-//! - A sync that fails forgets pages: they may be there or not, whatever sync succeeds later, until they are written
-//!   to again. Lengths and names are not forgotten.
+//! The model of a power cut:
+//! - Everything that was synced stays. A sync covers the operations that ended before it began.
+//! - Each page (4,096 bytes) is as it was synced, or as any later write left it, independently of other pages. A page that
+//!   was never written reads as NULs.
+//! - The lengths of a file are in order: the file has the synced length, or a later one with all before it. Shortening a file
+//!   drops the pages behind its end, even if they were on the disk. A page that is written after that is there again.
+//! - Each operation on a name (create, link, rename, unlink) happens completely or not at all, independently of the others: of
+//!   two renames, the second can be there without the first. Syncing a file does not sync its name.
+//! - A sync that fails forgets pages. They may be there or not, even if a later sync succeeds, until they are written again.
+//!   Lengths and names are not forgotten.
 //!
-//! Left out: sectors smaller than a page, old bytes of other files, synced bytes that turn bad, and channels together
-//! (each state is of one channel).
+//! Left out: sectors smaller than a page, old bytes of other files, synced bytes that turn bad, and combinations of
+//! channels (each state is of one channel).
 
 use crate::support::harness::*;
 use crate::support::process::works;
@@ -44,12 +43,12 @@ use tincan::wire::id::Id;
 const PAGE: usize = 4096;
 const CHANNELS: [&str; 2] = ["a", "b"];
 const HISTORY: usize = 32 << 10;
-/// States that one server is given at a time.
+/// The number of states for one server.
 const BATCH: usize = 150;
 
 // The disk.
 
-/// What stands in a file.
+/// The content of a file.
 #[derive(Clone, Default)]
 struct Image {
     pages: BTreeMap<usize, Arc<Vec<u8>>>,
@@ -63,7 +62,7 @@ impl Image {
         image
     }
 
-    /// Returns the pages that this changes.
+    /// Returns the numbers of the pages that change.
     fn write(&mut self, at: usize, bytes: &[u8]) -> Vec<usize> {
         let end = at + bytes.len();
         let changed: Vec<usize> = (at / PAGE..end.div_ceil(PAGE)).collect();
@@ -108,15 +107,15 @@ enum What {
     Length(usize),
 }
 
-/// A part of a write, or another length.
+/// A change that a sync can put on the disk: a page, or a length.
 struct Change {
-    at: usize, // which operation it was
+    at: usize, // the number of the operation
     what: What,
-    forgotten: bool, // a sync failed: no later one takes it
+    forgotten: bool, // a sync failed, and no later one covers this change
 }
 
 impl Change {
-    /// Whether this makes an earlier one one that cannot come back.
+    /// Returns whether an earlier change can no longer take effect once this one is on the disk.
     fn ends(&self, earlier: &Change) -> bool {
         match (&self.what, &earlier.what) {
             (What::Page(no, _), What::Page(other, _)) => no == other,
@@ -126,7 +125,8 @@ impl Change {
     }
 }
 
-/// A file: what is on the disk for certain, what programs see, and the changes from the one to the other.
+/// A file: the content that is on the disk for certain, the content that programs see, and the changes between the
+/// two.
 #[derive(Default)]
 struct File {
     disk: Image,
@@ -137,7 +137,7 @@ struct File {
 impl File {
     fn change(&mut self, at: usize, pages: Vec<usize>) {
         let now = &self.now;
-        // Past its end nothing of a shortened file is in memory.
+        // The part of a shortened file behind its end is not in memory.
         let pages = pages.into_iter().filter_map(|no| Some(What::Page(no, now.pages.get(&no)?.clone())));
         let changes = pages.chain([What::Length(now.len)]).map(|what| Change { at, what, forgotten: false });
         self.unsynced.extend(changes);
@@ -157,7 +157,7 @@ impl File {
         self.change(at, vec![len / PAGE]);
     }
 
-    /// A sync that began with this operation has ended.
+    /// Handles the end of a sync that began with this operation.
     fn synced(&mut self, begin: usize, done: bool) {
         let mut rest = Vec::new();
         for mut change in std::mem::take(&mut self.unsynced) {
@@ -175,7 +175,7 @@ impl File {
 
 type Names = BTreeMap<String, usize>;
 
-/// A file gets a name, or loses one, or both.
+/// A change of names: a file gets a name, loses one, or both.
 struct Naming {
     at: usize,
     file: usize,
@@ -198,12 +198,12 @@ impl Naming {
     }
 }
 
-/// The channel that a file with such a name belongs to.
+/// Returns the channel that a file of this name belongs to.
 fn owner(name: &str) -> &str {
     name.trim_start_matches('.').split('.').next().unwrap()
 }
 
-/// What a power cut decides: which of the versions of it that are not synced is there; 0 is the synced one.
+/// A decision of a power cut: which version is on the disk. 0 is the synced one, greater numbers are later ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Doubt {
     Page(usize, usize),
@@ -223,7 +223,7 @@ struct Disk {
     synced: Names,
     now: Names,
     unsynced: Vec<Naming>,
-    syncs: BTreeMap<String, (Option<usize>, usize)>, // which file, none for the names, and when it began
+    syncs: BTreeMap<String, (Option<usize>, usize)>, // the file (None for names), and the operation with which the sync began
 }
 
 impl Disk {
@@ -239,7 +239,7 @@ impl Disk {
         self.unsynced.push(naming);
     }
 
-    /// Does what a record of the journal says.
+    /// Applies a record of the journal.
     fn apply(&mut self, at: usize, record: &Record) {
         let number = |text: &str| text.parse::<usize>().unwrap();
         let words: Vec<&str> = record.line.split(' ').collect();
@@ -276,11 +276,11 @@ impl Disk {
                 self.now.insert(name.to_string(), file);
             }
             (["told", ..], _) => {}
-            _ => panic!("a record of a file that is not known: {}", record.line),
+            _ => panic!("a record of an unknown file: {}", record.line),
         }
     }
 
-    /// What is not certain of this channel, and how many versions of it are not synced.
+    /// Returns everything about this channel that is not certain, with the number of versions that are not synced.
     fn doubts(&self, channel: &str) -> Choice {
         let mut doubts = Choice::new();
         let synced = self.synced.iter().filter(|(name, _)| owner(name) == channel).map(|(_, file)| *file);
@@ -297,7 +297,7 @@ impl Disk {
         doubts
     }
 
-    /// The files of a channel that a power cut leaves which decides so.
+    /// Returns the files of a channel that a power cut leaves if it decides like this.
     fn state(&self, channel: &str, choice: &Choice) -> State {
         let kept = |doubt: Doubt| choice.get(&doubt).copied().unwrap_or(0);
         let mut names = self.synced.clone();
@@ -315,7 +315,7 @@ impl Disk {
                 let doubt = doubt(index, &change.what);
                 let version = versions.entry(doubt).or_default();
                 *version += 1;
-                // An earlier version of a page is written over; an earlier length comes before a later one.
+                // An earlier version of a page is overwritten; an earlier length comes before a later one.
                 let there = match doubt {
                     Doubt::Page(..) => *version == kept(doubt),
                     _ => *version <= kept(doubt),
@@ -329,13 +329,13 @@ impl Disk {
         names.into_iter().map(|(name, file)| (name, content(file))).collect()
     }
 
-    /// What programs see of a channel.
+    /// Returns the files of a channel as programs see them.
     fn seen(&self, channel: &str) -> State {
         let names = self.now.iter().filter(|(name, _)| owner(name) == channel);
         names.map(|(name, file)| (name.clone(), self.files[*file].now.bytes())).collect()
     }
 
-    /// What the parts of a choice are, for a person.
+    /// Describes a choice for a person.
     fn explain(&self, all: &Choice, choice: &Choice) -> String {
         let name = |file: usize| {
             let last =
@@ -366,8 +366,9 @@ fn doubt(file: usize, what: &What) -> Doubt {
     }
 }
 
-/// The ways in which a power cut may decide: all of them if they are few. Else nothing, everything, each alone missing
-/// or at an earlier version, each alone kept, and some at random. At most so many; the first two are always there.
+/// Returns ways in which a power cut may decide. If there are few, it returns all of them. Else it returns: nothing
+/// is there, everything is there, each alone is missing or at an earlier version, each alone is there, and some at
+/// random. It returns at most `most`; the first two are always there.
 fn choices(doubts: &Choice, most: usize, random: &mut Random) -> Vec<Choice> {
     let few = doubts
         .values()
@@ -392,7 +393,7 @@ fn choices(doubts: &Choice, most: usize, random: &mut Random) -> Vec<Choice> {
             list.push(set(&none, *versions));
         }
         for _ in 0..16 {
-            // A length that is old hides what the pages hold.
+            // An old length would hide the content of the pages.
             let mut draw = |(doubt, versions): (&Doubt, &usize)| match (doubt, random.below(4)) {
                 (Doubt::Length(_), 1..) => (*doubt, *versions),
                 (_, 0) => (*doubt, random.index(versions + 1)),
@@ -431,7 +432,7 @@ fn records(mut journal: &[u8]) -> Vec<Record> {
     records
 }
 
-/// Adds a record, in one write: the server writes there as well.
+/// Adds a record in one write, since the server writes to the journal as well.
 fn note(journal: &Path, line: &str, bytes: &[u8]) {
     let mut file = fs::File::options().append(true).create(true).open(journal).unwrap();
     file.write_all(&[line.as_bytes(), b"\n", bytes].concat()).unwrap();
@@ -445,7 +446,7 @@ struct Event {
     data: String,
 }
 
-/// The events of a stream or a file, but for a last one that is not whole, and those that have no id.
+/// Returns the events of a stream or a file. An incomplete last one and blocks without an id are left out.
 fn events(text: &str) -> Vec<Event> {
     let whole = text.rfind("\n\n").map_or("", |end| &text[..end]);
     let event = |block: &str| {
@@ -456,7 +457,7 @@ fn events(text: &str) -> Vec<Event> {
                 Some(("event", text)) => name = text.into(),
                 Some(("data", text)) => data.push(text),
                 Some(("retry", _)) => {}
-                _ => data.push(line), // nothing that we know
+                _ => data.push(line), // nothing that this test knows
             }
         }
         if data.is_empty() { None } else { Some(Event { id: id?, name, data: data.join("\n") }) }
@@ -464,11 +465,11 @@ fn events(text: &str) -> Vec<Event> {
     whole.split("\n\n").filter_map(event).collect()
 }
 
-/// The event that it is: the number of the POST, and which of how many events in it.
+/// Identifies an event: the number of its POST, its number in the POST, and the number of events in the POST.
 type Meaning = (u64, u64, u64);
 const UNKNOWN: Meaning = (0, 0, 0);
 
-/// The data of an event. It says itself what it has to be.
+/// Returns the data of an event. The data itself says what it has to be.
 fn data((post, n, of): Meaning, size: usize, kind: &str) -> String {
     let word = match kind {
         "nuls" => format!("{post}\0{n} "),
@@ -483,7 +484,7 @@ fn data((post, n, of): Meaning, size: usize, kind: &str) -> String {
     format!("post {post} event {n} of {of} size {size} kind {kind}\n{text}")
 }
 
-/// What an event is, if every byte of it is as it was published.
+/// Identifies an event, if every byte of it is as it was published.
 fn meaning(event: &Event) -> Meaning {
     let words: Vec<&str> = event.data.lines().next().unwrap_or("").split(' ').collect();
     let ["post", post, "event", n, "of", of, "size", size, "kind", kind] = words[..] else { return UNKNOWN };
@@ -529,7 +530,7 @@ struct Life {
     posts: u64,
     server: Option<Tincan>,
     readers: Vec<JoinHandle<()>>,
-    address: String, // of the reader of the first channel
+    address: String, // of the first channel's subscriber
 }
 
 impl Life {
@@ -537,7 +538,7 @@ impl Life {
         self.scratch.0.join(name)
     }
 
-    /// Starts the server, and a reader of each channel.
+    /// Starts the server, and a subscriber for each channel.
     fn start(&mut self) -> Result<(), String> {
         let mut command = self.kind.command(&self.library, &self.at("data"));
         command.env("DISK_JOURNAL", self.at("journal")).env("DISK_SLOW", "1");
@@ -561,13 +562,13 @@ impl Life {
         Ok(())
     }
 
-    /// kill -9, unless it is dead.
+    /// Sends SIGKILL, unless the server has ended already.
     fn end(&mut self) {
         self.server = None;
         self.readers.drain(..).for_each(|reader| reader.join().unwrap());
     }
 
-    /// Publishes events of these sizes in one POST; returns the status, or none if the server is gone.
+    /// Publishes events of these sizes in one POST. Returns the status, or None if the server has ended.
     fn post(&mut self, channel: &str, kind: &str, sizes: &[usize]) -> Option<u16> {
         self.posts += 1;
         let meanings = (1..).map(|n| (self.posts, n, sizes.len() as u64));
@@ -589,7 +590,7 @@ impl Life {
         let mut wire = Wire::to(self.server.as_ref().unwrap().port).stream;
         wire.write_all(format!("{head}{fields}\r\n{body}").as_bytes()).ok()?;
         let mut answer = String::new();
-        let _ = wire.read_to_string(&mut answer); // which may be a reset
+        let _ = wire.read_to_string(&mut answer); // the connection may be reset
         let (head, ids) = answer.split_once("\r\n\r\n")?;
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         if status == 200 {
@@ -607,14 +608,14 @@ impl Life {
             let size = size / 2 + self.random.index(size);
             let kind = ["", "lines", "nuls", "named", "except", "hole"][n % 6];
             match self.post("a", kind, &[size]) {
-                // The reader was cut off: it was far behind when the log rolled over.
+                // The subscriber was dropped: it was far behind when the log rolled over.
                 Some(404) if kind == "except" => {}
                 answer => assert_eq!(answer, Some(200)),
             }
         }
     }
 
-    /// Publishes until an answer is another one than 200, while this file exists.
+    /// Publishes while this file exists, until the status is not 200. It must then be the expected one.
     fn until(&mut self, file: &str, text: &str, sizes: &[usize], expected: Option<u16>) {
         fs::write(self.at(file), text).unwrap();
         let answers = |life: &mut Life| (0..100).map(|_| life.post("a", "", sizes)).find(|answer| *answer != Some(200));
@@ -622,13 +623,13 @@ impl Life {
         fs::remove_file(self.at(file)).unwrap();
     }
 
-    /// The server is killed in the middle of a POST, as soon as it has done this.
+    /// Publishes until the server is killed in the middle of a POST, at the first operation of the kind `when`.
     fn killed(&mut self, when: &str, sizes: &[usize]) {
         self.until("kill", when, sizes, None);
         self.end();
     }
 
-    /// The power is cut. At times it is one page alone that is not there.
+    /// Cuts the power. At times only a single page is missing.
     fn cut(&mut self) {
         let mut disk = Disk::default();
         let records = records(&fs::read(self.at("journal")).unwrap());
@@ -656,7 +657,7 @@ impl Life {
         }
     }
 
-    /// Everything that can happen to a log; its recoveries are a part of it.
+    /// Runs through everything that can happen to a log, including recoveries.
     fn live(&mut self) -> Result<(), String> {
         self.start()?;
         self.say(6, 300);
@@ -666,7 +667,7 @@ impl Life {
         self.post("a", "", &[20_000]);
         self.until("fail", "", &[900], Some(500));
         self.say(4, 500);
-        // Each of these is followed by another one in its place, of the same size.
+        // After each of these, another POST of the same size takes its place in the file.
         self.until("fail", "", &[5000], Some(500));
         self.post("a", "", &[5000]);
         self.until("full", "", &[7000], Some(507));
@@ -698,13 +699,13 @@ impl Life {
     }
 }
 
-/// Runs a command that is tincan; returns what it says if it ends at once.
+/// Runs a command that starts tincan. If it ends at once, returns its message.
 fn run(command: Command) -> Result<Tincan, String> {
     catch_unwind(AssertUnwindSafe(|| Tincan::run(command)))
         .map_err(|said| said.downcast_ref::<String>().cloned().unwrap_or_default())
 }
 
-/// Reads a channel until the server is gone, and notes each event as soon as it is heard.
+/// Reads a channel until the server ends, and notes each event as soon as it is received.
 fn read(port: u16, channel: &str, journal: &Path, prelude: &mpsc::Sender<String>) {
     let mut wire = Wire::to(port).stream;
     wire.set_read_timeout(None).unwrap();
@@ -712,7 +713,7 @@ fn read(port: u16, channel: &str, journal: &Path, prelude: &mpsc::Sender<String>
     let (mut wire, mut block, mut began) = (BufReader::new(wire), Vec::new(), false);
     while wire.read_until(b'\n', &mut block).is_ok_and(|n| n > 0) {
         if block == b"\r\n" || block.ends_with(b"\n\r\n") {
-            block.clear(); // the head
+            block.clear(); // the head of the response
         }
         if !block.ends_with(b"\n\n") {
             continue;
@@ -734,7 +735,7 @@ fn read(port: u16, channel: &str, journal: &Path, prelude: &mpsc::Sender<String>
 /// What was known when the power was cut.
 struct Known {
     told: BTreeMap<Id, Meaning>,
-    kept: BTreeSet<Id>, // what `--history` had left of the log
+    kept: BTreeSet<Id>, // the ids that `--history` had left in the log
 }
 
 /// A state that a power cut may leave.
@@ -746,7 +747,7 @@ struct Case {
 }
 
 impl Case {
-    /// The name of a file, if the channel were called so.
+    /// Returns the name of a file as if the channel had the given name.
     fn file(&self, file: &str, name: &str) -> String {
         let dot = if file.starts_with('.') { "." } else { "" };
         format!("{dot}{name}{}", &file[dot.len() + self.channel.len()..])
@@ -803,14 +804,14 @@ impl Tally {
 struct Trial {
     kind: Kind,
     library: PathBuf,
-    clock: String, // long before the life: nothing but the files say which ids there were
+    clock: String, // long before the life, so that only the files show which ids were used
     tally: Tally,
     batch: Vec<Case>,
     tried: HashSet<u64>,
 }
 
 impl Trial {
-    /// Tries every state of a life that the sample has.
+    /// Tries all states of a life that belong to the sample.
     fn all(&mut self, records: &[Record], most: usize, random: &mut Random) {
         let mut disk = Disk::default();
         let mut told: [BTreeMap<Id, Meaning>; 2] = Default::default();
@@ -819,7 +820,7 @@ impl Trial {
             if let Some(text) = next.strip_prefix("told ") {
                 self.told(&mut told, text);
             } else if !next.starts_with("disk ") {
-                // (The test itself put those files there.)
+                // The test itself has written these files.
                 self.tally.count("crash points", 1);
                 for (channel, told) in CHANNELS.into_iter().zip(&told) {
                     self.point(&disk, channel, told, most, random, &format!("before operation {at}, {next}"));
@@ -832,7 +833,7 @@ impl Trial {
         self.flush();
     }
 
-    /// Somebody was told an id.
+    /// Handles a record of an id that a client has received.
     fn told(&mut self, told: &mut [BTreeMap<Id, Meaning>], text: &str) {
         let words: Vec<&str> = text.split(' ').collect();
         let number = |n: usize| words[n].parse().unwrap();
@@ -870,20 +871,21 @@ impl Trial {
         }
     }
 
-    /// What `--history` has left of a log.
+    /// Returns what was known, with the ids that `--history` has left in the log.
     fn known(&mut self, seen: &State, told: &BTreeMap<Id, Meaning>, place: &str) -> Known {
         let files = seen.iter().filter(|(name, _)| !name.starts_with('.') && name.ends_with(".sse"));
         let texts = files.map(|(_, bytes)| String::from_utf8_lossy(bytes).into_owned());
         let kept: BTreeSet<Id> = texts.flat_map(|text| events(&text)).map(|event| event.id).collect();
         let gone: Vec<&Id> = told.keys().filter(|id| !kept.contains(id)).collect();
-        // The oldest go first, and never all of them.
+        // `--history` drops the oldest events first, and never all of them.
         if self.kind.sync && !gone.is_empty() && gone.last() >= kept.first().as_ref() {
             self.tally.fault("dropped out of turn", || format!("{place}: {} and not {}", span(&gone), span(&kept)));
         }
         Known { told: told.clone(), kept }
     }
 
-    /// Starts a server with all the states that are left, each a channel; one whose log is refused is taken out.
+    /// Starts a server with all states that are left, each as a channel. If the server refuses to start because of a
+    /// log, this log is removed.
     fn start(&mut self, dir: &Path, cases: &mut BTreeMap<String, Case>) -> Tincan {
         loop {
             let mut command = self.kind.command(&self.library, dir);
@@ -936,7 +938,7 @@ impl Trial {
         }
     }
 
-    /// Whether what a start has cut off its files stands in files beside them.
+    /// Checks that the bytes which a start has cut off a log are kept in a file beside it.
     fn cuts(&mut self, dir: &Path, cases: &BTreeMap<String, Case>) {
         let mut kept = BTreeMap::<String, Vec<Vec<u8>>>::new();
         for path in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
@@ -957,7 +959,7 @@ impl Trial {
         }
     }
 
-    /// Whether a channel has what it must have, and takes more. Returns all that it has then.
+    /// Checks that a channel has all events that it must have, and accepts a new one. Returns all events after that.
     fn judge(&mut self, server: &Tincan, name: &str, case: &Case) -> Result<String, String> {
         let before = all(server, name)?;
         let there = events(&before);
@@ -1005,7 +1007,7 @@ impl Trial {
     }
 }
 
-/// Some ids, for a person.
+/// Describes ids for a person.
 fn span<'a>(ids: impl IntoIterator<Item = &'a (impl Display + 'a)>) -> String {
     let ids: Vec<String> = ids.into_iter().map(|id| id.to_string()).collect();
     match &ids[..] {
@@ -1015,7 +1017,7 @@ fn span<'a>(ids: impl IntoIterator<Item = &'a (impl Display + 'a)>) -> String {
     }
 }
 
-/// Everything that a channel has, behind the prelude.
+/// Returns all events of a channel, without the prelude.
 fn all(server: &Tincan, name: &str) -> Result<String, String> {
     let answer = server.get(&format!("/{name}?since=all&wait=0"));
     let text = String::from_utf8_lossy(&answer.body).into_owned();
@@ -1025,7 +1027,7 @@ fn all(server: &Tincan, name: &str) -> Result<String, String> {
     }
 }
 
-/// Lives one life, and tries its states: at most so many at each crash point.
+/// Runs one life, and tries its states: at most `most` of them at each crash point.
 fn try_life(kind: Kind, library: &Path, seed: u64, most: usize) -> Tally {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let clock = if kind.still { 1_763_654_400 } else { now } - 1000;
@@ -1058,7 +1060,7 @@ fn try_life(kind: Kind, library: &Path, seed: u64, most: usize) -> Tally {
     trial.tally
 }
 
-/// The journal knows all that was done: what it says is there is what is there.
+/// Checks that the journal is complete: the files that it describes are the files in the directory.
 fn same(records: &[Record], dir: &Path) {
     let mut disk = Disk::default();
     records.iter().enumerate().for_each(|(at, record)| disk.apply(at, record));
@@ -1069,7 +1071,7 @@ fn same(records: &[Record], dir: &Path) {
     assert!(says == there, "{:?} and {:?}", says.keys(), there.keys());
 }
 
-/// Lives of each kind at the same time; what came of it is printed.
+/// Runs a life of each kind at the same time, and prints the results.
 fn try_all(seed: u64, most: usize) -> Tally {
     let scratch = Scratch::new();
     let library = scratch.0.join("disk.so");
@@ -1086,7 +1088,10 @@ fn try_all(seed: u64, most: usize) -> Tally {
     });
     for (kind, tally) in KINDS.iter().zip(tallies) {
         println!("{}, seed {seed}: {:?}", kind.what, tally.counts);
-        assert!(kind.sync || tally.get("taken without --sync") > 0, "this disk forgets nothing");
+        assert!(
+            kind.sync || tally.get("taken without --sync") > 0,
+            "a disk under disk.c must forget writes that were not synced"
+        );
         sum.add(tally);
     }
     sum
@@ -1150,10 +1155,10 @@ fn the_model_keeps_what_was_synced_and_any_part_of_the_rest() {
     let hole = named(&[Doubt::Length(0), Doubt::Page(0, 2)]);
     assert!(hole == bytes(&[(b'1', 5000), (0, 3192), (b'4', 808)]));
     let tried = |most| choices(&doubts, most, &mut Random(1));
-    assert_eq!(tried(99).into_iter().collect::<BTreeSet<Choice>>().len(), 32, "all of them");
-    assert_eq!(tried(10).len(), 10, "a part of them");
+    assert_eq!(tried(99).into_iter().collect::<BTreeSet<Choice>>().len(), 32, "all choices");
+    assert_eq!(tried(10).len(), 10, "a sample of the choices");
 
-    // A failed sync forgets pages, whatever succeeds later, until they are written to again.
+    // A failed sync forgets pages until they are written again, even if a later sync succeeds.
     let more = ["begin y 1", "end y failed", "begin z 1", "end z ok", "write 1 8990 10", "begin w 1", "end w ok"];
     for (at, line) in (lines.len()..).zip(more) {
         let len = if line.starts_with("write") { 10 } else { 0 };

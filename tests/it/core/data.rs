@@ -1,4 +1,4 @@
-//! Logs in files, `--data` and `--sync`: CONTRACT section 9.
+//! Logs in files, with `--data` and `--sync`: CONTRACT section 9.
 
 use crate::support::harness::*;
 use std::fs::{self, File};
@@ -12,15 +12,16 @@ use std::time::Duration;
 use tincan::wire::reject::{CHANNELS, LOG_CLOSED, LOG_FAILED, LOG_SICK, LOG_UNREADABLE, OPEN_LOGS};
 
 const HEAD: &str = ": tincan log\n\n";
-/// The epoch of logs that a test writes itself; long ago.
+/// The epoch of logs that a test writes itself. It is long ago.
 const EPOCH: u64 = 1_700_000_000_000;
 
-/// A server on this directory, whose preludes are always the same.
+/// Starts a server with this directory. Its preludes have a constant `retry`.
 fn serve(dir: &Scratch, more: &[&str]) -> Tincan {
     Tincan::start(&[&["--quiet", "--retry", "0", "--data", dir.arg()], more].concat())
 }
 
-/// The one line with which it does not start; a server that starts in spite of all is ended (exit code 124).
+/// Returns the one line with which the server refuses to start. If it starts nevertheless, `timeout` ends it (exit
+/// code 124).
 fn refusal(dir: &Path) -> String {
     let mut command = Command::new("timeout");
     command.args(["10", env!("CARGO_BIN_EXE_tincan"), "--listen", "127.0.0.1:0", "--data"]).arg(dir);
@@ -36,7 +37,7 @@ fn block(id: impl std::fmt::Display, data: &str) -> String {
     format!("data: {data}\nid: {id}\n\n")
 }
 
-/// Three events with ids of `EPOCH`.
+/// Returns three events with ids of `EPOCH`.
 fn three() -> [String; 3] {
     [1, 2, 3].map(|n| block(format!("{EPOCH}-{n}"), "soup"))
 }
@@ -49,7 +50,7 @@ fn gap(asked: &str, from: &str, lost: &str) -> String {
     format!("event: gap\ndata: {{\"asked\":\"{asked}\",\"from\":{from},\"lost\":{lost}}}\n\n")
 }
 
-/// What a poll from this place gives behind its prelude.
+/// Returns the response to a poll from this position, without the prelude.
 fn from(server: &Tincan, name: &str, since: &str) -> String {
     let answer = server.get(&format!("/{name}?wait=0&since={since}"));
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -83,13 +84,13 @@ fn a_file_is_the_event_stream_byte_for_byte() {
         assert_eq!(dir.read("a.sse"), format!("{HEAD}{events}"));
         assert_eq!(from(&server, "a", "all"), events);
         reader.expect(&events);
-        assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 1, "one file a channel, and no other");
+        assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 1, "each channel has one file, and there is no other file");
     }
 }
 
 #[test]
 fn after_kill_9_everything_is_there_once_and_ids_go_on_in_a_greater_epoch() {
-    // Also where the clock was set back: then the last epoch lies in the year 2100.
+    // The second epoch lies in the year 2100, as if the clock had been set back since.
     for last in [EPOCH, 4_102_444_800_000] {
         let dir = Scratch::new();
         let mut ids = vec![format!("{}-1", EPOCH - 1), format!("{last}-1")];
@@ -100,7 +101,7 @@ fn after_kill_9_everything_is_there_once_and_ids_go_on_in_a_greater_epoch() {
             let before = epoch(&ids[ids.len() - 1]);
             let new: Vec<String> = (0..3).flat_map(|n| server.post("/a", format!("{n}"))).collect();
             let e = epoch(&new[0]);
-            assert!(if last > EPOCH { e == before + 1 } else { e > before }, "{e} behind {before}");
+            assert!(if last > EPOCH { e == before + 1 } else { e > before }, "epoch {e} after {before}");
             assert_eq!(new, [1, 2, 3].map(|n| format!("{e}-{n}")));
             file += &[0, 1, 2].map(|n| block(&new[n], &n.to_string())).concat();
             ids.extend(new);
@@ -111,9 +112,9 @@ fn after_kill_9_everything_is_there_once_and_ids_go_on_in_a_greater_epoch() {
         assert_eq!(from(&server, "a", "all"), file[HEAD.len()..]);
         for id in &ids {
             let behind = file.split_once(&format!("id: {id}\n\n")).unwrap().1;
-            assert_eq!(from(&server, "a", id), behind, "no gap behind {id}");
+            assert_eq!(from(&server, "a", id), behind, "no gap after {id}");
         }
-        assert_eq!(dir.read("a.sse"), file, "reading changes nothing");
+        assert_eq!(dir.read("a.sse"), file, "a server that only reads does not change the file");
     }
 }
 
@@ -150,7 +151,7 @@ fn what_a_crash_left_unfinished_is_cut_off_wherever_it_ends() {
     let last = format!("event: order\nretry: 5\ndata: a\ndata: \nid: {EPOCH}-3\n\n");
     let (end, next) = ([&two, &*last].concat(), [HEAD, &last].concat());
     let head = |n| if n < HEAD.len() { "" } else { HEAD };
-    // A name, the older part, what was on the disk, and what of it stays.
+    // A name, the older part, the bytes on the disk, and the bytes that stay of them.
     let mut cuts = Vec::new();
     cuts.extend((two.len()..end.len()).map(|n| (format!("last-{n}"), "", &end[..n], &*two)));
     cuts.extend((0..one.len()).map(|n| (format!("first-{n}"), "", &one[..n], head(n))));
@@ -164,7 +165,7 @@ fn what_a_crash_left_unfinished_is_cut_off_wherever_it_ends() {
     let server = serve(&dir, &[]);
     for (name, old, torn, kept) in &cuts {
         let file = format!("{name}.sse");
-        let left = fs::read_to_string(dir.0.join(&file)).unwrap_or_default(); // nothing, or no file
+        let left = fs::read_to_string(dir.0.join(&file)).unwrap_or_default(); // the file may be missing
         assert_eq!(left, *kept, "{torn:?}");
         let events = [old, *kept].map(|part| part.strip_prefix(HEAD).unwrap_or_default()).concat();
         assert_eq!(from(&server, name, "all"), events);
@@ -177,7 +178,7 @@ fn what_a_crash_left_unfinished_is_cut_off_wherever_it_ends() {
     }
 }
 
-/// Logs that are damaged, from which byte on, and why.
+/// Returns damaged logs: the damage, the file, and the position of the first byte that is damaged.
 fn damaged() -> Vec<(&'static str, String, usize)> {
     let [one, two, three] = three();
     let file = [HEAD, &one, &two, &three].concat();
@@ -212,8 +213,8 @@ fn a_damaged_log_closes_its_own_channel_and_is_left_as_it_was() {
     for (n, (_, bytes, _)) in cases.iter().enumerate() {
         put(&dir, &format!("{}.sse", name(n)), bytes);
     }
-    // Ids that go back from one file to the next, and what has the name but is no file. (To open a pipe would wait for
-    // its other end.)
+    // Ids that go back from one file to the next, and two names that belong to no regular file. (Opening a pipe would
+    // wait for its other end.)
     put(&dir, "back.sse", &file);
     put(&dir, "back.old.sse", &file);
     for (command, name) in [("mkdir", "directory"), ("mkfifo", "pipe")] {
@@ -251,8 +252,8 @@ fn a_damaged_log_closes_its_own_channel_and_is_left_as_it_was() {
         assert!(!dir.0.join(name).is_file());
     }
     check();
-    assert_eq!(server.stderr(), told, "each is told once");
-    // One is put right, and is heard again without a new start.
+    assert_eq!(server.stderr(), told, "each damaged log is reported once");
+    // After one file is repaired, its channel works again without a restart.
     put(&dir, "bad-0.sse", &file);
     assert_eq!(from(&server, "bad-0", "all"), [&*one, &two, &three].concat());
     assert!(!server.get("/health").text().contains("bad-0,"), "{}", server.get("/health").text());
@@ -297,7 +298,7 @@ fn a_hole_is_cut_out_with_what_follows_it_and_kept_beside_the_log() {
         bytes
     };
     let first = HEAD.len() + block(format!("{EPOCH}-1"), "one").len();
-    // A name, what is there, and up to where it is whole.
+    // A name, the bytes on the disk, and how many of them are in order.
     let cases = [
         ("first-page", hole(&large, first, 4096), first),
         ("middle-page", hole(&large, 8192, 12_288), first),
@@ -320,7 +321,7 @@ fn a_hole_is_cut_out_with_what_follows_it_and_kept_beside_the_log() {
         assert!(server.stderr().contains(&kept) && server.stderr().contains(&line), "{}", server.stderr());
         let id = server.post(&format!("/{name}"), "next").remove(0);
         assert!(from(&server, name, "all").ends_with(&block(id, "next")));
-        // What has NULs of its own says so.
+        // A block that has NULs of its own says so.
         let id = server.post(&format!("/{name}"), &data).remove(0);
         let sealed = format!(": one POST, 1 events, 4096 NULs\ndata: {data}\nid: {id}\n\n");
         assert!(from(&server, name, "all").ends_with(&sealed), "{name}");
@@ -329,7 +330,11 @@ fn a_hole_is_cut_out_with_what_follows_it_and_kept_beside_the_log() {
     server.kill();
     server = serve(&dir, &[]);
     assert_eq!(cases.clone().map(|(name, ..)| from(&server, name, "all")), before);
-    assert!(!server.stderr().contains("cut"), "what was kept is no matter of the next start: {}", server.stderr());
+    assert!(
+        !server.stderr().contains("cut"),
+        "the next start does not report the kept files again: {}",
+        server.stderr()
+    );
     assert_eq!(server.get("/health").text(), "ok\n");
 }
 
@@ -354,7 +359,7 @@ fn what_one_post_wrote_stays_or_goes_as_a_whole() {
     let mut random = Random(15);
     for round in 0..30 {
         server.kill();
-        // Its end is missing, or a part of it reads as NULs.
+        // The end of the bytes is missing, or a part of them reads as NULs.
         let mut bytes = after.as_bytes().to_vec();
         let at = before.len() + random.index(unit.len() - 1) + 1;
         if round % 2 == 0 {
@@ -386,7 +391,7 @@ fn a_log_that_cannot_be_read_back_is_told_and_skips_nothing() {
     };
     for len in [all.len() / 2, 0] {
         file.set_len(len as u64).unwrap();
-        // Whoever comes back with an id that is not there any more, or asks for all when nothing is.
+        // A subscriber that comes back with an id that is missing, or asks for everything when nothing is there.
         let since = if len == 0 { "all" } else { &ids[250] };
         for _ in 0..3 {
             server.get(&format!("/a?wait=0&since={since}")).refused(LOG_UNREADABLE);
@@ -397,18 +402,18 @@ fn a_log_that_cannot_be_read_back_is_told_and_skips_nothing() {
         }
         let health = server.get("/health");
         assert!(health.status == 503 && health.text().ends_with(": a\n"), "{}", health.text());
-        eventually("it is told", || server.stderr().contains("tincan: /a cannot be read back: "));
+        eventually("the error is reported", || server.stderr().contains("tincan: /a cannot be read back: "));
         assert_eq!(server.stderr().matches("tincan: /a cannot be read back: ").count(), 1, "{}", server.stderr());
     }
-    // Also if what is asked for is still there, and what follows it is not.
+    // The same if the requested event is still there, but a later one is missing.
     fs::write(dir.0.join("a.sse"), &all[..all.len() / 2]).unwrap();
     for since in ["all", &ids[10]] {
         server.get(&format!("/a?since={since}")).refused(LOG_UNREADABLE);
     }
-    // Nothing is written to such a file; who only listens is not concerned.
+    // Nothing is written to such a file. A subscriber that waits for new events goes on.
     server.post_with("/a", "", "x").refused(LOG_FAILED);
     live.expect(PING);
-    server.post("/b", "another channel goes on");
+    server.post("/b", "another channel works");
 }
 
 #[test]
@@ -433,13 +438,13 @@ fn files_of_other_names_are_told_and_left_alone() {
 #[test]
 fn a_directory_is_made_has_one_server_and_is_told_where_it_will_not_do() {
     let root = Scratch::new();
-    let dir = Scratch(root.0.join("x/y")); // not even its parent is there
+    let dir = Scratch(root.0.join("x/y")); // even its parent is missing
     let mut first = serve(&dir, &[]);
     first.post("/a", "x");
     assert!(refusal(&dir.0).contains(&format!("--data {} is in use", dir.arg())));
     first.kill();
     assert!(from(&serve(&dir, &[]), "a", "all").starts_with("data: x\n"));
-    // In a process's own directory in /proc not even root can make a file.
+    // Not even root can create a file in the directory of a process in /proc.
     for path in [dir.0.join("a.sse").as_path(), Path::new("/proc/x/y"), Path::new("/proc/self")] {
         assert!(refusal(path).contains(&format!("--data {} ", path.display())));
     }
@@ -467,9 +472,9 @@ fn the_history_bounds_the_files_and_what_it_takes_is_told() {
             let bytes = total();
             assert!(bytes <= 8192, "{bytes} after {n}");
             most = most.max(bytes);
-            reader.expect(block(&ids[n], &data)); // a reader who keeps up hears everything once and in order
+            reader.expect(block(&ids[n], &data)); // a subscriber that keeps up receives everything once and in order
         }
-        assert!(most > 7000, "{most}: the history is used");
+        assert!(most > 7000, "the files use the history: {most} bytes");
         for _ in 0..2 {
             let kept = from(&server, "a", "all");
             let first = ids.iter().position(|id| *id == id_of(&kept)).unwrap();
@@ -481,11 +486,11 @@ fn the_history_bounds_the_files_and_what_it_takes_is_told() {
                 let told = gap(&ids[asked], &format!("\"{}\"", ids[first]), &(first - 1 - asked).to_string());
                 assert_eq!(from(&server, "a", &ids[asked]), told + &kept);
             }
-            assert_eq!(from(&server, "a", &ids[first - 1]), kept, "nothing is lost");
+            assert_eq!(from(&server, "a", &ids[first - 1]), kept, "no gap after the newest dropped event");
             server.kill();
             server = serve(&dir, sync);
         }
-        // What is larger than the history is kept, alone.
+        // An event that is larger than the history is kept alone.
         let huge = "H".repeat(20_000);
         let id = server.post("/a", &huge);
         assert_eq!(from(&server, "a", "all"), block(&id[0], &huge));
@@ -502,7 +507,7 @@ fn who_has_heard_all_that_was_dropped_hears_no_gap() {
     let events = [1, 2, 3].map(|n| block(format!("{EPOCH}-{n}"), &large));
     put(&dir, "a.sse", HEAD.to_string() + &events.concat());
     let mut server = serve(&dir, &["--history", "8K"]);
-    let kept = block(&server.post("/a", &large)[0], &large); // for this one the three have to go
+    let kept = block(&server.post("/a", &large)[0], &large); // the three others are dropped for this one
     for _ in 0..2 {
         assert_eq!(from(&server, "a", "all"), kept);
         assert!(from(&server, "a", &format!("{EPOCH}-2")).starts_with("event: gap\n"));
@@ -515,7 +520,7 @@ fn who_has_heard_all_that_was_dropped_hears_no_gap() {
 #[test]
 fn what_a_power_cut_took_is_told_as_a_gap() {
     let dir = Scratch::new();
-    put(&dir, "a.sse", [HEAD, &three().concat()].concat()); // -4 and -5 were heard, and are not there
+    put(&dir, "a.sse", [HEAD, &three().concat()].concat()); // -4 and -5 were received by clients, and are missing
     let server = serve(&dir, &[]);
     let [last, lost, end] = [3, 4, 5].map(|n| format!("{EPOCH}-{n}"));
     assert_eq!(from(&server, "a", &end), gap(&end, "null", "null"));
@@ -525,7 +530,7 @@ fn what_a_power_cut_took_is_told_as_a_gap() {
     for id in [&lost, &end] {
         assert_eq!(from(&server, "a", id), gap(id, &format!("\"{next}\""), "null") + &more);
     }
-    assert_eq!(from(&server, "a", &last), more, "no gap");
+    assert_eq!(from(&server, "a", &last), more, "no gap after the last event in the file");
     let (mut reader, _) = server.listen("/a", &format!("Last-Event-ID: {end}\r\n"));
     reader.expect(gap(&end, &format!("\"{next}\""), "null") + &more);
     reader.expect(block(&server.post("/a", "live")[0], "live"));
@@ -538,7 +543,7 @@ fn an_epoch_that_left_no_event_leaves_no_gap() {
     for round in 0..6 {
         let mut server = serve(&dir, &[]);
         let (_reader, place) = server.listen("/a", "");
-        places.push((place, events.len())); // what is said from here on
+        places.push((place, events.len())); // the events that are published from here on
         if round % 2 == 1 {
             events += &block(&server.post("/a", "x")[0], "x");
         }
@@ -585,13 +590,14 @@ fn names_whose_files_are_removed_are_free_without_a_restart() {
     };
     let remove = |name: &str| fs::remove_file(dir.0.join(name)).unwrap();
     taken();
-    // What a crash left behind is no channel's.
+    // A file that a crash left behind belongs to no channel.
     put(&dir, "e.cut-1", "x");
     taken();
-    // One that was never used since the start, of which only the older part was there.
+    // A channel that was not used since the start, and has only the older part.
     remove("b.old.sse");
     freed("e");
-    // One that is open; it begins anew with greater ids, and is told as a gap to who heard the old one.
+    // A channel whose file is open. It begins a new log with greater ids, and subscribers that know the old one get a
+    // gap.
     let old = server.post("/c", "old").remove(0);
     remove("c.sse");
     freed("f");
@@ -602,15 +608,15 @@ fn names_whose_files_are_removed_are_free_without_a_restart() {
     let epoch = |id: &str| id.split('-').next().unwrap().parse::<u64>().unwrap();
     assert!(epoch(&new) > epoch(&old), "{new} {old}");
     assert_eq!(from(&server, "c", &old), gap(&old, &format!("\"{new}\""), "null") + &block(&new, "x"));
-    // One that is read is not touched.
+    // A channel with a subscriber is left as it is.
     let (_reader, _) = server.listen("/f", "");
     remove("f.sse");
     for _ in 0..2 {
-        std::thread::sleep(Duration::from_millis(120)); // after that it looks again
+        std::thread::sleep(Duration::from_millis(120)); // after this time the server checks again
         server.post_with("/g", "", "x").refused(CHANNELS);
     }
     assert_eq!(server.readers("f"), 1);
-    server.post("/a", "those that are there go on");
+    server.post("/a", "existing channels go on");
 }
 
 #[test]
@@ -623,10 +629,10 @@ fn a_damaged_log_keeps_its_name_also_if_all_names_are_used() {
         server.post_with("/new", "", "x").refused(CHANNELS);
         server.post_with("/bad", "", "x").refused(LOG_CLOSED);
         assert_eq!(server.get("/health").status, 503);
-        std::thread::sleep(Duration::from_millis(120)); // after that it looks for room again
+        std::thread::sleep(Duration::from_millis(120)); // after this time the server checks for free names again
     }
     fs::remove_file(dir.0.join("bad.sse")).unwrap();
-    eventually("its place is free", || server.post_with("/new", "", "x").status == 200);
+    eventually("its name is free", || server.post_with("/new", "", "x").status == 200);
     assert_eq!(server.get("/health").status, 200);
 }
 
@@ -635,8 +641,8 @@ fn a_disk_that_fails_while_nobody_reads_the_terminal_holds_up_nobody_else() {
     fails_while_nobody_reads(|_| String::new(), |_| None);
 }
 
-/// The disk fails while nobody reads the terminal. `first`: the query of what is published first; `last`: of what is
-/// published at the end to the subscriber with this prelude alone.
+/// Lets the disk fail while nobody reads the terminal. `first` returns the query of the first message. `last` returns
+/// the query of the last message, which only the subscriber with this prelude receives.
 pub fn fails_while_nobody_reads(first: fn(&str) -> String, last: fn(&str) -> Option<String>) {
     let dir = Scratch::new();
     let port = free_port();
@@ -671,12 +677,12 @@ pub fn fails_while_nobody_reads(first: fn(&str) -> String, last: fn(&str) -> Opt
         let answered = next.stream.peek(&mut [0]).is_ok();
         next.stream.set_read_timeout(Some(SOON)).unwrap();
         if !answered {
-            waits.push(next); // for the terminal, and the first one does not
+            waits.push(next); // it waits for the terminal; the first one does not
             return false;
         }
         next.response().text() == LOG_FAILED.line()
     });
-    assert!(waits.len() <= 2, "{} wait for the terminal", waits.len());
+    assert!(waits.len() <= 2, "{} requests wait for the terminal", waits.len());
     assert_eq!(post("/b").response().status, 200);
     put(&dir, "damaged.sse", "no log\n\n");
     let _waits = post("/damaged");
@@ -707,8 +713,8 @@ fn channels_in_use_beyond_the_descriptors_are_refused() {
     let mut readers: Vec<Wire> = (0..8).map(|n| server.listen(&format!("/a{n}"), "").0).collect();
     server.post_with("/a8", "", "x").refused(OPEN_LOGS);
     let id = server.post("/a7", "those that are there go on").remove(0);
-    readers.pop().unwrap().expect(block(&id, "those that are there go on"));
-    eventually("one is no longer in use", || server.post_with("/a8", "", "x").status == 200);
+    readers.pop().unwrap().expect(block(&id, "existing channels go on"));
+    eventually("one channel is no longer in use", || server.post_with("/a8", "", "x").status == 200);
 }
 
 #[test]
@@ -743,15 +749,15 @@ fn with_few_descriptors_logs_are_closed_and_opened_again() {
         ids[n].extend(server.post(&format!("/a{n}"), "x"));
         let open = fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
         let open = open.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok()).filter(|path| path.starts_with(&dir.0));
-        assert!(open.count() <= 1 + 16, "the directory, and two files for an eighth of the descriptors");
+        assert!(open.count() <= 1 + 16, "only the directory, and two files for each of an eighth of the descriptors");
     }
     for (n, ids) in ids.iter().enumerate() {
         let events: String = ids.iter().map(|id| block(id, "x")).collect();
         assert_eq!(dir.read(&format!("a{n}.sse")), HEAD.to_string() + &events);
         if n < 4 {
-            assert_eq!(from(&server, &format!("a{n}"), "all"), events); // not all: who has just polled counts as a user
+            assert_eq!(from(&server, &format!("a{n}"), "all"), events); // not all of them: a client that has just polled counts as a user of its channel
         }
-        // The one that has a reader stays open; the others come back with a greater epoch.
+        // The channel that has a subscriber stays open; the others come back with a greater epoch.
         assert_eq!(epoch(&ids[0]) == epoch(&ids[1]), n == 0, "{ids:?}");
     }
     reader.expect(from(&server, "a0", "all"));
@@ -786,7 +792,7 @@ fn a_file_that_others_change_takes_no_event_and_is_read_on() {
             file.set_len((HEAD.len() + one.len()) as u64).unwrap();
             let _ = fs::rename(dir.0.join(format!("{name}.elsewhere")), &path);
             let id = server.post(&channel, "three").remove(0);
-            assert!(id.ends_with("-2"), "nothing was kept of those refused: {id}");
+            assert!(id.ends_with("-2"), "nothing was kept of the refused POSTs: {id}");
             hears(&block(&id, "three"));
         }
     };
@@ -811,7 +817,7 @@ fn a_log_that_cannot_be_opened_refuses_until_it_can() {
     let text = answer.text();
     let retry = text.strip_prefix(&format!(": {}\nretry: ", LOG_CLOSED.why)).and_then(|t| t.strip_suffix('\n'));
     assert!(retry.is_some_and(|ms| (2500..=7500).contains(&ms.parse().unwrap())), "{text}");
-    eventually("it is told", || server.stderr().contains(dir.0.join("a.sse").to_str().unwrap()));
+    eventually("the error is reported", || server.stderr().contains(dir.0.join("a.sse").to_str().unwrap()));
     assert_eq!(dir.read("a.sse"), damaged);
     put(&dir, "a.sse", &file);
     let id = server.post("/a", "x").remove(0);

@@ -1,25 +1,31 @@
-/* A disk that forgets. Loaded with LD_PRELOAD, it notes what a power cut would leave of each log, and of the names.
+/* A disk that forgets. This library is loaded with LD_PRELOAD. It notes what a power cut would leave of each log and of
+ * the names.
  *
- * In the directory DISK_SIDE, if it is given:
- *   INODE      a link to each file, so that one that is removed or renamed over is still there
- *   INODE.len  how much of it was on the disk at its last fsync or fdatasync
- *   names      what the names stood for at the last fsync of the directory: lines "NAME INODE"
- *   dirs       which directories were synced, a path a line
+ * If the directory DISK_SIDE is given, it gets these files:
+ *   INODE      a link to each log, so that the file survives when its name is removed or replaced
+ *   INODE.len  how many of its bytes were on the disk at its last fsync or fdatasync
+ *   names      the names at the last fsync of the directory: lines "NAME INODE"
+ *   dirs       the directories that were synced: a path on each line
  *   count      a byte for each sync
- * Nothing is really synced. Each sync takes DISK_SLOW milliseconds, and as long as the file DISK_BUSY exists; it fails
- * with EIO while the file DISK_FAIL exists, and, if DISK_FLAKY is N, each Nth time. While the file DISK_FULL exists, of each write there is room for one half.
- * While the file DISK_CRAWL exists each step that it names takes a while: it holds "MILLISECONDS PREFIX KIND...", such
- * as "300 slow write sync", for the logs of channels whose names begin so ("*": for all). Kinds are open, read, write,
- * sync, truncate, rename, unlink, and dir, the sync of the directory.
- * Where DISK_CLOCK is given the clock stands still at that second.
  *
- * The file DISK_JOURNAL gets a record of each operation, in the order in which they are done; the test adds its own:
+ * Nothing is really synced. Each sync takes DISK_SLOW milliseconds. It also waits while the file DISK_BUSY exists. It fails
+ * with EIO while the file DISK_FAIL exists. If DISK_FLAKY is N, each Nth sync fails as well. While the file DISK_FULL
+ * exists, a write accepts only half of its bytes.
+ *
+ * While the file DISK_CRAWL exists, the steps that it names are slow. It holds "MILLISECONDS PREFIX KIND...", such as
+ * "300 slow write sync". This applies to the logs of channels whose names begin with PREFIX; "*" means all. Kinds are open,
+ * read, write, sync, truncate, rename, unlink, and dir, the sync of the directory.
+ *
+ * If DISK_CLOCK is given, the clock stands still at that second.
+ *
+ * The file DISK_JOURNAL gets a record of each operation, in the order of the operations. The test adds its own records.
  *   create INODE NAME | link INODE NAME | rename INODE FROM TO | unlink INODE NAME
- *   write INODE OFFSET LENGTH, and behind the line the bytes
+ *   write INODE OFFSET LENGTH, and the bytes after this line
  *   length INODE LENGTH
  *   begin SYNC INODE, and later "end SYNC ok" or "end SYNC failed"; for the directory INODE is "dir"
- * If the file DISK_KILL exists, the process is killed (SIGKILL) as soon as a record was made that begins with what the
- * file holds. */
+ *
+ * If the file DISK_KILL exists, its text is a prefix: after the first record that begins with it, the process is killed
+ * (SIGKILL). */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -36,7 +42,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* What is done, and the notes of it, are one step. */
+/* Held during an operation and its note, so that no other thread comes between them. */
 static pthread_mutex_t names = PTHREAD_MUTEX_INITIALIZER;
 
 static char *side(char path[4096], const char *name) {
@@ -50,7 +56,7 @@ static char *side_of(char path[4096], ino_t inode, const char *more) {
     return side(path, name);
 }
 
-/* Writes at the end of a side file, or in place of what stands there: in one write, which a kill does not cut. */
+/* Appends to a side file if `more` is set, or else replaces its text. It is one write, which a kill cannot cut in two. */
 static void put(const char *path, int more, const char *text) {
     int fd = openat(AT_FDCWD, path, O_WRONLY | O_CREAT | (more ? O_APPEND : 0), 0600);
     if (fd < 0 || syscall(SYS_write, fd, text, strlen(text)) < 0) abort();
@@ -63,7 +69,7 @@ static void on_disk(ino_t inode, off_t len) {
     put(side_of(path, inode, ".len"), 0, text);
 }
 
-/* Adds a record to the journal, in one write. Whoever calls it holds the lock. */
+/* Adds a record to the journal, in one write. The caller must hold the lock. */
 static void record(const void *bytes, size_t len, const char *format, ...) {
     char line[1024], trap[16] = "";
     int error = errno, fd = openat(AT_FDCWD, getenv("DISK_JOURNAL"), O_WRONLY | O_APPEND | O_CREAT, 0600);
@@ -86,13 +92,13 @@ static const char *base(const char *path) {
     return slash ? slash + 1 : path;
 }
 
-/* The inode of a name; 0 if there is none. */
+/* Returns the inode of a name, or 0 if the name does not exist. */
 static unsigned long inode_of(const char *path) {
     struct stat st;
     return fstatat(AT_FDCWD, path, &st, AT_SYMLINK_NOFOLLOW) == 0 ? st.st_ino : 0;
 }
 
-/* Whether what happens to this file is recorded: it is none of the three with which a process starts. */
+/* Returns whether operations on this file are recorded. Those on standard input, output and error are not. */
 static int is_recorded(int fd, struct stat *st) {
     return getenv("DISK_JOURNAL") && fd > 2 && fstat(fd, st) == 0 && S_ISREG(st->st_mode);
 }
@@ -102,7 +108,7 @@ static int is_log(const char *path) {
     return len > 4 && (strcmp(path + len - 4, ".sse") == 0 || strcmp(path + len - 4, ".new") == 0);
 }
 
-/* Waits before a step, with no lock held. */
+/* Waits before a step, without the lock. */
 static void crawl(const char *kind, const char *path) {
     char text[256] = "", *rest, *word;
     int orders = getenv("DISK_CRAWL") ? openat(AT_FDCWD, getenv("DISK_CRAWL"), O_RDONLY) : -1;
@@ -155,7 +161,7 @@ int open64(const char *path, int flags, ...) {
     }
     if (fd >= 0 && is_log(path) && getenv("DISK_SIDE") && fstat(fd, &st) == 0) {
         snprintf(self, sizeof self, "/proc/self/fd/%d", fd);
-        /* What is there when the server starts is what the disk has. */
+        /* Everything that is there when the server starts is on the disk. */
         side_of(link, st.st_ino, "");
         if (syscall(SYS_linkat, AT_FDCWD, self, AT_FDCWD, link, AT_SYMLINK_FOLLOW) == 0 || flags & O_TRUNC)
             on_disk(st.st_ino, st.st_size);
@@ -187,14 +193,14 @@ static void names_on_disk(int fd) {
     pthread_mutex_unlock(&names);
 }
 
-/* Waits as long as the disk is slow or busy; whether it takes what it is given. */
+/* Waits as long as the disk is slow or busy. Returns whether the sync succeeds. */
 static int takes(void) {
     if (getenv("DISK_SLOW")) usleep(1000 * atoi(getenv("DISK_SLOW")));
     while (getenv("DISK_BUSY") && access(getenv("DISK_BUSY"), F_OK) == 0) usleep(1000);
     return !getenv("DISK_FAIL") || access(getenv("DISK_FAIL"), F_OK) != 0;
 }
 
-/* Records that a sync has begun, or how it ended. */
+/* Records that a sync has begun (`done` is negative), or whether it succeeded. */
 static void sync_record(int sync, const struct stat *st, int done) {
     char what[32] = "dir";
     if (!getenv("DISK_JOURNAL")) return;
@@ -210,7 +216,7 @@ int fsync(int fd) {
     char path[4096];
     struct stat st;
     if (getenv("DISK_SIDE")) put(side(path, "count"), 1, ".");
-    if (fstat(fd, &st) < 0) return -1; /* what comes while it syncs may be lost */
+    if (fstat(fd, &st) < 0) return -1; /* bytes that are written during the sync may be lost */
     int sync = __atomic_add_fetch(&syncs, 1, __ATOMIC_SEQ_CST);
     sync_record(sync, &st, -1);
     crawl_at(S_ISDIR(st.st_mode) ? "dir" : "sync", fd);
@@ -226,7 +232,7 @@ int fsync(int fd) {
 
 int fdatasync(int fd) { return fsync(fd); }
 
-/* What is cut off and written anew is not on the disk any more. */
+/* Bytes that are cut off and written again are no longer on the disk. */
 int ftruncate64(int fd, off64_t len) {
     char path[4096], text[32] = "";
     struct stat st;
@@ -244,7 +250,7 @@ int ftruncate64(int fd, off64_t len) {
     return done;
 }
 
-/* Writes to a file at an offset, or with a negative one at its place. */
+/* Writes to a file at an offset, or at the file's own position if the offset is negative. */
 static ssize_t write_and_record(int fd, const void *bytes, size_t len, off64_t at) {
     struct stat st;
     if (getenv("DISK_FULL") && access(getenv("DISK_FULL"), F_OK) == 0) len = (len + 1) / 2;
@@ -269,7 +275,7 @@ ssize_t pwrite64(int fd, const void *bytes, size_t len, off64_t at) {
     return write_and_record(fd, bytes, len, at);
 }
 
-/* Whoever copies with these goes on with read and write then. */
+/* A program that copies with these two falls back to read and write. */
 ssize_t copy_file_range(int in, off64_t *in_at, int out, off64_t *out_at, size_t len, unsigned flags) {
     (void)in, (void)in_at, (void)out, (void)out_at, (void)len, (void)flags;
     errno = ENOSYS;

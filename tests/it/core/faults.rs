@@ -1,4 +1,4 @@
-//! Faults as they really come: kill -9, power cuts, full disks, no descriptors, no threads: CONTRACT 2, 3, 5 and 9.
+//! Real faults: kill -9, power cuts, full disks, no descriptors, no threads: CONTRACT 2, 3, 5 and 9.
 
 use crate::support::harness::*;
 use crate::support::process::processor_time;
@@ -18,7 +18,8 @@ use tincan::wire::reject::{CONNECTIONS, DISK_FULL, LOG_FAILED};
 
 const CHANNELS: [&str; 3] = ["a", "b", "c"];
 
-/// The events of a stream or a file whose blocks are whole; a gap is one without an id. Data are one line here.
+/// Returns the events of a stream or a file whose blocks are complete. A gap event has no id. The data of each event
+/// is one line.
 fn events(text: &str) -> Vec<(Option<Id>, String)> {
     let whole = text.rfind("\n\n").map_or("", |end| &text[..end]);
     let event = |block: &str| {
@@ -28,23 +29,23 @@ fn events(text: &str) -> Vec<(Option<Id>, String)> {
     whole.split("\n\n").filter_map(event).collect()
 }
 
-/// What stands behind the first block: of a file its head, of a stream its prelude.
+/// Returns everything after the first block, which is the head of a file or the prelude of a stream.
 fn rest(text: &str) -> &str {
     text.split_once("\n\n").map_or("", |(_, rest)| rest)
 }
 
-/// A channel's older file and its newest; empty where they are missing.
+/// Returns a channel's older file and its newest; a missing file is empty.
 fn files(dir: &Path, name: &str) -> [String; 2] {
     [".old.sse", ".sse"].map(|end| fs::read_to_string(dir.join(format!("{name}{end}"))).unwrap_or_default())
 }
 
-/// What is replayed is what the files hold.
+/// Asserts that a replay sends exactly the content of the files.
 fn replays(server: &Tincan, dir: &Path, name: &str) {
     let all = server.get(&format!("/{name}?since=all&wait=0")).text();
     assert!(rest(&all) == files(dir, name).map(|file| rest(&file).to_string()).concat(), "/{name}: {all:.500}");
 }
 
-/// Publishes on a connection that stays; none once the server is gone.
+/// Publishes on a connection that stays open. Returns None once the server has ended.
 fn publish(wire: &mut BufReader<TcpStream>, channel: &str, body: &str) -> Option<String> {
     let head = format!("POST /{channel} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
     wire.get_mut().write_all((head + body).as_bytes()).ok()?;
@@ -60,11 +61,11 @@ fn publish(wire: &mut BufReader<TcpStream>, channel: &str, body: &str) -> Option
     Some(String::from_utf8(answer).unwrap().trim_end().into())
 }
 
-/// What was seen of one directory over many lives of its server.
+/// What was observed of one directory over many lives of its server.
 struct Story {
     random: Random,
     lives: u64,
-    bodies: [usize; 2], // most bodies are as large as the first, one in 16 as the second
+    bodies: [usize; 2], // the size of most bodies, and of one in 16
     said: BTreeMap<(usize, Id), String>,
     acked: BTreeSet<(usize, Id)>,
     heard: [Vec<Id>; 3],
@@ -87,9 +88,9 @@ impl Story {
         self.fault("of two meanings", usize::from(old.is_some_and(|old| old != data)));
     }
 
-    /// A life of the server: readers of all channels but the last, where nobody makes publishers wait, go on where they
-    /// were; publishers flood; kill -9 after `millis`, or up to four
-    /// times that, from the first answer on.
+    /// Runs one life of the server. Subscribers of all channels but the last continue where they were. In the last
+    /// channel no subscriber makes publishers wait. Publishers flood. After the first response the server runs for
+    /// `millis` to four times `millis`, and is then killed with SIGKILL.
     fn life(&mut self, mut server: Tincan, publishers: usize, millis: u64) {
         self.lives += 1;
         let (port, life, bodies) = (server.port, self.lives, self.bodies);
@@ -102,8 +103,8 @@ impl Story {
                 wire.send(format!("GET /{name}?since=all HTTP/1.1\r\nHost: localhost\r\n{last}\r\n"));
                 let mut bytes = Vec::new();
                 scope.spawn(move || {
-                    let _ = wire.read_to_end(&mut bytes); // which may be a reset
-                    assert!(!wire.is_whole(), "a killed server says no end");
+                    let _ = wire.read_to_end(&mut bytes); // the connection may be reset
+                    assert!(!wire.is_whole(), "a server that is killed does not send the last chunk");
                     String::from_utf8_lossy(&bytes).into_owned()
                 })
             };
@@ -121,7 +122,7 @@ impl Story {
             }
             tell.send(acked.recv_timeout(SOON).unwrap()).unwrap();
             drop(tell);
-            thread::sleep(time); // no condition to wait for: any moment will do
+            thread::sleep(time); // there is no condition to wait for: the moment is random
             server.kill();
             readers.into_iter().map(|r| r.join().unwrap()).collect()
         });
@@ -148,21 +149,22 @@ impl Story {
         }
     }
 
-    /// Compares what was seen with the files. `cut`: a power cut may have taken the end of the older one.
+    /// Compares the observations with the files. If `cut`, a power cut may have taken the end of the older file.
     fn compare(&mut self, dir: &Path, cut: bool) {
         for (channel, name) in CHANNELS.iter().enumerate() {
             let [older, newest] = files(dir, name);
             let (old, new) = (events(&older), events(&newest));
             let (ids, data): (Vec<Id>, Vec<String>) =
                 old.iter().chain(&new).cloned().map(|(id, d)| (id.unwrap(), d)).unzip();
-            // What is no longer kept: as the newest file says, or where it has not got to that, as one sees.
+            // The id up to which events are no longer kept. The newest file says it. If it does not, it is the id
+            // before the first event.
             let says = newest.split_once("\n\n").map(|(head, _)| Id::parse(head.rsplit(' ').next().unwrap()));
             let sees = || ids.first().map_or(Id::default(), |id| Id { seq: id.seq - 1, ..*id });
             let dropped = says.map_or_else(sees, Option::unwrap_or_default);
             let there: BTreeSet<_> = ids.iter().collect();
             let acked = self.acked.iter().filter(|(c, _)| *c == channel).map(|(_, id)| id);
             let known: BTreeSet<_> = acked.chain(&self.heard[channel]).collect();
-            // Only newer events make older ones go.
+            // Events are only dropped for newer ones.
             let gone = ids.is_empty() && known.last().is_some_and(|id| **id <= dropped);
             let lost = known.iter().filter(|id| ***id > dropped && !there.contains(**id)).count();
             let doubled = 2 * ids.len() - there.len() - data.iter().collect::<BTreeSet<_>>().len();
@@ -175,7 +177,7 @@ impl Story {
         }
     }
 
-    /// The end: how it went, and one more life for whoever wants to read it all.
+    /// Ends the story: prints the result, and lets one more server replay everything.
     fn end(self, what: &str, server: &Tincan, dir: &Path) {
         let Story { lives, acked, heard, faults, .. } = &self;
         let heard: usize = heard.iter().map(Vec::len).sum();
@@ -185,7 +187,7 @@ impl Story {
     }
 }
 
-/// Changes a limit of a running server, and of it alone.
+/// Changes a limit of this running server only.
 fn limit(user: &str, server: &Tincan, limit: &str) {
     assert!(works(&format!("exec {user} prlimit --pid {} {limit}", server.pid())));
 }
@@ -204,7 +206,7 @@ fn killed(seed: u64, lives: u64, history: &str, rolls: bool, bodies: [usize; 2])
 
 #[test]
 fn a_hundred_kills_in_the_middle_of_a_flood_lose_and_double_nothing() {
-    // In four directories at a time: the longer a log, the longer each start takes.
+    // Four directories at a time: the longer a log, the longer each start takes.
     thread::scope(|scope| (1..=4).for_each(|seed| drop(scope.spawn(move || killed(seed, 25, "1G", false, [40, 400])))));
 }
 
@@ -213,7 +215,7 @@ fn kills_while_the_files_roll_lose_and_double_nothing_that_is_kept() {
     killed(20, 20, "256K", true, [200, 60_000]);
 }
 
-/// A directory on a disk that forgets what was not synced, see `disk.c`.
+/// A directory on a disk that forgets everything that was not synced, see `disk.c`.
 struct Disk(Scratch);
 
 impl Disk {
@@ -238,8 +240,8 @@ impl Disk {
         Tincan::run(command)
     }
 
-    /// The power is cut: every write that was not synced is lost, or all but a first part of it. So are the names of
-    /// files; or these alone had got to the disk.
+    /// Cuts the power: every write that was not synced is lost, or only the last part of it. The names of files that
+    /// were not synced are lost as well, or they are the only thing that is on the disk.
     fn cut(&self, random: &mut Random) {
         let (data, side) = (self.at("data"), self.at("side"));
         let mut names = fs::read_to_string(side.join("names")).unwrap_or_default();
@@ -252,7 +254,7 @@ impl Disk {
         }
         list().for_each(|entry| fs::remove_file(entry.path()).unwrap());
         for (name, inode) in names.lines().map(|line| line.split_once(' ').unwrap()) {
-            // One that was made in the very last moment has no link yet, or no note.
+            // A file that was created at the very last moment has no link yet, or no note.
             let Ok(file) = fs::File::options().write(true).open(side.join(inode)) else { continue };
             let note = fs::read_to_string(side.join(format!("{inode}.len"))).unwrap_or_default();
             let synced = note.parse().unwrap_or(0);
@@ -266,7 +268,7 @@ impl Disk {
     }
 }
 
-/// Lives that end in power cuts, and what may be lost in them.
+/// Runs lives that end in power cuts. If `lossy`, events may be lost in them.
 fn unplugged(what: &str, flood: (usize, [usize; 2]), args: &[&str], env: &[(&str, &str)], lossy: bool) {
     let Some(disk) = Disk::new() else { return };
     let (mut story, dir) = (Story::new(flood.0 as u64, flood.1), disk.at("data"));
@@ -277,13 +279,16 @@ fn unplugged(what: &str, flood: (usize, [usize; 2]), args: &[&str], env: &[(&str
         story.compare(&dir, true);
     }
     if lossy {
-        assert!(story.faults.insert("lost", 0) > Some(0), "this disk forgets nothing");
+        assert!(
+            story.faults.insert("lost", 0) > Some(0),
+            "a disk under disk.c must forget writes that were not synced"
+        );
     }
     story.end(what, &start(), &dir);
 }
 
 const CALM: (usize, [usize; 2]) = (8, [500, 4000]);
-/// So much at a time that files roll more than once while one sync is under way.
+/// So many bytes at a time that files roll more than once during one sync.
 const WILD: (usize, [usize; 2]) = (24, [9000, 30_000]);
 
 #[test]
@@ -309,7 +314,7 @@ fn without_sync_power_cuts_never_give_an_id_two_meanings_even_while_the_clock_st
 
 #[test]
 fn a_hole_that_a_power_cut_left_between_two_files_is_told() {
-    // The newer file got to the disk, and the end of the older one did not.
+    // The newer file is on the disk, and the end of the older one is not.
     let scratch = Scratch::new();
     let event = |n: u64| format!("data: {n}\nid: 1763654400123-{n}\n\n");
     fs::write(scratch.0.join("a.old.sse"), format!(": tincan log\n\n{}{}", event(1), event(2))).unwrap();
@@ -321,7 +326,7 @@ fn a_hole_that_a_power_cut_left_between_two_files_is_told() {
 
 #[test]
 fn what_the_disk_does_not_take_is_answered_with_500_and_heard_by_nobody() {
-    // Several at a time: each waits for its own polls to be gone.
+    // Several at a time, since each waits until its own polls have ended.
     thread::scope(|scope| (0..3).for_each(|_| drop(scope.spawn(the_disk_fails))));
 }
 
@@ -337,11 +342,11 @@ fn the_disk_fails() {
         assert_eq!(id, place.plus(round).to_string());
         match round {
             1..=4 => reader.expect(format!("data: {body}\nid: {id}\n\n")),
-            5 => reader.stream.shutdown(std::net::Shutdown::Both).unwrap(), // from now on nobody makes publishers wait
-            _ => eventually("it is gone", || server.readers("a") == 0),
+            5 => reader.stream.shutdown(std::net::Shutdown::Both).unwrap(), // from now on no subscriber makes publishers wait
+            _ => eventually("the subscriber is dropped", || server.readers("a") == 0),
         }
         fs::write(disk.at("fail"), "").unwrap();
-        // A few together, and so many that files roll meanwhile.
+        // A few at a time, or so many that files roll meanwhile.
         let refused = if round % 2 == 0 { &mut wires[..] } else { &mut wires[..3] };
         let post = format!("POST /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300\r\n\r\n{}", "y".repeat(300));
         refused.iter_mut().for_each(|wire| wire.send(&post));
@@ -350,7 +355,7 @@ fn the_disk_fails() {
         let files = files(&disk.at("data"), "a").concat();
         assert!(!files.contains("yy") && files.contains(&format!("\nid: {id}\n")), "round {round}: {files}");
         let poll = server.get(&format!("/a?since={id}&wait=0")).text();
-        assert!(rest(&poll).is_empty(), "nothing was missed: {poll}");
+        assert!(rest(&poll).is_empty(), "nothing follows: {poll}");
     }
     server.kill();
     let kept = || files(&disk.at("data"), "a").map(|file| rest(&file).to_string()).concat();
@@ -394,7 +399,7 @@ fn what_is_refused_with_500_was_heard_by_nobody_whoever_else_fails() {
     let heard: Vec<String> = heard.lines().filter_map(|l| l.strip_prefix("data: ")).map(String::from).collect();
     let once: BTreeSet<String> = heard.iter().filter(|data| *data != "end").cloned().collect();
     println!("{} acknowledged, {} refused", acked.len(), refused.len());
-    assert!(refused.len() > 20, "this disk does not fail");
+    assert!(refused.len() > 20, "the disk must fail often");
     assert!(refused.is_disjoint(&once), "{:?}", refused.intersection(&once).collect::<Vec<_>>());
     assert_eq!((heard.len() - 1, &once), (acked.len(), &acked));
 }
@@ -411,16 +416,16 @@ fn many_publishers_share_one_fsync_and_their_readers_hear_all() {
     let before = syncs();
     let post = format!("POST /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{}", "x".repeat(9));
     for round in 1..=10 {
-        // The disk is busy with the first until all are there.
+        // The disk is busy with the first event until all others wait.
         fs::write(disk.at("busy"), "").unwrap();
         wires.iter_mut().for_each(|wire| wire.send(&post));
-        eventually("all wait for the disk", || written() == 1 + 32 * round);
+        eventually("all publishers wait for the disk", || written() == 1 + 32 * round);
         fs::remove_file(disk.at("busy")).unwrap();
         wires.iter_mut().for_each(|wire| assert_eq!(wire.response().status, 200));
     }
     let count = syncs() - before;
     println!("320 events of 32 publishers: {count} fsyncs");
-    assert_eq!(count, 20, "in each round one for the first, and one for all others");
+    assert_eq!(count, 20, "in each round one fsync for the first event and one for all others");
     (0..=320).for_each(|n| assert!(reader.block().ends_with(&format!("-{}\n\n", n + 1))));
 }
 
@@ -431,7 +436,7 @@ fn with_sync_the_directory_itself_is_put_on_the_disk() {
     server.post("/a", "x");
     let synced = disk.0.read("side/dirs");
     for dir in ["data/new/logs", "data/new", "data"] {
-        // A name is on the disk once the directory that it stands in is.
+        // A name is on the disk once its directory is synced.
         assert!(synced.lines().any(|line| Path::new(line) == disk.at(dir)), "{dir} is not synced:\n{synced}");
     }
 }
@@ -446,7 +451,7 @@ fn a_file_that_reaches_its_limit_is_a_full_disk_and_nothing_worse() {
     let limits = fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
     let most = limits.lines().find_map(|l| l.strip_prefix("Max file size")?.split_whitespace().next()).unwrap();
     let most = most.parse().unwrap();
-    // With a file of exactly this size the next write would be a signal that ends the server, and no error.
+    // If the file had exactly this size, the next write would be a signal that ends the server, and not an error.
     let place = server.listen("/first", "").1;
     let rest = ": tincan log\n\ndata: \nid: \n\n".len() + place.len();
     server.post_with("/first", "", "x".repeat(most - rest)).refused(DISK_FULL);
@@ -461,14 +466,14 @@ fn a_full_disk_refuses_with_507_until_there_is_room() {
     let scratch = Scratch::new();
     let mount = format!("mount -t tmpfs -o size=256k none {} && exec \"$0\" \"$@\"", scratch.arg());
     let server = shell(&format!("exec unshare -rm sh -c '{mount}'"), &["--data", scratch.arg()]);
-    // Only the server sees what is mounted, and it ends with the server.
+    // Only the server sees the mounted file system, which ends with the server.
     let dir = PathBuf::from(format!("/proc/{}/root{}", server.pid(), scratch.arg()));
     server.post("/first", "this file is there");
     assert!(fs::write(dir.join("hog"), [0; 256 << 10]).is_err());
     fills_up(&server, &dir, 256 << 10, || fs::remove_file(dir.join("hog")).unwrap());
 }
 
-/// Publishes until there is no room, makes room, publishes again.
+/// Publishes until there is no room, makes room, and publishes again.
 fn fills_up(server: &Tincan, dir: &Path, most: usize, make_room: impl Fn()) {
     let (mut reader, place) = server.listen("/first", "");
     let (id, body, mut taken) = (Id::parse(&place).unwrap(), "x".repeat(5000), 0);
@@ -478,7 +483,7 @@ fn fills_up(server: &Tincan, dir: &Path, most: usize, make_room: impl Fn()) {
             break answer;
         }
         taken += 1;
-        assert!(taken * 5000 < most as u64, "more than there is room for");
+        assert!(taken * 5000 < most as u64, "more was accepted than there is room for");
     };
     refusal.refused(DISK_FULL);
     let full = files(dir, "first");
@@ -498,13 +503,13 @@ fn fills_up(server: &Tincan, dir: &Path, most: usize, make_room: impl Fn()) {
     replays(server, dir, "first");
 }
 
-/// What a listener hears first: a prelude, a refusal, or nothing, and the end.
+/// Returns the first bytes that a listener receives: a prelude, a refusal, or nothing, and then the end.
 fn greeting(wire: &mut Wire) -> String {
     let (mut text, mut byte) = (Vec::new(), [0]);
     while !text.ends_with(b"\n\n") {
         match wire.read(&mut byte) {
             Ok(1) => text.push(byte[0]),
-            Err(e) if e.kind() == ErrorKind::WouldBlock => panic!("not answered within {SOON:?}"),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => panic!("no response within {SOON:?}"),
             _ => break,
         }
     }
@@ -519,7 +524,7 @@ fn listener(server: &Tincan, fields: &str) -> Wire {
 
 const CONNECTED: &str = ": connected to /a";
 
-/// These wait for times of the server's, so they do it together.
+/// These tests wait for timeouts of the server, so they run at the same time.
 #[test]
 fn what_the_system_does_not_give() {
     side_by_side(&[
@@ -538,11 +543,11 @@ fn with_few_descriptors_those_who_are_there_hear_all_and_others_come_when_some_l
     let greetings: Vec<String> = wires.iter_mut().map(greeting).collect();
     let (mut inside, outside): (Vec<_>, Vec<_>) =
         wires.into_iter().zip(greetings).partition(|(_, greeting)| greeting.contains(CONNECTED));
-    assert!((40..60).contains(&inside.len()), "{} are inside", inside.len());
+    assert!((40..60).contains(&inside.len()), "{} subscribers are connected", inside.len());
     assert!(outside.iter().all(|(_, text)| text.is_empty() || text.contains(CONNECTIONS.why)));
     let waiting: Vec<Wire> = (0..20).map(|_| server.connect()).collect();
     let (before, began) = (processor_time(&server), Instant::now());
-    thread::sleep(Duration::from_secs(1)); // what is measured is a second, or longer
+    thread::sleep(Duration::from_secs(1)); // the measured time is a second or longer
     let (used, time) = (processor_time(&server) - before, began.elapsed());
     assert!(used < time / 10, "{used:?} of {time:?}");
     let mut all_hear = |inside: &mut Vec<(Wire, String)>| {
@@ -580,7 +585,7 @@ fn with_few_descriptors_many_channels_take_turns() {
 }
 
 fn where_no_thread_can_be_had_requests_are_answered_one_after_another() {
-    // Threads are counted by user, and root's are not, so root becomes somebody of whom there is only this server.
+    // The kernel counts threads by user, but not those of root. So root becomes a user that runs only this server.
     let root = fs::metadata("/proc/self").unwrap().uid() == 0;
     let user = format!("setpriv --reuid={0} --regid={0} --clear-groups", 200_000 + std::process::id());
     let user = if root { &user } else { "" };
@@ -599,8 +604,8 @@ fn where_no_thread_can_be_had_requests_are_answered_one_after_another() {
         let id = server.post("/a", format!("{n}")).remove(0);
         hears(&mut reader, &format!("data: {n}\nid: {id}\n\n"));
     }
-    // Silent clients hold all threads that wait for connections, of which there are at most two, but only for a moment. A
-    // client that asks waits in the backlog, and readers go on.
+    // Silent clients hold all threads that wait for connections, of which there are at most two. But they hold them
+    // only for a moment. A client with a request waits in the backlog, and subscribers go on.
     let began = Stopwatch::start();
     let silent: Vec<Wire> = (0..2).map(|_| server.connect()).collect();
     let mut honest = server.connect();
@@ -609,15 +614,16 @@ fn where_no_thread_can_be_had_requests_are_answered_one_after_another() {
     assert_eq!(
         (answer.text(), answer.field("connection")),
         ("ok\n".into(), Some("close")),
-        "others may wait for its place"
+        "the connection is closed, since others may wait for its thread"
     );
-    // For each a second to say something, and one to read the refusal; not ten.
+    // Each silent client gets a second to send something, and a second to read the refusal; not ten.
     assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
-    began.within("an answer behind two who are silent", Duration::from_secs(4));
+    began.within("the response after two silent clients", Duration::from_secs(4));
     reader.expect(PING);
     drop(silent);
     assert!(threads() <= before, "{} threads, {before} before", threads());
-    // Threads start again as soon as they may: the silent ones would hold an answer up for ten seconds.
+    // Threads start again as soon as the system allows it. Otherwise the silent clients would delay a response by ten
+    // seconds.
     limit(user, &server, &format!("--nproc={most}:"));
     let began = Stopwatch::start();
     let silent: Vec<Wire> = (0..2 * before).map(|_| server.connect()).collect();
@@ -627,7 +633,7 @@ fn where_no_thread_can_be_had_requests_are_answered_one_after_another() {
     hears(&mut reader, &format!("data: again\nid: {id}\n\n"));
 }
 
-/// Hears this event, and before it nothing but pings: their heartbeat is a second.
+/// Asserts that the subscriber receives this event, and before it only pings, since its heartbeat is one second.
 fn hears(reader: &mut Wire, event: &str) {
     while let block = reader.block()
         && block != event

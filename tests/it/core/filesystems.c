@@ -1,14 +1,15 @@
-/* A file system with quirks. Loaded with LD_PRELOAD, it changes what a program sees below the directory QUIRK_DIR:
+/* A file system with quirks. This library is loaded with LD_PRELOAD. It changes the directory QUIRK_DIR as a program sees
+ * it:
  *
- *   QUIRK_FOLD    names in upper and lower case are one name, as on exFAT, NTFS and macOS
- *   QUIRK_NAMES   the longest name, in bytes
- *   QUIRK_RESERVED a name that no file can be given, as AUX on Windows
- *   QUIRK_MODES   each file can be read by all, whatever mode it was given, as on vfat
- *   QUIRK_INODES  each look at a file finds another inode number
- *   QUIRK_REPLACE the error number of a rename over a name that is there
- *   QUIRK_DIRSYNC the error number of fsync on a directory
- *   QUIRK_SYNC    the error number of fdatasync on a file
- *   QUIRK_FLOCK   the error number of flock */
+ *   QUIRK_FOLD     names in upper and lower case are the same name, as on exFAT, NTFS and macOS
+ *   QUIRK_NAMES    the length of the longest allowed name, in bytes
+ *   QUIRK_RESERVED a name that no file can have, like AUX on Windows
+ *   QUIRK_MODES    all users can read each file, whatever its mode should be, as on vfat
+ *   QUIRK_INODES   a file has another inode number at each statx
+ *   QUIRK_REPLACE  the error number of a rename to a name that exists
+ *   QUIRK_DIRSYNC  the error number of fsync on a directory
+ *   QUIRK_SYNC     the error number of fdatasync on a file
+ *   QUIRK_FLOCK    the error number of flock */
 #define _GNU_SOURCE
 #include <ctype.h>
 #include <errno.h>
@@ -24,7 +25,7 @@
 
 static int number(const char *quirk) { return getenv(quirk) ? atoi(getenv(quirk)) : 0; }
 
-/* The path as the file system has it; none if the name is too long. */
+/* Returns the path in the form that the file system uses, or NULL if the name is too long. */
 static const char *own(const char *path, char copy[4096]) {
     const char *dir = getenv("QUIRK_DIR");
     size_t len = strlen(dir);

@@ -1,5 +1,5 @@
-//! File systems that are not like ext4, and what else can stand in a directory: it works, or the start is refused in
-//! words that say what to do. What is outside of the directory stays as it is.
+//! File systems that differ from ext4, and unusual entries of a directory. Either the server works with them, or it
+//! refuses to start and its message says what to do. Nothing outside of the directory changes.
 
 use crate::support::harness::*;
 use crate::support::process::works;
@@ -15,7 +15,7 @@ use tincan::wire::reject::{LOG_CLOSED, LOG_FAILED};
 const HEAD: &str = ": tincan log\n\n";
 const SOUP: &str = "data: soup\nid: 1700000000000-1\n\n";
 
-/// A directory, and beside it what is not the server's.
+/// A directory, and beside it files that do not belong to the server.
 struct Place {
     root: Scratch,
     env: Vec<(&'static str, OsString)>,
@@ -28,7 +28,7 @@ impl Place {
         place
     }
 
-    /// One whose file system has quirks, see `filesystems.c`; none if there is no compiler.
+    /// Returns a directory whose file system has quirks, see `filesystems.c`. Returns None if there is no compiler.
     fn odd(quirks: &[(&'static str, &str)]) -> Option<Place> {
         let mut place = Place::new();
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/core/filesystems.c");
@@ -51,7 +51,8 @@ impl Place {
         fs::read_to_string(self.at(name)).unwrap()
     }
 
-    /// A file that is not the server's. It looks like a log whose end is to be cut off, so that it would be changed.
+    /// Creates a file that does not belong to the server. It looks like a log with an incomplete end, so a server
+    /// that opens it would change it.
     fn outside(&self) -> PathBuf {
         let path = self.root.0.join("outside");
         fs::write(&path, format!("{HEAD}{SOUP}data: unfinished")).unwrap();
@@ -65,7 +66,7 @@ impl Place {
         Tincan::run(command)
     }
 
-    /// How the start on this directory ends, if it is refused: the one line behind `--data DIR`.
+    /// Asserts that the server refuses to start with this directory; returns its one line after `--data DIR`.
     fn refusal(&self, args: &[&str]) -> String {
         let data = self.data();
         let mut line = vec![OsStr::new("--data"), data.as_os_str()];
@@ -76,7 +77,7 @@ impl Place {
         text.strip_prefix(&start).unwrap_or_else(|| panic!("{text}")).into()
     }
 
-    /// Which of the files in it may be read by others than their owner.
+    /// Returns the files of the directory that others than their owner may read.
     fn open_to_others(&self) -> Vec<String> {
         let entries = fs::read_dir(self.data()).unwrap().map(Result::unwrap);
         let wide = entries.filter(|entry| entry.metadata().unwrap().mode() & 0o077 != 0);
@@ -86,7 +87,8 @@ impl Place {
     }
 }
 
-/// Exit code and the one line of a program that does not start; one that starts in spite of all is ended (124).
+/// Returns the exit code and the one line of a program that does not start. If it starts nevertheless, `timeout` ends
+/// it (124).
 pub fn ended(args: &[&OsStr], env: &[(&'static str, OsString)]) -> (Option<i32>, String) {
     let mut command = Command::new("timeout");
     command.args(["10", env!("CARGO_BIN_EXE_tincan")]).args(args);
@@ -100,7 +102,7 @@ pub fn ended(args: &[&OsStr], env: &[(&'static str, OsString)]) -> (Option<i32>,
     (status.code(), text.trim_end().into())
 }
 
-/// Publishes enough for the files to roll more than once, and reads it back.
+/// Publishes so much that the files roll more than once, and reads it back.
 fn is_used(server: &Tincan) {
     let ids: Vec<String> = (0..60).flat_map(|n| server.post("/a", format!("{n} {}", "x".repeat(100)))).collect();
     let all = server.get("/a?since=all&wait=0").text();
@@ -117,7 +119,7 @@ fn names_that_are_one_file_are_refused_at_the_start() {
         what /room keeps";
     assert_eq!(place.refusal(&[]), why);
     assert_eq!(place.refusal(&["--sync"]), why);
-    assert_eq!(fs::read_dir(place.data()).unwrap().count(), 0, "it leaves nothing behind");
+    assert_eq!(fs::read_dir(place.data()).unwrap().count(), 0, "it leaves no files behind");
 }
 
 #[test]
@@ -203,7 +205,7 @@ fn a_disk_that_fails_or_has_no_sync_for_files_is_refused() {
     ] {
         let Some(place) = Place::odd(&[(quirk, error)]) else { return };
         assert_eq!(place.refusal(&[]), format!("will not do; give another: {why}"));
-        assert_eq!(fs::read_dir(place.data()).unwrap().count(), 0, "it leaves nothing behind");
+        assert_eq!(fs::read_dir(place.data()).unwrap().count(), 0, "it leaves no files behind");
     }
 }
 
@@ -267,7 +269,7 @@ fn a_log_that_is_a_link_is_not_followed() {
             let why = format!("tincan: /{name}{n} cannot be opened: {}: {why}\n", at(name).display());
             eventually("it is told", || server.stderr().contains(&why));
             let kind = fs::symlink_metadata(at(name)).unwrap().file_type();
-            assert!(!kind.is_file(), "it is still there");
+            assert!(!kind.is_file(), "the link is still there");
         }
     }
     server.post("/other", "x");
@@ -318,7 +320,7 @@ fn the_directory_may_be_a_link_and_be_named_in_any_way() {
 #[test]
 fn without_the_rights_to_read_write_or_enter_the_start_is_refused() {
     let place = Place::new();
-    // Root may do everything, so somebody else has to try.
+    // Root may do everything, so another user has to try.
     let root = fs::metadata("/proc/self").unwrap().uid() == 0;
     let user = if root { "setpriv --reuid=65534 --regid=65534 --clear-groups" } else { "" };
     if !works(&format!("exec {user} {} --version", env!("CARGO_BIN_EXE_tincan"))) {
@@ -371,7 +373,7 @@ fn a_directory_that_is_replaced_is_written_to_no_more() {
         let told = format!("tincan: /new cannot be opened: {}: {why}\n", place.at("new.old.sse").display());
         eventually("it is told", || server.stderr().matches(&told).count() == 1);
     }
-    // A log that is open takes no event either.
+    // The open log does not accept events either.
     server.post_with("/a", "", "x").refused(LOG_FAILED);
     let why = "another program has changed, moved or removed it; start the server again";
     let told = format!("tincan: /a takes no event: {}: {why}\n", place.at("a.sse").display());
@@ -402,11 +404,11 @@ fn a_path_that_is_not_utf_8_is_refused_and_no_other_is_used() {
     for name in ["TINCAN_DATA", "TINCAN_TOKEN_FILE", "TINCAN_HOST"] {
         assert_eq!(ended(&[], &[(name, odd.clone())]), (Some(2), words(name, &shown)));
     }
-    assert_eq!(fs::read_dir(&root.0).unwrap().count(), 0, "neither is made");
+    assert_eq!(fs::read_dir(&root.0).unwrap().count(), 0, "neither directory is created");
     let secret = OsString::from_vec(b"x://:p\xff@10.0.0.5".to_vec());
     assert_eq!(ended(&[], &[("TINCAN_DATA", secret.clone())]), (Some(2), words("TINCAN_DATA", "this value")));
     assert_eq!(ended(&[OsStr::new("--data"), &secret], &[]), (Some(2), words("an argument", "this value")));
-    // What is said to do helps; and other variables do not matter.
+    // The advice in the message works, and other variables do not matter.
     fs::create_dir(&odd).unwrap();
     symlink(&odd, &link).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_tincan"));
@@ -419,7 +421,7 @@ fn a_path_that_is_not_utf_8_is_refused_and_no_other_is_used() {
 fn a_path_in_the_environment_keeps_its_spaces() {
     let root = Scratch::new();
     let dir = root.0.join("data ");
-    // `run` takes away what the tests' own environment has for tincan, so a shell sets it.
+    // `run` removes tincan's variables from the tests' own environment, so a shell sets this one.
     let mut command = Command::new("sh");
     let line = "TINCAN_DATA=\"$1\" exec \"$0\" --quiet --listen 127.0.0.1:0";
     command.args(["-c", line, env!("CARGO_BIN_EXE_tincan")]).arg(&dir);
@@ -451,7 +453,7 @@ fn a_path_cannot_break_a_line_or_drive_a_terminal() {
     assert!(!server.stderr().contains('\x1b'), "{}", server.stderr());
 }
 
-/// A token file with this line.
+/// Writes a token file with this line; returns its path.
 fn tokens(place: &Place, line: &str) -> String {
     let path = place.root.0.join("tokens");
     fs::write(&path, line).unwrap();
@@ -491,10 +493,10 @@ fn logs_are_their_owners_alone_if_reading_needs_a_token() {
         server.post("/new", "x".repeat(100));
         assert_eq!(place.open_to_others(), wide);
     }
-    assert!(place.at("new.old.sse").is_file(), "it has rolled");
+    assert!(place.at("new.old.sse").is_file(), "the log has rolled");
     let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
     assert_eq!((mode(&outside), mode(&place.data())), (0o644, 0o750));
-    assert!(!root || mode(&place.at("f.sse")) == 0o400, "no right is given");
+    assert!(!root || mode(&place.at("f.sse")) == 0o400, "the file's mode has not been widened");
 }
 
 #[test]

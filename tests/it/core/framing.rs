@@ -1,6 +1,6 @@
-//! How a subscriber's bytes are wrapped on their way, chunk by chunk and frame by frame: CONTRACT sections 3, 4 and 6.
+//! How a subscriber's bytes are framed, chunk by chunk and frame by frame: CONTRACT sections 3, 4 and 6.
 //!
-//! Chunks are looked at here as they come; all other tests read what they hold (`Wire`).
+//! Here the tests look at the chunks themselves. All other tests read their content (`Wire`).
 
 use crate::support::harness::*;
 use crate::support::slow_readers::slow_readers_in_memory_and_on_disk;
@@ -12,17 +12,17 @@ use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 use tincan::wire::reject::CONNECTIONS;
 
-/// What the head of a stream to HTTP/1.1 has more than one to HTTP/1.0.
+/// The field line that a stream over HTTP/1.1 has and a stream over HTTP/1.0 has not.
 const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
 const LAST: &str = "0\r\n\r\n";
-/// Asks for a stream; its answer is read as it comes.
+/// Requests a stream; returns the connection with its raw bytes.
 pub fn raw(server: &Tincan, version: &str, path: &str, fields: &str) -> Wire {
     let mut wire = server.connect().raw();
     wire.send(format!("GET {path} HTTP/{version}\r\nHost: localhost\r\n{fields}\r\n"));
     wire
 }
 
-/// Takes the head of a stream, which must be this but for its date.
+/// Takes the head of a stream, which must be exactly this one except for its date.
 fn head(wire: &mut Wire, last: &str) {
     wire.expect("HTTP/1.1 200 OK\r\nDate: ");
     assert_eq!(wire.until(b"\r\n").len(), "Sun, 06 Nov 1994 08:49:37 GMT\r\n".len());
@@ -32,12 +32,12 @@ fn head(wire: &mut Wire, last: &str) {
     ));
 }
 
-/// A chunk.
+/// Returns a chunk.
 pub fn chunk(bytes: &str) -> String {
     format!("{:x}\r\n{bytes}\r\n", bytes.len())
 }
 
-/// Takes one chunk, whatever it holds.
+/// Takes one chunk, and returns its content.
 fn any_chunk(wire: &mut Wire) -> String {
     let line = wire.until(b"\r\n");
     let size = usize::from_str_radix(line.trim_end(), 16).unwrap();
@@ -47,12 +47,12 @@ fn any_chunk(wire: &mut Wire) -> String {
     bytes
 }
 
-/// A stream's prelude.
+/// Returns a stream's prelude.
 fn prelude(name: &str, id: &str) -> String {
     format!(": connected to /{name}\nretry: 0\nid: {id}\n\n")
 }
 
-/// Takes a stream's head and prelude, which are what they should be; returns the prelude.
+/// Takes a stream's head and prelude, and checks them; returns the prelude.
 pub fn opened(wire: &mut Wire, name: &str, chunked: bool) -> String {
     head(wire, if chunked { CHUNKED } else { "" });
     let first = if chunked { any_chunk(wire) } else { wire.block() };
@@ -60,7 +60,7 @@ pub fn opened(wire: &mut Wire, name: &str, chunked: bool) -> String {
     first
 }
 
-/// Who reads `bytes`, in pieces of this size.
+/// Returns a client that receives `bytes` in pieces of this size.
 fn client_of(bytes: &[u8], size: usize) -> Wire {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut wire = Wire::to(listener.local_addr().unwrap().port());
@@ -84,7 +84,7 @@ fn the_tests_own_reader_takes_chunks_off_and_nothing_else() {
         assert_eq!(wire.rest(), body[6..]);
         assert_eq!(wire.chunks, [4, 1, 28, 0]);
         wire.ends();
-        // Without the last chunk; or cut off in the middle of something.
+        // Without the last chunk, or cut off anywhere.
         for cut in 0..answer.len() - head.len() + 3 {
             let mut wire = client_of(&format!("{answer}{LAST}").as_bytes()[..head.len() + cut], size);
             wire.until(b"\r\n\r\n");
@@ -94,7 +94,7 @@ fn the_tests_own_reader_takes_chunks_off_and_nothing_else() {
         assert_eq!(wire.response().text(), body);
         let mut wire = client_of(answer.as_bytes(), size).raw();
         assert_eq!(wire.rest(), answer);
-        // Behind other answers on the same connection.
+        // After other responses on the same connection.
         let before =
             "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n\r\n\r\nHTTP/1.1 204 No\r\n\r\n";
         let mut wire = client_of(format!("{before}{answer}").as_bytes(), size);
@@ -121,7 +121,7 @@ fn the_tests_own_reader_takes_chunks_off_and_nothing_else() {
             assert_eq!(read(client_of(answer.as_bytes(), size).loose()), loose, "{bad:?}");
         }
         let mut wire = client_of(format!("{answer}{LAST}0").as_bytes(), size);
-        assert!(catch_unwind(AssertUnwindSafe(|| wire.rest())).is_err(), "something behind the last chunk");
+        assert!(catch_unwind(AssertUnwindSafe(|| wire.rest())).is_err(), "bytes after the last chunk");
         let mut wire = client_of(answer.as_bytes(), size);
         wire.expect(format!("{head}{body}"));
         assert!(catch_unwind(AssertUnwindSafe(|| wire.ends())).is_err(), "no last chunk");
@@ -136,7 +136,7 @@ fn what_a_stream_says_comes_to_http_1_1_in_chunks_and_to_http_1_0_as_it_is() {
         let (mut new, mut old) = (raw(&server, "1.1", "/a", ""), raw(&server, "1.0", "/a", ""));
         let id = id_of(&opened(&mut new, "a", true));
         assert_eq!(id, id_of(&opened(&mut old, "a", false)));
-        // Each size of a chunk has a length of its own.
+        // The sizes of these chunks have different numbers of digits.
         let overhead = block("", &id).len();
         let bodies = ["soup is ready", "", "two\nlines"].map(String::from);
         let sizes = [63, 64, 255, 256, 4095, 4096, 65535].map(|size| "x".repeat(size - overhead));
@@ -145,7 +145,7 @@ fn what_a_stream_says_comes_to_http_1_1_in_chunks_and_to_http_1_0_as_it_is() {
             new.expect(chunk(&block));
             old.expect(&block);
         }
-        // Those of one POST may share a chunk.
+        // The events of one POST may share a chunk.
         let ids = server.post_with("/a", "Content-Type: text/event-stream\r\n", "data: one\n\ndata: two\n\n").text();
         let both = ids.lines().zip(["one", "two"]).map(|(id, data)| block(data, id)).collect::<String>();
         let note = if args.contains(&"--data") { ": one POST, 2 events, 0 NULs\n" } else { "" };
@@ -200,12 +200,12 @@ fn a_large_event_and_a_long_replay_are_whole() {
                     let (mut wire, _) = server.listen("/a?since=all", "");
                     wire.gulp = [1 << 16, 5000, 100_000, 777][n];
                     wire.expect(&all);
-                    assert_eq!(wire.chunks.iter().skip(1).sum::<usize>(), all.len(), "it ends where a chunk does");
+                    assert_eq!(wire.chunks.iter().skip(1).sum::<usize>(), all.len(), "the stream ends with a chunk");
                 }
                 let mut wire = raw(&server, "1.0", "/a?since=all", "");
                 opened_at_any_retry(&mut wire);
                 wire.expect(&all);
-                // A poll for all of it has a length.
+                // A poll for the whole log has a length.
                 let mut poll = raw(&server, "1.1", "/a?since=all&wait=9", "");
                 let head = poll.until(b"\r\n\r\n");
                 let first = poll.block();
@@ -218,7 +218,7 @@ fn a_large_event_and_a_long_replay_are_whole() {
     });
 }
 
-/// Takes the head and the prelude of a stream without framing.
+/// Takes the head and the prelude of a stream without framing, with any `retry`.
 fn opened_at_any_retry(wire: &mut Wire) {
     head(wire, "");
     wire.block();
@@ -247,7 +247,7 @@ fn a_restarted_server_replays_a_file_in_chunks() {
     wire.expect(block);
 }
 
-/// These wait for times of the server's, so they do it together.
+/// These tests wait for timeouts of the server, so they run at the same time.
 #[test]
 fn what_ends_and_what_waits() {
     side_by_side(&[
@@ -276,14 +276,14 @@ fn a_ping_is_a_chunk_of_its_own() {
 fn a_waiting_poll_begins_at_once_and_ends_behind_the_first_events() {
     let server = Tincan::start(&["--retry", "0", "--heartbeat", "1"]);
     let (mut new, mut old) = (raw(&server, "1.1", "/a?wait=300", ""), raw(&server, "1.0", "/a?wait=300", ""));
-    // Before anything was said.
+    // Before anything is published.
     head(&mut new, CHUNKED);
     let first = any_chunk(&mut new);
     let id = id_of(&first);
     assert_eq!(first, prelude("a", &id));
     new.expect(chunk(PING));
     new.expect(chunk(PING));
-    eventually("both wait", || server.readers("a") == 2);
+    eventually("both polls wait", || server.readers("a") == 2);
     let event = block("news", &server.post("/a", "news")[0]);
     while let more = any_chunk(&mut new)
         && more != event
@@ -292,12 +292,12 @@ fn a_waiting_poll_begins_at_once_and_ends_behind_the_first_events() {
     }
     new.expect(LAST);
     assert_eq!(new.rest(), "");
-    // To HTTP/1.0 the same, and its end is the connection's.
+    // Over HTTP/1.0 the body is the same, and ends with the connection.
     head(&mut old, "");
     let body = old.rest().replace(PING, "");
     assert_eq!(body, prelude("a", &id) + &event);
-    eventually("they are gone", || server.readers("a") == 0);
-    // Several at once are heard together, large or small.
+    eventually("both polls have ended", || server.readers("a") == 0);
+    // Several polls receive an event at the same time, whether it is large or small.
     let server = Tincan::start(&["--max-body", "2M", "--history", "8M"]);
     let mut polls = [(); 3].map(|()| server.connect());
     polls.iter_mut().for_each(|poll| poll.send("GET /a?wait=300 HTTP/1.1\r\nHost: localhost\r\n\r\n"));
@@ -322,7 +322,7 @@ fn a_poll_ends_with_its_time() {
     head(&mut new, CHUNKED);
     let first = any_chunk(&mut new);
     assert_eq!(first, prelude("a", &id_of(&first)));
-    began.within("its head is there at once", Duration::from_millis(400));
+    began.within("the head of a poll comes at once", Duration::from_millis(400));
     new.expect(LAST);
     assert!(began.elapsed() >= Duration::from_millis(950), "{:?}", began.elapsed());
     assert_eq!(new.rest(), "");
@@ -354,7 +354,7 @@ fn at_its_age_limit_a_stream_is_whole() {
     let event = block("x", &server.post("/a", "x")[0]);
     assert_eq!(new.rest(), chunk(&event) + LAST);
     assert_eq!(old.rest(), event);
-    eventually("they are gone", || server.readers("a") == 0);
+    eventually("the streams have ended", || server.readers("a") == 0);
 }
 
 fn a_stream_that_is_behind_is_whole_at_its_age_limit_too() {
@@ -365,13 +365,14 @@ fn a_stream_that_is_behind_is_whole_at_its_age_limit_too() {
     let count = more_than_a_socket_takes() / body.len() + 2;
     let all: String = (0..count).map(|_| block(&body, &server.post("/a", &body)[0])).collect();
     let given = server.metric("tincan_delivered_bytes_total").unwrap();
-    assert!(given < all.len() as u64, "it is behind");
-    // Its time is over between 2.7 and 3.3 seconds, and that is seen half a second later. Then it has two seconds.
+    assert!(given < all.len() as u64, "the subscriber is behind");
+    // Its age limit is between 2.7 and 3.3 seconds. The server sees that up to half a second later, and then gives it
+    // two seconds.
     sleep(Duration::from_millis(3900).saturating_sub(opened.elapsed()));
     let heard = wire.rest();
     assert!(all.starts_with(&heard) && heard.len() < all.len(), "{} of {}", heard.len(), all.len());
-    assert!(wire.is_whole() || opened.elapsed() > Duration::from_millis(4600), "there is the last chunk");
-    eventually("it is gone", || server.metric("tincan_connections") == Some(1));
+    assert!(wire.is_whole() || opened.elapsed() > Duration::from_millis(4600), "the last chunk has come");
+    eventually("the stream has ended", || server.metric("tincan_connections") == Some(1));
 }
 
 fn a_full_server_sends_a_whole_answer() {
@@ -386,11 +387,11 @@ fn a_full_server_sends_a_whole_answer() {
     assert!((2500..=7500).contains(&retry.parse::<u64>().unwrap()), "{retry}");
     wire.expect(LAST);
     assert_eq!(wire.rest(), "");
-    // To HTTP/1.0 it has a length.
+    // Over HTTP/1.0 the response has a length.
     let mut wire = raw(&server, "1.0", "/a", accept);
     head(&mut wire, &format!("Content-Length: {}\r\n", said.len() + "5000\n".len()));
     assert!(wire.rest().starts_with(&said));
-    // Who asks for nothing of the kind is refused, in an answer with a length.
+    // A client that does not ask for an event stream gets a refusal with a length.
     let answer = server.get("/a");
     answer.refused(CONNECTIONS);
     assert_eq!(answer.field("transfer-encoding"), None);
@@ -433,13 +434,13 @@ fn who_falls_off_the_log_is_told_so_by_a_missing_last_chunk() {
     let (body, mut all) = ("z".repeat(60_000), String::new());
     let mut said = 0;
     while server.metric("tincan_dropped_subscribers_total") != Some(2) {
-        assert!(said < 2000, "both are cut off");
+        assert!(said < 2000, "both subscribers are dropped");
         (0..10).for_each(|_| all += &block(&body, &server.post("/a", &body)[0]));
         said += 10;
     }
-    for (heard, how) in [(stalled.breaks_off(), "chunks"), (old.rest(), "no framing")] {
-        assert!(all.starts_with(&heard) && heard.len() < all.len(), "{how}: {} of {}", heard.len(), all.len());
-        // What it would remember is the id of an event that it heard to its blank line.
+    for (heard, framing) in [(stalled.breaks_off(), "chunks"), (old.rest(), "no framing")] {
+        assert!(all.starts_with(&heard) && heard.len() < all.len(), "{framing}: {} of {}", heard.len(), all.len());
+        // The client remembers the id of the last event that it received up to its blank line.
         let whole = &heard[..heard.rfind("\n\n").unwrap() + 2];
         let (mut again, _) = server.listen("/a", &format!("Last-Event-ID: {}\r\n", last_id(whole)));
         let gap = again.block();
@@ -447,7 +448,7 @@ fn who_falls_off_the_log_is_told_so_by_a_missing_last_chunk() {
     }
 }
 
-/// A stream without framing, behind its prelude.
+/// Opens a stream without framing; returns it after its prelude, together with the prelude.
 fn opened_old(server: &Tincan) -> (Wire, String) {
     let mut wire = raw(server, "1.0", "/a", "");
     head(&mut wire, "");
@@ -459,8 +460,8 @@ fn last_id(blocks: &str) -> &str {
     blocks.trim_end().rsplit("\nid: ").next().unwrap()
 }
 
-/// Readers of all kinds stop reading until each is stuck in the middle of something, and then go on, at times byte by
-/// byte, while more is said, and pings are due.
+/// Subscribers of all kinds stop reading until each is stuck in the middle of something. Then they go on, at times
+/// byte by byte, while more is published and pings are due.
 #[test]
 fn slow_readers_hear_exactly_what_is_for_them_wherever_they_stopped() {
     slow_readers_in_memory_and_on_disk(false);

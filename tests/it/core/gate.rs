@@ -1,4 +1,4 @@
-//! Who may: `Host`, `Origin`, `Sec-Fetch-Site` and CORS.
+//! Which requests are accepted: `Host`, `Origin`, `Sec-Fetch-Site` and CORS.
 
 use crate::support::harness::*;
 use tincan::wire::reject;
@@ -54,7 +54,7 @@ fn only_names_that_cannot_be_rebound_are_answered() {
             ask(&server, method, &format!("Host: {host}\r\n")).refused(reject::MISDIRECTED);
         }
     }
-    // The target's own authority counts, not the field (RFC 9112 §3.2.2).
+    // The authority of the request target counts, not the field (RFC 9112 §3.2.2).
     ask(&server, "GET http://evil.example/health", "Host: localhost\r\n").refused(reject::MISDIRECTED);
     assert_eq!(ask(&server, "GET http://localhost/health", "Host: evil.example\r\n").status, 200);
 }
@@ -68,7 +68,8 @@ fn pages_of_other_sites_may_not_publish() {
         "Host: localhost:8000\r\nOrigin: http://localhost:8000\r\n",
         "Host: localhost:8000\r\nOrigin: https://LOCALHOST:8000\r\nSec-Fetch-Site: same-origin\r\n",
         "Host: localhost:8000\r\nSec-Fetch-Site: none\r\n",
-        // A default port equals none; and a proxy that ends TLS may send its own port, or the page's, or none.
+        // A default port means the same as no port. A proxy that ends TLS may send its own port, the page's port, or
+        // none.
         "Host: localhost:80\r\nOrigin: http://localhost\r\n",
         "Host: localhost:\r\nOrigin: http://localhost:80\r\n",
         "Host: localhost\r\nOrigin: http://localhost:80\r\n",
@@ -102,7 +103,7 @@ fn pages_of_other_sites_may_not_publish() {
     }
     let not_utf8 = [b"POST /a HTTP/1.1\r\nHost: x\r\nOrigin: http://\xff\r\n\r\n".as_slice()].concat();
     server.ask(not_utf8).refused(reject::CROSS_SITE);
-    // Without --allow-origin no page of another site can read, either.
+    // Without --allow-origin a page of another site cannot read either.
     let answer = ask(&server, "GET /a?wait=0", "Host: localhost\r\nOrigin: http://evil.example\r\n");
     assert_eq!((answer.status, answer.field("access-control-allow-origin")), (200, None));
 }
@@ -121,8 +122,8 @@ fn allowed_origins_may_publish_and_read() {
         let answer = ask(&server, "OPTIONS /a", &fields(origin));
         assert_eq!((answer.status, answer.field("access-control-allow-origin")), (204, Some(origin)));
         assert_eq!(answer.field("access-control-allow-methods"), Some("GET, HEAD, POST, OPTIONS"));
-        assert_eq!(answer.field("access-control-allow-headers"), None, "it asks for none");
-        // What tracing libraries add, and whatever comes next.
+        assert_eq!(answer.field("access-control-allow-headers"), None, "a preflight that asks for no fields gets none");
+        // The fields that tracing libraries add, and fields that nobody knows yet.
         for (asked, allowed) in [
             ("last-event-id", "last-event-id"),
             ("traceparent,tracestate,baggage", "traceparent, tracestate, baggage"),
@@ -140,7 +141,7 @@ fn allowed_origins_may_publish_and_read() {
         ask(&server, "POST /a", &fields(origin)).refused(reject::CROSS_SITE);
         let answer = ask(&server, "OPTIONS /a", &fields(origin));
         assert_eq!(answer.field("access-control-allow-origin"), None);
-        assert!(answer.head.contains("\r\nVary: Origin\r\n"), "a cache must not mix up the two");
+        assert!(answer.head.contains("\r\nVary: Origin\r\n"), "a cache must not mix up the responses to two origins");
     }
     let any = Tincan::start(&["--allow-origin", "*"]);
     let answer = ask(&any, "POST /a", &fields("https://anyone.example"));

@@ -1,8 +1,8 @@
-//! No work grows with the square of what a peer sends: each list that a peer can make long costs four times as much if it
-//! is four times as long, and not sixteen times.
+//! No work grows with the square of what a client sends. If a list that a client can make long is four times as long,
+//! it costs four times as much, and not sixteen times.
 //!
-//! What is measured is processor time: that of this thread for what is pure, and that of the server's threads for what
-//! goes over a socket. Each length is measured several times, and the least counts, for others use the machine as well.
+//! The tests measure processor time: of this thread for pure functions, of the server's threads for requests over a
+//! socket. Each length is measured several times, and the least counts, since other programs use the machine as well.
 
 use crate::support::growth::*;
 use crate::support::harness::*;
@@ -16,7 +16,7 @@ use tincan::wire::chunked::Chunked;
 use tincan::wire::event::{Event, parse};
 use tincan::wire::http::{HeadEnd, Request};
 
-/// Looks for the end of a head after each of its bytes; returns its length.
+/// Searches for the end of a head after each of its bytes; returns its length.
 fn head_by_bytes(head: &[u8]) -> usize {
     let mut end = HeadEnd::default();
     (1..=head.len()).find_map(|n| end.find(&head[..n]).unwrap()).unwrap()
@@ -106,7 +106,7 @@ fn lists_in_a_head() {
     });
 }
 
-/// Feeds a chunked body in pieces, as a connection does.
+/// Feeds a chunked body in pieces, as a connection does; returns the data.
 fn unchunked(body: &[u8], size: usize) -> Vec<u8> {
     let (mut chunked, mut buf) = (Chunked::default(), Vec::new());
     for piece in body.chunks(size) {
@@ -174,7 +174,7 @@ fn what_stands_behind_a_body() {
         let mut wire = server.connect();
         wire.send(begin);
         server.rests();
-        // All the rest is there when it reads on.
+        // The server finds all the rest when it reads on.
         assert!(signal("STOP", server.pid()));
         wire.send(rest);
         spent(&server, || {
@@ -218,7 +218,7 @@ fn events_in_one_request() {
     }
 }
 
-/// What events of one request cost a server with these options.
+/// Measures the events of one request, in a server with these options.
 pub fn events_with(args: &[&str]) {
     {
         let server = Tincan::start(&[&["--quiet", "--max-body", "1M", "--history", "16M"], args].concat());
@@ -239,13 +239,13 @@ pub fn events_with(args: &[&str]) {
     }
 }
 
-/// A reader that has more to read than a socket takes, and does not; with its prelude.
+/// Opens a stream, publishes more than a socket takes, and does not read it. Returns the connection and the prelude.
 pub fn stalled(server: &Tincan, channel: &str) -> (Wire, String) {
     let mut wire = server.connect();
     wire.send(format!("GET {channel} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
     wire.until(b"\r\n\r\n");
     let prelude = wire.block();
-    // A debug build looks at each character for long, so they are large ones.
+    // The characters are large, since a debug build takes long for each of them.
     server.post(channel, "😀".repeat(more_than_a_socket_takes() / 4));
     (wire, prelude)
 }

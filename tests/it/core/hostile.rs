@@ -1,6 +1,6 @@
-//! Hostile clients. An honest pair runs beside each attack, and must not notice it.
+//! Hostile clients. Beside each attack runs an honest publisher with an honest subscriber, which must not notice it.
 //!
-//! A connection is reset by closing it with bytes unread, for std cannot set SO_LINGER.
+//! std cannot set SO_LINGER. So a test resets a connection by closing it while bytes are unread.
 
 use crate::core::http;
 use crate::support::harness::*;
@@ -14,7 +14,7 @@ use std::thread::{JoinHandle, scope, sleep, spawn};
 use std::time::{Duration, Instant};
 use tincan::wire::reject::{self, Reject};
 
-/// What an honest client may have to wait, whatever others do; see [`in_time`].
+/// How long an honest client may have to wait during an attack; see [`in_time`].
 const PATIENCE: Duration = Duration::from_secs(1);
 const HEALTH: &str = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const CHUNKED: &str = "POST /attacked HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -23,18 +23,19 @@ fn post(path: &str, body: &str) -> String {
     format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
 
-/// A publisher and a reader of /honest: a number every 50 ms, with the time at which it was sent.
+/// A publisher and a subscriber of /honest. Every 50 ms the publisher sends a number and the time.
 struct Pair {
     publisher: JoinHandle<u64>,
     reader: JoinHandle<u64>,
     worst: Worst,
 }
 
-/// What took longest, and when.
+/// The longest wait, and a description of it.
 type Worst = Arc<Mutex<(Duration, String)>>;
 
 impl Pair {
-    /// With `newcomer` also a new client at each message, which asks for /health on a connection of its own.
+    /// Starts the pair. With `newcomer`, a new client also requests /health at each message, on a connection of its
+    /// own.
     fn start(server: &Tincan, newcomer: bool, over: &Arc<AtomicBool>) -> Pair {
         let (began, port, worst) = (Instant::now(), server.port, Worst::default());
         let note = |worst: &Worst| {
@@ -54,8 +55,8 @@ impl Pair {
             loop {
                 let block = wire.block();
                 let (number, sent) = block.strip_prefix("data: ").unwrap().split_once(" at ").unwrap();
-                assert_eq!(number, n.to_string(), "none is lost, none comes twice");
-                let Ok(sent) = sent.lines().next().unwrap().parse() else { return n }; // the end
+                assert_eq!(number, n.to_string(), "no event is lost and none comes twice");
+                let Ok(sent) = sent.lines().next().unwrap().parse() else { return n }; // the last event has no time
                 soon("to be heard", Duration::from_micros(sent));
                 n += 1;
             }
@@ -72,7 +73,7 @@ impl Pair {
                 let sent = began.elapsed();
                 ask(&mut wire, "the answer to a POST", sent, &post("/honest", &format!("{n} at {}", sent.as_micros())));
                 if newcomer {
-                    let sent = began.elapsed(); // before it connects
+                    let sent = began.elapsed(); // before the client connects
                     ask(&mut Wire::to(port), "a newcomer's answer", sent, HEALTH);
                 }
                 sleep(Duration::from_millis(50));
@@ -84,22 +85,22 @@ impl Pair {
         Pair { publisher, reader, worst }
     }
 
-    /// How many messages there were, and what took longest.
+    /// Returns how many messages there were, the longest wait, and its description.
     fn finish(self) -> (u64, Duration, String) {
         let sent = self.publisher.join().expect("the honest publisher has noticed something");
-        assert_eq!(self.reader.join().expect("the honest reader has noticed something"), sent);
+        assert_eq!(self.reader.join().expect("the honest subscriber has noticed something"), sent);
         let (took, what) = self.worst.lock().unwrap().clone();
         (sent + 1, took, what)
     }
 }
 
-/// Fails if an honest client had to wait for too long. A server that is not attacked shows how long a client waits because the
-/// machine is busy. The attacked server may have `work` times as much to do.
+/// Fails if an honest client had to wait too long. A server without an attack shows how long a client waits because
+/// the machine is busy. The attacked server may have `work` times as much to do.
 fn in_time(worst: Duration, control: Duration, work: u32, what: &str) {
-    assert!(worst < PATIENCE + work * control, "{what}; without an attack at most {control:?}");
+    assert!(worst < PATIENCE + work * control, "{what}; without an attack it was at most {control:?}");
 }
 
-/// An honest pair beside the attack, and a second one at a server of its own.
+/// An honest pair beside the attack, and a second pair with a server of its own.
 struct Honest {
     over: Arc<AtomicBool>,
     attacked: Pair,
@@ -113,7 +114,7 @@ impl Honest {
         Honest { attacked, control: (Pair::start(&alone, newcomer, &over), alone), over }
     }
 
-    /// Fails where one of them has noticed anything. Returns how many messages there were.
+    /// Fails if one of the pairs has noticed anything. Returns how many messages there were.
     fn finish(self) -> u64 {
         self.over.store(true, SeqCst);
         let (sent, worst, what) = self.attacked.finish();
@@ -122,9 +123,9 @@ impl Honest {
     }
 }
 
-/// The descriptors of a server that has started, and has no connection but its listening socket.
+/// Returns the number of descriptors of a server that has started, with no connection except its listening socket.
 fn descriptors_at_rest(server: &Tincan) -> usize {
-    server.get("/health"); // once this is answered, it has read all files that it reads for its greeting
+    server.get("/health"); // after this response the server has read all files that its greeting needs
     let files = || std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
     let socket = |entry: std::io::Result<std::fs::DirEntry>| {
         std::fs::read_link(entry.unwrap().path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"))
@@ -133,20 +134,22 @@ fn descriptors_at_rest(server: &Tincan) -> usize {
     descriptors(server)
 }
 
-/// Of the attack and of the honest pair: the server has as many descriptors as before, and its idle threads.
+/// Asserts that nothing of the attack and of the honest pair is left: the server has as many descriptors as before,
+/// and only its idle threads.
 fn nothing_is_left(server: &Tincan, bare: usize) {
-    eventually("who asks is the only one", || server.metric("tincan_connections") == Some(1));
+    eventually("this request has the only connection", || server.metric("tincan_connections") == Some(1));
     assert!(!server.get("/metrics").text().lines().any(|l| l.starts_with("tincan_subscribers{") && !l.ends_with(" 0")));
     eventually("no descriptor is left", || descriptors(server) == bare);
     eventually("no thread is left", || status(server, "Threads:") <= 8);
 }
 
-/// Opens connections, each with the first bytes that it sends. Not more at once than the 128 that std lets wait for
-/// `accept()`: the kernel drops who comes beyond that, honest or not, and tries again a second later.
+/// Opens connections, and sends the first bytes on each. Never more than 128 are open at once that the server has not
+/// accepted, since std's backlog is that long. The kernel drops further connections, honest or not, and their clients
+/// try again a second later.
 fn open(server: &Tincan, count: usize, start: impl Fn(usize) -> String) -> Vec<(Stopwatch, Wire)> {
     let open = |n| {
         if n > 0 && n % 100 == 0 {
-            server.get("/health"); // once this is answered, those before it are in
+            server.get("/health"); // after this response all earlier connections are accepted
         }
         let (began, mut wire) = (Stopwatch::start(), server.connect());
         wire.send(start(n));
@@ -155,7 +158,7 @@ fn open(server: &Tincan, count: usize, start: impl Fn(usize) -> String) -> Vec<(
     (0..count).map(open).collect()
 }
 
-/// Each is told that its request did not arrive in time, when its 10 seconds are over, and its connection ends.
+/// Asserts that each request is refused once its 10 seconds are over, and that its connection then ends.
 fn time_out(wires: &mut [(Stopwatch, Wire)]) {
     for (began, wire) in wires {
         wire.response().refused(reject::TIMEOUT);
@@ -165,7 +168,7 @@ fn time_out(wires: &mut [(Stopwatch, Wire)]) {
     }
 }
 
-/// These wait for the server's ten seconds, so they do it together.
+/// These tests wait for the server's ten seconds, so they run at the same time.
 #[test]
 fn what_does_not_arrive_in_time_ends_and_harms_nobody() {
     many_descriptors();
@@ -196,7 +199,11 @@ fn five_hundred_requests_of_one_byte_a_second_end_in_time_and_delay_nobody() {
         sleep(Duration::from_secs(second).saturating_sub(began.elapsed()));
     }
     time_out(&mut slow);
-    assert_eq!(Some(honest.finish()), server.metric("tincan_events_total"), "nothing of this was published");
+    assert_eq!(
+        Some(honest.finish()),
+        server.metric("tincan_events_total"),
+        "none of the attacked requests was published"
+    );
 }
 
 fn five_hundred_silent_connections_are_told_and_leave_nothing_behind() {
@@ -230,7 +237,7 @@ fn readers_of_one_byte_a_second_cost_no_memory_and_delay_nobody() {
             }
         }
     };
-    publish(2); // so that the log is full
+    publish(2); // until the log is full
     let before = status(&server, "VmRSS:");
     let mut slow: Vec<Wire> = (0..10).map(|_| server.listen("/attacked?since=all", "").0).collect();
     let (over, is_over) = channel::<()>();
@@ -247,12 +254,12 @@ fn readers_of_one_byte_a_second_cost_no_memory_and_delay_nobody() {
         publish(20);
         drop(over);
     });
-    // Ten readers are given what their sockets take, and the control has none.
-    in_time(worst[0], worst[1], 10, &format!("the answer to a large POST took {:?}", worst[0]));
-    // What they did not read is 200 MB.
+    // The server fills the sockets of ten subscribers; the control server has none of them.
+    in_time(worst[0], worst[1], 10, &format!("the response to a large POST took {:?}", worst[0]));
+    // They have not read 200 MB.
     let grown = status(&server, "VmHWM:").saturating_sub(before);
-    assert!(grown < 4096, "{grown} KiB more at times");
-    eventually("they have fallen off the log", || server.metric("tincan_dropped_subscribers_total") == Some(10));
+    assert!(grown < 4096, "{grown} KiB more at the peak");
+    eventually("all ten are dropped", || server.metric("tincan_dropped_subscribers_total") == Some(10));
     honest.finish();
 }
 
@@ -272,24 +279,29 @@ fn nothing_is_reserved_for_bodies_that_are_only_announced() {
     let reserved = status(&server, "VmData:").saturating_sub(before_data);
     time_out(&mut open);
     let grown = status(&server, "VmHWM:").saturating_sub(before);
-    // The thread of a connection that says nothing uses 19 KiB itself in a debug build, and reserves 64 for its stack.
-    assert!(grown < 500 * 32, "{grown} KiB more at times");
+    // The thread of a silent connection uses 19 KiB itself in a debug build, and reserves 64 KiB for its stack.
+    assert!(grown < 500 * 32, "{grown} KiB more at the peak");
     assert!(reserved < 500 * 128, "{reserved} KiB reserved");
-    assert_eq!(Some(honest.finish()), server.metric("tincan_events_total"), "nothing of this was published");
+    assert_eq!(
+        Some(honest.finish()),
+        server.metric("tincan_events_total"),
+        "none of the attacked requests was published"
+    );
 }
 
-/// Asks for 20,000 channels where there may be 100; after each step `check` looks.
+/// Requests 20,000 channels from a server that allows 100. After each step `check` runs.
 fn names(args: &[&str], check: impl Fn()) {
     let server = Tincan::start(&[&["--quiet", "--max-channels", "100"], args].concat());
     let honest = Honest::start(&server, true);
-    // Names that are only asked for: they are taken or refused, and give way to those in which something is said.
+    // Channels to which nobody has published: their requests are accepted or refused, and the channels are replaced
+    // when an event is published elsewhere.
     for n in 0..300 {
         let answer = server.get(&format!("/asked{n}?wait=0"));
         assert!(answer.status == 200 || answer.text() == reject::CHANNELS.line(), "{}", answer.text());
     }
     check();
     for n in 1..100 {
-        eventually("there is room for a channel in which something is said", || {
+        eventually("there is room for a channel with an event", || {
             server.post_with(&format!("/said{n}"), "", "x").status == 200
         });
     }
@@ -308,7 +320,7 @@ fn names(args: &[&str], check: impl Fn()) {
         check();
     }
     let grown = status(&server, "VmHWM:").saturating_sub(before);
-    assert!(grown < 2048, "{grown} KiB more at times");
+    assert!(grown < 2048, "{grown} KiB more at the peak");
     for n in 1..100 {
         let last = &server.post(&format!("/said{n}"), "still works")[0];
         let kept = server.get(&format!("/said{n}?wait=0&since=all")).text();
@@ -353,14 +365,15 @@ fn connections_reset_at_any_stage_leave_nothing_behind() {
         for stage in &stages {
             let mut wire = server.connect();
             if round % 2 == 0 {
-                // An answer that is not read makes the close a reset; else what comes after it is answered with one.
+                // If the response is unread, the close is a reset. If it is read, the server answers later bytes with
+                // a reset.
                 wire.send(HEALTH);
                 wire.stream.peek(&mut [0]).unwrap();
             }
             wire.send(stage);
             if round % 4 == 0 && stage.starts_with("GET /honest") && stage.ends_with("\r\n\r\n") {
                 wire.until(b": connected");
-                wire.stream.peek(&mut [0]).unwrap(); // an event
+                wire.stream.peek(&mut [0]).unwrap(); // an event has come
             }
         }
     }
@@ -368,7 +381,7 @@ fn connections_reset_at_any_stage_leave_nothing_behind() {
     nothing_is_left(&server, bare);
 }
 
-/// Each attack sends a start, then a piece again and again, until it gets its refusal. The server never has more than
+/// Each attack sends a start, and then a piece again and again until it is refused. The server never needs more than
 /// 4 MB for all of them.
 fn refused_in_the_end(attacks: &[(&str, &str, Reject)]) {
     let server = Tincan::start(&["--quiet"]);
@@ -394,8 +407,12 @@ fn refused_in_the_end(attacks: &[(&str, &str, Reject)]) {
     scope(|s| attacks.iter().for_each(|one| drop(s.spawn(|| attack(one)))));
     began.within("all refusals", Duration::from_secs(12));
     let grown = status(&server, "VmHWM:").saturating_sub(before);
-    assert!(grown < 4096, "{grown} KiB more at times");
-    assert_eq!(Some(honest.finish()), server.metric("tincan_events_total"), "nothing of this was published");
+    assert!(grown < 4096, "{grown} KiB more at the peak");
+    assert_eq!(
+        Some(honest.finish()),
+        server.metric("tincan_events_total"),
+        "none of the attacked requests was published"
+    );
     nothing_is_left(&server, bare);
 }
 
@@ -404,7 +421,7 @@ fn what_has_no_end_is_ended() {
     refused_in_the_end(&[
         ("", "\r\n", reject::TIMEOUT),
         ("", "A", reject::METHOD),
-        ("GET /health HTTP/1.1", "1", reject::REQUEST_LINE), // also behind its target
+        ("GET /health HTTP/1.1", "1", reject::REQUEST_LINE), // also after the request target
         ("GET /health ", "HTTP/1.1 ", reject::REQUEST_LINE),
         ("GET /", "a", reject::LONG_TARGET),
         (field, "y", reject::LARGE_SECTION),
@@ -420,7 +437,7 @@ fn what_has_no_end_is_ended() {
 fn nonsense_is_answered_once_and_a_million_blank_lines_are_a_matter_of_seconds() {
     let server = Tincan::start(&["--quiet", "--max-body", "100000"]);
     let honest = Honest::start(&server, true);
-    // What stands before the nonsense is answered, what stands behind it is not.
+    // Requests before the nonsense are answered, requests after it are not.
     let mut wire = server.connect();
     wire.send(HEALTH.repeat(300));
     wire.send(b"\x16\x03\x01\x02\x00 nonsense \xff\r\n\r\n");
@@ -430,7 +447,7 @@ fn nonsense_is_answered_once_and_a_million_blank_lines_are_a_matter_of_seconds()
     }
     wire.response().refused(reject::REQUEST_LINE);
     assert_eq!(wire.rest(), "");
-    // It has ten seconds for that, and takes one.
+    // The server has ten seconds of processor time, and takes one.
     let began = processor_time(&server);
     assert_eq!(server.ask("\r\n".repeat(1_000_000) + HEALTH).text(), "ok\n");
     let took = processor_time(&server) - began;
@@ -445,14 +462,14 @@ fn who_is_there_goes_on_while_silent_connections_fill_the_server() {
     let server = Tincan::start(&["--quiet", "--max-connections", "50"]);
     let honest = Honest::start(&server, false);
     let mut silent = open(&server, 100, |_| String::new());
-    // Some more are at least told.
+    // Some more connections get a refusal.
     server.get("/attacked").refused(reject::CONNECTIONS);
     let told = server.ask("GET /attacked HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
     assert_eq!(told.status, 200);
     assert!(told.text().starts_with(": there are too many connections"), "{}", told.text());
-    // Even more are closed.
+    // Further connections are closed without a response.
     silent.extend(open(&server, 100, |_| String::new()));
-    eventually("not all are let in", || descriptors(&server) < 140);
+    eventually("not all connections are accepted", || descriptors(&server) < 140);
     let answers: Vec<String> = silent.iter_mut().map(|(_, wire)| wire.rest()).collect();
     silent[0].0.within("all are told", Duration::from_secs(13));
     let late = format!("\r\n\r\n{}", reject::TIMEOUT.line());
@@ -469,7 +486,7 @@ fn who_is_there_goes_on_while_silent_connections_fill_the_server() {
 
 #[test]
 fn silent_connections_that_come_and_go_hold_nobody_up() {
-    // Each is there for a moment only, so that the thread that accepts might wait for all of them, one after another.
+    // Each stays for a moment only, so the thread that accepts might wait for all of them one after another.
     let server = Tincan::start(&["--quiet"]);
     let port = server.port;
     let (stop, stopped) = channel::<()>();
@@ -482,7 +499,7 @@ fn silent_connections_that_come_and_go_hold_nobody_up() {
     });
     let begin = Stopwatch::start();
     (0..100).for_each(|_| assert_eq!(server.get("/health").text(), "ok\n"));
-    begin.within("a hundred answers", Duration::from_secs(8));
+    begin.within("a hundred responses", Duration::from_secs(8));
     drop(stop);
     attack.join().unwrap();
 }

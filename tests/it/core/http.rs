@@ -1,4 +1,4 @@
-//! HTTP/1.1: the refusal table of CONTRACT section 10, and what RFC 9110 and RFC 9112 ask for.
+//! HTTP/1.1: the table of refusals in CONTRACT section 10, and the requirements of RFC 9110 and RFC 9112.
 
 use crate::support::documents::{blocks, document};
 use crate::support::harness::*;
@@ -21,7 +21,7 @@ fn chunks(body: &str) -> String {
     post("Transfer-Encoding: chunked\r\n", body)
 }
 
-/// Refusals after which nobody can tell where the next request begins: answered, and the connection ends.
+/// Requests after which the start of the next request is unknown. They are refused, and the connection ends.
 fn unframed() -> Vec<(String, Reject)> {
     use reject::*;
     let long = |n: usize| "x".repeat(n);
@@ -161,7 +161,7 @@ fn unframed() -> Vec<(String, Reject)> {
     ]
 }
 
-/// Refusals after which the connection goes on.
+/// Requests that are refused while the connection goes on.
 fn framed() -> Vec<(String, Reject)> {
     use reject::*;
     let to = |line: &str| format!("{line} HTTP/1.1\r\n{HOST}\r\n");
@@ -264,7 +264,7 @@ fn a_refusal_with_sound_framing_leaves_the_connection_open() {
     leaves_it_open(framed());
 }
 
-/// Asks for these, one after the other on one connection, and is refused.
+/// Asserts that these requests, one after the other on one connection, get these refusals.
 pub fn leaves_it_open(rows: Vec<(String, Reject)>) {
     let server = Tincan::start(&[]);
     let mut wire = server.connect();
@@ -301,7 +301,7 @@ fn a_post_names_the_parameter_that_it_cannot_have() {
     ]);
 }
 
-/// Posts to these targets; the answer names the parameter.
+/// Asserts that a POST to each of these targets is refused with a line that names the parameter.
 pub fn names_the_parameter(rows: &[(&str, &str)]) {
     let server = Tincan::start(&[]);
     let mut wire = server.connect();
@@ -351,7 +351,7 @@ fn a_higher_minor_version_is_treated_as_1_1_and_empty_members_of_a_list_as_none(
     wire.expect("HTTP/1.1 100 Continue\r\n\r\n");
     wire.send("a");
     assert_eq!(wire.response().status, 200);
-    // A comma in a quoted string is none of the list's (RFC 9110 §5.6.1, §5.6.4).
+    // A comma in a quoted string does not separate members of a list (RFC 9110 §5.6.1, §5.6.4).
     let page = |accept: &str| {
         let answer = server
             .ask(get("").replace("/health", "/a?wait=0").replace("\r\n\r\n", &format!("\r\nAccept: {accept}\r\n\r\n")));
@@ -372,7 +372,7 @@ fn every_answer_says_how_long_it_may_be_kept() {
     says_how_long_it_may_be_kept(&live, &["/", "/assets/chat.js", "/assets/icon.svg"], refused);
 }
 
-/// Asks for what is live, for what a browser may keep, and for what is refused.
+/// Requests live responses, files that a browser may keep, and refusals; checks their `Cache-Control`.
 pub fn says_how_long_it_may_be_kept(live: &[&str], kept: &[&str], refused: Vec<(String, Reject)>) {
     let server = Tincan::start(&[]);
     server.post("/a", "x");
@@ -409,7 +409,7 @@ fn the_manual_has_each_status_of_the_table_and_no_other() {
     let status = |line: &str| line.strip_prefix("| ")?.split(" |").next()?.parse::<u16>().ok();
     let shown: BTreeSet<u16> = refusals.lines().filter_map(status).collect();
     assert_eq!(shown, reject::TABLE.iter().map(|reject| reject.status).collect());
-    // What it shows of responses is what the server says.
+    // The responses that the manual shows are those of the server.
     let blocks = blocks(MANUAL, "text").concat();
     let is_refusal = |line: &&str| line.get(..3).is_some_and(|start| start.bytes().all(|byte| byte.is_ascii_digit()));
     let lines: Vec<&str> = blocks.lines().filter(is_refusal).collect();
@@ -427,12 +427,12 @@ fn what_is_just_within_the_limits_is_taken() {
     assert_eq!(server.post(&format!("/{name}"), "x").len(), 1);
     let target = format!("/health?{}", "x".repeat(8192 - 8));
     assert_eq!(server.get(&target).text(), "ok\n");
-    // 16,384 bytes of field lines; 100 of them.
+    // Field lines of 16,384 bytes in all, and 100 field lines.
     let filler = 16384 - HOST.len() - "A: \r\n".len();
     assert_eq!(server.ask(get(&format!("A: {}\r\n", "x".repeat(filler)))).text(), "ok\n");
     server.ask(get(&format!("A: {}\r\n", "x".repeat(filler + 1)))).refused(reject::LARGE_SECTION);
     assert_eq!(server.ask(get(&"A: b\r\n".repeat(99))).text(), "ok\n");
-    // A trailer section as well.
+    // The same limit holds for a trailer section.
     let trailer = |n: usize| server.ask(chunks(&format!("0\r\nA: {}\r\n\r\n", "x".repeat(n))));
     assert_eq!(trailer(16384 - 5).status, 200);
     trailer(16384 - 4).refused(reject::LARGE_SECTION);
@@ -445,11 +445,12 @@ fn a_body_that_is_not_utf8_is_refused() {
     server.post_with("/a", "Content-Type: text/event-stream\r\n", b"data: \xff\n\n").refused(reject::BODY_UTF8);
 }
 
-/// It waits for the server's ten seconds together with others, in `hostile.rs`.
+/// This test waits for the server's ten seconds together with others, in `hostile.rs`.
 pub fn a_request_that_is_not_finished_in_ten_seconds_is_refused() {
     let server = Tincan::start(&[]);
     let began = Stopwatch::start();
-    // Whole and silent, in the head, in the body; and one that sends all the time, but too slowly.
+    // Connections that send nothing, a part of a head, or a part of a body, and one that sends all the time, but too
+    // slowly.
     let mut silent: Vec<Wire> = ["", "GET / HTT", &post("Content-Length: 5\r\n", "he"), &chunks("5\r\nhe")]
         .map(|start| {
             let mut wire = server.connect();
@@ -466,11 +467,11 @@ pub fn a_request_that_is_not_finished_in_ten_seconds_is_refused() {
     for wire in silent.iter_mut().chain([&mut slow]) {
         wire.response().refused(reject::TIMEOUT);
         assert!(began.elapsed() >= Duration::from_secs(10), "{:?}", began.elapsed());
-        began.within("a refusal", Duration::from_secs(13)); // each byte of the slow one would give it ten seconds more
+        began.within("a refusal", Duration::from_secs(13)); // each byte of the slow one must not give it ten seconds more
     }
 }
 
-/// As the one above. Behind the ten seconds a body has a second more for each KiB of it that has come.
+/// Runs together with the test above. After the ten seconds a body has one more second for each KiB that has come.
 pub fn a_body_may_come_slowly_but_not_slower_than_a_least_rate() {
     let server = Tincan::start(&["--max-body", "64M"]);
     let began = Stopwatch::start();
@@ -490,7 +491,8 @@ pub fn a_body_may_come_slowly_but_not_slower_than_a_least_rate() {
         scope.spawn(|| slowly(sized(13 << 20).0, sized(13 << 20).1, 1 << 20));
         let chunk = format!("f\r\n{}\r\n", "x".repeat(15));
         scope.spawn(move || slowly(chunks(""), (chunk.repeat(1500) + "0\r\n\r\n").into(), 2000));
-        // All but a little at once, and then nothing; a byte now and then; extensions, which are no body.
+        // Nearly everything at once and then nothing; a byte now and then; extensions of chunks, which do not count
+        // as body.
         for (start, byte, seconds) in [
             (post("Content-Length: 60000\r\n", &"x".repeat(50_000)), None, 10),
             (post("Content-Length: 3000\r\n", ""), Some("x".to_string()), 10),
@@ -515,18 +517,19 @@ pub fn a_body_may_come_slowly_but_not_slower_than_a_least_rate() {
     });
 }
 
-/// As the one above.
+/// Runs together with the tests above.
 pub fn a_client_that_does_not_read_its_answers_is_given_up() {
     let server = Tincan::start(&["--quiet"]);
     let wire = server.connect();
-    // 27 MB of answers, more than the kernel takes for a socket that nobody reads. It need not take all requests, either.
+    // 27 MB of responses, which is more than the kernel buffers for a socket that is not read. The kernel may also
+    // not accept all requests.
     let began = Instant::now();
     let mut sender = wire.stream.try_clone().unwrap();
     let requests = "GET /assets/chat.js HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(3000);
     let sender = std::thread::spawn(move || std::io::Write::write_all(&mut sender, requests.as_bytes()).is_ok());
     eventually("its connection is there", || server.metric("tincan_connections") == Some(2));
     eventually("its connection is closed", || server.metric("tincan_connections") == Some(1));
-    assert!(began.elapsed() > Duration::from_secs(9), "{:?}: it has time", began.elapsed());
+    assert!(began.elapsed() > Duration::from_secs(9), "closed after {:?}: a client has ten seconds", began.elapsed());
     drop(wire);
     sender.join().unwrap();
 }
@@ -555,7 +558,7 @@ fn requests_may_arrive_one_byte_at_a_time() {
         "\r\n\r\nGET http://localhost/health HTTP/1.1\r\nHost: ignored\r\n\r\n".into(),
     ];
     let together = server.ask("\r\n\r\n".to_string() + &get(""));
-    assert_eq!(together.text(), "ok\n", "empty lines before a request, in one piece with it");
+    assert_eq!(together.text(), "ok\n", "empty lines before a request, in one segment with it");
     let mut wire = server.connect();
     for request in requests {
         for byte in request.bytes() {
@@ -601,18 +604,18 @@ fn a_body_may_come_in_chunks_or_behind_100_continue() {
     wire.send("abc");
     let id = wire.response().text();
     reader.expect(format!("data: abc\nid: {id}\n"));
-    // HTTP/1.0 knows no 100 (RFC 9110 §10.1.1).
+    // HTTP/1.0 has no 100 (RFC 9110 §10.1.1).
     let mut old = server.connect();
     old.send("POST /b HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n");
     old.send("x");
     old.expect("HTTP/1.1 200 OK\r\n");
-    // Where the body is not wanted, it is not asked for.
+    // If the server does not want the body, it does not ask for it.
     wire.send("POST /nothing/here HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n");
     wire.response().refused(reject::NOT_FOUND);
     let mut wire = server.connect();
     wire.send(post("Content-Length: 65537\r\nExpect: 100-continue\r\n", ""));
     wire.response().refused(reject::TOO_LARGE);
-    // A body of exactly the limit, and a length given twice, are fine.
+    // A body of exactly the limit is accepted, and so is a length that is given twice.
     assert_eq!(server.post("/b", "x".repeat(65536)).len(), 1);
     assert_eq!(server.ask(post("Content-Length: 1, 1\r\nContent-Length: 1\r\n", "x")).status, 200);
 }
@@ -658,7 +661,7 @@ fn head_is_get_without_the_body() {
         let head = wire.until(b"\r\n\r\n");
         assert_eq!(fields(&head), fields(&server.get(path).head), "{path}");
         wire.send(get(""));
-        assert_eq!(wire.response().text(), "ok\n", "nothing came behind the head of {path}");
+        assert_eq!(wire.response().text(), "ok\n", "the response to HEAD {path} has no body");
     }
     let mut wire = server.connect();
     wire.send(format!("HEAD /a HTTP/1.1\r\n{HOST}\r\n"));
@@ -699,8 +702,9 @@ fn answers_do_not_wait_for_each_other() {
         }
         began.elapsed()
     };
-    // One answer has none before it, so what it takes is this machine's doing. Held back until the one before is
-    // acknowledged, the second of three would take 40 ms longer, but for the first few on a connection.
+    // A single response has no response before it, so its time depends on this machine alone. Suppose each response
+    // were held back until the one before is acknowledged. Then the second of three would take 40 ms longer, except
+    // for the first few on a connection.
     let (mut ones, mut threes): (Vec<_>, Vec<_>) = (0..41).map(|_| (round(1), round(3))).unzip();
     let median = |times: &mut Vec<Duration>| {
         times.sort_unstable();
@@ -719,7 +723,7 @@ fn targets_are_taken_as_browsers_and_proxies_send_them() {
     for target in ["HTTP://localhost:1/health", "https://localhost/health"] {
         assert_eq!(server.get(target).text(), "ok\n", "{target}");
     }
-    // What a GET does not know it does not mind.
+    // A GET ignores unknown parameters.
     assert_eq!(server.get("/health?x=%ff&x&=").text(), "ok\n");
     for target in ["http://localhost", "http://localhost?x"] {
         assert_eq!(server.get(target).field("content-type"), Some("text/html; charset=utf-8"), "{target}");
@@ -737,7 +741,7 @@ fn options_tell_what_is_allowed() {
     ] {
         let answer = server.ask(format!("OPTIONS {path} HTTP/1.1\r\n{HOST}\r\n"));
         assert_eq!((answer.status, answer.field("allow")), (204, Some(allow)), "{path}");
-        assert_eq!(answer.field("content-length"), None, "204 has none (RFC 9110 §8.6)");
+        assert_eq!(answer.field("content-length"), None, "a 204 has no length (RFC 9110 §8.6)");
     }
 }
 
@@ -779,7 +783,7 @@ fn pages_come_with_their_policy_and_types() {
     ]);
 }
 
-/// Gets these files, which have this type.
+/// Gets these files, and checks their media types.
 pub fn policy_and_types(files: &[(&str, &str)]) {
     let server = Tincan::start(&[]);
     for (path, kind) in files {
@@ -808,13 +812,13 @@ fn health_and_metrics() {
     eventually("delivered bytes are counted", || {
         server.metric("tincan_delivered_bytes_total") == Some(bytes.len() as u64)
     });
-    eventually("the connections that closed are counted off", || server.metric("tincan_connections") == Some(2));
+    eventually("closed connections are no longer counted", || server.metric("tincan_connections") == Some(2));
     let answer = server.get("/metrics");
     assert_eq!(answer.field("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     let text = answer.text();
     let values: Vec<&str> =
         text.lines().filter(|l| !l.starts_with('#') && !l.starts_with("tincan_connections ")).collect();
-    let published = bytes.len() * 2 - 4; // the other event's data is four bytes shorter
+    let published = bytes.len() * 2 - 4; // the data of the other event are four bytes shorter
     assert_eq!(
         values,
         [

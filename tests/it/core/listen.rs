@@ -3,7 +3,7 @@
 use crate::support::harness::*;
 use std::time::{Duration, Instant};
 
-/// Takes "EPOCH-SEQ" apart.
+/// Returns the sequence number of an "EPOCH-SEQ".
 fn seq(id: &str) -> u64 {
     id.split_once('-').unwrap().1.parse().unwrap()
 }
@@ -20,7 +20,7 @@ fn head_and_prelude_are_exactly_these_bytes() {
          Vary: Accept\r\nCache-Control: no-store, no-transform\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n\
          : connected to /kitchen",
     );
-    wire.until(b"\n"); // what wings add to this line is tested with them
+    wire.until(b"\n"); // the tests of the wings check what these add to this line
     wire.expect("retry: 0\nid: ");
     let id = wire.until(b"\n\n");
     assert_eq!(seq(id.trim_end()), 0);
@@ -38,15 +38,20 @@ fn a_polyfill_may_say_its_last_event_id_in_the_query() {
     };
     for name in ["lastEventId", "lasteventid", "LASTEVENTID", "LastEventID"] {
         assert_eq!(heard(&format!("{name}={}", ids[1]), ""), "three");
-        assert_eq!(heard(&format!("since=all&{name}={}&r=0.1234", ids[1]), ""), "three", "it is newer than since");
-        assert_eq!(heard(&format!("since={}&{name}=", ids[1]), ""), "three", "an empty one is none");
+        assert_eq!(
+            heard(&format!("since=all&{name}={}&r=0.1234", ids[1]), ""),
+            "three",
+            "the last event ID is newer than since"
+        );
+        assert_eq!(heard(&format!("since={}&{name}=", ids[1]), ""), "three", "an empty value counts as absent");
         let field = format!("Last-Event-ID: {}\r\n", ids[1]);
-        assert_eq!(heard(&format!("{name}={}", ids[0]), &field), "three", "the field is newer still");
-        // One that is no id is told as a gap, as that of the field is.
+        assert_eq!(heard(&format!("{name}={}", ids[0]), &field), "three", "the field takes precedence");
+        // A malformed id leads to a gap, as in the field.
         let gap = format!("{{\"asked\":\"a\\nb c\",\"from\":\"{}\",\"lost\":null}} one two three", ids[0]);
         assert_eq!(heard(&format!("{name}=a%0Ab+c"), ""), gap);
     }
-    // Some add one each time, the first one empty; and one that is no text is malformed like any other.
+    // Some polyfills add another parameter each time, with an empty one at first. A value that is not UTF-8 is
+    // malformed like any other.
     assert_eq!(heard(&format!("lastEventId=&lastEventId={}", ids[0]), ""), "two three");
     assert_eq!(heard(&format!("lastEventId={}&lastEventId={}&LASTEVENTID=", ids[0], ids[1]), ""), "three");
     for broken in ["%zz", "%ff", "%"] {
@@ -57,17 +62,17 @@ fn a_polyfill_may_say_its_last_event_id_in_the_query() {
 
 #[test]
 fn a_reader_that_said_much_behind_its_request_is_missed_as_soon_as_others() {
-    let server = Tincan::start(&[]); // its heartbeat is an hour
+    let server = Tincan::start(&[]); // the heartbeat's period is an hour
     for (n, said) in [100 << 10, 1 << 20].into_iter().enumerate() {
         let (mut reader, _) = server.listen("/a", "");
         reader.send(vec![b'x'; said]);
-        eventually("it is there", || server.readers("a") == 1);
-        std::thread::sleep(Duration::from_millis(600)); // the heartbeat has looked once
+        eventually("the subscriber is counted", || server.readers("a") == 1);
+        std::thread::sleep(Duration::from_millis(600)); // the server has checked its sockets once
         let left = Stopwatch::start();
         drop(reader);
         eventually("it is gone", || server.readers("a") == 0);
-        // A megabyte is dropped in four looks.
-        left.within("a reader that left", Duration::from_secs(2 + 2 * n as u64));
+        // A megabyte is dropped in four checks.
+        left.within("the subscriber that has left", Duration::from_secs(2 + 2 * n as u64));
     }
 }
 
@@ -82,7 +87,7 @@ fn retry_is_drawn_within_half_of_what_was_asked() {
     }
     assert!(drawn.iter().all(|ms| (1000..=3000).contains(ms)), "{drawn:?}");
     drawn.dedup();
-    assert!(drawn.len() > 1, "all the same: {drawn:?}");
+    assert!(drawn.len() > 1, "all values are equal: {drawn:?}");
 }
 
 #[test]
@@ -118,9 +123,9 @@ fn last_event_id_resumes_and_wins_over_since() {
     let (mut wire, _) = server.listen("/a?since=all", &format!("Last-Event-ID: {}\r\n", ids[3]));
     from(&mut wire, 4);
     let (mut wire, place) = server.listen("/a?since=all", "Last-Event-ID: \r\n");
-    assert_eq!(seq(&place), 0, "an empty field is none");
+    assert_eq!(seq(&place), 0, "an empty field counts as absent");
     from(&mut wire, 0);
-    // Whoever resumes at the end hears what is new, and nothing else.
+    // A subscriber that resumes at the end receives new events, and nothing else.
     let (mut wire, _) = server.listen(&format!("/a?since={}", ids[4]), "");
     let id = server.post("/a", "new");
     wire.expect(format!("data: new\nid: {}\n\n", id[0]));
@@ -145,7 +150,7 @@ fn a_gap_is_told_where_the_log_was_trimmed() {
     let place = id_of(&kept);
     let events = kept.split_once("\n\n").unwrap().1;
     let first = id_of(events);
-    assert_eq!(seq(&first), seq(&place) + 1, "the place is the event before the first that is kept");
+    assert_eq!(seq(&first), seq(&place) + 1, "the prelude has the id before the first kept event");
     assert!(seq(&first) > 50, "{first}");
     let (mut wire, now) = server.listen("/a", &format!("Last-Event-ID: {}\r\n", ids[9]));
     assert_eq!(now, place);
@@ -153,7 +158,7 @@ fn a_gap_is_told_where_the_log_was_trimmed() {
     let asked = &ids[9];
     wire.expect(format!("event: gap\ndata: {{\"asked\":\"{asked}\",\"from\":\"{first}\",\"lost\":{lost}}}\n\n"));
     wire.expect(events);
-    // The id just before the first kept event needs no gap, though that event itself is gone.
+    // A client whose last event is the one before the first kept event has missed nothing, so it gets no gap.
     let (mut wire, _) = server.listen("/a", &format!("Last-Event-ID: {place}\r\n"));
     wire.expect(events);
     let (mut wire, _) = server.listen("/a", &format!("Last-Event-ID: {}\r\n", ids[seq(&place) as usize - 2]));
@@ -179,15 +184,15 @@ fn a_gap_is_told_where_the_id_is_of_another_time_or_malformed() {
         wire.expect(gap(&format!("\"{asked}\""), &from));
         wire.expect(format!("data: one\nid: {}\n\n", first[0]));
     }
-    // What is told is JSON, whatever was asked.
+    // The data of a gap is JSON, whatever the client sent.
     let (mut wire, _) = server.listen("/a", "Last-Event-ID: \"\\\u{e9}\t<\r\n");
     wire.expect(gap("\"\\\"\\\\\u{e9}\\u0009<\"", &from));
-    // ?since= with an id of another time is the same; the field takes precedence in this, too.
+    // `?since=` with an id of another time does the same. Here too the field takes precedence.
     let (mut wire, _) = server.listen("/a?since=5-5", "");
     wire.expect(gap("\"5-5\"", &from));
 }
 
-/// These wait for times of the server's, so they do it together.
+/// These tests wait for timeouts of the server, so they run at the same time.
 #[test]
 fn what_takes_its_time() {
     side_by_side(&[
@@ -213,7 +218,7 @@ fn an_idle_reader_is_pinged_only_between_events() {
     began.within("two pings", Duration::from_secs(4));
     let id = server.post("/a", "x").remove(0);
     let event = format!("data: x\nid: {id}\n\n");
-    // Further pings may come before it, if it took a second to be said, and nothing else.
+    // If the event took a second to arrive, there may be further pings before it, but nothing else.
     while let block = wire.block()
         && block != event
     {
@@ -224,15 +229,15 @@ fn an_idle_reader_is_pinged_only_between_events() {
 
 fn a_reader_that_leaves_is_gone_from_the_metrics_within_two_seconds() {
     const PROMISED: Duration = Duration::from_secs(2);
-    let server = Tincan::start(&[]); // whose first heartbeat comes too late for this
+    let server = Tincan::start(&[]); // its first heartbeat comes too late for this
     let (wire, _) = server.listen("/a", "");
     let (stays, _) = server.listen("/a", "");
     assert_eq!(server.readers("a"), 2);
     drop(wire);
     let left = Stopwatch::start();
-    eventually("one reader is left", || server.readers("a") == 1);
-    left.within("a reader that has left is gone", PROMISED);
-    // A close with bytes unread is a reset.
+    eventually("one subscriber is left", || server.readers("a") == 1);
+    left.within("a subscriber that has left is gone", PROMISED);
+    // A close while bytes are unread is a reset.
     server.post("/a", "never read");
     drop(stays);
     let left = Stopwatch::start();
@@ -244,17 +249,17 @@ fn a_reader_that_leaves_is_gone_from_the_metrics_within_two_seconds() {
 fn a_reader_that_only_stops_sending_stays() {
     let server = Tincan::start(&[]);
     let (mut wire, _) = server.listen("/a", "");
-    // The same look finds one that has closed.
+    // The same check of the server finds a client that has closed.
     let closes = |wire: &mut Wire| {
         let (closed, _) = server.listen("/a", "");
         wire.shut();
         drop(closed);
         eventually("the reader that has closed is gone", || server.readers("a") < 2);
-        assert_eq!(server.readers("a"), 1, "the other one is there");
+        assert_eq!(server.readers("a"), 1, "the other subscriber stays");
     };
     closes(&mut wire);
-    wire.expect(PING); // the question whether it is still there
-    closes(&mut wire); // and the looks that follow
+    wire.expect(PING); // with this ping the server finds out whether the client is still there
+    closes(&mut wire); // the same for later checks
     let id = server.post("/a", "x");
     wire.expect(format!("data: x\nid: {}\n\n", id[0]));
 }
@@ -281,7 +286,7 @@ fn max_age_ends_a_stream_and_the_client_resumes() {
     wire.expect(format!("data: meanwhile\nid: {}\n\n", id[0]));
 }
 
-/// How often a server's threads were given the processor, over a time in which nothing is asked of it.
+/// Returns how often a server's threads got the processor during a time without requests.
 fn wakes(server: &Tincan, span: Duration) -> u64 {
     let count = || -> u64 {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
@@ -304,15 +309,15 @@ fn idle_readers_wake_a_server_twice_a_second_until_they_have_left() {
     eventually("50 readers cost two looks a second", || {
         let began = Instant::now();
         let wakes = wakes(&server, Duration::from_secs(2));
-        assert!(wakes > 0, "nobody would find out who has closed");
+        assert!(wakes > 0, "the server must find out which clients have closed");
         wakes <= began.elapsed().as_millis() as u64 / 500 + 1 // the time may have been longer
     });
     drop(readers);
-    eventually("they have left", || server.readers("a") == 0);
+    eventually("the subscribers have left", || server.readers("a") == 0);
     eventually("it sleeps again", || wakes(&server, Duration::from_millis(1200)) == 0);
 }
 
-/// The number behind a name in a file of /proc.
+/// Returns the number after a name in a file of /proc.
 fn number_of(text: &str, name: &str) -> u64 {
     let line = text.lines().find_map(|l| l.strip_prefix(name)).unwrap();
     line.trim().split(' ').next().unwrap().parse().unwrap()
@@ -337,7 +342,10 @@ fn stalled_readers_cost_no_memory() {
     let mut fill = || {
         for _ in 0..100 {
             let id = server.post("/a", &body);
-            assert!(reader.block().ends_with(&format!("id: {}\n\n", id[0])), "who reads hears everything");
+            assert!(
+                reader.block().ends_with(&format!("id: {}\n\n", id[0])),
+                "a subscriber that reads receives everything"
+            );
         }
     };
     fill();
@@ -345,8 +353,8 @@ fn stalled_readers_cost_no_memory() {
     let stalled: Vec<Wire> = (0..100).map(|_| server.listen("/a", "").0).collect();
     fill();
     let grown = resident().saturating_sub(before);
-    // What the 100 did not read is 600 MB.
-    assert!(grown < 4096, "{grown} KiB more, with {} stalled readers", stalled.len());
+    // The 100 subscribers have not read 600 MB.
+    assert!(grown < 4096, "{grown} KiB more with {} stalled subscribers", stalled.len());
 }
 
 #[test]
@@ -357,7 +365,7 @@ fn a_stalled_reader_keeps_its_place_and_delays_nobody() {
     let body = "y".repeat(60_000);
     let mut expected = String::new();
     for _ in 0..300 {
-        // 18 MB: several times what the kernel takes for a socket that nobody reads.
+        // 18 MB is several times as much as the kernel buffers for a socket that is not read.
         let block = format!("data: {body}\nid: {}\n\n", server.post("/a", &body)[0]);
         reader.expect(&block);
         expected.push_str(&block);
@@ -399,17 +407,18 @@ fn a_full_server_keeps_an_eventsource_alive() {
     assert_eq!((answer.status, answer.field("content-type")), (200, Some("text/event-stream")));
     let text = answer.text();
     let retry = text.strip_prefix(": there are too many connections; come back later\nretry: ").unwrap();
-    // One line end: a blank line would commit an empty last event ID, and the reader would forget its place.
+    // There is only one line end. A blank line would commit an empty last event ID, and the subscriber would lose its
+    // position.
     let retry: u64 = retry.strip_suffix('\n').unwrap().parse().unwrap();
     assert!((2500..=7500).contains(&retry), "{retry}");
     refused.ends();
     let answer = server.get("/a");
     answer.refused(tincan::wire::reject::CONNECTIONS);
     assert_eq!(answer.field("retry-after"), Some("5"));
-    // There is room again once somebody leaves; who was there was not disturbed.
+    // There is room again once a subscriber leaves. The other subscribers were not disturbed.
     drop(other);
     let mut ids = Vec::new();
-    eventually("a place is free", || {
+    eventually("there is room again", || {
         let answer = server.post_with("/a", "", "x");
         ids.extend(answer.text().lines().filter(|_| answer.status == 200).map(String::from));
         answer.status == 200
@@ -438,8 +447,8 @@ fn too_many_channels_are_refused() {
     assert_eq!(answer.status, 200);
     assert!(answer.text().starts_with(": there are too many channels"), "{}", answer.text());
     server.get("/c").refused(tincan::wire::reject::CHANNELS);
-    server.post("/a", "those that exist work");
-    // Who only asks for names cannot use them up: a channel in which nothing was said gives way.
+    server.post("/a", "existing channels work");
+    // A client that only requests names cannot use them up: a channel without events is replaced.
     let server = Tincan::start(&["--max-channels", "6"]);
     let (_reader, _) = server.listen("/read", "");
     for round in 0..3 {
@@ -475,9 +484,10 @@ fn two_hundred_readers_hear_a_thousand_events_each_once_and_in_order() {
 
 #[test]
 fn what_several_cores_write_is_whole_and_in_order() {
-    // More than one core takes alone (`MIN_SHARE` in `turn.rs`); with a single core this is a list as any other.
+    // More sockets than one core serves alone (`MIN_SHARE` in `turn.rs`). With a single core this is a list like any
+    // other.
     many_descriptors();
-    // Nobody is so idle as to be pinged while the others come.
+    // No subscriber is idle for so long that it gets a ping while the others come.
     let server = Tincan::start(&["--quiet", "--heartbeat", "300"]);
     let mut readers: Vec<Wire> = (0..700).map(|_| server.listen("/a", "").0).collect();
     let mut polls: Vec<Wire> = (0..100).map(|_| server.connect()).collect();
@@ -497,6 +507,6 @@ fn what_several_cores_write_is_whole_and_in_order() {
     }
     readers.iter_mut().for_each(|r| r.expect(&blocks));
     drop(leaver);
-    eventually("a reader that has left is gone", || server.readers("a") == 699);
+    eventually("a subscriber that has left is gone", || server.readers("a") == 699);
     assert_eq!(server.metric("tincan_dropped_subscribers_total"), Some(0));
 }

@@ -1,4 +1,4 @@
-//! What every build does, the one without wings among them.
+//! The core: behaviour that every build has, even one without wings.
 
 pub mod cli;
 pub mod crash;

@@ -1,4 +1,4 @@
-//! Properties, with a seeded generator: what holds for all bodies and all requests.
+//! Properties that hold for all bodies and all requests, tested with a seeded generator.
 
 use crate::support::harness::*;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ impl Random {
         of[self.index(of.len())]
     }
 
-    /// A text made of what an attacker would use.
+    /// Returns a text of parts that an attacker would use.
     fn text(&mut self) -> String {
         let parts = [
             "\n", "\r", "\r\n", "\n\n", "data: ", "id: 9-9", "event: x", ":", "retry: 1", " ", "a", "\0", "\u{feff}",
@@ -27,8 +27,8 @@ impl Random {
     }
 }
 
-/// The algorithm of WHATWG HTML, "Interpreting an event stream", written again by the letter: (type, data, id) of each
-/// event that a client fires.
+/// The algorithm of WHATWG HTML, "Interpreting an event stream", written again to the letter. Returns (type, data,
+/// id) of each event that a client fires.
 fn interpret(stream: &str) -> Vec<(String, String, String)> {
     let (mut data, mut kind, mut id, mut fired) = (String::new(), String::new(), String::new(), Vec::new());
     let mut last_id = String::new();
@@ -99,7 +99,7 @@ fn what_is_published_as_a_stream_is_what_a_client_would_fire() {
 
 type Found = Result<Option<usize>, Reject>;
 
-/// Where a head ends, by the letter of its rules, each of which looks at all that is there.
+/// Finds the end of a head by the letter of the rules. Each rule looks at all bytes.
 fn by_the_letter(buf: &[u8]) -> Found {
     let (mut at, mut count, mut section) = (0, 0, None);
     loop {
@@ -136,7 +136,7 @@ fn by_the_letter(buf: &[u8]) -> Found {
     }
 }
 
-/// What is found when these many bytes are there, and then as many more, and so on; and how many it took.
+/// Feeds the bytes piece by piece, and returns the result and the number of bytes after which it was known.
 fn found(bytes: &[u8], mut sizes: impl FnMut() -> usize) -> (usize, Found) {
     let mut end = HeadEnd::default();
     let mut n = 0;
@@ -149,7 +149,7 @@ fn found(bytes: &[u8], mut sizes: impl FnMut() -> usize) -> (usize, Found) {
     }
 }
 
-/// Asserts that each byte decides what the rules say of it, however the bytes arrive.
+/// Asserts that the same byte decides as by the rules, however the bytes arrive.
 fn ends_by_the_letter(bytes: &[u8], random: &mut Random) {
     let (n, by_bytes) = found(bytes, || 1);
     let shown = String::from_utf8_lossy(bytes);
@@ -170,7 +170,7 @@ fn a_head_ends_or_is_refused_at_the_byte_that_decides() {
             ends_by_the_letter(format!("{begin}{end}").as_bytes(), &mut random);
         }
     }
-    // Each part up to its limit, and beyond it.
+    // Each part up to its limit and beyond it.
     for end in ends {
         for more in 0..4 {
             let a = |most: usize| "a".repeat(most - 2 + more);
@@ -221,14 +221,14 @@ fn a_request_cut_at_any_byte_parses_the_same() {
     let mut chunked = Chunked::default();
     assert_eq!(chunked.feed(&line.as_bytes()[..257], 100), Ok((257, false)));
     assert_eq!(chunked.feed(&line.as_bytes()[257..], 100), Ok((line.len() - 257, true)));
-    // One that is too long is refused for that, wherever it is cut and however it ends.
+    // A line that is too long is refused for that reason, wherever it is cut and however it ends.
     let line = format!("1;{}\n", "x".repeat(300));
     for size in [1, line.len()] {
         let mut chunked = Chunked::default();
         let mut fed = line.as_bytes().chunks(size).map(|part| chunked.feed(part, 100));
         assert_eq!(fed.find(|fed| *fed != Ok((size, false))), Some(Err(CHUNK)), "{size}");
     }
-    // And over a socket, with a pause at every byte.
+    // The same over a socket, with a pause at every byte.
     let server = Tincan::start(&["--quiet"]);
     let request = "POST /a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n";
     let mut wire = server.connect();
@@ -242,8 +242,8 @@ fn a_request_cut_at_any_byte_parses_the_same() {
     assert_eq!(kept.matches("data: ab\n").count(), request.len() - 1);
 }
 
-/// Random damage to good requests: the parser says the same of the same bytes however they arrive, accepts nothing
-/// that has no host, no sound length or a control character in it, and the server always answers or closes.
+/// Random damage to valid requests. The parser decides the same however the bytes arrive. It accepts no request
+/// without a host or a valid length, or with a control character. And the server always answers or closes.
 #[test]
 fn damaged_requests_are_answered_or_refused_and_never_more() {
     let server = Tincan::start(&["--quiet"]);
@@ -274,7 +274,10 @@ fn damaged_requests_are_answered_or_refused_and_never_more() {
                 let fields = lines.iter().skip(1).filter_map(|l| l.split_once(':'));
                 fields.filter(|(n, _)| *n == name).map(|(_, v)| v.trim_matches([' ', '\t'])).collect()
             };
-            assert!(req.target.bytes().all(|b| b.is_ascii_graphic()), "the log stays clean");
+            assert!(
+                req.target.bytes().all(|b| b.is_ascii_graphic()),
+                "a target in the request log has only graphic characters"
+            );
             assert!(!text.contains(['\0', '\x7f']), "{text:?}");
             assert_eq!(values("host").len(), 1, "{text:?}");
             let length = match values("content-length")[..] {
@@ -290,7 +293,7 @@ fn damaged_requests_are_answered_or_refused_and_never_more() {
         wire.send([&damaged()[..], b"abc"].concat());
         wire.shut();
         let answer = wire.rest();
-        // What was damaged may be two requests now; each answer begins with a status line.
+        // A damaged request may be two requests now. Each response begins with a status line.
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 "), "{answer:?}");
         let (heads, ends) = (answer.matches("\r\nDate: ").count(), answer.matches("\r\n\r\n").count());
         assert!(heads == ends && heads <= 2, "{answer:?}");
@@ -314,7 +317,7 @@ fn a_log_in_files_finds_every_place_in_any_part_and_epoch() {
     assert!(bytes <= 4096, "{bytes} bytes in files");
 }
 
-/// Appends an event, as a channel does. Returns its id.
+/// Appends an event as a channel does; returns its id.
 fn append(log: &mut Log, writer: &mut Writer, event: &Event) -> Id {
     let end = log.tail();
     let id = end.written.id.plus(1);
@@ -329,7 +332,7 @@ fn append(log: &mut Log, writer: &mut Writer, event: &Event) -> Id {
 
 type Opened = (Log, Writer);
 
-/// Appends events of all sizes, and from time to time opens the log anew.
+/// Appends events of all sizes, and from time to time opens the log again.
 fn finds_every_place(seed: u64, opened: Opened, reopen: &mut dyn FnMut(&mut Random) -> Option<Opened>) {
     let (mut log, mut writer) = opened;
     let mut random = Random(seed);
@@ -339,7 +342,7 @@ fn finds_every_place(seed: u64, opened: Opened, reopen: &mut dyn FnMut(&mut Rand
         let event = Event::new("x".repeat(random.index(if n % 100 == 0 { 6000 } else { 90 })));
         let id = append(&mut log, &mut writer, &event);
         if random.index(2) == 0 {
-            log.delivered_up_to(log.tail().written.pos); // from here on it is read from the file
+            log.delivered_up_to(log.tail().written.pos); // from now on it is read from the file
         }
         let mut bytes = Vec::new();
         event.write(Some(id), &mut bytes);
@@ -348,7 +351,7 @@ fn finds_every_place(seed: u64, opened: Opened, reopen: &mut dyn FnMut(&mut Rand
         let kept = all.iter().filter(|(id, _)| *id > place.id).count();
         let (end, pos) = (log.heard.pos, place.pos);
         assert!(end - pos <= 4096 || kept == 1, "{} bytes kept", end - pos);
-        // From each place that is kept, exactly the events behind it follow.
+        // From each kept position, exactly the later events follow.
         let behind = all.len() - random.index(kept + 1);
         let asked = if behind == all.len() - kept { place.id } else { all[behind - 1].0 };
         let found = log.find_start(&Since::After(asked.to_string())).unwrap();
@@ -365,8 +368,8 @@ fn finds_every_place(seed: u64, opened: Opened, reopen: &mut dyn FnMut(&mut Rand
         let expected: Vec<u8> = all[behind..].iter().flat_map(|(_, bytes)| bytes.clone()).collect();
         assert!(heard == expected, "after {asked}");
         if place.pos > 0 {
-            assert!(log.read(place.pos - 1, &mut piece).is_err(), "what is trimmed cannot be read");
-            // Whoever asks for what is gone is told how much that is.
+            assert!(log.read(place.pos - 1, &mut piece).is_err(), "a trimmed position cannot be read");
+            // A client that asks for trimmed events gets a gap with their number.
             if let Some(lost) = all.len().checked_sub(kept + 2) {
                 let asked = all[lost].0;
                 let gap = log.find_start(&Since::After(asked.to_string())).unwrap().gap.unwrap();
@@ -379,7 +382,7 @@ fn finds_every_place(seed: u64, opened: Opened, reopen: &mut dyn FnMut(&mut Rand
 
 #[test]
 fn dates_are_those_of_the_calendar() {
-    // From RFC 9110 §5.6.7, and computed with `date -u`.
+    // From RFC 9110 §5.6.7, and from `date -u`.
     for (secs, text) in [
         (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),
         (0, "Thu, 01 Jan 1970 00:00:00 GMT"),

@@ -36,8 +36,8 @@ fn an_event_can_be_named_and_its_type_does_not_matter() {
     let name = "n".repeat(256);
     let id = server.post(&format!("/a?event={name}&event=x"), "x");
     reader.expect(format!("event: {name}\ndata: x\nid: {}\n\n", id[0]));
-    let id = server.post("/a?event=", "an empty name is none");
-    reader.expect(format!("data: an empty name is none\nid: {}\n\n", id[0]));
+    let id = server.post("/a?event=", "an empty name counts as absent");
+    reader.expect(format!("data: an empty name counts as absent\nid: {}\n\n", id[0]));
     for kind in [
         "application/x-www-form-urlencoded",
         "application/json",
@@ -74,7 +74,7 @@ fn an_event_stream_is_published_block_by_block() {
     let epoch = place.split_once('-').unwrap().0;
     let body = "\u{feff}: a comment\r\ndata: one\r\n\r\nevent: two\rdata:no space\rdata:  two spaces\r\r\
                 retry: 250\ndata\nunknown: x\nretry: not a number\n\n: nothing to fire\nevent: lost\n\n\n\ndata: last\n\n";
-    // What a block without data says of the reconnection time counts as well.
+    // A `retry` in a block without data counts as well.
     let more = "retry: 1\n\nretry: 2\nevent: gap\n\n: x\n\ndata: five\n\nretry: 3\n\nretry: 4\ndata: six\n\n\
                 data: seven\n\nretry: 5\n\nretry: 6\n\nretry: x\n\n";
     let kind = "Content-Type: Text/Event-Stream; charset=utf-8\r\n";
@@ -115,12 +115,12 @@ fn a_poll_gives_at_once_what_there_is() {
         assert_eq!((answer.status, answer.field("content-type")), (200, Some("text/event-stream")));
         assert_eq!(answer.field("content-length").unwrap(), body.len().to_string());
         assert_eq!(answer.text(), body, "{query}");
-        assert_eq!(wire.rest(), "", "the connection ends with the body");
+        assert_eq!(wire.rest(), "", "the connection closes after the body");
     }
-    assert!(began.elapsed() < Duration::from_secs(20), "none of them waits");
+    assert!(began.elapsed() < Duration::from_secs(20), "no poll waits");
 }
 
-/// These wait for times of the server's, so they do it together.
+/// These tests wait for timeouts of the server, so they run at the same time.
 #[test]
 fn a_long_poll_ends_with_the_first_events_or_its_time() {
     side_by_side(&[
@@ -144,8 +144,8 @@ fn a_poll_ends_with_its_time() {
     assert!(began.elapsed() >= Duration::from_millis(950), "{:?}", began.elapsed());
     began.within("a poll of a second", Duration::from_millis(1900));
     assert_eq!(answer.field("transfer-encoding"), Some("chunked"));
-    assert_eq!(answer.text().matches('\n').count(), 4, "the prelude alone: {}", answer.text());
-    eventually("it is gone", || server.readers("a") == 0);
+    assert_eq!(answer.text().matches('\n').count(), 4, "only the prelude: {}", answer.text());
+    eventually("the poll has ended", || server.readers("a") == 0);
 }
 
 fn polls_end_with_the_first_events() {
@@ -158,7 +158,7 @@ fn polls_end_with_the_first_events() {
         assert!(text.ends_with(&format!("\n\ndata: news\nid: {}\n\n", id[0])), "{text}");
         wire.ends();
     }
-    eventually("they are gone", || server.readers("a") == 0);
+    eventually("the polls have ended", || server.readers("a") == 0);
 }
 
 fn a_poll_that_leaves_is_gone_within_two_seconds() {
@@ -182,9 +182,9 @@ fn a_client_that_only_stops_sending_still_gets_its_long_poll() {
     let answer = late.response();
     assert!(began.elapsed() >= Duration::from_millis(1900), "{:?}", began.elapsed());
     began.within("a poll of two seconds", Duration::from_millis(3500));
-    // A ping asks whether it is still there.
+    // A ping checks whether the client is still there.
     let text = answer.text().replace(PING, "");
-    assert_eq!(text.matches('\n').count(), 4, "the prelude alone: {text}");
+    assert_eq!(text.matches('\n').count(), 4, "only the prelude: {text}");
     let id = server.post("/a", "x");
     let answer = early.response().text();
     assert!(answer.ends_with(&format!("\n\ndata: x\nid: {}\n\n", id[0])), "{answer}");
@@ -202,10 +202,10 @@ fn a_poll_is_whole_whatever_its_client_sends_meanwhile() {
     wire.block();
     let read = 10_000_000;
     wire.expect(&blocks[..read]);
-    eventually("the rest is in the kernel's hands", || {
+    eventually("the kernel has buffered the rest", || {
         server.metric("tincan_delivered_bytes_total") == Some(blocks.len() as u64)
     });
-    wire.send("\r\n"); // to a socket that is closed already, this would be answered with a reset
+    wire.send("\r\n"); // if the server had closed its socket already, these bytes would cause a reset
     wire.expect(&blocks[read..]);
     assert_eq!(wire.rest(), "");
 }
@@ -223,7 +223,7 @@ fn one_post_larger_than_the_log_reaches_who_keeps_up() {
         reader.expect(format!("data: \nid: {epoch}-{n}\n\n"));
     }
     assert_eq!(answer.text().lines().count(), 10_900);
-    assert!(poll.response().text().ends_with(&format!("id: {epoch}-10900\n\n")), "all of them");
+    assert!(poll.response().text().ends_with(&format!("id: {epoch}-10900\n\n")), "the poll has all events");
     assert_eq!(server.metric("tincan_dropped_subscribers_total"), Some(0));
 }
 
@@ -239,7 +239,7 @@ fn polls_after_each_other_hear_everything_once() {
         while heard.matches("\n\n").count() < 200 {
             let text = server.get(&format!("/a?wait=20&since={place}")).text();
             let events = text.split_once("\n\n").unwrap().1;
-            assert!(events.ends_with("\n\n"), "whole events, and at least one: {text}");
+            assert!(events.ends_with("\n\n"), "complete events, and at least one: {text}");
             place = events.trim_end().rsplit("id: ").next().unwrap().to_string();
             heard += events;
         }
@@ -247,7 +247,7 @@ fn polls_after_each_other_hear_everything_once() {
         assert_eq!(heard, expected);
         expected
     });
-    // A poll longer than what a socket takes at once.
+    // A poll that is larger than a socket takes at once.
     assert!(server.get("/a?wait=0&since=all").text().ends_with(&expected));
     let large: String = (0..15)
         .map(|_| format!("data: {}\nid: {}\n\n", "x".repeat(60_000), server.post("/b", "x".repeat(60_000))[0]))
@@ -281,10 +281,10 @@ fn concurrent_publishers_share_one_order() {
 
 #[test]
 fn a_flood_to_readers_that_keep_up_loses_nothing() {
-    // Far more than the log keeps at once: publishers wait for the pump, never for a reader.
+    // Far more than the log keeps at a time. Publishers wait for the pump, and never for a subscriber.
     let server = Tincan::start(&["--quiet", "--history", "64K"]);
     let (mut reader, _) = server.listen("/a", "");
-    let body = "f".repeat(6000); // 400 of them fit into the kernel's buffers: a busy machine is no slow reader
+    let body = "f".repeat(6000); // 400 of them fit into the kernel's buffers, so a busy machine does not make the subscriber slow
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {

@@ -1,7 +1,7 @@
-//! What recovery finds in a file of a log after a crash: `src/log/recovery.rs`, with real files.
+//! What recovery finds in a log's file after a crash: `src/log/recovery.rs`, with real files.
 //!
-//! The crash model: each page that was not yet on the disk is there, or reads as NULs, whatever its neighbours do; and
-//! the file ends anywhere.
+//! The crash model: a page that was not yet on the disk is there, or reads as NULs, independently of other pages. And
+//! the file may end anywhere.
 
 use crate::support::harness::*;
 use std::fs::File;
@@ -16,10 +16,10 @@ const PAGE: usize = 4096;
 const SECTOR: usize = 512;
 /// The last id before the file.
 const BEFORE: Id = Id { epoch: 5, seq: 40 };
-/// How a seal begins.
+/// The beginning of a seal.
 const SEAL: &str = ": one POST, ";
 
-/// A file, which recovery can only read.
+/// A file. Recovery can only read it.
 struct OnDisk {
     writer: File,
     reader: File,
@@ -32,7 +32,8 @@ impl OnDisk {
         OnDisk { writer: File::create(&path).unwrap(), reader: File::open(&path).unwrap() }
     }
 
-    /// What is found if these are its bytes, and the last id; wherever its cursor is.
+    /// Writes these bytes to the file, and runs recovery. Returns the result and the last id. The file's own cursor
+    /// does not matter.
     fn recover(&self, bytes: &[u8]) -> (std::io::Result<Scan>, Id) {
         self.writer.write_all_at(bytes, 0).unwrap();
         self.writer.set_len(bytes.len() as u64).unwrap();
@@ -42,10 +43,10 @@ impl OnDisk {
     }
 }
 
-/// A file of a log, and what stands where in it.
+/// A file of a log, and a description of its content.
 struct Written {
     bytes: Vec<u8>,
-    /// The ends of its units, the head first, each with the last id up to there.
+    /// The ends of its units, beginning with the head. Each has the last id up to there.
     ends: Vec<(usize, Id)>,
     last: Id,
     file: OnDisk,
@@ -58,7 +59,7 @@ impl Written {
         Written { ends: vec![(bytes.len(), BEFORE)], bytes, last, file: OnDisk::new() }
     }
 
-    /// Appends what a POST of these events writes.
+    /// Appends the bytes that a POST of these events writes.
     fn post(&mut self, events: &[Event]) {
         let mut block = Vec::new();
         for event in events {
@@ -80,12 +81,12 @@ impl Written {
         self.post(&[data(PAGE - first % PAGE)]);
     }
 
-    /// A server that begins again has another epoch.
+    /// Begins a new epoch, like a server that starts again.
     fn restart(&mut self) {
         self.last = Id { epoch: self.last.epoch + 3, seq: 0 };
     }
 
-    /// The file, with other bytes in it, is cut where its first unit begins that is not as it was written.
+    /// Asserts that the file, with these changed bytes, is cut at the beginning of the first unit that has changed.
     fn is_cut_before_the_change(&self, bytes: &[u8], what: &dyn std::fmt::Debug) {
         let (mut good, mut last, mut whole) = (0, BEFORE, 0);
         for (end, id) in &self.ends {
@@ -94,7 +95,7 @@ impl Written {
             }
             (good, last, whole) = (*end, *id, whole + 1);
         }
-        // In a unit that the end of the file cuts, NULs may be of a hole or of its data.
+        // The end of the file may cut a unit. Then its NULs may be a hole or its data.
         let end = self.ends.get(whole).map_or(bytes.len(), |(end, _)| *end);
         let nuls = |bytes: &[u8]| bytes[good..end.min(bytes.len())].iter().filter(|&&byte| byte == 0).count();
         let (found, id) = self.file.recover(bytes);
@@ -121,7 +122,7 @@ impl Written {
     }
 }
 
-/// Makes a hole, as far as the file reaches.
+/// Fills a hole with NULs, as far as the file reaches.
 fn zero(bytes: &mut [u8], hole: Range<usize>) {
     let end = hole.end.min(bytes.len());
     bytes[hole.start..end].fill(0);
@@ -131,7 +132,7 @@ fn text(random: &mut Random, len: usize) -> String {
     (0..len).map(|_| char::from(b'a' + (random.next() % 26) as u8)).collect()
 }
 
-/// A log as many clients write it: several hundred units of all sizes.
+/// Returns a log as many clients write it: several hundred units of all sizes.
 fn a_life() -> Written {
     let mut random = Random(15);
     let mut log = Written::new();
@@ -143,7 +144,7 @@ fn a_life() -> Written {
             200 | 399 => log.post(&[Event::new(text(&mut random, 20_000))]),
             210 => log.post(&[Event::new(text(&mut random, 70_000))]),
             250 => log.post_pages(3),
-            // A page of the first event may be a hole that has fewer NULs than the third one has by itself.
+            // If a page of the first event is a hole, it may have fewer NULs than the third event has by itself.
             270 => log.post(&[
                 Event::new(text(&mut random, 6000)),
                 Event::new(text(&mut random, 30) + "\r\n" + &text(&mut random, 6000)),
@@ -193,7 +194,7 @@ fn any_pages_that_are_missing_cut_the_log_before_the_first_change() {
     let mut random = Random(17);
     for n in 0..300 {
         let size = [PAGE, SECTOR][n % 2];
-        // Only the end of a file is not yet on the disk; that can be all of it.
+        // Only the last part of a file is not yet on the disk. That can be all of it.
         let (from, one_in) = (random.index(log.bytes.len()) / size * size, 1 + random.below(30));
         let mut bytes = log.bytes.clone();
         for start in (from..bytes.len()).step_by(size) {
@@ -219,7 +220,7 @@ fn a_hole_of_any_bytes_is_known_also_among_nuls_and_among_words_that_are_no_seal
     log.post(&[Event::new("e")]);
     for start in 0..log.bytes.len() {
         for end in start + 1..=log.bytes.len() {
-            // Every hole of few bytes, every one that ends with a line, and some of the others.
+            // Every hole of few bytes, every hole that ends with a line, and some others.
             if end - start < 6 || log.bytes[end - 1] == b'\n' || (start * 31 + end) % 17 == 0 {
                 log.is_cut_before_the_change(&log.with_hole(start..end), &(start..end));
             }
@@ -240,7 +241,7 @@ fn a_file_that_ends_anywhere_is_cut_behind_its_last_whole_unit() {
         let bytes = [&log.bytes[..len], &[0; 9]].concat();
         log.is_cut_before_the_change(&bytes, &(len, "and NULs behind"));
     }
-    // What is no line of an event is unfinished as well, if no blank line follows it.
+    // A line that is no line of an event counts as unfinished too, if no blank line follows it.
     let bytes = [&log.bytes[..end], b"data: x\nso"].concat();
     assert_eq!(log.file.recover(&bytes).0.unwrap().good, end as u64);
 }
@@ -294,7 +295,7 @@ fn damage_that_is_no_hole_is_told_at_its_byte() {
     ] {
         is_damaged(&on_disk, what, bytes.as_bytes(), 0);
     }
-    // An id that the file before this one has as well.
+    // An id that the older file has as well.
     let again = head(BEFORE) + &format!("data: x\nid: {BEFORE}\n\n");
     is_damaged(&on_disk, "an id from before", again.as_bytes(), head(BEFORE).len());
 }
@@ -332,7 +333,8 @@ fn a_seal_that_does_not_fit_is_damage() {
     ] {
         is_damaged(&on_disk, what, (file.clone() + &unit + &next).as_bytes(), byte);
     }
-    // Fewer than there are: more NULs are a hole; an event more is one by itself.
+    // Too few: with more NULs than the seal says there is a hole. One more event than the seal says is a unit by
+    // itself.
     let (found, _) = on_disk.recover((file.clone() + &sealed("2", "1") + &two + &next).as_bytes());
     assert!(found.is_ok_and(|found| found.hole && found.good == byte as u64));
     let (found, last) = on_disk.recover((file.clone() + &sealed("1", "1") + &two + &next).as_bytes());
@@ -376,7 +378,7 @@ fn no_publisher_can_forge_a_seal_or_a_head() {
     }
     let lines = log.bytes.split(|&byte| byte == b'\n');
     assert_eq!(lines.filter(|line| line.starts_with(SEAL.as_bytes())).count(), seals);
-    log.is_cut_before_the_change(&log.bytes, &"nothing is missing");
+    log.is_cut_before_the_change(&log.bytes, &"nothing has changed");
 }
 
 #[test]

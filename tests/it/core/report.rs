@@ -1,4 +1,4 @@
-//! What goes to standard error: each line, or lines that belong together, in one write.
+//! Output on standard error: each line, or a group of lines that belong together, is one write.
 
 use crate::support::harness::*;
 use std::net::TcpListener;
@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 
-/// Runs tincan on a port with a socket of datagrams as standard error: each datagram is one write.
+/// Starts tincan on a port with a datagram socket as standard error: each datagram is one write.
 pub fn start(port: u16, args: &[&str]) -> (Ended, UnixDatagram) {
     let (writes, stderr) = UnixDatagram::pair().unwrap();
     writes.set_read_timeout(Some(SOON)).unwrap();
@@ -16,17 +16,17 @@ pub fn start(port: u16, args: &[&str]) -> (Ended, UnixDatagram) {
     (Ended(child), writes)
 }
 
-/// The next write; it is whole lines.
+/// Returns the next write, which must consist of whole lines.
 pub fn write(writes: &UnixDatagram) -> String {
     let mut bytes = vec![0; 64 << 10];
-    let n = writes.recv(&mut bytes).expect("a write");
+    let n = writes.recv(&mut bytes).expect("another write");
     bytes.truncate(n);
     let text = String::from_utf8(bytes).unwrap();
-    assert!(text.ends_with('\n'), "{text:?} is no line");
+    assert!(text.ends_with('\n'), "{text:?} does not end a line");
     text
 }
 
-/// The first write of a server that runs, and its port.
+/// Returns the port and the first write of a server that has started.
 pub fn greeting(writes: &UnixDatagram) -> (u16, String) {
     let text = write(writes);
     let first = text.lines().next().unwrap();
@@ -34,10 +34,10 @@ pub fn greeting(writes: &UnixDatagram) -> (u16, String) {
     (port, text)
 }
 
-/// The next write is one line that contains this.
+/// Asserts that the next write is one line that contains this.
 pub fn line(writes: &UnixDatagram, part: &str) {
     let text = write(writes);
-    assert!(text.lines().count() == 1 && text.contains(part), "{text:?}, and not {part:?}");
+    assert!(text.lines().count() == 1 && text.contains(part), "{text:?} instead of {part:?}");
 }
 
 #[test]

@@ -1,8 +1,9 @@
-//! Nobody waits for a disk but those who asked it: CONTRACT 9. On the disk of `disk.c` each step takes 300 ms, mostly
-//! for channels whose names begin with `slow`. Their publishers wait for their file; their subscribers, the
+//! Only those clients wait for a disk that need it: CONTRACT 9. On the disk of `disk.c` each step takes 300 ms,
+//! mostly for channels whose names begin with `slow`. Their publishers wait for their file. Their subscribers, the
 //! pump, the heartbeat and all other channels do not.
 //!
-//! All cases run side by side, and with them a server with a quick disk. It shows what this machine does to anybody.
+//! All cases run at the same time, together with a server that has a quick disk. It shows the delays of the machine
+//! itself.
 
 use crate::support::harness::*;
 use crate::support::process::works;
@@ -17,33 +18,33 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-/// How long each case is looked at.
+/// How long each case is observed.
 const TIME: Duration = Duration::from_secs(3);
-/// What "at once" is.
+/// The longest time that counts as "at once".
 const AT_ONCE: Duration = Duration::from_millis(50);
-/// The median of it: no machine is late half of the time.
+/// The limit of the median: no machine is late half of the time.
 const MEDIAN: Duration = Duration::from_millis(5);
-/// How long a step of the disk takes.
+/// The time that a step of the disk takes.
 const STEP: Duration = Duration::from_millis(300);
-/// Between two events of a publisher that does not wait for the disk.
+/// The pause between two events of a publisher that does not wait for the disk.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What goes on in the slow channel.
+/// The activity in the slow channel.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Load {
-    /// So many publishers. A query that begins like this ends with the address of a subscriber.
+    /// This many publishers. If the query is not empty, the address of a subscriber is appended to it.
     Publish(usize, &'static str),
-    /// A publisher, and more and more subscribers that begin with the oldest event.
+    /// A publisher, and more and more subscribers that start with the oldest event.
     Replay,
     /// A publisher, and a subscriber that does not read.
     Stalled,
     /// Large events, so that the files roll.
     Roll,
-    /// Nobody has used these channels yet.
+    /// Channels that no client has used yet.
     Open,
 }
 
-/// One server, and what its disk does.
+/// One server, and the behaviour of its disk.
 #[derive(Clone, Copy)]
 pub struct Case {
     what: &'static str,
@@ -58,7 +59,7 @@ pub const fn slow(what: &'static str, sync: bool, load: Load) -> Case {
     Case { what, sync, crawl: "300 slow open read write sync truncate rename unlink", load }
 }
 
-/// The syncs of all channels, and of the directory.
+/// A case in which the syncs of all channels and of the directory are slow.
 pub const fn all(what: &'static str, load: Load) -> Case {
     Case { what, sync: true, crawl: "300 * sync dir", load }
 }
@@ -85,7 +86,7 @@ const CASES: [Case; 14] = [
     all("all syncs are slow, --sync", Load::Publish(8, "")),
 ];
 
-/// How long something took that should have taken no time.
+/// The duration of something that should have taken no time.
 #[derive(Clone, Copy)]
 struct Sample {
     from: Instant,
@@ -93,13 +94,13 @@ struct Sample {
 }
 
 impl Sample {
-    /// No time at all, if that moment is still to come.
+    /// Returns the time that has passed since a moment, or no time if that moment is still to come.
     fn since(from: Instant) -> Sample {
         Sample { from, took: from.elapsed() }
     }
 
-    /// How long it took without what the machine took from everybody meanwhile. Several threads have a hand in it, and
-    /// each of them may have been late; but nothing takes five times what it may take.
+    /// Returns the duration without the delays of the machine during it. Several threads are involved, and each may
+    /// have been woken late. But nothing may take five times as long as allowed.
     fn own(&self, naps: &[Sample]) -> Duration {
         let meanwhile = |nap: &&Sample| nap.from <= self.from + self.took && self.from <= nap.from + nap.took;
         let late: Duration = naps.iter().filter(meanwhile).map(|nap| nap.took.saturating_sub(NAP)).sum();
@@ -107,7 +108,7 @@ impl Sample {
     }
 }
 
-/// Sleeps of a thread that show how late it is woken.
+/// The sleep of a thread that measures how late it is woken.
 const NAP: Duration = Duration::from_millis(3);
 
 fn nap(stop: &AtomicBool) -> Vec<Sample> {
@@ -120,7 +121,7 @@ fn nap(stop: &AtomicBool) -> Vec<Sample> {
     naps
 }
 
-/// What was measured in one case.
+/// The measurements of one kind in one case.
 struct Row {
     case: &'static str,
     what: String,
@@ -140,7 +141,7 @@ impl Row {
     }
 }
 
-/// When what was heard or answered: an id, and the moment.
+/// Ids of events, and when each was received or confirmed.
 type Moments = Vec<(String, Instant)>;
 
 fn is_end(block: &str) -> bool {
@@ -152,7 +153,7 @@ struct Run<'a> {
     case: Case,
     server: Tincan,
     stop: &'a AtomicBool,
-    answers: [Mutex<Moments>; 2], // of `slow` and of `quick`
+    answers: [Mutex<Moments>; 2], // for `slow` and for `quick`
     rows: Mutex<Vec<Row>>,
 }
 
@@ -169,7 +170,7 @@ impl Run<'_> {
         !self.stop.load(SeqCst)
     }
 
-    /// Publishes again and again, on a connection that stays. Returns how long each answer took.
+    /// Publishes again and again on a connection that stays open. Returns how long each response took.
     fn publish(&self, path: &str, body: &str, pause: Duration) -> Vec<Sample> {
         let (mut wire, mut samples) = (self.server.connect(), Vec::new());
         let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
@@ -186,7 +187,7 @@ impl Run<'_> {
         samples
     }
 
-    /// Does this again and again, each on a connection of its own.
+    /// Asks the question again and again, each time on a new connection. Returns how long each response took.
     fn ask(&self, pause: Duration, mut question: impl FnMut(usize)) -> Vec<Sample> {
         let mut samples = Vec::new();
         while self.goes_on() {
@@ -198,22 +199,22 @@ impl Run<'_> {
         samples
     }
 
-    /// Takes the blocks up to the event `end`, and with it.
+    /// Passes all blocks up to the event `end` to `each`, including this event.
     fn blocks(&self, mut wire: Wire, mut each: impl FnMut(&str)) {
         let began = Instant::now();
         let mut block = String::new();
         while !is_end(&block) {
-            assert!(began.elapsed() < TIME + SOON, "{}: it does not end", self.case.what);
+            assert!(began.elapsed() < TIME + SOON, "{}: the stream does not end", self.case.what);
             block = wire.block();
             each(&block);
         }
     }
 
-    /// Listens up to the event `end`, and notes how late a ping breaks its silences.
+    /// Listens up to the event `end`, and notes by how much each ping is late.
     fn listen(&self, wire: Wire, who: &str) -> Moments {
         let (mut heard, mut late, mut from) = (Vec::new(), Vec::new(), Instant::now());
         self.blocks(wire, |block| {
-            // A second, and the heartbeat looks twice a second.
+            // Pings come after a second, and the heartbeat checks twice a second.
             late.push(Sample::since(from + Duration::from_millis(1500)));
             from = Instant::now();
             if block != PING && !is_end(block) {
@@ -224,18 +225,18 @@ impl Run<'_> {
         heard
     }
 
-    /// Compares when events were heard with when they were answered.
+    /// Compares the moments when events were received with the moments of the responses to their POSTs.
     fn compare(&self, channel: &str, heard: Moments) {
         let answers = std::mem::take(&mut *self.answers[usize::from(channel == "quick")].lock().unwrap());
         let heard: BTreeMap<_, _> = heard.into_iter().collect();
         let late = |(id, from): &(String, Instant)| {
-            let at = heard.get(id).unwrap_or_else(|| panic!("{}: {id} was never heard", self.case.what));
+            let at = heard.get(id).unwrap_or_else(|| panic!("{}: {id} was never received", self.case.what));
             Sample { from: *from, took: at.saturating_duration_since(*from) }
         };
         self.row(format!("events of {channel}"), answers.iter().map(late).collect(), AT_ONCE);
     }
 
-    /// What goes on in the other channels, and in the server as a whole.
+    /// Starts the requests to other channels and to the server as a whole.
     fn probe<'s>(&'s self, scope: &'s Scope<'s, '_>) -> Vec<ScopedJoinHandle<'s, ()>> {
         let ask = |what: &'static str, pause, question: Box<dyn FnMut(usize) + Send + 's>| {
             scope.spawn(move || self.row(what, self.ask(pause, question), AT_ONCE));
@@ -248,12 +249,12 @@ impl Run<'_> {
         if self.case.load != Load::Open {
             ask("prelude of slow", often, Box::new(|_| drop(self.server.listen("/slow", ""))));
         }
-        // What is new there waits for the directory, and with --sync for its own file.
+        // A new channel waits for the directory, and with --sync for its own file.
         if !self.case.crawl.contains("dir") {
             ask("opens another", seldom, Box::new(move |n| get(format!("/other{n}?wait=0"))));
             ask("opens a new one", seldom, Box::new(|n| drop(self.server.post(&format!("/new{n}"), "first"))));
         }
-        // Publishers of quick wait for the disk where it is theirs as well.
+        // Publishers of `quick` wait for the disk only if its steps for `quick` are slow as well.
         let publish = || {
             let samples = self.publish("/quick", "quick", PAUSE);
             if !self.case.crawl.contains('*') {
@@ -263,7 +264,7 @@ impl Run<'_> {
         (0..if self.case.crawl.contains('*') { 4 } else { 1 }).map(|_| scope.spawn(publish)).collect()
     }
 
-    /// What goes on in the slow channel; `address` is that of a subscriber of it.
+    /// Starts the activity in the slow channel. `address` belongs to one of its subscribers.
     fn burden<'s>(&'s self, scope: &'s Scope<'s, '_>, address: &str) -> Vec<ScopedJoinHandle<'s, ()>> {
         let mut work = Vec::new();
         let mut publish = |count: usize, path: String, size: usize| {
@@ -271,7 +272,7 @@ impl Run<'_> {
                 let (path, slow) = (path.clone(), !self.case.crawl.is_empty());
                 work.push(scope.spawn(move || {
                     let took = self.publish(&path, &"x".repeat(size), if slow { Duration::ZERO } else { PAUSE });
-                    assert!(!slow || took.iter().any(|sample| sample.took >= STEP), "this disk is not slow");
+                    assert!(!slow || took.iter().any(|sample| sample.took >= STEP), "the disk must be slow");
                     self.row("(answers of slow)", took, Duration::MAX);
                 }));
             }
@@ -295,7 +296,7 @@ impl Run<'_> {
                     let open = move |n| drop(self.server.get(&format!("/slow{client}-{n}?since=all&wait=0")));
                     scope.spawn(move || {
                         let took = self.ask(Duration::ZERO, open);
-                        assert!(took.iter().any(|sample| sample.took >= STEP), "this disk is not slow");
+                        assert!(took.iter().any(|sample| sample.took >= STEP), "the disk must be slow");
                         self.row("(opens a slow one)", took, Duration::MAX);
                     });
                 }
@@ -304,18 +305,18 @@ impl Run<'_> {
         work
     }
 
-    /// Hears everything that there is.
+    /// Receives the whole log.
     fn replay(&self) {
         let mut count = 0;
         self.blocks(self.server.listen("/slow?since=all", "").0, |block| count += usize::from(block != PING));
-        assert!(count > OLD + 1, "{count} events are replayed");
+        assert!(count > OLD + 1, "only {count} events are replayed");
     }
 }
 
-/// Events of the slow log that is replayed, of 600 KB in all.
+/// The number of events in the slow log that is replayed. They have 600 KB in all.
 const OLD: usize = 60;
 
-/// A log as the server writes it.
+/// Returns a log as the server writes it.
 fn log(events: usize) -> String {
     let mut text = ": tincan log\n\n".to_string();
     for n in 1..=events {
@@ -325,7 +326,7 @@ fn log(events: usize) -> String {
     text
 }
 
-/// The server of a case, with logs that nobody has used since its start.
+/// Starts the server of a case. No client has used its logs since its start.
 fn start(case: Case, scratch: &Scratch, library: &Path) -> Tincan {
     let at = |name: &str| scratch.0.join(name);
     fs::create_dir(at("data")).unwrap();
@@ -382,7 +383,7 @@ fn run(case: Case, library: &Path) -> Vec<Row> {
             scope.spawn(move || run.listen(wire, "slow, passed over"));
         }
         let work = [run.probe(scope), run.burden(scope, &address)];
-        thread::sleep(TIME); // what is measured is this time
+        thread::sleep(TIME); // the requests run during this time
         stop.store(true, SeqCst);
         let _ = fs::remove_file(scratch.0.join("crawl"));
         work.into_iter().flatten().for_each(|thread| thread.join().unwrap());
@@ -398,7 +399,7 @@ fn run(case: Case, library: &Path) -> Vec<Row> {
 }
 
 impl Row {
-    /// Prints it; returns whether it is wrong.
+    /// Prints the row; returns whether it is too slow.
     fn judge(&self, control: Option<&Row>, naps: &[Sample]) -> bool {
         let own = |sample: &Sample| sample.own(naps);
         let millis = |time: Duration| time.as_secs_f64() * 1000.0;
@@ -413,7 +414,8 @@ impl Row {
     }
 }
 
-/// Runs cases side by side, and with them the one that shows what this machine does. Returns what is wrong.
+/// Runs cases at the same time, together with the one that shows the delays of the machine. Returns the rows that are
+/// too slow.
 fn judge(cases: &[Case], library: &Path) -> Vec<(&'static str, String)> {
     let stop = AtomicBool::new(false);
     let (rows, naps) = thread::scope(|scope| {
@@ -439,7 +441,7 @@ fn nobody_waits_for_a_disk_but_those_who_asked_it() {
     waits(&CASES);
 }
 
-/// Asserts that nobody waits in these cases.
+/// Asserts that no client waits in these cases.
 pub fn waits(cases: &[Case]) {
     let built = Scratch::new();
     let library = built.0.join("disk.so");
@@ -447,7 +449,7 @@ pub fn waits(cases: &[Case]) {
     if !works(&format!("cc -shared -fPIC -pthread -o {} {source}", library.display())) {
         return;
     }
-    // A machine is late at times; a server that waits for the disk does so each time.
+    // A machine is late at times. A server that waits for the disk does so each time.
     let mut wrong = judge(cases, &library);
     for _ in 0..5 {
         let again: Vec<Case> =

@@ -1,5 +1,5 @@
-//! At home on a small board: memory, start, address space. The figures are for the release build, which `.ci/run` names in
-//! `TINCAN_RELEASE`; without it only what holds for every build is tested.
+//! A small board: memory, start, address space. The figures hold for the release build, which `.ci/run` names in
+//! `TINCAN_RELEASE`. Without this variable, only the tests that hold for every build run.
 
 use crate::support::harness::*;
 use crate::support::process::release;
@@ -10,9 +10,10 @@ use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The memory that a process takes for itself, in KiB: what it has written, anywhere; and that with each page of its
-/// program that is there, as if nobody shared it. The pages of the system's libraries that are as in their files are the system's:
-/// its share of those (PSS) is 20 KiB beside many processes and 300 beside few, whatever it does itself.
+/// Returns the memory that a process needs for itself, in KiB: first the pages that it has written, then these and
+/// all pages of its program in memory, as if no other process shared them. Unchanged pages of the system's libraries
+/// are not counted. Their share (PSS) depends on other processes: it is 20 KiB if there are many and 300 KiB if there
+/// are few.
 fn own_memory(pid: u32) -> (usize, usize) {
     let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
     let (mut sum, mut written, mut own) = (0, 0, false);
@@ -41,11 +42,11 @@ fn an_idle_server_takes_about_a_mebibyte() {
     command.args(["--listen", "127.0.0.1:0"]);
     let server = Tincan::run(command);
     assert_eq!(server.get("/health").text(), "ok\n");
-    // How much of its program is there is the kernel's choice; `.ci/run` has these ceilings for all of it.
+    // The kernel chooses how much of the program is in memory; `.ci/run` has these limits for all of it.
     let most = if tincan::wings::DOORS.iter().any(|door| door.wing.is_some()) { 1036 } else { 665 };
     let (written, own) = own_memory(server.pid());
-    assert!(own > 256 + written, "{own} KiB: not even its program is counted");
-    // 180 to 200: threads, the loader and the C library write a few pages more on some machines.
+    assert!(own > 256 + written, "{own} KiB: the program's own pages are missing");
+    // 180 to 200: threads, the loader and the C library write some more pages on some machines.
     assert!(written < 256, "{written} KiB written");
     assert!(own < most + 200, "{own} KiB");
 }
@@ -53,7 +54,8 @@ fn an_idle_server_takes_about_a_mebibyte() {
 #[test]
 fn the_first_byte_comes_within_five_milliseconds_of_the_start() {
     let Some(program) = release() else { return };
-    // The client is there before the server is. The best of many starts, for machines are shared.
+    // The client connects before the server starts. The best of many starts counts, since other programs use the
+    // machine.
     let start = || {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -66,7 +68,8 @@ fn the_first_byte_comes_within_five_milliseconds_of_the_start() {
         client.read_exact(&mut [0]).unwrap();
         began.elapsed()
     };
-    // If even the program that does nothing takes more than 1.25 ms, the machine is busy, and four times that is allowed.
+    // If even a program that does nothing takes more than 1.25 ms, the machine is busy, and four times that is
+    // allowed.
     let nothing = || {
         let began = Instant::now();
         assert!(Command::new(&program).arg("--version").output().unwrap().status.success());
@@ -83,7 +86,7 @@ fn the_first_byte_comes_within_five_milliseconds_of_the_start() {
 fn five_hundred_readers_fit_into_32_mib_of_address_space() {
     let program = std::env::var("TINCAN_RELEASE").unwrap_or(env!("CARGO_BIN_EXE_tincan").into());
     let mut command = Command::new("sh");
-    // Nobody is so idle meanwhile as to be pinged.
+    // No subscriber is idle for so long that it gets a ping.
     command.arg("-c").arg(format!("ulimit -v 32768; exec {program} --listen 127.0.0.1:0 --heartbeat 300"));
     let server = Tincan::run(command);
     let limits = read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();

@@ -1,8 +1,10 @@
-//! Some minutes of life, by hand: `cargo test --release -- --ignored --nocapture soak`; `SOAK_SECONDS` says how long.
+//! Some minutes of real life, started by hand: `cargo test --release -- --ignored --nocapture soak`; `SOAK_SECONDS`
+//! sets the duration.
 //!
-//! Readers come, go, stall and resume, publishers say what was never said before, and the server is killed three times.
-//! An event's bytes follow from its number and its channel, so whoever hears one can check them all. A reader is judged
-//! on the way where one epoch is enough for it, and for the rest at the end, when it is known what each epoch had.
+//! Subscribers come, leave, stall and resume. Publishers never publish the same event twice. The server is killed
+//! three times. An event's bytes follow from its number and its channel, so a subscriber can check all of them. It
+//! checks on the way everything that concerns one epoch. The rest is checked at the end, when it is known which
+//! events each epoch had.
 
 use crate::support::harness::*;
 use std::collections::BTreeMap;
@@ -16,12 +18,12 @@ use std::time::{Duration, Instant};
 use tincan::wire::id::Id;
 
 const CHANNELS: usize = 5;
-/// `--max-age`, less its tenth: no stream of who keeps up is ended before.
+/// `--max-age` less a tenth of it: no stream of a subscriber that keeps up ends earlier.
 const YOUNGEST: Duration = Duration::from_secs(18);
-/// How much longer the last reader may take.
+/// How much longer the last subscriber may take.
 const GRACE: Duration = Duration::from_secs(120);
 
-// Rows of the table that are counted in one place and judged in another.
+// Rows of the table that are counted in one place and checked in another.
 const ACKNOWLEDGED: &str = "events acknowledged";
 const DISORDERED: &str = "events out of order";
 const DOUBLED: &str = "events doubled";
@@ -30,7 +32,7 @@ const CUT_OFF: &str = "streams cut off";
 const EARLY: &str = "streams that ended early";
 const GAPS: &str = "gaps told";
 
-/// The fields of an event, as they are published and heard: some have a name, some have many lines.
+/// Returns the fields of an event, without its id. Some events have a name, some have many lines.
 fn fields(channel: usize, number: u32) -> String {
     let name = if number.is_multiple_of(5) { format!("event: of-{channel}\n") } else { String::new() };
     let lines = if number.is_multiple_of(4) { number % 60 } else { 0 };
@@ -38,7 +40,7 @@ fn fields(channel: usize, number: u32) -> String {
     format!("{name}data: {number} in {channel}\n{lines}")
 }
 
-/// Reads on until the buffer ends so; false at the end of the connection.
+/// Reads on until the buffer ends with `end`. Returns false at the end of the connection.
 fn next(wire: &mut BufReader<Wire>, buf: &mut Vec<u8>, end: &[u8]) -> io::Result<bool> {
     while !buf.ends_with(end) {
         if wire.read_until(b'\n', buf)? == 0 {
@@ -48,7 +50,7 @@ fn next(wire: &mut BufReader<Wire>, buf: &mut Vec<u8>, end: &[u8]) -> io::Result
     Ok(true)
 }
 
-/// Reads a head, which must be a 200; returns the length that it tells, if the body is not in chunks.
+/// Reads a head, which must be a 200. Returns the length that it gives, or None if the body is in chunks.
 fn head(wire: &mut BufReader<Wire>) -> io::Result<Option<usize>> {
     let mut head = Vec::new();
     let whole = next(wire, &mut head, b"\r\n\r\n")?;
@@ -59,7 +61,7 @@ fn head(wire: &mut BufReader<Wire>) -> io::Result<Option<usize>> {
     Ok(text.lines().find_map(|l| l.strip_prefix("Content-Length: ")).map(|n| n.parse().unwrap()))
 }
 
-/// One POST on a connection that stays; its ids.
+/// Sends one POST on a connection that stays open; returns the ids.
 fn say(wire: &mut BufReader<Wire>, channel: usize, numbers: &[u32]) -> io::Result<Vec<Id>> {
     let mut body: String = numbers.iter().map(|n| fields(channel, *n) + "\n").collect();
     let (mut name, mut kind) = (String::new(), "text/event-stream");
@@ -77,24 +79,24 @@ fn say(wire: &mut BufReader<Wire>, channel: usize, numbers: &[u32]) -> io::Resul
     if rising { Ok(ids) } else { Err(io::Error::other(format!("{} events, {ids:?}", numbers.len()))) }
 }
 
-/// In a channel, what a reader heard next after an id, where the two are not neighbours in one epoch; and the `lost` of
-/// the gap that it was told in between, if it was.
+/// Two ids that a subscriber of the channel received one after the other, although they are not neighbours in one
+/// epoch. If there was a gap event in between, its `lost`.
 type Step = (usize, Id, Id, Option<Option<u64>>);
 
-/// What all share.
+/// The state that all threads share.
 #[derive(Default)]
 struct Soak {
     port: u16,
-    run: AtomicU64,                                   // odd while there is no server
-    said: [Mutex<BTreeMap<u64, Vec<u32>>>; CHANNELS], // per epoch, the numbers by id; 0: not yet known
-    end: OnceLock<[Id; CHANNELS]>,                    // the last ids, when nobody publishes any more
+    run: AtomicU64,                                   // a number for each server, odd while there is none
+    said: [Mutex<BTreeMap<u64, Vec<u32>>>; CHANNELS], // for each epoch, the numbers of its events by id; 0 is unknown
+    end: OnceLock<[Id; CHANNELS]>,                    // the last ids, once all publishers have ended
     steps: Mutex<Vec<Step>>,
     wrong: Mutex<Vec<String>>,
     table: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Soak {
-    /// Counts so many more; returns how many there are.
+    /// Adds to a count; returns the sum.
     fn count(&self, row: &'static str, n: u64) -> u64 {
         *self.table.lock().unwrap().entry(row).and_modify(|count| *count += n).or_insert(n)
     }
@@ -106,7 +108,7 @@ impl Soak {
         }
     }
 
-    /// Waits for the server; tells which one it is.
+    /// Waits for the server; returns its number.
     fn up(&self, until: Instant) -> Option<u64> {
         while Instant::now() < until {
             match self.run.load(SeqCst) {
@@ -118,11 +120,11 @@ impl Soak {
     }
 
     fn connect(&self) -> io::Result<BufReader<Wire>> {
-        // Every second there is a ping, and a poll waits for at most five.
+        // There is a ping every second, and a poll waits for at most five seconds.
         Ok(BufReader::new(Wire::over(TcpStream::connect(("127.0.0.1", self.port))?)))
     }
 
-    /// What ends a connection is wrong where this server was still meant to be there.
+    /// Handles the end of a connection. An error is a fault if the same server still runs.
     fn ended(&self, run: u64, whose: &str, end: io::Result<()>) {
         if let Err(e) = end
             && self.run.load(SeqCst) == run
@@ -131,7 +133,7 @@ impl Soak {
         }
     }
 
-    /// Notes what an id means, which may never change.
+    /// Notes which event an id belongs to. This may never change.
     fn note(&self, channel: usize, id: Id, number: u32) {
         assert!((1..100_000_000).contains(&id.seq), "{id}");
         let at = id.seq as usize;
@@ -144,12 +146,12 @@ impl Soak {
         }
     }
 
-    /// Publishes on one connection. What gets no answer is not said again.
+    /// Publishes on one connection. Events without a response are not published again.
     fn publish(&self, random: &mut Random, number: &mut u32, until: Instant) -> io::Result<()> {
         let mut wire = self.connect()?;
         while Instant::now() < until {
             sleep(Duration::from_millis(random.below(40)));
-            // Half of it in one channel, whose readers fall off the log first.
+            // Half of the events go to one channel, whose subscribers are the first to be dropped.
             let channel = (random.below(10) as usize).saturating_sub(5);
             let count = if random.below(5) == 0 { 2 + random.below(6) as u32 } else { 1 };
             let numbers: Vec<u32> = (*number..*number + count).collect();
@@ -163,7 +165,7 @@ impl Soak {
         Ok(())
     }
 
-    /// A reader's life: chains of connections, each of which goes on where the one before it ended.
+    /// The life of subscribers: chains of connections, each of which continues where the one before ended.
     fn read(&self, mut random: Random, until: Instant) {
         let mut chain = Chain::new(self, &mut random);
         while let Some(run) = self.up(until) {
@@ -181,7 +183,7 @@ impl Soak {
         self.wrong(format!("a reader of /{} came to {:?} and not to the end", chain.channel, chain.place));
     }
 
-    /// Judges what can be judged only now.
+    /// Checks everything that can only be checked at the end.
     fn judge(&self) {
         for (channel, from, to, told) in &*self.steps.lock().unwrap() {
             let epochs = from.epoch.min(to.epoch)..to.epoch;
@@ -189,7 +191,7 @@ impl Soak {
             let lost = (before as u64 + to.seq).saturating_sub(from.seq + 1);
             self.count(if told.is_some() { "events lost in told gaps" } else { UNTOLD }, lost);
             self.count(GAPS, told.is_some().into());
-            // Only across epochs it may be unknown; and nothing but trimming takes events away here.
+            // `lost` may be null only across epochs. And events are only missing here because the log was trimmed.
             if told.is_some_and(|told| lost == 0 || told.map_or(from.epoch == to.epoch, |n| n != lost)) {
                 self.wrong(format!("from {from} to {to} {lost} are missing; the gap says {told:?}"));
             }
@@ -202,13 +204,13 @@ impl Soak {
     }
 }
 
-/// A reader, from where it first came until it leaves for good.
+/// A subscriber, from its first connection to its last.
 struct Chain<'a> {
     soak: &'a Soak,
     channel: usize,
-    place: Option<Id>, // what it resumes with
-    asked: Option<Id>, // with what it came this time
-    owed: Option<Id>,  // it was moved on from here, and must be told so
+    place: Option<Id>, // the last id that it knows
+    asked: Option<Id>, // the last event ID that it sent on this connection
+    owed: Option<Id>,  // the server has skipped events after this id, and must send a gap
 }
 
 impl Chain<'_> {
@@ -217,7 +219,7 @@ impl Chain<'_> {
         Chain { soak, channel, place: None, asked: None, owed: None }
     }
 
-    /// Whether it has everything that was ever said after its start.
+    /// Returns whether it has received every event up to the end.
     fn complete(&self) -> bool {
         self.soak.end.get().is_some_and(|end| self.place >= Some(end[self.channel]))
     }
@@ -226,7 +228,7 @@ impl Chain<'_> {
         self.soak.steps.lock().unwrap().push((self.channel, from, to, told));
     }
 
-    /// One connection, until either side ends it.
+    /// Opens one connection, and reads it until either side ends it.
     fn connect(&mut self, random: &mut Random, run: u64) -> io::Result<()> {
         let (soak, channel, began) = (self.soak, self.channel, Instant::now());
         let poll = random.below(3) == 0;
@@ -259,7 +261,7 @@ impl Chain<'_> {
                 sleep(Duration::from_millis(random.below(15_000)));
             }
         }
-        // A poll is cut short only where its reader has fallen off the log.
+        // A poll is cut short only if its subscriber is dropped.
         let whole = length.map_or(wire.get_ref().is_whole(), |length| length == body);
         if poll && stalls.is_some() && !(whole && buf.is_empty()) {
             return Err(io::Error::other(format!("a poll ended after {body} of {length:?} bytes and {buf:?}")));
@@ -276,7 +278,7 @@ impl Chain<'_> {
             self.place = Id::parse(&id_of(block));
             self.owed = self.asked.filter(|asked| Some(*asked) != self.place);
             let name = block.lines().next().and_then(|line| line.strip_prefix(": connected to /"));
-            let name = name.and_then(|name| name.split(' ').next()); // a stream is told its address behind it
+            let name = name.and_then(|name| name.split(' ').next()); // the address of the stream may follow
             settled && name == Some(&self.channel.to_string())
         } else if let Some(data) = block.strip_prefix("event: gap\ndata: ") {
             self.gap(data).is_some()
@@ -289,7 +291,7 @@ impl Chain<'_> {
         }
     }
 
-    /// A gap: it names what was asked for, and the event that comes next.
+    /// Takes a gap. It must name the id that was asked for, and the id of the next event.
     fn gap(&mut self, data: &str) -> Option<()> {
         let (asked, place, parts) = (self.owed.take()?, self.place?, data.split('"').collect::<Vec<_>>());
         let from = Id::parse(parts.get(7)?).filter(|from| place.precedes(*from))?;
@@ -300,9 +302,9 @@ impl Chain<'_> {
         (data == format!("{{\"asked\":\"{asked}\",\"from\":\"{from}\",\"lost\":{lost}}}\n\n")).then_some(())
     }
 
-    /// An event: its bytes, and its place behind the one before it.
+    /// Takes an event. It checks its bytes, and its place after the event before.
     fn event(&mut self, block: &str) -> Option<()> {
-        // What one POST wrote may have a note in front.
+        // A unit of one POST may begin with a seal.
         let block = if block.starts_with(": one POST, ") { block.split_once('\n')?.1 } else { block };
         let (text, line) = block.strip_suffix("\n\n")?.rsplit_once('\n')?;
         let (id, place, soak) = (Id::from_line(line.as_bytes())?, self.place?, self.soak);
@@ -320,7 +322,7 @@ impl Chain<'_> {
     }
 }
 
-/// A process's memory in KiB, its descriptors and its threads.
+/// Returns a process's memory in KiB, its descriptors and its threads.
 fn size(pid: u32) -> [usize; 3] {
     let entries = |what| read_dir(format!("/proc/{pid}/{what}")).unwrap().count();
     [pss(pid), entries("fd"), entries("task")]
@@ -332,7 +334,8 @@ fn five_minutes_of_readers_that_come_stall_and_resume() {
     let length = Duration::from_secs(std::env::var("SOAK_SECONDS").map_or(300, |s| s.parse().unwrap()));
     let dir = Scratch::new();
     let args = ["--quiet", "--data", dir.arg(), "--history", "1M", "--max-age", "20", "--heartbeat", "1"];
-    // Not a port that the system gives to connections: while there is no server, a reader would be given it.
+    // Not a port that the system gives to outgoing connections: while there is no server, a subscriber might get that
+    // port.
     let mut server = Tincan::spawn(&format!("127.0.0.1:{}", free_port()), &args);
     let (mut start, began) = (size(server.pid()), Instant::now());
     let soak = &Soak { port: server.port, ..Soak::default() };
@@ -354,7 +357,7 @@ fn five_minutes_of_readers_that_come_stall_and_resume() {
             soak.count(CUT_OFF, dropped(&server));
             server.kill();
             server = Tincan::spawn(&format!("127.0.0.1:{}", soak.port), &args);
-            start = size(server.pid()); // nobody comes before the next line
+            start = size(server.pid()); // no client can connect before the next line
             soak.run.fetch_add(1, SeqCst);
         }
         publishers.into_iter().for_each(|publisher| publisher.join().unwrap());
@@ -365,8 +368,8 @@ fn five_minutes_of_readers_that_come_stall_and_resume() {
         soak.end.set(end).unwrap();
     });
     soak.count(CUT_OFF, dropped(&server));
-    // Two files a channel, and four threads that wait for the next connection.
-    eventually("the readers' descriptors and threads are given back", || {
+    // Two files for each channel, and four threads that wait for the next connection.
+    eventually("the subscribers' descriptors and threads are released", || {
         let [_, descriptors, threads] = size(server.pid());
         descriptors <= start[1] + 2 * CHANNELS && threads <= start[2] + 4
     });

@@ -1,4 +1,4 @@
-//! `--token-file`: who may read and publish, what the file may be, and that no token is ever shown.
+//! `--token-file`: who may read and publish, which files are accepted, and that no token is ever shown.
 
 use crate::support::harness::*;
 use std::fmt::Debug;
@@ -29,13 +29,13 @@ fn file(scratch: &Scratch, name: &str, text: impl AsRef<[u8]>, mode: u32) -> Pat
     path
 }
 
-/// A server with these tokens.
+/// Starts a server with these tokens.
 pub fn guarded(scratch: &Scratch, text: &str, args: &[&str]) -> Tincan {
     let path = file(scratch, "tokens", text, 0o600);
     Tincan::start(&[&["--token-file", path.to_str().unwrap()], args].concat())
 }
 
-/// Two tokens for each right, and one that is on both lines.
+/// Starts a server with two tokens for each right, and one token that has both rights.
 fn five(scratch: &Scratch, args: &[&str]) -> Tincan {
     let text = format!(
         "# who may\r\npublish {PUBLISH}\r\n  read\t{READ}  \n\n \t\n#read no\n\
@@ -44,7 +44,7 @@ fn five(scratch: &Scratch, args: &[&str]) -> Tincan {
     guarded(scratch, &text, args)
 }
 
-/// RFC 4648 §4, bit by bit.
+/// Encodes by RFC 4648 §4, bit by bit.
 pub fn encode(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut bits: Vec<u8> = bytes.iter().flat_map(|b| (0..8).rev().map(move |n| b >> n & 1)).collect();
@@ -59,7 +59,7 @@ fn bearer(token: &str) -> String {
     format!("Authorization: Bearer {token}\r\n")
 }
 
-/// Asks; the answer to a HEAD ends with its head (RFC 9112 §6.3).
+/// Sends a request. The response to a HEAD has no body (RFC 9112 §6.3).
 fn ask(server: &Tincan, line: &str, fields: impl AsRef<[u8]>) -> Response {
     let mut wire = server.connect();
     let head = format!("{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
@@ -75,7 +75,7 @@ fn ask(server: &Tincan, line: &str, fields: impl AsRef<[u8]>) -> Response {
     Response { status, head, body: Vec::new() }
 }
 
-/// Asserts that this is exactly this refusal, with its challenge.
+/// Asserts that the response is exactly this refusal with its challenge.
 fn challenged(answer: &Response, reject: Reject, what: &str) {
     let body = if what.starts_with("HEAD ") { String::new() } else { reject.line() };
     assert_eq!((answer.status, answer.text()), (401, body), "{what}");
@@ -85,8 +85,8 @@ fn challenged(answer: &Response, reject: Reject, what: &str) {
     assert!(answer.head.contains(&challenge) && challenges == 1, "{what}: {}", answer.head);
 }
 
-/// The refusal of a request for this right, whose credentials may be for the other one. What is no user's password and no
-/// Bearer token is none.
+/// Returns the refusal of a request that needs this right. If the credentials are known, they are for the other
+/// right. Credentials that are neither a user's password nor a Bearer token count as missing.
 fn refusal(right: Reject, fields: &str, is_known: bool) -> Reject {
     let [missing, unknown, wrong] = match right == READ_TOKEN {
         true => [READ_TOKEN, READ_UNKNOWN, READ_RIGHT],
@@ -105,20 +105,20 @@ fn refusal(right: Reject, fields: &str, is_known: bool) -> Reject {
     }
 }
 
-/// Asserts that no token is in a text: not itself, not in base64 alone or behind a user name of any length.
+/// Asserts that a text contains no token, neither itself nor in base64, alone or after a user name of any length.
 fn shows_no_token(text: &str) {
     for token in TOKENS {
         assert!(!text.contains(token), "{token} is in {text}");
         for before in ["", ":", "u:", "me:"] {
             let full = encode(format!("{before}{token}").as_bytes());
-            // Without the digits at both ends, which neighbours change.
+            // Without the digits at both ends, which depend on the neighbouring bytes.
             let code = &full[4..full.len() - 4];
             assert!(!text.contains(code), "{token} is in {text}, as {code}");
         }
     }
 }
 
-/// Requests by what they need: method, target, the status for who has that, and an `Accept`.
+/// Requests by the right that they need: method, target, the status for a client that has the right, and an `Accept`.
 const REQUESTS: [(Option<Reject>, &str); 3] = [
     (Some(READ_TOKEN), READING),
     (Some(PUBLISH_TOKEN), "POST /kitchen 200 | POST /metrics 405 | POST /nothing/here 404"),
@@ -128,15 +128,15 @@ const READING: &str = "GET /kitchen 200 | GET /kitchen 200 text/event-stream | G
     GET / 200 | GET /kitchen?wait=0&since=all 200 | HEAD /kitchen 200 | GET /metrics 200 | GET /assets/chat.js 200 | \
     GET /nothing/here 404 | DELETE /kitchen 405";
 
-/// Values of `Authorization`, and whether they let publish and read. `{P1}` and so on are the tokens, `[…]` is the
-/// base64 of what stands in it, `<…>` the same without its padding.
+/// Values of `Authorization`, and whether they allow publishing and reading. `{P1}` and so on are the tokens. `[…]`
+/// is the base64 of its content, `<…>` the same without padding.
 const CREDENTIALS: [(&str, bool, bool); 4] = [
     ("Basic [any:{P1}] | Basic [:{P1}] | Basic [é:{P2}] | Basic <:{P2}> | Bearer {P1} | Bearer {P2}", true, false),
     ("Basic [any:{R1}] | Basic [:{R2}] | Basic <u:{R1}> | Bearer {R1} | Bearer {R2}", false, true),
     ("Basic [me:{B}] | Basic [{B}:{B}] | bASIC [me:{B}] | Basic   [me:{B}] | Bearer {B} | bEARER   {B}", true, true),
     (WRONG, false, false),
 ];
-/// In the wrong place, by the wrong scheme, in broken base64; and what is nearly a token.
+/// A token in the wrong place, with the wrong scheme, or in broken base64; and values that are nearly a token.
 const WRONG: &str = " | Basic | Bearer | Basic [] | Basic [:] | Basic [any:] | Basic [any:wrong] | Bearer wrong | \
     Basic [{B}] | Basic [{B}:] | Basic [u:x:{B}] | Basic [any:{B}\n] | Basic {B} | Basic [me:{B}]= | \
     Basic [me:{B}]* | Basic [me] [:{B}] | Basic =[me:{B}] | Bearer [me:{B}] | Bearer {P1} {B} | \
@@ -146,7 +146,7 @@ const WRONG: &str = " | Basic | Bearer | Basic [] | Basic [:] | Basic [any:] | B
     Basic [:oth-Yc6dR1] | Basic [:b] | Basic [:{B}1] | Basic [:{B}{B}] | Basic [:both-yc6dr1] | \
     Basic [:both-Yc6dR0] | Bearer {P1}{R1}";
 
-/// Field lines as [`CREDENTIALS`] describes them.
+/// Returns the field lines that [`CREDENTIALS`] describes.
 fn credentials() -> Vec<(String, bool, bool)> {
     let fields = |value: &str| {
         let names = [("{P1}", PUBLISH), ("{P2}", PUBLISH_2), ("{R1}", READ), ("{R2}", READ_2), ("{B}", BOTH)];
@@ -155,7 +155,10 @@ fn credentials() -> Vec<(String, bool, bool)> {
             let end = start + value[start..].find([']', '>']).unwrap();
             let code = encode(&value.as_bytes()[start + 1..end]);
             let bare = code.trim_end_matches('=');
-            assert!(!value[start..].starts_with('<') || bare != code, "{value} would be no case of its own");
+            assert!(
+                !value[start..].starts_with('<') || bare != code,
+                "{value} needs padding, or it is the same case twice"
+            );
             value.replace_range(start..=end, if value[start..].starts_with('<') { bare } else { &code });
         }
         format!("Authorization: {value}\r\n")
@@ -172,7 +175,7 @@ fn each_right_asks_for_its_own_token_and_no_token_is_ever_shown() {
     each_right(&REQUESTS);
 }
 
-/// Asks for these with all credentials.
+/// Sends these requests with all credentials, and checks the responses.
 pub fn each_right(all: &[(Option<Reject>, &str)]) {
     let scratch = Scratch::new();
     let server = five(&scratch, &[]);
@@ -202,7 +205,7 @@ pub fn each_right(all: &[(Option<Reject>, &str)]) {
         }
     }
     challenged(&ask(&server, "GET /kitchen", b"Authorization: Bearer \xff\r\n"), READ_TOKEN, "no UTF-8");
-    // What cannot be understood has a token as well.
+    // Malformed requests contain a token as well.
     let fields = "Authorization: Bearer TOKEN\n|Authorization: Bearer\r\n TOKEN\r\n|Authorization Bearer TOKEN\r\n|\
                   Authorization: Bearer TOKEN\u{1}\r\n|Authorization: Bearer TOKENLONG\r\n|Host: a:TOKEN@localhost\r\n";
     let heads = fields.split('|').map(|fields| format!("GET /kitchen HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"));
@@ -213,11 +216,12 @@ pub fn each_right(all: &[(Option<Reject>, &str)]) {
         answers += &(answer.head.clone() + &answer.text());
         asked += 1;
     }
-    // What was refused is not there.
+    // Refused events are not in the log.
     let kept = ask(&server, "GET /kitchen?wait=0&since=all", bearer(READ)).text();
     assert_eq!((kept.matches("\ndata:").count(), said > 5), (said, posts));
     shows_no_token(&answers);
-    // What it says at its start is one or more lines with a space before them, by the system's limits.
+    // At its start the server prints its greeting. It depends on the system's limits. Further lines of it begin with
+    // a space.
     let greets = |line: &str| line.starts_with("tincan: ") || line.starts_with("  ");
     let logged = || server.stderr().lines().filter(|line| !greets(line)).count();
     eventually("every request is logged", || logged() >= asked + 2);
@@ -247,7 +251,7 @@ fn a_right_without_a_token_is_everybodys() {
 #[test]
 fn a_token_in_the_url_gives_no_access() {
     let scratch = Scratch::new();
-    let server = five(&scratch, &["--quiet"]); // the request log shows a target as it came
+    let server = five(&scratch, &["--quiet"]); // the request log would show the target with the token
     for name in ["token", "access_token", "Authorization", "password"] {
         let query = format!("/kitchen?wait=0&{name}={BOTH}");
         challenged(&ask(&server, &format!("GET {query}"), ""), READ_TOKEN, &query);
@@ -266,14 +270,15 @@ fn who_has_no_token_is_told_before_the_body_and_who_comes_from_elsewhere_first()
     let server = five(&scratch, &[]);
     let post = |fields: &str| format!("POST /kitchen HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n{fields}\r\n");
     for fields in [String::new(), bearer("wrong"), bearer(READ)] {
-        // The body never comes, so an answer is the proof; and the connection ends, for nobody knows what follows.
+        // The body never comes, so a response proves that the server does not wait for it. The connection ends, since
+        // the position of the next request is unknown.
         let mut wire = server.connect();
         wire.send(post(&format!("Expect: 100-continue\r\n{fields}")));
         let answer = wire.response();
         let refusal = refusal(PUBLISH_TOKEN, &fields, fields == bearer(READ));
         challenged(&answer, refusal, &fields);
         assert_eq!((answer.field("connection"), wire.rest().as_str()), (Some("close"), ""));
-        // Without that field the body is taken, is not mistaken for a request, and the connection goes on.
+        // Without that field the body is skipped and not taken for a request, and the connection goes on.
         let mut wire = server.connect();
         let next = format!("GET /kitchen?wait=0&since=all HTTP/1.1\r\nHost: localhost\r\n{}\r\n", bearer(READ));
         wire.send(post(&fields) + "GET " + &next);
@@ -286,7 +291,7 @@ fn who_has_no_token_is_told_before_the_body_and_who_comes_from_elsewhere_first()
     wire.expect("HTTP/1.1 100 Continue\r\n\r\n");
     wire.send("soup");
     assert_eq!(wire.response().status, 200);
-    // A page of another site must not make a browser ask its user for a token, or learn whether it has one.
+    // A page of another site must not make a browser ask its user for a token, nor learn whether the browser has one.
     for fields in [String::new(), bearer("wrong"), bearer(BOTH)] {
         let rebound = format!(" /kitchen HTTP/1.1\r\nHost: evil.example\r\n{fields}\r\n");
         server.ask(format!("GET{rebound}")).refused(reject::MISDIRECTED);
@@ -296,9 +301,10 @@ fn who_has_no_token_is_told_before_the_body_and_who_comes_from_elsewhere_first()
     }
 }
 
-/// What the program says where it does not start with this file: one line, with exit 1, and no token.
+/// Returns the message of the program if it refuses to start with this file: one line, with exit code 1, and without
+/// any token.
 fn refused_at_start(path: &Path) -> String {
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap(); // where the file is not refused, this still ends it
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap(); // if the file is accepted, the busy port ends the program
     let listen = taken.local_addr().unwrap().to_string();
     let mut command = Command::new(env!("CARGO_BIN_EXE_tincan"));
     let out = command.args(["--listen", &listen, "--token-file"]).arg(path).output().unwrap();
@@ -316,12 +322,12 @@ fn a_token_file_that_others_can_read_or_change_is_refused() {
     for mode in [0o644, 0o640, 0o604, 0o620, 0o602, 0o610, 0o601, 0o777] {
         let path = file(&scratch, "open", &text, mode);
         if mode == 0o640 && chown(&path, Some(12_345), None).is_err() {
-            continue; // root's own may be handed to a group, and who is not root cannot give it to somebody else
+            continue; // root's own file may be readable by a group, and only root can change an owner
         }
         let why = refused_at_start(&path);
         let told = " so others than its owner can read or change it; chmod 600 it";
         assert_eq!(why, format!(" has mode {mode:o},{told}"));
-        // A link has a mode of its own, 777, which says nothing; its file's counts.
+        // A link has its own mode, 777, which does not matter. The mode of its file counts.
         let link = scratch.0.join(format!("link-{mode:o}"));
         std::os::unix::fs::symlink(scratch.0.join("open"), &link).unwrap();
         assert_eq!(refused_at_start(&link), why);
@@ -333,7 +339,7 @@ fn a_token_file_that_others_can_read_or_change_is_refused() {
         let server = Tincan::start(&["--token-file", path.to_str().unwrap()]);
         challenged(&server.get("/kitchen?wait=0"), READ_TOKEN, "");
         assert_eq!(ask(&server, "GET /kitchen?wait=0", bearer(READ)).status, 200);
-        // A program that has the server in it, and prints it, shows no token.
+        // A program that embeds the server and prints it shows no token.
         let config = Config { listen: "127.0.0.1:0".parse().ok(), token_file: Some(path), ..Config::default() };
         let server = Server::bind(config.clone()).unwrap();
         assert_eq!(format!("{server:?}"), format!("Server(Hub({config:?}))"));
@@ -341,7 +347,7 @@ fn a_token_file_that_others_can_read_or_change_is_refused() {
     }
 }
 
-/// Whether a type can be printed with `{:?}`: the constant of the type itself comes before that of the trait.
+/// Whether a type can be printed with `{:?}`: the type's own constant comes before that of the trait.
 pub struct Printed<T>(T);
 
 impl<T: Debug> Printed<T> {
@@ -375,7 +381,7 @@ fn a_wrong_token_file_is_named_with_its_line_and_no_token_is_shown() {
     for empty in ["", "\n", "# publish x\r\n\r\n  \t\n"] {
         assert_eq!(refused_at_start(&file(&scratch, "tokens", empty, 0o600)), none);
     }
-    // Exactly as much as is allowed, and a byte more.
+    // Exactly the allowed size, and one byte more.
     let full = good.clone() + &"#".repeat((64 << 10) - good.len());
     let path = file(&scratch, "tokens", &full, 0o600);
     drop(Tincan::start(&["--token-file", path.to_str().unwrap()]));
@@ -387,7 +393,7 @@ fn a_wrong_token_file_is_named_with_its_line_and_no_token_is_shown() {
     assert!(why.starts_with(": ") && why.contains("UTF-8"), "{why}");
     let why = refused_at_start(&scratch.0.join("missing"));
     assert!(why.starts_with(": No such file"), "{why}");
-    // No advice to `chmod 600` a directory.
+    // The message does not advise to `chmod 600` a directory.
     let no_file = " is no file; write lines `publish TOKEN` and `read TOKEN` into one";
     for mode in [0o700, 0o755] {
         fs::set_permissions(&scratch.0, Permissions::from_mode(mode)).unwrap();
@@ -419,7 +425,7 @@ fn an_allowed_origin_may_send_credentials_and_any_origin_may_not() {
             field("headers").is_some_and(|f| f == "authorization")
         };
         assert_eq!(told(&ask(&server, "OPTIONS /kitchen", a.to_owned() + preflight), 204), allowed.is_some());
-        // The refusals tell it too, or the page could not read why.
+        // Refusals have these fields too. Otherwise the page could not read the reason.
         for (fields, read, publish) in [(String::new(), 401, 401), (bearer(BOTH), 200, 200), (bearer(READ), 200, 401)] {
             told(&ask(&server, "GET /kitchen", a.to_owned() + &fields), read);
             told(&ask(&server, "GET /kitchen?wait=0", a.to_owned() + &fields), read);
@@ -427,7 +433,7 @@ fn an_allowed_origin_may_send_credentials_and_any_origin_may_not() {
             told(&ask(&server, "POST /kitchen", a.to_owned() + &fields), publish);
         }
     }
-    // Without tokens as well: some clients always send them.
+    // The same without tokens, since some clients always send credentials.
     let server = Tincan::start(&["--allow-origin", "https://a.example"]);
     assert_eq!(ask(&server, "OPTIONS /kitchen", a).field("access-control-allow-credentials"), Some("true"));
 }
@@ -451,13 +457,13 @@ fn base64_has_one_right_form_and_every_other_is_refused() {
         let bytes: Vec<u8> = (0..random(40)).map(|_| random(256) as u8).collect();
         let text = encode(&bytes);
         assert_eq!((base64::decode(&text), base64::encode(&bytes)), (Some(bytes.clone()), text.clone()));
-        assert_eq!(base64::decode(text.trim_end_matches('=')), Some(bytes), "{text} without its padding");
+        assert_eq!(base64::decode(text.trim_end_matches('=')), Some(bytes), "{text} without padding");
     }
-    // Of all texts, only those two forms decode; so no two texts of the same length stand for the same bytes.
+    // Only these two forms of a text decode. So no two texts of the same length stand for the same bytes.
     let letters = ["A", "Q", "Z", "g", "h", "9", "/", "+", "=", "=", "-", "_", " ", "\n", "\0", "é", "*"];
     let mut decoded = 0;
     for _ in 0..50_000 {
-        let most = if random(2) == 0 { 9 } else { 17 }; // half of them are digits and padding alone
+        let most = if random(2) == 0 { 9 } else { 17 }; // half of the texts have only digits and padding
         let text: String = (0..random(10)).map(|_| letters[random(most)]).collect();
         if let Some(bytes) = base64::decode(&text) {
             let right = encode(&bytes);

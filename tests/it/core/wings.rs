@@ -1,5 +1,5 @@
-//! What belongs to a wing that is not in this build is refused, and nothing is done of it. These pass in any build, and look
-//! at what is missing in this one.
+//! Requests and options of a wing that is not in this build are refused, and have no effect. These tests pass in any
+//! build, and check the wings that are missing in this one.
 
 use crate::core::cli::tincan;
 use crate::support::harness::*;
@@ -45,7 +45,7 @@ const PATHS: [Row; 11] = [
     ("lessons", "OPTIONS /lessons", ""),
 ];
 
-/// The body of a refusal that names a wing.
+/// Returns the body of a refusal that names a wing.
 fn named(reject: Reject, wing: &str) -> String {
     format!("{}: {wing}\n", reject.line().trim_end())
 }
@@ -70,7 +70,7 @@ fn what_a_missing_wing_would_do_is_refused_by_its_name_and_reaches_nobody() {
         }
         assert_eq!(wire.response().text(), "ok\n", "{line}: the connection goes on");
     }
-    // A page asks what it may ask, whatever it asks for then.
+    // A preflight is answered, whatever the request after it asks for.
     let asked = server.ask("OPTIONS /kitchen?to=x&tap=x HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert_eq!(asked.status, 204);
     let id = server.post("/kitchen", "for all").remove(0);
@@ -108,11 +108,11 @@ fn an_option_of_a_missing_wing_is_refused_wherever_it_is_given() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tincan"));
         bare(&mut command);
         says(command.env(&variable, value).output().unwrap(), &variable);
-        // An empty one is unset.
+        // An empty variable counts as unset.
         let mut command = Command::new(env!("CARGO_BIN_EXE_tincan"));
         bare(&mut command);
         assert!(command.env(&variable, "").arg("--version").output().unwrap().status.success());
-        // A program of somebody's own is told as well.
+        // A program that embeds the server gets the same error.
         let mut config = Config { listen: "127.0.0.1:0".parse().ok(), ..Config::default() };
         config.wing_options.set(wing, value);
         let why = Server::bind(config).unwrap_err().to_string();
