@@ -1,7 +1,7 @@
 //! All integration tests, as one binary: the real program, real sockets, exact bytes.
 //!
-//! A wing's tests stand in the folder of its name, and go with it. A test that needs a second wing asks for it with
-//! [`support::has`].
+//! A wing's tests are in the folder of its name, and are removed with it. A test that needs a second wing checks for
+//! it with [`support::has`].
 #![forbid(unsafe_code)]
 
 mod core;

@@ -13,7 +13,7 @@ pub fn tincan(args: &[&str]) -> Output {
     command.output().unwrap()
 }
 
-/// What arguments and environment ask for.
+/// Parses arguments and environment.
 pub fn ask(args: &[&str], env: &[(&str, &str)]) -> Result<Config, String> {
     let args: Vec<String> = args.iter().map(|a| a.to_string()).collect();
     let asked = parse(&args, |name| env.iter().find(|(n, _)| *n == name).map(|(_, v)| v.to_string()));
@@ -47,13 +47,13 @@ fn help_and_version_are_printed_on_stdout() {
         ] {
             assert!(text.contains(&format!("--{option}")), "{option}: {text}");
         }
-        assert!(text.lines().all(|l| l.len() <= 100), "fits a terminal");
+        assert!(text.lines().all(|l| l.len() <= 100), "no line is wider than a terminal");
     }
     for flag in ["-V", "--version"] {
         let out = tincan(&[flag]);
         assert!(out.status.success() && out.stderr.is_empty());
         let says = format!("tincan {} with", env!("CARGO_PKG_VERSION"));
-        assert!(String::from_utf8(out.stdout).unwrap().starts_with(&says)); // and see wings.rs
+        assert!(String::from_utf8(out.stdout).unwrap().starts_with(&says)); // wings.rs tests the rest of the line
     }
 }
 
@@ -112,7 +112,11 @@ fn flags_win_over_the_environment_and_that_over_port() {
     assert_eq!(listen(&[], &[port, address]), "127.0.0.1:9001");
     assert_eq!(listen(&["--listen=[::1]:9002"], &[port, address]), "[::1]:9002");
     assert_eq!(listen(&["--listen=localhost:9003"], &[]), "127.0.0.1:9003");
-    assert_eq!(ask(&[], &[("PORT", ""), ("TINCAN_LISTEN", "")]).unwrap(), Config::default(), "empty is unset");
+    assert_eq!(
+        ask(&[], &[("PORT", ""), ("TINCAN_LISTEN", "")]).unwrap(),
+        Config::default(),
+        "an empty variable counts as unset"
+    );
     assert_eq!(ask(&["--host=Example.org."], &[]).unwrap().hosts, ["example.org"]);
     assert_eq!(ask(&[], &[("TINCAN_HOST", "a.b, c.d,")]).unwrap().hosts, ["a.b", "c.d"]);
     assert!(ask(&[], &[("PORT", "http")]).unwrap_err().starts_with("PORT: "));
@@ -174,7 +178,10 @@ fn the_start_shows_the_page_and_both_curl_lines() {
     );
     assert!(server.stderr().starts_with(&greeting), "{}", server.stderr());
     let server = Tincan::spawn("127.0.0.2:0", &[]);
-    assert!(server.stderr().starts_with("tincan: http://127.0.0.2:"), "an address at which it can be reached");
+    assert!(
+        server.stderr().starts_with("tincan: http://127.0.0.2:"),
+        "the URL has an address at which the server can be reached"
+    );
 }
 
 #[test]
@@ -200,7 +207,8 @@ fn the_start_says_what_everybody_may_and_by_which_address() {
                 && said.contains(&warning("read and publish")),
             "{said}"
         );
-        // On a machine with a route, the address by which it is reached: not this one, and no name.
+        // If the machine has a route, the line has the address by which others reach it: not this address, and not a
+        // name.
         let line = said.lines().find_map(|line| line.strip_prefix("  from other machines: ")).unwrap();
         if line != format!("port {port} at any address of this machine") {
             let url = line.strip_prefix("http://").unwrap().strip_suffix('/').unwrap();
@@ -264,12 +272,14 @@ fn the_start_says_what_the_process_can_hold_and_warns() {
     assert_eq!(dir.read("a.sse"), ": tincan log\n\n");
     std::fs::write(dir.0.join("a.sse"), ": tincan log\n\ndata: torn").unwrap();
     let server = Tincan::start(&["--data", dir.arg()]);
-    eventually("it tells", || server.stderr().ends_with("  --data: /a: an unfinished event was cut off, 10 bytes\n"));
+    eventually("the cut is reported", || {
+        server.stderr().ends_with("  --data: /a: an unfinished event was cut off, 10 bytes\n")
+    });
 }
 
 #[test]
 fn the_request_log_has_one_clean_line_a_request_unless_quiet() {
-    // So few that no limit of the system's is worth a warning.
+    // So few that no limit of the system causes a warning.
     let few = ["--max-connections=10", "--max-channels=10"];
     let (loud, quiet) = (Tincan::start(&few), Tincan::start(&[few[0], few[1], "--quiet"]));
     for server in [&loud, &quiet] {
@@ -287,7 +297,7 @@ fn the_request_log_has_one_clean_line_a_request_unless_quiet() {
         assert!(line.ends_with(end) && line.contains(" GMT 127.0.0.1:"), "{line:?}");
         assert!(line.chars().all(|c| (' '..='~').contains(&c)), "{line:?}");
     }
-    eventually("the greeting is there", || quiet.stderr().lines().count() >= 4);
+    eventually("the greeting is printed", || quiet.stderr().lines().count() >= 4);
     assert_eq!(quiet.stderr().lines().count(), 4, "{}", quiet.stderr());
 }
 
@@ -302,7 +312,7 @@ fn a_busy_port_is_named_with_a_remedy_and_exit_1() {
 
 #[test]
 fn a_channel_is_forgotten_after_its_time_and_its_ids_never_come_back() {
-    // An hour on the command line; a program that embeds the server can choose.
+    // On the command line this time is an hour; a program that embeds the server can set it.
     let forget = Duration::from_millis(600);
     let config =
         Config { listen: "127.0.0.1:0".parse().ok(), forget, quiet: true, max_channels: 3, ..Config::default() };
@@ -313,7 +323,7 @@ fn a_channel_is_forgotten_after_its_time_and_its_ids_never_come_back() {
     reader.send("GET /read HTTP/1.1\r\nHost: localhost\r\n\r\n");
     reader.block();
     let publish = |name: &str| hub.publish(name, &[tincan::Event::new("x")]).unwrap().remove(0);
-    // `used` is published to all the time; `idle` is its longest pause.
+    // Events are published to `used` all the time; `idle` is its longest pause.
     let (first, mut use_at, mut idle) = (publish("left"), Instant::now(), Duration::ZERO);
     let second = publish("used");
     let mut again = || {
@@ -331,6 +341,9 @@ fn a_channel_is_forgotten_after_its_time_and_its_ids_never_come_back() {
     assert!(left > first && left.epoch != first.epoch && left.seq == 1, "{first} {left}");
     let used = again();
     let kept = used.epoch == second.epoch && used.seq > 2;
-    assert!(kept || idle >= forget, "one in use is kept: {second} {used}, used after {idle:?} at the latest");
-    assert!(hub.metrics(None).contains("tincan_subscribers{channel=\"read\"} 1\n"), "one with a reader is kept");
+    assert!(kept || idle >= forget, "a channel in use is kept: {second} {used}, used after {idle:?} at the latest");
+    assert!(
+        hub.metrics(None).contains("tincan_subscribers{channel=\"read\"} 1\n"),
+        "a channel with a subscriber is kept"
+    );
 }

@@ -1,5 +1,5 @@
-// Clients in JavaScript: in node (`node clients.js KEY CLIENT URL ...`) and in a page (which has `jobs`). Each line that
-// they say is a key, and then what the client with that key hears; see clients.py.
+// Clients in JavaScript. They run in node (`node clients.js KEY CLIENT URL ...`) or in a page that defines `jobs`. Each line
+// that they print is the key of a client and a line that this client has received; see clients.py.
 const page = typeof document !== 'undefined';
 
 const clients = {
@@ -31,7 +31,7 @@ const clients = {
 
 let told = Promise.resolve();
 function tell(text) {
-  if (page) told = told.then(() => fetch('/', { method: 'POST', body: text })); // in this order
+  if (page) told = told.then(() => fetch('/', { method: 'POST', body: text })); // one request after the other, to keep the order
   else process.stdout.write(text);
 }
 

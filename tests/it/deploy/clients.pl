@@ -1,4 +1,4 @@
-# Perl's own client: it says what it hears; see clients.py.
+# Perl's own client prints everything that it receives; see clients.py.
 use strict;
 use warnings;
 use HTTP::Tiny;
@@ -6,11 +6,11 @@ use HTTP::Tiny;
 $| = 1;
 my $first;
 my $hear = sub {
-    my ($chunk, $answer) = @_;
-    $first //= $answer;
-    # An answer that breaks off between two chunks it repeats by itself, once.
-    if ($first != $answer) { print "\n= error: it asks again\n"; exit; }
+    my ($chunk, $response) = @_;
+    $first //= $response;
+    # If a response breaks off between two chunks, the library sends the request again, once.
+    if ($first != $response) { print "\n= error: it sends the request again\n"; exit; }
     print $chunk;
 };
-my $answer = HTTP::Tiny->new(timeout => 600)->get($ARGV[0], { data_callback => $hear });
-print $answer->{success} ? "\n= end\n" : "\n= error $answer->{status} $answer->{content}\n";
+my $response = HTTP::Tiny->new(timeout => 600)->get($ARGV[0], { data_callback => $hear });
+print $response->{success} ? "\n= end\n" : "\n= error $response->{status} $response->{content}\n";

@@ -1,10 +1,10 @@
-"""Clients in Python, and browsers: each line on standard output is a key, and then what the client with that key hears.
+"""Clients in Python, and browsers. Each line of output is the key of a client and a line that this client has received.
 
     clients.py KEY CLIENT URL ...                     runs the clients in Python, all at the same time
-    clients.py --browser KEY CLIENT URL ... -- ARG... opens a page that runs the clients of clients.js: ARG... and the
-                                                      page's address start a browser, which ends with standard input
+    clients.py --browser KEY CLIENT URL ... -- ARG... starts the browser ARG... with a page that runs the clients of
+                                                      clients.js; it ends when standard input is closed
 
-At its end a client says `= end` or `= error`; one that comes back by itself says `= gone` and goes on.
+A client that ends prints `= end` or `= error`. A client that reconnects by itself prints `= gone` and goes on.
 """
 
 import http.server

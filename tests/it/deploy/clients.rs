@@ -1,7 +1,8 @@
-//! What people listen with: libraries of Python, Perl and node, curl and two browsers, direct and behind each proxy.
+//! Clients that people use: libraries of Python, Perl and node, curl and two browsers. Each is tested directly and
+//! behind each proxy.
 //!
-//! What is not installed is left out, unless `TINCAN_CLIENTS` is the path of a Python that has what `clients.txt` names:
-//! then all must be there. Without it no library of Python is tried.
+//! Clients that are not installed are left out. `TINCAN_CLIENTS` is the path of a Python that has the packages of
+//! `clients.txt`. If it is set, all clients must be there; without it no library of Python is tested.
 
 use crate::deploy::proxies::Proxy;
 use crate::support::browser::FLAGS;
@@ -14,9 +15,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// In this time an event is heard, on a machine that has nothing else to do.
+/// The longest time until an event is received, on a machine that has nothing else to do.
 const AT_ONCE: Duration = Duration::from_millis(50);
-/// How often a client may try.
+/// The number of rounds in which a client may succeed.
 const ROUNDS: usize = 5;
 const EVENTS: usize = 20;
 type Clients = &'static [&'static str];
@@ -30,7 +31,7 @@ const PROGRAMS: [(&str, Clients); 6] = [
     ("chromium", &["EventSource", "fetch"]),
     ("firefox", &["EventSource", "fetch"]),
 ];
-/// It asks for nothing of its own, and nothing that is not on this machine can be asked for.
+/// Settings of Firefox: it sends no requests of its own, and can reach nothing but this machine.
 const FIREFOX: &str = r#"
 user_pref("network.proxy.type", 1);
 user_pref("network.proxy.http", "127.0.0.1");
@@ -54,17 +55,17 @@ fn file(name: &str) -> String {
     format!("{}/tests/it/deploy/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The Python that has the libraries.
+/// Returns the path of the Python that has the libraries.
 fn python() -> Option<String> {
     std::env::var("TINCAN_CLIENTS").ok()
 }
 
-/// Whether the command can be run.
+/// Returns whether a command can be run.
 fn works(program: &str, args: &[&str]) -> bool {
     Command::new(program).args(args).stderr(Stdio::null()).output().is_ok_and(|out| out.status.success())
 }
 
-/// The programs that are there, with all that their clients need.
+/// Returns the programs that are installed, with everything that their clients need.
 fn programs() -> Vec<(&'static str, Clients)> {
     let is_there = |program: &str| match program {
         "python" => python().is_some_and(|python| works(&python, &["-c", "import requests_sse, sseclient"])),
@@ -93,16 +94,16 @@ struct Way {
 
 type Edits = &'static [(&'static str, &'static str)];
 
-/// The proxies, with what is edited in their configuration.
+/// The proxies, with the edits of their configuration.
 const PROXIES: [(&str, &str, Edits); 4] = [
-    ("behind nginx", "nginx", &[]), // it asks with HTTP/1.0
+    ("behind nginx", "nginx", &[]), // it speaks HTTP/1.0 to the server
     ("behind nginx with HTTP/1.1", "nginx", &[("proxy_pass ", "proxy_http_version 1.1; proxy_pass ")]),
     ("behind haproxy", "haproxy", &[]),
-    // It answers to the names of its sites alone.
+    // Caddy only serves the names of its sites.
     ("behind caddy", "caddy", &[("http://chat.example.org:", "http://127.0.0.1:")]),
 ];
 
-/// The ways to a server: direct, and through each proxy that is installed.
+/// Returns the ways to a server: direct, and through each proxy that is installed.
 fn ways(server: &Tincan) -> (Vec<Way>, Vec<Proxy>) {
     let mut ways = vec![Way { name: "direct", port: server.port }];
     let mut proxies = Vec::new();
@@ -115,7 +116,7 @@ fn ways(server: &Tincan) -> (Vec<Way>, Vec<Proxy>) {
     (ways, proxies)
 }
 
-/// What a client is to do.
+/// The task of a client.
 struct Task {
     program: &'static str,
     client: &'static str,
@@ -124,7 +125,8 @@ struct Task {
     url: String,
 }
 
-/// Has each client that is there listen on each way: each to a channel of its own, whose name begins with this.
+/// Returns a task for each installed client on each way. Each task has a channel of its own, whose name begins with
+/// `prefix`.
 fn tasks(programs: &[(&'static str, Clients)], ways: &[Way], prefix: &str, query: &str) -> Vec<Task> {
     let mut tasks = Vec::new();
     for (program, clients) in programs {
@@ -150,22 +152,22 @@ impl Client {
         format!("{} {} {}", self.task.program, self.task.client, self.task.way)
     }
 
-    /// It comes back by itself, as an EventSource does.
+    /// Returns whether the client reconnects by itself, as an EventSource does.
     fn comes_back(&self) -> bool {
         ["EventSource", "requests-sse"].contains(&self.task.client)
     }
 
-    /// Whether it says so of a regular end. An EventSource makes no difference between its ends.
+    /// Returns whether this line reports a regular end. An EventSource makes no difference between ends.
     fn ended(&self, said: &str) -> bool {
         said == if self.comes_back() { "= gone" } else { "= end" } || said.starts_with("= 0 ")
     }
 
-    /// Waits for the next line that says what it hears, or what becomes of its connection.
+    /// Waits for the next line about an event or about the connection.
     fn says(&self, deadline: Instant) -> Option<(Instant, String)> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {
-                Ok((at, _)) if at > deadline => return None, // it says much, but not this
+                Ok((at, _)) if at > deadline => return None, // it prints much, but not this
                 Ok((at, line)) if line.starts_with("data: ") || line.starts_with("= ") => return Some((at, line)),
                 Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) => return None,
@@ -174,18 +176,19 @@ impl Client {
         }
     }
 
-    /// Waits for such a line, which must come.
+    /// Waits for such a line, and fails if there is none.
     fn must_say(&self) -> String {
         let line = self.says(Instant::now() + 2 * SOON);
-        line.unwrap_or_else(|| panic!("{} says nothing", self.name())).1
+        line.unwrap_or_else(|| panic!("{} prints nothing", self.name())).1
     }
 
-    /// Publishes an event; returns how long it took until it is heard.
+    /// Publishes an event; returns how long it takes until the client receives it.
     fn hears(&self, server: &Tincan, data: &str) -> Duration {
         let stopwatch = Stopwatch::start();
         let began = Instant::now();
         server.post(&self.task.channel, data);
-        let (at, line) = self.says(began + SOON).unwrap_or_else(|| panic!("{} does not hear it", self.name()));
+        let (at, line) =
+            self.says(began + SOON).unwrap_or_else(|| panic!("{} does not receive the event", self.name()));
         assert_eq!(line, format!("data: {data}"), "{}", self.name());
         let took = at - began;
         if took > AT_ONCE {
@@ -195,7 +198,7 @@ impl Client {
     }
 }
 
-/// A running program. A browser ends when its standard input does, and the others are killed.
+/// A running program. A browser ends when its standard input is closed; other programs are killed.
 struct Program {
     child: Child,
     dir: Scratch,
@@ -209,7 +212,7 @@ impl Drop for Program {
             let _ = self.child.kill();
         }
         let _ = self.child.wait();
-        // A browser that is just ending may still write a file.
+        // A browser that is ending may still write a file.
         let began = Instant::now();
         while std::fs::remove_dir_all(&self.dir.0).is_err() && self.dir.0.exists() && began.elapsed() < SOON {
             look_again(began);
@@ -218,7 +221,7 @@ impl Drop for Program {
 }
 
 impl Program {
-    /// Runs a program, for the clients with these keys. What they say goes to their senders.
+    /// Runs a program for the clients with these keys. Their lines go to the senders.
     fn start(name: &str, tasks: &[(usize, &Task)], senders: &[Sender<(Instant, String)>]) -> Program {
         let dir = Scratch::new();
         let words = tasks.iter().flat_map(|(key, task)| [key.to_string(), task.client.into(), task.url.clone()]);
@@ -272,7 +275,7 @@ impl Program {
     }
 }
 
-/// Starts the clients. Perl and curl have a process for each.
+/// Starts the clients. Perl and curl have one process for each client.
 fn start(tasks: Vec<Task>) -> (Vec<Client>, Vec<Program>) {
     let (senders, receivers): (Vec<_>, Vec<_>) = tasks.iter().map(|_| channel()).unzip();
     let mut programs = Vec::new();
@@ -284,7 +287,7 @@ fn start(tasks: Vec<Task>) -> (Vec<Client>, Vec<Program>) {
     (tasks.into_iter().zip(receivers).map(|(task, lines)| Client { task, lines }).collect(), programs)
 }
 
-/// Waits until each of them has its connection. Browsers are large.
+/// Waits until each client has its connection. Browsers take long to start.
 fn all_listen(server: &Tincan, clients: &[&Client]) {
     let began = Instant::now();
     loop {
@@ -296,16 +299,16 @@ fn all_listen(server: &Tincan, clients: &[&Client]) {
         if missing.is_empty() {
             return;
         }
-        assert!(began.elapsed() < 3 * SOON, "they do not listen: {missing:#?}");
+        assert!(began.elapsed() < 3 * SOON, "these clients do not listen: {missing:#?}");
         look_again(began);
     }
 }
 
-/// How long a client takes to hear each event of a round.
+/// How long a client takes to receive each event of a round.
 struct Try<'a> {
     client: &'a Client,
     delays: [Duration; EVENTS],
-    /// Of all rounds the shortest, for each event.
+    /// The shortest delay of each event in all rounds.
     best: [Duration; EVENTS],
     median: Duration,
     report: String,
@@ -317,7 +320,7 @@ impl Try<'_> {
         Try { client, delays: never, best: never, median: Duration::MAX, report: String::new() }
     }
 
-    /// A round is over.
+    /// Evaluates a round.
     fn count(&mut self) {
         self.best.iter_mut().zip(self.delays).for_each(|(best, delay)| *best = delay.min(*best));
         self.delays.sort();
@@ -327,14 +330,14 @@ impl Try<'_> {
         eprintln!("{}", self.report);
     }
 
-    /// In some round it has heard most events at once, and each event in some round.
+    /// Returns whether it was in time: the median of its best round, and each event in some round.
     fn is_good(&self) -> bool {
         self.median < AT_ONCE && self.best.iter().all(|delay| *delay < AT_ONCE)
     }
 }
 
-/// Each event is published when the one before was heard, and no ping comes that fast: nothing pushes an event out of a
-/// buffer that waits to be full.
+/// Each event is published once the one before was received, and no ping comes that fast. So nothing pushes an event
+/// out of a buffer that waits until it is full.
 #[test]
 fn each_client_hears_each_event_at_once_direct_and_behind_each_proxy() {
     let server = Tincan::start(&["--quiet", "--heartbeat", "15", "--allow-origin", "*"]);
@@ -346,13 +349,13 @@ fn each_client_hears_each_event_at_once_direct_and_behind_each_proxy() {
     let deadline = Instant::now() + SOON;
     let hears = |client: &Client| client.says(deadline).is_some_and(|(_, line)| line == "data: the first");
     let deaf: Vec<String> = clients.iter().filter(|client| !hears(client)).map(|client| client.name()).collect();
-    assert!(deaf.is_empty(), "they hear nothing, {} of {}: {deaf:#?}", deaf.len(), clients.len());
-    // A machine that is busy for a moment is no reason to fail. But a client that is always late fails, also if that is so
-    // with events of one size alone.
+    assert!(deaf.is_empty(), "{} of {} clients receive nothing: {deaf:#?}", deaf.len(), clients.len());
+    // A machine that is busy for a moment must not make the test fail. But a client that is always late fails, even
+    // if it is late only with events of one size.
     let mut tries: Vec<Try> = clients.into_iter().map(Try::new).collect();
     for _ in 0..ROUNDS {
         for n in 0..EVENTS {
-            let size = [0, 0, 490, 600, 8150, 9000][n % 6]; // also about the sizes of buffers
+            let size = [0, 0, 490, 600, 8150, 9000][n % 6]; // some are near the sizes of buffers
             for of in &mut tries {
                 of.delays[n] = of.client.hears(&server, &format!("{n} {}", "x".repeat(size)));
             }
@@ -364,13 +367,14 @@ fn each_client_hears_each_event_at_once_direct_and_behind_each_proxy() {
     assert!(slow.is_empty(), "not at once: {slow:#?}");
 }
 
-/// A poll and `--max-age` end regularly, a kill does not; and who comes back by itself does so after each.
+/// A poll and `--max-age` end a stream regularly, a kill does not. Clients that reconnect by themselves do so after
+/// each.
 #[test]
 fn each_client_knows_how_its_stream_has_ended() {
     let args = ["--quiet", "--retry", "100", "--heartbeat", "15", "--allow-origin", "*"];
     let aging = Tincan::start(&[&args[..], &["--max-age", "1"]].concat());
-    // The socket stays the test's, and nobody is refused between two servers: Firefox does not come back to another site that
-    // has refused it once.
+    // The test keeps the socket, so no connection is refused between two servers. Once a site has refused a
+    // connection, Firefox does not reconnect to it.
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let start_server = || {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tincan"));
@@ -388,7 +392,7 @@ fn each_client_knows_how_its_stream_has_ended() {
     for (server, prefix) in [(&aging, "aging-"), (&server, "poll-")] {
         for client in of(prefix) {
             let said = client.must_say();
-            assert!(client.ended(&said), "{} says {said:?}: {prefix}", client.name());
+            assert!(client.ended(&said), "{} reports {said:?}: {prefix}", client.name());
         }
         let back: Vec<&Client> = of(prefix).into_iter().filter(|client| client.comes_back()).collect();
         make_heard(server, &back);
@@ -406,7 +410,7 @@ fn each_client_knows_how_its_stream_has_ended() {
         let said = client.must_say();
         eprintln!("{}: {said}", client.name());
         assert!(said.starts_with("= "), "{}: {said}", client.name());
-        // With HTTP/1.0 nobody can tell the one end from the other, and proxies may make a regular end of each.
+        // With HTTP/1.0 both ends look the same, and a proxy may turn each end into a regular one.
         let tells = client.task.way == "direct" && !client.comes_back() && client.task.client != "--http1.0";
         if tells && (client.task.program, client.task.client) != ("node", "fetch") {
             assert!(!client.ended(&said), "{}: {said}", client.name());
@@ -419,8 +423,8 @@ fn each_client_knows_how_its_stream_has_ended() {
     come_back(&server, &back);
 }
 
-/// Publishes for each of them, again and again until it is heard: Firefox does not remember an id that came without data,
-/// so one that has heard nothing yet misses what is said while it is away.
+/// Publishes for each client again and again until it has received something. Firefox does not remember an id that
+/// came without data. So a client that has received no event yet misses those that are published while it is away.
 fn make_heard(server: &Tincan, clients: &[&Client]) {
     for client in clients {
         eventually(&client.name(), || {
@@ -431,7 +435,7 @@ fn make_heard(server: &Tincan, clients: &[&Client]) {
     }
 }
 
-/// What is published now they hear, as soon as they are there again, and once.
+/// Checks that the clients receive new events once they have reconnected, and each event once.
 fn come_back(server: &Tincan, clients: &[&Client]) {
     for data in ["back", "end"] {
         clients.iter().for_each(|client| drop(server.post(&client.task.channel, data)));

@@ -1,4 +1,4 @@
-//! tincan where it is used: behind proxies, with other clients, and as the README shows it.
+//! tincan in use: behind proxies, with other clients, and as the README shows it.
 
 pub mod clients;
 pub mod proxies;

@@ -1,5 +1,5 @@
-//! The chat page behind relays that keep what they should pass on, and what the page then says of itself: nothing that it
-//! could know to be untrue stands there for longer than some seconds.
+//! The chat page behind relays that hold back what they should pass on. The tests check what the page then shows
+//! about itself: nothing that it could know to be false may stay for longer than some seconds.
 
 use crate::support::browser::*;
 use crate::support::harness::*;
@@ -13,29 +13,29 @@ use std::time::Duration;
 const WORD: &str = "q('#word').textContent";
 const ERROR: &str = "q('#error').textContent";
 const DEAF: &str = "nothing comes through; trying again";
-/// The page notes its states.
+/// Makes the page note its states.
 const NOTES: &str = "window.states = [], new MutationObserver(() => states.push(q('#state').dataset.state)) \
     .observe(q('#state'), { attributes: true })";
 
-/// What becomes of event streams. All other answers pass.
+/// What the relay holds back of event streams. All other responses pass.
 #[derive(Clone, Copy)]
 enum Keeps {
     Nothing,
-    /// What comes behind the head, until the answer ends.
+    /// The body, until the response ends.
     Bodies,
-    /// The whole answer, until it ends.
+    /// The whole response, until it ends.
     Answers,
-    /// The whole answer, for ever.
+    /// The whole response, for ever.
     All,
-    /// What comes behind the head, and the connection ends; but for polls.
+    /// The body, and the connection ends; polls pass.
     Rest,
-    /// Requests, of whatever kind: none is answered any more.
+    /// Requests of any kind: none gets a response any more.
     Requests,
-    /// Nothing, but answers to a GET come at 4 KB a second.
+    /// Nothing, but responses to GET are limited to 4 KB a second.
     Haste,
 }
 
-/// A relay before a server.
+/// A relay in front of a server.
 struct Relay {
     port: u16,
     keeps: Arc<AtomicU8>,
@@ -76,7 +76,8 @@ impl Drop for Relay {
     }
 }
 
-/// Passes on one request, and its answer as far as the relay does. Chromium opens connections that it does not use.
+/// Passes on one request, and its response as far as the relay lets it. Chromium also opens connections that it does
+/// not use.
 fn pass(mut client: TcpStream, upstream: u16, keeps: &AtomicU8, stop: &AtomicBool) -> Option<()> {
     let mut request = Vec::new();
     let mut chunk = [0; 16 << 10];
@@ -92,7 +93,7 @@ fn pass(mut client: TcpStream, upstream: u16, keeps: &AtomicU8, stop: &AtomicBoo
     };
     let is = |which: Keeps| keeps.load(SeqCst) == which as u8;
     let stream = head.contains("\r\nAccept: text/event-stream\r\n");
-    // It ends with its answer, and the connection with it.
+    // The connection ends after the response.
     let head = head.replace("\r\nConnection: keep-alive\r\n", "\r\nConnection: close\r\n");
     let mut server = TcpStream::connect(("127.0.0.1", upstream)).ok()?;
     if !is(Keeps::Requests) {
@@ -149,7 +150,7 @@ fn a_stream_that_dies_is_missed_by_who_speaks_and_replaced() {
         page.say("two");
         page.becomes(WORD, DEAF);
         assert_eq!(page.js("log()"), "said|anonymous|one");
-        // Only that stream was dead, and what was said meanwhile comes over the next.
+        // Only that stream was dead. The next one brings the events that came meanwhile.
         relay.keep(Keeps::Nothing);
         page.shows(&["said|anonymous|one", "said|anonymous|two"]);
         page.is_open();
@@ -176,7 +177,7 @@ fn where_streams_are_held_back_all_tabs_poll() {
         page.say("one");
         page.shows(&["said|anonymous|one"]);
         page.becomes(WORD, "open, by polling");
-        // It goes on so, both ways, and is open to the tab that was behind.
+        // The page goes on polling and sending, and shows the new tab's messages as well.
         for n in 2..5 {
             server.post("/kitchen", n.to_string());
         }
@@ -188,7 +189,7 @@ fn where_streams_are_held_back_all_tabs_poll() {
         assert_eq!(page.js(STATE), "polling");
         page.say("five");
         page.shows(&["said|anonymous|one", "plain|2", "plain|3", "plain|4", "said|anonymous|five"]);
-        // On another network it listens again.
+        // On another network the page listens again.
         relay.keep(Keeps::Nothing);
         page.js("dispatchEvent(new Event('online'))");
         page.is_open();
@@ -221,7 +222,7 @@ fn who_only_reads_finds_out_too() {
         let page = driver.page(&relay.url());
         page.js(NOTES);
         if !early && matches!(keeps, Keeps::Bodies) {
-            page.is_open(); // nothing was said yet, and nothing is missing
+            page.is_open(); // nothing was published yet, and nothing is missing
         }
         page.shows(&say("bread"));
         page.becomes(STATE, "polling");
@@ -241,14 +242,14 @@ fn who_is_slow_but_honest_is_waited_for() {
     relay.keep(Keeps::Haste);
     let streams = || server.stderr().matches(" GET /kitchen?since=").count();
     let before = streams();
-    // It takes ten seconds, and the page looks meanwhile.
+    // The event takes ten seconds, and the page polls meanwhile.
     server.post("/kitchen", "x".repeat(40_000));
     let looks = || server.stderr().matches(" GET /kitchen?wait=0&since=").count();
     let looked = looks();
     eventually("it looks", || looks() > looked);
     page.becomes("log().length", "40006");
     assert_eq!((streams(), page.js("states.join()")), (before, String::new()));
-    // What the page itself has said is waited for longer each time.
+    // For its own messages the page waits longer each time.
     page.js("(q('#msg').value = 'y'.repeat(12000), q('#form').requestSubmit())");
     page.becomes("log().length", "52022");
     page.is_open();
@@ -285,7 +286,7 @@ fn a_server_that_falls_silent_is_not_called_open() {
     assert_eq!(page.text("#listeners"), "");
     relay.keep(Keeps::Nothing);
     page.is_open();
-    // A machine that is told to be offline may have its server within itself: it looks.
+    // A machine that reports to be offline may still reach a server on itself, so the page polls.
     let looks = || server.stderr().matches(" GET /kitchen?wait=0&since=").count();
     let before = looks();
     page.js("dispatchEvent(new Event('offline'))");
@@ -301,14 +302,14 @@ fn an_error_of_the_connection_goes_with_its_reason_and_a_refusal_stays() {
     let mut server = Tincan::start(&["--retry", "200", "--max-body", "100"]);
     let page = driver.page(&url(&server, "/kitchen"));
     page.is_open();
-    // It was the stream that ended.
+    // The error belongs to the stream, which ended.
     server.kill();
     page.keys("#msg", &format!("one{ENTER}"));
     page.becomes(ERROR, "could not reach the server");
     server = again(server.port);
     page.is_open();
     page.becomes(&format!("{ERROR} + q('#msg').value"), "one");
-    // A gateway's answer is of the same kind.
+    // A gateway's response is an error of the same kind.
     server.kill();
     let end_gateway = bad_gateway(server.port);
     page.becomes(STATE, "waiting");
@@ -318,21 +319,21 @@ fn an_error_of_the_connection_goes_with_its_reason_and_a_refusal_stays() {
     server = Tincan::spawn(&format!("127.0.0.1:{}", server.port), &["--max-body", "100"]);
     page.is_open();
     page.becomes(&format!("{ERROR} + q('#msg').value"), "one");
-    // Only the POST had failed: the stream is open all the time.
+    // Only the POST failed: the stream is open all the time.
     page.js("(window.real = fetch, window.fetch = () => Promise.reject(new TypeError('')))");
     page.keys("#msg", ENTER);
     page.becomes(ERROR, "could not reach the server");
     page.js("(window.fetch = real)");
     page.becomes(&format!("{ERROR} + q('#msg').value"), "one");
     page.js("q('#msg').value = ''");
-    // Also while it polls.
+    // The same while the page polls.
     page.js("(q('#state').dataset.state = 'polling', fail('away', true), askListeners())");
     page.becomes(ERROR, "");
     page.js("(q('#state').dataset.state = 'open')");
-    // Words of a gateway's own are not the server's.
+    // The text of a gateway's response is not shown as the server's.
     page.js("refuse({ status: 502, statusText: 'Bad Gateway', headers: new Headers({ 'Content-Type': 'text/plain' }), said: 'Bad Gateway' })");
     assert_eq!(page.js(&format!("[{ERROR}, passes]")), "the server answered 502 Bad Gateway,true");
-    // What the server says of a message stays with it.
+    // A refusal of the server stays as long as the message.
     page.keys("#msg", &format!("{}{ENTER}", "x".repeat(200)));
     let refused = tincan::wire::reject::TOO_LARGE.line();
     page.becomes(ERROR, refused.trim_end());
@@ -352,12 +353,12 @@ fn a_refused_token_is_told_until_one_is_taken() {
     let page = driver.page(&signed_url(&server, "s3same"));
     page.open(&url(&server, "/kitchen"));
     page.is_open();
-    page.js("window.fetch = (real => (url, o) => real(url, { ...o, credentials: 'omit' }))(fetch)"); // no dialog
+    page.js("window.fetch = (real => (url, o) => real(url, { ...o, credentials: 'omit' }))(fetch)"); // so that the browser shows no dialog
     server.kill();
     server = guarded(&scratch, server.port, "publish p0ppy\nread p0ppy\n");
     let refused = tincan::wire::reject::READ_TOKEN.line();
     page.becomes(&format!("[{STATE}, {ERROR}]"), &format!("waiting,{}", refused.trim_end()));
-    // Whoever gives the browser another one does that for all its tabs.
+    // A user who gives the browser another token does so for all tabs.
     let first = page.handle();
     page.tab();
     page.open(&signed_url(&server, "p0ppy"));

@@ -1,4 +1,4 @@
-//! The code to copy of the README: each piece runs as it stands there, and does what it says.
+//! The README's code to copy: each piece runs as it is, and does what it says.
 
 use crate::deploy::readme::shell;
 use crate::support::browser::{driver, guarded, url};
@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
-/// The code of a language, for a server on this port.
+/// Returns the pieces of code in a language, for a server on this port.
 fn code(language: &str, port: u16) -> Vec<String> {
     let here = format!("localhost:{port}");
     let code: Vec<String> =
@@ -45,7 +45,7 @@ fn the_code_for_pages_subscribes_and_publishes() {
     assert_eq!(lines, [format!("{epoch}-1 soup is ready"), "an order: bread".into(), format!("the id is {epoch}-1")]);
 }
 
-/// Runs a program that subscribes; it has to print an event that is published then.
+/// Runs a program that subscribes. It must print an event that is published after that.
 fn subscribes(server: &Tincan, command: &mut Command) {
     let mut program = Ended(command.stdout(Stdio::piped()).spawn().unwrap());
     let (send, lines) = mpsc::channel();
@@ -84,7 +84,7 @@ fn the_code_for_go_subscribes() {
     subscribes(&server, &mut Command::new(scratch.0.join("program")));
 }
 
-/// The commands and the code of a document, without the comments, which may be in another language.
+/// Returns the commands and the code of a document, without comments, which may be in another language.
 fn commands(path: &str) -> Vec<String> {
     let languages = ["sh", "js", "python", "go"];
     let lines = languages.iter().flat_map(|language| blocks(path, language));

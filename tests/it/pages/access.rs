@@ -1,22 +1,24 @@
-//! The pages can be used by everybody: what axe-core finds in them, and what it does not look at: each text on each background
-//! that it can have, the size of letters and of targets, where the focus is, and whether all fits.
+//! Accessibility of the pages. axe-core checks them, and further tests check what axe does not see: the contrast of
+//! each text on each possible background, the size of letters and of targets, the visibility of the focus, and
+//! whether everything fits.
 //!
-//! `TINCAN_AXE` is the path of an `axe.min.js` (`.ci/run` fetches it). Where it is missing, that test is left out.
+//! `TINCAN_AXE` is the path of an `axe.min.js` (`.ci/run` fetches it). If it is not set, the test with axe is left
+//! out.
 
 use crate::support::browser::{Driver, ENTER, Page, driver, message, url};
 use crate::support::harness::*;
 use std::path::PathBuf;
 use tincan::wire::event::json;
 
-/// The languages, and how each page is looked at in them.
+/// The languages, and the looks in which each page is checked in them.
 pub const LANGUAGES: [(&str, &[Look]); 2] = [
     ("en", &[("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)]),
     ("zh-CN", &[("light", 1280), ("dark", 390)]),
 ];
-/// The scheme and the width.
+/// The colour scheme and the width of the window.
 pub type Look = (&'static str, u32);
 
-/// Rules that axe knows and does not follow by itself, and that hold here.
+/// Rules that axe does not apply by default, and that hold here.
 const MORE_RULES: &str = "['target-size', 'css-orientation-lock', 'label-content-name-mismatch', 'p-as-heading', \
     'table-fake-caption', 'td-has-header', 'focus-order-semantics']";
 
@@ -30,7 +32,8 @@ impl Page<'_> {
     }
 }
 
-/// A page in a state that it can be in: its path, and what brings it there.
+/// A page in one of its states: the state's name, the page's path, and a function that brings the page into this
+/// state.
 pub type Scene = (&'static str, &'static str, fn(&Page, &mut Tincan));
 
 const SCENES: [Scene; 3] = [
@@ -44,7 +47,7 @@ const SCENES: [Scene; 3] = [
     }),
 ];
 
-/// What people say, and all that the chat page can show beside it.
+/// Fills the chat page with messages and everything else that it can show.
 fn talk(page: &Page, server: &mut Tincan) {
     page.is_open();
     for name in ["Ada", "Bob", "Cy", "Dora", "Eve", "Fay", "Gus", "Hal", "Ida", "Jo", "Kim", "Lou", "Max", "Noa"] {
@@ -57,12 +60,12 @@ fn talk(page: &Page, server: &mut Tincan) {
     page.js("show({ gap: 1 })");
     page.becomes("all('#messages .gap').length", "1");
     page.js("(q('#terminal').open = true)");
-    server.kill(); // so that nothing can be sent
+    server.kill(); // so that sending fails
     page.keys("#msg", &format!("x{ENTER}"));
     page.becomes("q('#error').textContent !== ''", "true");
 }
 
-/// Brings a page into each state, in some of the [`LANGUAGES`], and fails with all that is found there.
+/// Brings each page into each state, in some of the [`LANGUAGES`]. Fails with a list of all findings.
 fn everywhere(
     driver: &Driver, scenes: &[Scene], languages: &[(&str, &[Look])], before: &str,
     find: impl Fn(&Page, &[Look]) -> Vec<String>,
@@ -74,7 +77,7 @@ fn everywhere(
         for (scene, path, bring) in scenes {
             let mut server = Tincan::start(&["--retry", "200"]);
             page.looks(looks[0]);
-            page.open("about:blank"); // a new fragment alone would load nothing
+            page.open("about:blank"); // a URL that differs only in its fragment would not load the page
             page.open(&url(&server, path));
             bring(&page, &mut server);
             found.extend(find(&page, looks).iter().map(|what| format!("{scene} ({language}), {what}")));
@@ -83,8 +86,9 @@ fn everywhere(
     assert!(found.is_empty(), "{} faults:\n{}", found.len(), found.join("\n"));
 }
 
-/// What axe finds: the rule, where, and what it says. The reason for which it cannot tell something is a finding as well, but
-/// for two: contrasts are looked at by another test, and the lines of the lab's table that are headings head what is below them.
+/// Runs axe. A finding has the rule, the element and the explanation. If axe cannot decide about something, this is a
+/// finding as well, except for two rules. Another test checks contrasts. And in the lab's table some lines are
+/// headings of the lines below them.
 const AXE: &str =
     "void (window.told = undefined, axe.run({ rules: Object.fromEntries(RULES.map(id => [id, { enabled: true }])) })
     .then(({ violations, incomplete }) => [...violations,
@@ -98,7 +102,7 @@ fn axe_finds_nothing() {
     axe(&SCENES);
 }
 
-/// What axe finds on these is nothing.
+/// Asserts that axe has no findings on these pages.
 pub fn axe(scenes: &[Scene]) {
     let Some(driver) = driver() else { return };
     let Some(path) = std::env::var_os("TINCAN_AXE") else {
@@ -117,8 +121,8 @@ pub fn axe(scenes: &[Scene]) {
     });
 }
 
-/// Looks at all texts that can be seen: `told()` lists those whose contrast is under 4.5, or whose letters are small.
-/// The canvas computes the colours, of any notation and however transparent, one over the other.
+/// Defines `told()`, which checks all visible texts. It lists those whose contrast is under 4.5, and those whose
+/// letters are small. A canvas computes the colours, in any notation, with transparent ones drawn over each other.
 const TEXTS: &str = r#"(() => {
     const context = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: true });
     const luminance = colours => {
@@ -141,7 +145,7 @@ const TEXTS: &str = r#"(() => {
         const at = node.closest('tr, li, p, dd, dt, [id]') ?? node;
         return `${at.localName}#${at.id}.${at.className} ${node.localName}.${node.className.baseVal ?? node.className}`;
     };
-    // The colours below a text: from the canvas up.
+    // The colours below a text, from the canvas upwards.
     const below = node => {
         const colours = [];
         for (let at = node; at; at = at.parentElement) colours.unshift(getComputedStyle(at).backgroundColor);
@@ -182,7 +186,7 @@ fn each_text_can_be_read_on_whatever_it_can_stand() {
     contrasts(&SCENES);
 }
 
-/// Each text of these can be read.
+/// Asserts that each text of these pages has enough contrast and size.
 pub fn contrasts(scenes: &[Scene]) {
     let Some(driver) = driver() else { return };
     everywhere(&driver, scenes, &LANGUAGES[..1], "", |page, looks| {
@@ -190,7 +194,7 @@ pub fn contrasts(scenes: &[Scene]) {
         let mut found = Vec::new();
         for look in looks {
             page.looks(*look);
-            // Each row of the table can be pointed at, and belong to the one that is.
+            // Each row of the table can be pointed at, and can belong to the row that is pointed at.
             for marks in ["", "here", "same", "here same"] {
                 let rows = page.js(&format!(
                     "all('#wire tbody tr').map(({{ classList }}) => (classList.remove('here', 'same'), \
@@ -206,14 +210,14 @@ pub fn contrasts(scenes: &[Scene]) {
     });
 }
 
-/// What a finger or a mouse has to hit, but for links in a sentence (WCAG 2.2, 2.5.8).
+/// Lists targets that are too small for a finger or a mouse. Links in a sentence are not counted (WCAG 2.2, 2.5.8).
 const TARGETS: &str =
     "all('a, button, summary, input, select, textarea').filter(e => e.checkVisibility()).filter(e => {
         const { width, height } = e.getBoundingClientRect();
         return Math.min(width, height) < 24;
     }).map(e => `${e.localName}#${e.id}: ${e.textContent}`).join()";
 
-/// What sticks out at the right.
+/// Lists elements that overflow at the right.
 const OUTSIDE: &str = "(root => root.scrollWidth <= root.clientWidth ? '' : all('body *').filter(e => e.checkVisibility() &&
     e.getBoundingClientRect().right > root.clientWidth).map(e => `${e.localName}#${e.id}.${e.className}`).slice(0, 5).join()
     )(document.documentElement)";
@@ -223,7 +227,7 @@ fn all_fits_and_can_be_hit_however_small_the_window_or_large_the_letters() {
     fits(&SCENES);
 }
 
-/// All of these fits and can be hit.
+/// Asserts that everything on these pages fits, and that each target is large enough.
 pub fn fits(scenes: &[Scene]) {
     let Some(driver) = driver() else { return };
     everywhere(&driver, scenes, &LANGUAGES, "", |page, _| {
@@ -234,7 +238,7 @@ pub fn fits(scenes: &[Scene]) {
             page.size(width, height, false);
             page.js(&format!("document.documentElement.style.fontSize = '{letters}'"));
             page.becomes("innerWidth", &width.to_string());
-            // A plot is drawn anew when its size has changed.
+            // A plot is drawn again after its size has changed.
             page.js(
                 "void (window.drawn = false, requestAnimationFrame(() => requestAnimationFrame(() => drawn = true)))",
             );
@@ -248,7 +252,7 @@ pub fn fits(scenes: &[Scene]) {
                 }
             }
         }
-        // The user may want more room between letters, words and lines (WCAG 2.2, 1.4.12).
+        // The user may set wider spacing of letters, words and lines (WCAG 2.2, 1.4.12).
         page.size(640, 450, false);
         page.becomes("innerWidth", "640");
         page.js("(window.spaced = new CSSStyleSheet(), spaced.replaceSync('* { line-height: 1.5 !important; \
@@ -261,7 +265,7 @@ pub fn fits(scenes: &[Scene]) {
     });
 }
 
-/// One press of a key, wherever the focus is.
+/// Presses a key once, wherever the focus is.
 pub fn press(page: &Page, key: &str, code: u32) {
     for kind in ["keyDown", "keyUp"] {
         let key = json(key);
@@ -270,7 +274,7 @@ pub fn press(page: &Page, key: &str, code: u32) {
     }
 }
 
-/// What is wrong with what has the focus: it has no line around it, or something lies over it.
+/// Describes what is wrong with the element that has the focus: it has no outline, or another element covers it.
 const UNSEEN: &str = "(e => {
     const { outlineStyle, outlineWidth } = getComputedStyle(e);
     const { left, top, right, bottom } = e.getBoundingClientRect();
@@ -284,7 +288,7 @@ fn the_focus_can_always_be_seen() {
     focus(&SCENES);
 }
 
-/// The focus can always be seen on these.
+/// Asserts that the focus is always visible on these pages.
 pub fn focus(scenes: &[Scene]) {
     let Some(driver) = driver() else { return };
     everywhere(&driver, scenes, &LANGUAGES[..1], "", |page, _| {
@@ -297,13 +301,13 @@ pub fn focus(scenes: &[Scene]) {
             press(page, "Tab", 9);
             let at = page.js("all('body *').indexOf(document.activeElement) + ' ' + document.activeElement.id");
             if at.starts_with("-1") && nowhere < 5 {
-                nowhere += 1; // behind the last one; or on a button that was just hidden: the first one is next
+                nowhere += 1; // after the last element, or on a button that has just been hidden; next comes the first element
                 continue;
             }
             if at.starts_with("-1") || seen.contains(&at) {
                 break;
             }
-            // A page scrolls when it next draws, and what comes meanwhile may move it.
+            // The page scrolls when it is drawn the next time, and content that arrives meanwhile may move it.
             let mut unseen = page.js(UNSEEN);
             for _ in 0..20 {
                 if !unseen.is_empty() {
@@ -311,7 +315,7 @@ pub fn focus(scenes: &[Scene]) {
                     unseen = page.js(UNSEEN);
                 }
             }
-            // The button "now" goes while the page connects, and the focus with it.
+            // The button "now" is hidden while the page connects. Then it loses the focus.
             if page.js("document.activeElement === document.body") == "true" {
                 continue;
             }
@@ -330,7 +334,7 @@ fn pictures() {
     photographed(&SCENES);
 }
 
-/// Pictures of these, if they are asked for.
+/// Takes pictures of these pages, if `TINCAN_SHOTS` is set.
 pub fn photographed(scenes: &[Scene]) {
     let Some(dir) = std::env::var_os("TINCAN_SHOTS").map(PathBuf::from) else { return };
     let Some(driver) = driver() else { return };

@@ -5,7 +5,7 @@ use crate::support::harness::*;
 use std::path::PathBuf;
 use tincan::wire::event::json;
 
-/// The machine has slept for a minute.
+/// Simulates that the machine has slept for a minute.
 const WAKES_UP: &str = "(real => Date.now = () => real() + 60000)(Date.now), everySecond()";
 #[test]
 fn two_people_and_curl_hear_the_same() {
@@ -15,7 +15,7 @@ fn two_people_and_curl_hear_the_same() {
     let ada = driver.page(&kitchen);
     ada.is_open();
     ada.becomes(listeners, "1 listener");
-    // An empty channel teaches.
+    // An empty channel shows how to use it.
     assert_eq!((ada.text("#channel"), ada.js("document.title")), ("kitchen".into(), "kitchen · tincan".into()));
     assert_eq!(ada.js("q('#empty').checkVisibility()"), "true");
     assert_eq!(ada.text("#curl-listen"), format!("curl -N {kitchen}"));
@@ -42,7 +42,7 @@ fn two_people_and_curl_hear_the_same() {
     ada.shows(&log);
     bob.shows(&log);
 
-    // The name is remembered, and whoever comes later hears what was said.
+    // The name is remembered, and a page that is opened later shows the earlier messages.
     ada.reload();
     ada.shows(&log);
     assert_eq!(ada.js("q('#name').value"), "Ada");
@@ -85,7 +85,7 @@ fn a_restart_heals_by_itself_and_is_told() {
         page.becomes(STATE, "connecting");
         assert_eq!((page.text("#word"), page.text("#listeners")), ("connecting…".into(), String::new()));
     }
-    // Whoever sends now is told, and keeps what was typed.
+    // A user who sends now gets an error, and the text stays in the input field.
     pages[0].keys("#msg", &format!("after{ENTER}"));
     pages[0].becomes("q('#error').textContent", "could not reach the server");
     server = again(server.port);
@@ -102,13 +102,13 @@ fn a_restart_heals_by_itself_and_is_told() {
         page.shows(&["plain|before", MISSED, "said|anonymous|after", "plain|end"]);
     }
     assert!(curl.block().starts_with("data: {\"name\":\"anonymous\",\"msg\":\"after\"}\n"));
-    assert!(curl.block().starts_with("data: end\n"), "each is heard once");
+    assert!(curl.block().starts_with("data: end\n"), "each event comes once");
 }
 
 #[test]
 fn an_eventsource_comes_back_after_a_last_chunk_and_after_none() {
     let Some(driver) = driver() else { return };
-    // An end in order, each second: that is no failure.
+    // A regular end each second: it is not an error.
     let server = Tincan::start(&["--retry", "100", "--max-age", "1"]);
     let page = driver.page(&url(&server, "/health"));
     page.js(&listening("/kitchen"));
@@ -116,7 +116,7 @@ fn an_eventsource_comes_back_after_a_last_chunk_and_after_none() {
     assert_eq!(all, ["1", "1,2", "1,2,3"]);
     assert!(page.js("told.filter(text => text.startsWith('error')).join()").starts_with("error 0,error 0"));
     let complaints = |page: &Page| {
-        let lines = page.console().into_iter().filter(|line| line.contains("/kitchen")); // not for want of an icon
+        let lines = page.console().into_iter().filter(|line| line.contains("/kitchen")); // a missing icon does not count
         lines.collect::<Vec<_>>()
     };
     assert_eq!(complaints(&page), [""; 0]);
@@ -136,7 +136,7 @@ fn a_bad_gateway_does_not_end_it() {
     let Some(driver) = driver() else { return };
     let mut server = Tincan::start(&["--retry", "200"]);
     let (clicks, waits) = (driver.chromium("en", "normal"), driver.page(&url(&server, "/kitchen")));
-    clicks.before("delete window.SharedWorker"); // so that the page holds the line, and the test can reach it
+    clicks.before("delete window.SharedWorker"); // so that the page itself has the connection, and the test can reach it
     clicks.open(&url(&server, "/kitchen"));
     server.post("/kitchen", "one");
     server.post("/kitchen", "two");
@@ -150,7 +150,7 @@ fn a_bad_gateway_does_not_end_it() {
     for page in [&clicks, &waits] {
         page.becomes(seen, "waiting,waiting,true,N s");
     }
-    // One page now draws a pause of hours, so that nothing but the click can end it.
+    // One page now chooses a pause of hours, so that only the click can end it.
     clicks.js("Math.random = () => -100000");
     clicks.becomes("parseInt(q('#seconds').textContent) > 10000", "true");
     end_gateway();
@@ -181,7 +181,7 @@ fn markup_stays_text() {
         page.say(text);
         let said = format!("said|{text}|{text}");
         log.push(said.clone());
-        page.shows(&log); // before others speak
+        page.shows(&log); // before other messages come
         let (string, number) = (json(text), format!("{{\"name\":7,\"msg\":{}}}", json(text)));
         for body in [&message(text, text), text, &string, &number] {
             server.post("/kitchen", body);
@@ -200,10 +200,11 @@ fn markup_stays_text() {
     assert_eq!(page.js("[...new Set(all('#log *').map(e => e.localName))].sort()"), "b,li,ol,p");
     assert_eq!(page.js("all('#log img, #log script, #log [onclick]').length"), "0");
     assert_eq!(page.js("typeof pwned"), "undefined");
-    assert_eq!(page.console(), [""; 0], "no violation of the policy, and no error");
-    // The second line of defence, and proof that the console would have told: markup that does get in runs nothing.
+    assert_eq!(page.console(), [""; 0], "no violation of the policy and no error");
+    // The second line of defence: markup that does get into the page runs no script. It also proves that the console
+    // reports violations.
     page.js("q('#log').insertAdjacentHTML('beforeend', '<img src=x onerror=pwned=1>')");
-    eventually("the policy's complaint", || page.console().iter().any(|line| line.contains("Content Security Policy")));
+    eventually("a report of the policy", || page.console().iter().any(|line| line.contains("Content Security Policy")));
     assert_eq!(page.js("typeof pwned"), "undefined");
 }
 
@@ -232,7 +233,7 @@ fn a_phone_that_slept_gets_a_new_connection() {
     let streams = || server.stderr().matches(" GET /kitchen?since=").count();
     eventually("its request is in the server's log", || streams() == 1);
     page.js("(real => Date.now = () => real() + 60000)(Date.now)");
-    // Somebody goes on talking while the page changes over.
+    // Messages come while the page changes to the new stream.
     let mut last = 1;
     eventually("a new stream", || {
         last += 1;
@@ -243,8 +244,8 @@ fn a_phone_that_slept_gets_a_new_connection() {
     server.post("/kitchen", format!("message {last}"));
     page.shows(&(1..=last).map(|n| format!("plain|message {n}")).collect::<Vec<_>>());
     let asked = server.stderr().rsplit_once("?since=").unwrap().1.lines().next().unwrap().to_string();
-    assert!(asked.contains('-') && asked.ends_with(" 200"), "it goes on from an id: {asked}");
-    eventually("the old stream is gone", || server.readers("kitchen") == 1);
+    assert!(asked.contains('-') && asked.ends_with(" 200"), "the stream continues from an id: {asked}");
+    eventually("the old stream has ended", || server.readers("kitchen") == 1);
     assert_eq!((page.js(STATE).as_str(), streams()), ("open", 2));
 }
 
@@ -262,7 +263,7 @@ fn three_hundred_messages_are_kept() {
     page.reload();
     page.shows(&log);
     page.becomes(at_the_end, "true");
-    // Whoever reads further up is left there.
+    // The log does not scroll for a user who reads further up.
     page.js("q('#log').addEventListener('scroll', () => scrolled = true), q('#log').scrollTop = 1000");
     page.becomes("typeof scrolled", "boolean");
     server.post("/kitchen", "the end");
@@ -290,10 +291,10 @@ fn it_works_with_the_keyboard_and_tells_what_things_are() {
     }
     let labels = "['#name', '#msg'].map(css => q(css).labels[0].textContent)";
     assert_eq!((page.js(labels), page.js("q('#error').role")), ("Name,Message".into(), "alert".into()));
-    assert_eq!(page.js("document.activeElement.id"), "msg", "ready to type");
+    assert_eq!(page.js("document.activeElement.id"), "msg", "the input field has the focus");
     page.js("q('summary').focus()");
     let mut order = Vec::new();
-    let link = page.js("q('a')?.id"); // where a wing leads
+    let link = page.js("q('a')?.id"); // the link of a wing, if there is one
     let known = if link == "lab" { 8 } else { 7 };
     while order.len() < known {
         order.push(page.js("document.activeElement.id || document.activeElement.textContent"));
@@ -326,7 +327,7 @@ fn it_fits_a_phone_and_the_dark_and_its_lines_can_be_copied() {
     for width in [1280, 375, 320] {
         page.size(width, 667, true);
         page.becomes("innerWidth", &width.to_string());
-        page.becomes("document.documentElement.scrollWidth", &width.to_string()); // nothing sticks out
+        page.becomes("document.documentElement.scrollWidth", &width.to_string()); // nothing overflows
         page.becomes("q('#send').getBoundingClientRect().bottom <= innerHeight", "true");
     }
     const LIGHTNESS: &str = "getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0] > 127";
@@ -342,7 +343,7 @@ fn a_page_does_not_claim_to_have_missed_what_it_could_not_hear() {
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&["--history", "4K"]);
     let page = driver.chromium("en", "normal");
-    page.before(STILL); // else it looks now and then, and has heard of them
+    page.before(STILL); // otherwise the page polls now and then, and learns of these events
     page.open(&url(&server, "/kitchen"));
     page.is_open();
     server.post("/kitchen", "heard");
@@ -362,7 +363,7 @@ fn a_browser_asks_for_the_token_and_the_page_then_comes_back_by_itself() {
     let kitchen = url(&server, "/kitchen");
     let page = driver.page(&kitchen);
     eventually("the page is refused", || server.stderr().contains(" GET /kitchen 401\n"));
-    // Its dialog is open: as long as that is so, a browser does not even show the refusal's line.
+    // The browser's dialog is open. Meanwhile the browser does not even show the line of the refusal.
     assert_eq!(page.js("document.documentElement.textContent.trim()"), "");
     page.open(&signed_url(&server, "s3same"));
     page.open(&kitchen);
@@ -380,7 +381,11 @@ fn a_browser_asks_for_the_token_and_the_page_then_comes_back_by_itself() {
     page.is_open();
     page.say("again");
     page.shows(&["said|anonymous|open", MISSED, "said|anonymous|again"]);
-    assert!(!server.stderr().contains(" 401\n"), "it brings its token unasked: {}", server.stderr());
+    assert!(
+        !server.stderr().contains(" 401\n"),
+        "the browser sends the token without a challenge: {}",
+        server.stderr()
+    );
 }
 
 #[test]
@@ -392,10 +397,16 @@ fn who_may_only_read_hears_and_is_told_when_sending() {
         let page = driver.page(&read.map_or(kitchen.clone(), |token| signed_url(&server, token)));
         page.open(&kitchen);
         page.is_open();
-        assert_eq!(server.stderr().contains(" 401\n"), read.is_some(), "only who must is asked: {}", server.stderr());
+        assert_eq!(
+            server.stderr().contains(" 401\n"),
+            read.is_some(),
+            "a challenge only if reading needs a token: {}",
+            server.stderr()
+        );
         server.post_with("/kitchen", "Authorization: Bearer s3same\r\n", "soup is ready");
         page.shows(&["plain|soup is ready"]);
-        // The browser asks for a token. Where its user cancels that, the page gets the 401, as without credentials.
+        // The browser asks its user for a token. If the user cancels, the page gets the 401. A request without
+        // credentials does the same.
         page.js("window.fetch = (real => (url, o) => real(url, { ...o, credentials: 'omit' }))(fetch)");
         page.keys("#msg", &format!("thanks{ENTER}"));
         page.becomes("q('#error').textContent", tincan::wire::reject::PUBLISH_TOKEN.line().trim_end());
@@ -411,12 +422,12 @@ fn a_token_for_publishing_does_not_push_out_the_one_for_reading() {
     let page = driver.page(&signed_url(&server, "r3ad"));
     page.open(&url(&server, "/kitchen"));
     page.is_open();
-    // What the browser's dialog does when somebody gives the other token there.
+    // This request does the same as a user who types the other token into the browser's dialog.
     page.js("(window.posted = new XMLHttpRequest()).open('POST', '/kitchen', true, 'any', 's3same')");
     page.js("posted.send('said')");
     page.becomes("posted.status", "200");
     page.shows(&["plain|said"]);
-    // The first page may have had a stream as well, and the browser may try without a token first.
+    // The page that was opened first may have had a stream as well, and the browser may try without a token first.
     let streams =
         || server.stderr().lines().filter(|l| l.contains(" GET /kitchen?since=") && l.ends_with(" 200")).count();
     let before = streams();
@@ -433,7 +444,7 @@ fn a_page_that_was_opened_with_its_token_in_the_url_can_say_something() {
     page.is_open();
     page.keys("#msg", &format!("soup{ENTER}"));
     page.shows(&["said|anonymous|soup"]);
-    assert_eq!(page.text("#curl-listen"), format!("curl -N {}", url(&server, "/kitchen")), "it shows no token");
+    assert_eq!(page.text("#curl-listen"), format!("curl -N {}", url(&server, "/kitchen")), "the page shows no token");
 }
 
 #[test]

@@ -1,19 +1,19 @@
 'use strict';
-// What the tests of eventsource.rs run in their page.
+// Functions that the tests of eventsource.rs call in their page.
 
 const TYPES = ['open', 'message', 'error', 'a', 'b', 'é', ' a', 'a '];
 const kinds = { native: EventSource, fetch: TincanEventSource, xhr: TincanEventSource };
 const json = text => JSON.stringify(text).slice(1, -1);
 const show = event => `${event.type}=${json(event.data)}#${json(event.lastEventId)}`;
 
-// Only one kind at a time: without a body in a Response fetch cannot stream.
+// Tests one kind at a time: if Response has no `body`, fetch cannot stream.
 async function each(kind, what) {
   const body = Object.getOwnPropertyDescriptor(Response.prototype, 'body');
   if (kind === 'xhr') delete Response.prototype.body;
   try { return await what(); } finally { Object.defineProperty(Response.prototype, 'body', body); }
 }
 
-// All that is fired, up to the end of the stream; `!` marks an event that is not as it should be.
+// Returns all events up to the end of the stream; `!` marks an event with wrong properties.
 function hearStream(kind, url) {
   return new Promise(done => {
     const heard = [], source = new kinds[kind](url);
@@ -29,7 +29,7 @@ function hearStream(kind, url) {
   });
 }
 
-// Hears streams `[number, cut]`, four at a time; a line for each.
+// Reads streams `[number, cut]`, four at a time; returns a line for each.
 async function hearAll(kind, list) {
   const heard = [];
   let next = 0;
@@ -50,7 +50,8 @@ function parse(chunks) {
   return heard.join(' ');
 }
 
-// The outcomes of all ways to cut a stream: in two, in single bytes, with empty chunks between, and as text.
+// Returns the different outcomes of all ways to cut a stream: in two, in single bytes, with empty chunks between, and
+// as text.
 async function cuts(n) {
   const bytes = new Uint8Array(await (await fetch(`/bytes/${n}`)).arrayBuffer());
   const single = [...bytes].flatMap(byte => [new Uint8Array(), Uint8Array.of(byte)]);
@@ -60,20 +61,20 @@ async function cuts(n) {
   return [...outcomes].join(' and ');
 }
 
-// What is fired, with the state, up to `count` events or until it is closed.
+// Returns the events, each with the state, up to `count` events or until the source is closed.
 function hearScript(kind, url, count, init) {
   return new Promise(done => {
     const heard = [], source = new kinds[kind](url, init);
     for (const type of TYPES) source[`on${type}`] = event => {
       heard.push((event instanceof MessageEvent ? show(event) : event.type) + source.readyState);
       if (heard.length === count) source.close();
-      // Whoever closes hears no more: what was on its way gets the time to show itself.
+      // After a close there must be no more events. This pause shows whether one was still on its way.
       if (source.readyState === 2) setTimeout(done, 20, heard);
     };
   }).then(heard => heard.join(' '));
 }
 
-// Every step of a stream in two pieces, and the state behind each of them.
+// Returns every step of the parser for a stream in these pieces, and its state after each piece.
 function watch(...chunks) {
   const seen = [];
   const note = (name, ...what) => seen.push([name, ...what.map(value => JSON.stringify(value))].join(' '));
@@ -86,7 +87,7 @@ function watch(...chunks) {
   return seen.join('\n');
 }
 
-// What the interface is like; the server is asked for `name`.
+// Returns facts about the interface. The server is asked for `name`.
 function facts(Kind, name) {
   const error = make => { try { return make(); } catch (e) { return `${e.name} ${e instanceof DOMException}`; } };
   const source = new Kind(`x/../${name}/there#f`, { withCredentials: true });
@@ -110,14 +111,14 @@ function facts(Kind, name) {
   return [...facts, source.readyState].map(String).join(' ');
 }
 
-// No pause is waited for any more, only noted.
+// Notes pauses from now on, without waiting for them.
 function skipPauses() {
   const later = setTimeout;
   window.pauses = [];
   window.setTimeout = (call, ms, ...more) => ms === 20 ? later(call, ms, ...more) : (pauses.push(ms), later(call, 0));
 }
 
-// Has the value of a promise in `result`, once it is there.
+// Puts the value of a promise into `result` once it is there.
 function then(promise) {
   window.result = '';
   promise.catch(String).then(text => { window.result = text || 'nothing'; });

@@ -1,5 +1,6 @@
-//! `static/common/eventsource.js` beside the browser's own EventSource, in a real Chromium: the same streams, the same events.
-//! What is expected is written out, so that it also shows where Chromium departs from the text.
+//! `static/common/eventsource.js` compared with the browser's own EventSource, in a real Chromium: the same streams
+//! make the same events. The expected events are written out, so they also show where Chromium deviates from the
+//! standard.
 
 use crate::support::browser::{driver, guarded, signed_url};
 use crate::support::harness::*;
@@ -10,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// Streams, and the events that they make: `type=data#lastEventId`, data and id as JSON escapes them.
+/// Streams and their events: `type=data#lastEventId`, with data and id escaped as in JSON.
 const STREAMS: &[(&[u8], &str)] = &[
     (b"data: a\n\n", "message=a#"),
     (b"data:a\ndata: b\ndata:  c\ndata\n\n", r"message=a\nb\n c\n#"),
@@ -45,10 +46,10 @@ const STREAMS: &[(&[u8], &str)] = &[
     (b"retry: 1x\nretry: -1\nretry:  5\nretry:\nretry\nretry: 99999999999999999999999\ndata: a\n\n", "message=a#"),
 ];
 
-/// What the page runs: a function for each test.
+/// The script of the page: a function for each test.
 const SCRIPT: &str = include_str!("eventsource.js");
 
-/// One answer: what is sent, and whether the connection is then held until the client ends it.
+/// A response: its bytes, and whether the connection then stays open until the client closes it.
 #[derive(Clone)]
 struct Answer(Vec<u8>, bool);
 
@@ -60,15 +61,15 @@ fn stream(body: impl AsRef<[u8]>) -> Answer {
     Answer([head("200 OK", "Content-Type: text/event-stream\r\n").as_bytes(), body.as_ref()].concat(), false)
 }
 
-/// The same in chunks: these parts, and what stands behind them.
+/// Returns the same in chunks: these parts, and then the bytes in `last`.
 fn chunked(parts: &[&str], last: &str) -> Answer {
     let fields = "Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n";
     let chunks: String = parts.iter().map(|part| format!("{:x}\r\n{part}\r\n", part.len())).collect();
     Answer((head("200 OK", fields) + &chunks + last).into_bytes(), false)
 }
 
-/// A server that misbehaves as it is told: `/bytes/N`, `/stream/N/K` (cut behind K bytes), and `/KIND/NAME`, whose n-th
-/// request gets the n-th answer of that name and is noted.
+/// A server that misbehaves on request. `/bytes/N` and `/stream/N/K` send the stream N, the latter cut after K bytes.
+/// The n-th request for `/KIND/NAME` gets the n-th response of that name and is noted.
 struct Server {
     port: u16,
     noted: Arc<Mutex<Vec<String>>>,
@@ -102,7 +103,7 @@ impl Drop for Server {
     }
 }
 
-/// Serves one request. Chromium opens connections that it does not use; they end with the browser.
+/// Serves one request. Chromium opens connections that it does not use. They end with the browser.
 fn serve(mut wire: TcpStream, noted: &Mutex<Vec<String>>, scripts: &[(&str, Vec<Answer>)]) -> Option<()> {
     wire.set_read_timeout(Some(SOON)).unwrap();
     wire.set_nodelay(true).unwrap();
@@ -155,11 +156,11 @@ fn serve(mut wire: TcpStream, noted: &Mutex<Vec<String>>, scripts: &[(&str, Vec<
     };
     if at > 0 {
         wire.write_all(&bytes[..at]).ok()?;
-        thread::sleep(Duration::from_millis(4)); // the other part is to come in a packet of its own
+        thread::sleep(Duration::from_millis(4)); // the other part must come in a packet of its own
     }
     wire.write_all(&bytes[at..]).ok()?;
     if hold {
-        // A client that closes with bytes unread resets the connection.
+        // A client that closes while bytes are unread resets the connection.
         let ended = match wire.read(&mut [0]) {
             Ok(n) => n == 0,
             Err(e) => e.kind() == ErrorKind::ConnectionReset,
@@ -170,7 +171,7 @@ fn serve(mut wire: TcpStream, noted: &Mutex<Vec<String>>, scripts: &[(&str, Vec<
 }
 
 impl crate::support::browser::Page<'_> {
-    /// Starts a promise and waits for its value.
+    /// Starts a promise, waits for its value, and returns it.
     fn awaited(&self, promise: &str) -> String {
         self.js(&format!("then({promise})"));
         let mut value = String::new();
@@ -193,7 +194,8 @@ fn each_stream_makes_the_same_events_as_in_the_browser_wherever_it_is_cut() {
         let expected = if expected.is_empty() { "nothing" } else { expected };
         assert_eq!(page.awaited(&format!("cuts({n})")), expected, "{}", bytes.escape_ascii());
     }
-    // Over sockets: each stream whole and in its middle; where a character, a BOM or a CR LF can be cut, everywhere.
+    // Over sockets, each stream is sent whole and cut in its middle. Some are cut everywhere: in a character, a BOM
+    // or a CR LF.
     let whole: Vec<String> =
         STREAMS.iter().enumerate().map(|(n, s)| format!("[{n},0],[{n},{}]", s.0.len() / 2)).collect();
     let cut = [4, 12, 10, 24].map(|n| (1..STREAMS[n].0.len()).map(|at| format!("[{n},{at}],")).collect::<String>());
@@ -225,8 +227,8 @@ fn connections_are_announced_failed_and_reestablished_as_by_the_browser() {
     let resume = vec![stream(stops), stream("\ndata: b\n\n"), stream("id: é🍲\n\n"), stream("id\n\n"), gone.clone()];
     let nobody = vec![stream("retry: 20\n\n"), cut.clone(), cut, gone.clone()];
     let again = vec![stream("retry: 20\nid: 7\ndata: a\n\ndata: b\n\n")];
-    // The last chunk; none, between two chunks and in the middle of one. (An event that was whole just before a cut may be
-    // heard or not: fetch throws away what was not read.)
+    // With the last chunk; without it, cut between two chunks and inside one. (If an event is complete just before a
+    // cut, it may be lost: fetch throws away bytes that were not read.)
     let chunks = vec![
         chunked(&["retry: 20\nid: 1\nda", "ta: a\n\n"], "0\r\n\r\n"),
         chunked(&["id: 2\ndata: cut off\n"], ""),
@@ -237,7 +239,8 @@ fn connections_are_announced_failed_and_reestablished_as_by_the_browser() {
     let taken = "open1 message=a#11 error0 open1 error0 open1 error0 open1 message=b#11 error0 error2";
     let media = "Content-Type: text/event-stream\r\n";
     let (fails, opens) = (("error2", "-"), ("open1 message=é#1", "-"));
-    // Name, answers, events after which to close; what is fired with the state, and the Last-Event-ID of each request.
+    // Name, responses, and number of events after which to close; then the expected events with the state, and the
+    // Last-Event-ID of each request.
     let scripts = vec![
         ("resume", resume, 0, (resumed, "- 1 1 é🍲 -")),
         ("chunks", chunks, 0, (taken, "- 1 1 1 1")),
@@ -259,7 +262,7 @@ fn connections_are_announced_failed_and_reestablished_as_by_the_browser() {
     let page = driver.page(&format!("http://127.0.0.1:{}/", server.port));
     for kind in KINDS {
         for (name, _, count, (fired, ids)) in &scripts {
-            // Here Chromium departs from the text, to which a charset means nothing.
+            // Here Chromium deviates from the standard, which ignores the charset.
             let fired = if (kind, *name) == ("native", "latin1") { "error2" } else { fired };
             let run = format!("each('{kind}', () => hearScript('{kind}', '/{kind}/{name}', {count}))");
             assert_eq!(page.awaited(&run), fired, "{kind} {name}");
@@ -273,7 +276,7 @@ fn connections_are_announced_failed_and_reestablished_as_by_the_browser() {
         let closed = format!("/{kind}/there closed true");
         eventually("the server sees that it is closed", || server.noted().contains(&closed));
     }
-    // After a redirect all kinds come back to where it led.
+    // After a redirect all kinds reconnect to the new URL.
     let run = |kind: &str| format!("each('{kind}', () => hearScript('{kind}', '/{kind}/moved', 7))");
     for kind in KINDS {
         let before = server.noted().len();
@@ -281,7 +284,7 @@ fn connections_are_announced_failed_and_reestablished_as_by_the_browser() {
         let paths: Vec<String> = server.noted()[before..].iter().map(|n| n.split(' ').next().unwrap().into()).collect();
         assert_eq!(paths, ["moved", "again", "again"].map(|name| format!("/{kind}/{name}")));
     }
-    // With headers of the caller's it starts again from the first URL, and sends them each time.
+    // With headers of the caller, it starts again from the first URL, and sends the headers each time.
     let before = server.noted().len();
     page.awaited("hearScript('fetch', '/fetch/moved', 7, { headers: { Authorization: 'Bearer s3same' } })");
     let paths: Vec<String> = server.noted()[before..].iter().map(|n| n.split(' ').next().unwrap().into()).collect();
@@ -298,7 +301,7 @@ fn the_interface_is_that_of_the_browser() {
     let native = of("EventSource");
     assert!(native.contains("/here/there#f true 0 http"), "{native}");
     assert_eq!(of("TincanEventSource"), native);
-    // Where the browser has no EventSource, this is it; a browser's own stays.
+    // If the browser has no EventSource, the script provides one. A browser's own EventSource is kept.
     assert_eq!(page.js("EventSource === TincanEventSource"), "false");
     page.js("(delete window.EventSource, document.head.append(Object.assign(document.createElement('script'), \
              { src: '/assets/eventsource.js' })))");
@@ -362,7 +365,7 @@ fn a_page_can_listen_with_its_token_in_a_header() {
     let page = driver.page(&signed_url(&server, "s3same"));
     page.js("document.head.append(Object.assign(document.createElement('script'), { src: '/assets/eventsource.js' }))");
     page.becomes("typeof window.TincanEventSource", "function");
-    // The page's own way to read is its password; with a header of ours this alone decides.
+    // The page's own stream uses the password in its URL. If a header is given, only the header counts.
     let listen = |token: &str| {
         page.js(&format!(
             "((window.told = [], window.own = new TincanEventSource('/kitchen', {{ headers: {{ Authorization: \

@@ -1,4 +1,4 @@
-//! The chat page, and what its folders share with others, in real browsers.
+//! The chat page, and the files that it shares with other pages, in real browsers.
 
 pub mod access;
 pub mod chat;

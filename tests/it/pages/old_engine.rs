@@ -1,7 +1,7 @@
-//! The pages in browsers of 2021 and 2022: Chromiums of that age, through their own protocol (Chrome DevTools Protocol, with
-//! a NUL behind each message), for no ChromeDriver of today drives them.
+//! The pages in browsers of 2021 and 2022. These are old Chromiums, driven through their own protocol (Chrome
+//! DevTools Protocol, with a NUL after each message), since no current ChromeDriver supports them.
 //!
-//! `TINCAN_OLD_CHROMIUMS` has their paths, as `PATH` has its own. Without it these tests are left out.
+//! `TINCAN_OLD_CHROMIUMS` has their paths, in the form of `PATH`. Without it these tests are left out.
 
 use crate::support::browser::{FLAGS, message, string, url};
 use crate::support::harness::*;
@@ -24,13 +24,13 @@ pub struct Engine {
     commands: ChildStdin,
     said: Receiver<String>,
     count: usize,
-    /// The page's, behind its beginning.
+    /// The page's session. It is empty at first.
     session: String,
-    /// What its scripts have failed with.
+    /// The errors of its scripts.
     errors: Vec<String>,
 }
 
-/// Those that are there.
+/// Returns the paths of the browsers.
 pub fn engines() -> Vec<PathBuf> {
     let Some(paths) = std::env::var_os("TINCAN_OLD_CHROMIUMS") else {
         eprintln!("left out: TINCAN_OLD_CHROMIUMS has no path of an old Chromium");
@@ -40,10 +40,10 @@ pub fn engines() -> Vec<PathBuf> {
 }
 
 impl Engine {
-    /// One whose user reads these languages.
+    /// Starts a browser whose user prefers these languages.
     pub fn start(path: &Path, languages: &str) -> Engine {
         let dir = Scratch::new();
-        // It reads commands from descriptor 3, and writes to 4.
+        // It reads commands from descriptor 3, and writes to descriptor 4.
         let mut command = Command::new("sh");
         command.args(["-c", r#"exec "$0" "$@" 3<&0 4>&1 </dev/null >&2"#]).arg(path);
         command.args(FLAGS.split('"').skip(1).step_by(2).filter(|flag| !flag.starts_with("--headless")));
@@ -75,7 +75,7 @@ impl Engine {
         engine
     }
 
-    /// Has it do something; returns what it answers.
+    /// Sends a command; returns the response.
     fn command(&mut self, method: &str, params: &str) -> String {
         self.count += 1;
         let own =
@@ -95,7 +95,7 @@ impl Engine {
         }
     }
 
-    /// Opens a page, and is back when its scripts have run.
+    /// Opens a page, and returns when its scripts have run.
     pub fn open(&mut self, url: &str) {
         self.command("Page.navigate", &format!("{{\"url\":{}}}", json(url)));
         self.becomes(
@@ -104,7 +104,7 @@ impl Engine {
         );
     }
 
-    /// The value of an expression, as a string.
+    /// Returns the value of an expression as a string.
     pub fn js(&mut self, expression: &str) -> String {
         let expression = format!("String((() => {{ {SHORT}; {expression} }})())");
         let answer = self
@@ -122,7 +122,7 @@ impl Engine {
             }
             assert!(
                 began.elapsed() < SOON,
-                "{expression}\nis      {value:?}\nand not {expected:?}\n{:#?}",
+                "{expression}\nis       {value:?}\ninstead of {expected:?}\n{:#?}",
                 self.errors
             );
             look_again(began);
@@ -139,7 +139,7 @@ impl Engine {
         }
     }
 
-    /// Fails if a script did, but for lines with this in them.
+    /// Fails if a script has failed. Errors that contain `but` are ignored.
     pub fn is_content(&mut self, but: &str) {
         self.errors.retain(|line| but.is_empty() || !line.contains(but));
         assert_eq!(self.errors, [""; 0]);
@@ -170,7 +170,7 @@ fn old_browsers_chat() {
         page.becomes(SAID, "anonymoussoup is ready");
         server.post("/kitchen", message("Ada", "coming"));
         page.becomes(SAID, "anonymoussoup is ready|Adacoming");
-        page.becomes("typeof ownLine + deaths", "object0"); // it is the worker that listens
+        page.becomes("typeof ownLine + deaths", "object0"); // the worker has the connection
         page.is_content("");
         page.say(&"x".repeat(300));
         page.becomes(ERROR, tincan::wire::reject::TOO_LARGE.line().trim_end());
@@ -201,7 +201,7 @@ fn old_browsers_have_their_users_language() {
     }
 }
 
-/// A page that is opened with a token listens with `TincanEventSource`.
+/// A page that is opened with a token uses `TincanEventSource`.
 #[test]
 fn old_browsers_listen_with_a_token() {
     for path in engines() {
@@ -215,14 +215,15 @@ fn old_browsers_listen_with_a_token() {
     }
 }
 
-/// What one of Chromium 92, Firefox 91 and Safari 15.4 lacks, by MDN's tables, and what is lost without it is more than a
-/// nicety. (`dvh` has `vh` before it, the colour of names is inherited without `oklch`, and `blocking` is for who knows it.)
+/// Features that Chromium 92, Firefox 91 or Safari 15.4 lacks (by MDN's tables), if their lack would really harm the
+/// page. (These do not harm: before `dvh` there is `vh`; without `oklch` the colour of names is inherited; `blocking`
+/// is only a hint.)
 #[test]
 fn scripts_and_style_sheets_use_nothing_that_is_too_young() {
     nothing_is_too_young(&["common", "chat"]);
 }
 
-/// Looks into the files of these folders.
+/// Searches the files of these folders for such features.
 pub fn nothing_is_too_young(folders: &[&str]) {
     const YOUNG: [&str; 30] = [
         "AbortSignal.timeout",
@@ -259,7 +260,7 @@ pub fn nothing_is_too_young(folders: &[&str]) {
     let folders = folders.iter().map(|name| format!("{}/static/{name}", env!("CARGO_MANIFEST_DIR")));
     for file in folders.flat_map(|folder| std::fs::read_dir(folder).unwrap()) {
         let path = file.unwrap().path();
-        // What the lessons say is no code.
+        // The texts of the lessons are not code.
         if path.extension().is_some_and(|end| end == "txt") {
             continue;
         }

@@ -1,12 +1,12 @@
-//! Many tabs of one Chromium: one connection for all of them, and what there is without that. Also the token that
-//! belongs to one tab alone.
+//! Many tabs of one Chromium: one connection serves all of them. Also what happens without a shared worker, and the
+//! token that belongs to one tab alone.
 
 use crate::support::browser::*;
 use crate::support::harness::*;
 use std::collections::VecDeque;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Tabs of one Chromium, beside an empty one.
+/// Tabs of one Chromium, in addition to an empty one.
 struct Tabs<'a> {
     page: Page<'a>,
     handles: VecDeque<String>,
@@ -17,7 +17,7 @@ impl<'a> Tabs<'a> {
         Tabs { page: driver.chromium("en", strategy), handles: VecDeque::new() }
     }
 
-    /// Opens one more, which runs `before` before its own scripts.
+    /// Opens one more tab, which runs `before` before its own scripts.
     fn open(&mut self, url: &str, before: &str) -> &Page<'a> {
         self.handles.push_back(self.page.tab());
         self.page.before(before);
@@ -40,11 +40,11 @@ impl<'a> Tabs<'a> {
     }
 }
 
-/// Has a tab that lies behind another one take itself for seen, unless the test says otherwise; its seconds stand still.
+/// Makes a tab behind another one believe that it is visible, unless the test says otherwise. Its timer does not run.
 const SEEN: &str = "window.setInterval = () => 0, window.unseen = false, \
     Object.defineProperty(document, 'hidden', { get: () => unseen })";
 
-/// How often a stream was asked for.
+/// Returns how many times a stream was requested.
 fn streams(server: &Tincan) -> usize {
     server.stderr().matches(" GET /kitchen?since=").count()
 }
@@ -56,7 +56,7 @@ fn nine_tabs_hear_and_speak_over_one_connection() {
     let mut tabs = Tabs::new(&driver, "normal");
     server.post("/kitchen", "early");
     let mut log = vec!["plain|early".to_string()];
-    // Whoever comes later sees what the others see.
+    // A tab that is opened later shows the same messages as the others.
     for n in 0..9 {
         let page = tabs.open(&url(&server, "/kitchen"), STILL);
         page.shows(&log);
@@ -77,7 +77,7 @@ fn nine_tabs_hear_and_speak_over_one_connection() {
     }
     assert_eq!((server.readers("kitchen"), streams(&server)), (1, 1));
 
-    // The tab that started the worker goes, and then all but one.
+    // The tab that started the worker is closed, and then all but one.
     while tabs.handles.len() > 1 {
         tabs.close_first();
         if [8, 1].contains(&tabs.handles.len()) {
@@ -91,7 +91,7 @@ fn nine_tabs_hear_and_speak_over_one_connection() {
         tabs.open(&url(&server, "/kitchen"), STILL).shows(&log);
     }
 
-    // A restart is told to each of them, and to whoever comes behind it.
+    // Each of the tabs shows the restart, and so does a tab that is opened later.
     server.kill();
     tabs.all().for_each(|page| page.becomes(STATE, "connecting"));
     server = again(server.port);
@@ -106,7 +106,7 @@ fn nine_tabs_hear_and_speak_over_one_connection() {
     tabs.all().for_each(|page| page.shows(&log));
     assert_eq!((server.readers("kitchen"), streams(&server)), (1, 1));
 
-    // Another channel is another line.
+    // Another channel has another connection.
     let chat = tabs.open(&url(&server, "/"), "");
     chat.is_open();
     chat.say("at /");
@@ -130,15 +130,15 @@ fn without_a_shared_worker_the_seventh_tab_waits() {
         eventually("one connection more", || server.readers("kitchen") == n);
     }
     tabs.all().for_each(|page| page.shows(&["plain|soup"]));
-    // Six connections to a host are all that there are, so not even the page comes.
+    // Chromium opens six connections to a host at most, so the seventh tab does not even get the page.
     let asked = |server: &Tincan| server.stderr().matches(" GET /kitchen 200\n").count();
     assert_eq!(asked(&server), 6);
     tabs.open(&url(&server, "/kitchen"), "delete window.SharedWorker");
-    std::thread::sleep(std::time::Duration::from_secs(2)); // that nothing happens can only be waited for
+    std::thread::sleep(std::time::Duration::from_secs(2)); // there is no condition to wait for: nothing must happen
     assert_eq!((asked(&server), server.readers("kitchen")), (6, 6));
     tabs.close_first();
     tabs.at(5).shows(&["plain|soup"]);
-    eventually("the seventh is there", || (asked(&server), server.readers("kitchen")) == (7, 6));
+    eventually("the seventh tab listens", || (asked(&server), server.readers("kitchen")) == (7, 6));
 }
 
 #[test]
@@ -160,7 +160,8 @@ fn a_worker_that_fails_leaves_no_tab_behind() {
         let page = driver.chromium("en", "normal");
         page.before(&format!("{STILL}, {worker}"));
         page.open(&url(&server, &format!("/{channel}")));
-        // All but the silent one are noticed at once. That one is missed, and so is what replaces it.
+        // The page notices all failures at once, except that of the silent worker. It notices that one by its
+        // silence, and then also the silence of its replacement.
         let silent = worker.contains("MessageChannel");
         for deaths in [1, 2].into_iter().filter(|_| silent) {
             assert_eq!(page.js("[everySecond(), everySecond(), deaths][2]"), (deaths - 1).to_string());
@@ -173,7 +174,7 @@ fn a_worker_that_fails_leaves_no_tab_behind() {
         assert_eq!(server.readers(&channel), 1, "{worker}");
         assert_eq!(page.js("deaths"), if silent { "2" } else { "0" }, "{worker}");
         drop(page);
-        eventually("it is gone", || server.readers(&channel) == 0);
+        eventually("the stream has ended", || server.readers(&channel) == 0);
     }
 }
 
@@ -192,7 +193,7 @@ fn a_worker_that_dies_is_missed_and_replaced() {
     let ids: Vec<&str> = targets.split("\"targetId\":\"").skip(1).map(|t| t.split('"').next().unwrap()).collect();
     assert_eq!(ids.len(), 1, "{targets}");
     tabs.page.cdp("Target.closeTarget", &format!("{{\"targetId\":\"{}\"}}", ids[0]));
-    // Three seconds without an answer are a slow worker, four are a dead one.
+    // After three seconds without an answer a worker counts as slow, after four as dead.
     for page in tabs.all() {
         assert_eq!(page.js("[unanswered = 0, everySecond(), everySecond(), everySecond(), deaths][4]"), "0");
         assert_eq!(page.js("[everySecond(), deaths][1]"), "1");
@@ -216,14 +217,14 @@ fn a_tab_that_leaves_and_comes_back_has_one_line_and_each_message_once() {
         page.before(&format!("{STILL}{before}"));
         page.open(&url(&server, "/kitchen"));
         page.shows(&["plain|soup"]);
-        // As from the back/forward cache, whatever this browser puts there.
+        // Simulates the back/forward cache, whether or not this browser would use it.
         page.js("dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true }))");
-        eventually("nobody listens", || server.readers("kitchen") == 0);
+        eventually("no subscriber is left", || server.readers("kitchen") == 0);
         page.js("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))");
         eventually("it listens again", || server.readers("kitchen") == 1);
         page.is_open();
         page.shows(&["plain|soup"]);
-        page.js("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: false }))"); // a first load, nothing new
+        page.js("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: false }))"); // a first load, which changes nothing
         server.post("/kitchen", "bread");
         page.shows(&["plain|soup", "plain|bread"]);
         assert_eq!((streams(&server), page.js("deaths").as_str()), (2, "0"));
@@ -235,7 +236,7 @@ fn tabs_that_take_turns_are_not_taken_for_asleep_but_all_hidden_are() {
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&[]);
     let mut tabs = Tabs::new(&driver, "normal");
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis(); // for both, however far apart they begin
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis(); // the same time for both tabs, whenever they begin
     for _ in 0..2 {
         let page = tabs.open(&url(&server, "/kitchen"), SEEN);
         page.becomes("unanswered", "0");
@@ -243,7 +244,7 @@ fn tabs_that_take_turns_are_not_taken_for_asleep_but_all_hidden_are() {
         page.becomes("unanswered", "0");
         page.is_open();
     }
-    // Each step is 15 seconds, of which the line hears from the tab that can be seen.
+    // Each step is 15 seconds. In each, the visible tab reports to the shared connection.
     let step = |n: usize, hidden: [bool; 2]| {
         for (page, hidden) in tabs.all().zip(hidden) {
             page.js(&format!("window.now += 15000, unseen = {hidden}, unanswered = 1, everySecond()"));
@@ -268,7 +269,7 @@ fn what_all_tabs_ask_for_at_once_is_done_once() {
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&[]);
     let page = driver.chromium("en", "normal");
-    page.before("delete window.SharedWorker"); // so that the line lives in the page, and the test can stop its clock
+    page.before("delete window.SharedWorker"); // so that the page itself has the connection, and the test can stop its clock
     page.open(&url(&server, "/kitchen"));
     page.is_open();
     let forward = "(now => performance.now = () => now)(performance.now() + 1001)";
@@ -276,16 +277,16 @@ fn what_all_tabs_ask_for_at_once_is_done_once() {
     page.js(&format!("{forward}, [1, 2, 3, 4, 5].forEach(() => {online})"));
     eventually("a second stream", || streams(&server) == 2);
     page.is_open();
-    // Some of the tabs are slower than the new stream.
+    // Some tabs send their request only after the new stream has opened.
     page.js(&format!("[6, 7, 8, 9].forEach(() => {online})"));
     server.post("/kitchen", "soup");
     page.shows(&["plain|soup"]);
     assert_eq!((streams(&server), page.js(STATE).as_str()), (2, "open"));
-    // A second later it is another wish.
+    // A second later the request counts as a new one.
     page.js(&format!("{forward}, {online}"));
     eventually("a third stream", || streams(&server) == 3);
     page.is_open();
-    // A machine that wakes up tells it twice: by the time that has passed, and by being online.
+    // A machine that wakes up triggers two requests: by the time that has passed, and by the event `online`.
     page.js(&format!("{forward}, (real => Date.now = () => real() + 60000)(Date.now), everySecond(), {online}"));
     eventually("a fourth stream", || streams(&server) == 4);
     page.is_open();
@@ -308,7 +309,7 @@ fn a_wish_that_failed_is_followed_by_the_next_at_once() {
     page.becomes(STATE, "waiting");
     end_gateway();
     server = again(server.port);
-    page.js("connect()"); // no second has passed
+    page.js("connect()"); // less than a second has passed
     page.is_open();
     assert_eq!(streams(&server), 1);
 }
@@ -337,12 +338,12 @@ fn a_token_in_the_fragment_is_taken_for_this_tab_alone() {
     page.say("bread");
     let log = ["said|anonymous|soup", "said|anonymous|bread"];
     page.shows(&log);
-    // The page's own requests, and its line's, for it is TincanEventSource that listens here.
+    // The requests of the page and of its stream, which is a TincanEventSource here.
     let expected = ["channel=kitchen", "since=all", "undefined", "wait=0&since=ID"]
         .map(|query| format!("{query} Bearer p0p+py/= omit"));
     page.becomes("[...new Set(asked)].sort().join('\\n')", &expected.join("\n"));
 
-    // A tab without it has a line without it.
+    // A tab without the token has a connection without it.
     let other =
         tabs.open(&kitchen, "window.fetch = (real => (url, o) => real(url, { ...o, credentials: 'omit' }))(fetch)");
     other.shows(&log);
@@ -350,7 +351,8 @@ fn a_token_in_the_fragment_is_taken_for_this_tab_alone() {
     other.keys("#msg", &format!("thanks{ENTER}"));
     let refused = tincan::wire::reject::PUBLISH_TOKEN.line();
     other.becomes("q('#error').textContent", refused.trim_end());
-    // It can be given one while it is open, also percent-encoded; a wrong one is told, and an empty one forgotten.
+    // An open tab can be given a token, also percent-encoded. A wrong one leads to a message, an empty one removes
+    // the token.
     other.js("location.hash = '#token=wrong'");
     other.becomes("[location.hash, q('#state').dataset.state, typeof headers]", ",open,object");
     other.keys("#msg", &format!("thanks{ENTER}"));
@@ -361,14 +363,14 @@ fn a_token_in_the_fragment_is_taken_for_this_tab_alone() {
     other.shows(&["said|anonymous|soup", "said|anonymous|bread", "said|anonymous|thanks"]);
     other.js("location.hash = '#token='");
     other.becomes("[location.hash, token, q('#state').dataset.state]", ",,open");
-    assert!(!server.stderr().contains("p0p"), "it is in no URL: {}", server.stderr());
+    assert!(!server.stderr().contains("p0p"), "the token is in no URL: {}", server.stderr());
 }
 
 #[test]
 fn a_token_that_is_refused_for_reading_is_told_in_the_page() {
     let Some(driver) = driver() else { return };
     let server = guarded(&Scratch::new(), 0, "publish s3same\nread s3same\n");
-    let page = driver.page(&signed_url(&server, "s3same")); // without it the page itself is not given
+    let page = driver.page(&signed_url(&server, "s3same")); // without a token the server refuses even the page
     for (token, state, error) in
         [("wr0ng", "waiting", tincan::wire::reject::READ_UNKNOWN.line()), ("s3same", "open", String::new())]
     {
@@ -391,6 +393,6 @@ fn the_page_has_the_browser_ask_for_a_token_where_its_worker_cannot() {
     server.kill();
     server = guarded(&scratch, server.port, "publish p0ppy\nread p0ppy\n");
     page.becomes(STATE, "waiting");
-    // This request is the page's, so its refusal opens the browser's dialog.
+    // This request comes from the page, so its refusal opens the browser's dialog.
     eventually("the page asks", || server.stderr().contains(" GET /kitchen?wait=0 401\n"));
 }

@@ -1,5 +1,5 @@
-//! The pages in Chinese and in English: their tables have each word that is used and no other, and the chat page's table
-//! has none that only other pages use.
+//! The pages in Chinese and in English. Their tables have each word that is used and no other. The chat page's table
+//! has no word that only other pages use.
 
 use crate::support::browser::*;
 use crate::support::harness::*;
@@ -9,7 +9,7 @@ use std::path::Path;
 use tincan::server::pages;
 use tincan::wire::event::json;
 
-/// Every word on a page: text, but for what others said and what is the same in any language; and attributes.
+/// Lists every word on a page: attributes, and text except for messages and words that are the same in any language.
 const ALL: &str = "((texts, found) => {
     while (texts.nextNode()) {
         const node = texts.currentNode;
@@ -43,10 +43,10 @@ fn the_page_speaks_the_language_that_the_browser_asks_for() {
         page.open(&url(&server, &format!("/kitchen-{n}")));
         page.is_open();
         page.becomes("/^1 /.test(q('#listeners').textContent)", "true");
-        page.js("show({ gap: 3 })"); // what the line tells of a gap
+        page.js("show({ gap: 3 })"); // the line about a gap
         server.post(&format!("/kitchen-{n}"), "");
         page.becomes("all('#messages li').length", "2");
-        page.js("all('a').forEach(e => e.remove())"); // they lead to wings
+        page.js("all('a').forEach(e => e.remove())"); // links to wings
         assert_eq!(page.js(ALL), *expected, "{languages}");
         assert_eq!(page.js("getComputedStyle(q('.text'), '::before').content !== 'none'"), "true");
     }
@@ -86,7 +86,7 @@ fn what_the_chinese_page_tells_later_is_chinese_too() {
     page.shows(&["said|小明|汤好了", "said|匿名|谢谢", "gap|这里可能漏掉了一些消息"]);
 }
 
-/// The files in these folders that end like this, by name.
+/// Returns the files in these folders whose names end with `end`, by name.
 fn files(folders: &[&str], end: &str) -> BTreeMap<String, String> {
     let folders: Vec<_> = folders.iter().map(|name| format!("{}/static/{name}", env!("CARGO_MANIFEST_DIR"))).collect();
     let paths = folders.iter().flat_map(|folder| read_dir(folder).unwrap()).map(|entry| entry.unwrap().path());
@@ -95,16 +95,17 @@ fn files(folders: &[&str], end: &str) -> BTreeMap<String, String> {
     paths.map(|path| (name(&path), read_to_string(&path).unwrap())).collect()
 }
 
-/// The lines of what an expression is.
+/// Returns the elements of an expression's value.
 fn list(page: &Page, expression: &str) -> BTreeSet<String> {
     page.js(&format!("[...{expression}].join('\\n')")).lines().map(String::from).collect()
 }
 
-/// What the page loads: the scripts' names, each with what it blocks.
+/// Lists the scripts that the page loads, each with the value of its attribute `blocking`.
 const SCRIPTS: &str =
     "all('script').map(e => e.getAttribute('src').slice('/assets/'.length) + ' ' + e.getAttribute('blocking'))";
 
-/// The tables that this page has loaded: before its other scripts, and before anything was shown.
+/// Returns the names of the tables that this page has loaded. They must come before its other scripts, and before
+/// anything is shown.
 fn tables(page: &Page) -> Vec<String> {
     let scripts = page.js(SCRIPTS);
     let scripts: Vec<_> = scripts.split(',').collect();
@@ -115,7 +116,7 @@ fn tables(page: &Page) -> Vec<String> {
     tables
 }
 
-/// The keys of each table.
+/// Returns the keys of each table.
 fn keys(page: &Page, folders: &[&str]) -> BTreeMap<String, BTreeSet<String>> {
     let mut keys = BTreeMap::from([("words.js".to_string(), list(page, "Object.keys(WORDS)"))]);
     for (name, _) in files(folders, "-words.js") {
@@ -129,7 +130,7 @@ fn keys(page: &Page, folders: &[&str]) -> BTreeMap<String, BTreeSet<String>> {
     keys
 }
 
-/// The words that a page uses, of those that it has; it has all that it uses.
+/// Returns the words of its tables that a page uses. The tables must have all words that it uses.
 fn used(page: &Page, folders: &[&str], name: &str, html: &str) -> BTreeSet<String> {
     let table = list(page, "Object.keys(WORDS)");
     page.js(&format!("window.file = new DOMParser().parseFromString({}, 'text/html')", json(html)));
@@ -140,11 +141,11 @@ fn used(page: &Page, folders: &[&str], name: &str, html: &str) -> BTreeSet<Strin
     used.remove("");
     assert_eq!(used.difference(&table).collect::<Vec<_>>(), [""; 0], "{name}: words that its tables lack");
     let differs = format!("{words}.filter(([key, text]) => text !== word(key)).map(([key]) => key)");
-    assert_eq!(page.js(&differs), "", "{name}: its tables say it in other words");
+    assert_eq!(page.js(&differs), "", "{name}: the tables have other texts for these words");
 
     let scripts = list(page, SCRIPTS);
     for (script, code) in files(folders, ".js").iter().filter(|(name, _)| scripts.contains(&format!("{name} null"))) {
-        // A key stands in quotes, or is put together: then whatever fits is taken for used.
+        // A key is in quotes, or it is composed. For a composed key, each word that fits counts as used.
         let made = format!("{}.matchAll(/`((?:lab|ways)-[^`]*)`/g)", json(code));
         let fits = "new RegExp('^' + m[1].replace(/\\$\\{[\\w.]+\\}/g, m[1].split('$').length > 2 ? '[\\\\w-]+' : '\\\\w+') + '$')";
         used.extend(list(
@@ -165,7 +166,8 @@ fn no_word_is_missing_or_left_over_or_differs_from_what_the_page_says_without_sc
     words(&["common", "chat"], &[("chat.html", "/kitchen")]);
 }
 
-/// The tables of the pages in these folders have each word that is used and no other. `pages`: all of them.
+/// Asserts that the tables of the pages in these folders have each word that is used and no other. `pages` are all
+/// pages of the folders.
 pub fn words(folders: &[&str], pages: &[(&str, &str)]) {
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&[]);
@@ -181,10 +183,10 @@ pub fn words(folders: &[&str], pages: &[(&str, &str)]) {
         assert_eq!(
             all.len(),
             page.js("Object.keys(WORDS).length").parse::<usize>().unwrap(),
-            "{name}: a word is in two"
+            "{name}: a word is in two tables"
         );
         assert_eq!(BTreeSet::from_iter(all), list(&page, "Object.keys(WORDS)"), "{name}");
-        // What both languages have from the standard, such as `readyState`, may be the same.
+        // Words that both languages take from the standard, such as `readyState`, may be the same.
         let wrong = "Object.entries(WORDS).filter(([key, [en, zh, ...more]]) => {
             const values = text => [...new Set(text.match(/\\{\\w+\\}/g))].sort().join();
             return more.length > 0 || !en || /\\p{Script=Han}/u.test(en) || !(/[\\p{Script=Han}：]/u.test(zh) || zh === en) ||
@@ -193,13 +195,13 @@ pub fn words(folders: &[&str], pages: &[(&str, &str)]) {
         assert_eq!(
             page.js(wrong),
             "",
-            "{name}: each has a text in English and one in Chinese, with the same values in it"
+            "{name}: each word has a text in English and one in Chinese, with the same placeholders"
         );
         let own = "all('[data-zh]').filter(e => /\\p{Script=Han}/u.test(e.textContent) || !/\\p{Script=Han}/u.test(e.dataset.zh))";
         assert_eq!(
             page.js(&format!("{own}.map(e => e.outerHTML)")),
             "",
-            "{name}: so have those that bring their Chinese"
+            "{name}: so has each word that the page itself defines"
         );
 
         let used = used(&page, folders, name, &html[name]);
@@ -207,13 +209,18 @@ pub fn words(folders: &[&str], pages: &[(&str, &str)]) {
             left_over.get_mut(table).unwrap().retain(|key| !used.contains(key));
         }
         if name == "chat.html" {
-            assert_eq!(left_over["words.js"], BTreeSet::new(), "what the chat page does not use is in other tables");
+            assert_eq!(
+                left_over["words.js"],
+                BTreeSet::new(),
+                "words that the chat page does not use belong in other tables"
+            );
         }
     }
     assert!(left_over.values().all(BTreeSet::is_empty), "{left_over:?}");
 }
 
-/// Without its wings the server embeds `static/common/` and `static/chat/` alone: nothing there leads out of them.
+/// Without its wings the server embeds only `static/common/` and `static/chat/`. So nothing there refers to other
+/// folders.
 #[test]
 fn the_chat_page_stands_alone() {
     let root = format!("{}/static", env!("CARGO_MANIFEST_DIR"));
