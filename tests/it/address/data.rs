@@ -1,4 +1,4 @@
-//! What becomes of a word to one while the disk fails.
+//! Events for one subscriber while the disk fails.
 
 use crate::core::data::fails_while_nobody_reads;
 use crate::support::harness::*;

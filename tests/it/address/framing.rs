@@ -1,4 +1,4 @@
-//! How what is for one alone, or for all but one, is wrapped on its way.
+//! How events for one subscriber, or for all but one, are framed.
 
 use crate::core::framing::{chunk, opened, raw};
 use crate::support::harness::*;
@@ -12,7 +12,7 @@ fn a_word_to_one_is_in_a_chunk_of_its_own() {
         let (mut new, mut old) = (raw(&server, "1.1", "/a", ""), raw(&server, "1.0", "/a", ""));
         let address = address_of(&opened(&mut new, "a", true));
         let old_address = address_of(&opened(&mut old, "a", false));
-        // To this one alone; and what is not for it.
+        // Events for this subscriber alone, and an event for all others.
         for (address, wire, chunked) in [(&address, &mut new, true), (&old_address, &mut old, false)] {
             let given = server.post_with(&format!("/a?to={address}"), "", "hush");
             assert_eq!(given.status, 200);
@@ -26,7 +26,7 @@ fn a_word_to_one_is_in_a_chunk_of_its_own() {
     }
 }
 
-/// More is said to all, to one alone, and to all but one, and pings are due.
+/// More is published to all, to one, and to all but one, while pings are due.
 #[test]
 fn slow_readers_hear_exactly_what_is_for_each_of_them_wherever_they_stopped() {
     slow_readers_in_memory_and_on_disk(true);

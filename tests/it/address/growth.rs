@@ -1,4 +1,4 @@
-//! What it costs to pass over somebody.
+//! The cost of leaving out a subscriber.
 
 use crate::core::growth::stalled;
 use crate::support::growth::*;

@@ -1,4 +1,4 @@
-//! What it refuses.
+//! Refusals of this wing.
 
 use crate::core::http::*;
 use crate::support::refusals::{covered, elsewhere};

@@ -1,4 +1,4 @@
-//! A word to one subscriber, or to all but one.
+//! Events for one subscriber, or for all but one.
 
 pub mod data;
 pub mod framing;

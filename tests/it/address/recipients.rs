@@ -1,4 +1,4 @@
-//! `?to=` and `?except=`: to one reader, and to all others.
+//! `?to=` and `?except=`: events for one subscriber, and for all others.
 
 use crate::core::tokens;
 use crate::support::harness::*;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use tincan::wings::address::{BEHIND, NOBODY};
 use tincan::wire::reject::{self};
 
-/// Opens a stream; returns it behind its prelude, with its address and the prelude's id.
+/// Opens a stream; returns it after its prelude, with its address and the prelude's id.
 fn listen(server: &Tincan, path: &str) -> (Wire, String, String) {
     let mut wire = server.connect();
     wire.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
@@ -30,7 +30,7 @@ fn except(server: &Tincan, channel: &str, address: &str, body: &str) -> String {
     server.post(&format!("{channel}?except={address}"), body).remove(0)
 }
 
-/// Runs a test on a channel in memory, and on one on the disk, at the same time.
+/// Runs a test at the same time on a server that keeps its channels in memory, and on one with files.
 fn in_memory_and_on_the_disk(args: &[&str], test: impl Fn(&Tincan) + Sync) {
     let dir = Scratch::new();
     scope(|s| {
@@ -58,7 +58,7 @@ fn what_is_said_to_one_reader_is_heard_by_it_alone_and_not_kept() {
         }
         let after = server.post("/a", "after").remove(0);
         let (before, after) = (block("before", &before), block("after", &after));
-        // To this one in its order, and without an id.
+        // This subscriber receives its own events in their order and without ids.
         let own = "data: two\ndata: lines\n\nevent: soup\ndata: \n\ndata: x\n\nevent: e\nretry: 9\ndata: y\n\n";
         one.expect(format!("{before}{own}{after}"));
         other.expect(format!("{before}{after}"));
@@ -99,14 +99,14 @@ fn what_is_said_to_the_others_is_kept_and_not_heard_by_this_one() {
         one.expect(for_one.concat());
         other.expect(all.concat());
         for_blocks.iter().for_each(|block| blocks.hears(block));
-        // Several blocks in one POST, and a name.
+        // Several blocks in one POST, and an event with a name.
         let fields = "Content-Type: text/event-stream\r\n";
         server.post_with(&format!("/a?except={address}"), fields, "data: x\n\ndata: y\n\n");
         except(server, "/a", &format!("{address}&event=e"), "z");
         let end = server.post("/a", "end").remove(0);
         one.expect(block("end", &end));
         assert!(other.until(format!("id: {end}\n\n").as_bytes()).contains("event: e\ndata: z\n"));
-        // Who comes back is a new reader, and is given what its last id says is missing.
+        // A client that comes back is a new subscriber. It receives everything after its last event ID.
         drop(one);
         let (mut again, new, _) = listen(server, &format!("/a?since={start}"));
         assert_ne!(new, address);
@@ -114,7 +114,8 @@ fn what_is_said_to_the_others_is_kept_and_not_heard_by_this_one() {
     });
 }
 
-/// A reader that is stopped in the middle of an event, with what it has still to hear. `said`: what was left out.
+/// Opens a stream that is stopped in the middle of an event. Returns it with its address and the events that it has
+/// still to receive.
 fn stalled(server: &Tincan) -> (Wire, String, String) {
     let (wire, address, _) = listen(server, "/a");
     let body = "x".repeat(60_000);
@@ -131,7 +132,7 @@ fn a_reader_that_is_behind_passes_over_what_is_not_for_it() {
         let mut heard = String::new();
         for n in 0..100 {
             let body = format!("{n} {}", "y".repeat(n * 97));
-            // Alone, several in a row, and between others.
+            // One event alone, several in a row, and single ones between others.
             let out = n % 2 == 0 && n < 100 || n == 51;
             let id = if out { except(server, "/a", &address, &body) } else { server.post("/a", &body).remove(0) };
             heard += &block(&body, &id);
@@ -139,7 +140,7 @@ fn a_reader_that_is_behind_passes_over_what_is_not_for_it() {
         }
         other.expect(&heard);
         one.expect(&expected);
-        // It keeps up again, and has an address as before.
+        // The subscriber keeps up again, and its address works as before.
         let (left_out, id) = (except(server, "/a", &address, "not for it"), server.post("/a", "end").remove(0));
         one.expect(block("end", &id));
         other.expect(block("not for it", &left_out) + &block("end", &id));
@@ -158,7 +159,7 @@ fn who_does_not_keep_up_is_not_spoken_to_and_has_only_so_much_to_pass_over() {
     assert_eq!(answer.field("retry-after"), Some("5"));
     let mut others = String::new();
     for _ in 0..64 {
-        // What is not for it and stands together is passed over together.
+        // Adjacent events that are left out count as one.
         (0..2).for_each(|n| drop(except(&server, "/a", &address, &n.to_string())));
         others += &block("but this", &server.post("/a", "but this")[0]);
     }
@@ -166,29 +167,30 @@ fn who_does_not_keep_up_is_not_spoken_to_and_has_only_so_much_to_pass_over() {
     for _ in 0..3 {
         server.post_with(&format!("/a?except={address}"), "", "one too many").refused(BEHIND);
     }
-    assert_eq!(server.metric("tincan_events_total"), before, "nothing of it is kept");
+    assert_eq!(server.metric("tincan_events_total"), before, "nothing of the refused POSTs is kept");
     one.expect(expected);
     one.expect(others);
-    eventually("it keeps up", || to(&server, "/a", &address, "now").status == 200);
+    eventually("the subscriber keeps up again", || to(&server, "/a", &address, "now").status == 200);
     one.expect("data: now\n\n");
     let (_, id) = (except(&server, "/a", &address, "not this"), server.post("/a", "but this").remove(0));
     one.expect(block("but this", &id));
-    // Who stalls in the middle of what is for it alone gets the rest of it first, and meanwhile nothing more of the kind.
+    // A subscriber that stalls in the middle of its own event gets the rest of it first. Until then it accepts no
+    // further event of its own.
     let (mut deaf, address, _) = listen(&server, "/b");
     let (body, mut taken) = ("z".repeat(60_000), 0);
     while to(&server, "/b", &address, &body).status == 200 {
         taken += 1;
-        assert!(taken < 1000, "who does not read");
+        assert!(taken < 1000, "a subscriber that does not read must get a refusal in the end");
     }
     let id = server.post("/b", "after").remove(0);
     to(&server, "/b", &address, &body).refused(BEHIND);
     deaf.expect(format!("data: {body}\n\n").repeat(taken) + &block("after", &id));
-    eventually("it keeps up", || to(&server, "/b", &address, "now").status == 200);
+    eventually("the subscriber keeps up again", || to(&server, "/b", &address, "now").status == 200);
     deaf.expect("data: now\n\n");
 }
 
-/// The next message, whatever pings come before it. Its payload is taken once `begins` is set: in small pieces, with a pause
-/// behind each until `fast` is set.
+/// Returns the next message; pings before it are answered. The payload is read once `begins` is set. It is read in
+/// small pieces, with a pause after each piece until `fast` is set.
 fn hears(ws: &mut Ws, begins: &AtomicBool, fast: &AtomicBool) -> String {
     loop {
         let head = ws.0.bytes(2);
@@ -221,7 +223,7 @@ fn what_is_said_to_one_may_be_larger_than_its_socket() {
         return;
     }
     let server = Tincan::start(&["--quiet", "--max-body", &roomy(), "--history", &roomy(), "--heartbeat", "2"]);
-    // A slow machine may need a heartbeat to get that far; a ping within a block would be seen.
+    // A slow machine may need so long that a ping comes. A ping within a block would be detected.
     let next = |wire: &mut Wire| loop {
         let block = wire.block();
         if block != ":ping\n\n" {
@@ -236,7 +238,8 @@ fn what_is_said_to_one_may_be_larger_than_its_socket() {
     to(&server, "/a", &address, "too soon").refused(BEHIND);
     let (mut blocks, prelude) = Ws::blocks(&server, "/a", "");
     let after = scope(|s| {
-        // A WebSocket that takes nothing for three heartbeats is given up. This one takes little, and so stays behind.
+        // A WebSocket that accepts nothing for three heartbeats is dropped. This one reads a little, and so stays
+        // behind.
         let heard = s.spawn(|| hears(&mut blocks, &begins, &fast));
         let (_begins, at_end) = (AtEnd(&begins), AtEnd(&fast));
         assert_eq!(to(&server, "/a", &address_of(&prelude), &body).status, 200);
@@ -244,17 +247,17 @@ fn what_is_said_to_one_may_be_larger_than_its_socket() {
         begins.store(true, SeqCst);
         let after = block("after", &server.post("/a", "after")[0]);
         assert_eq!(next(&mut other), after);
-        other.expect(":ping\n\n"); // none of them goes into the middle of what is for the others alone
+        other.expect(":ping\n\n"); // pings never come in the middle of an event
         drop(at_end);
-        assert!(heard.join().unwrap() == own, "it is whole");
+        assert!(heard.join().unwrap() == own, "the event is complete");
         after
     });
     assert_eq!(hears(&mut blocks, &begins, &fast), after);
-    assert!(next(&mut one) == own, "it is whole");
+    assert!(next(&mut one) == own, "the event is complete");
     assert_eq!(next(&mut one), after);
-    // Also where nothing else is said.
+    // The same if nothing else is published.
     assert_eq!(to(&server, "/a", &address, &body).status, 200);
-    assert!(next(&mut one) == own, "it is whole");
+    assert!(next(&mut one) == own, "the event is complete");
 }
 
 #[test]
@@ -270,12 +273,12 @@ fn an_address_is_a_readers_own_and_ends_with_it() {
     addresses.extend([foreign.clone(), address_of(&prelude)]);
     let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     assert!(addresses.iter().all(|address| address.len() == 32 && digits(address)), "{addresses:?}");
-    // Neither half of one is found in another.
+    // Neither half of an address occurs in another address.
     let halves = |at: usize| addresses.iter().map(|a| &a[at..at + 16]).collect::<BTreeSet<_>>().len();
     assert_eq!([halves(0), halves(16)], [52, 52]);
     let metrics = server.get("/metrics").text() + &server.stderr();
     assert!(addresses.iter().all(|a| !metrics.contains(&a[..16]) && !metrics.contains(&a[16..])), "{metrics}");
-    // Another channel's, an unknown one, and what only looks like one.
+    // An address of another channel, an unknown one, and texts that only look like an address.
     let (own, other) = (&addresses[0], &addresses[1]);
     let mixed = own[..16].to_string() + &other[16..];
     for wrong in [&foreign, &mixed, &own.to_uppercase(), &own[..31], &format!("{own}0"), &format!("%20{own}"), "", "x"]
@@ -286,14 +289,14 @@ fn an_address_is_a_readers_own_and_ends_with_it() {
         }
     }
     server.post_with(&format!("/a?to={own}&except={other}"), "", "x").refused(tincan::wings::address::TO_EXCEPT);
-    assert_eq!(server.metric("tincan_events_total"), Some(0), "nothing of it was published");
-    // A poll has none, finished or waiting.
+    assert_eq!(server.metric("tincan_events_total"), Some(0), "nothing was published");
+    // A poll has no address, whether it has ended or waits.
     let polled = server.get("/a?wait=0").text();
     assert!(polled.starts_with(": connected to /a\nretry: 0\n"), "{polled}");
-    // Who has gone.
+    // The address of a subscriber that has left.
     let (gone, address, _) = readers.remove(0);
     drop(gone);
-    eventually("it is gone", || server.readers("a") == 50);
+    eventually("the subscriber is no longer counted", || server.readers("a") == 50);
     to(&server, "/a", &address, "x").refused(NOBODY);
     server.post_with(&format!("/a?except={address}"), "", "x").refused(NOBODY);
     assert_eq!(to(&server, "/b", &foreign, "x").status, 200);
@@ -314,7 +317,7 @@ fn an_address_gives_no_right_that_a_post_needs() {
         assert_eq!(server.post_with(&path, bearer, query).status, 200);
     }
     wire.expect("data: to\n\n");
-    // Elsewhere than in a POST the words mean nothing.
+    // Outside of a POST these parameters have no meaning.
     let (_reader, ..) = listen(&server, &format!("/a?to={address}&except={address}"));
 }
 
@@ -323,7 +326,7 @@ fn an_address_is_good_as_soon_as_it_is_told() {
     let server = Tincan::start(&["--quiet"]);
     let over = AtomicBool::new(false);
     scope(|s| {
-        // Others come and go meanwhile, and the channel is busy.
+        // Meanwhile other subscribers come and leave, and the channel is busy.
         for _ in 0..3 {
             s.spawn(|| {
                 while !over.load(SeqCst) {
@@ -364,7 +367,8 @@ fn each_reader_hears_exactly_what_is_for_it_while_many_speak_and_come_and_go() {
         let sockets: Vec<_> = (0..2).map(|_| Ws::blocks(server, "/a", "")).collect();
         let mut addresses: Vec<String> = readers.iter().map(|r| r.1.clone()).collect();
         addresses.extend(sockets.iter().map(|s| address_of(&s.1)));
-        // For each reader: ids that are not for it; and what each speaker said to it alone, in order.
+        // For each subscriber: the ids of events that left it out, and the events that each publisher sent to it
+        // alone, in order.
         let left_out = Mutex::new(BTreeSet::<(usize, String)>::new());
         let own = Mutex::new(BTreeMap::<(usize, usize), Vec<String>>::new());
         let refused = AtomicUsize::new(0);
@@ -375,7 +379,7 @@ fn each_reader_hears_exactly_what_is_for_it_while_many_speak_and_come_and_go() {
                 let (addresses, left_out, own, refused, came) = (&addresses, &left_out, &own, &refused, &came);
                 s.spawn(move || {
                     let (mut random, mut wire) = (Random(speaker as u64), server.connect());
-                    // At least so much, and until some have come and gone meanwhile.
+                    // At least this many, and until some subscribers have come and left.
                     for n in (0..100_000).take_while(|n| *n < 250 || came.load(SeqCst) <= 3) {
                         let (which, body) = (random.index(addresses.len()), format!("{speaker}.{n}"));
                         let query = match random.index(3) {
@@ -389,7 +393,7 @@ fn each_reader_hears_exactly_what_is_for_it_while_many_speak_and_come_and_go() {
                         ));
                         let answer = wire.response();
                         if answer.status == 503 {
-                            refused.fetch_add(1, SeqCst); // it was behind
+                            refused.fetch_add(1, SeqCst); // the subscriber was behind
                             continue;
                         }
                         assert_eq!(answer.status, 200, "{query}: {}", answer.text());
@@ -445,7 +449,9 @@ fn each_reader_hears_exactly_what_is_for_it_while_many_speak_and_come_and_go() {
             comers.join().unwrap();
             assert!(came.load(SeqCst) > 3);
             for address in &addresses {
-                eventually("it is told", || to(server, "/a", address, "over").status == 200);
+                eventually("the event for one subscriber is accepted", || {
+                    to(server, "/a", address, "over").status == 200
+                });
             }
             let kept = server.get("/a?since=all&wait=0").text();
             let log: Vec<(String, String)> = kept
@@ -460,19 +466,23 @@ fn each_reader_hears_exactly_what_is_for_it_while_many_speak_and_come_and_go() {
                 let (which, ids, said) = ear.join().unwrap();
                 let for_it: Vec<_> =
                     log.iter().filter(|(id, _)| !left_out.contains(&(which, id.clone()))).cloned().collect();
-                assert!(ids == for_it, "reader {which} heard {} of {}", ids.len(), for_it.len());
+                assert!(ids == for_it, "subscriber {which} received {} of {}", ids.len(), for_it.len());
                 for speaker in 0..speakers {
-                    assert_eq!(said.get(&speaker), own.get(&(which, speaker)), "reader {which}, speaker {speaker}");
+                    assert_eq!(
+                        said.get(&speaker),
+                        own.get(&(which, speaker)),
+                        "subscriber {which}, publisher {speaker}"
+                    );
                 }
             }
-            assert_eq!(refused.load(SeqCst), 0, "all of them keep up");
+            assert_eq!(refused.load(SeqCst), 0, "all subscribers keep up");
         });
     });
 }
 
 #[test]
 fn many_who_leave_one_reader_out_at_once_push_nobody_off_the_log() {
-    // All of it is more than the log keeps, and less than the socket of a reader takes that is late.
+    // All of it is more than the log keeps, but less than the socket of a late subscriber takes.
     let server = Tincan::start(&["--quiet", "--history", "128K"]);
     let (_one, address, _) = listen(&server, "/a");
     let (mut other, ..) = listen(&server, "/a");
@@ -484,7 +494,7 @@ fn many_who_leave_one_reader_out_at_once_push_nobody_off_the_log() {
         wires.push(wire);
     }
     scope(|s| {
-        s.spawn(|| wires.iter_mut().for_each(|wire| wire.send("x"))); // the last byte of each
+        s.spawn(|| wires.iter_mut().for_each(|wire| wire.send("x"))); // the last byte of each body
         let block = |id: &str| block(&format!("{body}x"), id);
         let epoch = server.get("/a?wait=0").text();
         let epoch = epoch.split_once("id: ").unwrap().1.split_once('-').unwrap().0.to_string();

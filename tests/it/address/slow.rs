@@ -1,4 +1,4 @@
-//! Who waits for a disk if what is published is for all but one.
+//! Which clients wait for a disk if an event leaves out one subscriber.
 
 use crate::core::slow::{Load, all, slow, waits};
 

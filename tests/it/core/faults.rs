@@ -628,7 +628,7 @@ fn where_no_thread_can_be_had_requests_are_answered_one_after_another() {
     let began = Stopwatch::start();
     let silent: Vec<Wire> = (0..2 * before).map(|_| server.connect()).collect();
     let id = server.post("/a", "again").remove(0);
-    began.within("an answer beside clients that are silent", Duration::from_secs(8));
+    began.within("the response beside silent clients", Duration::from_secs(8));
     assert!(threads() > before + silent.len() / 2, "{} threads", threads());
     hears(&mut reader, &format!("data: again\nid: {id}\n\n"));
 }

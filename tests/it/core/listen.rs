@@ -70,7 +70,7 @@ fn a_reader_that_said_much_behind_its_request_is_missed_as_soon_as_others() {
         std::thread::sleep(Duration::from_millis(600)); // the server has checked its sockets once
         let left = Stopwatch::start();
         drop(reader);
-        eventually("it is gone", || server.readers("a") == 0);
+        eventually("the subscriber is no longer counted", || server.readers("a") == 0);
         // A megabyte is dropped in four checks.
         left.within("the subscriber that has left", Duration::from_secs(2 + 2 * n as u64));
     }

@@ -1,4 +1,4 @@
-//! The lab can be used by everybody.
+//! Accessibility of the lab.
 
 use crate::pages::access::*;
 use crate::support::browser::{driver, url};
@@ -28,7 +28,7 @@ const SCENES: [Scene; 5] = [
     }),
 ];
 
-/// Those that need WebSockets.
+/// States that need WebSockets.
 const SOCKETS: [Scene; 2] = [
     ("a WebSocket, with long data", "/lab#/kitchen", |page, server| {
         page.js("(q('#as').value = 'event-stream', q('#as').onchange(), q('#connect').click())");
@@ -71,7 +71,7 @@ fn all_fits_and_can_be_hit_however_small_the_window_or_large_the_letters() {
 fn the_focus_can_always_be_seen() {
     focus(&scenes());
     let Some(driver) = driver() else { return };
-    // A row that one goes up to does not come to lie under the head of the table.
+    // A row that is reached upwards is not covered by the table's head.
     let server = Tincan::start(&[]);
     let page = driver.page(&url(&server, "/lab#lines"));
     page.becomes("all('.over').length", "1");
@@ -81,7 +81,7 @@ fn the_focus_can_always_be_seen() {
         press(&page, "ArrowUp", 38);
         page.becomes("[...q('tbody').rows].indexOf(document.activeElement)", &n.to_string());
         let top = "(({ left, top }) => document.elementFromPoint(left + 20, top + 3))(document.activeElement.getBoundingClientRect())";
-        page.becomes(&format!("document.activeElement.contains({top})"), "true"); // else the row is covered
+        page.becomes(&format!("document.activeElement.contains({top})"), "true"); // otherwise the row is covered
     }
 }
 

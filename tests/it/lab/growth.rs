@@ -1,4 +1,4 @@
-//! What taps cost.
+//! The cost of taps.
 
 use crate::support::growth::*;
 use crate::support::harness::*;

@@ -1,4 +1,4 @@
-//! What it refuses, and how its pages are sent.
+//! Refusals of this wing, and the files of its pages.
 
 use crate::core::http::*;
 use crate::support::refusals::{covered, elsewhere};

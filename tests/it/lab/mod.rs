@@ -1,4 +1,4 @@
-//! Taps, and the page with every byte.
+//! Taps, and the page that shows every byte.
 
 pub mod access;
 pub mod growth;

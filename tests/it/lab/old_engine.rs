@@ -17,7 +17,7 @@ fn old_browsers_play_lessons_and_ways() {
         page.becomes("q('#lesson').hidden + ' ' + document.title", "false 字节实验室 · tincan");
         page.becomes("q('#wire').textContent.includes('onmessage')", "true");
         page.becomes("q('#wire tbody tr').getAttribute('role')", "row");
-        // What belongs together is marked.
+        // Rows that belong together are marked.
         page.js("point(q('#wire tbody').lastElementChild)");
         page.becomes("/^rgba\\(0, 0, 0, 0\\)$/.test(getComputedStyle(q('tr.here')).backgroundColor)", "false");
         page.js("q('#what').value = '', q('#what').onchange()");

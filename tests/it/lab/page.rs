@@ -1,4 +1,4 @@
-//! The wire lab's page in a real Chromium: what it shows beside what passed.
+//! The wire lab's page in a real Chromium: the rows that it shows for the bytes on the wire.
 
 use crate::support::browser::{Page, TAB, driver, string, url};
 use crate::support::harness::*;
@@ -12,20 +12,21 @@ use std::time::Duration;
 use tincan::wings::lessons::script::{LESSONS, languages};
 use tincan::wire::event::json;
 
-/// A line of the table, but for those of chunks: its bytes, what the algorithm did, what was fired; each a text.
+/// The rows of the table, except those of chunks. Each is a text with its bytes, the step of the algorithm, and the
+/// fired event.
 const ROWS: &str = "all('tbody .row:not(.framing)').map(row => [row.querySelector('code')?.textContent,
     ...[...row.cells].slice(1).map(cell => [...cell.childNodes].map(node => node.textContent).join('/'))].join(' | '))";
 const SOUP: &str = "data: soup␊ | data/ /soup/appended to the data buffer, with a line feed | ";
 
-/// Opens the lab on a channel, and is back when its EventSource is open.
+/// Opens the lab on a channel, and returns when its EventSource is open.
 fn on_channel(page: &Page, server: &Tincan, channel: &str) {
-    page.open("about:blank"); // a new fragment alone would load nothing
+    page.open("about:blank"); // a URL that differs only in its fragment would not load the page
     page.open(&url(server, &format!("/lab#/{channel}")));
     page.becomes("q('#state').dataset.state", "open");
     page.becomes("all('.fired .open').length", "1");
 }
 
-/// What a text looks like in the left column.
+/// Returns how a text is displayed in the left column.
 fn visible(bytes: &str) -> String {
     let picture = |c: char| match c {
         '\u{feff}' => "⟨EF BB BF⟩".into(),
@@ -60,17 +61,17 @@ fn the_lab_sets_bytes_algorithm_and_eventsource_beside_each_other() {
         |id: &str| format!("id: {id}␊ | id/ /{id}/into the last event ID buffer; counts from the blank line on | ");
     let heard = fired("onmessage", "soup", &id);
     page.becomes(&last(3), &format!("{SOUP}\n{}\n␊ | blank line: fire “message” | {heard}", id_row(&id)));
-    // A type without a listener is not heard.
+    // An event whose type has no listener is not fired.
     page.js("(q('#event').value = 'stew', q('#data').value = 'two\\nlines', q('#send').click())");
     page.becomes(
         &format!("{ROWS}.findLast(row => row.includes('fire “stew”'))"),
         "␊ | blank line: fire “stew” | nobody listens for “stew”: not heard",
     );
     assert_eq!(page.text("#sent"), "Nobody here listens for “stew”.");
-    // All that the page shows of its two connections is what the tap told, and nothing else. (The tap tells of the answer
-    // to a POST behind the answer.)
+    // The page shows exactly those bytes of its two connections that the tap has. (In the tap, the response to a POST
+    // comes after the event.)
     let (mut bytes, mut shown) = (String::new(), String::new());
-    eventually("the page shows all that the tap told", || {
+    eventually("the page shows all bytes of the tap", || {
         let told = server.get(&format!("/lab/{}?wait=0&since=all", page.js("key"))).text();
         let pieces = told.lines().filter_map(|line| line.strip_prefix("data: "));
         let pieces = pieces.filter(|data| data.contains("\"bytes\":")).map(|data| string(data, "\"bytes\":"));
@@ -115,7 +116,7 @@ fn the_plug_is_pulled_and_the_eventsource_comes_back_with_its_last_event_id() {
 fn a_lesson_in_the_lab_shows_its_bytes_and_what_came_of_each() {
     let Some(driver) = driver() else { return };
     let page = driver.chromium("en", "normal");
-    // All are played at the same time, each by a server of its own: a browser opens six connections to one.
+    // All lessons are played at the same time, each by its own server: a browser opens six connections to one server.
     let names = [
         "first-event",
         "one-space",
@@ -151,10 +152,10 @@ fn a_lesson_in_the_lab_shows_its_bytes_and_what_came_of_each() {
     }
 }
 
-/// Waits until a lesson is over, and compares what its table shows with its file.
+/// Waits until a lesson is over, and compares its table with its file.
 fn shows(page: &Page, name: &str, text: &str) {
     page.becomes("source?.readyState + ' ' + all('.over, .fired .failed').length", "2 1");
-    // How the stream departs from its file.
+    // How the stream differs from its file.
     let unlike = [("{CR}", "\r"), ("{NUL}", "\0"), ("{BOM}", "\u{feff}"), ("{wait 1 s}", ""), ("{last-event-id}", "")];
     let part = languages(text).0.split(": when ").next().unwrap();
     let sent = unlike.iter().fold(part.to_string(), |sent, (word, bytes)| sent.replace(word, bytes));
@@ -162,14 +163,14 @@ fn shows(page: &Page, name: &str, text: &str) {
     let shown = page.js(out);
     let body = shown.split_once("␍␊␍␊").unwrap().1;
     assert!(body.starts_with(&visible(&sent)), "{name}: {body}\n{}", visible(&sent));
-    // What the algorithm fires is what the browser fired.
+    // The events of the algorithm are those that the browser fired.
     let both = "[...all('.dispatch').map(step => /“(.*)”/.exec(step.textContent)[1]), '-',
         ...all('.fired .event').map(event => event.textContent.split('\\n')[0].replace('on', ''))].join()";
     let both = page.js(both);
     let (algorithm, browser) = both.split_once(",-,").unwrap_or(("", ""));
     assert_eq!(algorithm, browser, "{name}");
     assert_eq!(algorithm.is_empty(), name == "unavailable", "{name}");
-    // The algorithm's column shows what one would not see as well, within its line.
+    // The algorithm's column makes invisible characters visible too, within the line.
     let special = match name {
         "byte-order-mark" => "BOM EF BB BF",
         "nul-in-id" => "NUL",
@@ -179,7 +180,7 @@ fn shows(page: &Page, name: &str, text: &str) {
     let inside = "all('.steps :is(b, q) span').every(span => getComputedStyle(span).display === 'inline')";
     assert_eq!(page.js(inside), "true", "{name}");
     if name == "fresh-start" {
-        // If Chromium departs from the text, the table shows both.
+        // If Chromium deviates from the specification, the table shows both.
         let second = "notes.get(all('.dispatch')[1].closest('tr')).state.lastEventId";
         assert_eq!(
             page.js(&format!("[{second}, all('.fired .event')[1].textContent.split('\\n')[2]].join()")),
@@ -188,7 +189,7 @@ fn shows(page: &Page, name: &str, text: &str) {
     }
 }
 
-/// The lines of chunks: their bytes, and what is said of them.
+/// The lines of chunks: their bytes, and the notes on them.
 const CHUNKS: &str =
     "all('tbody .framing').map(row => [...row.cells].map(cell => cell.firstChild?.textContent).join(' '))";
 
@@ -216,12 +217,12 @@ fn chunks_in_the_lab_are_shown_as_what_frames_the_stream_and_not_as_its_lines() 
         let server = Tincan::start(&[]);
         let page = driver.chromium(language, "normal");
         page.open(&url(&server, "/lab#chunks"));
-        page.becomes("all('.over').length", "1"); // after four connections
+        page.becomes("all('.over').length", "1"); // after four connections the lesson is over
         let rows = page.js(&format!("{CHUNKS}.slice(2, 10).map(text => text.trim()).join('\\n')"));
         let sizes = [sized.to_string(), sized.replace("31", "6"), sized.replace("31", "44")];
         let expected = [("1f", 0), ("6", 1), ("2c", 2)].map(|(size, n)| format!("{size}␍␊ {}\n␍␊ {end}", sizes[n]));
         assert!(rows.starts_with(&expected.join("\n")), "{rows}");
-        // The stream's lines are whole, wherever a chunk ends, and what it fires has its place.
+        // The stream's lines are complete, wherever a chunk ends, and its events are at their places.
         let whole = "all('.dispatch').slice(0, 3).map(step => step.closest('tr').cells[2].textContent.split('\\n')[1])";
         page.becomes(
             &format!("{whole}.join()"),
@@ -231,18 +232,18 @@ fn chunks_in_the_lab_are_shown_as_what_frames_the_stream_and_not_as_its_lines() 
             page.js("all('tbody tr').filter(row => /ignored: no such|没有这个字段/.test(row.textContent)).length"),
             "0"
         );
-        // The connections end with the last chunk, without one, and with one again.
+        // The connections end with the last chunk, without it, and with it again.
         let ends = "all('.ended:not(.over)').map(row => [row.previousElementSibling.cells[1].textContent, \
             row.querySelector('small')?.textContent ?? ''].join(' ').trim()).slice(0, 3).join('\\n')";
         assert_eq!(page.js(ends), format!("{over}\n{end} {missing}\n{over}"));
         assert_eq!(page.js(&format!("{CHUNKS}.filter(text => text.startsWith('0␍␊ {last}')).length")), "3");
-        // The buffers are those of the moment, and nothing of the stream belongs to such a line.
-        let row = "all('tbody .framing')[3]"; // behind half a line
+        // The buffers show their state at this moment, and no part of the stream belongs to such a row.
+        let row = "all('tbody .framing')[3]"; // after half a line
         page.js(&format!("{row}.dispatchEvent(new MouseEvent('mouseover', {{ bubbles: true }}))"));
         assert_eq!(page.js("all('.same').length + ' ' + all('.here').length"), "0 1");
         let faint = "(row => getComputedStyle(row.cells[0].firstChild).color === getComputedStyle(row.cells[1]).color)";
-        assert_eq!(page.js(&format!("{faint}({row})")), "true", "it is fainter than the stream");
-        // What the browser says of an answer that was cut off.
+        assert_eq!(page.js(&format!("{faint}({row})")), "true", "the row is fainter than the stream");
+        // The browser's message about a response that was cut off.
         let console = page.console();
         assert!(console.iter().all(|line| line.contains("ERR_INCOMPLETE_CHUNKED_ENCODING")), "{console:?}");
     }
@@ -259,7 +260,7 @@ fn chunks_are_read_wherever_they_and_their_pieces_are_cut() {
         let answer = format!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n{more}\r\n");
         told("in", n, b"GET / HTTP/1.1\r\n\r\n") + "," + &told("out", n, answer.as_bytes())
     };
-    // What the algorithm did, step by step; and all that has no chunk around it.
+    // The steps of the algorithm, and all text that is no chunk framing.
     let steps = "all('tbody .out:not(.framing) .steps').filter(cell => cell.children.length && !/^field/.test(cell.textContent)).map(cell => cell.textContent).join('\\n')";
     let text = "all('tbody .row.out:not(.framing) code:first-child').map(code => code.textContent).join('')";
     let play = |all: String| {
@@ -274,7 +275,7 @@ fn chunks_are_read_wherever_they_and_their_pieces_are_cut() {
         let (a, b) = stream.split_at(n);
         let chunk = |part: &[u8]| [format!("{:x}\r\n", part.len()).as_bytes(), part, b"\r\n"].concat();
         let bytes = [chunk(a), chunk(b), b"0\r\n\r\n".to_vec()].concat();
-        // One piece; or a piece that ends anywhere; or each byte by itself.
+        // In one piece; in two pieces; or each byte by itself.
         let cut = n * bytes.len() / stream.len();
         let pieces: Vec<&[u8]> = match n % 3 {
             0 => vec![&bytes],
@@ -284,11 +285,12 @@ fn chunks_are_read_wherever_they_and_their_pieces_are_cut() {
         let pieces: Vec<String> = pieces.into_iter().map(|piece| told("out", 900 + n, piece)).collect();
         let (got, shown) = play(head(900 + n, "Transfer-Encoding: chunked\r\n") + "," + &pieces.join(","));
         assert_eq!(got, plain, "{n}");
-        let shown = shown.replace("⟨E6⟩⟨B1⟩⟨A4⟩", "\u{6c64}"); // a character that is cut is shown as its bytes
+        let shown = shown.replace("⟨E6⟩⟨B1⟩⟨A4⟩", "\u{6c64}"); // a character that is cut is displayed as bytes
         assert_eq!(shown.split_once("␍␊␍␊").unwrap().1, visible(str::from_utf8(stream).unwrap()), "{n}");
         assert!(page.js(&format!("{CHUNKS}.at(-1)")).contains("␊ HTTP: end of the body"), "{n}");
     }
-    // Bytes that the tap lost: inside a chunk it goes on, behind its end with the next size that is seen.
+    // Bytes that the tap lost. If they end inside the chunk, the body goes on. If they end after it, the next visible
+    // chunk size counts.
     let lost = |n: usize| format!("{{ type: 'lost', data: '{{\"connection\":1000,\"at\":1,\"bytes\":{n}}}' }}");
     let all = [
         head(1000, "Transfer-Encoding: chunked\r\n"),
@@ -326,19 +328,19 @@ fn what_a_tap_lost_is_shown() {
     }
 }
 
-/// What a tap tells, as an event for the page's script.
+/// Returns bytes in the tap as an event for the page's script.
 fn told(way: &str, n: usize, bytes: &[u8]) -> String {
     let text: String = bytes.iter().map(|b| char::from(*b)).collect();
     let data = format!("{{\"connection\":{n},\"at\":1,\"bytes\":{}}}", json(&text));
     format!("{{ type: '{way}', data: {} }}", json(&data))
 }
 
-/// As JSON.stringify has it.
+/// Quotes as JSON.stringify does.
 fn quoted(text: &str) -> String {
     json(text).replace("\\u000a", "\\n")
 }
 
-/// Opens the lab on a channel as a WebSocket.
+/// Opens the lab on a channel with a WebSocket.
 fn on_socket(page: &Page, server: &Tincan, channel: &str, kind: &str) {
     on_channel(page, server, channel);
     page.js(&format!("(e => {{ e.value = '{kind}'; e.dispatchEvent(new Event('change')) }})(q('#as'))"));
@@ -347,7 +349,7 @@ fn on_socket(page: &Page, server: &Tincan, channel: &str, kind: &str) {
     page.becomes("q('#state').dataset.state + all('.fired .open').length", "open1");
 }
 
-/// What the left column has of frames: a part of one a row.
+/// Returns the left column for frames: each part of a frame is a row.
 fn frames(mut rest: &[u8]) -> Vec<String> {
     let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02X}")).collect::<Vec<_>>().join(" ");
     let mut rows = Vec::new();
@@ -399,13 +401,13 @@ fn a_websocket_in_the_lab_is_shown_part_by_part_of_its_frames() {
         "soup | payload data/a message was received: fire “message” | onmessage\ndata \"soup\"",
     ];
     page.becomes(&format!("{ROWS}.slice(-3).join('\\n')"), &soup.join("\n"));
-    // What the page says goes over the same connection, masked. The server sends it back to it as well.
+    // The page sends its message over the same connection, masked. The server sends the message back too.
     let said = format!("two\nlines, é {}", "long ".repeat(60));
     page.js(&format!("(q('#data').value = {}, q('#send').click())", json(&said)));
     page.becomes("all('.fired .event').at(-1)?.textContent", &format!("onmessage\ndata {}", quoted(&said)));
     assert_eq!(page.js("q('.steps q').textContent"), visible(&said));
     assert_eq!(page.js("all('.fired .new').at(-1).textContent"), format!("send({})", quoted(&said)));
-    // A Ping frame, and its answer.
+    // A Ping frame, and the response to it.
     page.becomes("all('.in .dispatch').at(-1).textContent", "the answer to the Ping: the client is there");
     page.js("q('#disconnect').click()");
     page.becomes("all('.ended .fired').length", "1");
@@ -415,7 +417,7 @@ fn a_websocket_in_the_lab_is_shown_part_by_part_of_its_frames() {
     );
     page.becomes("all('.ended').at(-1).textContent.split('.')[0]", "A WebSocket does not come back by itself");
     assert_eq!(page.js("source.readyState + q('#state').textContent + q('#disconnect').disabled"), "3closedtrue");
-    // Every byte that the tap told, as what it is; and that is all.
+    // Each byte of the tap is displayed with its meaning, and no other bytes are.
     let told = server.get(&format!("/lab/{}?wait=0&since=all", page.js("key"))).text();
     let mut ways = [Vec::new(), Vec::new()];
     for block in told.split("\n\n").filter(|block| block.contains("\"bytes\":")) {
@@ -442,13 +444,14 @@ fn frames_are_read_wherever_they_are_cut() {
     let server = Tincan::start(&[]);
     let page = driver.page(&url(&server, "/lab"));
     on_socket(&page, &server, "kitchen", "event-stream");
-    let mut out = b"\x01\x04so\xc3\xa9\x89\x02hi\x80\x02\np".to_vec(); // a message in two frames, and a Ping between them
+    let mut out = b"\x01\x04so\xc3\xa9\x89\x02hi\x80\x02\np".to_vec(); // a message in two frames, with a Ping between them
     out.extend(served(0x81, "stew, ".repeat(50)));
     out.extend(served(0x81, "bread".repeat(13_200)));
     out.extend(served(0x81, ""));
     out.extend(served(0x88, b"\x03\xe9bye"));
     out.extend(served(0x88, ""));
-    // Of each part, in one row or in several: its bytes, what is said of it, and what belongs together.
+    // For each part, in one row or several: its bytes, the note on it, and the number of the rows that belong
+    // together.
     let parts = "((parts, text) => { for (const row of all('tbody .row.out')) {
         const [code, steps] = [row.querySelector('code').textContent, row.cells[1].textContent];
         text += (text && / = /.test(code + text) ? '!' : text && /^[0-9A-F]{2}( [0-9A-F]{2})*$/.test(code) ? ' ' : '') + code;
@@ -457,9 +460,9 @@ fn frames_are_read_wherever_they_are_cut() {
         text = '';
     } return parts.join('\\n'); })([], '')";
     let mut expected = String::new();
-    // At once; in small pieces, where each part of a frame is cut; in large ones.
+    // All at once; in small pieces that cut each part of a frame; in large ones.
     for (n, (fine, large)) in [(0, out.len()), (250, out.len()), (0, 4093)].into_iter().enumerate() {
-        page.js("(body.replaceChildren(), q('#wire').style.display = 'none')"); // to lay it out takes long, and is not tested
+        page.js("(body.replaceChildren(), q('#wire').style.display = 'none')"); // the layout would take long, and is not tested
         let heads = [
             told("in", 900 + n, b"GET / HTTP/1.1\r\n\r\n"),
             told("out", 900 + n, b"HTTP/1.1 101 Switching Protocols\r\n\r\n"),
@@ -468,7 +471,7 @@ fn frames_are_read_wherever_they_are_cut() {
         let pieces = begin.chunks(1).chain(rest.chunks(large)).map(|piece| told("out", 900 + n, piece));
         let all: Vec<String> = heads.into_iter().chain(pieces).collect();
         page.js(&format!("[{}].forEach(hearTap)", all.join(",")));
-        let got = page.js(parts).replace("⟨C3⟩⟨A9⟩", "é"); // a character that is cut is shown as its bytes
+        let got = page.js(parts).replace("⟨C3⟩⟨A9⟩", "é"); // a character that is cut is displayed as bytes
         if n == 0 {
             expected = got;
         } else {
@@ -487,7 +490,7 @@ fn frames_are_read_wherever_they_are_cut() {
     assert!(line("␊p").ends_with("fire “message” | 4"), "{}", line("␊p"));
     assert!(line("01 2C").ends_with("extended payload length: 300 bytes | 7"), "{}", line("01 2C"));
     assert!(line("00 00 00 00 00 01 01 D0 | extended payload length: 66000 bytes").ends_with('8'));
-    assert!(line("00 = 0 0000000").contains("fire “message”"), "an empty one");
+    assert!(line("00 = 0 0000000").contains("fire “message”"), "an empty message");
     assert!(line("03 E9 62 79 65").contains("status code 1001, reason \"bye\""), "{}", line("03 E9"));
     assert!(expected.contains("no status code"));
 }
@@ -518,10 +521,10 @@ fn a_websocket_in_the_lab_does_not_come_back_and_says_why_it_ended() {
     };
     page.js("q('#plug').click()");
     closed(1006, "", false);
-    // Closed, the form publishes with a POST.
+    // After the close the form publishes with a POST.
     page.js("q('#send').click()");
     eventually("published", || server.get("/kitchen?wait=0&since=all").text().contains("\ndata: soup is ready\n"));
-    // From where it was; once more, while that one is open; and a message that is too long.
+    // From the last id; the same again while that connection is open; and then a message that is too long.
     for _ in 0..2 {
         page.js(&format!("(q('#since').value = '{}', q('#connect').click())", ids[0]));
         page.becomes("all('.fired .event').at(-1)?.textContent.includes('soup is ready')", "true");
@@ -530,7 +533,7 @@ fn a_websocket_in_the_lab_does_not_come_back_and_says_why_it_ended() {
     let mut other = Ws::open(&server, "/other");
     other.send(text("x".repeat(1500)));
     closed(1009, str::from_utf8(&other.frame().unwrap().1[2..]).unwrap(), true);
-    assert_eq!(page.js("all('.fired .failed').length"), "1", "what the one before fired is not in this table");
+    assert_eq!(page.js("all('.fired .failed').length"), "1", "events of the connection before are not in this table");
     // A handshake that is refused.
     page.js("(q('#since').value = 'nonsense', q('#connect').click())");
     page.becomes("all('.fired .failed, .fired .error').length", "2");
@@ -540,7 +543,7 @@ fn a_websocket_in_the_lab_does_not_come_back_and_says_why_it_ended() {
     page.becomes("q('#as-field').hidden + ' ' + all('.fired .open').length", "true 1");
     assert_eq!(page.js("all('thead b')[2].textContent"), "EventSource");
     let upgrades = server.stderr().matches(" 101 ").count() + server.stderr().matches(" 101\n").count();
-    assert_eq!(upgrades, 4, "three of the page: {}", server.stderr());
+    assert_eq!(upgrades, 4, "three of them from the page: {}", server.stderr());
 }
 
 #[test]
@@ -552,7 +555,7 @@ fn the_table_is_walked_with_the_arrow_keys_and_shows_the_buffers_as_they_were() 
     let now = "['data', 'type', 'id'].map(name => q(`#buffer-${name}`).textContent).join()";
     assert_eq!(page.js(now), "empty,empty,empty");
     page.js("q('#scroll').focus()");
-    page.keys("#scroll", TAB); // one stop for the whole table
+    page.keys("#scroll", TAB); // the whole table is one stop of the Tab key
     assert_eq!(page.js("document.activeElement === q('tbody tr')"), "true");
     let steps = page.js("all('tbody tr').findIndex(row => row.textContent.startsWith('data: second'))");
     page.keys("tbody tr:focus", &"\u{e015}".repeat(steps.parse().unwrap())); // WebDriver: arrow down
@@ -570,18 +573,18 @@ fn the_table_and_the_buffers_keep_up_with_what_comes() {
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&[]);
     let page = driver.page(&url(&server, "/lab"));
-    page.size(900, 700, false); // several lines for each step
+    page.size(900, 700, false); // narrow, so that each step has several lines
     let below = "Math.round(q('#scroll').scrollHeight - q('#scroll').clientHeight - q('#scroll').scrollTop)";
     let id = "q('#buffer-lastEventId').textContent";
     on_channel(&page, &server, "kitchen");
     for n in 1..=4 {
         let said = server.post("/kitchen", format!("soup {n}")).remove(0);
         page.becomes(&format!("all('.fired .event').length + ' ' + {id}"), &format!("{n} {said}"));
-        page.js(&format!("requestAnimationFrame(() => requestAnimationFrame(() => window.seen = {n}))")); // it scrolls in one
+        page.js(&format!("requestAnimationFrame(() => requestAnimationFrame(() => window.seen = {n}))")); // the page scrolls in one of these frames
         page.becomes("window.seen", &n.to_string());
         assert_eq!(page.js(below), "0");
     }
-    // What one points at stays, and whoever has gone up is left there.
+    // The table keeps the row under the mouse, and does not scroll for a user who has scrolled up.
     page.js("all('.block-end')[0].dispatchEvent(new MouseEvent('mouseover', { bubbles: true }))");
     let then = page.js(id);
     page.js("q('#scroll').scrollTop = 0");
@@ -602,7 +605,7 @@ fn events_named_open_and_error_are_taken_for_what_they_are() {
         let last = format!("{ROWS}.at(-1).split('\\n').slice(0, 2).join()");
         page.becomes(&last, &format!("␊ | blank line: fire “{name}” | on{name},data \"soup\""));
     }
-    // Neither the ways side by side nor the chat page take it for a lost connection.
+    // Neither the ways side by side nor the chat page takes such an event for a lost connection.
     let heard = "Number(q('#ways-stream-heard').textContent)";
     let channel = page.text("#ways-start").replace("Start in ", "");
     page.js("q('#ways-start').click()");
@@ -614,7 +617,7 @@ fn events_named_open_and_error_are_taken_for_what_they_are() {
     page.open(&url(&server, "/chat"));
     page.is_open();
     server.post("/chat?event=error", "soup");
-    server.post("/chat", "heard behind it");
+    server.post("/chat", "received after it");
     page.shows(&["plain|heard behind it"]);
     page.is_open();
 }
@@ -627,7 +630,7 @@ fn a_lesson_comes_whatever_the_lesson_of_the_six_connections_holds() {
     page.becomes("source?.readyState", "1");
     page.js("Array.from({ length: 7 }, () => q('#more button').click()).length");
     page.becomes("q('#more output').textContent", "4 open, 3 waiting; the lab itself holds two more");
-    // Whoever writes another fragment gets its lesson.
+    // Another fragment loads its lesson.
     page.js("location.hash = '#one-space'");
     page.becomes("q('#lesson-title').textContent + source?.readyState", "One leading space1");
 }
@@ -662,14 +665,14 @@ fn what_curl_would_do_is_written_so_that_a_shell_reads_it() {
     let heard = server.get("/kitchen?wait=0&since=all").text();
     let data = said.replace('\n', "\ndata: ");
     assert!(heard.ends_with(&format!("event: a b\ndata: {data}\nid: {}\n\n", id.trim_end())), "{heard}");
-    // Not what somebody wrote into a link.
+    // The text of a link is not displayed as a command.
     page.open("about:blank");
     page.open(&url(&server, "/lab#/kitchen;id"));
     page.becomes("/^“\\/kitchen;id” is no channel/.test(q('#unknown').textContent)", "true");
     assert!(!page.js("all('code').map(code => code.textContent).join()").contains(";id"));
     on_channel(&page, &server, "kitchen");
     type_in("since", "7-1");
-    // What is typed as the place to begin goes into the URL, and the gap is heard.
+    // The start that is typed goes into the URL, and the gap event is fired.
     page.js("q('#connect').click()");
     page.becomes("all('.fired .event')[0]?.textContent.split('\\n')[0]", "addEventListener('gap')");
 }
@@ -696,26 +699,27 @@ fn the_lab_fits_a_phone_and_speaks_chinese() {
             &format!("{{\"features\":[{{\"name\":\"prefers-color-scheme\",\"value\":\"{scheme}\"}}]}}"),
         );
         page.open(&url(&server, "/lab#named"));
-        page.becomes("all('.fired .event').length > 1", "true"); // half-way
+        page.becomes("all('.fired .event').length > 1", "true"); // in the middle of the lesson
         page.becomes("document.documentElement.scrollWidth <= innerWidth", "true");
         if let Some(dir) = &shots {
             std::fs::create_dir_all(dir).unwrap();
             page.shot(&dir.join(format!("lab-{name}.png")));
         }
     }
-    // Frames fit as well, and the last one is in sight.
+    // Frames fit as well, and the last one is visible.
     on_socket(&page, &server, "kitchen", "event-stream");
     server.post("/kitchen", "long ".repeat(500));
     page.becomes("all('.fired .event').length > 1", "true");
     page.becomes("document.documentElement.scrollWidth <= innerWidth", "true");
     page.becomes("q('#scroll').scrollHeight - q('#scroll').scrollTop - q('#scroll').clientHeight < 24", "true");
-    // Every control has a name, in either language.
+    // Every control has a name, in both languages.
     let nameless =
         "all('button, input, select, textarea, a').filter(e => !(e.textContent.trim() || e.labels?.length)).length";
     assert_eq!(page.js(nameless), "0");
 }
 
-/// What the table tells, in its order, but for events: a connection's number at its first bytes, what was fired, and ends.
+/// The rows of the table in order, without events: the number of each new connection, the fired notifications, and
+/// the ends.
 const STORY: &str = "(max => all('tbody tr').flatMap(row => {
     const n = Number(/(?:connection|连接) (\\d+)/.exec(row.cells[0].textContent)?.[1]);
     const fired = [...row.querySelectorAll('.fired > span')].map(span => span.className).filter(name => name !== 'event');
@@ -741,7 +745,7 @@ fn behind_a_plug_that_was_pulled_the_story_goes_on_in_its_order_in_every_lesson_
         for (_, server, tab) in &played {
             page.turn_to(tab);
             page.becomes("all('.fired .open').length + q('#state').textContent", &format!("{opened}open"));
-            server.post("/kitchen", "soup"); // somebody speaks
+            server.post("/kitchen", "soup"); // an event comes
             page.js("q('#plug').click()");
         }
     }
@@ -751,10 +755,10 @@ fn behind_a_plug_that_was_pulled_the_story_goes_on_in_its_order_in_every_lesson_
         page.becomes("q('#state').textContent", "open");
         server.post("/kitchen", "the end");
         page.becomes("q('#state').textContent", "open");
-        assert_eq!(page.js("all('.over').length"), "0", "{name}: it comes back");
+        assert_eq!(page.js("all('.over').length"), "0", "{name}: the EventSource reconnects");
         assert_eq!(page.js("/told of/.test(q('#wire').textContent)"), "false", "{name}");
     }
-    // One that ends by itself comes back from that, and closes only at its end.
+    // A lesson that ends by itself reconnects after a pulled plug, and closes only at its end.
     let server = Tincan::start(&[]);
     page.open(&url(&server, "/lab#heartbeat"));
     page.becomes("all('.fired .open').length", "1");
@@ -776,16 +780,16 @@ fn the_lesson_of_the_reconnection_goes_on_where_it_was_round_after_round() {
     page.becomes(heard, &all);
     for round in 3..=5 {
         page.becomes("all('.fired .open').length + q('#state').textContent", &format!("{round}open"));
-        page.becomes("q('#buffer-lastEventId').textContent", "4"); // what is said first is told
+        page.becomes("q('#buffer-lastEventId').textContent", "4"); // the id of the connection's first block
         page.js("q('#plug').click()");
     }
     page.becomes("all('.fired .open').length", "6");
     let sent = "all('.in').map(row => /^Last-Event-ID: (\\d)/.exec(row.textContent)?.[1]).filter(Boolean).join('')";
     page.becomes(sent, "23444");
     page.becomes("all('.out').filter(row => /^: You sent Last-Event-ID: 4/.test(row.textContent)).length", "3");
-    assert_eq!(page.js(heard), all, "nothing comes twice");
+    assert_eq!(page.js(heard), all, "no event comes twice");
     assert_eq!(page.js("all('.over').length"), "0");
-    // A lesson that gives ids and comes back does not begin anew.
+    // A lesson that sends ids and reconnects does not start from its beginning.
     for name in ["cut-id", "chunks"] {
         page.open("about:blank");
         page.open(&url(&server, &format!("/lab#{name}")));
@@ -820,12 +824,12 @@ fn a_server_that_goes_away_is_told_and_forgotten_once_it_is_back() {
         let alone = "all('.row:not(:has(code))').map(row => [...row.cells].map(cell => cell.textContent).join(' | '))";
         page.becomes(&format!("{alone}[0]"), broken);
         page.becomes(&format!("{alone}.length > 1 && /^\\(/.test({alone}[1])"), "true");
-        assert_eq!(page.js("all('.ended').length"), "0", "{name}: the lab has closed nothing");
+        assert_eq!(page.js("all('.ended').length"), "0", "{name}: the lab has closed no connection");
         let server = Tincan::spawn(&format!("127.0.0.1:{}", server.port), &["--retry", "300"]);
         page.becomes("all('.fired .open').length + q('#state').textContent", "2open");
         assert_eq!(page.text("#sent"), "", "{name}");
         assert_eq!(page.js("/could not reach/.test(document.body.innerText)"), "false", "{name}");
-        // What came of it stands at its own bytes again.
+        // The notifications are at the bytes of their own connection again.
         page.becomes(&format!("/^1 new open( alone error)+ 2 open/.test({STORY})"), "true");
         if name == "/kitchen" {
             server.post("/kitchen", "soup");
@@ -834,7 +838,7 @@ fn a_server_that_goes_away_is_told_and_forgotten_once_it_is_back() {
     }
 }
 
-/// Has what the tap tells, or what else is heard, come to the page so late.
+/// Delays the events of the tap and of other streams by these numbers of milliseconds.
 fn late(tap: u32, stream: u32) -> String {
     format!(
         "window.EventSource = class extends EventSource {{
@@ -902,7 +906,7 @@ fn a_name_that_is_no_lesson_or_channel_plays_none() {
         page.js("location.hash = '/kitchen'");
         page.becomes("q('#curl').textContent", &format!("curl -N {}", url(&server, "/kitchen")));
         page.becomes("source?.readyState", "1");
-        // The button that goes back plays again, and so does the one that connects; both have the fragment with them.
+        // The button that goes back plays again, and so does the button that connects. Both keep the fragment.
         page.js("location.hash = '/b+d'");
         page.becomes("q('#unknown').hidden", "false");
         page.js("history.back()");
@@ -911,7 +915,7 @@ fn a_name_that_is_no_lesson_or_channel_plays_none() {
         page.becomes("q('#unknown').hidden", "false");
         page.js("q('#connect').click()");
         page.becomes("[location.hash, q('#unknown').hidden, source?.readyState]", "#/kitchen,true,1");
-        // The lesson that was chosen last is shown, whichever comes first.
+        // The lesson that was chosen last is displayed, whichever file arrives first.
         page.js("window.load = (real => async path => { if (path.includes('named')) await new Promise(done => setTimeout(done, 300)); return real(path); })(load)");
         page.js("(location.hash = 'named', setTimeout(() => { location.hash = 'clock' }, 50))");
         page.becomes("q('#file').pathname", "/lessons/clock.txt");
@@ -939,7 +943,7 @@ fn each_number_has_its_noun() {
     );
     page.js("hearTap({ type: 'lost', data: '{\"connection\":900,\"at\":1,\"bytes\":1}' })");
     assert!(page.js("all('.ended').at(-1).textContent").contains(" 1 byte is missing here"));
-    // Whatever takes a number and names things has a form for one.
+    // Each word that takes a number and a noun has a form for one.
     let without = "Object.entries(WORDS).filter(([, [text]]) => !text.includes('|') &&
         /\\{\\w+\\} (bytes|listeners|messages|connections|seconds)/.test(text.replace('after {n} seconds', ''))).map(([key]) => key)";
     assert_eq!(page.js(without), "");
@@ -950,7 +954,7 @@ fn with_a_server_that_is_not_there_at_first_the_lab_waits_for_it() {
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&[]);
     let page = driver.chromium("en", "normal");
-    // What the page asks for is lost at first.
+    // At first the page's requests fail.
     page.before(
         "window.gone = true; window.fetch = (real => (...all) => gone ? Promise.reject(TypeError()) : real(...all))(fetch)",
     );
@@ -977,7 +981,7 @@ fn the_lab_tells_the_truth_behind_a_server_that_ends_streams() {
     let story = page.js(&format!("{STORY}.split(' 4')[0]"));
     assert_eq!(story, "1 new open end1 error 2 open end2 error 3 open end3 error");
     assert_eq!(page.js("/Without the last chunk/.test(q('#wire').textContent)"), "false");
-    // Nobody cut it off but the page itself.
+    // No other program than the page itself has ended it.
     page.js("q('#disconnect').click()");
     page.becomes("q('.ended:last-child') && all('.ended').at(-1).textContent", "close() was called: readyState 2");
     assert_eq!(page.js("/Without the last chunk/.test(q('#wire').textContent)"), "false");
@@ -995,7 +999,7 @@ fn in_the_lesson_of_the_six_connections_the_lab_counts_its_own_only_while_it_has
     page.becomes("q('#more output').textContent", "5 open, 0 waiting");
 }
 
-/// Passes bytes on, each piece so late. Returns its port, and what tears all its connections.
+/// Passes bytes on, each piece with this delay. Returns its port, and a function that breaks all its connections.
 fn relay(server: u16, late: Duration) -> (u16, impl Fn()) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -1034,7 +1038,7 @@ fn behind_a_relay_that_is_slow_or_tears_its_connections_each_error_stands_at_its
         page.open("about:blank");
         page.open(&format!("http://127.0.0.1:{port}/lab#/kitchen"));
         page.becomes("all('.fired .open').length", "1");
-        page.becomes("/:ping/.test(q('#wire').textContent)", "true"); // so the tap is there
+        page.becomes("/:ping/.test(q('#wire').textContent)", "true"); // so the tap has opened
         tear();
         page.becomes("all('.fired .open').length", "2");
         page.becomes("q('#state').textContent", "open");
@@ -1044,7 +1048,7 @@ fn behind_a_relay_that_is_slow_or_tears_its_connections_each_error_stands_at_its
         let at = "all('.fired .error').map(e => /connection \\d/.exec(e.closest('tr').textContent)[0]).join()";
         assert_eq!(page.js(at), "connection 1,connection 2", "{late}");
         assert_eq!(page.js("/told of no bytes/.test(q('#wire').textContent)"), "false", "{late}");
-        // The server finds out when it asks, with a ping, whether the client of the torn one still reads.
+        // The server finds out with a ping that the client of the broken connection no longer reads.
         let mut story = page.js(STORY);
         for may in [" late1", " end1", " alone", " end2"] {
             story = story.replace(may, "");

@@ -6,7 +6,7 @@ use crate::support::websocket::*;
 use crate::support::wings::has;
 use std::time::Duration;
 
-/// Bytes as a tap tells them: a character each.
+/// Returns bytes in the form of a tap: a character for each.
 fn characters(bytes: impl AsRef<[u8]>) -> String {
     bytes.as_ref().iter().copied().map(char::from).collect()
 }
@@ -42,7 +42,7 @@ fn a_tap_tells_each_byte_of_a_websocket_once_and_its_plug_ends_it() {
     assert_eq!(up, asked + &characters([first, ping("two"), frame(0x88, "")].concat()));
     let frames = got.map(|(first, payload)| [vec![first, payload.len() as u8], payload].concat()).concat();
     assert_eq!(down, answer + &characters([&frames[..], &[0x88, 0]].concat()));
-    // The plug: no Close frame, just the end.
+    // A pulled plug: no Close frame, only the end.
     let mut ws = Ws::open(&server, "/a?tap=k");
     ws.send(text("three"));
     ws.hears("three");
@@ -50,7 +50,7 @@ fn a_tap_tells_each_byte_of_a_websocket_once_and_its_plug_ends_it() {
     assert_eq!(server.post("/lab/k", ""), ["connections cut: 1"]);
     assert_eq!(ws.frame(), None);
     while told(&tap.block()).0 != "end" {}
-    eventually("it has left", || server.readers("a") == 0);
+    eventually("the WebSocket is no longer counted", || server.readers("a") == 0);
     began.within("the end", Duration::from_secs(2));
-    eventually("nothing is left", || server.metric("tincan_connections") == Some(2)); // the tap's reader, and who asks
+    eventually("only two connections are left", || server.metric("tincan_connections") == Some(2)); // the tap's subscriber, and this request
 }

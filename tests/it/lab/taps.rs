@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 use tincan::wire::reject;
 
-/// What a tap tells: `in`, `out` or `end`, the connection, and the bytes, a character each.
+/// An event of a tap: `in`, `out` or `end`, the connection, and the bytes, a character for each.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Told(pub String, pub u64, pub String);
 
@@ -20,7 +20,7 @@ pub fn told(block: &str) -> Told {
     Told(name.into(), number.parse().unwrap(), bytes)
 }
 
-/// All pieces of one direction up to the next that is not, as one.
+/// Takes the pieces of one direction until they have as many bytes as expected, and compares them.
 pub fn tell(tap: &mut Wire, name: &str, number: u64, bytes: &str) {
     let mut all = String::new();
     while all.len() < bytes.len() {
@@ -31,7 +31,7 @@ pub fn tell(tap: &mut Wire, name: &str, number: u64, bytes: &str) {
     assert_eq!(all, bytes);
 }
 
-/// The text with a character for each of its bytes.
+/// Returns the text with a character for each of its bytes.
 pub fn latin(text: &str) -> String {
     text.bytes().map(char::from).collect()
 }
@@ -44,7 +44,7 @@ fn a_tap_tells_each_byte_of_a_stream_and_its_end() {
     let mut wire = server.connect().raw();
     wire.send(request);
     tell(&mut tap, "in", 1, &latin(request));
-    let mut sent = wire.until(b"\n\n\r\n"); // head and prelude, in a chunk
+    let mut sent = wire.until(b"\n\n\r\n"); // head and prelude in a chunk
     tell(&mut tap, "out", 1, &sent);
     for text in ["soup é", "\u{feff}\u{1f372}", "two\nlines"] {
         server.post("/kitchen", text);
@@ -52,7 +52,7 @@ fn a_tap_tells_each_byte_of_a_stream_and_its_end() {
         tell(&mut tap, "out", 1, &latin(&sent));
     }
     drop(wire);
-    tell(&mut tap, "out", 1, "7\r\n:ping\n\n\r\n"); // it has stopped sending; does it still read?
+    tell(&mut tap, "out", 1, "7\r\n:ping\n\n\r\n"); // the client has stopped sending, so the server checks whether it still reads
     assert_eq!(told(&tap.block()), Told("end".into(), 1, String::new()));
 }
 
@@ -96,11 +96,11 @@ fn polls_lessons_and_chunks_are_told_as_they_pass() {
     let mut lesson = server.connect().raw();
     lesson.send(request);
     let all = lesson.rest();
-    drop(lesson); // else the server waits for a while
+    drop(lesson); // otherwise the server waits for a while
     tell(&mut tap, "in", 2, request);
     tell(&mut tap, "out", 2, &latin(&all));
     assert_eq!(told(&tap.block()), Told("end".into(), 2, String::new()));
-    // The body is told as it came: with its chunks, and with what was read before the tap was known.
+    // The tap has the body as it came: with its chunks, and with bytes that were read before the tap was known.
     let head = "POST /a?tap=k HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
     let mut chunked = server.connect();
     chunked.send(format!("{head}4\r\nso"));
@@ -135,7 +135,7 @@ fn a_tap_does_not_tell_of_a_request_that_came_together_with_its_own() {
 #[test]
 fn a_tap_is_not_tapped_itself() {
     let server = Tincan::start(&[]);
-    server.get("/lab/k?tap=k").refused(tincan::wings::lab::taps::TAP); // it would tell of its own telling, for ever
+    server.get("/lab/k?tap=k").refused(tincan::wings::lab::taps::TAP); // it would report its own reports, for ever
 }
 
 #[test]
@@ -164,10 +164,10 @@ fn the_plug_ends_the_connections_of_its_tap_in_the_middle_of_what_they_say() {
     began.within("the ends", Duration::from_secs(2));
     while told(&tap.block()).0 != "end" {}
     while told(&tap.block()).0 != "end" {}
-    eventually("the server knows", || server.readers("a") == 1);
+    eventually("the server has noticed", || server.readers("a") == 1);
     let id = server.post("/a", "still here");
     other.expect(format!("data: still here\nid: {}\n\n", id[0]));
-    eventually("they are forgotten", || server.post("/lab/k", "") == ["connections cut: 0"]);
+    eventually("the connections are forgotten", || server.post("/lab/k", "") == ["connections cut: 0"]);
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn a_tap_that_nobody_reads_holds_up_nobody_and_is_bounded() {
         }
     }
     let grown = pss(server.pid()).saturating_sub(before);
-    assert!(grown < 3000, "{grown} KB more for 12 MB told");
+    assert!(grown < 3000, "{grown} KB more for 12 MB in the tap");
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn a_channel_of_the_lab_is_kept_in_memory_is_not_listed_and_does_not_count() {
     server.post("/a", "x");
     let (_tap, _) = server.listen("/lab/k?since=all", "");
     let (tapped, _) = server.listen("/a?tap=k", "");
-    // Four connections are left no room while the one before is being closed.
+    // Four connections leave no room while the one before is still closing.
     let listed = |path: &str| {
         let mut answer = server.get(path);
         eventually("there is room", || {
@@ -208,13 +208,13 @@ fn a_channel_of_the_lab_is_kept_in_memory_is_not_listed_and_does_not_count() {
     assert_eq!(listed("/metrics?channel=lab/k"), "{channel=\"lab/k\"} 1");
     assert_eq!(dir.read("a.sse").matches("data: x\n").count(), 1);
     assert!(std::fs::read_dir(&dir.0).unwrap().all(|file| !file.unwrap().file_name().to_string_lossy().contains('k')));
-    // The tap, its connection twice, and this request: one more would be too many.
+    // The tap, its connection counted twice, and this request: one more would be too many.
     server.ask("GET /a?wait=0&tap=k HTTP/1.1\r\nHost: localhost\r\n\r\n").refused(reject::CONNECTIONS);
     server.ask("GET /health?tap=two HTTP/1.1\r\nHost: localhost\r\n\r\n").refused(reject::CONNECTIONS);
     drop(tapped);
     eventually("the connection is gone", || server.metric("tincan_connections") == Some(2));
     assert_eq!(server.get("/health?tap=two").status, 200);
-    eventually("those connections are gone", || server.metric("tincan_connections") == Some(2));
+    eventually("those connections have closed", || server.metric("tincan_connections") == Some(2));
     server.post_with("/b", "", "x").refused(reject::CHANNELS);
 }
 
@@ -228,13 +228,13 @@ fn who_may_not_read_or_publish_may_not_tap_or_pull() {
     ask("GET /a?wait=0&tap=k", "").refused(reject::READ_TOKEN);
     ask("POST /lab/k", &bearer("s3same")).refused(reject::PUBLISH_RIGHT);
     ask("POST /lab/k", "Origin: http://other.example\r\n").refused(reject::CROSS_SITE);
-    // Nothing of these was told.
+    // The tap has no bytes of these requests.
     let heard = ask("GET /lab/k?wait=0&since=all", &bearer("s3same")).text();
     assert!(heard.ends_with("-0\n\n"), "{heard}");
     assert_eq!(ask("POST /lab/k", &bearer("p0ppy")).status, 200);
 }
 
-/// Fills a channel with so many events of 64 KB.
+/// Fills a channel with `count` events of 64 KB.
 fn fill(server: &Tincan, path: &str, count: usize) {
     let body = format!("data: {}\n\n", "y".repeat(65_000));
     for _ in 0..count {
@@ -260,7 +260,7 @@ fn a_tap_that_cannot_keep_up_says_how_much_it_lost_and_holds_up_nobody() {
     let heard = tapped.until(b"\r\n\r\n").len() + tapped.block().len();
     let bytes =
         (0..128).map(|_| tapped.block()).inspect(|block| assert!(block.len() > 65_000)).map(|block| block.len());
-    let heard = heard + bytes.sum::<usize>() + tapped.bytes(2).len(); // the end of the last chunk
+    let heard = heard + bytes.sum::<usize>() + tapped.bytes(2).len(); // the CRLF of the last chunk
     drop(tapped);
     let mut sums = [0, 0];
     for block in told.join().unwrap() {
@@ -273,12 +273,12 @@ fn a_tap_that_cannot_keep_up_says_how_much_it_lost_and_holds_up_nobody() {
         } else if let Told(way, 1, bytes) = self::told(&block)
             && way == "out"
         {
-            sums[0] += bytes.len() - bytes.matches("7\r\n:ping\n\n\r\n").count() * 12; // it has left; does it still read?
+            sums[0] += bytes.len() - bytes.matches("7\r\n:ping\n\n\r\n").count() * 12; // the client has left, so the server checks whether it still reads
         }
     }
     assert!(sums[1] > 1 << 20, "{sums:?}");
     let all = sums[0] + sums[1];
-    assert!(all == heard || all == heard + 12, "{sums:?}, and {heard}: the ping may be among what was lost");
+    assert!(all == heard || all == heard + 12, "{sums:?} and {heard}; the ping may be among the lost bytes");
 }
 
 #[test]
@@ -314,7 +314,7 @@ fn more_taps_than_there_are_places_are_told_so() {
     stream.expect(format!(": {}\nretry: ", tincan::wings::lab::taps::TAPS.why));
     assert_eq!(server.get("/health").status, 200);
     taps.pop();
-    eventually("there is a place again", || server.get("/health?tap=k").status == 200);
+    eventually("a place is free again", || server.get("/health?tap=k").status == 200);
 }
 
 #[test]
@@ -322,8 +322,8 @@ fn a_key_that_nobody_uses_gives_way_to_another() {
     let server = Tincan::start(&["--quiet", "--max-channels", "1"]);
     server.post("/a", "x");
     for n in 0..200 {
-        // The one before may still be told.
-        eventually("there is a place", || server.get(&format!("/health?tap=k{n}")).status == 200);
+        // The tap before may still be in use.
+        eventually("a place is free", || server.get(&format!("/health?tap=k{n}")).status == 200);
     }
     let (mut first, _) = server.listen("/lab/first?since=all", "");
     eventually("no other is used", || server.get("/health?tap=first").status == 200);
@@ -339,7 +339,7 @@ fn a_key_that_nobody_uses_gives_way_to_another() {
     server.get("/health?tap=other").refused(tincan::wings::lab::taps::TAPS);
     assert!(first.block().contains("GET /health?tap=first "));
     pages.pop();
-    eventually("there is a place again", || server.get("/health?tap=other").status == 200);
+    eventually("a place is free again", || server.get("/health?tap=other").status == 200);
 }
 
 #[test]
@@ -347,7 +347,7 @@ fn a_tap_does_not_slow_its_publishers_though_nobody_can_keep_up_with_it() {
     let server = Tincan::start(&["--quiet"]);
     let (_unread, _) = server.listen("/lab/k?since=all", "");
     let (mut tapped, _) = server.listen("/a?tap=k", "");
-    let text = "\u{1}".repeat(60_000); // six bytes for each in the tap
+    let text = "\u{1}".repeat(60_000); // each takes six bytes in the tap
     let began = Stopwatch::start();
     for _ in 0..100 {
         let id = server.post("/a", &text);
@@ -356,7 +356,7 @@ fn a_tap_does_not_slow_its_publishers_though_nobody_can_keep_up_with_it() {
     began.within("100 events of 60 KB", Duration::from_secs(4));
 }
 
-/// What a tap has told so far.
+/// Returns all events of a tap so far.
 fn all_told(server: &Tincan, key: &str) -> Vec<Told> {
     let text = server.get(&format!("/lab/{key}?wait=0&since=all")).text();
     text.split_inclusive("\n\n").skip(1).map(told).collect()
@@ -376,7 +376,7 @@ fn a_connection_that_is_cut_has_ended_in_its_tap_before_the_next_one_begins() {
         })
         .collect();
     wires.extend(has("websocket").then(|| Ws::open(&server, "/a?tap=k").0));
-    // Half a body, which is waited for.
+    // Half a body, so the server waits for the rest.
     let mut post = server.connect();
     post.send("POST /a?tap=k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nsoup");
     wires.push(post);
@@ -388,16 +388,16 @@ fn a_connection_that_is_cut_has_ended_in_its_tap_before_the_next_one_begins() {
     for round in 1..3 {
         assert_eq!(server.post("/lab/k", ""), [format!("connections cut: {}", if round == 1 { last } else { 0 })]);
     }
-    server.get("/health?tap=k"); // and that is all they have to do with each other
-    eventually("the next is told", || all_told(&server, "k").iter().any(|t| t.1 == last + 1));
+    server.get("/health?tap=k"); // the next connection of this tap
+    eventually("the next connection is in the tap", || all_told(&server, "k").iter().any(|t| t.1 == last + 1));
     let before: Vec<Told> = all_told(&server, "k").into_iter().take_while(|t| t.1 != last + 1).collect();
     for n in 1..=last {
         assert_eq!(before.iter().rfind(|t| t.1 == n).map(|t| t.0.as_str()), Some("end"), "{n}: {before:?}");
     }
-    // Whoever used them finds out in the end, and says nothing more.
+    // The clients see the end, and receive nothing more.
     wires.iter_mut().for_each(|wire| drop(wire.rest()));
     drop(wires);
-    eventually("only those that ask are left", || server.metric("tincan_connections") == Some(1));
+    eventually("only this request's connection is left", || server.metric("tincan_connections") == Some(1));
     let told = all_told(&server, "k");
     for n in 1..=last + 1 {
         assert_eq!(told.iter().filter(|t| t.1 == n && t.0 == "end").count(), 1, "{n}");
@@ -427,7 +427,7 @@ fn a_tap_tells_just_the_bytes_that_were_sent_up_to_the_cut() {
         });
         heard += &wire.rest();
         let mut told = Vec::new();
-        eventually("the end is told", || {
+        eventually("the end is in the tap", || {
             told = all_told(&server, &format!("k{round}"));
             told.iter().any(|t| t.0 == "end")
         });
@@ -444,7 +444,7 @@ fn a_stream_that_ends_in_order_has_ended_in_its_tap_before_the_client_knows() {
         let mut wire = server.connect();
         wire.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
         wire.head();
-        wire.rest(); // and it does not close
+        wire.rest(); // the client does not close
         server.get("/health?tap=k");
         let next = 2 * n as u64 + 2;
         eventually("the next is told", || all_told(&server, "k").iter().any(|t| t.1 == next));
@@ -463,7 +463,7 @@ fn an_eventsource_comes_back_after_a_pulled_plug() {
     assert_eq!(server.post("/lab/plug", ""), ["connections cut: 1"]);
     assert_eq!(heard(&page, &server, 2), "1,2");
     assert_eq!(page.js("told.filter(text => text.startsWith('error')).join()"), "error 0");
-    let lines = page.console().into_iter().filter(|line| line.contains("/kitchen")); // not for want of an icon
+    let lines = page.console().into_iter().filter(|line| line.contains("/kitchen")); // a missing icon does not count
     let console: Vec<_> = lines.collect();
     assert!(console.len() == 1 && console[0].contains("ERR_INCOMPLETE_CHUNKED_ENCODING"), "{console:?}");
     server.kill();

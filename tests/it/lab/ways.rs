@@ -1,4 +1,5 @@
-//! The lab's ways side by side, in a real Chromium. A proxy between it and the server counts the bytes for itself.
+//! The lab's ways side by side, in a real Chromium. Between it and the server is a proxy that counts the bytes
+//! itself.
 
 use crate::support::browser::{Page, bad_gateway, driver, guarded, signed_url, url};
 use crate::support::harness::*;
@@ -11,14 +12,14 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 const WAYS: [&str; 4] = ["poll", "long", "stream", "websocket"];
-/// Those that hold a connection.
+/// The ways that hold a connection.
 const OPEN: &str = "['long', 'stream', 'websocket'].map(way => q(`#ways-${way}-open`).textContent)";
 const STATE: &str = "q('#ways-state').textContent.trim()";
-/// The channel on which it will run.
+/// The channel on which the ways will run.
 const CHANNEL: &str = "q('#ways-start').textContent.replace('Start in /', '')";
 const SPACE: &str = " ";
 
-/// What passed on one connection.
+/// The bytes of one connection.
 #[derive(Default)]
 struct Talk {
     sent: Vec<u8>,
@@ -26,15 +27,15 @@ struct Talk {
     ended: bool,
 }
 
-/// One request of a connection: its target, its bytes, and those of its answer.
+/// One request of a connection: its target, the number of its bytes, and its response.
 struct Exchange {
     target: String,
     sent: usize,
     answered: Vec<u8>,
 }
 
-/// Where the message at the front ends: its head, and as many bytes as it says. None where it says none. Behind a head
-/// that asks for a WebSocket all is frames.
+/// Returns the length of the head at the front, and that of the message if the head gives it. After a head that asks
+/// for a WebSocket, all bytes are frames.
 fn length(bytes: &[u8]) -> (usize, Option<usize>) {
     let Some(head) = bytes.windows(4).position(|w| w == b"\r\n\r\n").map(|at| at + 4) else { return (0, None) };
     let text = String::from_utf8_lossy(&bytes[..head]);
@@ -43,7 +44,8 @@ fn length(bytes: &[u8]) -> (usize, Option<usize>) {
     (head, all.or(length.map(|length| head + length)))
 }
 
-/// What the server sent in frames behind the head, each of which is whole: the text, and the opcodes of the others.
+/// Returns the text of the server's frames after the head, and the opcodes of its other frames. All frames must be
+/// complete.
 fn frames(answer: &[u8]) -> (String, Vec<u8>) {
     let (mut rest, mut text, mut others) = (&answer[length(answer).0..], Vec::new(), Vec::new());
     while let [first, second, ..] = *rest {
@@ -61,7 +63,7 @@ fn frames(answer: &[u8]) -> (String, Vec<u8>) {
     (String::from_utf8(text).unwrap(), others)
 }
 
-/// The body of an answer, without the lines of its chunks; the client may have left before the last one.
+/// Returns the body of a response without the framing of chunks. The client may have left before the last chunk.
 fn body(answer: &[u8]) -> Vec<u8> {
     let (head, mut rest) = answer.split_at(length(answer).0);
     if !String::from_utf8_lossy(head).contains("\r\nTransfer-Encoding: chunked\r\n") {
@@ -92,7 +94,7 @@ impl Talk {
     }
 }
 
-/// Passes bytes on, and keeps them.
+/// A proxy that passes bytes on and keeps a copy.
 struct Proxy {
     port: u16,
     talks: Arc<Mutex<Vec<Talk>>>,
@@ -124,7 +126,7 @@ impl Proxy {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
-    /// The requests of a way.
+    /// Returns the requests of a way.
     fn of(&self, way: &str) -> Vec<Exchange> {
         let query = match way {
             "poll" => "wait=0&since=",
@@ -159,8 +161,8 @@ fn up_to_the_end(client: &mut TcpStream, server: &mut TcpStream, talks: &Mutex<V
     let _ = server.shutdown(Shutdown::Write);
 }
 
-/// What the server still says to a client that has closed is left unread, so that it is answered with a reset, as it would
-/// be without a proxy.
+/// Once the client has closed, the server's bytes are left unread. So the server gets a reset, as it would without a
+/// proxy.
 fn down_to_the_end(mut server: TcpStream, mut client: TcpStream, talks: &Mutex<Vec<Talk>>, number: usize) {
     let mut bytes = [0; 16 << 10];
     while let Ok(n @ 1..) = server.peek(&mut bytes) {
@@ -175,13 +177,13 @@ fn down_to_the_end(mut server: TcpStream, mut client: TcpStream, talks: &Mutex<V
     let _ = client.shutdown(Shutdown::Write);
 }
 
-/// The number in a cell of the table; from 1,000 on it has a comma.
+/// Returns an expression for the number in a cell of the table. From 1,000 on numbers have a comma.
 fn number(way: &str, row: &str) -> String {
     format!("Number(q('#ways-{way}-{row}').textContent.replaceAll(',', ''))")
 }
 
 impl Page<'_> {
-    /// What stands in the table's row, for each way.
+    /// Returns the cells of a row, for each way.
     fn row(&self, row: &str) -> Vec<String> {
         WAYS.iter().map(|way| self.text(&format!("#ways-{way}-{row}"))).collect()
     }
@@ -190,7 +192,7 @@ impl Page<'_> {
         self.row(row).iter().map(|cell| cell.replace(',', "").parse().unwrap()).collect()
     }
 
-    /// In milliseconds.
+    /// Returns the times of a row in milliseconds.
     fn times(&self, row: &str) -> Vec<f64> {
         let time = |cell: &String| match cell.split_once(' ').unwrap() {
             (n, "ms") => n.parse::<f64>().unwrap(),
@@ -216,7 +218,7 @@ impl Page<'_> {
         self.js(&format!("q('#ways-{id}').click()"));
     }
 
-    /// Starts without publishing, polling every half second. Returns the name of the channel.
+    /// Starts without publishing, and polls every half second. Returns the name of the channel.
     fn runs(&self) -> String {
         let channel = self.js(CHANNEL);
         self.set("rate", "none");
@@ -228,7 +230,7 @@ impl Page<'_> {
     }
 }
 
-/// Waits until nobody listens to this tap.
+/// Waits until this tap has no subscriber.
 fn untapped(server: &Tincan, key: &str) {
     let none = format!("\ntincan_subscribers{{channel=\"lab/{key}\"}} 0\n");
     eventually("the tap is closed", || server.get(&format!("/metrics?channel=lab/{key}")).text().ends_with(&none));
@@ -240,7 +242,7 @@ fn each_way_hears_the_same_messages_and_each_of_its_bytes_is_counted() {
         return;
     }
     let Some(driver) = driver() else { return };
-    let server = Tincan::start(&["--heartbeat", "1"]); // pings are bytes too
+    let server = Tincan::start(&["--heartbeat", "1"]); // pings count as bytes too
     let proxy = Proxy::to(server.port);
     let page = driver.page(&proxy.url("/lab#/kitchen"));
     let path = &format!("/{}", page.js(CHANNEL));
@@ -254,8 +256,8 @@ fn each_way_hears_the_same_messages_and_each_of_its_bytes_is_counted() {
         ids.extend(server.post(path, said));
         page.all_become("heard", &ids.len().to_string());
     }
-    assert_eq!(page.row("median"), ["–"; 4], "nobody knows when others began to publish");
-    // The poll is the last to hear, so its next question is almost four seconds away.
+    assert_eq!(page.row("median"), ["–"; 4], "the page cannot know when other clients began to publish");
+    // The poll is the last to receive the event, so its next request is almost four seconds away.
     page.set("every", "4");
     for n in 6..=8 {
         page.click("one");
@@ -264,11 +266,11 @@ fn each_way_hears_the_same_messages_and_each_of_its_bytes_is_counted() {
     let (median, longest) = (page.times("median"), page.times("longest"));
     assert!(median[1..].iter().all(|m| median[0] > 2.0 * m), "{median:?}");
     assert!(median[0] >= 100.0 && longest.iter().zip(&median).all(|(l, m)| l >= m), "{longest:?} {median:?}");
-    // A flood, as one POST: long polling hears it in few answers.
+    // Many events in one POST: long polling receives them in few responses.
     let blocks: String = (0..50).map(|n| format!("data: {n}\n\n")).collect();
     server.post_with(path, "Content-Type: text/event-stream\r\n", blocks);
     page.all_become("heard", "58");
-    // No poll is on its way when it ends: once this is heard, the next is 15 seconds away.
+    // No poll is on its way when the test ends: after this event the next poll is 15 seconds away.
     page.set("every", "15");
     server.post(path, "the end");
     page.all_become("heard", "59");
@@ -286,7 +288,7 @@ fn each_way_hears_the_same_messages_and_each_of_its_bytes_is_counted() {
         let (text, pings) = match *way {
             "websocket" => {
                 let (text, mut others) = frames(&bytes);
-                assert_eq!(others.pop(), Some(8), "it ends with a Close frame");
+                assert_eq!(others.pop(), Some(8), "the connection ends with a Close frame");
                 (text, !others.is_empty() && others.iter().all(|opcode| *opcode == 9))
             }
             _ => {
@@ -294,7 +296,7 @@ fn each_way_hears_the_same_messages_and_each_of_its_bytes_is_counted() {
                 (String::from_utf8(text).unwrap(), bytes.windows(10).any(|w| w == b"7\r\n:ping\n\n"))
             }
         };
-        // An id that ends an event stands behind a line of data; that of a prelude does not.
+        // The id of an event comes after a data line; the id of a prelude does not.
         let lines: Vec<&str> = text.lines().collect();
         let events = lines.windows(2).filter(|pair| pair[0].starts_with("data"));
         let heard: Vec<&str> = events.filter_map(|pair| pair[1].strip_prefix("id: ")).collect();
@@ -304,14 +306,14 @@ fn each_way_hears_the_same_messages_and_each_of_its_bytes_is_counted() {
         assert_eq!(page.numbers("in")[n], wire.iter().map(|e| e.sent).sum::<usize>(), "{way}");
         assert_eq!(page.numbers("out")[n], bytes.len(), "{way}");
         assert_eq!(page.numbers("total")[n], page.numbers("in")[n] + page.numbers("out")[n], "{way}");
-        assert_eq!(pings, *way != "poll", "{way}"); // whoever waits gets them
+        assert_eq!(pings, *way != "poll", "{way}"); // only waiting clients get pings
     }
-    // Nothing is left: neither what listened, nor the tap.
-    eventually("no readers", || server.readers(&path[1..]) == 0);
+    // Nothing is left: neither the streams nor the tap.
+    eventually("no subscribers", || server.readers(&path[1..]) == 0);
     let key = proxy.of("stream")[0].target.split("&tap=").nth(1).unwrap().to_string();
     untapped(&server, &key);
     let people = server.get("/kitchen?wait=0&since=all").text();
-    assert!(!people.contains("\ndata: "), "where people may be nothing is said: {people}");
+    assert!(!people.contains("\ndata: "), "nothing is published to a channel that people may use: {people}");
     assert_eq!(page.console(), [""; 0]);
 }
 
@@ -325,11 +327,11 @@ fn whoever_leaves_or_forgets_it_stops_it() {
     let page = driver.page(&url(&server, "/lab"));
     let channel = page.runs();
     page.set("rate", "second");
-    page.all_reach("heard", 2); // one a second, so the first way may be past it before the last one is there
+    page.all_reach("heard", 2); // one event a second, so a quick way may already have more
     assert!(server.readers(&channel) >= 2);
     page.js("q('#ways').hidden = true");
     page.becomes(STATE, "Stopped.");
-    eventually("no readers", || server.readers(&channel) == 0);
+    eventually("no subscribers", || server.readers(&channel) == 0);
     page.js("q('#ways').hidden = false");
     page.runs();
     page.open(&url(&server, "/health"));
@@ -358,7 +360,7 @@ fn it_says_what_is_wrong_and_goes_on_by_itself() {
     page.becomes("q('#ways-poll-requests').textContent > 12", "true");
     server.post(path, "before");
     page.all_become("heard", "1");
-    page.set("every", "5"); // so that the next server's numbers do not soon reach those of this one
+    page.set("every", "5"); // so that the numbers with the next server do not soon reach the present ones
     server.kill();
     let says = |problem: &str| page.becomes(&format!("/{problem}/.test(q('#ways-state').textContent)"), "true");
     says(&format!("Running on \\/{channel}\\. .*Event stream: the connection has ended"));
@@ -372,7 +374,7 @@ fn it_says_what_is_wrong_and_goes_on_by_itself() {
     says("WebSocket: closed with 1006; a WebSocket does not come back by itself");
     end_gateway();
     server = Tincan::spawn(&format!("127.0.0.1:{}", server.port), &["--retry", "200"]);
-    // Publishing, too: that it could not reach the server is over as soon as others do.
+    // The same for publishing: the error is gone as soon as another client can publish.
     page.becomes(
         "/(olling|stream|Socket|Publishing)[^.]*(answered|refused|reach|closed)/.test(q('#ways-state').textContent)",
         "false",
@@ -402,14 +404,14 @@ fn silence_costs_only_who_polls_and_a_token_is_not_counted() {
     page.open(&url(&server, "/lab"));
     page.runs();
     page.becomes("q('#ways-masked').checkVisibility()", "true");
-    // The last ten seconds begin when each has its connection, and two polls before the clock is put forward.
+    // The last ten seconds begin when each way has its connection, and two polls before the clock is set forward.
     page.all_reach("in", 1);
     let polls = page.numbers("requests")[0];
     page.becomes(&format!("{} > {}", number("poll", "requests"), polls + 4), "true");
     page.js("ahead = 9000");
     let silence = "q('#ways-silence').textContent.replace(/Polling [1-9][\\d,]+,/, 'Polling N,')";
     page.becomes(silence, "Ten seconds of silence, in bytes: Polling N, Long polling 0, Event stream 0, WebSocket 0.");
-    // The browser asks for a token. Where its user cancels that, the page gets the 401, and does not ask each second.
+    // The browser asks for a token. If its user cancels, the page gets the 401, and does not ask again each second.
     page.js("window.fetch = (real => (url, o) => real(url, { ...o, credentials: 'omit' }))(fetch)");
     page.set("rate", "second");
     let refusal = tincan::wire::reject::PUBLISH_TOKEN.line();
@@ -434,10 +436,10 @@ fn it_works_with_the_keyboard_on_a_phone_and_in_chinese() {
     );
     page.becomes("q('#state').dataset.state", "open");
     page.keys("#ways-start", SPACE);
-    page.becomes("q('#state').dataset.state", "closed"); // with a chat page there would be more than the browser's six
+    page.becomes("q('#state').dataset.state", "closed"); // with an open stream there would be more than the browser's six connections
     page.becomes("q('#ways-poll-heard').textContent > 1", "true");
     page.keys("#ways-one", SPACE);
-    assert_eq!(page.js("all('#ways-table [scope]').length"), "15", "each row and each way has its head");
+    assert_eq!(page.js("all('#ways-table [scope]').length"), "15", "each row and each way has a header");
     let says = "q('#ways-bytes').ariaLabel.replace(/[1-9][\\d,]*\\d/g, 'N')";
     page.becomes(
         says,
@@ -451,10 +453,10 @@ fn it_works_with_the_keyboard_on_a_phone_and_in_chinese() {
         page.becomes("innerWidth", &width.to_string());
         page.becomes("q('#ways-bytes').viewBox.baseVal.width <= innerWidth", "true"); // drawn again
         let right = "Math.max(...all('#ways *').map(e => e.getBoundingClientRect().right))";
-        page.becomes(&format!("{right} <= document.documentElement.clientWidth"), "true"); // nothing sticks out
+        page.becomes(&format!("{right} <= document.documentElement.clientWidth"), "true"); // nothing overflows
         let edge = |css| format!("q('{css}').getBoundingClientRect().right");
         let edges = [edge("#ways-table thead th"), edge("#ways-poll-heard")];
-        page.becomes(&edges.join(" === "), "true"); // numbers stand under their way
+        page.becomes(&edges.join(" === "), "true"); // numbers are aligned with their way
     }
     let page = driver.chromium("zh-CN", "normal");
     page.open(&url(&server, "/lab"));

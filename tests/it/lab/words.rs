@@ -1,4 +1,4 @@
-//! The pages in Chinese and in English, and the way to the lab.
+//! The pages in Chinese and in English, and the link to the lab.
 
 use crate::pages::words::words;
 use crate::support::browser::*;

@@ -1,4 +1,4 @@
-//! The list of the lessons can be used by everybody.
+//! Accessibility of the list of lessons.
 
 use crate::pages::access::*;
 use crate::support::browser::{driver, url};
@@ -60,7 +60,7 @@ fn the_lessons_are_listed_for_browsers_in_their_language() {
     for accept in ["*/*", "text/plain", "text/*", "text/html, text/plain", "text/html;q=0.5, */*;q=0.6", "image/png"] {
         assert!(!lists(&format!("Accept: {accept}\r\n")), "{accept}");
     }
-    assert!(!lists(""), "curl without a field of that name");
+    assert!(!lists(""), "curl does not send an Accept-Language");
 
     let shots = std::env::var_os("TINCAN_SHOTS").map(PathBuf::from);
     for (language, looks) in LANGUAGES {
@@ -97,7 +97,7 @@ fn the_lessons_are_listed_for_browsers_in_their_language() {
             page.becomes("all('#lessons li').length > 0", "true");
         }
     }
-    // It says that the server is not there, and does not say so any longer than that.
+    // It reports that the server cannot be reached, and stops reporting it once the server is back.
     let page = driver.chromium("en", "normal");
     page.before(
         "(real => window.fetch = (...args) => window.there ? real(...args) : Promise.reject(new TypeError('')))(fetch)",

@@ -1,4 +1,4 @@
-//! `static/common/eventsource.js` beside the browser's own EventSource: the lesson about chunks.
+//! `static/common/eventsource.js` compared with the browser's own EventSource, in the lesson about chunks.
 
 use crate::pages::eventsource::KINDS;
 use crate::support::browser::{driver, url};

@@ -1,4 +1,4 @@
-//! What they refuse, and how their page is sent.
+//! Refusals of this wing, and the files of its page.
 
 use crate::core::http::*;
 use crate::support::refusals::{covered, elsewhere};

@@ -1,4 +1,4 @@
-//! The lessons: their files, their bytes on the wire, and what EventSource in a real Chromium makes of each.
+//! The lessons: their files, their bytes on the wire, and the events of EventSource in a real Chromium.
 
 use crate::support::browser::{driver, url};
 use crate::support::harness::*;
@@ -14,9 +14,9 @@ use tincan::wings::lessons::{NO_LESSON, PLAYING};
 use tincan::wire::http;
 use tincan::wire::reject::{PAGE_METHOD, SINCE};
 
-/// What EventSource fires for each lesson: `open`, `type|data|lastEventId` (LF as `/`, a time as `TIME`) and
-/// `error|readyState`. The test closes it after the last of them, except where nothing may follow for ever (`PAUSED` and
-/// `DEAD`). Named events have a listener only where a type is given.
+/// The events of EventSource for each lesson: `open`, `type|data|lastEventId` (LF as `/`, a time as `TIME`) and
+/// `error|readyState`. The test closes the EventSource after the last of them. It does not close it if nothing may
+/// ever follow (`PAUSED` and `DEAD`). Named events have a listener only if the row has their types.
 const HEARD: &[(&str, &str, &[&str])] = &[
     ("first-event", "", &["open", "message|Hello|", "error|0"]),
     (
@@ -102,7 +102,7 @@ const HEARD: &[(&str, &str, &[&str])] = &[
         ],
     ),
     ("cut-id", "", &["open", "message|one|1", "error|0", "open", "message|two, now whole|2"]),
-    // It comes back after a last chunk, and after none.
+    // It reconnects after a stream with the last chunk, and after one without.
     (
         "chunks",
         "",
@@ -137,7 +137,7 @@ const HEARD: &[(&str, &str, &[&str])] = &[
         "",
         &["open", "message|its id is 1|1", "message|its id is still 1|1", "message|its id is 3|3", "error|0"],
     ),
-    // Deviation: Chromium's; by the specification the last event ID of the second is empty.
+    // Deviation: of Chromium. By the specification the last event ID of the second event is empty.
     (
         "fresh-start",
         "",
@@ -154,7 +154,7 @@ const HEARD: &[(&str, &str, &[&str])] = &[
     ("unavailable", "", DEAD),
     ("wrong-type", "", DEAD),
     ("charset", "", &["open", "message|crème brûlée, 汤, 🍲|", "error|0"]),
-    ("wrong-charset", "", DEAD), // Deviation: Chromium's, too
+    ("wrong-charset", "", DEAD), // Deviation: of Chromium as well
     ("six-connections", "", &["open", "message|open|"]),
     (
         "websocket",
@@ -180,7 +180,7 @@ const PAUSED: &[&str] = &[
 ];
 const DEAD: &[&str] = &["error|2"];
 
-/// Plays a lesson, and closes after so many things were heard; on `pause` at once.
+/// Plays a lesson. Closes it after `most` events, or at once on `pause`.
 const PLAY: &str = "void (window.heard = {}, window.played = {}, window.play = (url, name, types, most) => {
     const es = played[name] = new EventSource(url), log = heard[name] = [];
     log.at = [];
@@ -199,8 +199,12 @@ const PLAY: &str = "void (window.heard = {}, window.played = {}, window.play = (
 #[test]
 fn chromium_hears_of_each_lesson_what_it_teaches() {
     let Some(driver) = driver() else { return };
-    assert!(HEARD.iter().map(|row| row.0).eq(LESSONS.iter().map(|lesson| lesson.name)), "each has its row, in order");
-    // Chromium opens six connections to a host and port; a port for each six lets all lessons play at once.
+    assert!(
+        HEARD.iter().map(|row| row.0).eq(LESSONS.iter().map(|lesson| lesson.name)),
+        "each lesson has a row, in their order"
+    );
+    // Chromium opens six connections to a host and port. With a port for each six lessons, all lessons play at the
+    // same time.
     let servers: Vec<Tincan> = HEARD.chunks(6).map(|_| Tincan::start(&["--allow-origin", "*"])).collect();
     let page = driver.page(&url(&servers[0], "/health"));
     page.js(PLAY);
@@ -221,18 +225,19 @@ fn chromium_hears_of_each_lesson_what_it_teaches() {
             }
         }
     }
-    // `?since=` is where the first connection goes on; on the next the browser says it itself.
+    // `?since=` applies to the first connection. On the next, the browser sends its last event ID.
     let missed = "open\nmessage|three, which you missed. You sent Last-Event-ID: 2|3\nerror|0";
     page.becomes("heard.since.join('\\n')", &format!("{missed}\nopen\nmessage|four, and the stream stays|4"));
-    // By `retry: 500`, and not after the three seconds that are Chromium's own, nor those of the field that is ignored.
+    // The pause follows `retry: 500`. It is neither Chromium's default of three seconds nor the value of the field
+    // that is ignored.
     let pause: u64 = page.js("heard.retry.at[3] - heard.retry.at[2]").parse().unwrap();
     assert!((400..3000).contains(&pause), "{pause} ms");
-    // Who is to stay away does: no further request is in the log.
+    // An EventSource that must not reconnect does not: the request log has no further request.
     for (rows, server) in HEARD.chunks(6).zip(&servers) {
         for (name, _, heard) in rows.iter().filter(|row| ended(row.2)) {
             let requests = || server.stderr().matches(&format!(" GET /lessons/{name} ")).count();
             let expected = if heard.contains(&"error|0") { 2 } else { 1 };
-            eventually("they are in the log", || requests() >= expected);
+            eventually("the requests are in the log", || requests() >= expected);
             assert_eq!(requests(), expected, "{name}");
         }
     }
@@ -249,7 +254,7 @@ fn the_seventh_stream_waits_for_one_of_six() {
     }
     let open = "Object.values(played).filter(es => es.readyState === 1).length";
     page.becomes(open, "6");
-    // That it stays so cannot be waited for: this is a moment in which another stream would long be open.
+    // There is no condition to wait for. In this time a further stream would have opened.
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(page.js(open), "6");
     page.js("Object.values(played).find(es => es.readyState === 1).close()");
@@ -257,7 +262,7 @@ fn the_seventh_stream_waits_for_one_of_six() {
     page.becomes("Object.values(played).filter(es => es.readyState === 0).length", "0");
 }
 
-/// A GET with these field lines; returns the head without its date, and the wire.
+/// Sends a GET with these field lines; returns the head without its date, and the connection.
 fn get(server: &Tincan, name: &str, fields: &str) -> (String, Wire) {
     let mut wire = server.connect();
     wire.send(format!("GET /lessons/{name} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"));
@@ -268,7 +273,7 @@ fn get(server: &Tincan, name: &str, fields: &str) -> (String, Wire) {
 
 const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
 
-/// What is played of a lesson's file.
+/// Returns the part of a lesson's file that is played.
 fn file(name: &str) -> &'static str {
     languages(LESSONS.iter().find(|lesson| lesson.name == name).unwrap().text).0
 }
@@ -281,21 +286,21 @@ fn ids(text: &str) -> impl Iterator<Item = &str> {
 /// A lesson as it was played to one client.
 pub struct Played {
     pub lesson: &'static Lesson,
-    /// The last event ID that the client brought, and whether in a field, or else in the query.
+    /// The last event ID that the client sent, and whether it was in a field or in the query.
     id: &'static str,
     in_field: bool,
-    /// Without its date.
+    /// The head of the response without its date.
     head: String,
     body: String,
     /// The sizes of its chunks; the last one has 0.
     chunks: Vec<usize>,
-    /// What `--trace` showed of it, if this build has it, each line with this at its begin.
+    /// The lines of `--trace` about it, if this build has that wing. Each begins with `sign`.
     pub sign: String,
     pub trace: String,
 }
 
-/// Plays each lesson to its end, for no id and for each id that it knows, and some for further ids. Once for all tests, and
-/// all at the same time, for each takes its time.
+/// Plays each lesson to its end: without an id, with each id that it knows, and some with further ids. This happens
+/// once for all tests, and for all lessons at the same time, since each takes long.
 pub fn played() -> &'static [Played] {
     static PLAYED: LazyLock<Vec<Played>> = LazyLock::new(play);
     &PLAYED
@@ -312,16 +317,16 @@ fn play() -> Vec<Played> {
         ("reconnection", "2", true),
         ("fresh-start", "a {time} \u{e9}", true),
     ]);
-    // One server plays 32 of them for one address.
+    // One server plays 32 lessons for one client address.
     asked.chunks(32).map(open).collect::<Vec<_>>().into_iter().flat_map(hear).collect()
 }
 
-/// A server, and lessons that have begun there: whether they repeat, and their wires.
+/// A server, and the lessons that have begun there: whether each repeats, and its connection.
 type Begun = (Tincan, Vec<(bool, Wire, Played)>);
 
 fn open(asked: &[(&'static str, &'static str, bool)]) -> Begun {
     let server = Tincan::start(if has("trace") { &["--trace", "--quiet"] } else { &["--quiet"] });
-    let close = "Connection: close\r\n"; // the 204 alone would leave it open
+    let close = "Connection: close\r\n"; // only a 204 would leave the connection open
     let mut opened = Vec::new();
     for (n, &(name, id, in_field)) in asked.iter().enumerate() {
         let lesson = LESSONS.iter().find(|lesson| lesson.name == name).unwrap();
@@ -338,9 +343,9 @@ fn open(asked: &[(&'static str, &'static str, bool)]) -> Begun {
     (server, opened)
 }
 
-/// Hears them to their end.
+/// Reads these lessons to their end.
 fn hear((mut server, mut opened): Begun) -> Vec<Played> {
-    opened.sort_by_key(|(repeats, ..)| *repeats); // those that end first
+    opened.sort_by_key(|(repeats, ..)| *repeats); // first those that end by themselves
     let mut all = Vec::new();
     for (repeats, mut wire, mut played) in opened {
         if repeats {
@@ -403,10 +408,10 @@ fn a_lesson_is_its_file_on_the_wire() {
     let begin = file("reconnection").find(": when Last-Event-ID: 2").unwrap();
     let end = file("reconnection").find(": when Last-Event-ID: 3").unwrap();
     assert_eq!(part.1, file("reconnection")[begin..end].replace("{last-event-id}", "2"));
-    assert!(echo.1.contains("(a {time} \u{e9})"), "what the client brings is sent as it came");
+    assert!(echo.1.contains("(a {time} \u{e9})"), "the client's id is sent unchanged");
 }
 
-/// How much a client is sent up to each pause, and 0 if the lesson ends.
+/// Returns how many bytes a client is sent up to each pause, and 0 for the end of the lesson.
 fn sizes(lesson: &Lesson, id: &str) -> Vec<usize> {
     let (mut sizes, mut said) = (Vec::new(), 0);
     for step in parse(lesson.text, id.as_bytes()).unwrap().steps {
@@ -418,7 +423,7 @@ fn sizes(lesson: &Lesson, id: &str) -> Vec<usize> {
         }
         sizes.extend((step == Step::End).then_some(0));
     }
-    sizes.extend((said > 0).then_some(said)); // cut off
+    sizes.extend((said > 0).then_some(said)); // the lesson is cut off here
     sizes
 }
 
@@ -441,7 +446,7 @@ fn each_chunk_of_a_lesson_is_what_it_says_up_to_a_pause_and_the_last_one_its_end
             assert_eq!(*chunks, expected, "{name} {id}");
         }
     }
-    // The framing is the server's.
+    // The server sets these fields.
     let own =
         |line: &str| line.starts_with(": field: Transfer-Encoding") || line.starts_with(": field: Content-Length");
     assert!(LESSONS.iter().all(|lesson| !lesson.text.lines().any(own)));
@@ -470,7 +475,7 @@ fn to_http_1_0_a_lesson_is_sent_without_chunks() {
 #[test]
 fn a_lesson_is_played_block_by_block() {
     let server = Tincan::start(&[]);
-    // What is said before a pause is there before it is over, and what comes behind it is not.
+    // Blocks before a pause arrive before the pause is over. Blocks after it do not.
     let first_event = || {
         let (begin, (_, mut wire)) = (Stopwatch::start(), get(&server, "first-event", ""));
         assert!(wire.block().ends_with("\ndata: Hello\n\n"));
@@ -517,19 +522,19 @@ fn each_lesson_says_what_to_look_for_and_asks_a_question_in_two_languages() {
         let [title, titel] = [played, not_sent].map(|text| comment(text, "lesson").unwrap());
         list += &format!("/lessons/{:<20} {title} · {titel}\n", lesson.name);
         for line in lesson.text.lines() {
-            let wide = line.chars().filter(|c| *c >= '\u{2e80}').count(); // two columns each
+            let wide = line.chars().filter(|c| *c >= '\u{2e80}').count(); // each takes two columns
             assert!(line.chars().count() + wide <= 120 && line.trim_end() == line, "{}: {line}", lesson.name);
         }
         for id in [""].into_iter().chain(ids(played)) {
             let script = parse(lesson.text, id.as_bytes()).unwrap_or_else(|line| panic!("{}: {line}", lesson.name));
-            // Without a pause in between, what repeats would spin.
+            // Without a pause between, a repeated part would loop without rest.
             if let Some(Step::Repeat(from)) = script.steps.last() {
                 assert!(script.steps[*from..].iter().any(|step| matches!(step, Step::Wait(_))), "{}", lesson.name);
             }
         }
     }
     let open = parse(file("six-connections"), b"").unwrap();
-    assert!(matches!(open.steps.last(), Some(Step::Repeat(_))), "it stays open");
+    assert!(matches!(open.steps.last(), Some(Step::Repeat(_))), "the stream stays open");
     let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/static/lessons")).unwrap();
     let mut texts: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
     texts.retain(|file| !["lessons.html", "lessons.css", "lessons.js", "lessons-words.js"].contains(&file.as_str()));
@@ -619,19 +624,20 @@ fn pulling_the_plug_ends_a_lesson() {
     assert_eq!(server.post_with("/lab/plug", "", "").text(), "connections cut: 2\n");
     assert_eq!(slow.rest(), "");
     quick.rest();
-    // Its thread finds out at the next write, but the tap knows it already, of both.
+    // The lesson's thread finds out at its next write. But the tap already shows the end of both.
     let mut tap = server.listen("/lab/plug?since=all", "").0;
     tap.stream.set_read_timeout(Some(Duration::from_secs(4))).unwrap();
     tap.until(b"\nevent: end\n");
     tap.until(b"\nevent: end\n");
-    other.block(); // who was not meant goes on
+    other.block(); // the other connection goes on
 }
 
 #[test]
 fn a_lesson_is_played_for_ten_minutes_at_most() {
     assert!(LESSONS.iter().all(|lesson| parse(lesson.text, b"").unwrap().time == Duration::from_secs(600)));
     let script = Script { time: Duration::from_millis(250), ..parse(": pace: 100 ms\n\n{repeat}", b"").unwrap() };
-    // It would fill this after some seconds, which is an error. It ends in good order, with the last chunk.
+    // The lesson would fill this buffer after some seconds, which is an error. It ends regularly before, with the
+    // last chunk.
     let (mut room, begin) = ([0; 500], Instant::now());
     script.play(chunked(true), &mut &mut room[..]).unwrap();
     let sent = str::from_utf8(&room).unwrap().trim_end_matches('\0');
@@ -643,7 +649,7 @@ fn a_lesson_is_played_for_ten_minutes_at_most() {
 fn braces_are_words_or_an_error() {
     let send = |text: &str| Step::Send(text.into());
     let wait = |ms| Step::Wait(Duration::from_millis(ms));
-    // What is sent one behind the other is one write, so its parts do not matter.
+    // Adjacent pieces are sent in one write, so their borders do not matter.
     let joined = |all: Vec<Step>| {
         let mut steps: Vec<Step> = Vec::new();
         for step in all {
@@ -698,16 +704,16 @@ fn braces_are_words_or_an_error() {
 #[test]
 fn more_players_than_there_are_places_are_told_so() {
     let server = Tincan::start(&["--quiet"]);
-    let mut wires: Vec<_> = (0..32).map(|_| get(&server, "clock", "").1).collect(); // none of them ends by itself
+    let mut wires: Vec<_> = (0..32).map(|_| get(&server, "clock", "").1).collect(); // none of these ends by itself
     server.get("/lessons/clock").refused(PLAYING);
     let (head, mut wire) = get(&server, "clock", "Accept: text/event-stream\r\n");
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "an EventSource is kept alive: {head}");
     wire.expect(format!(": {}\nretry: ", PLAYING.why));
     assert_eq!(server.get("/health").status, 200);
-    // A player whose client leaves, and one that ends, give their place back, and no more than that.
+    // A client that leaves and a lesson that ends each free one place, and not more.
     let is_played = |name: &str| {
         let mut last = None;
-        eventually("there is a place again", || {
+        eventually("a place is free again", || {
             let (head, wire) = get(&server, name, "");
             last = Some(wire);
             head.starts_with("HTTP/1.1 200 OK\r\n")
@@ -718,7 +724,7 @@ fn more_players_than_there_are_places_are_told_so() {
     assert!(is_played("cut-id").rest().ends_with("\ndata: tw"));
     wires.push(is_played("clock"));
     server.get("/lessons/clock").refused(PLAYING);
-    // Another address has places as well, and so has a further one as long as there are any in all.
+    // Another address has places of its own. So has a third one, as long as the total limit is not reached.
     let Some(mut other) = Elsewhere::get(&server, "127.0.0.2", "/lessons/clock") else { return };
     assert!(other.line().contains(" 200 "));
     let others: Vec<_> = (0..31).map(|_| Elsewhere::get(&server, "127.0.0.2", "/lessons/clock").unwrap()).collect();
@@ -733,7 +739,7 @@ fn more_players_than_there_are_places_are_told_so() {
     });
 }
 
-/// A client at another address of this machine, which std cannot bind.
+/// A client with another address of this machine. std cannot choose the address of a client.
 struct Elsewhere {
     answer: BufReader<ChildStdout>,
     _curl: Ended,
@@ -751,7 +757,7 @@ impl Elsewhere {
         Some(Elsewhere { answer, _curl: Ended(child) })
     }
 
-    /// The next line of the answer.
+    /// Returns the next line of the response.
     fn line(&mut self) -> String {
         let mut line = String::new();
         self.answer.read_line(&mut line).unwrap();

@@ -1,4 +1,4 @@
-//! They are read with the token for reading.
+//! The lessons need the token for reading.
 
 use crate::core::tokens::each_right;
 use tincan::wire::reject::READ_TOKEN;

@@ -1,4 +1,4 @@
-//! What `--trace` shows of them.
+//! What `--trace` prints about lessons.
 
 use crate::lessons::played::{Played, played};
 use crate::support::wings::has;
@@ -65,7 +65,7 @@ fn lessons_show_their_special_bytes_and_what_comes_of_them() {
         ("charset", "data: crème brûlée, 汤, 🍲␊ | data\n␊ | dispatch: message"),
     ];
     let played = |name: &str| played().iter().find(|played| played.lesson.name == name).unwrap();
-    // What a lesson says up to a pause is one write, the time in its middle too.
+    // Everything that a lesson sends up to a pause is one write, even if it contains the time.
     let lines = &played("clock").trace;
     assert!(lines.contains(" GMT␊ ") && !lines.contains("not ended yet"), "{lines}");
     for (lesson, expected) in lessons {
