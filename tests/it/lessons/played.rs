@@ -734,7 +734,7 @@ fn more_players_than_there_are_places_are_told_so() {
         });
     }
     drop((wires, others));
-    eventually("there is a place for the third", || {
+    eventually("a place is free for the third address", || {
         Elsewhere::get(&server, "127.0.0.3", "/lessons/clock").unwrap().line().contains(" 200 ")
     });
 }

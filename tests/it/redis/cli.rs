@@ -1,4 +1,4 @@
-//! Its option, on the command line and in the environment.
+//! The option `--redis`, on the command line and in the environment.
 
 use crate::core::cli::{ask, tincan};
 use crate::core::filesystems::ended;
@@ -48,10 +48,10 @@ fn a_redis_is_named_by_flag_or_environment_and_a_value_that_will_not_do_is_not_s
     let at = |host: &str| Some((host.to_string(), 6379, String::new(), String::new(), 0));
     let env = ("TINCAN_REDIS", "redis://ann:%73ecret@away.example:7000/2");
     assert_eq!(redis(&[], &[]), None);
-    assert_eq!(redis(&[], &[("TINCAN_REDIS", "")]), None, "empty is unset");
+    assert_eq!(redis(&[], &[("TINCAN_REDIS", "")]), None, "an empty variable counts as unset");
     assert_eq!(redis(&[], &[env]), Some(("away.example".into(), 7000, "ann".into(), "secret".into(), 2)));
-    assert_eq!(redis(&["--redis", "h"], &[env]), at("h"), "flags win");
-    assert_eq!(redis(&["--redis=a", "--redis=b"], &[]), at("b"), "the last one counts");
+    assert_eq!(redis(&["--redis", "h"], &[env]), at("h"), "a flag takes precedence");
+    assert_eq!(redis(&["--redis=a", "--redis=b"], &[]), at("b"), "the last flag counts");
 
     const BAD: &str = "redis://ann:s3cr3t@h:port/0";
     let right = "give HOST:PORT, or redis://USER:PASSWORD@HOST:PORT/DB, percent-encoded";
@@ -69,7 +69,7 @@ fn a_redis_is_named_by_flag_or_environment_and_a_value_that_will_not_do_is_not_s
         (&["--redis", "redis://:s3cr3t@h", "--data", "d"], both),
         (&["--redis=h", "--data=d", "--sync"], both),
         (&["--redis", "redis://:s3cr3t@h", "--sync"], "--sync needs a disk"),
-        // Mistakes around it.
+        // Mistakes next to the value.
         (&["redis://:s3cr3t@h"], "is no option"),
         (&["--reddis=redis://:s3cr3t@h"], "is no option"),
         (&["--reddis", "redis://:s3cr3t@h"], "\"--reddis\" is no option"),
@@ -89,7 +89,7 @@ fn the_server_starts_while_redis_is_away_and_says_so_without_the_password() {
     let url = format!("redis://ann:s3cr3t@{closed}/2");
     for flag in [true, false] {
         let mut command = Command::new("sh");
-        // Tincan::run takes the environment's TINCAN_… away.
+        // `Tincan::run` removes the environment's variables TINCAN_…, so a shell sets this one.
         let redis = if flag { format!("--redis {url}") } else { String::new() };
         let env = if flag { String::new() } else { format!("TINCAN_REDIS={url} ") };
         let trace = if has("trace") { "--trace " } else { "" };
@@ -103,7 +103,7 @@ fn the_server_starts_while_redis_is_away_and_says_so_without_the_password() {
         assert_eq!((answer.field("retry-after"), server.get("/health").status), (Some("5"), 503));
         let metrics = server.get("/metrics").text();
         assert!(metrics.contains("\ntincan_redis_connected 0\n"), "{metrics}");
-        eventually("all is traced", || trace.is_empty() || server.stderr().contains("tincan_redis_connected"));
+        eventually("everything is traced", || trace.is_empty() || server.stderr().contains("tincan_redis_connected"));
         for text in [server.stderr(), metrics, answer.text()] {
             assert!(!text.contains("s3cr3t") && !text.contains("ann:"), "{text}");
         }

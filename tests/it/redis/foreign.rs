@@ -1,4 +1,4 @@
-//! What a foreign program puts into a stream, and what one POST is made of, harms no other channel.
+//! Entries that a foreign program adds to a stream, and large POSTs, do not harm other channels.
 
 use crate::redis::cluster::{poll, post_stream};
 use crate::redis::outage::{Told, answer};
@@ -12,11 +12,11 @@ use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 use tincan::wire::id::Id;
 
-/// In the middle of an entry that is larger than an entry may be (32 MiB, and 64 KiB of `--max-body`).
+/// A size within an entry that is larger than allowed (32 MiB, and 64 KiB of `--max-body`).
 const LARGE: usize = 40 << 20;
 
-/// What is said now is heard at once. Meanwhile Redis and nodes have megabytes to move, which takes all of them longer on a
-/// machine that has other work: as much longer as it takes this thread.
+/// Asserts that an event is received at once. Meanwhile Redis and the nodes move megabytes, which takes longer on a
+/// machine that has other work. So the time is multiplied by the slowness of this thread.
 fn goes_on(node: &Tincan, reader: &mut Reader) {
     let stopwatch = Stopwatch::start();
     let id = node.post("/kitchen", "soup").remove(0);
@@ -24,18 +24,18 @@ fn goes_on(node: &Tincan, reader: &mut Reader) {
     let took = stopwatch.elapsed();
     if took > Duration::from_secs(2) {
         let promised = Duration::from_secs(2).mul_f64(slowness());
-        assert!(took < promised, "heard after {took:?}, and not {promised:?}");
+        assert!(took < promised, "received after {took:?} instead of {promised:?}");
     }
 }
 
-/// How many times as long as alone work takes on this machine just now.
+/// Returns how many times as long as usual work takes on this machine at this moment.
 fn slowness() -> f64 {
     let began = Instant::now();
     let spent = own(|| while began.elapsed() < Duration::from_millis(500) {});
     began.elapsed().div_duration_f64(spent)
 }
 
-/// Adds an entry of these fields; returns its id.
+/// Adds an entry with these fields; returns its id.
 fn add(redis: &Redis, channel: &str, fields: &[&str]) -> String {
     redis.ask(&[&["XADD", &format!("tincan:{channel}"), "*"], fields].concat()).text()
 }
@@ -66,7 +66,7 @@ fn an_entry_that_is_too_large_is_a_gap_in_its_channel_and_nothing_elsewhere() {
             goes_on(node, kitchen);
             heard.iter().for_each(|block| assert_eq!(reader.next(), *block));
         }
-        // A node that is new reads it as well, as the first of all, in the middle, and as the last.
+        // A new node reads the entry too: as the first of all, in the middle, and as the last.
         let node = fast_node(&redis, &program, &[]);
         assert!(poll(&node, "bell", "all").ends_with(&heard.concat()));
         redis.ask(&["DEL", "tincan:alone"]);
@@ -81,11 +81,11 @@ fn an_entry_that_is_too_large_is_a_gap_in_its_channel_and_nothing_elsewhere() {
         redis.ask(&["XDEL", "tincan:bell", &id]);
     }
     for node in &nodes {
-        assert_eq!(node.stderr().matches("tincan:bell has entries of more than ").count(), 1, "it is said once");
+        assert_eq!(node.stderr().matches("tincan:bell has entries of more than ").count(), 1, "the message comes once");
     }
 }
 
-/// A node of the release build: in the other one tens of megabytes take their time.
+/// Starts a node of the release build: the debug build takes long for tens of megabytes.
 fn fast_node(redis: &Redis, program: &str, args: &[&str]) -> Tincan {
     let mut command = Command::new(program);
     command.args(["--quiet", "--heartbeat", "3600", "--listen", &format!("127.0.0.1:{}", free_port())]);
@@ -97,10 +97,10 @@ fn fast_node(redis: &Redis, program: &str, args: &[&str]) -> Tincan {
     node
 }
 
-/// What it hears next is this event.
+/// Asserts that this event is the next one.
 fn hears_all(reader: &mut Reader, data: &str, id: &str) {
     let block = format!("data: {data}\nid: {id}\n\n").into_bytes();
-    assert!(reader.wire.bytes(block.len()) == block, "it is heard whole");
+    assert!(reader.wire.bytes(block.len()) == block, "the event is complete");
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn large_entries_are_read_a_few_at_a_time() {
     let Some((redis, program)) = Redis::start(&[]).zip(release()) else { return };
     let mut nodes = vec![fast_node(&redis, &program, &[])];
     for n in 0..3 {
-        // Two of them are more than one may have.
+        // Two of them are more than a reply may have.
         let data = n.to_string().repeat(18 << 20);
         let mut bells: Vec<Reader> = nodes.iter().map(|node| Reader::of(node, "bell")).collect();
         let mut kitchen = Reader::of(&nodes[0], "kitchen");
@@ -116,7 +116,7 @@ fn large_entries_are_read_a_few_at_a_time() {
         goes_on(&nodes[0], &mut kitchen);
         bells.iter_mut().for_each(|bell| hears_all(bell, &data, &id));
         nodes.truncate(1);
-        nodes.push(fast_node(&redis, &program, &[])); // which begins with all that is there
+        nodes.push(fast_node(&redis, &program, &[])); // a new node begins with everything that is there
     }
     for node in &nodes {
         assert!(!node.stderr().contains("away") && !node.stderr().contains("more than"), "{}", node.stderr());
@@ -149,7 +149,7 @@ fn a_key_with_the_name_of_no_channel_harms_nobody() {
     for key in ["tincan:", "tincan::", "tincan", "tincan:no channel", "tincan:lab/x"] {
         redis.ask(&["SET", key, "x"]);
     }
-    let node = redis.node(&[]); // it is well before there is a channel
+    let node = redis.node(&[]); // the node is healthy before there is a channel
     goes_on(&node, &mut Reader::of(&node, "kitchen"));
 }
 
@@ -166,9 +166,9 @@ fn a_stream_without_a_further_id_stops_its_channel_alone_and_what_to_do_is_said(
         assert_eq!(answer(&node.post_with("/bell", "", "in vain")), Told::Refused);
         goes_on(&node, &mut kitchen);
     }
-    eventually("it is said", || node.stderr().contains("refuses tincan:bell: ERR The stream has exhausted"));
+    eventually("the error is reported", || node.stderr().contains("refuses tincan:bell: ERR The stream has exhausted"));
     assert!(node.stderr().contains("delete that key"), "{}", node.stderr());
-    // Nobody uses it up anew: after what is said, all is well.
+    // No program uses up the ids again: after the advice is followed, everything works.
     redis.ask(&["DEL", "tincan:bell"]);
     node.post_with("/bell", "", "perhaps");
     let node = redis.node(&[]);
@@ -198,9 +198,9 @@ fn a_stream_that_grows_without_end_keeps_nobody_waiting() {
         });
         eventually("it is far ahead", || redis.ask(&["XLEN", "tincan:bell"]).number() > 20_000);
         (0..20).for_each(|_| goes_on(&node, &mut kitchen));
-        // Also a node that comes back, and has much to read.
+        // The same for a node that comes back and has much to read.
         between.cut();
-        sleep(Duration::from_millis(300)); // in which it grows
+        sleep(Duration::from_millis(300)); // the stream grows meanwhile
         between.mend();
         is_well(&node);
         (0..20).for_each(|_| goes_on(&node, &mut kitchen));

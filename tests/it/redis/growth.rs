@@ -1,4 +1,4 @@
-//! What replies of Redis cost, and events through it.
+//! The cost of Redis's replies, and of events through Redis.
 
 use crate::redis::server::{Redis, Value};
 use crate::support::growth::*;

@@ -1,7 +1,7 @@
-//! A Redis that misbehaves. Whatever it does, the server lives and stays small, every request is answered in time, who
-//! is there goes on getting `:ping`; and as soon as a real Redis is there instead, all is well.
+//! A Redis that misbehaves. Whatever it does, the server stays alive and small, answers every request in time, and
+//! goes on sending `:ping` to its subscribers. As soon as a real Redis is there instead, everything works.
 //!
-//! The fake one is a listener of the test; in the end it hands its connections on to a real redis-server.
+//! The fake Redis is a listener of the test. In the end it passes its connections on to a real redis-server.
 
 use crate::redis::server::Redis;
 use crate::support::harness::*;
@@ -17,22 +17,22 @@ use tincan::wings::redis::cluster::{REDIS_AWAY, REDIS_LOST, REDIS_REFUSES};
 use tincan::wings::redis::resp::read;
 use tincan::wire::id::Id;
 
-/// What no answer and no line may show.
+/// The password, which no response and no line may show.
 const PASSWORD: &str = "s3cr3t:@/word";
-/// Within this every request is answered, whatever Redis does.
+/// Within this time every request is answered, whatever Redis does.
 const ANSWERED: Duration = Duration::from_secs(8);
-/// What the sockets between a server and a reader that is behind may hold.
+/// The most bytes that the sockets between a server and a slow subscriber may hold.
 const SOCKETS: usize = 16 << 20;
 
-/// What a server answers to a command.
+/// The fake's reply to a command.
 enum Answer {
     Bytes(Vec<u8>),
-    /// Nothing, and the connection stays.
+    /// No reply; the connection stays open.
     Silence,
     Close,
     /// One byte a second.
     Slowly(Vec<u8>),
-    /// This, over and over.
+    /// The first bytes, and then the others over and over.
     Endless(Vec<u8>, Vec<u8>),
 }
 
@@ -40,12 +40,12 @@ fn bytes(text: impl AsRef<[u8]>) -> Answer {
     Answer::Bytes(text.as_ref().into())
 }
 
-/// A bulk string.
+/// Returns a bulk string.
 fn bulk(text: &str) -> String {
     format!("${}\r\n{text}\r\n", text.len())
 }
 
-/// An entry with this id.
+/// Returns an entry with this id.
 fn entry(id: &str) -> String {
     format!("*2\r\n{}*2\r\n{}{}", bulk(id), bulk("data"), bulk("from elsewhere"))
 }
@@ -55,7 +55,7 @@ fn entries<'a>(ids: impl IntoIterator<Item = &'a str>) -> String {
     format!("*{}\r\n{}", all.len(), all.concat())
 }
 
-/// The reply to an XREAD, with news of these streams.
+/// Returns the reply to an XREAD that has new entries of these streams.
 fn news(streams: &[(&str, String)]) -> Answer {
     let all: String = streams.iter().map(|(key, entries)| format!("*2\r\n{}{entries}", bulk(key))).collect();
     bytes(format!("*{}\r\n{all}", streams.len()))
@@ -63,16 +63,16 @@ fn news(streams: &[(&str, String)]) -> Answer {
 
 type Manner = Box<dyn Fn(&Fake, &[&str]) -> Answer + Send + Sync>;
 
-/// What it does with its connections.
+/// How the fake handles its connections.
 enum Way {
     Answers(Manner),
-    /// Closes each at once, or greets it with an error first.
+    /// Closes each at once, after a greeting if there is one.
     Greets(&'static str),
-    /// Hands them on to a server on this port.
+    /// Passes them on to a server on this port.
     To(u16),
 }
 
-/// A server that is told how to behave.
+/// A server whose behaviour the test chooses.
 struct Fake {
     port: u16,
     way: Mutex<Arc<Way>>,
@@ -83,14 +83,14 @@ struct Fake {
     ids: AtomicU64,
 }
 
-/// Ended with the test.
+/// A fake that ends with the test.
 struct Served(Arc<Fake>);
 
 impl Drop for Served {
     fn drop(&mut self) {
         self.0.over.store(true, SeqCst);
         self.0.cut();
-        let _ = TcpStream::connect(("127.0.0.1", self.0.port)); // so that its listener sees it
+        let _ = TcpStream::connect(("127.0.0.1", self.0.port)); // so that the listener sees the flag
     }
 }
 
@@ -121,7 +121,7 @@ impl Fake {
         Served(fake)
     }
 
-    /// Behaves like this from now on, with new connections.
+    /// Closes all connections, and behaves like this with new ones.
     fn becomes(&self, way: Way) {
         *self.way.lock().unwrap() = Arc::new(way);
         self.cut();
@@ -168,12 +168,12 @@ impl Fake {
         }
     }
 
-    /// An id that was never given out before.
+    /// Returns an id that was not used before.
     fn id(&self) -> String {
         format!("1763654400000-{}", self.ids.fetch_add(1, SeqCst))
     }
 
-    /// What a Redis would say in which there is never anything.
+    /// Returns the reply of a Redis that has no data.
     fn usual(&self, words: &[&str]) -> Answer {
         match words {
             ["CLIENT", "ID"] => bytes(format!(":{}\r\n", self.connections.load(SeqCst))),
@@ -193,7 +193,7 @@ impl Fake {
     }
 }
 
-/// Passes bytes on, in both directions.
+/// Passes bytes on in both directions.
 fn pass_on(client: &TcpStream, server: &TcpStream) {
     scope(|s| {
         for (mut from, mut to) in [(client, server), (server, client)] {
@@ -205,11 +205,11 @@ fn pass_on(client: &TcpStream, server: &TcpStream) {
     });
 }
 
-/// One request on a connection of its own: answered in time, with 200 or a refusal that is documented.
+/// Sends a request on a new connection. Asserts that it is answered in time, with 200 or a documented refusal.
 fn request(server: &Tincan, what: &str, method: &str, path: &str, body: &str) -> u16 {
     let began = Stopwatch::start();
     let mut wire = server.connect();
-    wire.stream.set_read_timeout(Some(3 * SOON)).unwrap(); // the stopwatch is the judge
+    wire.stream.set_read_timeout(Some(3 * SOON)).unwrap(); // the stopwatch measures the time
     wire.send(format!(
         "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
@@ -233,19 +233,20 @@ fn request(server: &Tincan, what: &str, method: &str, path: &str, body: &str) ->
     status
 }
 
-/// What is allowed beyond what every misbehaviour must leave as it is.
+/// A kind of misbehaviour, and its limits.
 struct Case {
     name: &'static str,
     way: Way,
-    /// What is on standard error at some time.
+    /// A text that is on standard error at some time.
     says: &'static str,
-    /// What each POST to a channel that is already there is answered with, where that is certain.
+    /// The status of each POST to an existing channel, if it is certain.
     post: Option<u16>,
-    /// Limit: connections to it. Six seconds of pauses that grow are some 16, for commands and for news.
+    /// Limit: connections to the fake. Six seconds with growing pauses make about 16, for commands and for new
+    /// entries.
     connections: usize,
-    /// Limit: commands to it. Six clients ask 20 times a second at most.
+    /// Limit: commands to the fake. Six clients send at most 20 requests a second.
     commands: usize,
-    /// Limit: MiB of memory, and of what is reserved. A reply has 33 MB at most, and two may be under way.
+    /// Limit: MiB of memory in use, and of reserved memory. A reply has 33 MB at most, and two may be under way.
     memory: usize,
 }
 
@@ -255,11 +256,12 @@ fn misbehaves(case: Case) {
     let url = format!("redis://ann:s3cr3t%3A%40%2Fword@127.0.0.1:{}/3", fake.0.port);
     let mut command = Command::new(env!("CARGO_BIN_EXE_tincan"));
     command.args(["--listen", "127.0.0.1:0", "--redis", &url, "--heartbeat", "1", "--history", "64K", "--quiet"]);
-    // Else the C library reserves 64 MiB for each thread, and that a reply has some reserved would not stand out.
+    // Otherwise the C library reserves 64 MiB for each thread, and memory that is reserved for a reply would not be
+    // noticed.
     command.env("MALLOC_ARENA_MAX", "1");
     let server = Tincan::run(command);
     let follows = || server.metric("tincan_redis_connected") == Some(1);
-    eventually("it follows", follows);
+    eventually("the node follows", follows);
     let (mut reader, start) = server.listen("/kitchen", "");
     request(&server, name, "POST", "/kitchen", "before");
     request(&server, name, "GET", "/there?wait=0&since=all", "");
@@ -272,12 +274,13 @@ fn misbehaves(case: Case) {
     let began = Instant::now();
     let (over, turned, given_up) = (&AtomicBool::new(false), &AtomicBool::new(false), &AtomicBool::new(false));
     let (server, has_real) = (&server, real.is_some());
-    // Until the node sees that its connection is cut, each request may make one of its own. So it is again whenever it
-    // believes that it follows, and a busy machine has it believe so for longer.
+    // Until the node notices that its connection is cut, each request may open one. This happens again whenever the
+    // node believes that it follows, and on a busy machine it believes so for longer.
     let (mut unaware, mut seen, mut believed) = (0, 0, true);
     scope(|s| {
         let _given_up = AtEnd(given_up);
-        // A reader that is there gets something every second or two, all the time, and then hears of the real one.
+        // A subscriber receives something every second or two, all the time, and in the end an event from the real
+        // Redis.
         let listens = s.spawn(move || {
             reader.stream.set_read_timeout(Some(ANSWERED)).unwrap();
             let (mut blocks, mut bytes, mut last) = (0, 0, Id::parse(&start).unwrap());
@@ -288,14 +291,14 @@ fn misbehaves(case: Case) {
                 if block.contains("data: again in /kitchen\n") {
                     break;
                 }
-                assert!(began.elapsed() < 6 * SOON, "{name}: it does not hear of the real one");
+                assert!(began.elapsed() < 6 * SOON, "{name}: the subscriber receives nothing from the real Redis");
                 if is_over {
                     continue;
                 }
                 blocks += 1;
                 if block.contains("\nid: ") {
                     let id = Id::parse(&id_of(&block)).unwrap();
-                    assert!(id > last, "{name}: {block:?} behind {last}");
+                    assert!(id > last, "{name}: {block:?} after {last}");
                     last = id;
                 }
             }
@@ -319,7 +322,7 @@ fn misbehaves(case: Case) {
                             n += 1;
                             let path = path.replace("NR", &n.to_string());
                             let is_told = (*method, &*path) == ("POST", "/kitchen");
-                            // 200 only once it follows again.
+                            // A POST gets 200 only once the node follows again.
                             let sure = post == Some(503) || began.elapsed() > Duration::from_secs(4) && follows();
                             let status = request(server, name, method, &path, "while Redis misbehaves");
                             if is_told && post.is_some() && sure {
@@ -330,7 +333,7 @@ fn misbehaves(case: Case) {
                     });
                 }
                 s.spawn(|| {
-                    // A reader who joins is not turned away for good.
+                    // A new subscriber is never turned away for good.
                     let mut wire = server.connect();
                     wire.send("GET /joins HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
                     let began = Stopwatch::start();
@@ -352,7 +355,7 @@ fn misbehaves(case: Case) {
                     sleep(Duration::from_millis(100));
                 }
             });
-            eventually("it says why", || server.stderr().contains(says));
+            eventually("the reason is printed", || server.stderr().contains(says));
             if post == Some(200) {
                 eventually("it follows again", follows);
                 assert_eq!(request(server, name, "POST", "/kitchen", "while Redis misbehaves"), 200, "{name}");
@@ -381,9 +384,9 @@ fn misbehaves(case: Case) {
             }
             assert_eq!(request(server, name, "GET", "/health", ""), 200);
         }
-        let (blocks, bytes) = listens.join().unwrap_or_else(|_| panic!("{name}: the reader that was there"));
+        let (blocks, bytes) = listens.join().unwrap_or_else(|_| panic!("{name}: the subscriber failed"));
         assert!(blocks >= 3, "{name}: {blocks} blocks");
-        // A reader that was flooded may have some of that still to read.
+        // A subscriber that was flooded may still have some of these bytes to read.
         assert!(bytes < (1 << 20) + if blocks > 1000 { SOCKETS } else { 0 }, "{name}: {bytes} bytes");
     });
     let stderr = server.stderr();
@@ -391,10 +394,10 @@ fn misbehaves(case: Case) {
     assert!(!stderr.contains("panicked") && !stderr.contains("a bug"), "{name}: {stderr}");
     assert!(stderr.chars().all(|c| c == '\n' || !c.is_control()), "{name}: {stderr:?}");
     let told = stderr.lines().filter(|line| line.starts_with("tincan: redis: ")).count();
-    assert!(told < 130, "{name}: {told} lines"); // 100 may be about single streams
+    assert!(told < 130, "{name}: {told} lines"); // 100 of them may be about single streams
 }
 
-/// Answers this command so, all others as usual.
+/// Replies like this to one command, and as usual to all others.
 fn but(word: &'static str, answer: impl Fn(&Fake, &[&str]) -> Answer + Send + Sync + 'static) -> Way {
     Way::Answers(Box::new(move |fake, words| {
         if words[0] == word || words[..2.min(words.len())].join(" ") == word {
@@ -405,7 +408,7 @@ fn but(word: &'static str, answer: impl Fn(&Fake, &[&str]) -> Answer + Send + Sy
     }))
 }
 
-/// Answers all but the connection's beginning so.
+/// Replies as usual to the commands that begin a connection, and like this to all others.
 fn behind_the_beginning(answer: impl Fn(&Fake, &[&str]) -> Answer + Send + Sync + 'static) -> Way {
     Way::Answers(Box::new(move |fake, words| match words {
         ["AUTH" | "SELECT" | "INFO", ..] | ["CLIENT", "ID"] => fake.usual(words),
@@ -477,9 +480,9 @@ fn a_redis_that_refuses_harms_nobody_and_its_words_are_shown_as_text_without_the
 fn a_redis_whose_answers_are_no_answers_harms_nobody() {
     const MOST: &str = "18446744073709551615-18446744073709551615";
     const NESTED: &str = "*3\r\n*-1\r\n*2\r\n$-1\r\n*1\r\n*-1\r\n*2\r\n*2\r\n$-1\r\n*-1\r\n:7\r\n";
-    // Each of some eight tries to follow lets each of seven clients that wait for it try as well.
+    // There are about eight attempts to follow. With each, each of seven waiting clients may make an attempt too.
     let case = |name, way| Case { name, way, says: "", post: None, connections: 64, commands: 3000, memory: 16 };
-    // What it has, and what is new, is all the same.
+    // The fake always has the same ids, as old and as new entries.
     let has = |ids: &'static [&'static str]| {
         Way::Answers(Box::new(move |fake: &Fake, words: &[&str]| match words {
             ["XRANGE", ..] => bytes(entries(ids.iter().copied())),
@@ -515,9 +518,10 @@ fn a_redis_whose_answers_are_no_answers_harms_nobody() {
         case("nulls for news at once", but("XREAD", |_, _| bytes("*-1\r\n"))),
         case("no news and no answer", but("XREAD", |_, _| Answer::Silence)),
         Case { post: Some(503), ..case("XADD null for ever", but("XADD", |_, _| bytes("$-1\r\n"))) },
-        // Whoever publishes tries again until two seconds are over; what was lost is looked for on a new connection.
+        // A publisher's command is tried again until two seconds have passed. After a lost reply, the node checks on
+        // a new connection.
         Case { post: Some(503), connections: 900, ..case("XADD closes", but("XADD", |_, _| Answer::Close)) },
-        // It is tried each millisecond, for up to two seconds.
+        // The command is tried each millisecond, for up to two seconds.
         Case {
             post: Some(200),
             commands: 8000,
@@ -539,7 +543,7 @@ fn a_redis_whose_answers_are_no_answers_harms_nobody() {
 
 #[test]
 fn a_redis_whose_answers_have_no_end_harms_nobody() {
-    // Each of some eight tries to follow lets each of seven clients that wait for it try as well.
+    // There are about eight attempts to follow. With each, each of seven waiting clients may make an attempt too.
     let case = |name, way| Case { name, way, says: "", post: None, connections: 64, commands: 3000, memory: 16 };
     let endless = |first: &'static str, again: &'static str| {
         let again = again.repeat(20_000 / again.len());
@@ -551,7 +555,7 @@ fn a_redis_whose_answers_have_no_end_harms_nobody() {
         Case { memory: 160, ..case("a string without end", endless("$33000000\r\n", "x")) },
         case("a string that is too long", endless("$1000000000\r\n", "x")),
         Case { memory: 160, ..case("an array without end", endless("*4611686018427387904\r\n", ":1\r\n")) },
-        // A connection that says something unasked is left, so each command has one of its own.
+        // The node leaves a connection with unexpected bytes, so each command has its own connection.
         Case { connections: 900, ..case("replies without end", endless("", "+OK\r\n")) },
         case("a string that is claimed", claims("$33000000\r\n")),
         case("an array that is claimed", claims("*4611686018427387904\r\n:1\r\n")),
@@ -561,14 +565,15 @@ fn a_redis_whose_answers_have_no_end_harms_nobody() {
                 bytes(entries((0..1000).map(|n| format!("7-{n}")).collect::<Vec<_>>().iter().map(String::as_str)))
             }),
         ),
-        // More than any page has, always newer ones: whoever opens a channel would be told of the last one tomorrow.
+        // Always newer entries, more than any page has. A client that opens a channel must not wait for the last of
+        // them.
         case(
             "new pages for ever",
             Way::Answers(Box::new(|fake, words| match words {
                 ["XRANGE", ..] | ["XREAD", ..] => {
                     let ids: Vec<String> = (0..2000).map(|_| fake.id()).collect();
                     let page = entries(ids.iter().map(String::as_str));
-                    sleep(Duration::from_millis(20)); // else it takes the processor from the node
+                    sleep(Duration::from_millis(20)); // otherwise it takes the processor from the node
                     if words[0] == "XREAD" { news(&[("tincan:kitchen", page)]) } else { bytes(page) }
                 }
                 _ => fake.usual(words),

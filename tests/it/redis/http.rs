@@ -1,4 +1,4 @@
-//! What it refuses; see `outage.rs`.
+//! Refusals of this wing; see also `outage.rs`.
 
 use crate::support::refusals::{covered, elsewhere};
 use tincan::wings::redis::TABLES;

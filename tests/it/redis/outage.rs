@@ -1,4 +1,4 @@
-//! What goes wrong between nodes and their Redis: it is killed, hangs, forgets, is replaced, refuses; an answer is lost.
+//! Failures between nodes and their Redis: it is killed, hangs, loses data, is replaced, or refuses; a reply is lost.
 
 use crate::redis::cluster::{poll, post_stream};
 use crate::redis::server::*;
@@ -16,23 +16,23 @@ use tincan::wings::redis::pipe::REPLY_TIME;
 use tincan::wire::id::Id;
 use tincan::wire::reject::Reject;
 
-const STREAM: &str = "Accept: text/event-stream\r\n"; // as EventSource asks for it
-/// How long a node tries to do what a publisher asks for, at least (`cluster.rs`).
+const STREAM: &str = "Accept: text/event-stream\r\n"; // as EventSource sends it
+/// The least time for which a node tries to carry out a publisher's command (`cluster.rs`).
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What a publisher was told.
+/// The response to a publisher.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Told {
     Kept(Vec<String>),
-    /// Nothing was kept, and it stays so: Redis is away.
+    /// Nothing was kept, and this is final: Redis is away.
     Nothing,
-    /// Nothing was kept, for Redis refuses it.
+    /// Nothing was kept, since Redis refuses it.
     Refused,
-    /// It is not known whether it was kept.
+    /// It is unknown whether the event was kept.
     Unknown,
 }
 
-/// Reads the answer to a POST, of which there are these.
+/// Interprets the response to a POST. It must be one of these.
 pub fn told(status: u16, text: &str, retry_after: bool) -> Told {
     let of = |reject: Reject| retry_after && (status, text) == (reject.status, &reject.line());
     match status {
@@ -52,10 +52,10 @@ fn say(node: &Tincan, data: &str) -> Told {
     answer(&node.post_with("/kitchen", "", data))
 }
 
-/// The events of one POST, and what its publisher was told.
+/// The events of one POST, and the response to it.
 type Said = (Vec<String>, Told);
 
-/// Asserts that what was said is in the stream as its publishers were told. No two events may have the same data.
+/// Asserts that the stream has the published events as the responses say. No two events may have the same data.
 fn settled(entries: &[Entry], said: &[Said]) {
     let mut places: HashMap<&str, Vec<usize>> = HashMap::new();
     entries.iter().enumerate().for_each(|(n, entry)| places.entry(entry.data()).or_default().push(n));
@@ -69,27 +69,27 @@ fn settled(entries: &[Entry], said: &[Said]) {
             Told::Nothing | Told::Refused => ids.is_empty(),
             Told::Unknown => whole || ids.is_empty(),
         };
-        assert!(right, "{data:?}: {told:?}, and in the stream are {ids:?}");
+        assert!(right, "{data:?}: the response was {told:?}, and the stream has {ids:?}");
     }
 }
 
-/// Whether the Redis on this port still loads what it had kept.
+/// Returns whether the Redis on this port is still loading its data.
 fn is_loading(port: u16) -> bool {
-    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return true }; // it has not begun yet
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return true }; // Redis does not listen yet
     stream.write_all(b"PING\r\n").unwrap();
     let mut word = [0; 4];
     stream.read_exact(&mut word).unwrap();
     word == *b"-LOA"
 }
 
-/// A node cannot publish, and says so in each place.
+/// Asserts that a node cannot publish, and reports this everywhere.
 fn is_away(node: &Tincan) {
-    eventually("the node says that Redis is away", || node.get("/health").status == 503);
+    eventually("/health reports that Redis is away", || node.get("/health").status == 503);
     assert_eq!(say(node, "in vain"), Told::Nothing);
-    eventually("so do its metrics", || node.metric("tincan_redis_connected") == Some(0));
+    eventually("the metrics report it", || node.metric("tincan_redis_connected") == Some(0));
 }
 
-/// The blocks but for the last are gaps; how many they are.
+/// Asserts that all blocks but the last are gaps; returns their number.
 fn gaps(heard: &[String]) -> usize {
     let (_, gaps) = heard.split_last().unwrap();
     assert!(gaps.iter().all(|block| block.starts_with("event: gap\n")), "{heard:?}");
@@ -104,17 +104,17 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
 }
 
-/// Waits until the clock that gives out ids has passed this one: else a Redis that forgot could give it out again.
+/// Waits until the clock has passed this id. Otherwise a Redis that has lost its data could use the id again.
 fn passed(id: &str) {
     let epoch = Id::parse(id).unwrap().epoch;
-    eventually("the clock goes on", || now() > epoch + 1);
+    eventually("the clock passes the id", || now() > epoch + 1);
 }
 
 #[test]
 fn while_redis_is_away_readers_stay_publishers_are_told_and_then_all_goes_on() {
     let Some(mut redis) = Redis::start(&[]) else { return };
     let nodes = [redis.node(&["--heartbeat", "1"]), redis.node(&["--heartbeat", "1"])];
-    let quiet = redis.node(&[]); // it pings its WebSockets only every 15 seconds
+    let quiet = redis.node(&[]); // its heartbeat is every 15 seconds
     let mut readers = nodes.each_ref().map(|node| Reader::of(node, "kitchen"));
     nodes.iter().for_each(|node| drop(node.post("/kitchen", "before")));
     let before = redis.entries("kitchen");
@@ -129,16 +129,16 @@ fn while_redis_is_away_readers_stay_publishers_are_told_and_then_all_goes_on() {
             speaker.closes(1013, REDIS_AWAY.why);
         }
         scope(|scope| {
-            // Each reader goes on with its pings; all at the same time.
+            // Each subscriber still gets its pings. The subscribers are checked at the same time.
             for reader in &mut readers {
                 scope.spawn(|| (0..2).for_each(|_| assert_eq!(reader.wire.block(), ":ping\n\n")));
             }
         });
         for node in &nodes {
-            assert_eq!(poll(node, "kitchen", "all"), blocks(&entries), "its own copy is served");
+            assert_eq!(poll(node, "kitchen", "all"), blocks(&entries), "the node serves its own copy");
             let mut late = Reader::back(node, "kitchen", &entries[0].id);
             late.hears(&entries[1..]);
-            // Of a channel that it does not know it cannot say where it ends. An EventSource comes back.
+            // The node does not know where an unknown channel ends. An EventSource reconnects.
             let stranger = node.ask(format!("GET /new-{round} HTTP/1.1\r\nHost: localhost\r\n{STREAM}\r\n"));
             assert_eq!(stranger.field("content-type"), Some("text/event-stream"), "{}", stranger.head);
             assert_eq!(stranger.status, 200);
@@ -155,11 +155,11 @@ fn while_redis_is_away_readers_stay_publishers_are_told_and_then_all_goes_on() {
         let now = redis.entries("kitchen");
         assert_eq!(now.len(), entries.len() + 2);
         readers.iter_mut().for_each(|reader| reader.hears(&now[entries.len()..]));
-        // Who came while Redis was away has nothing to catch up with.
+        // A subscriber that came while Redis was away has nothing to catch up with.
         assert_eq!(poll(&nodes[0], "kitchen", &entries.last().unwrap().id), blocks(&now[entries.len()..]));
     }
     for node in &nodes {
-        // Each change is a line, and no line comes twice in a row.
+        // Each change is one line, and no line comes twice in a row.
         let (stderr, at) = (node.stderr(), format!("tincan: redis: 127.0.0.1:{}: ", redis.port));
         let lines: Vec<&str> = stderr.lines().filter_map(|line| line.strip_prefix(&at)).collect();
         assert!(lines.windows(2).all(|pair| pair[0] != pair[1]), "{stderr}");
@@ -187,7 +187,7 @@ fn a_stream_of_a_channel_that_is_not_known_while_redis_is_away_is_a_comment_a_re
     assert_eq!(poll(&node, "kitchen", "all"), format!("data: before\nid: {id}\n\n"));
 }
 
-/// What Redis says to a connection that it does not take, without being asked, before it ends it.
+/// The error that Redis sends unasked before it closes a connection that it does not accept.
 #[test]
 fn a_redis_that_turns_nodes_away_is_tried_in_growing_pauses_and_its_reason_is_said() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -203,21 +203,21 @@ fn a_redis_that_turns_nodes_away_is_tried_in_growing_pauses_and_its_reason_is_sa
                 };
                 tries.fetch_add(1, SeqCst);
                 let _ = stream.write_all(b"-DENIED this Redis is not for you\r\n");
-                let _ = stream.set_nonblocking(false).map(|()| stream.read(&mut [0; 1000])); // a reset could overtake it
+                let _ = stream.set_nonblocking(false).map(|()| stream.read(&mut [0; 1000])); // otherwise a reset could overtake the error
             }
         });
         let _over = AtEnd(&over);
-        let began = Instant::now(); // before its first try, for it may be quicker than this test
+        let began = Instant::now(); // before its first attempt, since the node may be quicker than this test
         let node = Tincan::start(&["--quiet", "--redis", &format!("127.0.0.1:{port}")]);
-        // The pauses are 100, 200, 400, 800 and 1,600 ms, and then 3 s; each is half of that at least.
+        // The pauses are 100, 200, 400, 800 and 1,600 ms, and then 3 s. Each is shortened to half of that at most.
         let is_patient = || {
             let (tries, took) = (tries.load(SeqCst), began.elapsed());
             let pauses = [50, 100, 200, 400, 800].into_iter().chain(std::iter::repeat(1500)).take(tries - 1);
             assert!(took >= Duration::from_millis(pauses.sum()), "{tries} tries within {took:?}");
         };
-        eventually("it has tried four times", || tries.load(SeqCst) >= 4);
+        eventually("the node has tried four times", || tries.load(SeqCst) >= 4);
         is_patient();
-        eventually("it says why", || node.stderr().contains("away: DENIED this Redis is not for you"));
+        eventually("the reason is printed", || node.stderr().contains("away: DENIED this Redis is not for you"));
         eventually("it has tried six times", || tries.load(SeqCst) >= 6);
         is_patient();
         let lines = node.stderr().matches("tincan: redis: ").count();
@@ -247,14 +247,14 @@ fn a_redis_that_still_loads_what_it_had_kept_is_away_and_has_lost_nothing() {
                 said.push((vec![data.clone()], say(node, &data)));
                 said.last().unwrap().1.clone()
             });
-            // Who waited for the end of it may have been served.
+            // A client that waited for the end of the loading may have been served.
             if !loaded.load(SeqCst) && is_loading(port) {
                 assert!(answers.iter().all(|told| [Told::Nothing, Told::Refused].contains(told)), "{answers:?}");
                 in_vain += 1;
             }
         }
     });
-    assert!(in_vain >= 3, "it was loaded too soon to be seen");
+    assert!(in_vain >= 3, "the loading was too short to be seen");
     nodes.iter().for_each(is_well);
     let fresh = nodes[0].post("/kitchen", "fresh");
     let entries = redis.entries("kitchen");
@@ -303,7 +303,7 @@ fn a_redis_that_is_killed_and_back_at_once_again_and_again_has_no_gap() {
     readers.iter_mut().for_each(|reader| reader.hears(&entries));
 }
 
-/// What is asked while Redis loads may be answered with an error, and what is asked next no longer.
+/// While Redis loads, one command may get an error, and the next one no longer.
 #[test]
 fn an_error_is_not_taken_for_a_stream_that_is_gone() {
     let Some(redis) = Redis::start(&[]) else { return };
@@ -313,7 +313,7 @@ fn an_error_is_not_taken_for_a_stream_that_is_gone() {
     });
 }
 
-/// Asserts that no gap was told of in this channel, where nothing is missing.
+/// Asserts that the channel has no gap, since nothing is missing.
 fn has_no_gap(redis: &Redis, channel: &str, reader: &mut Reader) {
     let entries = redis.entries(channel);
     assert!(!entries.iter().any(Entry::is_gap), "{entries:#?}");
@@ -324,7 +324,7 @@ fn an_error_when_it_is_back(redis: &Redis) {
     let between = Between::new(redis.port);
     let node = node(between.port, &["--heartbeat", "1"]);
     let mut reader = Reader::of(&node, "kitchen");
-    let post = |data| eventually("it takes events", || node.post_with("/kitchen", "", data).status == 200);
+    let post = |data| eventually("the node accepts events", || node.post_with("/kitchen", "", data).status == 200);
     post("before");
     for words in [&["XRANGE"][..], &["XRANGE", "XINFO"], &["XINFO"], &["XADD", "XINFO"], &["XREAD"]] {
         between.cut();
@@ -339,12 +339,12 @@ fn an_error_when_it_is_back(redis: &Redis) {
     has_no_gap(redis, "kitchen", &mut reader);
 }
 
-/// Where it looks some time after it has done so last.
+/// The error comes when the node checks a stream some time after the last check.
 fn an_error_in_passing(redis: &Redis) {
     let between = Between::new(redis.port);
     let node = node(between.port, &["--heartbeat", "1"]);
     let mut reader = Reader::of(&node, "cellar");
-    let post = |data| eventually("it takes events", || node.post_with("/cellar", "", data).status == 200);
+    let post = |data| eventually("the node accepts events", || node.post_with("/cellar", "", data).status == 200);
     post("before");
     let mut other = Reader::of(&node, "other");
     for _ in 0..2 {
@@ -358,7 +358,7 @@ fn an_error_in_passing(redis: &Redis) {
 
 #[test]
 fn a_redis_that_hangs_holds_up_no_reader_and_nothing_is_said_twice() {
-    // One is over before anybody gives up, the other only when all have.
+    // One hang ends before anything gives up, the other one after everything has.
     scope(|scope| [false, true].map(|long| scope.spawn(move || hangs(long))).map(|hangs| hangs.join().unwrap()));
 }
 
@@ -401,7 +401,7 @@ fn hangs(long: bool) {
         let entries = redis.entries("kitchen");
         assert_eq!(entries.last().unwrap().id, last[0]);
         settled(&entries, &said);
-        // Nobody gives up before [`REPLY_TIME`]. If this test was held up for so long itself, they may have.
+        // Nothing gives up before [`REPLY_TIME`], unless this test itself was delayed for so long.
         let in_time = !long && hung + Duration::from_millis(500) < REPLY_TIME;
         for (data, told) in &said {
             assert!(!in_time || matches!(told, Told::Kept(_)), "{data:?}: {told:?}");
@@ -423,7 +423,7 @@ fn a_command_that_is_lost_or_whose_answer_is_lost_is_done_exactly_once() {
         for how in [Lost::Answer, Lost::Command, Lost::Half, Lost::Late] {
             let data: Vec<String> = (0..1 + round % 2 * 2).map(|k| format!("{how:?} {round} {k}")).collect();
             let word = if data.len() > 1 { "EXEC" } else { "XADD" };
-            // In each third round the second try is lost as well.
+            // In each third round the second attempt is lost as well.
             let again = round >= 4 && [Lost::Command, Lost::Half].contains(&how);
             let times = if again { 2 } else { 1 };
             (0..times).for_each(|_| between.lose(word, how));
@@ -434,15 +434,15 @@ fn a_command_that_is_lost_or_whose_answer_is_lost_is_done_exactly_once() {
             let took = began.elapsed();
             assert!(between.losses() == losses || !matches!(told, Told::Kept(_)), "{how:?}");
             losses = between.losses();
-            // On a machine that is so busy that the time for it is over, a node may give up, but not at every turn.
+            // On a machine so busy that the time runs out, a node may give up, but not always.
             let gave_up = !matches!(told, Told::Kept(_));
             assert!(!gave_up || took >= PATIENCE, "{data:?}: {told:?} after {took:?}");
             given_up += usize::from(gave_up);
             if how == Lost::Late {
                 let done = between.deliver();
-                assert!(gave_up || !done, "Redis has done what came late on a connection that should be over");
+                assert!(gave_up || !done, "Redis has carried out a command that came late on a closed connection");
             }
-            between.forgive(); // what would have been lost at a second try that was not made
+            between.forgive(); // losses that were planned for a second attempt, which did not happen
             said.push((data, told));
         }
     }
@@ -464,7 +464,7 @@ fn a_connection_that_falls_silent_or_ends_within_an_answer_is_replaced_and_nothi
     });
 }
 
-/// Loses commands with this word, in each way. It may be in no name and in no data, else another command is lost.
+/// Loses commands with this word, in each way. The word must not occur in names or data, or another command is lost.
 fn is_replaced(redis: &Redis, channel: &str, word: &str) {
     let (between, other) = (Between::new(redis.port), redis.node(&[]));
     let node = node(between.port, &["--heartbeat", "1"]);
@@ -483,7 +483,7 @@ fn is_replaced(redis: &Redis, channel: &str, word: &str) {
             if between.losses() == losses {
                 break;
             }
-            assert!(Instant::now() < until, "no {word} comes");
+            assert!(Instant::now() < until, "no {word} has come");
             std::thread::sleep(Duration::from_millis(50)); // the next XREAD may be a second away
         }
         is_well(&node);
@@ -528,13 +528,13 @@ fn publishers_of_a_node_whose_connections_are_cut_all_the_time_are_told_what_is_
                 if k >= 50 && kept >= 30 && between.losses() >= 3 {
                     break;
                 }
-                assert!(Instant::now() < until, "too little is kept: {said:?}");
+                assert!(Instant::now() < until, "too few events are kept: {said:?}");
                 let data: Vec<String> = (0..1 + k % 3).map(|part| format!("{n} {k} {part}")).collect();
                 let body: String = data.iter().map(|data| format!("data: {data}\n\n")).collect();
                 let told = answer(&post_stream(&node, "kitchen", &body));
                 match told {
                     Told::Kept(_) => kept += 1,
-                    _ => std::thread::sleep(Duration::from_millis(50)), // as it was asked to
+                    _ => std::thread::sleep(Duration::from_millis(50)), // a client must wait after this refusal
                 }
                 said.push((data, told));
             }
@@ -575,14 +575,14 @@ fn a_flushed_redis_goes_on_and_who_missed_something_hears_a_gap() {
     (0..5).for_each(|_| drop(reader.next()));
     passed(&ids[4]);
     redis.ask(&["FLUSHALL"]);
-    // What another one says now is heard, and it is not taken for something old.
+    // An event of another client is received, and is not taken for an old one.
     let fresh = redis.add("kitchen", "fresh");
     let heard = reader.until("fresh");
     gaps(&heard);
     assert_eq!(*heard.last().unwrap(), format!("data: fresh\nid: {fresh}\n\n"));
     node.post("/kitchen", "and more");
     gaps(&reader.until("and more"));
-    // A reader that had not heard all of it yet moves to another node.
+    // A subscriber that has not received all of it yet moves to another node.
     let heard = Reader::back(&redis.node(&[]), "kitchen", &ids[2]).until("and more");
     assert!(heard[0].starts_with("event: gap\n"), "{heard:?}");
     rising(&redis.entries("kitchen"));
@@ -596,7 +596,7 @@ fn a_redis_that_was_flushed_while_a_node_was_away_makes_a_gap() {
     for silent in [false, true] {
         let mut reader = Reader::of(&node, "kitchen");
         (0..3).for_each(|n| drop(node.post("/kitchen", format!("soup {n}"))));
-        reader.until("soup 2"); // what was told of the flush before may come behind all that
+        reader.until("soup 2"); // the gap of the flush before may come after all that
         let last = reader.place.clone();
         between.cut();
         (0..3).for_each(|n| passed(&redis.add("kitchen", &format!("unheard {n}"))));
@@ -612,7 +612,7 @@ fn a_redis_that_was_flushed_while_a_node_was_away_makes_a_gap() {
             node.post("/kitchen", "fresh");
         }
         gaps(&reader.until("fresh"));
-        // Where nobody else can tell it from a stream that was only trimmed, it stands there as well.
+        // If no other sign distinguishes it from a trimmed stream, the stream has a gap entry.
         let entries = redis.entries("kitchen");
         assert!(!silent || entries[0].is_gap(), "{entries:?}");
         rising(&entries);
@@ -624,7 +624,7 @@ fn a_redis_that_comes_back_empty_makes_a_gap_on_each_node_and_no_id_goes_back() 
     let Some(mut redis) = Redis::start(&[]) else { return };
     let nodes = [(); 3].map(|()| redis.node(&[]));
     let mut readers = nodes.each_ref().map(|node| Reader::of(node, "kitchen"));
-    // The clock of this Redis is far ahead; of the next one it is not.
+    // The clock of this Redis is far ahead. The clock of the next one is not.
     let ahead = format!("{}-7", now() + 86_400_000);
     redis.ask(&["XADD", "tincan:kitchen", &ahead, "data", "from tomorrow"]);
     readers.iter_mut().for_each(|reader| assert_eq!(reader.next(), format!("data: from tomorrow\nid: {ahead}\n\n")));
@@ -643,7 +643,7 @@ fn a_redis_that_comes_back_empty_makes_a_gap_on_each_node_and_no_id_goes_back() 
         gaps(&heard);
         assert_eq!(*heard.last().unwrap(), format!("data: fresh\nid: {fresh}\n\n"));
     }
-    // A reader of a node that has never seen the lost event.
+    // A subscriber of a node that has never seen the lost event.
     let heard = Reader::back(&redis.node(&[]), "kitchen", &ahead).until("fresh");
     assert!(gaps(&heard) > 0, "{heard:?}");
 }
@@ -651,7 +651,7 @@ fn a_redis_that_comes_back_empty_makes_a_gap_on_each_node_and_no_id_goes_back() 
 #[test]
 fn what_redis_has_lost_is_a_gap_for_who_had_heard_it_and_then_there_is_only_what_is_new() {
     let Some(mut redis) = Redis::start(&["--appendonly", "no"]) else { return };
-    // Nothing is left of it, or what was saved, which has the last event but one.
+    // Redis has nothing left, or its saved data, which lack only the last event.
     for (channel, saved) in [("nothing", 0), ("something", 2)] {
         let node = redis.node(&[]);
         let ids: Vec<String> = (0..saved).map(|n| node.post(&format!("/{channel}"), n.to_string()).remove(0)).collect();
@@ -665,17 +665,17 @@ fn what_redis_has_lost_is_a_gap_for_who_had_heard_it_and_then_there_is_only_what
         let mut readers = ["", "?wait=20", "?wait=0"].map(|query| {
             let (wire, place) = node.listen(&format!("/{channel}{query}"), &format!("Last-Event-ID: {lost}\r\n"));
             let mut reader = Reader { wire, place };
-            assert_eq!(reader.place, lost, "{query}: no id goes back");
+            assert_eq!(reader.place, lost, "{query}: the id does not go back");
             assert_eq!(reader.next(), gap, "{query}");
             reader
         });
-        assert_eq!(readers[2].wire.rest(), "", "there is nothing else");
+        assert_eq!(readers[2].wire.rest(), "", "nothing else comes");
         let mut socket = has("websocket").then(|| Ws::blocks(&node, &format!("/{channel}?since={lost}"), ""));
         if let Some((frames, prelude)) = &mut socket {
             assert!(prelude.ends_with(&format!("\nid: {lost}\n\n")), "{prelude}");
             assert_eq!(frames.message(), gap);
         }
-        // Who has heard no more than what was saved has missed nothing.
+        // A subscriber that has received only saved events has missed nothing.
         let mut other = ids.last().map(|last| Reader::back(&node, channel, last));
         passed(&lost);
         let id = node.post(&format!("/{channel}"), "new").remove(0);
@@ -687,7 +687,7 @@ fn what_redis_has_lost_is_a_gap_for_who_had_heard_it_and_then_there_is_only_what
         if let Some((frames, _)) = &mut socket {
             assert_eq!(frames.message(), new);
         }
-        // It comes back once more, before and behind what is new.
+        // It comes back once more, with the new id and with the lost one.
         assert_eq!(Reader::back(&node, channel, &id).place, id);
         let heard = Reader::back(&node, channel, &lost).until("new");
         assert!(heard.len() == 2 && heard[0].starts_with("event: gap\n"), "{heard:?}");
@@ -708,7 +708,7 @@ fn what_was_trimmed_while_a_node_was_away_is_a_gap_only_where_it_was_not_heard()
     reader.hears(&entries);
     other.hears(&entries);
 
-    // What it has heard is trimmed: nothing is missing.
+    // Only entries that it has received are trimmed, so nothing is missing.
     between.cut();
     redis.ask(&["XTRIM", "tincan:kitchen", "MAXLEN", "4"]);
     let entries = post(10);
@@ -716,7 +716,7 @@ fn what_was_trimmed_while_a_node_was_away_is_a_gap_only_where_it_was_not_heard()
     reader.hears(&entries[4..]);
     other.hears(&entries[4..]);
 
-    // All that it has heard is trimmed, and nothing else.
+    // Everything that it has received is trimmed, and nothing else.
     between.cut();
     redis.ask(&["XTRIM", "tincan:kitchen", "MAXLEN", "0"]);
     let entries = post(3);
@@ -724,11 +724,11 @@ fn what_was_trimmed_while_a_node_was_away_is_a_gap_only_where_it_was_not_heard()
     is_well(&behind);
     for reader in [&mut reader, &mut other] {
         let heard = reader.until("soup 2");
-        assert!(heard.len() == 3 || heard[0].starts_with("event: gap\n"), "{heard:?}"); // it cannot be told from a loss
+        assert!(heard.len() == 3 || heard[0].starts_with("event: gap\n"), "{heard:?}"); // this looks like a loss, so a gap is allowed
         assert!(heard.concat().ends_with(&blocks(&entries)), "{heard:?}");
     }
 
-    // More than that.
+    // More than that is trimmed.
     let last = reader.place.clone();
     between.cut();
     post(20);
@@ -738,10 +738,10 @@ fn what_was_trimmed_while_a_node_was_away_is_a_gap_only_where_it_was_not_heard()
     let gap = format!("event: gap\ndata: {{\"asked\":\"{last}\",\"from\":\"{}\",\"lost\":null}}\n\n", entries[0].id);
     assert_eq!(reader.next(), gap);
     reader.hears(&entries);
-    // The node serves no more than it can without a gap.
+    // The node serves only what it can serve without a gap.
     assert_eq!(poll(&behind, "kitchen", &last), gap + &blocks(&entries));
 
-    // All of it: nothing comes behind the gap for now.
+    // Everything is trimmed, so at first nothing follows the gap.
     between.cut();
     post(5);
     redis.ask(&["XTRIM", "tincan:kitchen", "MAXLEN", "0"]);
@@ -752,7 +752,7 @@ fn what_was_trimmed_while_a_node_was_away_is_a_gap_only_where_it_was_not_heard()
     let heard = reader.until("fresh");
     gaps(&heard);
     assert_eq!(*heard.last().unwrap(), format!("data: fresh\nid: {fresh}\n\n"));
-    // Who was there all the time has heard all of it.
+    // The subscriber of the other node has received everything.
     assert_eq!(*other.until("fresh").last().unwrap(), format!("data: fresh\nid: {fresh}\n\n"));
 }
 
@@ -760,21 +760,23 @@ fn what_was_trimmed_while_a_node_was_away_is_a_gap_only_where_it_was_not_heard()
 fn where_there_was_nothing_yet_what_came_and_was_dropped_meanwhile_is_a_gap() {
     let Some(redis) = Redis::start(&[]) else { return };
     let between = Between::new(redis.port);
-    // The one behind keeps more than it is given, so that its reader need not be quick.
+    // The node behind keeps more than it is sent, so its subscriber need not be quick.
     let (behind, ahead) = (node(between.port, &[]), redis.node(&["--history", "8K"]));
     for (channel, emptied) in [("kitchen", false), ("cellar", true)] {
         if emptied {
             ahead.post("/cellar", "soup");
-            // What a node has not heard yet when it is removed is a gap as well.
-            eventually("it is heard", || ahead.get("/cellar?wait=0&since=all").text().contains("data: soup\n"));
+            // An entry that a node has not received before it is removed is a gap as well.
+            eventually("the event is received", || {
+                ahead.get("/cellar?wait=0&since=all").text().contains("data: soup\n")
+            });
             redis.ask(&["XTRIM", "tincan:cellar", "MAXLEN", "0"]);
         }
-        is_well(&behind); // its connection for commands was cut as well, the last time
+        is_well(&behind); // the last cut also hit its connection for commands
         let mut reader = Reader::of(&behind, channel);
         between.cut();
         let mut all = Vec::new();
-        // The one ahead has Redis drop what its own copy has dropped, which may lag behind.
-        eventually("the first is dropped", || {
+        // The node ahead makes Redis drop the entries that its own copy has dropped. The copy may lag behind.
+        eventually("the first entry is dropped", || {
             all.extend(ahead.post(&format!("/{channel}"), "z".repeat(1000 + all.len())));
             redis.entries(channel)[0].id != all[0]
         });
@@ -786,7 +788,7 @@ fn where_there_was_nothing_yet_what_came_and_was_dropped_meanwhile_is_a_gap() {
     }
 }
 
-/// A replica of a Redis, which has all that it has.
+/// Returns a replica of a Redis with the same data.
 fn replica(redis: &Redis) -> Option<Redis> {
     let replica = Redis::start(&[])?;
     replica.ask(&["REPLICAOF", "127.0.0.1", &redis.port.to_string()]);
@@ -819,7 +821,7 @@ fn a_failover_that_lacks_the_last_events_is_a_gap_and_one_that_lacks_none_is_not
     assert_eq!(entries.len(), 19);
     readers.iter_mut().for_each(|reader| reader.hears(&entries[10..]));
 
-    // The third one never gets the bread.
+    // The third Redis never gets the bread.
     let third = replica(&second).unwrap();
     third.ask(&["REPLICAOF", "NO", "ONE"]);
     (0..5).for_each(|n| drop(nodes[n % 3].post("/kitchen", format!("bread {n}"))));
@@ -841,7 +843,7 @@ fn a_failover_that_lacks_the_last_events_is_a_gap_and_one_that_lacks_none_is_not
     let (told, own): (Vec<_>, Vec<_>) = now[19..].iter().cloned().partition(Entry::is_gap);
     assert!((1..=3).contains(&told.len()) && Id::parse(&told[0].id) > Id::parse(&lost[4].id), "{told:?}");
     assert_eq!(own.iter().map(Entry::data).collect::<Vec<_>>(), ["fresh"]);
-    // On a node that never had them: who has heard all of the bread, and who has heard some of it.
+    // A new node never had these events. One of its subscribers has received all of the bread, the other a part.
     let late = node(between.port, &[]);
     for place in [&lost[4].id, &lost[1].id] {
         assert!(gaps(&Reader::back(&late, "kitchen", place).until("fresh")) > 0);
@@ -871,7 +873,8 @@ fn a_failover_after_which_others_have_written_before_the_nodes_are_back_is_a_gap
         assert!(heard.iter().any(|block| block.starts_with("event: gap\n")), "{heard:?}");
         assert_eq!(heard.iter().filter(|block| block.contains("of another one")).count(), 1, "{heard:?}");
     }
-    // Who heard `kept` and not `lost` comes to a node that had neither: the stream itself has to tell, if it does so later.
+    // A subscriber that has received `kept` but not `lost` comes to a node that had neither. The gap entry in the
+    // stream, even a later one, informs it.
     let third = node(between.port, &[]);
     let mut late = Reader::back(&third, "kitchen", &kept);
     while !late.next().starts_with("event: gap\n") {}
@@ -890,8 +893,8 @@ fn a_redis_without_memory_refuses_what_is_published_until_it_has_some() {
     for body in ["data: in vain\n\n", "data: in\n\ndata: vain\n\n"] {
         assert_eq!(answer(&post_stream(&node, "kitchen", body)), Told::Refused);
     }
-    eventually("it is not well", || node.get("/health").status == 503);
-    eventually("it follows all the same", || node.metric("tincan_redis_connected") == Some(1));
+    eventually("/health reports an error", || node.get("/health").status == 503);
+    eventually("the node follows nevertheless", || node.metric("tincan_redis_connected") == Some(1));
     redis.ask(&["CONFIG", "SET", "maxmemory", "0"]);
     is_well(&node);
     node.post("/kitchen", "after");
@@ -910,12 +913,12 @@ fn a_node_of_a_replica_reads_and_says_that_it_cannot_publish() {
     eventually("it has heard of it", || node.get("/kitchen?wait=0&since=all").text().contains("data: before\n"));
     let mut reader = Reader::of(&node, "kitchen");
     assert_eq!(say(&node, "in vain"), Told::Refused);
-    eventually("it is not well", || node.get("/health").status == 503);
+    eventually("/health reports an error", || node.get("/health").status == 503);
     writer.post("/kitchen", "after");
     let entries = redis.entries("kitchen");
     reader.hears(&entries[1..]);
     assert_eq!(entries.len(), 2);
-    // It is made the master.
+    // The replica becomes the master.
     replica.ask(&["REPLICAOF", "NO", "ONE"]);
     is_well(&node);
     node.post("/kitchen", "own");
@@ -935,7 +938,7 @@ fn a_key_that_is_no_stream_spoils_its_own_channel_alone() {
         let id = node.post("/kitchen", "soup").remove(0);
         assert_eq!(reader.next(), format!("data: soup\nid: {id}\n\n"));
     }
-    // Also where it becomes one while it is followed.
+    // The same if the key becomes another type while the channel is followed.
     let mut bell = Reader::of(&node, "other-bell");
     redis.ask(&["SET", "tincan:other-bell", "x"]);
     for _ in 0..3 {
@@ -943,6 +946,6 @@ fn a_key_that_is_no_stream_spoils_its_own_channel_alone() {
         assert_eq!(reader.next(), format!("data: soup\nid: {id}\n\n"));
     }
     redis.ask(&["DEL", "tincan:bell", "tincan:other-bell"]);
-    eventually("it is a channel again", || node.post_with("/other-bell", "", "ring").status == 200);
+    eventually("the channel works again", || node.post_with("/other-bell", "", "ring").status == 200);
     gaps(&bell.until("ring"));
 }

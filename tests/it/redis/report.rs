@@ -1,4 +1,4 @@
-//! What the owner is told of Redis: one write a line, and nobody waits for it.
+//! Messages about Redis for the operator: each line is one write, and no client waits for it.
 
 use crate::core::report::{greeting, line, start};
 use crate::redis::server::Redis;
@@ -42,18 +42,18 @@ fn nobody_waits_for_a_terminal_to_be_told_of_redis() {
     let mut reader = Wire::to(port);
     reader.send("GET /kitchen HTTP/1.0\r\n\r\n");
     reader.until(b"\n\n");
-    // From here on nobody can write a byte to it without waiting.
+    // From here on every write to it would block.
     for size in [4096, 1] {
         while filler.write(&vec![b'x'; size]).map_err(|e| assert_eq!(e.kind(), ErrorKind::WouldBlock)).is_ok() {}
     }
     for channel in ["one", "two", "three"] {
         redis.ask(&["SET", &format!("tincan:{channel}"), "x"]);
-        assert_eq!(post(channel), 503); // and its owner would be told
+        assert_eq!(post(channel), 503); // and the operator would get a message
     }
     assert_eq!(post("kitchen"), 200);
     reader.until(b"data: soup\n");
     redis.kill();
-    eventually("it is away", || post("kitchen") == 503);
+    eventually("Redis is away", || post("kitchen") == 503);
     reader.until(b":ping\n\n");
     redis.again();
     eventually("it is back", || post("kitchen") == 200);

@@ -1,4 +1,5 @@
-//! The protocol of Redis, the address of one, its entries as events, and a log that is a copy of one: all without a Redis.
+//! Redis's protocol, the address of a Redis, its entries as events, and a log that copies one of its streams. All
+//! tests run without a Redis.
 
 use crate::support::harness::*;
 use std::collections::BTreeSet;
@@ -9,10 +10,10 @@ use tincan::wings::redis::stream::{Entry, above, add_commands, below, key};
 use tincan::wire::event::Event;
 use tincan::wire::id::Id;
 
-/// Bytes that are kept of a reply.
+/// The most bytes of a reply that are kept.
 const MOST: u64 = 1 << 20;
 
-/// Gives one byte at each read, or so many, and counts them.
+/// Returns one byte at each read, or SIZE bytes, and counts them.
 struct Drops<R, const SIZE: usize = 1>(R, u64);
 
 impl<R: Read, const SIZE: usize> Read for Drops<R, SIZE> {
@@ -46,7 +47,7 @@ impl Random {
         (0..len).map(|_| if self.below(3) == 0 { b"\r\n+-:$*0"[self.index(8)] } else { self.next() as u8 }).collect()
     }
 
-    /// A reply, and how it may be written.
+    /// Returns a random reply, and its bytes.
     fn reply(&mut self, depth: u8) -> (Reply, Vec<u8>) {
         let line = |bytes: Vec<u8>| -> Vec<u8> { bytes.into_iter().filter(|b| !b"\r\n".contains(b)).collect() };
         match self.below(if depth > 0 { 8 } else { 5 }) {
@@ -88,7 +89,7 @@ fn a_command_is_an_array_of_words_with_their_lengths_in_bytes() {
     ] {
         assert_eq!(String::from_utf8(command(words)).unwrap(), bytes);
         let list = words.iter().map(text).collect();
-        assert_eq!(whole(bytes.as_bytes()), Ok(Reply::List(list)), "it reads as what it says");
+        assert_eq!(whole(bytes.as_bytes()), Ok(Reply::List(list)), "the command reads back as the same words");
     }
 }
 
@@ -159,7 +160,7 @@ fn a_reply_in_single_bytes_is_the_same_and_cut_off_anywhere_it_is_unfinished() {
         assert_eq!(
             (read(&mut stream, u64::MAX, MOST).unwrap(), stream),
             (reply, &b"+and so on\r\n"[..]),
-            "nothing more is taken"
+            "later bytes are not taken"
         );
         for cut in 0..bytes.len() {
             let cut = &bytes[..cut];
@@ -197,7 +198,7 @@ fn a_line_arrays_within_arrays_and_a_reply_have_limits() {
     let line = |len: u64| format!("+{}\r\n", "x".repeat(len as usize - 3)).into_bytes();
     assert!(whole(&line(MAX_LINE)).is_ok());
     assert_eq!(whole(&line(MAX_LINE + 1)), Err(ErrorKind::InvalidData));
-    // A line without end is not read to its end.
+    // A line without an end is not read for ever.
     let mut stream = BufReader::new(Drops::<_>(std::io::repeat(b'+'), 0));
     assert_eq!(read(&mut stream, u64::MAX, MOST).map_err(|e| e.kind()), Err(ErrorKind::InvalidData));
     assert!(stream.get_ref().1 <= MAX_LINE, "{} bytes", stream.get_ref().1);
@@ -210,7 +211,7 @@ fn a_line_arrays_within_arrays_and_a_reply_have_limits() {
     assert_eq!(read(&mut stream, u64::MAX, MOST).map_err(|e| e.kind()), Err(ErrorKind::InvalidData));
     assert!(stream.get_ref().1 < 100);
 
-    // What nobody can have is refused before it comes, and no place is made for what is only claimed.
+    // An impossible size is refused before the data come, and no memory is reserved for a claimed size.
     for (huge, kind) in [
         ("4611686018427387904", ErrorKind::InvalidData),
         ("9223372036854775807", ErrorKind::InvalidData),
@@ -223,10 +224,10 @@ fn a_line_arrays_within_arrays_and_a_reply_have_limits() {
         assert_eq!(whole(arrays.as_bytes()), Err(kind));
     }
     let string = whole(b"$-9223372036854775808\r\nx");
-    assert_eq!(string, Ok(Reply::Null), "what is less than nothing is null");
+    assert_eq!(string, Ok(Reply::Null), "a negative length is null");
 }
 
-/// Reads two replies, the first with these limits; the second one must be `:7`.
+/// Reads two replies, the first with these limits. The second one must be `:7`. Returns the first.
 fn then_seven(mut bytes: Vec<u8>, each: u64, most: u64) -> Reply {
     bytes.extend(b":7\r\n");
     let mut stream = BufReader::with_capacity(64, Drops::<_, 4096>(&bytes[..], 0));
@@ -237,7 +238,7 @@ fn then_seven(mut bytes: Vec<u8>, each: u64, most: u64) -> Reply {
 
 #[test]
 fn what_is_too_large_is_dropped_and_what_follows_is_found() {
-    // Each part counts, with its line and the bytes of its string.
+    // Each part counts: its line, and the bytes of its string.
     for (before, kept) in [
         ("", vec![]),
         ("*1\r\n", vec![]),
@@ -255,7 +256,7 @@ fn what_is_too_large_is_dropped_and_what_follows_is_found() {
         }
     }
     let most = 64 << 10;
-    // An array is kept up to the first element that is too large, and so are those within it.
+    // An array is kept up to the first element that is too large. The same holds for inner arrays.
     let line = format!("+{}\r\n", "x".repeat(6000));
     let string = format!("$6000\r\n{}\r\n", "x".repeat(6000));
     for element in [":1\r\n", "$-1\r\n", "*0\r\n", "*1\r\n$0\r\n\r\n", &line, &line.replace('+', "-"), &string] {
@@ -268,9 +269,9 @@ fn what_is_too_large_is_dropped_and_what_follows_is_found() {
         let outer = [b"*2\r\n".to_vec(), array, b":2\r\n".to_vec()].concat();
         let Reply::List(outer) = then_seven(outer, most / 2, most) else { panic!() };
         assert!(outer[0].list().len() > 5 && outer[0].list().len() < list.len());
-        assert_eq!(outer[1], Reply::Number(2), "each element has room of its own");
+        assert_eq!(outer[1], Reply::Number(2), "each element has its own limit");
     }
-    // Two always fit, however large they are said to be; further ones as long as there is room.
+    // Two entries always fit, whatever size they claim; further ones fit as long as there is room.
     let entry = |len: usize| format!("*2\r\n$3\r\n7-1\r\n*2\r\n$4\r\ndata\r\n${len}\r\n{}\r\n", "x".repeat(len));
     for (lens, kept) in [
         (&[9000, 5000, 5000][..], &[true, false][..]),
@@ -298,7 +299,7 @@ fn a_value_is_found_by_its_name_and_nothing_else_is() {
         assert_eq!(info.get(name), None, "{name}");
     }
     let value = Reply::List(["kind", "length", "length", "3"].map(text).into());
-    assert_eq!(value.get("length"), Some(&text("3")), "a value is no name");
+    assert_eq!(value.get("length"), Some(&text("3")), "a value is not taken for a name");
     assert_eq!(text("length").get("length"), None);
     assert_eq!(Reply::Null.get("length"), None);
 }
@@ -430,8 +431,8 @@ fn the_ids_below_and_above_are_the_nearest() {
     ] {
         assert_eq!((above(id(&lower)), below(id(&higher))), (id(&higher), id(&lower)));
     }
-    assert_eq!(below(id("0-0")), id("0-0"), "there is none below");
-    above(Id { epoch: MAX, seq: MAX }); // nor above
+    assert_eq!(below(id("0-0")), id("0-0"), "no id is below");
+    above(Id { epoch: MAX, seq: MAX }); // no id is above: the same id is returned
 }
 
 #[test]
@@ -447,7 +448,7 @@ fn what_is_published_is_one_command_an_event_and_all_or_none() {
     assert_eq!(add(std::slice::from_ref(&soup), None, "0-0", "0-0"), (words(&expected), 1));
     let text = String::from_utf8(words(&expected)).unwrap();
     assert!(text.starts_with("*10\r\n$4\r\nXADD\r\n$14\r\ntincan:kitchen\r\n$5\r\nMINID\r\n$1\r\n~\r\n"), "{text}");
-    // A stream that is gone is not begun again by the way, and what was dropped here is dropped there.
+    // The command does not create a stream that is missing, and it drops the entries that this node has dropped.
     let fields = ["data", "", "event", "bell", "except", "me", "post", "node-7"];
     let how = ["XADD", "tincan:kitchen", "NOMKSTREAM", "MINID", "~", "6-0", "*"];
     let kept = format!("5-{}", u64::MAX);
@@ -467,7 +468,7 @@ fn what_is_published_is_one_command_an_event_and_all_or_none() {
     assert_eq!(add(&[soup, named], None, "9-9", &kept), (all.concat(), 4));
 }
 
-/// An entry as Redis has it: its id, and its fields.
+/// Returns an entry in the form of Redis: its id and its fields.
 fn entry(id: &str, fields: &[&[u8]]) -> Reply {
     Reply::List(vec![text(id), Reply::List(fields.iter().map(text).collect())])
 }
@@ -489,7 +490,7 @@ fn whatever_stands_in_an_entry_it_is_one_event() {
         (&[b"event", &long[..256], b"data", b"a"], &format!("event: {}\ndata: a\n", "n".repeat(256))),
         (&[b"event", &long, b"data", b"a"], "data: a\n"),
         (&[b"event", b"", b"data", b"a"], "data: a\n"),
-        (&[b"event", b"gap", b"data", b"a"], "data: a\n"), // but for a node's own
+        (&[b"event", b"gap", b"data", b"a"], "data: a\n"), // unless a node has written it
         (&[b"lost", b"5-5", b"data", b"a", b"event", b"gap"], "event: gap\ndata: a\n"),
         (&[b"data", b"a\xff\xc3", b"event", b"\xfe"], "event: \u{fffd}\ndata: a\u{fffd}\u{fffd}\n"),
         (&[b"data", b"a\0b\x1b[31m"], "data: a\0b\x1b[31m\n"),
@@ -513,13 +514,13 @@ fn whatever_stands_in_an_entry_it_is_one_event() {
     let except = |address: &[u8]| Entry::read(&entry("5-6", &[b"except", address])).unwrap().other_fields;
     assert_eq!(except(b"0123"), [("except".into(), "0123".into())]);
     assert_eq!(except(b"\xff"), [("except".into(), "\u{fffd}".into())]);
-    // What stands in further fields is kept in its order, of as many as a node needs.
+    // The values of other fields are kept in order, up to the number that a node needs.
     let names: Vec<String> = (0..20).map(|n| format!("field {n}")).collect();
     let fields: Vec<&[u8]> =
         names.iter().flat_map(|name| [name.as_bytes(), b"x", b"data", b"a", b"post", b"p"]).collect();
     let read = Entry::read(&entry("5-6", &fields)).unwrap();
     assert_eq!((read.other_fields.len(), &*read.other_fields[7].0, &*read.post), (8, "field 7", "p"));
-    // Fields that are no texts are none, and so are other replies in their place.
+    // Fields that are not text are ignored. Other replies in place of the fields count as no fields.
     let fields = Reply::List(vec![text("data"), Reply::Number(1), Reply::Null, text("x"), text("data"), text("a")]);
     let strange =
         [Reply::Null, Reply::Number(5), text("data"), Reply::Error("data".into()), Reply::List(vec![]), fields];
@@ -552,21 +553,21 @@ fn what_has_no_id_is_no_entry() {
     }
 }
 
-/// What a log that is a copy should hold: its blocks, those that have no id among them.
+/// The expected content of a log that is a copy: its blocks, with their ids if they have one.
 struct Model {
     start: Id,
     blocks: Vec<(Option<Id>, Vec<u8>)>,
 }
 
 impl Model {
-    /// Compares all that can be asked for with what is given.
+    /// Compares the log's answers to all possible questions with the expected ones.
     fn compare(&self, log: &Log, limit: usize, random: &mut Random) {
         let (all, end) = (log.find_start(&Since::All).unwrap(), log.heard.pos);
         let ends: Vec<u64> =
             self.blocks.iter().scan(0, |pos, block| Some((*pos += block.1.len() as u64, *pos).1)).collect();
         assert_eq!(ends.last().copied().unwrap_or_default(), end);
         let begins = |n: usize| if n == 0 { 0 } else { ends[n - 1] };
-        let first = (0..=self.blocks.len()).find(|n| begins(*n) == all.pos).expect("what is kept begins with a block");
+        let first = (0..=self.blocks.len()).find(|n| begins(*n) == all.pos).expect("the log begins with a block");
         assert!(end - all.pos <= limit as u64 || first + 1 == self.blocks.len(), "{} bytes kept", end - all.pos);
         let (dropped, kept) = self.blocks.split_at(first);
         let last_of = |blocks: &[(Option<Id>, Vec<u8>)]| blocks.iter().rev().find_map(|block| block.0);
@@ -579,7 +580,7 @@ impl Model {
         let ids: BTreeSet<Id> = kept.iter().filter_map(|block| block.0).chain([before]).collect();
         let gone = dropped.iter().filter_map(|block| block.0);
         let mut asked: BTreeSet<Id> = gone.chain([self.start, Id::default(), Id { epoch: u64::MAX, seq: 0 }]).collect();
-        // A few of them, with what is before and behind each; always the edges.
+        // A few ids with their neighbours, and always the first and the last ones.
         let some: Vec<Id> = ids.iter().copied().filter(|_| random.below(ids.len() as u64) < 3).collect();
         let edges = [before, last].into_iter().chain(ids.iter().nth(1).copied());
         asked.retain(|id| random.below(8) == 0 || *id > last);
@@ -587,13 +588,14 @@ impl Model {
         for asked in asked {
             let found = log.find_start(&Since::After(asked.to_string())).unwrap();
             let is_kept = before <= asked && asked <= last;
-            // Behind the last one that was heard, and before the gap that follows it.
+            // After the last event that the client has received, and before a gap that follows it.
             let at = match is_kept {
                 true => (first..self.blocks.len())
                     .rev()
                     .find(|n| self.blocks[*n].0.is_some_and(|id| id <= asked))
                     .map_or(first, |n| n + 1),
-                // Above all that there is: heard, and lost. No id goes back, so there is only what is new.
+                // An id above everything: the client has received it, and it is lost. No id goes back, so only new
+                // events follow.
                 false if asked > last => self.blocks.len(),
                 false => first,
             };
@@ -611,12 +613,12 @@ impl Model {
         }
         assert!(heard == self.blocks[from..].iter().map(|block| &*block.1).collect::<Vec<_>>().concat());
         if all.pos > 0 {
-            assert!(log.read(all.pos - 1, &mut piece).is_err(), "what is trimmed cannot be read");
+            assert!(log.read(all.pos - 1, &mut piece).is_err(), "a trimmed position cannot be read");
         }
     }
 }
 
-/// A copy of a random log elsewhere: ids with and without steps, events and gaps of all sizes.
+/// Compares a copy of a random log: ids with and without steps, events and gaps of all sizes.
 fn a_copy_finds_every_place(seed: u64, limit: usize, rounds: usize, gaps: u64) {
     let mut random = Random(seed);
     let start = Id { epoch: random.below(3), seq: random.below(3) };

@@ -1,7 +1,7 @@
-//! A real redis-server on a free port, its protocol in a few lines, and what can go wrong between it and a node.
+//! A real redis-server on a free port, a small client for its protocol, and a proxy that causes failures between it
+//! and a node.
 //!
-//! Where redis-server is missing the tests that need it are left out, unless `TINCAN_REDIS_SERVER=1` says that it must
-//! be there.
+//! If redis-server is missing, the tests that need it are left out; with `TINCAN_REDIS_SERVER=1` they fail instead.
 
 use crate::support::harness::*;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Instant;
 
-/// A redis-server with a directory of its own, ended with the test.
+/// A redis-server with a directory of its own. It ends with the test.
 pub struct Redis {
     child: Ended,
     pub port: u16,
@@ -21,7 +21,7 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Starts one with further options; none where it is not installed.
+    /// Starts a redis-server with further options. Returns None if it is not installed.
     pub fn start(args: &[&str]) -> Option<Redis> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let installed = |name| std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
@@ -32,29 +32,29 @@ impl Redis {
             return None;
         }
         let (dir, args): (_, Vec<String>) = (Scratch::new(), args.iter().map(|arg| arg.to_string()).collect());
-        // A port that was free may be taken before it is used.
+        // A free port may be taken before it is used.
         let mut tries = (0..5).map(|_| free_port()).filter_map(|port| Some((run(port, &dir, &args)?, port)));
         let (child, port) = tries.next().expect("redis-server has ended");
         Some(Redis { child, port, dir, args })
     }
 
-    /// kill -9.
+    /// Sends SIGKILL, and waits until it has ended.
     pub fn kill(&mut self) {
         let _ = self.child.0.kill();
         let _ = self.child.0.wait();
     }
 
-    /// Starts it again where it was, after [`Redis::kill`].
+    /// Starts it again on the same port, after [`Redis::kill`].
     pub fn again(&mut self) {
         self.child = run(self.port, &self.dir, &self.args).expect("redis-server has ended");
     }
 
-    /// Forgets what it had kept; only while it is killed.
+    /// Deletes its saved data. Call this only while it is killed.
     pub fn forget(&self) {
         std::fs::remove_dir_all(self.dir.0.join("appendonlydir")).unwrap();
     }
 
-    /// Stops it, so that it answers nobody; or lets it go on.
+    /// Stops it, so that it replies to nothing, or lets it continue.
     pub fn hangs(&self, stopped: bool) {
         assert!(signal(if stopped { "STOP" } else { "CONT" }, self.child.0.id()));
     }
@@ -63,29 +63,30 @@ impl Redis {
         Client(BufReader::new(Wire::to(self.port).stream))
     }
 
-    /// One command on a connection of its own; it must not be refused.
+    /// Sends one command on a new connection. It must not be refused.
     pub fn ask(&self, words: &[&str]) -> Value {
         self.client().ask(words)
     }
 
-    /// What a channel's stream holds.
+    /// Returns the entries of a channel's stream.
     pub fn entries(&self, channel: &str) -> Vec<Entry> {
         entries(&mut self.client(), channel)
     }
 
-    /// Adds an event as anyone may; returns its id.
+    /// Adds an event as any client may; returns its id.
     pub fn add(&self, channel: &str, data: &str) -> String {
         self.ask(&["XADD", &format!("tincan:{channel}"), "*", "data", data]).text()
     }
 
-    /// Starts a node of it, which is connected when this returns.
+    /// Starts a node; returns once it is connected.
     pub fn node(&self, args: &[&str]) -> Tincan {
         node(self.port, args)
     }
 }
 
-/// Runs redis-server; none if it has ended at once. It keeps what it has answered also when it is killed: with the
-/// default, `everysec`, it answers before it writes where the disk is slow (redis.conf, `appendfsync`).
+/// Runs redis-server; returns None if it has ended at once. It writes each command to its file before it replies, so
+/// it keeps them even if it is killed. With the default, `everysec`, it may reply first if the disk is slow
+/// (redis.conf, `appendfsync`).
 fn run(port: u16, dir: &Scratch, args: &[String]) -> Option<Ended> {
     let mut command = Command::new("redis-server");
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir", dir.arg(), "--save", ""]);
@@ -98,7 +99,7 @@ fn run(port: u16, dir: &Scratch, args: &[String]) -> Option<Ended> {
         has_ended = child.0.try_wait().unwrap().is_some();
         let Ok(stream) = TcpStream::connect(("127.0.0.1", port)) else { return has_ended };
         stream.set_read_timeout(Some(SOON)).unwrap();
-        // It may be another one, which has taken the port, and may end at any time.
+        // Another redis-server may have taken the port. This one may end at any time.
         let (mut client, mut told) = (Client(BufReader::new(stream)), Vec::new());
         let mut words: Vec<Vec<&[u8]>> = vec![vec![b"PING"], vec![b"INFO", b"server"], vec![b"QUIT"]];
         password.iter().for_each(|password| words.insert(0, vec![b"AUTH", password.as_bytes()]));
@@ -110,7 +111,7 @@ fn run(port: u16, dir: &Scratch, args: &[String]) -> Option<Ended> {
     (!has_ended).then_some(child)
 }
 
-/// Starts a node with the Redis, or the one in between, of this port.
+/// Starts a node with the Redis or the [`Between`] on this port.
 pub fn node(port: u16, args: &[&str]) -> Tincan {
     let server = Tincan::start(&[&["--quiet", "--redis", &format!("127.0.0.1:{port}")], args].concat());
     is_well(&server);
@@ -122,7 +123,7 @@ pub fn is_well(node: &Tincan) {
     eventually("the node is well", || node.get("/health").status == 200);
 }
 
-/// What Redis says (RESP2).
+/// A reply of Redis (RESP2).
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     Text(String),
@@ -136,21 +137,21 @@ impl Value {
     pub fn text(self) -> String {
         match self {
             Value::Text(text) => text,
-            other => panic!("no text: {other:?}"),
+            other => panic!("not a text: {other:?}"),
         }
     }
 
     pub fn number(self) -> i64 {
         match self {
             Value::Number(number) => number,
-            other => panic!("no number: {other:?}"),
+            other => panic!("not a number: {other:?}"),
         }
     }
 
     pub fn list(self) -> Vec<Value> {
         match self {
             Value::List(list) => list,
-            other => panic!("no list: {other:?}"),
+            other => panic!("not a list: {other:?}"),
         }
     }
 }
@@ -159,20 +160,20 @@ impl Value {
 pub struct Client(BufReader<TcpStream>);
 
 impl Client {
-    /// One command, which may be refused.
+    /// Sends one command, which may be refused.
     pub fn send(&mut self, words: &[&str]) -> Value {
         self.write(words);
         self.read()
     }
 
-    /// One command, which must not be refused.
+    /// Sends one command, which must not be refused.
     pub fn ask(&mut self, words: &[&str]) -> Value {
         let value = self.send(words);
         assert!(!matches!(value, Value::Error(_)), "{words:.200?}: {value:?}");
         value
     }
 
-    /// Sends a command; its answer is read later.
+    /// Sends a command. Its reply is read later.
     pub fn write(&mut self, words: &[&str]) {
         let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
         self.write_bytes(&words);
@@ -195,7 +196,7 @@ impl Client {
     pub fn read(&mut self) -> Value {
         let mut line = String::new();
         let whole = matches!(self.0.read_line(&mut line), Ok(1..)) && line.ends_with("\r\n");
-        assert!(whole, "Redis has ended the connection: {line:?}");
+        assert!(whole, "Redis has closed the connection: {line:?}");
         let (kind, rest) = line.trim_end_matches("\r\n").split_at(1);
         let number = || rest.parse::<i64>().unwrap();
         match kind {
@@ -215,7 +216,7 @@ impl Client {
     }
 }
 
-/// One entry of a stream.
+/// An entry of a stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
     pub id: String,
@@ -235,7 +236,7 @@ impl Entry {
         self.field("event") == Some("gap")
     }
 
-    /// The event as it goes over the wire (CONTRACT section 2).
+    /// Returns the event as it goes over the wire (CONTRACT section 2).
     pub fn block(&self) -> String {
         let line = |name| self.field(name).map_or(String::new(), |value| format!("{name}: {value}\n"));
         let data = self.data().replace("\r\n", "\n").replace('\r', "\n");
@@ -244,7 +245,7 @@ impl Entry {
     }
 }
 
-/// All entries of a channel's stream, a page at a time.
+/// Returns all entries of a channel's stream, read page by page.
 pub fn entries(client: &mut Client, channel: &str) -> Vec<Entry> {
     let (key, mut all, mut from) = (format!("tincan:{channel}"), Vec::new(), "-".to_string());
     loop {
@@ -260,31 +261,31 @@ pub fn entries(client: &mut Client, channel: &str) -> Vec<Entry> {
     }
 }
 
-/// The blocks of entries, one after another.
+/// Returns the blocks of entries, one after another.
 pub fn blocks(entries: &[Entry]) -> String {
     entries.iter().map(Entry::block).collect()
 }
 
-/// A reader of a channel, who has its place in it.
+/// A subscriber of a channel, and the last id that it has received.
 pub struct Reader {
     pub wire: Wire,
     pub place: String,
 }
 
 impl Reader {
-    /// From now on.
+    /// Subscribes to new events.
     pub fn of(node: &Tincan, channel: &str) -> Reader {
         let (wire, place) = node.listen(&format!("/{channel}"), "");
         Reader { wire, place }
     }
 
-    /// Comes with this id.
+    /// Subscribes with this last event ID.
     pub fn back(node: &Tincan, channel: &str, last: &str) -> Reader {
         let (wire, place) = node.listen(&format!("/{channel}"), &format!("Last-Event-ID: {last}\r\n"));
         Reader { wire, place }
     }
 
-    /// The next block that is no ping.
+    /// Returns the next block that is not a ping.
     pub fn next(&mut self) -> String {
         let until = Instant::now() + SOON;
         loop {
@@ -299,21 +300,21 @@ impl Reader {
         }
     }
 
-    /// What it hears next is this and nothing else.
+    /// Asserts that these entries are the next blocks.
     pub fn hears(&mut self, entries: &[Entry]) {
         for entry in entries {
             assert_eq!(self.next(), entry.block());
         }
     }
 
-    /// What it hears next is a gap in line, behind the last that it has heard; returns the block.
+    /// Asserts that the next block is a gap after the last id; returns the block.
     pub fn hears_a_gap(&mut self) -> String {
         let block = self.next();
         assert!(block.starts_with("event: gap\ndata: {"), "{block:?}");
         block
     }
 
-    /// What it is given up to an event with these data, with it.
+    /// Returns all blocks up to an event with these data, including this event.
     pub fn until(&mut self, data: &str) -> Vec<String> {
         let mut heard = vec![self.next()];
         while !heard.last().unwrap().contains(&format!("data: {data}\n")) {
@@ -323,46 +324,46 @@ impl Reader {
     }
 }
 
-/// How a command gets lost.
+/// A way in which a command is lost.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Lost {
-    /// Redis does it; its answer is not passed on.
+    /// Redis carries it out. Its reply is not passed on.
     Answer,
-    /// The same, and from then on nobody gets through.
+    /// The same, and then no connection gets through.
     Link,
     /// Redis never sees it.
     Command,
     /// Redis sees its first half.
     Half,
-    /// Redis sees it only when [`Between::deliver`] says so. The node's connection is at its end before.
+    /// Redis sees it only after [`Between::deliver`]. The node has given up the connection before.
     Late,
-    /// Redis does it, and half of its answer is passed on.
+    /// Redis carries it out. Half of its reply is passed on.
     HalfAnswer,
-    /// Redis does it. Nothing more is passed on, but the connection stays.
+    /// Redis carries it out. Nothing more is passed on, but the connection stays open.
     Silence,
-    /// Redis never sees it; the node is told that Redis still loads its data, and its connection stays.
+    /// Redis never sees it. The node gets the error that Redis still loads its data, and its connection stays open.
     Loading,
 }
 
 #[derive(Default)]
 struct Plan {
-    down: bool,                // nobody gets through
-    held: bool,                // what Redis says is not passed on
-    lose: Vec<(String, Lost)>, // the command with this word, each once, in their order
+    down: bool,                // no connection gets through
+    held: bool,                // replies are not passed on
+    lose: Vec<(String, Lost)>, // the next command with this word; each is lost once, in this order
     losses: usize,
-    late: Option<Option<bool>>, // a command that waits for `deliver`; whether Redis has done it, once that is known
+    late: Option<Option<bool>>, // a command waits for `deliver`; whether Redis has carried it out, once this is known
     deliver: bool,
     open: Vec<[TcpStream; 2]>,
 }
 
-/// What becomes of one connection.
+/// The state of one connection.
 #[derive(Default)]
 struct Fate {
-    lost: Mutex<Option<Lost>>, // what became of its last command
+    lost: Mutex<Option<Lost>>, // how its last command was lost
     delivered: AtomicBool,     // what was late has come
 }
 
-/// What stands between a node and Redis: a proxy that passes all on, until it is told otherwise.
+/// A proxy between a node and Redis. It passes everything on until the test says otherwise.
 pub struct Between {
     pub port: u16,
     shared: Arc<Shared>,
@@ -410,7 +411,7 @@ impl Between {
         self.shared.changed.notify_all();
     }
 
-    /// Cuts all connections, and each new one, until it is mended.
+    /// Cuts all connections and each new one, until [`Between::mend`].
     pub fn cut(&self) {
         self.change(|plan| {
             plan.down = true;
@@ -422,39 +423,40 @@ impl Between {
         self.change(|plan| plan.down = false);
     }
 
-    /// From now on it is another Redis that stands behind it, as after a failover.
+    /// Connects to another Redis from now on, as after a failover.
     pub fn turn_to(&self, other: &Redis) {
         self.cut();
         self.shared.upstream.store(other.port, SeqCst);
         self.mend();
     }
 
-    /// Holds back what Redis says, or passes it on again.
+    /// Holds back the replies of Redis, or passes them on again.
     pub fn hold(&self, held: bool) {
         self.change(|plan| plan.held = held);
     }
 
-    /// Loses the next command with this word in it, and the connection with it.
+    /// Loses the next command with this word in it, and its connection.
     pub fn lose(&self, word: &str, how: Lost) {
         self.change(|plan| plan.lose.push((word.into(), how)));
     }
 
-    /// Loses no more.
+    /// Cancels the losses that have not happened yet.
     pub fn forgive(&self) {
         self.change(|plan| plan.lose.clear());
     }
 
-    /// How many commands were lost so far.
+    /// Returns how many commands have been lost.
     pub fn losses(&self) -> usize {
         self.shared.plan.lock().unwrap().losses
     }
 
-    /// Gives Redis what is late; whether it has done it. It has not where it had ended that connection.
+    /// Passes on the late command. Returns whether Redis has carried it out. It does not if it has already closed
+    /// that connection.
     pub fn deliver(&self) -> bool {
         self.change(|plan| plan.deliver = true);
         let mut done = None;
         eventually("Redis has done what was late, or ended the connection", || {
-            done = self.shared.plan.lock().unwrap().late.expect("nothing is late");
+            done = self.shared.plan.lock().unwrap().late.expect("no command is late");
             done.is_some()
         });
         done.unwrap()
@@ -475,7 +477,7 @@ fn end(streams: [&TcpStream; 2]) {
 }
 
 impl Shared {
-    /// What the node says.
+    /// Passes on the commands of the node.
     fn up(&self, mut client: TcpStream, mut server: TcpStream, fate: &Fate) {
         let mut chunk = vec![0; 1 << 20];
         while let Ok(n @ 1..) = client.read(&mut chunk) {
@@ -526,7 +528,7 @@ impl Shared {
         end([&client, &server]);
     }
 
-    /// What Redis says.
+    /// Passes on the replies of Redis.
     fn down(&self, mut server: TcpStream, mut client: TcpStream, fate: &Fate) {
         let mut chunk = vec![0; 64 << 10];
         loop {
@@ -555,8 +557,8 @@ impl Shared {
     }
 }
 
-/// An address of this machine at which nobody listens, and nobody can for as long as the first value lives: it is the
-/// client's end of a connection.
+/// Returns an address of this machine on which no program listens. No program can listen there while the first value
+/// lives: the address is the client's end of a connection.
 pub fn closed_address() -> ((TcpStream, TcpListener), SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

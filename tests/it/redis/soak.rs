@@ -1,10 +1,10 @@
-//! Three nodes, one Redis, and all that can fail: `SOAK_SECONDS=300 cargo test --release -- --ignored --nocapture redis_soak`;
-//! some seconds of it run with all tests.
+//! Three nodes, one Redis, and all kinds of failures. `SOAK_SECONDS=300 cargo test --release -- --ignored --nocapture
+//! redis_soak` runs it for long. Some seconds of it run with all tests.
 //!
-//! Redis is killed and started again, or hangs; nodes are killed and replaced; connections between them are cut, commands and
-//! answers lost. Publishers say what was never said before, on any node. Readers move between the nodes with their
-//! last event ID. At the end each reader must have heard what the stream holds: all, once, in order; and the stream must
-//! hold what the publishers were told.
+//! Redis is killed and started again, or hangs. Nodes are killed and replaced. Connections between them are cut;
+//! commands and replies are lost. Publishers use any node, and never publish the same event twice. Subscribers move
+//! between the nodes with their last event ID. At the end each subscriber must have received what the stream holds:
+//! every event, once, in order. And the stream must hold what the responses to the publishers say.
 
 use crate::redis::outage::{Told, told};
 use crate::redis::server::*;
@@ -23,10 +23,10 @@ const CHANNELS: usize = 3;
 const PUBLISHERS: u64 = 6;
 const READERS: u64 = 15;
 const ARGS: [&str; 4] = ["--history", "64M", "--heartbeat", "1"];
-/// How much longer the last reader may take.
+/// How much longer the last subscriber may take.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// The data of an event: its number, and for some a few lines more.
+/// Returns the data of an event: its number, and for some events a few more lines.
 fn data(number: u64) -> String {
     format!("{number}{}", "\na further line".repeat((number % 4) as usize))
 }
@@ -43,7 +43,7 @@ fn connect(port: u16) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// One POST of events on a connection of its own; none where its answer is not whole.
+/// Sends one POST of events on a new connection. Returns None if the response is not complete.
 fn post(stream: &mut TcpStream, channel: usize, numbers: &[u64]) -> Option<Told> {
     let block = |number: &u64| format!("data: {}\n\n", data(*number).replace('\n', "\ndata: "));
     let (kind, body) = match numbers {
@@ -63,10 +63,10 @@ fn post(stream: &mut TcpStream, channel: usize, numbers: &[u64]) -> Option<Told>
     (text.len() == length).then(|| told(status, text, head.contains("\r\nRetry-After: ")))
 }
 
-/// What was said in one POST, and what came of it.
+/// The channel and the events of one POST, and the response to it.
 type Said = (usize, Vec<u64>, Option<Told>);
 
-/// What a reader has heard.
+/// The events that a subscriber has received.
 type Heard = Vec<(Id, u64)>;
 
 #[derive(Default)]
@@ -104,7 +104,7 @@ impl Soak {
             let count = if random.below(3) == 0 { 2 + random.below(5) } else { 1 };
             let numbers: Vec<u64> = (number..number + count).collect();
             number += count;
-            let Ok(mut stream) = connect(self.port(&mut random)) else { continue }; // it was not said
+            let Ok(mut stream) = connect(self.port(&mut random)) else { continue }; // the event was not published
             let told = post(&mut stream, channel, &numbers);
             let row = match &told {
                 Some(Told::Kept(_)) => "POSTs answered with 200",
@@ -117,7 +117,7 @@ impl Soak {
         }
     }
 
-    /// A reader's life: connections to any node, each of which goes on where the one before it ended.
+    /// The life of a subscriber: connections to any node, each of which continues where the one before ended.
     fn read(&self, n: u64, until: &dyn Fn() -> bool) {
         let (mut random, channel, mut heard) = (Random(n << 40), n as usize % CHANNELS, Vec::new());
         let complete = |heard: &Heard| {
@@ -133,7 +133,7 @@ impl Soak {
         self.heard.lock().unwrap().push((channel, heard));
     }
 
-    /// One connection.
+    /// Opens one connection, and reads it until either side ends it.
     fn hear(
         &self, channel: usize, heard: &mut Heard, random: &mut Random, done: &dyn Fn(&Heard) -> bool,
     ) -> io::Result<()> {
@@ -163,7 +163,7 @@ impl Soak {
         let mut block = String::new();
         while Instant::now() < leaves && !done(heard) {
             if wire.read_line(&mut block)? == 0 {
-                break; // what is not whole does not count
+                break; // an incomplete block does not count
             }
             if !block.ends_with("\n\n") {
                 continue;
@@ -186,7 +186,7 @@ impl Soak {
         Ok(())
     }
 
-    /// Compares what was heard and what was answered with what the stream holds.
+    /// Compares the received events and the responses with the entries of the stream.
     fn judge(&self, channel: usize, entries: &[Entry]) {
         let numbered = |entry: &Entry| Some((Id::parse(&entry.id)?, number(entry.data())?));
         let stream: Heard = entries.iter().filter_map(numbered).collect();
@@ -225,10 +225,10 @@ impl Soak {
     }
 }
 
-/// The rows of what was counted.
+/// The rows of counts.
 type Table = BTreeMap<&'static str, u64>;
 
-/// Runs it for so long, and until there was each failure once; prints the table. Each seed makes another one of it.
+/// Runs for this time, and until each failure has happened once; prints the table. Each seed makes another run.
 fn soak(length: Duration, seed: u64) -> Option<Table> {
     let mut redis = Redis::start(&[])?;
     let links = [(); NODES].map(|()| Between::new(redis.port));
@@ -255,11 +255,11 @@ fn soak(length: Duration, seed: u64) -> Option<Table> {
                 }
                 2 | 6 => {
                     soak.count("failures: a node killed and replaced", 1);
-                    soak.ports[n].store(0, SeqCst); // another server may be given the port before this one is back
+                    soak.ports[n].store(0, SeqCst); // another server may get the port before this one is back
                     nodes[n].kill();
                     let redis = format!("127.0.0.1:{}", links[n].port);
                     let args = [&["--quiet", "--redis", &redis], &ARGS[..]].concat();
-                    nodes[n] = Tincan::start(&args); // it is used at once, whether it is connected or not
+                    nodes[n] = Tincan::start(&args); // publishers use it at once, whether it is connected or not
                     soak.ports[n].store(nodes[n].port, SeqCst);
                 }
                 3 => {
@@ -318,13 +318,13 @@ fn soak(length: Duration, seed: u64) -> Option<Table> {
     Some(table.clone())
 }
 
-/// Asserts that so much was counted that it says something.
+/// Asserts that the counts are large enough to be meaningful.
 fn says_something(tables: &[Table]) {
     let sum = |row| tables.iter().map(|table| table[row]).sum::<u64>();
     assert!(sum("events acknowledged") > 100 && sum("events heard") > 500, "too little has happened");
 }
 
-/// Two times ten, side by side.
+/// Two runs of ten seconds at the same time.
 #[test]
 fn twenty_seconds_of_failures_lose_and_double_nothing() {
     let tables = scope(|scope| {

@@ -1,4 +1,4 @@
-//! Its option, on the command line and in the environment.
+//! The option `--trace`, on the command line and in the environment.
 
 use crate::core::cli::{ask, tincan};
 use tincan::Config;

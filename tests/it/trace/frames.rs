@@ -1,4 +1,4 @@
-//! What it shows of WebSockets.
+//! The output of `--trace` for WebSockets.
 
 use crate::support::growth::*;
 use crate::support::harness::*;
@@ -10,7 +10,7 @@ use tincan::wings::trace::explain::Explainer;
 use tincan::wings::trace::secrets::Secrets;
 use tincan::wings::websocket::frames::FrameReader;
 
-/// What `--trace` shows of a session behind the lines of its handshake; without the lines of the heads.
+/// Returns the lines of `--trace` about a session, without the lines of the heads.
 fn frames_of(lines: &str) -> String {
     let head = |line: &&str| {
         ["field line", "request line", "status line", "end of the head"].iter().any(|n| line.ends_with(n))
@@ -66,7 +66,7 @@ fn trace_shows_each_frame_with_its_header_and_its_payload_unmasked() {
         reason.len() + 2,
     );
     assert_eq!(frames_of(&got), shown(&expected));
-    // In one packet with the handshake: each frame once.
+    // In one packet with the handshake: each frame is shown once.
     let mut wire = server.connect();
     wire.send([handshake("/kitchen", "").into_bytes(), text("soup"), frame(0x88, "")].concat());
     let mut ws = Ws::accepted(wire, "");
@@ -77,7 +77,8 @@ fn trace_shows_each_frame_with_its_header_and_its_payload_unmasked() {
     assert_eq!(up.count(), 3, "two headers, one payload: {got}");
 }
 
-/// What is said of a connection whose frames are read; those of the server are event streams if its answer says so.
+/// Explains a connection with frames. The server's messages are parsed as event streams if its response has this
+/// subprotocol.
 fn explained<'a>(secrets: &Arc<Secrets>, said: impl IntoIterator<Item = (bool, &'a [u8])>) -> String {
     let said: Vec<_> = said.into_iter().collect();
     let blocks = said.iter().any(|(up, bytes)| !up && bytes.windows(12).any(|part| part == b"event-stream"));
@@ -105,13 +106,13 @@ fn trace_holds_what_came_with_a_handshake_until_its_answer() {
         #1 -  | the connection ends";
     let up = [asked.as_bytes(), &more].concat();
     for cut in 0..=more.len() {
-        // Cut anywhere, before the answer or behind it.
+        // Cut anywhere, before the response or after it.
         let (before, behind) = up.split_at(asked.len() + cut);
         let got = explained(&none(), [(true, before), (false, yes.as_bytes()), (true, behind)]);
         let got = frames_of(&got).replace(&shown("#1 < ␍␊ | end of the head; frames follow"), "");
         assert_eq!(got, shown(frames), "cut at {cut}");
     }
-    // Where it is refused, it is a request; also behind another one that was not yet answered.
+    // A refused handshake is a request, even after another request that was not yet answered.
     let first = "GET /health HTTP/1.1\r\nHost: a\r\n\r\n";
     let up = [first, &asked, "GET /b HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
     let got = explained(&none(), [(true, up.as_bytes()), (false, no.as_bytes()), (false, no.as_bytes())]);
@@ -128,7 +129,7 @@ fn trace_holds_what_came_with_a_handshake_until_its_answer() {
     assert!(frames_of(&got).ends_with(&shown(frames)), "{got}");
     let got = explained(&none(), [(true, asked.as_bytes()), (false, yes.as_bytes()), (true, &more[..9])]);
     assert!(got.ends_with("the connection ends, in the middle of a frame\n"), "{got}");
-    // No token is shown, in no frame, wherever it is cut; nor does anything but text reach the terminal.
+    // No token is shown in any frame, wherever the bytes are cut. And nothing but text reaches the terminal.
     let secrets = Arc::new(Secrets::new(["s3same"]));
     let said =
         [text("open s3same"), frame(1, "s3s"), ping("s3same"), frame(0x80, "ame"), closing(1000, "s3same")].concat();

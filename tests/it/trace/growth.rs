@@ -1,4 +1,4 @@
-//! What it costs to show bytes to a person.
+//! The cost of showing bytes to a person.
 
 use crate::core::growth::events_with;
 use crate::support::growth::*;

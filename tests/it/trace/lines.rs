@@ -1,4 +1,4 @@
-//! `--trace`: what each line is, that no token is ever shown, and that nothing reaches a terminal but text.
+//! `--trace`: the note on each line, that no token is ever shown, and that nothing but text reaches a terminal.
 
 use crate::core::tokens::encode;
 use crate::support::harness::*;
@@ -11,13 +11,14 @@ use std::sync::{Arc, LazyLock};
 use tincan::wings::trace::explain::{Explainer, MAX_LINE};
 use tincan::wings::trace::secrets::{MarkedByte, Secrets, hide, unmarked as bytes, visible};
 
-const TOKEN: &str = "ses%25me/Open+7"; // a token may look as if it were encoded
+const TOKEN: &str = "ses%25me/Open+7"; // a token may look as if it was percent-encoded
 
 pub fn traced(args: &[&str]) -> Tincan {
     Tincan::start(&[&["--trace", "--quiet"], args].concat())
 }
 
-/// The lines of a connection, once it has ended; with 9 for each digit of an epoch or a reconnection time, and no date.
+/// Returns the lines of a connection once it has ended. Digits of epochs and reconnection times are replaced by 9,
+/// and the date by D.
 pub fn ended(server: &Tincan, number: usize) -> String {
     raw(server, number).lines().fold(String::new(), |out, line| out + &mask(line) + "\n")
 }
@@ -30,7 +31,7 @@ fn raw(server: &Tincan, number: usize) -> String {
     stderr.lines().filter(|l| l.starts_with(&begin)).fold(String::new(), |out, l| out + l + "\n")
 }
 
-/// Replaces what differs each time, by as many characters.
+/// Replaces everything that differs each time, without changing its length.
 pub fn mask(line: &str) -> String {
     if let Some((begin, rest)) = line.split_once("Date: ") {
         return format!("{begin}Date: {}{}", "D".repeat(29), &rest[29..]);
@@ -48,7 +49,7 @@ pub fn mask(line: &str) -> String {
     }
 }
 
-/// Text and notes of a connection as they are shown, the notes in their column.
+/// Formats text and notes of a connection like `--trace`, with the notes in their column.
 pub fn shown(lines: &str) -> String {
     lines.lines().map(str::trim_start).filter(|l| !l.is_empty()).fold(String::new(), |out, line| {
         let (text, note) = line.split_once(" | ").unwrap();
@@ -56,12 +57,13 @@ pub fn shown(lines: &str) -> String {
     })
 }
 
-/// What an explainer without colour says of a connection: pieces of bytes, up (true) or down, and then its end.
+/// Returns the lines of an explainer without colour for a connection: pieces of bytes, up (true) or down, and then
+/// the end.
 pub fn explained<'a>(secrets: &Arc<Secrets>, said: impl IntoIterator<Item = (bool, &'a [u8])>) -> String {
     explained_by(Explainer::new(1, false, secrets.clone()), said)
 }
 
-/// What this explainer says of a connection.
+/// Returns the lines of this explainer for a connection.
 pub fn explained_by<'a>(mut explainer: Explainer, said: impl IntoIterator<Item = (bool, &'a [u8])>) -> String {
     let mut out = String::new();
     for (up, bytes) in said {
@@ -70,7 +72,7 @@ pub fn explained_by<'a>(mut explainer: Explainer, said: impl IntoIterator<Item =
     out + &explainer.end()
 }
 
-/// Checks several at a time.
+/// Checks several items at the same time.
 fn side_by_side<T: Send>(all: impl IntoIterator<Item = T>, check: impl Fn(T) + Sync) {
     let (mut shares, check) = ([(); 4].map(|()| Vec::new()), &check);
     all.into_iter().enumerate().for_each(|(n, one)| shares[n % 4].push(one));
@@ -113,7 +115,7 @@ fn a_stream_is_shown_line_by_line_with_what_each_line_is() {
     let server = Tincan::start(&["--trace", "--quiet", "--heartbeat", "1"]);
     let (mut wire, _) = server.listen("/kitchen", "");
     server.post("/kitchen?event=order", "two\nlines");
-    wire.until(b"-1\n\n"); // on a slow machine there is a ping before it
+    wire.until(b"-1\n\n"); // on a slow machine a ping may come before it
     wire.expect(":ping\n\n");
     drop(wire);
     let got = ended(&server, 1);
@@ -144,7 +146,7 @@ fn a_stream_is_shown_line_by_line_with_what_each_line_is() {
     let dispatch = shown("#1 < ␊ | dispatch: order\n#1 < ␍␊ | end of the chunk");
     let (got, pings) = got.split_at(got.find(&dispatch).unwrap_or_else(|| panic!("{got}")) + dispatch.len());
     assert_eq!(got.replace(&ping, ""), shown(&expected));
-    // A closed connection is found at a ping.
+    // The server finds a closed connection when it sends a ping.
     let end = shown("#1 -  | the connection ends, in the middle of a body");
     assert!(pings.replace(&ping, "") == end && pings.starts_with(&ping), "{pings}");
 }
@@ -269,7 +271,7 @@ fn what_cannot_be_understood_is_shown_and_said_to_be_refused() {
         let mut wire = server.connect();
         wire.send(request);
         wire.shut();
-        // The answer to a HEAD has no body, not even a refusal.
+        // The response to a HEAD has no body, not even for a refusal.
         let answer = wire.rest();
         let lines = ended(&server, 1);
         let up: Vec<_> = lines.lines().filter(|l| l.starts_with("#1 > ")).collect();
@@ -279,7 +281,7 @@ fn what_cannot_be_understood_is_shown_and_said_to_be_refused() {
         let bytes: usize = up.iter().map(|l| l.matches(['␍', '␊']).count()).sum();
         assert_eq!(bytes, request.matches(['\r', '\n']).count(), "{lines}");
     }
-    // A refusal of what was not yet whole.
+    // A refusal of a request that is not yet complete.
     let long = format!("HEAD /{}", "a".repeat(5000));
     let answer = b"HTTP/1.1 414 URI Too Long\r\nContent-Length: 9\r\n\r\n";
     let lines = explained(&none(), [(true, long.as_bytes()), (false, answer)]);
@@ -305,14 +307,14 @@ fn a_request_cut_anywhere_is_explained_the_same() {
             assert_eq!(whole, explained(&none(), [(true, a), (true, b)]), "cut at {at}");
         }
     }
-    // And it is so behind a socket.
+    // The same over a socket.
     let server = traced(&[]);
     let mut wire = server.connect();
     for byte in b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" {
         wire.send([*byte]);
     }
     wire.rest();
-    drop(wire); // else the server waits for a while
+    drop(wire); // otherwise the server waits for a while
     let up: String =
         ended(&server, 1).lines().filter(|l| l.starts_with("#1 > ")).map(|l| l.to_string() + "\n").collect();
     assert_eq!(
@@ -324,7 +326,7 @@ fn a_request_cut_anywhere_is_explained_the_same() {
     );
 }
 
-/// The lines of an answer without those of its chunks, and each line that was shown in pieces as one.
+/// Returns the lines of a response without those of its chunks. Lines that were shown in pieces are joined.
 fn without_chunks(lines: &str) -> Vec<String> {
     let framing = ["chunk size", "end of the chunk", "last chunk", "end of the body", "end of the head", "field line"];
     let mut out: Vec<(String, String)> = Vec::new();
@@ -397,7 +399,8 @@ fn how_an_answer_in_chunks_ends_is_told() {
     }
 }
 
-/// Every byte as `%XX`, the letters of the hex digits in one case or in both.
+/// Returns the token with every byte as `%XX`. In the first form all hex digits are in upper case, in the second the
+/// cases are mixed.
 fn percent(token: &str) -> [String; 2] {
     let upper: String = token.bytes().map(|b| format!("%{b:02X}")).collect();
     let mixed = token.bytes().enumerate().map(|(n, b)| match (n % 3, b.is_ascii_alphanumeric()) {
@@ -407,7 +410,7 @@ fn percent(token: &str) -> [String; 2] {
     [upper, mixed.collect()]
 }
 
-/// Everything from which the token can be read: itself, and what only it decides of its base64.
+/// Returns all texts that reveal the token: itself, and the parts of its base64 that depend on it alone.
 fn spellings() -> &'static [String] {
     static ALL: LazyLock<Vec<String>> = LazyLock::new(spell);
     &ALL
@@ -429,7 +432,7 @@ fn shows_no_token(text: &str, what: &str) {
     }
 }
 
-/// Requests with the token in them, `{}` for each of its spellings.
+/// Returns requests that contain the token. Each `{}` is replaced by one of its spellings.
 fn with_token() -> Vec<String> {
     let [upper, mixed] = percent(TOKEN);
     let basic = |user: &str| encode(format!("{user}:{TOKEN}").as_bytes());
@@ -449,7 +452,7 @@ fn with_token() -> Vec<String> {
     all
 }
 
-/// Requests with a password that the server does not know, where one must not be shown.
+/// Requests with a password that the server does not know. Such passwords must not be shown either.
 const UNKNOWN: [&str; 12] = [
     "GET / HTTP/1.1\r\nAuthorization: Bearer pass-word\r\n\r\n",
     "GET / HTTP/1.1\r\nauthorization:pass-word\r\n\r\n",
@@ -471,14 +474,14 @@ fn no_token_is_ever_shown_wherever_a_request_is_cut() {
     side_by_side(with_token().into_iter().enumerate(), |(n, request)| {
         let bytes = request.as_bytes();
         shows_no_token(&explained(&secrets, [(true, bytes)]), &request);
-        // Each other spelling is cut: as it is, percent-encoded in part, in base64.
+        // Half of the spellings are cut: unencoded, partly percent-encoded, and in base64.
         for at in (0..=bytes.len()).filter(|_| n / 6 % 2 == 0) {
             let (a, b) = bytes.split_at(at);
             let ended = explained(&secrets, [(true, a)]);
             shows_no_token(&ended, &request);
-            assert!(!ended.contains(&TOKEN[..6]), "not even its beginning: {ended}");
+            assert!(!ended.contains(&TOKEN[..6]), "not even the beginning of the token may be shown: {ended}");
             shows_no_token(&explained(&secrets, [(true, a), (true, b)]), &request);
-            // As if the server said it: then each piece is shown at once.
+            // The same bytes from the server: then each piece is shown at once.
             let body = b"HTTP/1.1 200 OK\r\n\r\n";
             shows_no_token(
                 &explained(&secrets, [(false, &body[..]), (false, a), (false, b)]).replace("  body\n#1 < ", ""),
@@ -497,8 +500,8 @@ fn no_token_is_ever_shown_wherever_a_request_is_cut() {
     }
 }
 
-/// A line outside a body as it is shown, by the letter of its rule: at each `@` the word before it is hidden, back to where
-/// it begins. `cut`: what is there may go on.
+/// Shows a line outside a body by the letter of the rule: at each `@`, the word before it is hidden from its
+/// beginning. If `cut`, the line may go on.
 fn without_user_information(line: &str, cut: bool) -> String {
     let mut marked: Vec<MarkedByte> = bytes(line.as_bytes());
     for at in (0..=line.len()).filter(|at| line.as_bytes().get(*at).map_or(cut, |b| *b == b'@')) {
@@ -549,7 +552,7 @@ fn no_token_is_shown_that_a_chunk_or_the_limit_of_a_line_cuts() {
         assert!(body.starts_with('x') && body.ends_with("(not shown)y"), "{lines}");
         shows_no_token(&body, &request);
     }
-    let rooms = (MAX_LINE - 60..=MAX_LINE).step_by(2); // by the bytes of a letter
+    let rooms = (MAX_LINE - 60..=MAX_LINE).step_by(2); // in steps of the bytes of a letter
     side_by_side(rooms, |room| {
         for (begin, token) in [
             ("POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 99999\r\n\r\n", TOKEN),
@@ -584,7 +587,7 @@ fn the_tokens_of_the_file_are_never_on_standard_error() {
     assert_eq!(server.post_with("/a", &fields, format!("a{TOKEN}")).status, 200);
     let (mut wire, _) = server.listen("/a?since=all", "Authorization: Bearer pass-word\r\n");
     wire.expect(format!("data: a{TOKEN}\n"));
-    eventually("all are shown", || server.stderr().contains("data: a(not shown)␊"));
+    eventually("everything is shown", || server.stderr().contains("data: a(not shown)␊"));
     let stderr = server.stderr();
     assert!(stderr.contains("Authorization: (not shown)␍␊") && stderr.contains("\n  trace: "), "{stderr}");
     assert!(stderr.matches("> POST").count() >= 19, "{stderr}");
@@ -712,7 +715,7 @@ fn random_bytes_make_lines_and_nothing_else() {
             "seed {seed}: {out}"
         );
         shows_no_token(&out, "random bytes");
-        // Nothing is lost: each byte that has a picture of its own is there.
+        // Nothing is lost: each byte that has a sign of its own is there.
         for (sign, said) in [("#1 > ", &up), ("#1 < ", &down)] {
             let lines: String = out.lines().filter(|l| l.starts_with(sign)).collect();
             assert_eq!(lines.matches('␊').count(), said.iter().filter(|b| **b == b'\n').count(), "seed {seed}: {out}");
@@ -730,7 +733,7 @@ fn lines_of_several_connections_do_not_mix() {
         }
     });
     eventually("all are shown", || (1..=160).all(|n| server.stderr().contains(&format!("\n#{n} - "))));
-    // Before the first of them stands what it says at its start, with more lines if the system's limits are low.
+    // Before the first of these lines comes the server's greeting. It is longer if the system's limits are low.
     for line in server.stderr().lines().skip_while(|line| !line.starts_with('#')) {
         let (number, rest) = line.strip_prefix('#').unwrap().split_once(' ').unwrap();
         assert!((1..=160).contains(&number.parse::<u32>().unwrap()), "{line}");
@@ -759,7 +762,7 @@ fn it_is_in_colour_on_a_terminal_alone_and_where_nobody_says_otherwise() {
         let line = format!("echo $$; exec env {env} {program} --listen 127.0.0.1:0 --trace --quiet");
         let mut command = Command::new("script");
         command.args(["-qefc", &line, "/dev/null"]).env_remove("NO_COLOR").env_remove("PORT");
-        command.env("SHELL", "/bin/sh"); // nobody's is none
+        command.env("SHELL", "/bin/sh"); // the user `nobody` has no shell
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut child = Ended(child);
         let mut out = BufReader::new(child.0.stdout.take().unwrap());
@@ -776,7 +779,7 @@ fn it_is_in_colour_on_a_terminal_alone_and_where_nobody_says_otherwise() {
         let first = (0..10).map(|_| next()).find(|l| l.contains("#1")).unwrap();
         assert!(Command::new("kill").arg(pid.trim()).status().unwrap().success());
         let mut rest = String::new();
-        let _ = out.read_to_string(&mut rest); // a terminal that has gone is an error
+        let _ = out.read_to_string(&mut rest); // reading from a closed terminal is an error
         let text = format!("{:<40}  ", "GET /health HTTP/1.1␍␊");
         let expected = match color {
             true => format!("\x1b[36m#1 >\x1b[0m {text}\x1b[2mrequest line\x1b[0m"),

@@ -1,4 +1,4 @@
-//! `--trace`.
+//! The wing `--trace`.
 
 pub mod cli;
 #[cfg(feature = "websocket")]

@@ -1,4 +1,4 @@
-//! How it is written.
+//! How `--trace` writes its lines.
 
 use crate::core::report::{greeting, start, write};
 use crate::support::harness::*;

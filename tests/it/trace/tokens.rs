@@ -1,6 +1,6 @@
-//! What keeps tokens shows none.
+//! Types that hold tokens cannot be printed.
 
-#[allow(unused_imports)] // the trait is looked at if the type itself has no such constant
+#[allow(unused_imports)] // the trait is used if the type itself has no such constant
 use crate::core::tokens::{NotPrinted, Printed};
 use tincan::wings::trace::explain::Explainer;
 use tincan::wings::trace::secrets::Secrets;

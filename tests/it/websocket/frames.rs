@@ -1,5 +1,5 @@
-//! WebSocket by RFC 6455, without sockets: the opening handshake, and a table of what a client can send and what the
-//! server answers. Its groups and their numbers are those of the conformance suite that the field uses.
+//! WebSocket by RFC 6455, without sockets: the opening handshake, and a table of a client's frames and the server's
+//! reactions. Its groups and their numbers are those of the conformance suite that is commonly used.
 
 use crate::support::harness::Random;
 use crate::support::websocket::{SMALL, closing, fragments, frame, header, masked, ping, random_bytes, text};
@@ -10,31 +10,31 @@ use tincan::wings::websocket::sha1;
 use tincan::wire::http::Request;
 use tincan::wire::reject::*;
 
-/// The limit of a message for which the table is made: the default of `--max-body`.
+/// The limit of a message in the table: the default of `--max-body`.
 pub const MAX: usize = 64 << 10;
 
-/// What the Close frame of a failure says.
+/// Returns the reason in the Close frame of a failure.
 pub fn closing_reason(failure: Reject) -> String {
     format!("{} ({})", failure.why, failure.rule)
 }
 
-/// What the server does.
+/// A reaction of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reaction {
-    /// It publishes the message, and so sends it to this client too.
+    /// It publishes the message, so this client receives it too.
     Echo(String),
     /// It answers a Ping frame.
     Pong(Vec<u8>),
     /// It answers a Close frame with one of the same status code, and ends the connection.
     Close(Option<u16>),
-    /// It fails the connection: a Close frame of its own, and the end.
+    /// It fails the connection: it sends a Close frame, and ends the connection.
     Fail(Reject),
 }
 
 use Reaction::{Echo, Pong};
 
-/// A row of the table. Where the last reaction is no [`Reaction::Close`] and no [`Reaction::Fail`], the connection stays
-/// open, and what was begun can go on.
+/// A row of the table. If the last reaction is neither [`Reaction::Close`] nor [`Reaction::Fail`], the connection
+/// stays open, and an unfinished message can go on.
 pub struct Case {
     pub group: &'static str,
     pub name: String,
@@ -62,7 +62,7 @@ impl Table {
     }
 }
 
-/// The whole table.
+/// Returns the whole table.
 pub fn cases() -> Vec<Case> {
     let mut table = Table { group: "", cases: Vec::new() };
     let groups = [framing, pings, reserved_bits, opcodes, fragmentation, utf8, closes, limits];
@@ -198,23 +198,23 @@ fn fragmentation(t: &mut Table) {
     t.fails("binary, then text", &[frame(0x02, "a"), frame(0x80, "b")], BINARY_DATA);
 }
 
-/// Texts at the edges of UTF-8 (RFC 3629 §3, §4): the first and the last character of each length, what stands beside
-/// the surrogates, what is no character (Unicode §23.7) and yet is one for UTF-8, and a few words.
+/// Texts at the edges of UTF-8 (RFC 3629 §3, §4): the first and the last character of each length, the neighbours of
+/// the surrogates, code points that are noncharacters (Unicode §23.7) but valid in UTF-8, and a few words.
 const TEXTS: &str = "\0 \u{7f} \u{80} \u{7ff} \u{800} \u{fff} \u{1000} \u{cfff} \u{d000} \u{d7ff} \u{e000} \u{fdd0} \u{feff} \
     \u{fffd} \u{fffe} \u{ffff} \u{10000} \u{1fffe} \u{3ffff} \u{40000} \u{fffff} \u{100000} \u{10fffe} \
     \u{10ffff} κόσμε Hello-µ@ßöäüàá-UTF-8!!";
 
-/// Bytes that are no UTF-8, in hexadecimal; a bar stands before the first that cannot be there.
+/// Invalid UTF-8 in hexadecimal. A bar precedes the first byte that is not allowed at its place.
 const NO_TEXTS: [&str; 6] = [
     // Unexpected continuation bytes.
     "|80, |bf, |80 bf, |80 bf 80, 61 |80, c3 a9 |80, e2 82 ac |80, f0 9f 98 80 |80",
-    // A character that breaks off.
+    // A character that is not complete.
     "c3 |20, c3 |c3, e2 |20, e2 82 |20, e2 82 |c3, f0 9f |20, f0 9f 98 |20, f0 9f 98 |f0, df |7f, df |c0, \
         ef bf |7f, ef bf |c0, f4 8f bf |7f, f4 8f bf |c0",
-    // Bytes that are in no text.
+    // Bytes that never occur in UTF-8.
     "|fe, |ff, |fe fe ff ff, |f5 80 80 80, |f7 bf bf bf, |f8 88 80 80 80, |fb bf bf bf bf, \
         |fc 84 80 80 80 80, |fd bf bf bf bf bf",
-    // More bytes than a character needs.
+    // Longer encodings than necessary.
     "|c0 af, e0 |80 af, f0 |80 80 af, |f8 80 80 80 af, |fc 80 80 80 80 af, |c1 bf, e0 |9f bf, \
         f0 |8f bf bf, |f8 87 bf bf bf, |c0 80, e0 |80 80, f0 |80 80 80",
     // Surrogates, alone and in pairs.
@@ -224,7 +224,7 @@ const NO_TEXTS: [&str; 6] = [
     "f4 |90 80 80, f4 |bf bf bf",
 ];
 
-/// Each of [`NO_TEXTS`], with the place of its bar.
+/// Returns each of [`NO_TEXTS`] with the position of its bar.
 fn no_texts() -> Vec<(Vec<u8>, usize)> {
     let byte = |hex: &str| u8::from_str_radix(hex.trim_start_matches('|'), 16).unwrap();
     let read = |text: &str| {
@@ -261,7 +261,7 @@ fn utf8(t: &mut Table) {
         t.fails(format!("{name}"), &[text(&bytes)], TEXT_UTF8);
         t.fails(format!("{name} behind a text"), &[text([b"a ", &bytes[..], b" b"].concat())], TEXT_UTF8);
         t.fails(format!("{name} in single bytes"), &fragments(&bytes.chunks(1).collect::<Vec<_>>()), TEXT_UTF8);
-        // It fails at once: of a larger frame, and of a message that goes on, no further byte is needed.
+        // It fails at once: the server needs no further byte of a larger frame or of an unfinished message.
         let begun = |n: usize| [header(0x01, 2, 1000), masked(&bytes[..n])];
         t.add(format!("{name} up to the wrong byte"), &begun(at), &[]);
         t.fails(format!("{name} with the wrong byte"), &begun(at + 1), TEXT_UTF8);
@@ -275,7 +275,7 @@ fn utf8(t: &mut Table) {
     );
 }
 
-/// Status codes that a client may send (§7.4.1, §7.4.2; IANA, "WebSocket Close Code Number Registry").
+/// Returns whether a client may send a status code (§7.4.1, §7.4.2; IANA, "WebSocket Close Code Number Registry").
 fn may_be_sent(code: u16) -> bool {
     [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014].contains(&code)
         || (3000..5000).contains(&code)
@@ -303,7 +303,7 @@ fn closes(t: &mut Table) {
         t.add(format!("{code}"), &[closing(code, "")], std::slice::from_ref(&server));
         t.add(format!("{code} and a reason"), &[closing(code, "reason")], &[server]);
     }
-    // Nothing counts behind it, not even what breaks a rule.
+    // Bytes after it are ignored, even if they break a rule.
     for (name, behind) in [
         ("a text", text("a")),
         ("a ping", ping("a")),
@@ -332,7 +332,7 @@ fn limits(t: &mut Table) {
     let mut server = vec![Pong(vec![7; 125]); 64];
     server.insert(63, echo(&all));
     t.add("the longest message in 64 frames, pings in between", &pings, &server);
-    // Its length alone is enough: neither the masking key nor a byte of the payload is sent.
+    // The length alone is enough: neither the masking key nor a byte of the payload is sent.
     let told = |first, length| {
         let mut header = header(first, if length > 65535 { 8 } else { 2 }, length);
         header.truncate(header.len() - 4);
@@ -355,7 +355,7 @@ fn limits(t: &mut Table) {
     t.add("500 empty fragments", &empty, &[]);
 }
 
-/// What the parser makes of bytes that arrive in pieces.
+/// Returns the parser's reactions to bytes that arrive in pieces.
 fn react<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, max: usize) -> Vec<Reaction> {
     let (mut parser, mut reactions) = (Parser::new(max), Vec::new());
     for mut piece in pieces {
@@ -368,17 +368,18 @@ fn react<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, max: usize) -> Vec<Reac
                 Err(failure) => Reaction::Fail(failure),
                 Ok(None) => break,
             });
-            // Behind these nothing counts any more, and the server reads no further.
+            // After these reactions all bytes are ignored, and the server reads no further.
             if let Some(Reaction::Close(_) | Reaction::Fail(_)) = reactions.last() {
                 return reactions;
             }
         }
-        assert!(piece.is_empty(), "bytes are left");
+        assert!(piece.is_empty(), "the parser leaves bytes");
     }
     reactions
 }
 
-/// Whether bytes are UTF-8, and whether at least they can become it: by the grammar of RFC 3629 §4, rule for rule.
+/// Returns whether bytes are UTF-8, and whether more bytes can make them UTF-8, by the grammar of RFC 3629 §4, rule
+/// by rule.
 fn is_utf8(mut bytes: &[u8]) -> (bool, bool) {
     const TAIL: (u8, u8) = (0x80, 0xbf);
     let characters: [&[(u8, u8)]; 9] = [
@@ -402,7 +403,7 @@ fn is_utf8(mut bytes: &[u8]) -> (bool, bool) {
     (true, true)
 }
 
-/// The standard again, slowly and all at once: what the bytes of a client lead to, should no more come.
+/// The standard again, slow and all at once: returns the reactions to the bytes of a client that sends no more.
 pub fn judge(mut rest: &[u8], max: usize) -> Vec<Reaction> {
     let (mut reactions, mut message) = (Vec::new(), None::<Vec<u8>>);
     let failed = |mut reactions: Vec<Reaction>, failure| {
@@ -497,12 +498,12 @@ fn every_case_ends_as_the_standard_says_wherever_its_bytes_are_cut() {
         for cut in cuts {
             let (left, right) = client.split_at(cut);
             reacts(&[left, right]);
-            // So far, and not a byte later.
+            // The failure comes at this byte, and not later.
             if client.len() <= 1000 {
                 assert_eq!(react([left], MAX), judge(left, MAX), "{what}, cut at {cut}");
             }
         }
-        // Over a channel a message comes back as it is, for it has no line end that is not LF.
+        // A channel returns the message unchanged, since its only line ends are LF.
         let echoes = server.iter().filter_map(|r| if let Echo(text) = r { Some(text) } else { None });
         assert!(echoes.into_iter().all(|text| !text.contains('\r')), "{what}");
         met.extend(server.iter().filter_map(|r| if let Reaction::Fail(failure) = r { Some(*failure) } else { None }));
@@ -510,7 +511,7 @@ fn every_case_ends_as_the_standard_says_wherever_its_bytes_are_cut() {
         names.push(what);
     }
     for failure in ws::TABLE {
-        assert!(met.contains(failure), "no case fails with {failure:?}");
+        assert!(met.contains(failure), "no case leads to {failure:?}");
     }
     println!("{} cases: {counts:#?}", names.len());
 }
@@ -548,7 +549,7 @@ fn a_text_fails_at_the_first_byte_that_no_text_has_there() {
     assert!(sequences.len() > 90_000 && valid > 2000, "{valid} of {}", sequences.len());
 }
 
-/// What a client sent.
+/// Parses the frame that a client sent.
 fn receive(bytes: &[u8]) -> Option<Received> {
     Parser::new(MAX).next(&mut &bytes[..]).unwrap()
 }
@@ -558,7 +559,7 @@ fn a_client_is_heard_to_the_letter() {
     assert_eq!(receive(&closing(4321, "κόσμε")), Some(Received::Close(Some(4321))));
     assert_eq!(receive(&frame(0x88, "")), Some(Received::Close(None)));
     assert_eq!(receive(&frame(0x8a, b"\xff\0")), Some(Received::Pong));
-    // One at a time: what is behind it stays where it is.
+    // One frame at a time: the bytes after it stay.
     let bytes = [text("a"), ping("b"), frame(0x81, "c")[..3].to_vec()].concat();
     let (mut parser, mut rest) = (Parser::new(1), &bytes[..]);
     assert_eq!((parser.next(&mut rest), rest.len()), (Ok(Some(Received::Message("a".into()))), 10));
@@ -621,7 +622,7 @@ fn the_frames_of_the_server_are_whole_and_not_masked_and_as_short_as_can_be() {
     assert_eq!(close(None, "a reason needs a code"), b"\x88\0");
     assert_eq!(close(Some(1000), ""), b"\x88\x02\x03\xe8");
     assert_eq!(close(Some(1013), "later"), b"\x88\x07\x03\xf5later");
-    // A reason is cut where a character ends.
+    // A reason is cut at the end of a character.
     for (reason, kept) in [("*".repeat(123), 123), ("*".repeat(124), 123), ("é".repeat(70), 122), ("€".repeat(70), 123)]
     {
         let expected = [&[0x88, kept as u8 + 2, 3, 0xe8], &reason.as_bytes()[..kept]].concat();
@@ -637,8 +638,11 @@ fn every_failure_says_why_and_fits_into_a_close_frame() {
         assert!(known && failure.why.contains("; ") && failure.fields.is_empty(), "{failure:?}");
         let frame = ws::close_for(failure);
         let said = [&failure.status.to_be_bytes(), closing_reason(failure).as_bytes()].concat();
-        assert_eq!(frame, [&[0x88, said.len() as u8], &said[..]].concat(), "{failure:?} is cut");
-        assert!(ws::TABLE[..n].iter().all(|other| other.why != failure.why), "{failure:?} is there twice");
+        assert_eq!(frame, [&[0x88, said.len() as u8], &said[..]].concat(), "the reason of {failure:?} is cut");
+        assert!(
+            ws::TABLE[..n].iter().all(|other| other.why != failure.why),
+            "the reason of {failure:?} is there twice"
+        );
     }
 }
 
@@ -650,7 +654,7 @@ const GOOD: [&str; 5] = [
     "Sec-WebSocket-Version: 13",
 ];
 
-/// Asks for a WebSocket, with the field lines of which none has the same name.
+/// Parses a handshake of these field lines, completed with good ones for the other names.
 fn asked(line: &str, fields: &[&str]) -> Result<Option<Handshake>, Reject> {
     let name = |field: &str| field.split(':').next().unwrap().to_ascii_lowercase();
     let kept = GOOD.into_iter().filter(|good| !fields.iter().any(|field| name(field) == name(good)));
@@ -678,7 +682,7 @@ fn a_handshake_is_accepted_as_the_standard_has_it() {
         &["Connection: keep-alive", "Connection: uPGRADE"],
         &["sec-websocket-version:   13  "],
         &["Origin: http://localhost"],
-        // No extension is taken, and of protocols only the one that is known.
+        // No extension is accepted, and only the known subprotocol.
         &["Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"],
         &["Sec-WebSocket-Protocol: chat, superchat"],
         &["Sec-WebSocket-Protocol: Event-Stream"],
@@ -694,7 +698,7 @@ fn a_handshake_is_accepted_as_the_standard_has_it() {
     ] {
         assert_eq!(asked(get, more), with, "{more:?}");
     }
-    // The key of §4.1's example has bits in its last digit that stand for nothing; it is hashed as it came.
+    // The key in the example of §4.1 has unused bits in its last digit. It is hashed as it came.
     for (key, accept) in [
         ("AQIDBAUGBwgJCgsMDQ4PEC==", "OfS0wDaT5NoxF2gqm7Zj2YtetzM="),
         ("+/+/+/+/+/+/+/+/+/+/+w==", "M0DUs3om0SqzerhOhYSMM7WQuBQ="),
@@ -715,7 +719,7 @@ fn a_request_that_asks_for_no_websocket_is_left_alone() {
         ("GET /a HTTP/1.1", &["Upgrade: h2c", "Sec-WebSocket-Key"]),
         ("GET /a HTTP/1.1", &["Upgrade: websocket2", "Sec-WebSocket-Key"]),
         ("POST /a HTTP/1.1", &["Upgrade: h2c", "Sec-WebSocket-Key"]),
-        // In HTTP/1.0 the field means nothing (RFC 9110 §7.8).
+        // In HTTP/1.0 the field has no meaning (RFC 9110 §7.8).
         ("GET /a HTTP/1.0", &["Sec-WebSocket-Key"]),
     ] {
         assert_eq!(asked(line, fields), Ok(None), "{line} {fields:?}");
@@ -744,7 +748,7 @@ fn a_handshake_that_breaks_a_rule_is_refused_by_its_name() {
         (get, &["Sec-WebSocket-Version: 013"], WS_VERSION),
         (get, &["Sec-WebSocket-Version: 13, 8"], WS_VERSION),
         (get, &["Sec-WebSocket-Version: 13", "Sec-WebSocket-Version: 13"], WS_VERSION),
-        // The version comes first, for older ones have no such key.
+        // The version comes first, since older versions have no such key.
         (get, &["Sec-WebSocket-Version: 8", "Sec-WebSocket-Key"], WS_VERSION),
         (get, &["Sec-WebSocket-Key"], WS_KEY),
         (get, &[GOOD[3], GOOD[3]], WS_KEY),
@@ -771,7 +775,7 @@ fn a_handshake_that_breaks_a_rule_is_refused_by_its_name() {
     ] {
         assert_eq!(asked(get, &[&key(wrong)]), Err(WS_KEY), "{wrong}");
     }
-    // The status codes have the fields that go with them (RFC 9110 §15.5.6, §15.5.22; RFC 6455 §4.4).
+    // The statuses have the fields that they need (RFC 9110 §15.5.6, §15.5.22; RFC 6455 §4.4).
     for reject in [UPGRADE, WS_VERSION] {
         assert_eq!(reject.fields, "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n");
         assert!(reject.line().starts_with("426 Upgrade Required: "));
@@ -783,7 +787,7 @@ fn a_handshake_that_breaks_a_rule_is_refused_by_its_name() {
 #[test]
 fn sha1_digests_as_its_standard_has_it() {
     let hex = |message: &[u8]| sha1::digest(message).iter().map(|b| format!("{b:02x}")).collect::<String>();
-    // RFC 3174 §7.3, and nothing at all.
+    // RFC 3174 §7.3, and an empty message.
     let two_blocks = b"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq";
     for (message, digest) in [
         (b"".to_vec(), "da39a3ee5e6b4b0d3255bfef95601890afd80709"),
@@ -794,7 +798,7 @@ fn sha1_digests_as_its_standard_has_it() {
     ] {
         assert_eq!(hex(&message), digest);
     }
-    // Every length over several blocks, so that the padding falls on every place; computed with Python's hashlib.
+    // Every length over several blocks, so that the padding begins at each position. Computed with Python's hashlib.
     let digests: Vec<u8> = (0..300).flat_map(|n| sha1::digest(&(0..n).map(|i| i as u8).collect::<Vec<_>>())).collect();
     assert_eq!(hex(&digests), "7261d91c9ffd63ee8e68156d4d57e733d4ad7243");
 }

@@ -1,4 +1,4 @@
-//! What a WebSocket hears of events of any size, and what it hears if it stops in the middle of one.
+//! The messages of a WebSocket for events of any size, also if it stops in the middle of one.
 
 use crate::support::harness::*;
 use crate::support::slow_readers::{next, slow_readers};
@@ -7,18 +7,18 @@ use crate::support::wings::has;
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
-/// A WebSocket that fell off the log, or whose time is over, is told so.
+/// The status code for a WebSocket that has fallen off the log, or whose time is over.
 const CALLED_BACK: u16 = 1013;
 
 #[test]
 fn slow_websockets_hear_exactly_what_is_for_them_wherever_they_stopped() {
     let (dir, room) = (Scratch::new(), roomy());
-    // A WebSocket that takes nothing for three heartbeats is given up, so theirs is a long one.
+    // The heartbeat is long, since a WebSocket that accepts nothing for three heartbeats is dropped.
     let args = ["--quiet", "--retry", "0", "--history", &room, "--heartbeat", "60", "--data", dir.arg()];
     slow_readers(&args, 2, 3, has("address"));
 }
 
-/// The frames in these bytes, and what is left of one that is not whole.
+/// Returns the frames in these bytes, and the bytes of an incomplete one.
 fn frames(mut bytes: &[u8]) -> (Vec<(u8, Vec<u8>)>, &[u8]) {
     let mut frames = Vec::new();
     while let [first, second, rest @ ..] = bytes {
@@ -33,12 +33,12 @@ fn frames(mut bytes: &[u8]) -> (Vec<(u8, Vec<u8>)>, &[u8]) {
     (frames, bytes)
 }
 
-/// A WebSocket of each form.
+/// Opens a WebSocket of each form.
 fn both_forms(server: &Tincan, path: &str) -> [(Ws, bool); 2] {
     [(Ws::open(server, path), false), (Ws::blocks(server, path, "").0, true)]
 }
 
-/// What it hears of an event.
+/// Returns the message for an event.
 fn message(body: &str, id: &str, blocks: bool) -> String {
     if blocks { block(body, id) } else { body.replace("\r\n", "\n").replace('\r', "\n") }
 }
@@ -51,7 +51,7 @@ fn messages_of_all_sizes_and_shapes_are_whole_in_both_forms() {
     let overhead = block("", "1763654400123-10").len();
     let mut bodies = vec!["\n".repeat(99_999), "\r\n".repeat(50_000), "y".repeat(3 << 20), "z\n".repeat(100_000)];
     for size in [0, 1, 125, 126, 65535, 65536] {
-        bodies.extend((size >= overhead).then(|| "b".repeat(size - overhead))); // so long is its block, or nearly
+        bodies.extend((size >= overhead).then(|| "b".repeat(size - overhead))); // about the size of its block
         bodies.extend([0, 1].map(|more| "x".repeat(size + more)));
     }
     scope(|s| {
@@ -79,7 +79,8 @@ fn messages_of_all_sizes_and_shapes_are_whole_in_both_forms() {
     });
 }
 
-/// Messages of a megabyte, more of them than a socket takes: who does not read is stuck in one. Returns them with their ids.
+/// Publishes messages of a megabyte, more than a socket takes, so a subscriber that does not read is stuck in one.
+/// Returns them with their ids.
 fn stuck(server: &Tincan, path: &str) -> Vec<(String, String)> {
     let count = more_than_a_socket_takes() / (1 << 20) + 2;
     let bodies = (0..count).map(|n| format!("{n}{}\n", "x".repeat(998)).repeat(1 << 10));
@@ -100,7 +101,7 @@ fn a_websocket_that_is_stuck_within_a_message_goes_on_byte_by_byte() {
                 let (mut honest, _) = server.listen("/a", "");
                 let all = stuck(&server, "/a");
                 for (body, id) in &all {
-                    assert!(next(&mut honest) == block(body, id), "who reads is not held up");
+                    assert!(next(&mut honest) == block(body, id), "a subscriber that reads is not delayed");
                 }
                 scope(|s| {
                     for (ws, blocks) in wss {
@@ -113,7 +114,7 @@ fn a_websocket_that_is_stuck_within_a_message_goes_on_byte_by_byte() {
     });
 }
 
-/// It hears these, and its Pings are answered between them, and nothing else comes but pings.
+/// Asserts that these messages come, that Pings are answered between them, and that nothing else comes but pings.
 fn goes_on(mut ws: Ws, all: &[String]) {
     let mut random = Random(all[0].len() as u64);
     let (mut heard, mut asked, mut answered) = (0, 0, 0);
@@ -123,16 +124,16 @@ fn goes_on(mut ws: Ws, all: &[String]) {
             ws.send(ping(asked.to_string()));
         }
         ws.0.sips = if heard == 1 { 200_000 } else { random.index(2000) };
-        match ws.frame().expect("it ended") {
+        match ws.frame().expect("the connection goes on") {
             (0x81, payload) => {
                 assert!(payload == all[heard].as_bytes(), "message {heard}");
                 heard += 1;
             }
             (0x89, _) => ws.send(frame(0x8a, "")),
-            // The newest one is always answered; others need not be (RFC 6455 §5.5.3).
+            // The newest Ping is always answered; others need not be (RFC 6455 §5.5.3).
             (0x8a, payload) => {
                 let number = String::from_utf8(payload).unwrap().parse().unwrap();
-                assert!(answered < number && number <= asked, "{number} behind {answered}");
+                assert!(answered < number && number <= asked, "{number} after {answered}");
                 answered = number;
             }
             (first, payload) => panic!("{first:x} {}", payload.escape_ascii()),
@@ -140,8 +141,8 @@ fn goes_on(mut ws: Ws, all: &[String]) {
     }
 }
 
-/// Whatever ends it, what came is a beginning of what it was to hear, in whole frames; behind them comes the Close frame, or
-/// the connection ends, which may be within a frame.
+/// Whatever ends the connection, the client has received the first messages, in complete frames. Then comes the Close
+/// frame, or the connection ends, possibly within a frame.
 #[test]
 fn a_websocket_that_is_stuck_within_a_message_is_never_closed_inside_it() {
     side_by_side(&[
@@ -150,7 +151,7 @@ fn a_websocket_that_is_stuck_within_a_message_is_never_closed_inside_it() {
         ("binary", || ends_stuck(&[], 1003, |ws, _, _, _| sends(ws, frame(0x82, "b")))),
         ("age", || {
             ends_stuck(&["--max-age", "3"], CALLED_BACK, |_, _, _, opened| {
-                // Its time is over between 2.7 and 3.3 seconds, and that is seen half a second later.
+                // Its age limit is between 2.7 and 3.3 seconds. The server sees that up to half a second later.
                 sleep(Duration::from_millis(3900).saturating_sub(opened.elapsed()));
                 opened + Duration::from_millis(3500)
             });
@@ -164,13 +165,14 @@ fn a_websocket_that_is_stuck_within_a_message_is_never_closed_inside_it() {
     ]);
 }
 
-/// Its client sends this; returns when.
+/// Sends these bytes; returns when.
 fn sends(ws: &mut Ws, bytes: Vec<u8>) -> Instant {
     ws.send(bytes);
     Instant::now()
 }
 
-/// `end`: ends it; returns from when on it has two seconds to take the rest of the message, and is given one here.
+/// Ends a WebSocket with `end`. This returns the moment from which on the client has two seconds to take the rest of
+/// the message. The test takes one second at least.
 fn ends_stuck(args: &[&str], code: u16, end: fn(&mut Ws, &Tincan, &str, Instant) -> Instant) {
     let room = roomy();
     let history = if args.contains(&"--history") { vec![] } else { vec!["--history", &room] };
@@ -185,7 +187,7 @@ fn ends_stuck(args: &[&str], code: u16, end: fn(&mut Ws, &Tincan, &str, Instant)
         let (frames, rest) = frames(&bytes);
         let (last, messages) = frames.split_last().unwrap();
         let closed = last.0 == 0x88;
-        assert!(closed || from.elapsed() > Duration::from_secs(1), "there is a Close frame");
+        assert!(closed || from.elapsed() > Duration::from_secs(1), "there is no Close frame");
         assert!(!closed || rest.is_empty() && last.1[..2] == code.to_be_bytes(), "{:?}", last.1.escape_ascii());
         let messages = if closed { messages } else { &frames[..] };
         for (n, (first, payload)) in messages.iter().enumerate() {

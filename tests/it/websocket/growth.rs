@@ -1,4 +1,4 @@
-//! What frames cost.
+//! The cost of frames.
 
 use crate::support::growth::*;
 use crate::support::harness::*;
@@ -38,8 +38,8 @@ fn websocket_frames() {
     }
 }
 
-/// The calls with which a message is read that is there already: one for what every request has room in, and then for 16
-/// KB each.
+/// Counts the calls that read a message which has already arrived: one fills the buffer that every request has, and
+/// then each reads 16 KB.
 #[test]
 fn a_large_message_is_read_in_a_few_calls() {
     if !works("strace -V") {
@@ -55,7 +55,7 @@ fn a_large_message_is_read_in_a_few_calls() {
     }
     let server = Tincan::run(command);
     let mut ws = Ws::open(&server, "/a");
-    // The thread that hears the channel has room for 8 KB.
+    // The thread that receives the channel's events uses a buffer of 8 KB.
     let of_the_client = |line: &&str| line.contains(" = ") && !line.contains(", 8192, ");
     let read = || scratch.read("calls").lines().filter(of_the_client).count();
     let before = read();
@@ -63,5 +63,5 @@ fn a_large_message_is_read_in_a_few_calls() {
     ws.send(frame(0x81, &message));
     ws.hears(&message);
     let calls = read() - before;
-    assert!(calls <= 8, "{calls}"); // what is sent at once may come in parts
+    assert!(calls <= 8, "{calls}"); // bytes that are sent at once may arrive in parts
 }

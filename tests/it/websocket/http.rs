@@ -1,4 +1,4 @@
-//! What it refuses; see `sockets.rs`.
+//! Refusals of this wing; see also `sockets.rs`.
 
 use crate::support::refusals::{covered, elsewhere};
 use tincan::wings::websocket::TABLES;

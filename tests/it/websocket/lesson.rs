@@ -1,4 +1,4 @@
-//! The lesson about it.
+//! The lesson about WebSocket.
 
 use crate::support::harness::*;
 use crate::support::wings::has;

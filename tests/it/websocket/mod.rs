@@ -1,4 +1,4 @@
-//! WebSocket.
+//! The wing WebSocket.
 
 pub mod frames;
 pub mod framing;

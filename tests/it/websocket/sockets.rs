@@ -1,5 +1,5 @@
-//! WebSocket over real sockets: the table of `frames.rs` byte for byte, the handshake's refusals, and what a channel makes of
-//! messages.
+//! WebSocket over real sockets: the table of `frames.rs` byte for byte, the refusals of handshakes, and messages in a
+//! channel.
 
 use crate::support::browser::{driver, url};
 use crate::support::harness::*;
@@ -18,10 +18,10 @@ use tincan::wings::websocket::frames::{BINARY_DATA, TOO_LONG};
 use tincan::wire::event::json;
 use tincan::wire::reject::{self, Reject};
 
-/// Connections of the runner at a time.
+/// The number of connections at a time.
 const WORKERS: usize = 8;
 
-/// Whether bytes that break no rule end where a frame does.
+/// Returns whether bytes that break no rule end with a complete frame.
 fn is_whole(mut bytes: &[u8]) -> bool {
     while let [_, second, rest @ ..] = bytes {
         let form = [0, 2, 8][usize::from(second % 128).saturating_sub(125)];
@@ -43,7 +43,7 @@ enum How {
     Cut(usize),
 }
 
-/// Plays cases, one after the other, on a channel of its own, beside a reader of the event stream.
+/// Plays cases one after the other on a channel of its own, which also has a subscriber to the event stream.
 struct Player<'a> {
     server: &'a Tincan,
     path: String,
@@ -60,8 +60,8 @@ impl Player<'_> {
         Player { server, path, reader, epoch, said: 0 }
     }
 
-    /// Pongs come in their order, and so do messages; but which of the two comes first is not said. Where the connection
-    /// ends at once some messages may not have come back yet, and yet have been published.
+    /// Plays a case. Pongs come in their order, and so do messages, but a pong and a message may come in any order.
+    /// If the connection ends at once, some messages may have been published without coming back.
     fn play(&mut self, what: &str, client: &[u8], expected: &[Reaction], how: How) {
         let what = format!("{what}, {how:?}: {:.300}", client[..client.len().min(300)].escape_ascii().to_string());
         let mut wire = self.server.connect();
@@ -102,7 +102,7 @@ impl Player<'_> {
                 close = Some(vec![3, 0xe8]);
             }
             let Some((first, payload)) = ws.frame() else { break };
-            assert_eq!(closed, None, "{what}: a frame behind the Close frame");
+            assert_eq!(closed, None, "{what}: a frame after the Close frame");
             match first {
                 0x81 => {
                     assert_eq!(Some(payload.as_slice()), messages.get(heard).map(String::as_bytes), "{what}");
@@ -125,8 +125,8 @@ impl Player<'_> {
     }
 }
 
-/// How many descriptors a server has that has just started: at first it opens some for a moment. A thread of it that has
-/// still to do so may be waiting for a processor.
+/// Returns how many descriptors a server has that has just started. At first it opens some for a moment. A thread
+/// that has not done so yet may be waiting for a processor.
 fn at_rest(server: &Tincan) -> usize {
     let sleeps = || {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
@@ -148,7 +148,7 @@ fn every_case_of_the_table_is_answered_over_sockets_byte_for_byte() {
     let mut jobs = Vec::new();
     let cases = cases();
     for case in &cases {
-        // A cut in the middle of a short one, at each byte; the pure test cuts all of them.
+        // Short cases are also cut at each byte. The test without sockets cuts all cases.
         let cuts = if case.client.len() <= 16 { 1..case.client.len() } else { 0..0 };
         jobs.extend([How::Whole, How::Behind].into_iter().chain(cuts.map(How::Cut)).map(|how| (case, how)));
     }
@@ -171,12 +171,12 @@ fn every_case_of_the_table_is_answered_over_sockets_byte_for_byte() {
     });
     let counts = counts.into_inner().unwrap();
     for (group, (whole, all)) in &counts {
-        println!("{group}: {whole} cases, {all} connections, all as the standard has it");
+        println!("{group}: {whole} cases, {all} connections, all as the standard says");
     }
     let (whole, all) = counts.values().fold((0, 0), |sum, n| (sum.0 + n.0, sum.1 + n.1));
     println!("in all: {whole} cases, {all} connections");
     assert_eq!(whole, cases.len());
-    eventually("all have left", || server.metric("tincan_connections") == Some(1));
+    eventually("all connections have closed", || server.metric("tincan_connections") == Some(1));
 }
 
 #[test]
@@ -207,7 +207,7 @@ fn random_frames_over_sockets_are_answered_by_the_book() {
     });
     println!("{counts} connections");
     assert!(counts > 200, "{counts} connections");
-    eventually("all have left", || server.metric("tincan_connections") == Some(1));
+    eventually("all connections have closed", || server.metric("tincan_connections") == Some(1));
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn a_handshake_is_answered_with_exactly_these_bytes() {
         wire.send(handshake("/kitchen", fields));
         Ws::accepted(wire, answer).close();
     }
-    // One byte at a time; behind another request on the same connection; with a body, which says nothing.
+    // One byte at a time; after another request on the same connection; with a body, which is ignored.
     let mut wire = server.connect();
     wire.send("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert_eq!(wire.response().text(), "ok\n");
@@ -288,11 +288,11 @@ fn a_handshake_that_breaks_a_rule_is_refused_and_the_connection_goes_on() {
         }
         assert_eq!(field("sec-websocket-accept"), None, "{request:?}");
     }
-    // In HTTP/1.0 there is no such thing; a HEAD has no body in its answer.
+    // HTTP/1.0 has no upgrade. The response to a HEAD has no body.
     server.ask(with("HTTP/1.1", "HTTP/1.0")).refused(tincan::wings::websocket::handshake::UPGRADE);
     wire.send(with("GET", "HEAD"));
     assert!(wire.until(b"\r\n\r\n").starts_with("HTTP/1.1 405 "));
-    // What is no channel knows no WebSocket (§4.2.2), whatever else the handshake says.
+    // A path that is not a channel accepts no WebSocket (§4.2.2), whatever the rest of the handshake is.
     let lab = if has("lab") { &["/lab", "/lab/key"][..] } else { &[] };
     let lessons = if has("lessons") { &["/lessons", "/lessons/fields", "/lessons/fields.txt"][..] } else { &[] };
     for path in ["/health", "/", "/metrics", "/assets/chat.js"].iter().chain(lab).chain(lessons) {
@@ -305,7 +305,7 @@ fn a_handshake_that_breaks_a_rule_is_refused_and_the_connection_goes_on() {
         wire.send(handshake(path, "").replace("Version: 13", "Version: 8"));
         wire.response().refused(tincan::wings::websocket::handshake::NO_SOCKET);
     }
-    // Another protocol is not meant.
+    // A request for another protocol is served as usual.
     wire.send(handshake("/health", "").replace("websocket", "h2c").replace("Sec-WebSocket-Key", "X-Key"));
     assert_eq!(wire.response().text(), "ok\n");
     wire.send(handshake("/a?event=gap", ""));
@@ -321,7 +321,7 @@ fn a_handshake_from_another_site_is_refused() {
     let other = [origin("http://evil.example"), origin("null"), origin("http://localhost:1"), origin("")];
     for fields in other.into_iter().chain(["Sec-Fetch-Site: cross-site\r\n".into()]) {
         server.ask(handshake("/a", &fields)).refused(reject::CROSS_SITE);
-        // Also where the handshake is wrong: who may not know is not told.
+        // The same if the handshake is wrong: a page of another site must not learn that.
         let wrong = handshake("/a", &fields).replace("Version: 13", "Version: 8");
         server.ask(wrong).refused(reject::CROSS_SITE);
     }
@@ -372,11 +372,11 @@ fn a_websocket_counts_as_two_connections_and_a_full_server_says_503() {
     let bare = at_rest(&server);
     let first = Ws::open(&server, "/a");
     assert_eq!(server.metric("tincan_connections"), Some(3));
-    eventually("it has as many descriptors", || descriptors(&server) == bare + 2);
+    eventually("the server has two more descriptors", || descriptors(&server) == bare + 2);
     let answer = server.ask(handshake("/a", "Connection: close\r\n"));
     answer.refused(reject::CONNECTIONS);
     assert_eq!(answer.field("retry-after"), Some("5"));
-    eventually("it is a reader", || server.readers("a") == 1);
+    eventually("the WebSocket is a subscriber", || server.readers("a") == 1);
     first.close();
     eventually("there is room again", || server.metric("tincan_connections") == Some(1));
     Ws::open(&server, "/a").close();
@@ -387,7 +387,7 @@ fn a_websocket_counts_as_two_connections_and_a_full_server_says_503() {
     server.ask(handshake("/b", "")).refused(reject::CHANNELS);
 }
 
-/// A reader's first message with the subprotocol; returns its id.
+/// Checks the first message of a subscriber with the subprotocol; returns its id.
 fn prelude(text: &str, channel: &str) -> String {
     let (address, id) = (address_of(text), id_of(text));
     assert_eq!(text, format!(": connected to /{channel} as {address}\nretry: 0\nid: {id}\n\n"));
@@ -429,7 +429,7 @@ fn everyone_hears_what_anyone_says_in_the_same_order() {
             named.hears(&data);
         }
     }
-    // Many at once, from all of them: each hears all, in the one order that the ids say.
+    // Many messages at once, from all of them: each WebSocket receives all in the order of the ids.
     for n in 0..300 {
         [&mut plain, &mut named, &mut blocks][n % 3].send(text(n.to_string()));
     }
@@ -446,7 +446,11 @@ fn everyone_hears_what_anyone_says_in_the_same_order() {
     }
     for sender in 0..3 {
         let mine: Vec<_> = said.iter().copied().filter(|n| n % 3 == sender).collect();
-        assert_eq!(mine, (0..300).filter(|n| n % 3 == sender).collect::<Vec<_>>(), "a sender's order is kept");
+        assert_eq!(
+            mine,
+            (0..300).filter(|n| n % 3 == sender).collect::<Vec<_>>(),
+            "the messages of one sender keep their order"
+        );
     }
     assert_eq!(server.metric("tincan_events_total"), Some(number));
     assert_eq!(server.readers("a"), 4);
@@ -462,7 +466,7 @@ fn a_websocket_comes_back_to_where_it_was_and_is_told_what_it_missed() {
     let server = Tincan::start(&["--retry", "0", "--history", "1K"]);
     let ids: Vec<String> = (1..=9).map(|n| server.post("/a", n.to_string()).remove(0)).collect();
     let events = |from: usize| (from..=9).map(|n| (n.to_string(), block(&n.to_string(), &ids[n - 1])));
-    // After an id, of the query or of the field, which wins; all that is kept; and from now on.
+    // After an id in the query, or in the field, which takes precedence; everything that is kept; and from now on.
     let last = format!("Last-Event-ID: {}\r\n", ids[6]);
     for (query, field, from) in [
         (format!("?since={}", ids[3]), "", 5),
@@ -482,7 +486,7 @@ fn a_websocket_comes_back_to_where_it_was_and_is_told_what_it_missed() {
         events(from).for_each(|(data, _)| plain.hears(&data));
         plain.close();
     }
-    // What is no longer kept.
+    // From an id that is no longer kept.
     (0..9).for_each(|_| drop(server.post("/a", "x".repeat(200))));
     let (mut ws, first) = Ws::blocks(&server, &format!("/a?since={}", ids[0]), "");
     prelude(&first, "a");
@@ -494,7 +498,7 @@ fn a_websocket_comes_back_to_where_it_was_and_is_told_what_it_missed() {
     let lost = number(&from) - 2;
     let said = format!("{{\"asked\":\"{}\",\"from\":\"{from}\",\"lost\":{lost}}}", ids[0]);
     assert_eq!(gap, format!("event: gap\ndata: {said}\n\n"));
-    // Without blocks there is no name, but the text is there.
+    // Without blocks there is no event name, but the text is there.
     let mut plain = Ws::open(&server, &format!("/a?since={}", ids[0]));
     plain.hears(&said);
     plain.hears(&"x".repeat(200));
@@ -514,13 +518,13 @@ fn what_a_websocket_says_is_on_the_disk_and_what_does_not_get_there_closes_it() 
         kept.contains("\n\nevent: soup\ndata: 0\nid: ")
             && dir.read("a.sse").contains(&kept[kept.find("event").unwrap()..])
     );
-    // The file is changed by somebody else: an error of this server's.
+    // Another program changes the file, so this is an error of the server.
     let mut file = std::fs::OpenOptions::new().append(true).open(dir.0.join("a.sse")).unwrap();
     std::io::Write::write_all(&mut file, b"data: mine\n\n").unwrap();
     ws.send(text("not kept"));
     ws.closes(1011, reject::LOG_FAILED.why);
     drop(server);
-    // No room: come back.
+    // The disk is full, so the client should come back.
     if !works("prlimit") {
         return;
     }
@@ -541,7 +545,7 @@ const CALLED_BACK: &str = "you have fallen behind, or your time is over; come ba
 fn a_websocket_is_pinged_each_heartbeat_and_closed_when_two_pings_go_unanswered() {
     let server = Tincan::start(&["--heartbeat", "1"]);
     scope(|s| {
-        // Any answer will do, also one that was not asked for (§5.5.3); but not a message.
+        // Any Pong counts, even an unsolicited one (§5.5.3). A message does not.
         for (path, pong) in [("b", ""), ("c", "odd")] {
             let (server, mut answers) = (&server, Ws::open(&server, &format!("/{path}")));
             s.spawn(move || {
@@ -561,10 +565,10 @@ fn a_websocket_is_pinged_each_heartbeat_and_closed_when_two_pings_go_unanswered(
         silent.gets(0x89, "");
         assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
         silent.gets(0x89, "");
-        assert_eq!(silent.frame(), None, "it ends");
+        assert_eq!(silent.frame(), None, "the connection ends");
         assert!(began.elapsed() > Duration::from_millis(2800), "{:?}", began.elapsed());
         began.within("the end", Duration::from_secs(5));
-        eventually("it is gone", || server.readers("a") == 0);
+        eventually("the WebSocket is no longer counted", || server.readers("a") == 0);
     });
 }
 
@@ -582,7 +586,7 @@ fn pings_are_answered_while_the_stream_is_busy() {
             }
         });
         let _over = AtEnd(&over);
-        let mut between = 0; // messages that came before a pong
+        let mut between = 0; // messages before a pong
         for n in 0.. {
             if between > 100 {
                 break;
@@ -614,7 +618,8 @@ fn at_its_age_limit_a_websocket_is_called_back_and_ends() {
     scope(|s| {
         s.spawn(|| {
             called_back(&mut answers, &began);
-            // What comes behind our Close frame and before the client's is still heard; nothing is sent any more.
+            // Messages after the server's Close frame and before the client's are still published; but the server
+            // sends nothing more.
             let told = Stopwatch::start();
             answers.send([text("one more"), ping("a"), closing(1013, "")].concat());
             assert_eq!(answers.frame(), None);
@@ -626,22 +631,23 @@ fn at_its_age_limit_a_websocket_is_called_back_and_ends() {
         told.within("a client that does not answer is not waited for", Duration::from_secs(4));
     });
     assert_eq!(server.get("/a?since=all&wait=0").text().matches("data: one more\n").count(), 1);
-    eventually("nothing is left", || server.metric("tincan_connections") == Some(1));
+    eventually("no connection is left", || server.metric("tincan_connections") == Some(1));
 }
 
-/// It hears what is kept, and at its age limit of a second a Close frame; but nothing of what others say meanwhile.
+/// Asserts that the kept event comes, and then, at the age limit of a second, a Close frame. New messages of other
+/// clients do not come.
 fn called_back(ws: &mut Ws, began: &Stopwatch) {
     ws.hears("x");
     while let Some((first, payload)) = ws.frame() {
         if (first, &payload[..]) == (0x81, b"one more") {
-            continue; // of one that was called back a little earlier
+            continue; // a message of the client that was closed a little earlier
         }
         assert_eq!((first, payload), (0x88, [&1013u16.to_be_bytes(), CALLED_BACK.as_bytes()].concat()));
         assert!(began.elapsed() > Duration::from_millis(850), "{:?}", began.elapsed());
         began.within("the age limit", Duration::from_secs(3));
         return;
     }
-    panic!("it ends without a Close frame");
+    panic!("the connection ends without a Close frame");
 }
 
 #[test]
@@ -667,11 +673,11 @@ fn a_websocket_that_leaves_is_gone_from_the_metrics_within_two_seconds() {
                     }
                     "reset" => {
                         server.post(&path, "x");
-                        ws.0.stream.peek(&mut [0]).unwrap(); // a close with bytes unread is a reset
+                        ws.0.stream.peek(&mut [0]).unwrap(); // a close while bytes are unread is a reset
                         drop(ws);
                         Stopwatch::start()
                     }
-                    // A WebSocket has no half that goes on: without a Close frame it is over (§7.1.4).
+                    // A WebSocket cannot go on in one direction: without a Close frame it is over (§7.1.4).
                     _ => {
                         ws.0.shut();
                         let began = Stopwatch::start();
@@ -680,7 +686,7 @@ fn a_websocket_that_leaves_is_gone_from_the_metrics_within_two_seconds() {
                         began
                     }
                 };
-                eventually("it is gone", || server.readers(how) == 0);
+                eventually("the WebSocket is no longer counted", || server.readers(how) == 0);
                 began.within(how, Duration::from_secs(2));
                 kept
             }
@@ -702,12 +708,12 @@ fn a_stalled_websocket_keeps_its_place_and_falls_off_the_log_in_the_end() {
     });
 }
 
-/// A message of some size.
+/// Returns a large message.
 fn large(n: usize) -> String {
     format!("{n} {}", "x".repeat(60_000))
 }
 
-/// As long as its place is kept it goes on from there.
+/// As long as its position is kept, it goes on from there.
 fn keeps_its_place() {
     let server = Tincan::start(&["--quiet", "--history", &roomy()]);
     let (mut ws, _) = Ws::blocks(&server, "/a", "");
@@ -723,13 +729,13 @@ fn keeps_its_place() {
     assert_eq!(server.metric("tincan_dropped_subscribers_total"), Some(0));
 }
 
-/// Then it is told to come back, behind whole messages.
+/// After that it is asked to come back, after complete messages.
 fn falls_off_the_log() {
     let server = Tincan::start(&["--quiet", "--history", "256K"]);
     let ((mut ws, _), mut count) = (Ws::blocks(&server, "/a", ""), 0);
     let mut expected = Vec::new();
     while server.metric("tincan_dropped_subscribers_total") == Some(0) {
-        assert!(count < 1000, "it is cut off");
+        assert!(count < 1000, "the WebSocket is not dropped");
         expected.push(block(&large(count), &server.post("/a", large(count))[0]));
         count += 1;
     }
@@ -747,7 +753,7 @@ fn falls_off_the_log() {
     assert!(heard > 3 && heard < count, "{heard} of {count}");
     ws.send(closing(1013, ""));
     assert_eq!(ws.frame(), None);
-    eventually("nothing is left", || server.metric("tincan_connections") == Some(1));
+    eventually("no connection is left", || server.metric("tincan_connections") == Some(1));
     let last = id_of(&expected[heard - 1]);
     let (mut again, _) = Ws::blocks(&server, &format!("/a?since={last}"), "");
     assert!(again.message().starts_with("event: gap\ndata: {"));
@@ -760,25 +766,25 @@ fn a_websocket_that_never_reads_is_gone_after_some_heartbeats() {
     let stalled = Ws::open(&server, "/a");
     assert_eq!(server.readers("a"), 1);
     server.post("/a", "x".repeat(more_than_a_socket_takes()));
-    eventually("it is gone", || server.readers("a") == 0);
+    eventually("the WebSocket is no longer counted", || server.readers("a") == 0);
     assert!(began.elapsed() > Duration::from_millis(1500), "{:?}", began.elapsed());
-    began.within("it is gone", Duration::from_secs(8));
-    eventually("nothing is left", || server.metric("tincan_connections") == Some(1));
+    began.within("the drop of the WebSocket", Duration::from_secs(8));
+    eventually("no connection is left", || server.metric("tincan_connections") == Some(1));
     drop(stalled);
 }
 
 #[test]
 fn a_hundred_stalled_websockets_delay_no_honest_reader_and_cost_little_memory() {
-    // Two servers, of which one has stalled WebSockets; the same readers at each, asked by turns.
+    // Two servers, of which one has stalled WebSockets. Both have equal subscribers, which are asked in turn.
     let servers = [(); 2].map(|()| Tincan::start(&["--quiet", "--max-body", &roomy(), "--history", &roomy()]));
-    // Few of them without blocks: to take the data out of each costs time.
+    // Few of them are without blocks, since taking the data out of each event costs time.
     let open = |n| if n % 10 == 0 { Ws::open(&servers[1], "/a") } else { Ws::blocks(&servers[1], "/a", "").0 };
     let stalled: Vec<Ws> = (0..100).map(open).collect();
     let body = "x".repeat(60_000);
     for server in &servers {
         (0..=more_than_a_socket_takes() / body.len()).for_each(|_| drop(server.post("/a", &body)));
     }
-    assert_eq!(servers[1].readers("a"), 100, "they are behind, and have their place");
+    assert_eq!(servers[1].readers("a"), 100, "they are behind, but still subscribed");
     // As many as the system allows.
     let count = tincan::system::limits::soft_limit("Max open files").map_or(1000, |n| 1000.min(n / 4));
     let mut readers =
@@ -796,7 +802,9 @@ fn a_hundred_stalled_websockets_delay_no_honest_reader_and_cost_little_memory() 
     }
     times.iter_mut().for_each(|times| times.sort());
     let [without, with] = [times[0][12], times[1][12]];
-    println!("until {count} readers have heard: {without:?} without, {with:?} with 100 stalled WebSockets");
+    println!(
+        "time until {count} subscribers have received it: {without:?} without, {with:?} with 100 stalled WebSockets"
+    );
     assert!(with < without * 2 + Duration::from_millis(20), "{without:?} without, {with:?} with");
     assert_eq!(servers[1].readers("a"), count + 100);
     drop(stalled);
@@ -806,7 +814,7 @@ fn a_hundred_stalled_websockets_delay_no_honest_reader_and_cost_little_memory() 
 fn chromiums_websocket_speaks_with_the_server() {
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&["--retry", "0"]);
-    let at = if has("lab") { "/lab" } else { "/health" }; // a page with the policy of all pages, if there is one
+    let at = if has("lab") { "/lab" } else { "/health" }; // a page that has the policy of all pages, if there is one
     let page = driver.page(&url(&server, at));
     let open = |path: &str, protocols: &str| {
         let at = json(&format!("ws://127.0.0.1:{}{path}", server.port));
@@ -827,7 +835,7 @@ fn chromiums_websocket_speaks_with_the_server() {
     page.becomes(heard, "|κόσμε 🍲|two\nlines|\0|65536");
     page.js("ws.close(4321, 'Auf Wiederhören')");
     page.becomes("end", "4321||true"); // the server answers with the code (§5.5.1)
-    // With blocks, from the beginning on.
+    // With blocks, from the beginning.
     open("/a?since=all&event=soup", "['chat', 'event-stream']");
     ready("event-stream");
     page.becomes("heard.length", "6");
@@ -837,7 +845,7 @@ fn chromiums_websocket_speaks_with_the_server() {
     let kept = server.get("/a?since=all&wait=0").text();
     assert_eq!(page.js("heard.slice(1).join('')"), kept[kept.find("\n\n").unwrap() + 2..]);
     assert!(kept.contains("\n\nevent: soup\ndata: hot\nid: "), "{kept}");
-    // What breaks a rule is told with its reason.
+    // A broken rule is reported with its reason.
     let told = |failure: Reject| format!("{}|{}|true", failure.status, closing_reason(failure));
     page.js("ws.send(new Uint8Array([1]))");
     page.becomes("end", &told(BINARY_DATA));
@@ -845,11 +853,11 @@ fn chromiums_websocket_speaks_with_the_server() {
     ready("");
     page.js("ws.send('x'.repeat(65537))");
     page.becomes("end", &told(TOO_LONG));
-    // A refused handshake is an error without a reason; so is a page of another site.
+    // A refused handshake leads to an error without a reason. The same holds for a page of another site.
     open("/nothing/here", "[]");
     page.becomes("end", "error 1006||false");
     let other = Tincan::start(&[]);
-    page.open(&url(&other, "/health")); // has no policy that would keep it from asking
+    page.open(&url(&other, "/health")); // this page has no policy that would forbid the request
     open("/a", "[]");
     page.becomes("end", "error 1006||false");
     eventually("it is logged", || server.stderr().contains(" GET /a 403\n"));
@@ -901,7 +909,7 @@ asyncio.run(asyncio.wait_for(main(sys.argv[1]), 100))
     command.args(["-c", script, &format!("ws://127.0.0.1:{}/a", server.port)]).env("PYTHONUTF8", "1");
     let out = command.output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    let said = String::from_utf8(out.stdout).unwrap(); // on the other there may be warnings of its own
+    let said = String::from_utf8(out.stdout).unwrap(); // standard error may have warnings of Python
     let (binary, long) = (closing_reason(BINARY_DATA), closing_reason(TOO_LONG));
     let expected = format!(
         "None []\nsoup is ready\n3001 \nevent-stream : connected to /a\nevent: e\ndata: named\n\n\
