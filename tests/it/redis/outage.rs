@@ -289,7 +289,7 @@ fn a_redis_that_is_killed_and_back_at_once_again_and_again_has_no_gap() {
             redis.kill();
             redis.again();
             for node in &nodes {
-                eventually("it follows", || node.metric("tincan_redis_connected") == Some(1));
+                eventually("the node follows", || node.metric("tincan_redis_connected") == Some(1));
             }
         }
         over.store(true, SeqCst);
@@ -332,7 +332,7 @@ fn an_error_when_it_is_back(redis: &Redis) {
         between.mend();
         is_well(&node);
         post("after");
-        eventually("it follows", || node.metric("tincan_redis_connected") == Some(1));
+        eventually("the node follows", || node.metric("tincan_redis_connected") == Some(1));
         between.forgive();
     }
     post("the last one");

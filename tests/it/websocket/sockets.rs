@@ -188,7 +188,7 @@ fn random_frames_over_sockets_are_answered_by_the_book() {
             let server = &server;
             s.spawn(move || {
                 let (mut random, mut player, mut rounds) = (Random(number), Player::new(server, number as usize), 0);
-                // A slow machine has less time for many, and yet does so many.
+                // A slow machine has less time for many rounds, but does this many.
                 while rounds < 30 || (Instant::now() < end && rounds < 600) {
                     let bytes = random_bytes(&mut random);
                     let how = match random.index(4) {
