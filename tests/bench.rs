@@ -106,7 +106,7 @@ fn pinned(cores: &str, program: &str) -> Command {
     command
 }
 
-// ---- what goes over the wire
+// ---- the bytes on the wire
 
 /// How events are wrapped on their way to a subscriber.
 #[derive(Clone, Copy, PartialEq)]
@@ -295,7 +295,7 @@ fn path(request: &[u8]) -> &str {
     std::str::from_utf8(request).unwrap().split(' ').nth(1).unwrap()
 }
 
-// ---- a server and what it uses
+// ---- a server and its resources
 
 /// A running server. It ends when it is dropped, even by a panic.
 struct Server {
@@ -471,7 +471,7 @@ impl Subscriber {
         Subscriber { stream, framing, rest: buf[begin..n].into(), block: 0, chunk, received: 0, bytes: 0 }
     }
 
-    /// Reads once, and passes the data of each complete event to `heard`.
+    /// Reads once, and passes the data of each complete event to `received`.
     fn read(&mut self, buf: &mut [u8], mut received: impl FnMut(&[u8])) {
         let before = self.rest.len();
         buf[..before].copy_from_slice(&self.rest);
@@ -597,7 +597,7 @@ fn arrange(subscribers: &mut Vec<Subscriber>) {
     receive(subscribers, 1, |_| ());
 }
 
-/// Publishes on all connections at once while `hear` runs. Each connection pauses between its messages.
+/// Publishes on all connections at once while `receive` runs. Each connection pauses between its messages.
 fn publish(
     on: &mut [Publisher], messages: usize, pause: Duration, path: impl Fn(usize) -> String + Sync,
     receive: impl FnOnce(),
@@ -619,7 +619,7 @@ fn publish(
 
 // ---- the rows
 
-/// What is measured, and then a value for each unit.
+/// The name of a measurement, and a value for each unit.
 type Row = (String, Vec<(&'static str, f64)>);
 type Rows = Vec<Row>;
 type Scene = fn(&Server, usize) -> Rows;
@@ -847,7 +847,7 @@ fn replay(server: &Server, _: usize) -> Rows {
 
 // ---- the table
 
-/// What is measured, its unit, and for each run a pair of values: of the server itself and of its counterpart.
+/// The name of a measurement, its unit, and for each run a pair of values: of the server itself and of its counterpart.
 type Line = (String, &'static str, Vec<[f64; 2]>);
 
 fn client(words: Vec<String>) {

@@ -438,7 +438,7 @@ fn note(journal: &Path, line: &str, bytes: &[u8]) {
     file.write_all(&[line.as_bytes(), b"\n", bytes].concat()).unwrap();
 }
 
-// What is published, and how it is known again.
+// Published events, and how a test recognizes them.
 
 struct Event {
     id: Id,
@@ -732,7 +732,7 @@ fn read(port: u16, channel: &str, journal: &Path, prelude: &mpsc::Sender<String>
 
 // The trial.
 
-/// What was known when the power was cut.
+/// The state of knowledge when the power was cut.
 struct Known {
     told: BTreeMap<Id, Meaning>,
     kept: BTreeSet<Id>, // the ids that `--history` had left in the log
@@ -871,7 +871,7 @@ impl Trial {
         }
     }
 
-    /// Returns what was known, with the ids that `--history` has left in the log.
+    /// Returns the known ids, with those that `--history` has left in the log.
     fn known(&mut self, seen: &State, told: &BTreeMap<Id, Meaning>, place: &str) -> Known {
         let files = seen.iter().filter(|(name, _)| !name.starts_with('.') && name.ends_with(".sse"));
         let texts = files.map(|(_, bytes)| String::from_utf8_lossy(bytes).into_owned());

@@ -61,7 +61,7 @@ fn publish(wire: &mut BufReader<TcpStream>, channel: &str, body: &str) -> Option
     Some(String::from_utf8(answer).unwrap().trim_end().into())
 }
 
-/// What was observed of one directory over many lives of its server.
+/// The observations of one directory over many lives of its server.
 struct Story {
     random: Random,
     lives: u64,

@@ -618,7 +618,7 @@ fn events_named_open_and_error_are_taken_for_what_they_are() {
     page.is_open();
     server.post("/chat?event=error", "soup");
     server.post("/chat", "received after it");
-    page.shows(&["plain|heard behind it"]);
+    page.shows(&["plain|received after it"]);
     page.is_open();
 }
 

@@ -156,7 +156,7 @@ const TEXTS: &str = r#"(() => {
         const look = (node, pseudo, text) => {
             const style = getComputedStyle(node, pseudo);
             const size = parseFloat(style.fontSize);
-            if (size === 0) return;                       // another text stands in its place
+            if (size === 0) return;                       // another text replaces it
             if (size < 12) told.add(`${path(node)} ${pseudo ?? ''} ${size}px: ${text}`);
             if (node.closest(':disabled')) return;
             const colour = node instanceof SVGElement ? style.fill : style.color;

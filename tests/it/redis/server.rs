@@ -360,7 +360,7 @@ struct Plan {
 #[derive(Default)]
 struct Fate {
     lost: Mutex<Option<Lost>>, // how its last command was lost
-    delivered: AtomicBool,     // what was late has come
+    delivered: AtomicBool,     // the late command has been passed on
 }
 
 /// A proxy between a node and Redis. It passes everything on until the test says otherwise.

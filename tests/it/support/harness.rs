@@ -394,7 +394,7 @@ pub fn look_again(began: Instant) {
     std::thread::sleep((began.elapsed() / 8).clamp(Duration::from_millis(1), Duration::from_millis(100)));
 }
 
-/// What comes next on a connection.
+/// The kind of bytes that come next on a connection.
 enum Next {
     /// A head; the bytes that have come so far.
     Head(Vec<u8>),

@@ -101,7 +101,7 @@ pub fn slow_readers(args: &[&str], seed: u64, kinds: usize, aimed: bool) {
                         sleep(Duration::from_millis(5));
                     }
                     let received = subscriber.hears(&mut random);
-                    assert!(received == expected, "reader {n}: {received:.200?} and not {expected:.200?}");
+                    assert!(received == expected, "subscriber {n}: {received:.200?} instead of {expected:.200?}");
                 }
             });
         }
