@@ -403,7 +403,7 @@ impl Server {
     /// Opens connections to publish on. Each has been used once, so that the server has a thread and buffers for it.
     fn publishers(&self, count: usize) -> Vec<Publisher> {
         let mut publishers: Vec<_> = (0..count).map(|_| Publisher(self.connect())).collect();
-        publishers.iter_mut().for_each(|p| p.say("/nobody"));
+        publishers.iter_mut().for_each(|p| p.send("/nobody"));
         publishers
     }
 }
@@ -412,10 +412,10 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let mut said = String::new();
-        let _ = self.stderr.read_to_string(&mut said);
-        if said.contains("panicked") {
-            eprintln!("{said}");
+        let mut errors = String::new();
+        let _ = self.stderr.read_to_string(&mut errors);
+        if errors.contains("panicked") {
+            eprintln!("{errors}");
             assert!(thread::panicking(), "the server panicked");
         }
     }
@@ -432,7 +432,7 @@ struct Publisher(TcpStream);
 
 impl Publisher {
     /// Publishes the current time, and waits for the response.
-    fn say(&mut self, path: &str) {
+    fn send(&mut self, path: &str) {
         let fields = format!("Host: localhost\r\nContent-Type: text/plain\r\nContent-Length: {SIZE}\r\n");
         let request = format!("POST {path} HTTP/1.1\r\n{fields}\r\n{:0SIZE$}", now());
         self.0.write_all(request.as_bytes()).unwrap();
@@ -489,8 +489,8 @@ impl Subscriber {
     fn body(&mut self, bytes: &mut [u8], received: &mut impl FnMut(&[u8])) -> usize {
         let (mut begin, mut at) = (0, self.block);
         loop {
-            let there = self.chunk.min(bytes.len() - at);
-            (self.chunk, at) = (self.chunk - there, at + there);
+            let available = self.chunk.min(bytes.len() - at);
+            (self.chunk, at) = (self.chunk - available, at + available);
             begin += self.blocks(&bytes[begin..at], &mut *received);
             self.block = at - begin;
             if self.chunk > 0 {
@@ -540,7 +540,7 @@ impl Subscriber {
     }
 
     /// Sends the current time as a message of a WebSocket.
-    fn say(&mut self) {
+    fn send(&mut self) {
         self.stream.write_all(&frame(TEXT, Some(KEY), format!("{:0SIZE$}", now()).as_bytes())).unwrap();
     }
 }
@@ -609,7 +609,7 @@ fn publish(
                 let begin = Instant::now();
                 for n in 0..each {
                     sleep((begin + pause * n as u32).saturating_duration_since(Instant::now()));
-                    publisher.say(&path(n));
+                    publisher.send(&path(n));
                 }
             });
         }
@@ -764,7 +764,7 @@ fn echo(server: &Server, _: usize) -> Rows {
     let (mut buf, mut late) = (vec![0; 64 << 10], Vec::with_capacity(5000));
     let (rate, time) = timed(server, 5e3, || {
         for round in 0..5000 {
-            subscriber.say();
+            subscriber.send();
             while subscriber.received == round {
                 subscriber.read(&mut buf, |data| late.push(now() - stamp(data)));
             }
@@ -792,7 +792,7 @@ fn all_cores(server: &Server, many: usize) -> Rows {
     let mut times = sorted((0..20).map(|_| {
         sleep(Duration::from_millis(50));
         let start = Instant::now();
-        publisher[0].say("/c0");
+        publisher[0].send("/c0");
         receive(&mut probes, 1, |_| ());
         let time = start.elapsed().as_secs_f64() * 1e3;
         receive(&mut others, 1, |_| ());

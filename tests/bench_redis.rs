@@ -20,7 +20,7 @@ pub const SCENES: [(&str, Measured); 8] = [
     ("through Redis, publishing on 1 node, 32 publishers", |name, plain| publishing(name, plain, 1)),
     ("through Redis, publishing on 3 nodes, 96 publishers", |name, plain| publishing(name, plain, 3)),
     ("through Redis, publishing on 1 node, beside XADD alone", |name, bare| {
-        if bare { alone(name) } else { publishing(name, false, 1) }
+        if bare { redis_alone(name) } else { publishing(name, false, 1) }
     }),
     ("through Redis, steady fan-out and flood", fan_out),
     ("through Redis, memory of 4 channels of 1 MB", memory),
@@ -129,7 +129,7 @@ fn published(name: &str, [rate, nodes, redis]: [f64; 3]) -> Rows {
 }
 
 /// Measures Redis alone, with the commands that a node sends. The one connection always has the next commands queued.
-fn alone(name: &str) -> Rows {
+fn redis_alone(name: &str) -> Rows {
     let redis = Redis::start(ALL);
     let mut stream = redis.server.connect();
     let data = format!("{:0SIZE$}", now());

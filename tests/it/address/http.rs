@@ -31,6 +31,6 @@ fn its_answers_say_how_long_they_may_be_kept() {
 
 #[test]
 fn every_line_of_its_table_is_tested() {
-    let here: Vec<_> = rows().into_iter().map(|(_, reject)| reject).collect();
-    covered(TABLES.refusals, &here, &elsewhere!(BEHIND));
+    let tested_here: Vec<_> = rows().into_iter().map(|(_, reject)| reject).collect();
+    covered(TABLES.refusals, &tested_here, &elsewhere!(BEHIND));
 }

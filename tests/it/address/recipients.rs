@@ -50,17 +50,17 @@ fn what_is_said_to_one_reader_is_heard_by_it_alone_and_not_kept() {
         assert_eq!(to(server, "/a", &address, "two\nlines").text(), given);
         assert_eq!(to(server, "/a", &format!("{address}&event=soup"), "").text(), given);
         let fields = "Content-Type: text/event-stream\r\n";
-        let answer =
+        let response =
             server.post_with(&format!("/a?to={address}"), fields, "data: x\n\nevent: e\nretry: 9\ndata: y\n\n");
-        assert_eq!((answer.status, answer.text().as_str()), (200, given));
+        assert_eq!((response.status, response.text().as_str()), (200, given));
         if let Some((_, prelude)) = &blocks {
             assert_eq!(to(server, "/a", &address_of(prelude), "hush").text(), given);
         }
         let after = server.post("/a", "after").remove(0);
         let (before, after) = (block("before", &before), block("after", &after));
         // This subscriber receives its own events in their order and without ids.
-        let own = "data: two\ndata: lines\n\nevent: soup\ndata: \n\ndata: x\n\nevent: e\nretry: 9\ndata: y\n\n";
-        one.expect(format!("{before}{own}{after}"));
+        let private = "data: two\ndata: lines\n\nevent: soup\ndata: \n\ndata: x\n\nevent: e\nretry: 9\ndata: y\n\n";
+        one.expect(format!("{before}{private}{after}"));
         other.expect(format!("{before}{after}"));
         if let Some((blocks, _)) = &mut blocks {
             [&before, "data: hush\n\n", &after].iter().for_each(|block| blocks.hears(block));
@@ -129,16 +129,16 @@ fn a_reader_that_is_behind_passes_over_what_is_not_for_it() {
     in_memory_and_on_the_disk(&["--quiet", "--history", &roomy()], |server| {
         let (mut one, address, mut expected) = stalled(server);
         let (mut other, ..) = listen(server, "/a");
-        let mut heard = String::new();
+        let mut received = String::new();
         for n in 0..100 {
             let body = format!("{n} {}", "y".repeat(n * 97));
             // One event alone, several in a row, and single ones between others.
             let out = n % 2 == 0 && n < 100 || n == 51;
             let id = if out { except(server, "/a", &address, &body) } else { server.post("/a", &body).remove(0) };
-            heard += &block(&body, &id);
-            expected += if out { "" } else { &heard[heard.len() - block(&body, &id).len()..] };
+            received += &block(&body, &id);
+            expected += if out { "" } else { &received[received.len() - block(&body, &id).len()..] };
         }
-        other.expect(&heard);
+        other.expect(&received);
         one.expect(&expected);
         // The subscriber keeps up again, and its address works as before.
         let (left_out, id) = (except(server, "/a", &address, "not for it"), server.post("/a", "end").remove(0));
@@ -154,9 +154,9 @@ fn a_reader_that_is_behind_passes_over_what_is_not_for_it() {
 fn who_does_not_keep_up_is_not_spoken_to_and_has_only_so_much_to_pass_over() {
     let server = Tincan::start(&["--quiet", "--history", &roomy()]);
     let (mut one, address, expected) = stalled(&server);
-    let answer = to(&server, "/a", &address, "x");
-    answer.refused(BEHIND);
-    assert_eq!(answer.field("retry-after"), Some("5"));
+    let response = to(&server, "/a", &address, "x");
+    response.refused(BEHIND);
+    assert_eq!(response.field("retry-after"), Some("5"));
     let mut others = String::new();
     for _ in 0..64 {
         // Adjacent events that are left out count as one.
@@ -200,8 +200,8 @@ fn hears(ws: &mut Ws, begins: &AtomicBool, fast: &AtomicBool) -> String {
         }
         assert_eq!(head[0], 0x81);
         let form = [0, 2, 8][usize::from(head[1]).saturating_sub(125)];
-        let told = ws.0.bytes(form).iter().fold(0, |n, byte| n << 8 | usize::from(*byte));
-        let (length, mut payload) = (if form == 0 { head[1].into() } else { told }, Vec::new());
+        let long_length = ws.0.bytes(form).iter().fold(0, |n, byte| n << 8 | usize::from(*byte));
+        let (length, mut payload) = (if form == 0 { head[1].into() } else { long_length }, Vec::new());
         while !begins.load(SeqCst) {
             sleep(Duration::from_millis(20));
         }
@@ -240,7 +240,7 @@ fn what_is_said_to_one_may_be_larger_than_its_socket() {
     let after = scope(|s| {
         // A WebSocket that accepts nothing for three heartbeats is dropped. This one reads a little, and so stays
         // behind.
-        let heard = s.spawn(|| hears(&mut blocks, &begins, &fast));
+        let received = s.spawn(|| hears(&mut blocks, &begins, &fast));
         let (_begins, at_end) = (AtEnd(&begins), AtEnd(&fast));
         assert_eq!(to(&server, "/a", &address_of(&prelude), &body).status, 200);
         to(&server, "/a", &address_of(&prelude), "too soon").refused(BEHIND);
@@ -249,7 +249,7 @@ fn what_is_said_to_one_may_be_larger_than_its_socket() {
         assert_eq!(next(&mut other), after);
         other.expect(":ping\n\n"); // pings never come in the middle of an event
         drop(at_end);
-        assert!(heard.join().unwrap() == own, "the event is complete");
+        assert!(received.join().unwrap() == own, "the event is complete");
         after
     });
     assert_eq!(hears(&mut blocks, &begins, &fast), after);
@@ -266,10 +266,10 @@ fn an_address_is_a_readers_own_and_ends_with_it() {
         return;
     }
     let server = Tincan::start(&["--retry", "0"]);
-    let mut readers: Vec<_> = (0..50).map(|_| listen(&server, "/a")).collect();
+    let mut subscribers: Vec<_> = (0..50).map(|_| listen(&server, "/a")).collect();
     let (mut elsewhere, foreign, _) = listen(&server, "/b");
     let (_ws, prelude) = Ws::blocks(&server, "/a", "");
-    let mut addresses: Vec<String> = readers.iter().map(|reader| reader.1.clone()).collect();
+    let mut addresses: Vec<String> = subscribers.iter().map(|subscriber| subscriber.1.clone()).collect();
     addresses.extend([foreign.clone(), address_of(&prelude)]);
     let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     assert!(addresses.iter().all(|address| address.len() == 32 && digits(address)), "{addresses:?}");
@@ -294,8 +294,8 @@ fn an_address_is_a_readers_own_and_ends_with_it() {
     let polled = server.get("/a?wait=0").text();
     assert!(polled.starts_with(": connected to /a\nretry: 0\n"), "{polled}");
     // The address of a subscriber that has left.
-    let (gone, address, _) = readers.remove(0);
-    drop(gone);
+    let (leaving, address, _) = subscribers.remove(0);
+    drop(leaving);
     eventually("the subscriber is no longer counted", || server.readers("a") == 50);
     to(&server, "/a", &address, "x").refused(NOBODY);
     server.post_with(&format!("/a?except={address}"), "", "x").refused(NOBODY);
@@ -330,9 +330,9 @@ fn an_address_is_good_as_soon_as_it_is_told() {
         for _ in 0..3 {
             s.spawn(|| {
                 while !over.load(SeqCst) {
-                    let (reader, ..) = listen(&server, "/a");
+                    let (subscriber, ..) = listen(&server, "/a");
                     server.post("/a", "busy");
-                    drop(reader);
+                    drop(subscriber);
                 }
             });
         }
@@ -342,16 +342,16 @@ fn an_address_is_good_as_soon_as_it_is_told() {
             post.send(format!(
                 "POST /a?{query}={address} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nhush"
             ));
-            let answer = post.response();
-            (answer.status, answer.text())
+            let response = post.response();
+            (response.status, response.text())
         };
         let failed = (0..400).find_map(|n| {
             let (mut wire, address, _) = listen(&server, "/a");
-            let said = say(["to", "except"][n % 2], &address);
-            if n % 2 == 0 && said.0 == 200 {
+            let outcome = say(["to", "except"][n % 2], &address);
+            if n % 2 == 0 && outcome.0 == 200 {
                 while wire.block() != "data: hush\n\n" {}
             }
-            (said.0 != 200).then_some((n, said))
+            (outcome.0 != 200).then_some((n, outcome))
         });
         assert_eq!(failed, None);
     });
@@ -363,24 +363,25 @@ fn each_reader_hears_exactly_what_is_for_it_while_many_speak_and_come_and_go() {
         return;
     }
     in_memory_and_on_the_disk(&["--quiet", "--history", &roomy()], |server| {
-        let readers: Vec<_> = (0..6).map(|_| listen(server, "/a")).collect();
+        let subscribers: Vec<_> = (0..6).map(|_| listen(server, "/a")).collect();
         let sockets: Vec<_> = (0..2).map(|_| Ws::blocks(server, "/a", "")).collect();
-        let mut addresses: Vec<String> = readers.iter().map(|r| r.1.clone()).collect();
+        let mut addresses: Vec<String> = subscribers.iter().map(|r| r.1.clone()).collect();
         addresses.extend(sockets.iter().map(|s| address_of(&s.1)));
         // For each subscriber: the ids of events that left it out, and the events that each publisher sent to it
         // alone, in order.
         let left_out = Mutex::new(BTreeSet::<(usize, String)>::new());
-        let own = Mutex::new(BTreeMap::<(usize, usize), Vec<String>>::new());
+        let private_events = Mutex::new(BTreeMap::<(usize, usize), Vec<String>>::new());
         let refused = AtomicUsize::new(0);
-        let (over, came, speakers) = (AtomicBool::new(false), AtomicUsize::new(0), 4);
+        let (over, leavers, speakers) = (AtomicBool::new(false), AtomicUsize::new(0), 4);
         scope(|s| {
             let _over = AtEnd(&over);
             let speak = |speaker: usize| {
-                let (addresses, left_out, own, refused, came) = (&addresses, &left_out, &own, &refused, &came);
+                let (addresses, left_out, private_events, refused, leavers) =
+                    (&addresses, &left_out, &private_events, &refused, &leavers);
                 s.spawn(move || {
                     let (mut random, mut wire) = (Random(speaker as u64), server.connect());
                     // At least this many, and until some subscribers have come and left.
-                    for n in (0..100_000).take_while(|n| *n < 250 || came.load(SeqCst) <= 3) {
+                    for n in (0..100_000).take_while(|n| *n < 250 || leavers.load(SeqCst) <= 3) {
                         let (which, body) = (random.index(addresses.len()), format!("{speaker}.{n}"));
                         let query = match random.index(3) {
                             0 => String::new(),
@@ -391,16 +392,16 @@ fn each_reader_hears_exactly_what_is_for_it_while_many_speak_and_come_and_go() {
                             "POST /a{query} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
                             body.len()
                         ));
-                        let answer = wire.response();
-                        if answer.status == 503 {
+                        let response = wire.response();
+                        if response.status == 503 {
                             refused.fetch_add(1, SeqCst); // the subscriber was behind
                             continue;
                         }
-                        assert_eq!(answer.status, 200, "{query}: {}", answer.text());
+                        assert_eq!(response.status, 200, "{query}: {}", response.text());
                         if query.starts_with("?to") {
-                            own.lock().unwrap().entry((which, speaker)).or_default().push(body);
+                            private_events.lock().unwrap().entry((which, speaker)).or_default().push(body);
                         } else if !query.is_empty() {
-                            left_out.lock().unwrap().insert((which, answer.text().trim_end().into()));
+                            left_out.lock().unwrap().insert((which, response.text().trim_end().into()));
                         }
                     }
                 })
@@ -408,20 +409,20 @@ fn each_reader_hears_exactly_what_is_for_it_while_many_speak_and_come_and_go() {
             let spoken: Vec<_> = (0..speakers).map(speak).collect();
             let comers = s.spawn(|| {
                 while !over.load(SeqCst) {
-                    let (mut reader, address, _) = listen(server, "/a?since=all");
-                    if came.load(SeqCst) % 3 == 0 && to(server, "/a", &address, "hello").status == 200 {
-                        while reader.block() != "data: hello\n\n" {}
+                    let (mut subscriber, address, _) = listen(server, "/a?since=all");
+                    if leavers.load(SeqCst) % 3 == 0 && to(server, "/a", &address, "hello").status == 200 {
+                        while subscriber.block() != "data: hello\n\n" {}
                     }
-                    came.fetch_add(1, SeqCst);
+                    leavers.fetch_add(1, SeqCst);
                 }
             });
             let hears = |which: usize, mut next: Box<dyn FnMut() -> String + Send>| {
                 move || {
-                    let (mut ids, mut said) = (Vec::new(), BTreeMap::<usize, Vec<String>>::new());
+                    let (mut ids, mut private_events) = (Vec::new(), BTreeMap::<usize, Vec<String>>::new());
                     loop {
                         let block = next();
                         if block == "data: over\n\n" {
-                            return (which, ids, said);
+                            return (which, ids, private_events);
                         }
                         match block.lines().collect::<Vec<_>>()[..] {
                             [data, id, ""] => {
@@ -430,7 +431,7 @@ fn each_reader_hears_exactly_what_is_for_it_while_many_speak_and_come_and_go() {
                             [data, ""] => {
                                 let body = &data["data: ".len()..];
                                 let speaker = body.split('.').next().unwrap().parse().unwrap();
-                                said.entry(speaker).or_default().push(body.into());
+                                private_events.entry(speaker).or_default().push(body.into());
                             }
                             _ => panic!("{block:?}"),
                         }
@@ -438,7 +439,7 @@ fn each_reader_hears_exactly_what_is_for_it_while_many_speak_and_come_and_go() {
                 }
             };
             let mut ears = Vec::new();
-            for (which, (mut wire, ..)) in readers.into_iter().enumerate() {
+            for (which, (mut wire, ..)) in subscribers.into_iter().enumerate() {
                 ears.push(s.spawn(hears(which, Box::new(move || wire.block()))));
             }
             for (which, (mut ws, _)) in sockets.into_iter().enumerate() {
@@ -447,7 +448,7 @@ fn each_reader_hears_exactly_what_is_for_it_while_many_speak_and_come_and_go() {
             spoken.into_iter().for_each(|speaker| speaker.join().unwrap());
             over.store(true, SeqCst);
             comers.join().unwrap();
-            assert!(came.load(SeqCst) > 3);
+            assert!(leavers.load(SeqCst) > 3);
             for address in &addresses {
                 eventually("the event for one subscriber is accepted", || {
                     to(server, "/a", address, "over").status == 200
@@ -461,16 +462,16 @@ fn each_reader_hears_exactly_what_is_for_it_while_many_speak_and_come_and_go() {
                 .map(|(data, id)| (id.to_string(), data["data: ".len()..].to_string()))
                 .collect();
             assert!(log.len() > 400, "{}", log.len());
-            let (left_out, own) = (left_out.lock().unwrap(), own.lock().unwrap());
+            let (left_out, private_events) = (left_out.lock().unwrap(), private_events.lock().unwrap());
             for ear in ears {
-                let (which, ids, said) = ear.join().unwrap();
+                let (which, ids, received_private) = ear.join().unwrap();
                 let for_it: Vec<_> =
                     log.iter().filter(|(id, _)| !left_out.contains(&(which, id.clone()))).cloned().collect();
                 assert!(ids == for_it, "subscriber {which} received {} of {}", ids.len(), for_it.len());
                 for speaker in 0..speakers {
                     assert_eq!(
-                        said.get(&speaker),
-                        own.get(&(which, speaker)),
+                        received_private.get(&speaker),
+                        private_events.get(&(which, speaker)),
                         "subscriber {which}, publisher {speaker}"
                     );
                 }

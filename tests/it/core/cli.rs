@@ -201,15 +201,15 @@ fn the_start_says_what_everybody_may_and_by_which_address() {
         (server.stderr(), server.port)
     };
     for listen in ["0.0.0.0:0", "[::]:0"].into_iter().filter(|listen| std::net::TcpListener::bind(*listen).is_ok()) {
-        let (said, port) = started(listen, &[]);
+        let (message, port) = started(listen, &[]);
         assert!(
-            said.starts_with(&format!("tincan: http://localhost:{port}/\n"))
-                && said.contains(&warning("read and publish")),
-            "{said}"
+            message.starts_with(&format!("tincan: http://localhost:{port}/\n"))
+                && message.contains(&warning("read and publish")),
+            "{message}"
         );
         // If the machine has a route, the line has the address by which others reach it: not this address, and not a
         // name.
-        let line = said.lines().find_map(|line| line.strip_prefix("  from other machines: ")).unwrap();
+        let line = message.lines().find_map(|line| line.strip_prefix("  from other machines: ")).unwrap();
         if line != format!("port {port} at any address of this machine") {
             let url = line.strip_prefix("http://").unwrap().strip_suffix('/').unwrap();
             let address: std::net::SocketAddr = url.parse().unwrap();
@@ -219,9 +219,9 @@ fn the_start_says_what_everybody_may_and_by_which_address() {
     assert!(started("0.0.0.0:0", &tokens("publish a\n")).0.contains(&warning("read")));
     assert!(started("0.0.0.0:0", &tokens("read a\n")).0.contains(&warning("publish")));
     for (listen, args) in [("0.0.0.0:0", &tokens("read a\npublish a\n")[..]), ("127.0.0.2:0", &[])] {
-        let (said, _) = started(listen, args);
-        assert!(!said.contains("everyone"), "{said}");
-        assert_eq!(said.contains("from other machines"), listen == "0.0.0.0:0");
+        let (message, _) = started(listen, args);
+        assert!(!message.contains("everyone"), "{message}");
+        assert_eq!(message.contains("from other machines"), listen == "0.0.0.0:0");
     }
 }
 
@@ -319,9 +319,9 @@ fn a_channel_is_forgotten_after_its_time_and_its_ids_never_come_back() {
     let server = tincan::Server::bind(config).unwrap();
     let (hub, port) = (server.hub().clone(), server.local_addr().unwrap().port());
     std::thread::spawn(move || server.run());
-    let mut reader = Wire::to(port);
-    reader.send("GET /read HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    reader.block();
+    let mut subscriber = Wire::to(port);
+    subscriber.send("GET /read HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    subscriber.block();
     let publish = |name: &str| hub.publish(name, &[tincan::Event::new("x")]).unwrap().remove(0);
     // Events are published to `used` all the time; `idle` is its longest pause.
     let (first, mut use_at, mut idle) = (publish("left"), Instant::now(), Duration::ZERO);

@@ -85,10 +85,10 @@ impl Image {
         self.len = len;
     }
 
-    fn apply(&mut self, what: &What) {
-        match what {
-            What::Page(no, page) => drop(self.pages.insert(*no, page.clone())),
-            What::Length(len) => self.resize(*len),
+    fn apply(&mut self, item: &Item) {
+        match item {
+            Item::Page(no, page) => drop(self.pages.insert(*no, page.clone())),
+            Item::Length(len) => self.resize(*len),
         }
     }
 
@@ -102,7 +102,7 @@ impl Image {
     }
 }
 
-enum What {
+enum Item {
     Page(usize, Arc<Vec<u8>>),
     Length(usize),
 }
@@ -110,16 +110,16 @@ enum What {
 /// A change that a sync can put on the disk: a page, or a length.
 struct Change {
     at: usize, // the number of the operation
-    what: What,
+    item: Item,
     forgotten: bool, // a sync failed, and no later one covers this change
 }
 
 impl Change {
     /// Returns whether an earlier change can no longer take effect once this one is on the disk.
     fn ends(&self, earlier: &Change) -> bool {
-        match (&self.what, &earlier.what) {
-            (What::Page(no, _), What::Page(other, _)) => no == other,
-            (What::Length(len), What::Page(no, _)) => no * PAGE >= *len,
+        match (&self.item, &earlier.item) {
+            (Item::Page(no, _), Item::Page(other, _)) => no == other,
+            (Item::Length(len), Item::Page(no, _)) => no * PAGE >= *len,
             _ => false,
         }
     }
@@ -138,8 +138,8 @@ impl File {
     fn change(&mut self, at: usize, pages: Vec<usize>) {
         let now = &self.now;
         // The part of a shortened file behind its end is not in memory.
-        let pages = pages.into_iter().filter_map(|no| Some(What::Page(no, now.pages.get(&no)?.clone())));
-        let changes = pages.chain([What::Length(now.len)]).map(|what| Change { at, what, forgotten: false });
+        let pages = pages.into_iter().filter_map(|no| Some(Item::Page(no, now.pages.get(&no)?.clone())));
+        let changes = pages.chain([Item::Length(now.len)]).map(|item| Change { at, item, forgotten: false });
         self.unsynced.extend(changes);
     }
 
@@ -162,11 +162,11 @@ impl File {
         let mut rest = Vec::new();
         for mut change in std::mem::take(&mut self.unsynced) {
             if change.at >= begin || change.forgotten || !done {
-                change.forgotten |= change.at < begin && !done && matches!(change.what, What::Page(..));
+                change.forgotten |= change.at < begin && !done && matches!(change.item, Item::Page(..));
                 rest.push(change);
             } else {
                 rest.retain(|earlier| !change.ends(earlier));
-                self.disk.apply(&change.what);
+                self.disk.apply(&change.item);
             }
         }
         self.unsynced = rest;
@@ -260,9 +260,9 @@ impl Disk {
                     self.syncs.insert(sync.to_string(), (file, at));
                 }
             }
-            (["end", sync, how], _) => match self.syncs.remove(*sync) {
-                Some((Some(file), begin)) => self.files[file].synced(begin, *how == "ok"),
-                Some((None, begin)) if *how == "ok" => {
+            (["end", sync, result], _) => match self.syncs.remove(*sync) {
+                Some((Some(file), begin)) => self.files[file].synced(begin, *result == "ok"),
+                Some((None, begin)) if *result == "ok" => {
                     let done = self.unsynced.iter().take_while(|naming| naming.at < begin).count();
                     self.unsynced.drain(..done).for_each(|naming| naming.apply(&mut self.synced));
                 }
@@ -275,7 +275,7 @@ impl Disk {
                 self.synced.insert(name.to_string(), file);
                 self.now.insert(name.to_string(), file);
             }
-            (["told", ..], _) => {}
+            (["received", ..], _) => {}
             _ => panic!("a record of an unknown file: {}", record.line),
         }
     }
@@ -291,7 +291,7 @@ impl Disk {
         }
         for file in files {
             for change in &self.files[file].unsynced {
-                *doubts.entry(doubt(file, &change.what)).or_default() += 1;
+                *doubts.entry(doubt(file, &change.item)).or_default() += 1;
             }
         }
         doubts
@@ -312,16 +312,16 @@ impl Disk {
             let mut image = file.disk.clone();
             let mut versions = Choice::new();
             for change in &file.unsynced {
-                let doubt = doubt(index, &change.what);
+                let doubt = doubt(index, &change.item);
                 let version = versions.entry(doubt).or_default();
                 *version += 1;
                 // An earlier version of a page is overwritten; an earlier length comes before a later one.
-                let there = match doubt {
+                let on_disk = match doubt {
                     Doubt::Page(..) => *version == kept(doubt),
                     _ => *version <= kept(doubt),
                 };
-                if there {
-                    image.apply(&change.what);
+                if on_disk {
+                    image.apply(&change.item);
                 }
             }
             image.bytes()
@@ -359,10 +359,10 @@ impl Disk {
     }
 }
 
-fn doubt(file: usize, what: &What) -> Doubt {
-    match what {
-        What::Page(no, _) => Doubt::Page(file, *no),
-        What::Length(_) => Doubt::Length(file),
+fn doubt(file: usize, item: &Item) -> Doubt {
+    match item {
+        Item::Page(no, _) => Doubt::Page(file, *no),
+        Item::Length(_) => Doubt::Length(file),
     }
 }
 
@@ -501,15 +501,15 @@ fn meaning(event: &Event) -> Meaning {
 
 #[derive(Clone, Copy)]
 struct Kind {
-    what: &'static str,
+    name: &'static str,
     sync: bool,
     still: bool,
 }
 
 const KINDS: [Kind; 3] = [
-    Kind { what: "with --sync", sync: true, still: false },
-    Kind { what: "without --sync", sync: false, still: false },
-    Kind { what: "while the clock stands still", sync: false, still: true },
+    Kind { name: "with --sync", sync: true, still: false },
+    Kind { name: "without --sync", sync: false, still: false },
+    Kind { name: "while the clock stands still", sync: false, still: true },
 ];
 
 impl Kind {
@@ -529,7 +529,7 @@ struct Life {
     random: Random,
     posts: u64,
     server: Option<Tincan>,
-    readers: Vec<JoinHandle<()>>,
+    subscribers: Vec<JoinHandle<()>>,
     address: String, // of the first channel's subscriber
 }
 
@@ -550,9 +550,9 @@ impl Life {
         }
         let server = run(command)?;
         for channel in CHANNELS {
-            let (tell, prelude) = mpsc::channel();
+            let (prelude_sender, prelude) = mpsc::channel();
             let (port, journal) = (server.port, self.at("journal"));
-            self.readers.push(thread::spawn(move || read(port, channel, &journal, &tell)));
+            self.subscribers.push(thread::spawn(move || read(port, channel, &journal, &prelude_sender)));
             let prelude = prelude.recv_timeout(SOON).map_err(|_| format!("/{channel} cannot be read"))?;
             if channel == CHANNELS[0] && has("address") {
                 self.address = address_of(&prelude);
@@ -565,7 +565,7 @@ impl Life {
     /// Sends SIGKILL, unless the server has ended already.
     fn end(&mut self) {
         self.server = None;
-        self.readers.drain(..).for_each(|reader| reader.join().unwrap());
+        self.subscribers.drain(..).for_each(|subscriber| subscriber.join().unwrap());
     }
 
     /// Publishes events of these sizes in one POST. Returns the status, or None if the server has ended.
@@ -589,15 +589,16 @@ impl Life {
         let head = format!("POST /{channel}{query} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {}\r\n", body.len());
         let mut wire = Wire::to(self.server.as_ref().unwrap().port).stream;
         wire.write_all(format!("{head}{fields}\r\n{body}").as_bytes()).ok()?;
-        let mut answer = String::new();
-        let _ = wire.read_to_string(&mut answer); // the connection may be reset
-        let (head, ids) = answer.split_once("\r\n\r\n")?;
+        let mut response = String::new();
+        let _ = wire.read_to_string(&mut response); // the connection may be reset
+        let (head, ids) = response.split_once("\r\n\r\n")?;
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         if status == 200 {
             assert_eq!(ids.lines().count(), events.len());
-            let told =
-                |(id, ((post, n, of), _)): (&str, &(Meaning, String))| format!("told {channel} {id} {post} {n} {of}");
-            note(&self.at("journal"), &ids.lines().zip(&events).map(told).collect::<Vec<_>>().join("\n"), b"");
+            let record = |(id, ((post, n, of), _)): (&str, &(Meaning, String))| {
+                format!("received {channel} {id} {post} {n} {of}")
+            };
+            note(&self.at("journal"), &ids.lines().zip(&events).map(record).collect::<Vec<_>>().join("\n"), b"");
         }
         Some(status)
     }
@@ -610,7 +611,7 @@ impl Life {
             match self.post("a", kind, &[size]) {
                 // The subscriber was dropped: it was far behind when the log rolled over.
                 Some(404) if kind == "except" => {}
-                answer => assert_eq!(answer, Some(200)),
+                response => assert_eq!(response, Some(200)),
             }
         }
     }
@@ -618,8 +619,9 @@ impl Life {
     /// Publishes while this file exists, until the status is not 200. It must then be the expected one.
     fn until(&mut self, file: &str, text: &str, sizes: &[usize], expected: Option<u16>) {
         fs::write(self.at(file), text).unwrap();
-        let answers = |life: &mut Life| (0..100).map(|_| life.post("a", "", sizes)).find(|answer| *answer != Some(200));
-        assert_eq!(answers(self), Some(expected), "{file} {text}");
+        let responses =
+            |life: &mut Life| (0..100).map(|_| life.post("a", "", sizes)).find(|response| *response != Some(200));
+        assert_eq!(responses(self), Some(expected), "{file} {text}");
         fs::remove_file(self.at(file)).unwrap();
     }
 
@@ -702,7 +704,7 @@ impl Life {
 /// Runs a command that starts tincan. If it ends at once, returns its message.
 fn run(command: Command) -> Result<Tincan, String> {
     catch_unwind(AssertUnwindSafe(|| Tincan::run(command)))
-        .map_err(|said| said.downcast_ref::<String>().cloned().unwrap_or_default())
+        .map_err(|message| message.downcast_ref::<String>().cloned().unwrap_or_default())
 }
 
 /// Reads a channel until the server ends, and notes each event as soon as it is received.
@@ -721,7 +723,7 @@ fn read(port: u16, channel: &str, journal: &Path, prelude: &mpsc::Sender<String>
         let text = String::from_utf8_lossy(&block).into_owned();
         for event in events(&text) {
             let (post, n, of) = meaning(&event);
-            note(journal, &format!("told {channel} {} {post} {n} {of}", event.id), b"");
+            note(journal, &format!("received {channel} {} {post} {n} {of}", event.id), b"");
         }
         if !std::mem::replace(&mut began, true) {
             let _ = prelude.send(text);
@@ -734,7 +736,7 @@ fn read(port: u16, channel: &str, journal: &Path, prelude: &mpsc::Sender<String>
 
 /// The state of knowledge when the power was cut.
 struct Known {
-    told: BTreeMap<Id, Meaning>,
+    received: BTreeMap<Id, Meaning>,
     kept: BTreeSet<Id>, // the ids that `--history` had left in the log
 }
 
@@ -743,7 +745,7 @@ struct Case {
     channel: &'static str,
     files: State,
     known: Arc<Known>,
-    what: String,
+    description: String,
 }
 
 impl Case {
@@ -775,25 +777,25 @@ const FAULTS: [&str; 11] = [
 ];
 
 impl Tally {
-    fn count(&mut self, what: &'static str, n: usize) {
-        *self.counts.entry(what).or_default() += n;
+    fn count(&mut self, row: &'static str, n: usize) {
+        *self.counts.entry(row).or_default() += n;
     }
 
-    fn fault(&mut self, what: &'static str, example: impl FnOnce() -> String) {
-        self.count(what, 1);
-        let examples = self.examples.entry(what).or_default();
+    fn fault(&mut self, row: &'static str, example: impl FnOnce() -> String) {
+        self.count(row, 1);
+        let examples = self.examples.entry(row).or_default();
         if examples.len() < 3 {
             examples.push(example());
         }
     }
 
     fn add(&mut self, other: Tally) {
-        other.counts.into_iter().for_each(|(what, n)| self.count(what, n));
-        other.examples.into_iter().for_each(|(what, list)| self.examples.entry(what).or_default().extend(list));
+        other.counts.into_iter().for_each(|(row, n)| self.count(row, n));
+        other.examples.into_iter().for_each(|(row, list)| self.examples.entry(row).or_default().extend(list));
     }
 
-    fn get(&self, what: &str) -> usize {
-        self.counts.get(what).copied().unwrap_or(0)
+    fn get(&self, row: &str) -> usize {
+        self.counts.get(row).copied().unwrap_or(0)
     }
 
     fn faults(&self) -> usize {
@@ -814,16 +816,16 @@ impl Trial {
     /// Tries all states of a life that belong to the sample.
     fn all(&mut self, records: &[Record], most: usize, random: &mut Random) {
         let mut disk = Disk::default();
-        let mut told: [BTreeMap<Id, Meaning>; 2] = Default::default();
+        let mut received: [BTreeMap<Id, Meaning>; 2] = Default::default();
         for at in 0..=records.len() {
             let next = records.get(at).map_or("the end", |record| &record.line);
-            if let Some(text) = next.strip_prefix("told ") {
-                self.told(&mut told, text);
+            if let Some(text) = next.strip_prefix("received ") {
+                self.received(&mut received, text);
             } else if !next.starts_with("disk ") {
                 // The test itself has written these files.
                 self.tally.count("crash points", 1);
-                for (channel, told) in CHANNELS.into_iter().zip(&told) {
-                    self.point(&disk, channel, told, most, random, &format!("before operation {at}, {next}"));
+                for (channel, received) in CHANNELS.into_iter().zip(&received) {
+                    self.point(&disk, channel, received, most, random, &format!("before operation {at}, {next}"));
                 }
             }
             if let Some(record) = records.get(at) {
@@ -834,7 +836,7 @@ impl Trial {
     }
 
     /// Handles a record of an id that a client has received.
-    fn told(&mut self, told: &mut [BTreeMap<Id, Meaning>], text: &str) {
+    fn received(&mut self, received: &mut [BTreeMap<Id, Meaning>], text: &str) {
         let words: Vec<&str> = text.split(' ').collect();
         let number = |n: usize| words[n].parse().unwrap();
         let channel = CHANNELS.iter().position(|channel| *channel == words[0]).unwrap();
@@ -842,29 +844,29 @@ impl Trial {
         if meaning == UNKNOWN {
             self.tally.fault("not as published", || format!("in the life: {text}"));
         }
-        match told[channel].insert(id, meaning) {
-            None => self.tally.count("told", 1),
+        match received[channel].insert(id, meaning) {
+            None => self.tally.count("received", 1),
             Some(other) if other != meaning => self.tally.fault("of two meanings", || format!("in the life: {text}")),
             _ => {}
         }
     }
 
     fn point(
-        &mut self, disk: &Disk, channel: &'static str, told: &BTreeMap<Id, Meaning>, most: usize, random: &mut Random,
-        place: &str,
+        &mut self, disk: &Disk, channel: &'static str, received: &BTreeMap<Id, Meaning>, most: usize,
+        random: &mut Random, place: &str,
     ) {
         let doubts = disk.doubts(channel);
         let mut known = None;
         for choice in choices(&doubts, most, random) {
             let files = disk.state(channel, &choice);
             let mut hash = DefaultHasher::new();
-            (channel, &files, told.len()).hash(&mut hash);
+            (channel, &files, received.len()).hash(&mut hash);
             if !self.tried.insert(hash.finish()) {
                 continue;
             }
-            let known = known.get_or_insert_with(|| Arc::new(self.known(&disk.seen(channel), told, place))).clone();
-            let what = format!("/{channel} {place}: {}", disk.explain(&doubts, &choice));
-            self.batch.push(Case { channel, files, known, what });
+            let known = known.get_or_insert_with(|| Arc::new(self.known(&disk.seen(channel), received, place))).clone();
+            let description = format!("/{channel} {place}: {}", disk.explain(&doubts, &choice));
+            self.batch.push(Case { channel, files, known, description });
         }
         if self.batch.len() >= BATCH {
             self.flush();
@@ -872,16 +874,16 @@ impl Trial {
     }
 
     /// Returns the known ids, with those that `--history` has left in the log.
-    fn known(&mut self, seen: &State, told: &BTreeMap<Id, Meaning>, place: &str) -> Known {
+    fn known(&mut self, seen: &State, received: &BTreeMap<Id, Meaning>, place: &str) -> Known {
         let files = seen.iter().filter(|(name, _)| !name.starts_with('.') && name.ends_with(".sse"));
         let texts = files.map(|(_, bytes)| String::from_utf8_lossy(bytes).into_owned());
         let kept: BTreeSet<Id> = texts.flat_map(|text| events(&text)).map(|event| event.id).collect();
-        let gone: Vec<&Id> = told.keys().filter(|id| !kept.contains(id)).collect();
+        let dropped: Vec<&Id> = received.keys().filter(|id| !kept.contains(id)).collect();
         // `--history` drops the oldest events first, and never all of them.
-        if self.kind.sync && !gone.is_empty() && gone.last() >= kept.first().as_ref() {
-            self.tally.fault("dropped out of turn", || format!("{place}: {} and not {}", span(&gone), span(&kept)));
+        if self.kind.sync && !dropped.is_empty() && dropped.last() >= kept.first().as_ref() {
+            self.tally.fault("dropped out of turn", || format!("{place}: {} and not {}", span(&dropped), span(&kept)));
         }
-        Known { told: told.clone(), kept }
+        Known { received: received.clone(), kept }
     }
 
     /// Starts a server with all states that are left, each as a channel. If the server refuses to start because of a
@@ -890,13 +892,13 @@ impl Trial {
         loop {
             let mut command = self.kind.command(&self.library, dir);
             command.env("DISK_CLOCK", &self.clock);
-            let said = match run(command) {
+            let message = match run(command) {
                 Ok(server) => return server,
-                Err(said) => said,
+                Err(message) => message,
             };
-            let name = cases.keys().find(|name| said.contains(*name)).unwrap_or_else(|| panic!("{said}")).clone();
+            let name = cases.keys().find(|name| message.contains(*name)).unwrap_or_else(|| panic!("{message}")).clone();
             let case = cases.remove(&name).unwrap();
-            self.tally.fault("starts that failed", || format!("{}; {said}", case.what));
+            self.tally.fault("starts that failed", || format!("{}; {message}", case.description));
             for entry in fs::read_dir(dir).unwrap() {
                 let path = entry.unwrap().path();
                 if owner(path.file_name().unwrap().to_str().unwrap()) == name {
@@ -923,7 +925,7 @@ impl Trial {
             .filter_map(|(name, case)| match self.judge(&server, name, case) {
                 Ok(text) => Some((name.clone(), text)),
                 Err(why) => {
-                    self.tally.fault("channels that do not work", || format!("{}; {why}", case.what));
+                    self.tally.fault("channels that do not work", || format!("{}; {why}", case.description));
                     None
                 }
             })
@@ -933,7 +935,7 @@ impl Trial {
         for (name, text) in after {
             let again = all(&server, &name);
             if let Some(case) = cases.get(&name).filter(|_| again.as_ref() != Ok(&text)) {
-                self.tally.fault("other after a second start", || format!("{}; {again:.200?}", case.what));
+                self.tally.fault("other after a second start", || format!("{}; {again:.200?}", case.description));
             }
         }
     }
@@ -950,10 +952,11 @@ impl Trial {
         for (name, case) in cases {
             for (file, bytes) in case.files.iter().filter(|(file, _)| !file.starts_with('.') && file.ends_with(".sse"))
             {
-                let there = fs::read(dir.join(case.file(file, name))).unwrap_or_default();
-                let cut = bytes.strip_prefix(&there[..]).unwrap_or(bytes);
+                let left = fs::read(dir.join(case.file(file, name))).unwrap_or_default();
+                let cut = bytes.strip_prefix(&left[..]).unwrap_or(bytes);
                 if !cut.is_empty() && !kept.get(name).is_some_and(|list| list.iter().any(|bytes| bytes == cut)) {
-                    self.tally.fault("cut and not kept", || format!("{}; {} bytes of {file}", case.what, cut.len()));
+                    self.tally
+                        .fault("cut and not kept", || format!("{}; {} bytes of {file}", case.description, cut.len()));
                 }
             }
         }
@@ -962,17 +965,19 @@ impl Trial {
     /// Checks that a channel has all events that it must have, and accepts a new one. Returns all events after that.
     fn judge(&mut self, server: &Tincan, name: &str, case: &Case) -> Result<String, String> {
         let before = all(server, name)?;
-        let there = events(&before);
-        let ids: BTreeSet<Id> = there.iter().map(|event| event.id).collect();
+        let found = events(&before);
+        let ids: BTreeSet<Id> = found.iter().map(|event| event.id).collect();
         let (mut meanings, mut posts) = (BTreeSet::new(), BTreeMap::<(u64, u64), u64>::new());
-        let mut fault = |what, which: &dyn Display| self.tally.fault(what, || format!("{}; {which}", case.what));
-        for event in &there {
+        let mut fault = |description, which: &dyn Display| {
+            self.tally.fault(description, || format!("{}; {which}", case.description))
+        };
+        for event in &found {
             let meaning = meaning(event);
             if meaning == UNKNOWN {
                 fault("not as published", &event.id);
                 continue;
             }
-            if case.known.told.get(&event.id).is_some_and(|told| *told != meaning) {
+            if case.known.received.get(&event.id).is_some_and(|received| *received != meaning) {
                 fault("of two meanings", &event.id);
             }
             if !meanings.insert(meaning) {
@@ -980,23 +985,24 @@ impl Trial {
             }
             *posts.entry((meaning.0, meaning.2)).or_default() += 1;
         }
-        if !there.is_sorted_by(|a, b| a.id < b.id) {
+        if !found.is_sorted_by(|a, b| a.id < b.id) {
             fault("out of order", &span(&ids));
         }
         for ((post, of), count) in posts.iter().filter(|((_, of), count)| of != *count) {
             fault("POSTs in part", &format!("{count} of {of} events of POST {post}"));
         }
         let lost: Vec<&Id> =
-            case.known.told.keys().filter(|id| case.known.kept.contains(id) && !ids.contains(id)).collect();
+            case.known.received.keys().filter(|id| case.known.kept.contains(id) && !ids.contains(id)).collect();
         if self.kind.sync && !lost.is_empty() {
             fault("lost", &span(&lost));
         } else {
             self.tally.count("taken without --sync", lost.len());
         }
-        let answer = server.post_with(&format!("/{name}"), "", "after the power cut");
-        let id = Id::parse(answer.text().trim_end()).ok_or_else(|| format!("{} {}", answer.status, answer.text()))?;
-        if case.known.told.keys().chain(&ids).any(|told| *told >= id) {
-            self.tally.fault("of two meanings", || format!("{}; the next id is {id}", case.what));
+        let response = server.post_with(&format!("/{name}"), "", "after the power cut");
+        let id =
+            Id::parse(response.text().trim_end()).ok_or_else(|| format!("{} {}", response.status, response.text()))?;
+        if case.known.received.keys().chain(&ids).any(|received| *received >= id) {
+            self.tally.fault("of two meanings", || format!("{}; the next id is {id}", case.description));
         }
         let after = all(server, name)?;
         let (old, new) = after.rsplit_once("data: after").unwrap_or_default();
@@ -1019,11 +1025,11 @@ fn span<'a>(ids: impl IntoIterator<Item = &'a (impl Display + 'a)>) -> String {
 
 /// Returns all events of a channel, without the prelude.
 fn all(server: &Tincan, name: &str) -> Result<String, String> {
-    let answer = server.get(&format!("/{name}?since=all&wait=0"));
-    let text = String::from_utf8_lossy(&answer.body).into_owned();
+    let response = server.get(&format!("/{name}?since=all&wait=0"));
+    let text = String::from_utf8_lossy(&response.body).into_owned();
     match text.split_once("\n\n") {
-        Some((_, rest)) if answer.status == 200 => Ok(rest.into()),
-        _ => Err(format!("{} {text}", answer.status)),
+        Some((_, rest)) if response.status == 200 => Ok(rest.into()),
+        _ => Err(format!("{} {text}", response.status)),
     }
 }
 
@@ -1046,12 +1052,12 @@ fn try_life(kind: Kind, library: &Path, seed: u64, most: usize) -> Tally {
         random: Random(seed),
         posts: 0,
         server: None,
-        readers: Vec::new(),
+        subscribers: Vec::new(),
         address: String::new(),
     };
     fs::create_dir(life.at("data")).unwrap();
-    if let Err(said) = life.live() {
-        trial.tally.fault("starts that failed", || format!("in the life, which ends here: {said}"));
+    if let Err(message) = life.live() {
+        trial.tally.fault("starts that failed", || format!("in the life, which ends here: {message}"));
     }
     life.end();
     let records = records(&fs::read(life.at("journal")).unwrap());
@@ -1064,11 +1070,11 @@ fn try_life(kind: Kind, library: &Path, seed: u64, most: usize) -> Tally {
 fn same(records: &[Record], dir: &Path) {
     let mut disk = Disk::default();
     records.iter().enumerate().for_each(|(at, record)| disk.apply(at, record));
-    let says: State = disk.now.iter().map(|(name, file)| (name.clone(), disk.files[*file].now.bytes())).collect();
+    let in_journal: State = disk.now.iter().map(|(name, file)| (name.clone(), disk.files[*file].now.bytes())).collect();
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
-    let there: State =
+    let in_directory: State =
         entries.map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())).collect();
-    assert!(says == there, "{:?} and {:?}", says.keys(), there.keys());
+    assert!(in_journal == in_directory, "{:?} and {:?}", in_journal.keys(), in_directory.keys());
 }
 
 /// Runs a life of each kind at the same time, and prints the results.
@@ -1087,7 +1093,7 @@ fn try_all(seed: u64, most: usize) -> Tally {
         lives.into_iter().map(|life| life.join().unwrap()).collect()
     });
     for (kind, tally) in KINDS.iter().zip(tallies) {
-        println!("{}, seed {seed}: {:?}", kind.what, tally.counts);
+        println!("{}, seed {seed}: {:?}", kind.name, tally.counts);
         assert!(
             kind.sync || tally.get("taken without --sync") > 0,
             "a disk under disk.c must forget writes that were not synced"
@@ -1099,7 +1105,7 @@ fn try_all(seed: u64, most: usize) -> Tally {
 
 /// Prints the sum, and asserts that there is no fault.
 fn judged(sum: &Tally) {
-    let figures = ["crash points", "states", "told"].map(|what| format!("{} {what}", sum.get(what)));
+    let figures = ["crash points", "states", "received"].map(|row| format!("{} {row}", sum.get(row)));
     let faults = FAULTS.map(|fault| format!("{} {fault}", sum.get(fault)));
     println!("{}: {}", figures.join(", "), faults.join(", "));
     let examples: Vec<String> =

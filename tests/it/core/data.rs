@@ -52,9 +52,9 @@ fn gap(asked: &str, from: &str, lost: &str) -> String {
 
 /// Returns the response to a poll from this position, without the prelude.
 fn from(server: &Tincan, name: &str, since: &str) -> String {
-    let answer = server.get(&format!("/{name}?wait=0&since={since}"));
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    let text = answer.text();
+    let response = server.get(&format!("/{name}?wait=0&since={since}"));
+    assert_eq!(response.status, 200, "{}", response.text());
+    let text = response.text();
     let (prelude, events) = text.split_once("\n\n").unwrap();
     assert!(prelude.starts_with(&format!(": connected to /{name}\nretry: 0\nid: ")), "{prelude}");
     events.into()
@@ -69,7 +69,7 @@ fn a_file_is_the_event_stream_byte_for_byte() {
     for sync in [&[][..], &["--sync"]] {
         let dir = Scratch::new();
         let server = serve(&dir, sync);
-        let (mut reader, place) = server.listen("/a", "");
+        let (mut subscriber, place) = server.listen("/a", "");
         server.post("/a", "one");
         server.post("/a", "\u{e9}\r\n\nid: 7");
         server.post("/a?event=order", "");
@@ -83,7 +83,7 @@ fn a_file_is_the_event_stream_byte_for_byte() {
         );
         assert_eq!(dir.read("a.sse"), format!("{HEAD}{events}"));
         assert_eq!(from(&server, "a", "all"), events);
-        reader.expect(&events);
+        subscriber.expect(&events);
         assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 1, "each channel has one file, and there is no other file");
     }
 }
@@ -111,8 +111,8 @@ fn after_kill_9_everything_is_there_once_and_ids_go_on_in_a_greater_epoch() {
         let server = serve(&dir, &[]);
         assert_eq!(from(&server, "a", "all"), file[HEAD.len()..]);
         for id in &ids {
-            let behind = file.split_once(&format!("id: {id}\n\n")).unwrap().1;
-            assert_eq!(from(&server, "a", id), behind, "no gap after {id}");
+            let later_events = file.split_once(&format!("id: {id}\n\n")).unwrap().1;
+            assert_eq!(from(&server, "a", id), later_events, "no gap after {id}");
         }
         assert_eq!(dir.read("a.sse"), file, "a server that only reads does not change the file");
     }
@@ -129,13 +129,13 @@ fn a_log_of_64_mb_costs_no_memory() {
     put(&dir, "a.sse", &file);
     let server = serve(&dir, &["--history", "256M"]);
     for seq in [0, 3, starts.len() / 2, starts.len() - 2] {
-        let (mut reader, place) = server.listen(&format!("/a?since={EPOCH}-{seq}"), "");
+        let (mut subscriber, place) = server.listen(&format!("/a?since={EPOCH}-{seq}"), "");
         assert_eq!(place, format!("{EPOCH}-{seq}"));
         for piece in file.as_bytes()[starts[seq + 1]..].chunks(1 << 20) {
-            reader.expect(piece);
+            subscriber.expect(piece);
         }
         let id = server.post("/a", "and on");
-        reader.expect(block(&id[0], "and on"));
+        subscriber.expect(block(&id[0], "and on"));
         file += &block(&id[0], "and on");
     }
     let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
@@ -239,20 +239,20 @@ fn a_damaged_log_closes_its_own_channel_and_is_left_as_it_was() {
         assert!(!health.text().contains("good") && health.text().lines().count() == 1, "{}", health.text());
     };
     check();
-    let told = server.stderr();
+    let messages = server.stderr();
     for (n, (what, bytes, byte)) in cases.iter().enumerate() {
         let path = dir.0.join(format!("{}.sse", name(n)));
-        let line = told.lines().find(|line| line.contains(path.to_str().unwrap())).unwrap();
+        let line = messages.lines().find(|line| line.contains(path.to_str().unwrap())).unwrap();
         assert!(line.contains(&format!("from byte {byte} on")) && line.contains("ove it away"), "{what}: {line}");
         assert_eq!(fs::read_to_string(path).unwrap(), *bytes, "{what}");
     }
     assert_eq!((dir.read("back.sse"), dir.read("back.old.sse")), (file.clone(), file.clone()));
     for name in ["directory.sse", "pipe.sse"] {
-        assert!(told.lines().any(|line| line.contains(name) && line.contains("ove it away")), "{name}: {told}");
+        assert!(messages.lines().any(|line| line.contains(name) && line.contains("ove it away")), "{name}: {messages}");
         assert!(!dir.0.join(name).is_file());
     }
     check();
-    assert_eq!(server.stderr(), told, "each damaged log is reported once");
+    assert_eq!(server.stderr(), messages, "each damaged log is reported once");
     // After one file is repaired, its channel works again without a restart.
     put(&dir, "bad-0.sse", &file);
     assert_eq!(from(&server, "bad-0", "all"), [&*one, &two, &three].concat());
@@ -315,9 +315,9 @@ fn a_hole_is_cut_out_with_what_follows_it_and_kept_beside_the_log() {
         let kept = String::from_utf8_lossy(&bytes[..*good]).into_owned();
         assert_eq!(from(&server, name, "all"), kept.strip_prefix(HEAD).unwrap_or_default(), "{name}");
         assert_eq!(fs::read(dir.0.join(format!("{name}.cut-1"))).unwrap(), bytes[*good..], "{name}");
-        let (told, cut) = (format!("--data: /{name}: "), bytes.len() - good);
-        let kept = format!("{told}{name}.cut-1 is new: it keeps what had to be cut off\n");
-        let line = format!("{told}a hole that a power cut left was cut off, with what follows it, {cut} bytes\n");
+        let (prefix, cut) = (format!("--data: /{name}: "), bytes.len() - good);
+        let kept = format!("{prefix}{name}.cut-1 is new: it keeps what had to be cut off\n");
+        let line = format!("{prefix}a hole that a power cut left was cut off, with what follows it, {cut} bytes\n");
         assert!(server.stderr().contains(&kept) && server.stderr().contains(&line), "{}", server.stderr());
         let id = server.post(&format!("/{name}"), "next").remove(0);
         assert!(from(&server, name, "all").ends_with(&block(id, "next")));
@@ -395,9 +395,9 @@ fn a_log_that_cannot_be_read_back_is_told_and_skips_nothing() {
         let since = if len == 0 { "all" } else { &ids[250] };
         for _ in 0..3 {
             server.get(&format!("/a?wait=0&since={since}")).refused(LOG_UNREADABLE);
-            let answer = event_source(since);
-            let text = answer.text();
-            assert_eq!((answer.status, answer.field("content-type")), (200, Some("text/event-stream")));
+            let response = event_source(since);
+            let text = response.text();
+            assert_eq!((response.status, response.field("content-type")), (200, Some("text/event-stream")));
             assert!(text.starts_with(&format!(": {}\nretry: ", LOG_UNREADABLE.why)) && !text.contains("id:"), "{text}");
         }
         let health = server.get("/health");
@@ -419,15 +419,17 @@ fn a_log_that_cannot_be_read_back_is_told_and_skips_nothing() {
 #[test]
 fn files_of_other_names_are_told_and_left_alone() {
     let dir = Scratch::new();
-    let told = ["a b.sse", "lab.old.sse", "lab.sse", "notes.txt"];
-    let all = [&told[..], &[".hidden", ".hidden.sse"]].concat();
+    let names = ["a b.sse", "lab.old.sse", "lab.sse", "notes.txt"];
+    let all = [&names[..], &[".hidden", ".hidden.sse"]].concat();
     all.iter().for_each(|name| put(&dir, name, name));
     let mut server = serve(&dir, &[]);
     server.post("/a", "x");
-    eventually("all are told", || server.stderr().lines().filter(|l| l.contains("left alone")).count() == told.len());
+    eventually("all are reported", || {
+        server.stderr().lines().filter(|l| l.contains("left alone")).count() == names.len()
+    });
     let text = server.stderr();
     let greeting = text.find("/kitchen\n").unwrap();
-    for name in told {
+    for name in names {
         assert!(text.find(&format!("{name:?}")).is_some_and(|at| at > greeting), "{name}: {text}");
     }
     assert!(!text.contains("hidden"), "{text}");
@@ -462,7 +464,7 @@ fn the_history_bounds_the_files_and_what_it_takes_is_told() {
     for sync in [&["--history", "8K"][..], &["--history", "8K", "--sync"]] {
         let dir = Scratch::new();
         let mut server = serve(&dir, sync);
-        let (mut reader, _) = server.listen("/a", "");
+        let (mut subscriber, _) = server.listen("/a", "");
         let size = |file| fs::metadata(dir.0.join(file)).map_or(0, |meta| meta.len());
         let total = || size("a.sse") + size("a.old.sse");
         let (mut ids, mut most) = (Vec::new(), 0);
@@ -472,7 +474,7 @@ fn the_history_bounds_the_files_and_what_it_takes_is_told() {
             let bytes = total();
             assert!(bytes <= 8192, "{bytes} after {n}");
             most = most.max(bytes);
-            reader.expect(block(&ids[n], &data)); // a subscriber that keeps up receives everything once and in order
+            subscriber.expect(block(&ids[n], &data)); // a subscriber that keeps up receives everything once and in order
         }
         assert!(most > 7000, "the files use the history: {most} bytes");
         for _ in 0..2 {
@@ -483,8 +485,8 @@ fn the_history_bounds_the_files_and_what_it_takes_is_told() {
             let head = format!("{}; no longer kept: everything up to {}\n\n", HEAD.trim_end(), ids[first - 1]);
             assert!(dir.read("a.sse").starts_with(&head), "{}", dir.read("a.sse"));
             for asked in [0, 1, first - 2] {
-                let told = gap(&ids[asked], &format!("\"{}\"", ids[first]), &(first - 1 - asked).to_string());
-                assert_eq!(from(&server, "a", &ids[asked]), told + &kept);
+                let gap_event = gap(&ids[asked], &format!("\"{}\"", ids[first]), &(first - 1 - asked).to_string());
+                assert_eq!(from(&server, "a", &ids[asked]), gap_event + &kept);
             }
             assert_eq!(from(&server, "a", &ids[first - 1]), kept, "no gap after the newest dropped event");
             server.kill();
@@ -531,9 +533,9 @@ fn what_a_power_cut_took_is_told_as_a_gap() {
         assert_eq!(from(&server, "a", id), gap(id, &format!("\"{next}\""), "null") + &more);
     }
     assert_eq!(from(&server, "a", &last), more, "no gap after the last event in the file");
-    let (mut reader, _) = server.listen("/a", &format!("Last-Event-ID: {end}\r\n"));
-    reader.expect(gap(&end, &format!("\"{next}\""), "null") + &more);
-    reader.expect(block(&server.post("/a", "live")[0], "live"));
+    let (mut subscriber, _) = server.listen("/a", &format!("Last-Event-ID: {end}\r\n"));
+    subscriber.expect(gap(&end, &format!("\"{next}\""), "null") + &more);
+    subscriber.expect(block(&server.post("/a", "live")[0], "live"));
 }
 
 #[test]
@@ -547,8 +549,8 @@ fn an_epoch_that_left_no_event_leaves_no_gap() {
         if round % 2 == 1 {
             events += &block(&server.post("/a", "x")[0], "x");
         }
-        for (place, behind) in &places {
-            assert_eq!(from(&server, "a", place), events[*behind..], "round {round}, {place}");
+        for (place, start) in &places {
+            assert_eq!(from(&server, "a", place), events[*start..], "round {round}, {place}");
         }
         server.kill();
     }
@@ -570,11 +572,11 @@ fn channels_count_with_their_files_and_without_an_event_there_is_none() {
     }
     let dir = Scratch::new();
     let server = serve(&dir, &[]);
-    let readers: Vec<_> = (0..20).map(|n| server.listen(&format!("/e{}", n % 5), "")).collect();
+    let subscribers: Vec<_> = (0..20).map(|n| server.listen(&format!("/e{}", n % 5), "")).collect();
     for n in 0..20 {
         assert_eq!(from(&server, &format!("e{n}"), "all"), "");
     }
-    drop(readers);
+    drop(subscribers);
     assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 0);
 }
 
@@ -666,9 +668,9 @@ pub fn fails_while_nobody_reads(first: fn(&str) -> String, last: fn(&str) -> Opt
     };
     let post = |path: &str| ask(format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx"));
     assert_eq!(post("/a").response().status, 200);
-    let mut reader = ask("GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n".into());
-    reader.until(b"\r\n\r\n");
-    let prelude = reader.block();
+    let mut subscriber = ask("GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n".into());
+    subscriber.until(b"\r\n\r\n");
+    let prelude = subscriber.block();
     fs::rename(dir.0.join("a.sse"), dir.0.join("moved")).unwrap();
     let mut waits = vec![post(&format!("/a{}", first(&prelude)))];
     eventually("its disk fails", || {
@@ -693,9 +695,9 @@ pub fn fails_while_nobody_reads(first: fn(&str) -> String, last: fn(&str) -> Opt
     assert_eq!(ask("GET /a?wait=0 HTTP/1.1\r\nHost: localhost\r\n\r\n".into()).response().status, 200);
     if let Some(query) = last(&prelude) {
         assert_eq!(post(&format!("/a{query}")).response().status, 200);
-        reader.until(b"data: x\n\n");
+        subscriber.until(b"data: x\n\n");
     }
-    reader.until(PING.as_bytes());
+    subscriber.until(PING.as_bytes());
     drop(unread);
 }
 
@@ -710,10 +712,10 @@ fn with_64_descriptors(dir: &Scratch) -> Tincan {
 fn channels_in_use_beyond_the_descriptors_are_refused() {
     let dir = Scratch::new();
     let server = with_64_descriptors(&dir);
-    let mut readers: Vec<Wire> = (0..8).map(|n| server.listen(&format!("/a{n}"), "").0).collect();
+    let mut subscribers: Vec<Wire> = (0..8).map(|n| server.listen(&format!("/a{n}"), "").0).collect();
     server.post_with("/a8", "", "x").refused(OPEN_LOGS);
     let id = server.post("/a7", "those that are there go on").remove(0);
-    readers.pop().unwrap().expect(block(&id, "existing channels go on"));
+    subscribers.pop().unwrap().expect(block(&id, "existing channels go on"));
     eventually("one channel is no longer in use", || server.post_with("/a8", "", "x").status == 200);
 }
 
@@ -743,7 +745,7 @@ fn tail_follows_a_log_into_its_next_files() {
 fn with_few_descriptors_logs_are_closed_and_opened_again() {
     let dir = Scratch::new();
     let server = with_64_descriptors(&dir);
-    let (mut reader, _) = server.listen("/a0", "");
+    let (mut subscriber, _) = server.listen("/a0", "");
     let mut ids = vec![Vec::new(); 20];
     for n in (0..20).cycle().take(60) {
         ids[n].extend(server.post(&format!("/a{n}"), "x"));
@@ -760,7 +762,7 @@ fn with_few_descriptors_logs_are_closed_and_opened_again() {
         // The channel that has a subscriber stays open; the others come back with a greater epoch.
         assert_eq!(epoch(&ids[0]) == epoch(&ids[1]), n == 0, "{ids:?}");
     }
-    reader.expect(from(&server, "a0", "all"));
+    subscriber.expect(from(&server, "a0", "all"));
 }
 
 #[test]
@@ -769,8 +771,8 @@ fn a_file_that_others_change_takes_no_event_and_is_read_on() {
     let server = serve(&dir, &["--heartbeat", "1"]);
     let check = |name: &str| {
         let (channel, path) = (format!("/{name}"), dir.0.join(format!("{name}.sse")));
-        let (mut reader, _) = server.listen(&channel, "");
-        let mut hears = |block: &str| eventually("the reader hears it", || reader.block() == block);
+        let (mut subscriber, _) = server.listen(&channel, "");
+        let mut hears = |block: &str| eventually("the reader hears it", || subscriber.block() == block);
         let one = block(&server.post(&channel, "one")[0], "one");
         let mut file = File::options().append(true).open(&path).unwrap();
         match name {
@@ -781,12 +783,12 @@ fn a_file_that_others_change_takes_no_event_and_is_read_on() {
         for _ in 0..3 {
             server.post_with(&channel, "", "two").refused(LOG_FAILED);
         }
-        let told = || server.stderr().matches(&format!("tincan: {channel} ")).count();
-        eventually("it is told", || told() > 0);
+        let count = || server.stderr().matches(&format!("tincan: {channel} ")).count();
+        eventually("the error is reported", || count() > 0);
         assert_eq!(from(&server, name, "all"), one);
         hears(&one);
         hears(":ping\n\n");
-        assert_eq!(told(), 1, "once: {}", server.stderr());
+        assert_eq!(count(), 1, "once: {}", server.stderr());
         assert!(server.stderr().contains(path.to_str().unwrap()), "{}", server.stderr());
         if name != "removed" {
             file.set_len((HEAD.len() + one.len()) as u64).unwrap();
@@ -809,12 +811,12 @@ fn a_log_that_cannot_be_opened_refuses_until_it_can() {
     put(&dir, "a.sse", &file);
     let server = serve(&dir, &[]);
     put(&dir, "a.sse", &damaged);
-    let answer = server.post_with("/a", "", "x");
-    answer.refused(LOG_CLOSED);
-    assert!(answer.field("retry-after").is_some(), "{}", answer.head);
-    let answer = server.ask("GET /a HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
-    assert_eq!((answer.status, answer.field("content-type")), (200, Some("text/event-stream")));
-    let text = answer.text();
+    let response = server.post_with("/a", "", "x");
+    response.refused(LOG_CLOSED);
+    assert!(response.field("retry-after").is_some(), "{}", response.head);
+    let response = server.ask("GET /a HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
+    assert_eq!((response.status, response.field("content-type")), (200, Some("text/event-stream")));
+    let text = response.text();
     let retry = text.strip_prefix(&format!(": {}\nretry: ", LOG_CLOSED.why)).and_then(|t| t.strip_suffix('\n'));
     assert!(retry.is_some_and(|ms| (2500..=7500).contains(&ms.parse().unwrap())), "{text}");
     eventually("the error is reported", || server.stderr().contains(dir.0.join("a.sse").to_str().unwrap()));

@@ -56,9 +56,9 @@ fn publish(wire: &mut BufReader<TcpStream>, channel: &str, body: &str) -> Option
         assert!(!line.starts_with("HTTP/1.1 ") || line.contains(" 200 "), "{line}");
         length = line.strip_prefix("Content-Length: ").map_or(length, |l| l.trim_end().parse().unwrap());
     }
-    let mut answer = vec![0; length];
-    wire.read_exact(&mut answer).ok()?;
-    Some(String::from_utf8(answer).unwrap().trim_end().into())
+    let mut response = vec![0; length];
+    wire.read_exact(&mut response).ok()?;
+    Some(String::from_utf8(response).unwrap().trim_end().into())
 }
 
 /// The observations of one directory over many lives of its server.
@@ -66,25 +66,26 @@ struct Story {
     random: Random,
     lives: u64,
     bodies: [usize; 2], // the size of most bodies, and of one in 16
-    said: BTreeMap<(usize, Id), String>,
+    published: BTreeMap<(usize, Id), String>,
     acked: BTreeSet<(usize, Id)>,
-    heard: [Vec<Id>; 3],
+    received: [Vec<Id>; 3],
     faults: BTreeMap<&'static str, usize>,
 }
 
 impl Story {
     fn new(seed: u64, bodies: [usize; 2]) -> Story {
-        let faults = ["lost", "doubled", "out of order", "not told", "of two meanings"].map(|fault| (fault, 0)).into();
-        let (said, acked, heard) = Default::default();
-        Story { random: Random(seed), lives: 0, bodies, said, acked, heard, faults }
+        let faults =
+            ["lost", "doubled", "out of order", "lost without a gap", "of two meanings"].map(|fault| (fault, 0)).into();
+        let (published, acked, received) = Default::default();
+        Story { random: Random(seed), lives: 0, bodies, published, acked, received, faults }
     }
 
     fn fault(&mut self, what: &'static str, count: usize) {
         *self.faults.get_mut(what).unwrap() += count;
     }
 
-    fn said(&mut self, channel: usize, id: Id, data: String) {
-        let old = self.said.insert((channel, id), data.clone());
+    fn published(&mut self, channel: usize, id: Id, data: String) {
+        let old = self.published.insert((channel, id), data.clone());
         self.fault("of two meanings", usize::from(old.is_some_and(|old| old != data)));
     }
 
@@ -95,10 +96,10 @@ impl Story {
         self.lives += 1;
         let (port, life, bodies) = (server.port, self.lives, self.bodies);
         let time = Duration::from_micros(1000 * millis + self.random.below(3000 * millis));
-        let (tell, acked) = mpsc::channel();
-        let heard: Vec<String> = thread::scope(|scope| {
-            let reader = |(name, heard): (&&str, &Vec<Id>)| {
-                let last = heard.last().map_or(String::new(), |id| format!("Last-Event-ID: {id}\r\n"));
+        let (sender, acked) = mpsc::channel();
+        let received: Vec<String> = thread::scope(|scope| {
+            let subscriber = |(name, received): (&&str, &Vec<Id>)| {
+                let last = received.last().map_or(String::new(), |id| format!("Last-Event-ID: {id}\r\n"));
                 let mut wire = Wire::to(port);
                 wire.send(format!("GET /{name}?since=all HTTP/1.1\r\nHost: localhost\r\n{last}\r\n"));
                 let mut bytes = Vec::new();
@@ -108,43 +109,43 @@ impl Story {
                     String::from_utf8_lossy(&bytes).into_owned()
                 })
             };
-            let readers: Vec<_> = CHANNELS.iter().zip(&self.heard).take(2).map(reader).collect();
+            let subscribers: Vec<_> = CHANNELS.iter().zip(&self.received).take(2).map(subscriber).collect();
             for p in 0..publishers {
-                let (mut wire, tell) = (BufReader::new(Wire::to(port).stream), tell.clone());
+                let (mut wire, sender) = (BufReader::new(Wire::to(port).stream), sender.clone());
                 scope.spawn(move || {
                     for n in 0.. {
                         let data = format!("{life} {p} {n} {}", "x".repeat(bodies[usize::from(n % 16 == 15)]));
                         let channel = p % 3;
                         let Some(id) = publish(&mut wire, CHANNELS[channel], &data) else { return };
-                        tell.send((channel, Id::parse(&id).unwrap(), data)).unwrap();
+                        sender.send((channel, Id::parse(&id).unwrap(), data)).unwrap();
                     }
                 });
             }
-            tell.send(acked.recv_timeout(SOON).unwrap()).unwrap();
-            drop(tell);
+            sender.send(acked.recv_timeout(SOON).unwrap()).unwrap();
+            drop(sender);
             thread::sleep(time); // there is no condition to wait for: the moment is random
             server.kill();
-            readers.into_iter().map(|r| r.join().unwrap()).collect()
+            subscribers.into_iter().map(|r| r.join().unwrap()).collect()
         });
         assert!(!server.stderr().contains("cannot"), "{}", server.stderr());
         for (channel, id, data) in acked {
             self.acked.insert((channel, id));
-            self.said(channel, id, data);
+            self.published(channel, id, data);
         }
-        for (channel, text) in heard.iter().enumerate() {
-            let mut told = false;
+        for (channel, text) in received.iter().enumerate() {
+            let mut after_gap = false;
             for (id, data) in events(text) {
                 let Some(id) = id else {
-                    told = true;
+                    after_gap = true;
                     continue;
                 };
-                if let Some(&last) = self.heard[channel].last() {
+                if let Some(&last) = self.received[channel].last() {
                     self.fault("out of order", usize::from(id <= last));
-                    self.fault("not told", usize::from(!told && !last.precedes(id)));
+                    self.fault("lost without a gap", usize::from(!after_gap && !last.precedes(id)));
                 }
-                told = false;
-                self.heard[channel].push(id);
-                self.said(channel, id, data);
+                after_gap = false;
+                self.received[channel].push(id);
+                self.published(channel, id, data);
             }
         }
     }
@@ -161,27 +162,27 @@ impl Story {
             let says = newest.split_once("\n\n").map(|(head, _)| Id::parse(head.rsplit(' ').next().unwrap()));
             let sees = || ids.first().map_or(Id::default(), |id| Id { seq: id.seq - 1, ..*id });
             let dropped = says.map_or_else(sees, Option::unwrap_or_default);
-            let there: BTreeSet<_> = ids.iter().collect();
+            let distinct: BTreeSet<_> = ids.iter().collect();
             let acked = self.acked.iter().filter(|(c, _)| *c == channel).map(|(_, id)| id);
-            let known: BTreeSet<_> = acked.chain(&self.heard[channel]).collect();
+            let known: BTreeSet<_> = acked.chain(&self.received[channel]).collect();
             // Events are only dropped for newer ones.
-            let gone = ids.is_empty() && known.last().is_some_and(|id| **id <= dropped);
-            let lost = known.iter().filter(|id| ***id > dropped && !there.contains(**id)).count();
-            let doubled = 2 * ids.len() - there.len() - data.iter().collect::<BTreeSet<_>>().len();
+            let all_missing = ids.is_empty() && known.last().is_some_and(|id| **id <= dropped);
+            let lost = known.iter().filter(|id| ***id > dropped && !distinct.contains(**id)).count();
+            let doubled = 2 * ids.len() - distinct.len() - data.iter().collect::<BTreeSet<_>>().len();
             let follows = |n: &usize| ids[n - 1].precedes(ids[*n]) || cut && *n == old.len() && ids[n - 1] < ids[*n];
             let broken = (1..ids.len()).filter(|n| !follows(n)).count();
-            self.fault("lost", lost + usize::from(gone));
+            self.fault("lost", lost + usize::from(all_missing));
             self.fault("doubled", doubled);
             self.fault("out of order", broken);
-            ids.into_iter().zip(data).for_each(|(id, data)| self.said(channel, id, data));
+            ids.into_iter().zip(data).for_each(|(id, data)| self.published(channel, id, data));
         }
     }
 
     /// Ends the story: prints the result, and lets one more server replay everything.
     fn end(self, what: &str, server: &Tincan, dir: &Path) {
-        let Story { lives, acked, heard, faults, .. } = &self;
-        let heard: usize = heard.iter().map(Vec::len).sum();
-        println!("{lives} x {what}: {} acknowledged, {heard} heard, {faults:?}", acked.len());
+        let Story { lives, acked, received, faults, .. } = &self;
+        let received: usize = received.iter().map(Vec::len).sum();
+        println!("{lives} x {what}: {} acknowledged, {received} heard, {faults:?}", acked.len());
         assert!(faults.values().all(|&count| count == 0), "{faults:?}");
         CHANNELS.iter().for_each(|name| replays(server, dir, name));
     }
@@ -320,8 +321,8 @@ fn a_hole_that_a_power_cut_left_between_two_files_is_told() {
     fs::write(scratch.0.join("a.old.sse"), format!(": tincan log\n\n{}{}", event(1), event(2))).unwrap();
     fs::write(scratch.0.join("a.sse"), format!(": tincan log\n\n{}", event(5))).unwrap();
     let server = Tincan::start(&["--quiet", "--data", scratch.arg()]);
-    let heard = server.get("/a?since=1763654400123-1&wait=0").text();
-    assert!(heard.contains("event: gap") || !heard.contains(&event(5)), "{heard}");
+    let received = server.get("/a?since=1763654400123-1&wait=0").text();
+    assert!(received.contains("event: gap") || !received.contains(&event(5)), "{received}");
 }
 
 #[test]
@@ -334,15 +335,15 @@ fn the_disk_fails() {
     let Some(disk) = Disk::new() else { return };
     let start = || disk.start("data", &["--sync", "--history", "4K"], &[("DISK_SLOW", "5")]);
     let (mut server, body) = (start(), "x".repeat(300));
-    let (mut reader, place) = server.listen("/a", "");
+    let (mut subscriber, place) = server.listen("/a", "");
     let place = Id::parse(&place).unwrap();
     let mut wires: Vec<Wire> = (0..16).map(|_| server.connect()).collect();
     for round in 1..=8 {
         let id = server.post("/a", &body).remove(0);
         assert_eq!(id, place.plus(round).to_string());
         match round {
-            1..=4 => reader.expect(format!("data: {body}\nid: {id}\n\n")),
-            5 => reader.stream.shutdown(std::net::Shutdown::Both).unwrap(), // from now on no subscriber makes publishers wait
+            1..=4 => subscriber.expect(format!("data: {body}\nid: {id}\n\n")),
+            5 => subscriber.stream.shutdown(std::net::Shutdown::Both).unwrap(), // from now on no subscriber makes publishers wait
             _ => eventually("the subscriber is dropped", || server.readers("a") == 0),
         }
         fs::write(disk.at("fail"), "").unwrap();
@@ -395,20 +396,20 @@ fn what_is_refused_with_500_was_heard_by_nobody_whoever_else_fails() {
         }
     });
     while server.post_with("/a", "", "end").status != 200 {}
-    let heard = wire.until(b"data: end\n");
-    let heard: Vec<String> = heard.lines().filter_map(|l| l.strip_prefix("data: ")).map(String::from).collect();
-    let once: BTreeSet<String> = heard.iter().filter(|data| *data != "end").cloned().collect();
+    let received = wire.until(b"data: end\n");
+    let received: Vec<String> = received.lines().filter_map(|l| l.strip_prefix("data: ")).map(String::from).collect();
+    let once: BTreeSet<String> = received.iter().filter(|data| *data != "end").cloned().collect();
     println!("{} acknowledged, {} refused", acked.len(), refused.len());
     assert!(refused.len() > 20, "the disk must fail often");
     assert!(refused.is_disjoint(&once), "{:?}", refused.intersection(&once).collect::<Vec<_>>());
-    assert_eq!((heard.len() - 1, &once), (acked.len(), &acked));
+    assert_eq!((received.len() - 1, &once), (acked.len(), &acked));
 }
 
 #[test]
 fn many_publishers_share_one_fsync_and_their_readers_hear_all() {
     let Some(disk) = Disk::new() else { return };
     let server = disk.start("data", &["--sync", "--history", "64K"], &[]);
-    let (mut reader, _) = server.listen("/a", "");
+    let (mut subscriber, _) = server.listen("/a", "");
     let mut wires: Vec<Wire> = (0..32).map(|_| server.connect()).collect();
     server.post("/a", "the file and its name are on the disk");
     let syncs = || fs::metadata(disk.at("side/count")).unwrap().len();
@@ -426,7 +427,7 @@ fn many_publishers_share_one_fsync_and_their_readers_hear_all() {
     let count = syncs() - before;
     println!("320 events of 32 publishers: {count} fsyncs");
     assert_eq!(count, 20, "in each round one fsync for the first event and one for all others");
-    (0..=320).for_each(|n| assert!(reader.block().ends_with(&format!("-{}\n\n", n + 1))));
+    (0..=320).for_each(|n| assert!(subscriber.block().ends_with(&format!("-{}\n\n", n + 1))));
 }
 
 #[test]
@@ -475,12 +476,12 @@ fn a_full_disk_refuses_with_507_until_there_is_room() {
 
 /// Publishes until there is no room, makes room, and publishes again.
 fn fills_up(server: &Tincan, dir: &Path, most: usize, make_room: impl Fn()) {
-    let (mut reader, place) = server.listen("/first", "");
+    let (mut subscriber, place) = server.listen("/first", "");
     let (id, body, mut taken) = (Id::parse(&place).unwrap(), "x".repeat(5000), 0);
     let refusal = loop {
-        let answer = server.post_with("/first", "", &body);
-        if answer.status != 200 {
-            break answer;
+        let response = server.post_with("/first", "", &body);
+        if response.status != 200 {
+            break response;
         }
         taken += 1;
         assert!(taken * 5000 < most as u64, "more was accepted than there is room for");
@@ -498,7 +499,7 @@ fn fills_up(server: &Tincan, dir: &Path, most: usize, make_room: impl Fn()) {
         assert_eq!(server.post("/first", &body), [id.plus(taken + n).to_string()]);
     }
     for n in 1..=taken + 3 {
-        reader.expect(format!("data: {body}\nid: {}\n\n", id.plus(n)));
+        subscriber.expect(format!("data: {body}\nid: {}\n\n", id.plus(n)));
     }
     replays(server, dir, "first");
 }
@@ -575,10 +576,11 @@ fn with_few_descriptors_those_who_are_there_hear_all_and_others_come_when_some_l
 fn with_few_descriptors_many_channels_take_turns() {
     let scratch = Scratch::new();
     let mut server = shell("ulimit -n 64; exec", &["--data", scratch.arg(), "--sync"]);
-    let said: Vec<_> = (0..80).map(|n| (n, server.post(&format!("/c{}", n % 40), format!("{n}")).remove(0))).collect();
+    let published: Vec<_> =
+        (0..80).map(|n| (n, server.post(&format!("/c{}", n % 40), format!("{n}")).remove(0))).collect();
     server.kill();
     let server = Tincan::start(&["--quiet", "--data", scratch.arg()]);
-    for (n, id) in said {
+    for (n, id) in published {
         let all = server.get(&format!("/c{}?since=all&wait=0", n % 40)).text();
         assert!(all.contains(&format!("data: {n}\nid: {id}\n\n")), "{n}, {id}: {all}");
     }
@@ -595,14 +597,14 @@ fn where_no_thread_can_be_had_requests_are_answered_one_after_another() {
     let server = shell(&format!("exec {user}"), &["--heartbeat", "1"]);
     let proc = format!("/proc/{}", server.pid());
     let threads = || fs::read_dir(format!("{proc}/task")).unwrap().count();
-    let (mut reader, _) = server.listen("/a", "");
+    let (mut subscriber, _) = server.listen("/a", "");
     let limits = fs::read_to_string(format!("{proc}/limits")).unwrap();
     let most = limits.lines().find_map(|l| l.strip_prefix("Max processes")?.split_whitespace().nth(1)).unwrap();
     limit(user, &server, "--nproc=1:");
     let before = threads();
     for n in 0..20 {
         let id = server.post("/a", format!("{n}")).remove(0);
-        hears(&mut reader, &format!("data: {n}\nid: {id}\n\n"));
+        hears(&mut subscriber, &format!("data: {n}\nid: {id}\n\n"));
     }
     // Silent clients hold all threads that wait for connections, of which there are at most two. But they hold them
     // only for a moment. A client with a request waits in the backlog, and subscribers go on.
@@ -610,16 +612,16 @@ fn where_no_thread_can_be_had_requests_are_answered_one_after_another() {
     let silent: Vec<Wire> = (0..2).map(|_| server.connect()).collect();
     let mut honest = server.connect();
     honest.send("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    let answer = honest.response();
+    let response = honest.response();
     assert_eq!(
-        (answer.text(), answer.field("connection")),
+        (response.text(), response.field("connection")),
         ("ok\n".into(), Some("close")),
         "the connection is closed, since others may wait for its thread"
     );
     // Each silent client gets a second to send something, and a second to read the refusal; not ten.
     assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
     began.within("the response after two silent clients", Duration::from_secs(4));
-    reader.expect(PING);
+    subscriber.expect(PING);
     drop(silent);
     assert!(threads() <= before, "{} threads, {before} before", threads());
     // Threads start again as soon as the system allows it. Otherwise the silent clients would delay a response by ten
@@ -630,12 +632,12 @@ fn where_no_thread_can_be_had_requests_are_answered_one_after_another() {
     let id = server.post("/a", "again").remove(0);
     began.within("the response beside silent clients", Duration::from_secs(8));
     assert!(threads() > before + silent.len() / 2, "{} threads", threads());
-    hears(&mut reader, &format!("data: again\nid: {id}\n\n"));
+    hears(&mut subscriber, &format!("data: again\nid: {id}\n\n"));
 }
 
 /// Asserts that the subscriber receives this event, and before it only pings, since its heartbeat is one second.
-fn hears(reader: &mut Wire, event: &str) {
-    while let block = reader.block()
+fn hears(subscriber: &mut Wire, event: &str) {
+    while let block = subscriber.block()
         && block != event
     {
         assert_eq!(block, PING);

@@ -160,7 +160,7 @@ fn a_name_that_the_file_system_does_not_take_is_told_to_the_publisher() {
     }
     let [from, to] = [".aux.new", "aux.sse"].map(|name| place.at(name).display().to_string());
     let why = format!("tincan: /aux takes no event: {from} cannot become {to}: Invalid argument (os error 22)\n");
-    eventually("it is told", || server.stderr().contains(&why));
+    eventually("the error is reported", || server.stderr().contains(&why));
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn a_directory_with_the_name_of_a_temporary_file_is_told_to_the_publisher() {
     server.post_with("/aux", "", "x").refused(LOG_FAILED);
     let path = place.at(".aux.new");
     let why = format!("tincan: /aux takes no event: {}: move it away: Is a directory (os error 21)\n", path.display());
-    eventually("it is told", || server.stderr().contains(&why));
+    eventually("the error is reported", || server.stderr().contains(&why));
     fs::remove_dir(path).unwrap();
     server.post("/aux", "y");
     server.post("/other", "z");
@@ -267,7 +267,7 @@ fn a_log_that_is_a_link_is_not_followed() {
             server.post_with(&format!("/{name}{n}"), "", "x").refused(LOG_CLOSED);
             let why = "it is no file, or a link to one; move it away";
             let why = format!("tincan: /{name}{n} cannot be opened: {}: {why}\n", at(name).display());
-            eventually("it is told", || server.stderr().contains(&why));
+            eventually("the error is reported", || server.stderr().contains(&why));
             let kind = fs::symlink_metadata(at(name)).unwrap().file_type();
             assert!(!kind.is_file(), "the link is still there");
         }
@@ -370,14 +370,14 @@ fn a_directory_that_is_replaced_is_written_to_no_more() {
             fs::create_dir(place.data()).unwrap();
         }
         server.post_with("/new", "", "x").refused(LOG_CLOSED);
-        let told = format!("tincan: /new cannot be opened: {}: {why}\n", place.at("new.old.sse").display());
-        eventually("it is told", || server.stderr().matches(&told).count() == 1);
+        let message = format!("tincan: /new cannot be opened: {}: {why}\n", place.at("new.old.sse").display());
+        eventually("the error is reported", || server.stderr().matches(&message).count() == 1);
     }
     // The open log does not accept events either.
     server.post_with("/a", "", "x").refused(LOG_FAILED);
     let why = "another program has changed, moved or removed it; start the server again";
-    let told = format!("tincan: /a takes no event: {}: {why}\n", place.at("a.sse").display());
-    eventually("it is told", || server.stderr().contains(&told));
+    let message = format!("tincan: /a takes no event: {}: {why}\n", place.at("a.sse").display());
+    eventually("the error is reported", || server.stderr().contains(&message));
     assert_eq!(fs::read_dir(place.data()).unwrap().count(), 0);
     fs::remove_dir(place.data()).unwrap();
     fs::rename(&moved, place.data()).unwrap();
@@ -448,7 +448,7 @@ fn a_path_cannot_break_a_line_or_drive_a_terminal() {
     fs::create_dir(dir.join(".b.new")).unwrap();
     server.post_with("/b", "", "x").refused(LOG_FAILED);
     for line in [format!("/a cannot be opened: {shown}/a.sse: "), format!("/b takes no event: {shown}/.b.new: ")] {
-        eventually("it is told", || server.stderr().contains(&format!("\ntincan: {line}")));
+        eventually("the error is reported", || server.stderr().contains(&format!("\ntincan: {line}")));
     }
     assert!(!server.stderr().contains('\x1b'), "{}", server.stderr());
 }

@@ -72,12 +72,12 @@ fn client_of(bytes: &[u8], size: usize) -> Wire {
 
 #[test]
 fn the_tests_own_reader_takes_chunks_off_and_nothing_else() {
-    let answer =
+    let response =
         format!("HTTP/1.1 200 OK\r\n{CHUNKED}\r\n4\r\nsoup\r\n1\r\n\n\r\n1c\r\n0\r\n\r\n is no last chunk: 1\r\n \r\n");
     let head = format!("HTTP/1.1 200 OK\r\n{CHUNKED}\r\n");
     let body = "soup\n0\r\n\r\n is no last chunk: 1\r\n ";
     for size in [1, 2, 3, 5, 30, 1000] {
-        let mut wire = client_of(format!("{answer}{LAST}").as_bytes(), size);
+        let mut wire = client_of(format!("{response}{LAST}").as_bytes(), size);
         wire.expect(&head);
         wire.expect("so");
         assert_eq!(wire.until(b"\n0"), "up\n0");
@@ -85,19 +85,19 @@ fn the_tests_own_reader_takes_chunks_off_and_nothing_else() {
         assert_eq!(wire.chunks, [4, 1, 28, 0]);
         wire.ends();
         // Without the last chunk, or cut off anywhere.
-        for cut in 0..answer.len() - head.len() + 3 {
-            let mut wire = client_of(&format!("{answer}{LAST}").as_bytes()[..head.len() + cut], size);
+        for cut in 0..response.len() - head.len() + 3 {
+            let mut wire = client_of(&format!("{response}{LAST}").as_bytes()[..head.len() + cut], size);
             wire.until(b"\r\n\r\n");
             assert!(body.starts_with(&wire.breaks_off()), "cut at {cut}");
         }
-        let mut wire = client_of(format!("{answer}{LAST}").as_bytes(), size);
+        let mut wire = client_of(format!("{response}{LAST}").as_bytes(), size);
         assert_eq!(wire.response().text(), body);
-        let mut wire = client_of(answer.as_bytes(), size).raw();
-        assert_eq!(wire.rest(), answer);
+        let mut wire = client_of(response.as_bytes(), size).raw();
+        assert_eq!(wire.rest(), response);
         // After other responses on the same connection.
         let before =
             "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n\r\n\r\nHTTP/1.1 204 No\r\n\r\n";
-        let mut wire = client_of(format!("{before}{answer}").as_bytes(), size);
+        let mut wire = client_of(format!("{before}{response}").as_bytes(), size);
         wire.expect(before);
         wire.expect(&head);
         wire.expect(body);
@@ -116,13 +116,13 @@ fn the_tests_own_reader_takes_chunks_off_and_nothing_else() {
             ("111111111111111111111111", false),
         ] {
             let read = |wire: Wire| catch_unwind(AssertUnwindSafe(|| { wire }.response())).is_ok();
-            let answer = format!("{head}{bad}");
-            assert!(!read(client_of(answer.as_bytes(), size)), "{bad:?}");
-            assert_eq!(read(client_of(answer.as_bytes(), size).loose()), loose, "{bad:?}");
+            let response = format!("{head}{bad}");
+            assert!(!read(client_of(response.as_bytes(), size)), "{bad:?}");
+            assert_eq!(read(client_of(response.as_bytes(), size).loose()), loose, "{bad:?}");
         }
-        let mut wire = client_of(format!("{answer}{LAST}0").as_bytes(), size);
+        let mut wire = client_of(format!("{response}{LAST}0").as_bytes(), size);
         assert!(catch_unwind(AssertUnwindSafe(|| wire.rest())).is_err(), "bytes after the last chunk");
-        let mut wire = client_of(answer.as_bytes(), size);
+        let mut wire = client_of(response.as_bytes(), size);
         wire.expect(format!("{head}{body}"));
         assert!(catch_unwind(AssertUnwindSafe(|| wire.ends())).is_err(), "no last chunk");
     }
@@ -150,11 +150,11 @@ fn what_a_stream_says_comes_to_http_1_1_in_chunks_and_to_http_1_0_as_it_is() {
         let both = ids.lines().zip(["one", "two"]).map(|(id, data)| block(data, id)).collect::<String>();
         let note = if args.contains(&"--data") { ": one POST, 2 events, 0 NULs\n" } else { "" };
         let both = note.to_owned() + &both;
-        let mut heard = String::new();
-        while heard.len() < both.len() {
-            heard += &any_chunk(&mut new);
+        let mut received = String::new();
+        while received.len() < both.len() {
+            received += &any_chunk(&mut new);
         }
-        assert_eq!(heard, both);
+        assert_eq!(received, both);
         old.expect(both);
     }
 }
@@ -163,17 +163,17 @@ fn what_a_stream_says_comes_to_http_1_1_in_chunks_and_to_http_1_0_as_it_is() {
 fn a_gap_is_in_one_chunk_with_its_prelude() {
     let server = Tincan::start(&["--retry", "0"]);
     let id = server.post("/a", "x").remove(0);
-    let said = format!("event: gap\ndata: {{\"asked\":\"5-5\",\"from\":\"{id}\",\"lost\":null}}\n\n");
+    let gap_event = format!("event: gap\ndata: {{\"asked\":\"5-5\",\"from\":\"{id}\",\"lost\":null}}\n\n");
     let epoch = id.strip_suffix("-1").unwrap();
     let mut wire = raw(&server, "1.1", "/a", "Last-Event-ID: 5-5\r\n");
     head(&mut wire, CHUNKED);
     let first = any_chunk(&mut wire);
-    assert_eq!(plain(&first), prelude("a", &format!("{epoch}-0")) + &said);
+    assert_eq!(plain(&first), prelude("a", &format!("{epoch}-0")) + &gap_event);
     wire.expect(chunk(&block("x", &id)));
     let mut wire = raw(&server, "1.0", "/a", "Last-Event-ID: 5-5\r\n");
     head(&mut wire, "");
     assert!(plain(&wire.block()).starts_with(": connected to /a\n"));
-    wire.expect(said + &block("x", &id));
+    wire.expect(gap_event + &block("x", &id));
 }
 
 #[test]
@@ -308,9 +308,9 @@ fn a_waiting_poll_begins_at_once_and_ends_behind_the_first_events() {
     let (first, second) = ids.trim_end().split_once('\n').unwrap();
     for (poll, gulp) in polls.iter_mut().zip([1 << 16, 5000, 100]) {
         poll.gulp = gulp;
-        let answer = poll.response();
-        assert!(answer.head.ends_with(&format!("\r\nConnection: close\r\n{CHUNKED}\r\n")), "{}", answer.head);
-        assert!(answer.text().ends_with(&format!("\n\n{}{}", block(&one, first), block(&two, second))));
+        let response = poll.response();
+        assert!(response.head.ends_with(&format!("\r\nConnection: close\r\n{CHUNKED}\r\n")), "{}", response.head);
+        assert!(response.text().ends_with(&format!("\n\n{}{}", block(&one, first), block(&two, second))));
         poll.ends();
     }
 }
@@ -369,8 +369,8 @@ fn a_stream_that_is_behind_is_whole_at_its_age_limit_too() {
     // Its age limit is between 2.7 and 3.3 seconds. The server sees that up to half a second later, and then gives it
     // two seconds.
     sleep(Duration::from_millis(3900).saturating_sub(opened.elapsed()));
-    let heard = wire.rest();
-    assert!(all.starts_with(&heard) && heard.len() < all.len(), "{} of {}", heard.len(), all.len());
+    let received = wire.rest();
+    assert!(all.starts_with(&received) && received.len() < all.len(), "{} of {}", received.len(), all.len());
     assert!(wire.is_whole() || opened.elapsed() > Duration::from_millis(4600), "the last chunk has come");
     eventually("the stream has ended", || server.metric("tincan_connections") == Some(1));
 }
@@ -378,23 +378,23 @@ fn a_stream_that_is_behind_is_whole_at_its_age_limit_too() {
 fn a_full_server_sends_a_whole_answer() {
     let server = Tincan::start(&["--max-connections", "1"]);
     let _reader = server.listen("/a", "");
-    let said = format!(": {}\nretry: ", CONNECTIONS.why);
+    let comment = format!(": {}\nretry: ", CONNECTIONS.why);
     let accept = "Accept: text/event-stream\r\n";
     let mut wire = raw(&server, "1.1", "/a", accept);
     head(&mut wire, CHUNKED);
     let body = any_chunk(&mut wire);
-    let retry = body.strip_prefix(&said).unwrap().strip_suffix('\n').unwrap();
+    let retry = body.strip_prefix(&comment).unwrap().strip_suffix('\n').unwrap();
     assert!((2500..=7500).contains(&retry.parse::<u64>().unwrap()), "{retry}");
     wire.expect(LAST);
     assert_eq!(wire.rest(), "");
     // Over HTTP/1.0 the response has a length.
     let mut wire = raw(&server, "1.0", "/a", accept);
-    head(&mut wire, &format!("Content-Length: {}\r\n", said.len() + "5000\n".len()));
-    assert!(wire.rest().starts_with(&said));
+    head(&mut wire, &format!("Content-Length: {}\r\n", comment.len() + "5000\n".len()));
+    assert!(wire.rest().starts_with(&comment));
     // A client that does not ask for an event stream gets a refusal with a length.
-    let answer = server.get("/a");
-    answer.refused(CONNECTIONS);
-    assert_eq!(answer.field("transfer-encoding"), None);
+    let response = server.get("/a");
+    response.refused(CONNECTIONS);
+    assert_eq!(response.field("transfer-encoding"), None);
 }
 
 fn a_head_has_no_body() {
@@ -416,15 +416,15 @@ fn a_head_has_no_body() {
 
 fn what_a_killed_server_sent_is_not_whole() {
     let mut server = Tincan::start(&["--retry", "0"]);
-    let (mut reader, _) = server.listen("/a", "");
+    let (mut subscriber, _) = server.listen("/a", "");
     let mut poll = server.connect();
     poll.send("GET /b?wait=300 HTTP/1.1\r\nHost: localhost\r\n\r\n");
     poll.until(b"\r\n\r\n");
     let event = block("x", &server.post("/a", "x")[0]);
-    reader.expect(event);
+    subscriber.expect(event);
     poll.block();
     server.kill();
-    assert_eq!([reader.breaks_off(), poll.breaks_off()], ["", ""]);
+    assert_eq!([subscriber.breaks_off(), poll.breaks_off()], ["", ""]);
 }
 
 fn who_falls_off_the_log_is_told_so_by_a_missing_last_chunk() {
@@ -432,16 +432,21 @@ fn who_falls_off_the_log_is_told_so_by_a_missing_last_chunk() {
     let (mut stalled, _) = server.listen("/a", "");
     let (mut old, _) = opened_old(&server);
     let (body, mut all) = ("z".repeat(60_000), String::new());
-    let mut said = 0;
+    let mut published = 0;
     while server.metric("tincan_dropped_subscribers_total") != Some(2) {
-        assert!(said < 2000, "both subscribers are dropped");
+        assert!(published < 2000, "both subscribers are dropped");
         (0..10).for_each(|_| all += &block(&body, &server.post("/a", &body)[0]));
-        said += 10;
+        published += 10;
     }
-    for (heard, framing) in [(stalled.breaks_off(), "chunks"), (old.rest(), "no framing")] {
-        assert!(all.starts_with(&heard) && heard.len() < all.len(), "{framing}: {} of {}", heard.len(), all.len());
+    for (received, framing) in [(stalled.breaks_off(), "chunks"), (old.rest(), "no framing")] {
+        assert!(
+            all.starts_with(&received) && received.len() < all.len(),
+            "{framing}: {} of {}",
+            received.len(),
+            all.len()
+        );
         // The client remembers the id of the last event that it received up to its blank line.
-        let whole = &heard[..heard.rfind("\n\n").unwrap() + 2];
+        let whole = &received[..received.rfind("\n\n").unwrap() + 2];
         let (mut again, _) = server.listen("/a", &format!("Last-Event-ID: {}\r\n", last_id(whole)));
         let gap = again.block();
         assert!(gap.starts_with(&format!("event: gap\ndata: {{\"asked\":\"{}\"", last_id(whole))), "{gap}");

@@ -33,8 +33,8 @@ fn only_names_that_cannot_be_rebound_are_answered() {
         "chat.example.org.",
         "other.example",
     ] {
-        let answer = ask(&server, "GET /health", &format!("Host: {host}\r\n"));
-        assert_eq!(answer.status, 200, "{host}");
+        let response = ask(&server, "GET /health", &format!("Host: {host}\r\n"));
+        assert_eq!(response.status, 200, "{host}");
     }
     for host in [
         "evil.example",
@@ -104,8 +104,8 @@ fn pages_of_other_sites_may_not_publish() {
     let not_utf8 = [b"POST /a HTTP/1.1\r\nHost: x\r\nOrigin: http://\xff\r\n\r\n".as_slice()].concat();
     server.ask(not_utf8).refused(reject::CROSS_SITE);
     // Without --allow-origin a page of another site cannot read either.
-    let answer = ask(&server, "GET /a?wait=0", "Host: localhost\r\nOrigin: http://evil.example\r\n");
-    assert_eq!((answer.status, answer.field("access-control-allow-origin")), (200, None));
+    let response = ask(&server, "GET /a?wait=0", "Host: localhost\r\nOrigin: http://evil.example\r\n");
+    assert_eq!((response.status, response.field("access-control-allow-origin")), (200, None));
 }
 
 #[test]
@@ -114,15 +114,19 @@ fn allowed_origins_may_publish_and_read() {
     let fields = |origin: &str| format!("Host: localhost\r\nOrigin: {origin}\r\nSec-Fetch-Site: cross-site\r\n");
     for origin in ["https://app.example", "http://b.example:8080"] {
         for method in ["POST /a", "GET /a?wait=0", "GET /nothing/here"] {
-            let answer = ask(&server, method, &fields(origin));
-            assert_ne!(answer.status, 403);
-            assert_eq!(answer.field("access-control-allow-origin"), Some(origin));
-            assert!(answer.head.contains("\r\nVary: Origin\r\n"), "{}", answer.head);
+            let response = ask(&server, method, &fields(origin));
+            assert_ne!(response.status, 403);
+            assert_eq!(response.field("access-control-allow-origin"), Some(origin));
+            assert!(response.head.contains("\r\nVary: Origin\r\n"), "{}", response.head);
         }
-        let answer = ask(&server, "OPTIONS /a", &fields(origin));
-        assert_eq!((answer.status, answer.field("access-control-allow-origin")), (204, Some(origin)));
-        assert_eq!(answer.field("access-control-allow-methods"), Some("GET, HEAD, POST, OPTIONS"));
-        assert_eq!(answer.field("access-control-allow-headers"), None, "a preflight that asks for no fields gets none");
+        let response = ask(&server, "OPTIONS /a", &fields(origin));
+        assert_eq!((response.status, response.field("access-control-allow-origin")), (204, Some(origin)));
+        assert_eq!(response.field("access-control-allow-methods"), Some("GET, HEAD, POST, OPTIONS"));
+        assert_eq!(
+            response.field("access-control-allow-headers"),
+            None,
+            "a preflight that asks for no fields gets none"
+        );
         // The fields that tracing libraries add, and fields that nobody knows yet.
         for (asked, allowed) in [
             ("last-event-id", "last-event-id"),
@@ -132,21 +136,21 @@ fn allowed_origins_may_publish_and_read() {
             ("good, not good, \"x\"", "good"),
         ] {
             let asks = format!("{}Access-Control-Request-Headers: {asked}\r\n", fields(origin));
-            let answer = ask(&server, "OPTIONS /a", &asks);
-            assert_eq!(answer.field("access-control-allow-headers"), Some(allowed));
-            assert_eq!(answer.field("access-control-allow-credentials"), Some("true"));
+            let response = ask(&server, "OPTIONS /a", &asks);
+            assert_eq!(response.field("access-control-allow-headers"), Some(allowed));
+            assert_eq!(response.field("access-control-allow-credentials"), Some("true"));
         }
     }
     for origin in ["http://app.example", "https://app.example.evil", "null"] {
         ask(&server, "POST /a", &fields(origin)).refused(reject::CROSS_SITE);
-        let answer = ask(&server, "OPTIONS /a", &fields(origin));
-        assert_eq!(answer.field("access-control-allow-origin"), None);
-        assert!(answer.head.contains("\r\nVary: Origin\r\n"), "a cache must not mix up the responses to two origins");
+        let response = ask(&server, "OPTIONS /a", &fields(origin));
+        assert_eq!(response.field("access-control-allow-origin"), None);
+        assert!(response.head.contains("\r\nVary: Origin\r\n"), "a cache must not mix up the responses to two origins");
     }
     let any = Tincan::start(&["--allow-origin", "*"]);
-    let answer = ask(&any, "POST /a", &fields("https://anyone.example"));
-    assert_eq!((answer.status, answer.field("access-control-allow-origin")), (200, Some("*")));
-    assert_eq!(answer.field("access-control-allow-credentials"), None);
+    let response = ask(&any, "POST /a", &fields("https://anyone.example"));
+    assert_eq!((response.status, response.field("access-control-allow-origin")), (200, Some("*")));
+    assert_eq!(response.field("access-control-allow-credentials"), None);
     assert_eq!(ask(&any, "POST /a", "Host: localhost\r\nSec-Fetch-Site: cross-site\r\n").status, 200);
 }
 
@@ -168,9 +172,9 @@ fn apps_and_extensions_have_origins_as_well() {
     let as_sent = all.map(|origin| origin.trim_end_matches(":443").trim_end_matches(":80"));
     for origin in all.into_iter().chain(as_sent) {
         for method in ["POST /a", "GET /a?wait=0", "OPTIONS /a"] {
-            let answer = ask(&server, method, &format!("{host}Origin: {origin}\r\n"));
-            let allowed = ["origin", "credentials"].map(|name| answer.field(&format!("access-control-allow-{name}")));
-            assert!(answer.status < 300, "{method} {origin}: {}", answer.status);
+            let response = ask(&server, method, &format!("{host}Origin: {origin}\r\n"));
+            let allowed = ["origin", "credentials"].map(|name| response.field(&format!("access-control-allow-{name}")));
+            assert!(response.status < 300, "{method} {origin}: {}", response.status);
             assert_eq!(allowed, [Some(origin), Some("true")], "{method}");
         }
     }

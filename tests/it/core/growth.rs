@@ -26,31 +26,31 @@ fn head_by_bytes(head: &[u8]) -> usize {
 fn heads() {
     linear("bytes of a target, each by itself", 1000, |n| {
         let head = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(n));
-        own(|| assert_eq!(head_by_bytes(head.as_bytes()), head.len()))
+        thread_time(|| assert_eq!(head_by_bytes(head.as_bytes()), head.len()))
     });
     linear("bytes of a field line, each by itself", 2000, |n| {
         let head = format!("GET / HTTP/1.1\r\nA: {}\r\n\r\n", "a".repeat(n));
-        own(|| assert_eq!(head_by_bytes(head.as_bytes()), head.len()))
+        thread_time(|| assert_eq!(head_by_bytes(head.as_bytes()), head.len()))
     });
     linear("field lines, each byte by itself", 15, |n| {
         let head = format!("GET / HTTP/1.1\r\n{}\r\n", format!("A: {}\r\n", "a".repeat(100)).repeat(n));
-        own(|| assert_eq!(head_by_bytes(head.as_bytes()), head.len()))
+        thread_time(|| assert_eq!(head_by_bytes(head.as_bytes()), head.len()))
     });
     linear("field lines", 1000, |n| {
         let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(n));
-        own(|| {
+        thread_time(|| {
             let req = Request::parse(head.as_bytes()).unwrap();
             assert!(req.field_bytes("b").is_none() && req.keep_alive() && req.field_values("a").count() == n);
         })
     });
     linear("hosts", 1000, |n| {
         let head = format!("GET / HTTP/1.1\r\n{}\r\n", "Host: a\r\n".repeat(n));
-        own(|| assert!(Request::parse(head.as_bytes()).is_err()))
+        thread_time(|| assert!(Request::parse(head.as_bytes()).is_err()))
     });
     linear("blanks", 5000, |n| {
         let blanks = " \t".repeat(n);
         let head = format!("GET / HTTP/1.1\r\nHost:{blanks}a{blanks}\r\nAccept:{blanks},{blanks}\r\n\r\n");
-        own(|| assert_eq!(Request::parse(head.as_bytes()).unwrap().quality("text", "html"), 0))
+        thread_time(|| assert_eq!(Request::parse(head.as_bytes()).unwrap().quality("text", "html"), 0))
     });
 }
 
@@ -60,38 +60,38 @@ fn lists_in_a_head() {
     linear("media ranges", 500, |n| {
         let head = request(&format!("Accept: a/b{}", ",c/d;q=0.5".repeat(n)));
         let req = Request::parse(head.as_bytes()).unwrap();
-        own(|| assert!(req.quality("text", "html") == 0 && !req.is_event_source()))
+        thread_time(|| assert!(req.quality("text", "html") == 0 && !req.is_event_source()))
     });
     linear("parameters of a media range", 500, |n| {
         let head = request(&format!("Accept: text/html{};q=0.5", ";a=b".repeat(n)));
         let req = Request::parse(head.as_bytes()).unwrap();
-        own(|| assert_eq!(req.quality("text", "html"), 500))
+        thread_time(|| assert_eq!(req.quality("text", "html"), 500))
     });
     linear("decimals of a weight", 5000, |n| {
         let head = request(&format!("Accept: text/html;q=0.{}", "5".repeat(n)));
         let req = Request::parse(head.as_bytes()).unwrap();
-        own(|| assert_eq!(req.quality("text", "html"), 1000))
+        thread_time(|| assert_eq!(req.quality("text", "html"), 1000))
     });
     linear("connection options", 1000, |n| {
         let head = request(&format!("Connection: a{}", ",b".repeat(n)));
         let req = Request::parse(head.as_bytes()).unwrap();
-        own(|| assert!(req.keep_alive()))
+        thread_time(|| assert!(req.keep_alive()))
     });
     linear("transfer codings", 1000, |n| {
         let head = request(&format!("Transfer-Encoding: chunked{}", ",chunked".repeat(n)));
-        own(|| assert!(Request::parse(head.as_bytes()).is_err()))
+        thread_time(|| assert!(Request::parse(head.as_bytes()).is_err()))
     });
     linear("lengths", 1000, |n| {
         let head = request(&format!("Content-Length: 10{}", ",10".repeat(n)));
-        own(|| assert!(Request::parse(head.as_bytes()).is_ok()))
+        thread_time(|| assert!(Request::parse(head.as_bytes()).is_ok()))
     });
     linear("digits of a length", 5000, |n| {
         let head = request(&format!("Content-Length: {}", "1".repeat(n)));
-        own(|| assert!(Request::parse(head.as_bytes()).is_ok()))
+        thread_time(|| assert!(Request::parse(head.as_bytes()).is_ok()))
     });
     linear("query parameters", 1000, |n| {
         let head = format!("GET /?a=b{} HTTP/1.1\r\nHost: a\r\n\r\n", "&c=d".repeat(n));
-        own(|| {
+        thread_time(|| {
             let req = Request::parse(head.as_bytes()).unwrap();
             assert!(["tap", "event", "to", "c"].iter().filter_map(|name| req.param(name).unwrap()).eq(["d"]));
         })
@@ -99,7 +99,7 @@ fn lists_in_a_head() {
     linear("encoded bytes", 2000, |n| {
         let encoded = "%41".repeat(n);
         let head = format!("GET /{encoded}?a={encoded} HTTP/1.1\r\nHost: a\r\n\r\n");
-        own(|| {
+        thread_time(|| {
             let req = Request::parse(head.as_bytes()).unwrap();
             assert!(req.path.len() == n + 1 && req.param("a").unwrap().unwrap().len() == n);
         })
@@ -125,15 +125,15 @@ fn chunks() {
     for size in [1, 16 << 10] {
         linear("chunks of one byte", 2000, |n| {
             let body = "1\r\na\r\n".repeat(n) + "0\r\n\r\n";
-            own(|| assert_eq!(unchunked(body.as_bytes(), size).len(), n))
+            thread_time(|| assert_eq!(unchunked(body.as_bytes(), size).len(), n))
         });
         linear("chunk extensions", 100, |n| {
             let body = format!("1{}\r\na\r\n", ";a=b".repeat(60)).repeat(n) + "0\r\n\r\n";
-            own(|| assert_eq!(unchunked(body.as_bytes(), size).len(), n))
+            thread_time(|| assert_eq!(unchunked(body.as_bytes(), size).len(), n))
         });
         linear("trailer fields", 350, |n| {
             let body = "1\r\na\r\n0\r\n".to_string() + &"a:b\r\n".repeat(n) + "\r\n";
-            own(|| assert_eq!(unchunked(body.as_bytes(), size), b"a"))
+            thread_time(|| assert_eq!(unchunked(body.as_bytes(), size), b"a"))
         });
     }
 }
@@ -155,12 +155,12 @@ fn events() {
     ] {
         linear(what, 1000, |n| {
             let body = body.repeat(n) + end;
-            own(|| written(&parse(&body).unwrap()))
+            thread_time(|| written(&parse(&body).unwrap()))
         });
     }
     linear("line ends in an event", 2000, |n| {
         let event = Event::new("\r\r\n\n".repeat(n));
-        own(|| assert!(written(std::slice::from_ref(&event)).len() > n))
+        thread_time(|| assert!(written(std::slice::from_ref(&event)).len() > n))
     });
 }
 
@@ -222,17 +222,17 @@ fn events_in_one_request() {
 pub fn events_with(args: &[&str]) {
     {
         let server = Tincan::start(&[&["--quiet", "--max-body", "1M", "--history", "16M"], args].concat());
-        let (mut reader, _) = server.listen("/a", "");
+        let (mut subscriber, _) = server.listen("/a", "");
         for (what, body, end) in [("events", "data:\n\n", ""), ("data lines", "data:\n", "\n")] {
             linear(&format!("{what} in one request, {args:?}"), 1000, |n| {
                 let request = stream("/a", &(body.repeat(n) + end));
                 let mut wire = server.connect();
                 spent(&server, || {
                     wire.send(&request);
-                    let answer = wire.response();
-                    assert_eq!(answer.status, 200);
-                    let last = answer.text().lines().last().unwrap().to_string();
-                    reader.until(format!("id: {last}\n\n").as_bytes());
+                    let response = wire.response();
+                    assert_eq!(response.status, 200);
+                    let last = response.text().lines().last().unwrap().to_string();
+                    subscriber.until(format!("id: {last}\n\n").as_bytes());
                 })
             });
         }
@@ -257,9 +257,9 @@ fn readers_that_have_stalled() {
     linear("channels with a stalled reader beside this one", 1, |n| {
         let (server, ..) = servers.entry(n).or_insert_with(|| {
             let server = start();
-            let readers: Vec<_> = (0..n).map(|channel| stalled(&server, &format!("/{channel}"))).collect();
-            let own = server.listen("/own", "");
-            (server, readers, own)
+            let subscribers: Vec<_> = (0..n).map(|channel| stalled(&server, &format!("/{channel}"))).collect();
+            let thread_time = server.listen("/own", "");
+            (server, subscribers, thread_time)
         });
         let mut wire = server.connect();
         spent(server, || pipelined(&mut wire, &post("/own", "a").repeat(200), 200))
@@ -307,7 +307,7 @@ fn what_is_for_one_alone_and_is_read_bit_by_bit() {
             peer_shut: false,
             slot,
         };
-        own(|| {
+        thread_time(|| {
             sub.write_direct(vec![b'a'; n].into_iter(), 0).ok().unwrap();
             for _ in 0..n.div_ceil(4096) {
                 client.read_exact(&mut [0; 4096]).unwrap();

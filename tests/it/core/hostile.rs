@@ -26,7 +26,7 @@ fn post(path: &str, body: &str) -> String {
 /// A publisher and a subscriber of /honest. Every 50 ms the publisher sends a number and the time.
 struct Pair {
     publisher: JoinHandle<u64>,
-    reader: JoinHandle<u64>,
+    subscriber: JoinHandle<u64>,
     worst: Worst,
 }
 
@@ -50,7 +50,7 @@ impl Pair {
         };
         let (mut wire, _) = server.listen("/honest", "");
         let soon = note(&worst);
-        let reader = spawn(move || {
+        let subscriber = spawn(move || {
             let mut n = 0;
             loop {
                 let block = wire.block();
@@ -82,13 +82,13 @@ impl Pair {
             ask(&mut wire, "the last answer", began.elapsed(), &post("/honest", &format!("{n} at the end")));
             n
         });
-        Pair { publisher, reader, worst }
+        Pair { publisher, subscriber, worst }
     }
 
     /// Returns how many messages there were, the longest wait, and its description.
     fn finish(self) -> (u64, Duration, String) {
         let sent = self.publisher.join().expect("the honest publisher has noticed something");
-        assert_eq!(self.reader.join().expect("the honest subscriber has noticed something"), sent);
+        assert_eq!(self.subscriber.join().expect("the honest subscriber has noticed something"), sent);
         let (took, what) = self.worst.lock().unwrap().clone();
         (sent + 1, took, what)
     }
@@ -109,9 +109,9 @@ struct Honest {
 
 impl Honest {
     fn start(server: &Tincan, newcomer: bool) -> Honest {
-        let (over, alone) = (Arc::default(), Tincan::start(&["--quiet"]));
+        let (over, unattacked) = (Arc::default(), Tincan::start(&["--quiet"]));
         let attacked = Pair::start(server, newcomer, &over);
-        Honest { attacked, control: (Pair::start(&alone, newcomer, &over), alone), over }
+        Honest { attacked, control: (Pair::start(&unattacked, newcomer, &over), unattacked), over }
     }
 
     /// Fails if one of the pairs has noticed anything. Returns how many messages there were.
@@ -296,8 +296,8 @@ fn names(args: &[&str], check: impl Fn()) {
     // Channels to which nobody has published: their requests are accepted or refused, and the channels are replaced
     // when an event is published elsewhere.
     for n in 0..300 {
-        let answer = server.get(&format!("/asked{n}?wait=0"));
-        assert!(answer.status == 200 || answer.text() == reject::CHANNELS.line(), "{}", answer.text());
+        let response = server.get(&format!("/asked{n}?wait=0"));
+        assert!(response.status == 200 || response.text() == reject::CHANNELS.line(), "{}", response.text());
     }
     check();
     for n in 1..100 {
@@ -398,10 +398,10 @@ fn refused_in_the_end(attacks: &[(&str, &str, Reject)]) {
                 let more = |_: &i32| !over.load(SeqCst) && writer.write_all(pieces.as_bytes()).is_ok();
                 (0..1000).take_while(more).for_each(|_| sleep(Duration::from_millis(20)));
             });
-            let answer = wire.response();
+            let response = wire.response();
             over.store(true, SeqCst);
             assert_eq!(wire.rest(), "", "the connection ends");
-            assert_eq!(answer.text(), reject.line(), "{start:?} and then {piece:?} again and again");
+            assert_eq!(response.text(), reject.line(), "{start:?} and then {piece:?} again and again");
         });
     };
     scope(|s| attacks.iter().for_each(|one| drop(s.spawn(|| attack(one)))));
@@ -464,24 +464,24 @@ fn who_is_there_goes_on_while_silent_connections_fill_the_server() {
     let mut silent = open(&server, 100, |_| String::new());
     // Some more connections get a refusal.
     server.get("/attacked").refused(reject::CONNECTIONS);
-    let told = server.ask("GET /attacked HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
-    assert_eq!(told.status, 200);
-    assert!(told.text().starts_with(": there are too many connections"), "{}", told.text());
+    let refused = server.ask("GET /attacked HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
+    assert_eq!(refused.status, 200);
+    assert!(refused.text().starts_with(": there are too many connections"), "{}", refused.text());
     // Further connections are closed without a response.
     silent.extend(open(&server, 100, |_| String::new()));
     eventually("not all connections are accepted", || descriptors(&server) < 140);
-    let answers: Vec<String> = silent.iter_mut().map(|(_, wire)| wire.rest()).collect();
+    let responses: Vec<String> = silent.iter_mut().map(|(_, wire)| wire.rest()).collect();
     silent[0].0.within("all are told", Duration::from_secs(13));
     let late = format!("\r\n\r\n{}", reject::TIMEOUT.line());
-    let told = answers.iter().filter(|a| a.starts_with("HTTP/1.1 408 ") && a.ends_with(&late)).count();
-    let closed = answers.iter().filter(|a| a.is_empty()).count();
-    assert!(told >= 100 && closed > 0 && told + closed == 200, "{told} told, {closed} closed");
+    let timeouts = responses.iter().filter(|a| a.starts_with("HTTP/1.1 408 ") && a.ends_with(&late)).count();
+    let closed = responses.iter().filter(|a| a.is_empty()).count();
+    assert!(timeouts >= 100 && closed > 0 && timeouts + closed == 200, "{timeouts} refused, {closed} closed");
     drop(silent);
     honest.finish();
     eventually("there is room again", || server.get("/health").status == 200);
-    let (mut reader, _) = server.listen("/attacked", "");
+    let (mut subscriber, _) = server.listen("/attacked", "");
     let id = server.post("/attacked", "x");
-    reader.expect(format!("data: x\nid: {}\n\n", id[0]));
+    subscriber.expect(format!("data: x\nid: {}\n\n", id[0]));
 }
 
 #[test]

@@ -247,12 +247,12 @@ fn a_refusal_that_breaks_the_framing_is_answered_and_ends_the_connection() {
     for (request, reject) in unframed() {
         let mut wire = server.connect();
         wire.send(&request);
-        let answer = wire.response();
-        assert_eq!(answer.text(), reject.line(), "{request:?}");
-        answer.refused(reject);
-        assert_eq!(answer.field("connection"), Some("close"), "{request:?}");
-        assert_eq!(answer.field("content-type"), Some("text/plain; charset=utf-8"));
-        assert_eq!(answer.field("x-content-type-options"), Some("nosniff"));
+        let response = wire.response();
+        assert_eq!(response.text(), reject.line(), "{request:?}");
+        response.refused(reject);
+        assert_eq!(response.field("connection"), Some("close"), "{request:?}");
+        assert_eq!(response.field("content-type"), Some("text/plain; charset=utf-8"));
+        assert_eq!(response.field("x-content-type-options"), Some("nosniff"));
         wire.shut();
         assert_eq!(wire.rest(), "", "{request:?}");
     }
@@ -270,16 +270,16 @@ pub fn leaves_it_open(rows: Vec<(String, Reject)>) {
     let mut wire = server.connect();
     for (request, reject) in rows {
         wire.send(&request);
-        let answer = wire.response();
-        assert_eq!(answer.text(), reject.line(), "{request:?}");
-        answer.refused(reject);
-        assert_eq!(answer.field("connection"), None, "{request:?}");
+        let response = wire.response();
+        assert_eq!(response.text(), reject.line(), "{request:?}");
+        response.refused(reject);
+        assert_eq!(response.field("connection"), None, "{request:?}");
         let allow = match reject {
             reject::PAGE_METHOD => Some("GET, HEAD, OPTIONS"),
             reject::CHANNEL_METHOD => Some("GET, HEAD, POST, OPTIONS"),
             _ => None,
         };
-        assert_eq!(answer.field("allow"), allow, "{request:?}");
+        assert_eq!(response.field("allow"), allow, "{request:?}");
     }
     wire.send(get(""));
     assert_eq!(wire.response().text(), "ok\n");
@@ -311,11 +311,11 @@ pub fn names_the_parameter(rows: &[(&str, &str)]) {
             if fields.is_empty() {
                 wire.send("x");
             }
-            let answer = wire.response();
+            let response = wire.response();
             let line = format!("{}: {name}\n", reject::PARAMETER.line().trim_end());
-            assert_eq!((answer.status, answer.text()), (400, line), "{target}");
+            assert_eq!((response.status, response.text()), (400, line), "{target}");
             if !fields.is_empty() {
-                assert_eq!((answer.field("connection"), wire.rest().as_str()), (Some("close"), ""), "{target}");
+                assert_eq!((response.field("connection"), wire.rest().as_str()), (Some("close"), ""), "{target}");
                 wire = server.connect();
             }
         }
@@ -329,9 +329,9 @@ fn a_higher_minor_version_is_treated_as_1_1_and_empty_members_of_a_list_as_none(
     let mut wire = server.connect();
     for version in ["1.1", "1.2", "1.9"] {
         wire.send(format!("GET /health HTTP/{version}\r\n{HOST}\r\n"));
-        let answer = wire.response();
-        assert!(answer.head.starts_with("HTTP/1.1 200 OK\r\n"), "{}", answer.head);
-        assert_eq!((answer.text(), answer.field("connection")), ("ok\n".into(), None));
+        let response = wire.response();
+        assert!(response.head.starts_with("HTTP/1.1 200 OK\r\n"), "{}", response.head);
+        assert_eq!((response.text(), response.field("connection")), ("ok\n".into(), None));
         wire.send(format!("POST /a HTTP/{version}\r\n{HOST}Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"));
         assert_eq!(wire.response().status, 200);
         server.ask(format!("GET /health HTTP/{version}\r\n\r\n")).refused(reject::NO_HOST);
@@ -353,9 +353,9 @@ fn a_higher_minor_version_is_treated_as_1_1_and_empty_members_of_a_list_as_none(
     assert_eq!(wire.response().status, 200);
     // A comma in a quoted string does not separate members of a list (RFC 9110 §5.6.1, §5.6.4).
     let page = |accept: &str| {
-        let answer = server
+        let response = server
             .ask(get("").replace("/health", "/a?wait=0").replace("\r\n\r\n", &format!("\r\nAccept: {accept}\r\n\r\n")));
-        answer.field("content-type").unwrap().starts_with("text/html")
+        response.field("content-type").unwrap().starts_with("text/html")
     };
     assert!(page("a/b;c=\"d, text/event-stream, e\", text/html, */*;q=0.1"));
     assert!(!page("a/b;c=\"d, text/html, e\\\"\", text/event-stream, */*;q=0.1"));
@@ -389,16 +389,16 @@ pub fn says_how_long_it_may_be_kept(live: &[&str], kept: &[&str], refused: Vec<(
         }
     }
     for (request, reject) in refused {
-        let answer = server.ask(&request);
-        assert_eq!(answer.field("cache-control"), Some("no-store, no-transform"), "{reject:?}");
+        let response = server.ask(&request);
+        assert_eq!(response.field("cache-control"), Some("no-store, no-transform"), "{reject:?}");
     }
 }
 
 #[test]
 fn every_line_of_the_table_is_tested() {
     let elsewhere = elsewhere!(BODY_UTF8 TIMEOUT CHANNELS CONNECTIONS PUBLISH_TOKEN PUBLISH_UNKNOWN PUBLISH_RIGHT READ_TOKEN READ_UNKNOWN READ_RIGHT PARAMETER LOG_FAILED LOG_CLOSED LOG_UNREADABLE LOG_SICK OPEN_LOGS DISK_FULL NO_WING NO_WING_HERE);
-    let here: Vec<_> = unframed().into_iter().chain(framed()).map(|(_, reject)| reject).collect();
-    covered(reject::TABLE, &here, &elsewhere);
+    let tested_here: Vec<_> = unframed().into_iter().chain(framed()).map(|(_, reject)| reject).collect();
+    covered(reject::TABLE, &tested_here, &elsewhere);
 }
 
 #[test]
@@ -626,9 +626,9 @@ fn connections_persist_as_asked() {
     let ask = |version: &str, fields: &str| {
         let mut wire = server.connect();
         wire.send(format!("GET /health HTTP/{version}\r\n{fields}\r\n"));
-        let answer = wire.response();
-        assert_eq!(answer.text(), "ok\n");
-        let option = answer.field("connection").map(String::from);
+        let response = wire.response();
+        assert_eq!(response.text(), "ok\n");
+        let option = response.field("connection").map(String::from);
         if option.as_deref() == Some("close") {
             assert_eq!(wire.rest(), "");
         } else {
@@ -739,9 +739,9 @@ fn options_tell_what_is_allowed() {
         ("/a", "GET, HEAD, POST, OPTIONS"),
         ("*", "GET, HEAD, POST, OPTIONS"),
     ] {
-        let answer = server.ask(format!("OPTIONS {path} HTTP/1.1\r\n{HOST}\r\n"));
-        assert_eq!((answer.status, answer.field("allow")), (204, Some(allow)), "{path}");
-        assert_eq!(answer.field("content-length"), None, "a 204 has no length (RFC 9110 §8.6)");
+        let response = server.ask(format!("OPTIONS {path} HTTP/1.1\r\n{HOST}\r\n"));
+        assert_eq!((response.status, response.field("allow")), (204, Some(allow)), "{path}");
+        assert_eq!(response.field("content-length"), None, "a 204 has no length (RFC 9110 §8.6)");
     }
 }
 
@@ -787,12 +787,12 @@ fn pages_come_with_their_policy_and_types() {
 pub fn policy_and_types(files: &[(&str, &str)]) {
     let server = Tincan::start(&[]);
     for (path, kind) in files {
-        let answer = server.get(path);
-        assert_eq!((answer.status, answer.field("content-type")), (200, Some(*kind)));
-        assert_eq!(answer.field("x-content-type-options"), Some("nosniff"));
-        assert_eq!(answer.field("cache-control"), Some("no-cache"));
+        let response = server.get(path);
+        assert_eq!((response.status, response.field("content-type")), (200, Some(*kind)));
+        assert_eq!(response.field("x-content-type-options"), Some("nosniff"));
+        assert_eq!(response.field("cache-control"), Some("no-cache"));
         assert_eq!(
-            answer.field("content-security-policy"),
+            response.field("content-security-policy"),
             Some(
                 "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
                  base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -813,9 +813,9 @@ fn health_and_metrics() {
         server.metric("tincan_delivered_bytes_total") == Some(bytes.len() as u64)
     });
     eventually("closed connections are no longer counted", || server.metric("tincan_connections") == Some(2));
-    let answer = server.get("/metrics");
-    assert_eq!(answer.field("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
-    let text = answer.text();
+    let response = server.get("/metrics");
+    assert_eq!(response.field("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    let text = response.text();
     let values: Vec<&str> =
         text.lines().filter(|l| !l.starts_with('#') && !l.starts_with("tincan_connections ")).collect();
     let published = bytes.len() * 2 - 4; // the data of the other event are four bytes shorter

@@ -32,44 +32,44 @@ fn head_and_prelude_are_exactly_these_bytes() {
 fn a_polyfill_may_say_its_last_event_id_in_the_query() {
     let server = Tincan::start(&["--retry", "0"]);
     let ids: Vec<_> = ["one", "two", "three"].map(|data| server.post("/a", data).remove(0)).into();
-    let heard = |query: &str, fields: &str| {
+    let received_data = |query: &str, fields: &str| {
         let text = server.ask(format!("GET /a?wait=0&{query} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n")).text();
         text.lines().filter_map(|line| line.strip_prefix("data: ")).collect::<Vec<_>>().join(" ")
     };
     for name in ["lastEventId", "lasteventid", "LASTEVENTID", "LastEventID"] {
-        assert_eq!(heard(&format!("{name}={}", ids[1]), ""), "three");
+        assert_eq!(received_data(&format!("{name}={}", ids[1]), ""), "three");
         assert_eq!(
-            heard(&format!("since=all&{name}={}&r=0.1234", ids[1]), ""),
+            received_data(&format!("since=all&{name}={}&r=0.1234", ids[1]), ""),
             "three",
             "the last event ID is newer than since"
         );
-        assert_eq!(heard(&format!("since={}&{name}=", ids[1]), ""), "three", "an empty value counts as absent");
+        assert_eq!(received_data(&format!("since={}&{name}=", ids[1]), ""), "three", "an empty value counts as absent");
         let field = format!("Last-Event-ID: {}\r\n", ids[1]);
-        assert_eq!(heard(&format!("{name}={}", ids[0]), &field), "three", "the field takes precedence");
+        assert_eq!(received_data(&format!("{name}={}", ids[0]), &field), "three", "the field takes precedence");
         // A malformed id leads to a gap, as in the field.
         let gap = format!("{{\"asked\":\"a\\nb c\",\"from\":\"{}\",\"lost\":null}} one two three", ids[0]);
-        assert_eq!(heard(&format!("{name}=a%0Ab+c"), ""), gap);
+        assert_eq!(received_data(&format!("{name}=a%0Ab+c"), ""), gap);
     }
     // Some polyfills add another parameter each time, with an empty one at first. A value that is not UTF-8 is
     // malformed like any other.
-    assert_eq!(heard(&format!("lastEventId=&lastEventId={}", ids[0]), ""), "two three");
-    assert_eq!(heard(&format!("lastEventId={}&lastEventId={}&LASTEVENTID=", ids[0], ids[1]), ""), "three");
+    assert_eq!(received_data(&format!("lastEventId=&lastEventId={}", ids[0]), ""), "two three");
+    assert_eq!(received_data(&format!("lastEventId={}&lastEventId={}&LASTEVENTID=", ids[0], ids[1]), ""), "three");
     for broken in ["%zz", "%ff", "%"] {
         let gap = format!("{{\"asked\":\"{broken}\",\"from\":\"{}\",\"lost\":null}} one two three", ids[0]);
-        assert_eq!(heard(&format!("lastEventId={broken}"), ""), gap);
+        assert_eq!(received_data(&format!("lastEventId={broken}"), ""), gap);
     }
 }
 
 #[test]
 fn a_reader_that_said_much_behind_its_request_is_missed_as_soon_as_others() {
     let server = Tincan::start(&[]); // the heartbeat's period is an hour
-    for (n, said) in [100 << 10, 1 << 20].into_iter().enumerate() {
-        let (mut reader, _) = server.listen("/a", "");
-        reader.send(vec![b'x'; said]);
+    for (n, size) in [100 << 10, 1 << 20].into_iter().enumerate() {
+        let (mut subscriber, _) = server.listen("/a", "");
+        subscriber.send(vec![b'x'; size]);
         eventually("the subscriber is counted", || server.readers("a") == 1);
         std::thread::sleep(Duration::from_millis(600)); // the server has checked its sockets once
         let left = Stopwatch::start();
-        drop(reader);
+        drop(subscriber);
         eventually("the subscriber is no longer counted", || server.readers("a") == 0);
         // A megabyte is dropped in four checks.
         left.within("the subscriber that has left", Duration::from_secs(2 + 2 * n as u64));
@@ -305,14 +305,14 @@ fn a_server_sleeps_before_anybody_came() {
 
 fn idle_readers_wake_a_server_twice_a_second_until_they_have_left() {
     let server = Tincan::start(&["--quiet"]);
-    let readers: Vec<Wire> = (0..50).map(|_| server.listen("/a", "").0).collect();
+    let subscribers: Vec<Wire> = (0..50).map(|_| server.listen("/a", "").0).collect();
     eventually("50 readers cost two looks a second", || {
         let began = Instant::now();
         let wakes = wakes(&server, Duration::from_secs(2));
         assert!(wakes > 0, "the server must find out which clients have closed");
         wakes <= began.elapsed().as_millis() as u64 / 500 + 1 // the time may have been longer
     });
-    drop(readers);
+    drop(subscribers);
     eventually("the subscribers have left", || server.readers("a") == 0);
     eventually("it sleeps again", || wakes(&server, Duration::from_millis(1200)) == 0);
 }
@@ -338,12 +338,12 @@ fn stalled_readers_cost_no_memory() {
         number_of(&status, "VmRSS:")
     };
     let body = "s".repeat(60_000);
-    let (mut reader, _) = server.listen("/a", "");
+    let (mut subscriber, _) = server.listen("/a", "");
     let mut fill = || {
         for _ in 0..100 {
             let id = server.post("/a", &body);
             assert!(
-                reader.block().ends_with(&format!("id: {}\n\n", id[0])),
+                subscriber.block().ends_with(&format!("id: {}\n\n", id[0])),
                 "a subscriber that reads receives everything"
             );
         }
@@ -361,13 +361,13 @@ fn stalled_readers_cost_no_memory() {
 fn a_stalled_reader_keeps_its_place_and_delays_nobody() {
     let server = Tincan::start(&["--history", "64M"]);
     let (mut stalled, _) = server.listen("/a", "");
-    let (mut reader, _) = server.listen("/a", "");
+    let (mut subscriber, _) = server.listen("/a", "");
     let body = "y".repeat(60_000);
     let mut expected = String::new();
     for _ in 0..300 {
         // 18 MB is several times as much as the kernel buffers for a socket that is not read.
         let block = format!("data: {body}\nid: {}\n\n", server.post("/a", &body)[0]);
-        reader.expect(&block);
+        subscriber.expect(&block);
         expected.push_str(&block);
     }
     assert_eq!(server.readers("a"), 2);
@@ -386,8 +386,8 @@ fn a_stalled_reader_whose_place_is_trimmed_is_cut_off_and_hears_the_gap() {
         server.post("/a", &body);
         server.metric("tincan_dropped_subscribers_total") == Some(1)
     });
-    let heard = stalled.breaks_off();
-    let whole = &heard[..heard.rfind("\n\n").unwrap() + 2];
+    let received = stalled.breaks_off();
+    let whole = &received[..received.rfind("\n\n").unwrap() + 2];
     let last = whole.trim_end().lines().last().unwrap().strip_prefix("id: ").unwrap();
     let (mut again, _) = server.listen("/a", &format!("Last-Event-ID: {last}\r\n"));
     let gap = again.block();
@@ -399,31 +399,31 @@ fn a_stalled_reader_whose_place_is_trimmed_is_cut_off_and_hears_the_gap() {
 
 fn a_full_server_keeps_an_eventsource_alive() {
     let server = Tincan::start(&["--max-connections", "2"]);
-    let (mut reader, _) = server.listen("/a", "");
+    let (mut subscriber, _) = server.listen("/a", "");
     let (other, _) = server.listen("/a", "");
     let mut refused = server.connect();
     refused.send("GET /a HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
-    let answer = refused.response();
-    assert_eq!((answer.status, answer.field("content-type")), (200, Some("text/event-stream")));
-    let text = answer.text();
+    let response = refused.response();
+    assert_eq!((response.status, response.field("content-type")), (200, Some("text/event-stream")));
+    let text = response.text();
     let retry = text.strip_prefix(": there are too many connections; come back later\nretry: ").unwrap();
     // There is only one line end. A blank line would commit an empty last event ID, and the subscriber would lose its
     // position.
     let retry: u64 = retry.strip_suffix('\n').unwrap().parse().unwrap();
     assert!((2500..=7500).contains(&retry), "{retry}");
     refused.ends();
-    let answer = server.get("/a");
-    answer.refused(tincan::wire::reject::CONNECTIONS);
-    assert_eq!(answer.field("retry-after"), Some("5"));
+    let response = server.get("/a");
+    response.refused(tincan::wire::reject::CONNECTIONS);
+    assert_eq!(response.field("retry-after"), Some("5"));
     // There is room again once a subscriber leaves. The other subscribers were not disturbed.
     drop(other);
     let mut ids = Vec::new();
     eventually("there is room again", || {
-        let answer = server.post_with("/a", "", "x");
-        ids.extend(answer.text().lines().filter(|_| answer.status == 200).map(String::from));
-        answer.status == 200
+        let response = server.post_with("/a", "", "x");
+        ids.extend(response.text().lines().filter(|_| response.status == 200).map(String::from));
+        response.status == 200
     });
-    reader.expect(format!("data: x\nid: {}\n\n", ids[0]));
+    subscriber.expect(format!("data: x\nid: {}\n\n", ids[0]));
 }
 
 fn silent_connections_do_not_keep_a_full_server_from_saying_so() {
@@ -440,12 +440,12 @@ fn too_many_channels_are_refused() {
     let server = Tincan::start(&["--max-channels", "2"]);
     server.post("/a", "x");
     server.post("/b", "x");
-    let answer = server.post_with("/c", "", "x");
-    answer.refused(tincan::wire::reject::CHANNELS);
-    assert_eq!(answer.field("retry-after"), Some("5"));
-    let answer = server.ask("GET /c HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
-    assert_eq!(answer.status, 200);
-    assert!(answer.text().starts_with(": there are too many channels"), "{}", answer.text());
+    let response = server.post_with("/c", "", "x");
+    response.refused(tincan::wire::reject::CHANNELS);
+    assert_eq!(response.field("retry-after"), Some("5"));
+    let response = server.ask("GET /c HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
+    assert_eq!(response.status, 200);
+    assert!(response.text().starts_with(": there are too many channels"), "{}", response.text());
     server.get("/c").refused(tincan::wire::reject::CHANNELS);
     server.post("/a", "existing channels work");
     // A client that only requests names cannot use them up: a channel without events is replaced.
@@ -468,7 +468,7 @@ fn too_many_channels_are_refused() {
 #[test]
 fn two_hundred_readers_hear_a_thousand_events_each_once_and_in_order() {
     let server = Tincan::start(&["--quiet"]);
-    let mut readers: Vec<Wire> = (0..200).map(|_| server.listen("/a", "").0).collect();
+    let mut subscribers: Vec<Wire> = (0..200).map(|_| server.listen("/a", "").0).collect();
     let mut expected = String::new();
     let mut publisher = server.connect();
     for n in 0..1000 {
@@ -477,8 +477,8 @@ fn two_hundred_readers_hear_a_thousand_events_each_once_and_in_order() {
         publisher.send(format!("POST /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}"));
         expected += &format!("data: {body}\nid: {}\n\n", publisher.response().text().trim_end());
     }
-    for reader in &mut readers {
-        reader.expect(&expected);
+    for subscriber in &mut subscribers {
+        subscriber.expect(&expected);
     }
 }
 
@@ -489,11 +489,11 @@ fn what_several_cores_write_is_whole_and_in_order() {
     many_descriptors();
     // No subscriber is idle for so long that it gets a ping while the others come.
     let server = Tincan::start(&["--quiet", "--heartbeat", "300"]);
-    let mut readers: Vec<Wire> = (0..700).map(|_| server.listen("/a", "").0).collect();
+    let mut subscribers: Vec<Wire> = (0..700).map(|_| server.listen("/a", "").0).collect();
     let mut polls: Vec<Wire> = (0..100).map(|_| server.connect()).collect();
     polls.iter_mut().for_each(|p| p.send("GET /a?wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n"));
     eventually("all are there", || server.readers("a") == 800);
-    let leaver = readers.pop();
+    let leaver = subscribers.pop();
     let mut blocks = String::new();
     for n in 0..40 {
         let body = format!("{n}: {}", "x".repeat(n * 50));
@@ -505,7 +505,7 @@ fn what_several_cores_write_is_whole_and_in_order() {
                 .for_each(|p| assert!(p.response().text().ends_with(&blocks), "a poll has the first event"));
         }
     }
-    readers.iter_mut().for_each(|r| r.expect(&blocks));
+    subscribers.iter_mut().for_each(|r| r.expect(&blocks));
     drop(leaver);
     eventually("a subscriber that has left is gone", || server.readers("a") == 699);
     assert_eq!(server.metric("tincan_dropped_subscribers_total"), Some(0));

@@ -292,11 +292,11 @@ fn damaged_requests_are_answered_or_refused_and_never_more() {
         let mut wire = server.connect();
         wire.send([&damaged()[..], b"abc"].concat());
         wire.shut();
-        let answer = wire.rest();
+        let response = wire.rest();
         // A damaged request may be two requests now. Each response begins with a status line.
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 "), "{answer:?}");
-        let (heads, ends) = (answer.matches("\r\nDate: ").count(), answer.matches("\r\n\r\n").count());
-        assert!(heads == ends && heads <= 2, "{answer:?}");
+        assert!(response.is_empty() || response.starts_with("HTTP/1.1 "), "{response:?}");
+        let (heads, ends) = (response.matches("\r\nDate: ").count(), response.matches("\r\n\r\n").count());
+        assert!(heads == ends && heads <= 2, "{response:?}");
     }
     assert_eq!(server.get("/health").text(), "ok\n");
 }
@@ -352,21 +352,21 @@ fn finds_every_place(seed: u64, opened: Opened, reopen: &mut dyn FnMut(&mut Rand
         let (end, pos) = (log.heard.pos, place.pos);
         assert!(end - pos <= 4096 || kept == 1, "{} bytes kept", end - pos);
         // From each kept position, exactly the later events follow.
-        let behind = all.len() - random.index(kept + 1);
-        let asked = if behind == all.len() - kept { place.id } else { all[behind - 1].0 };
+        let first = all.len() - random.index(kept + 1);
+        let asked = if first == all.len() - kept { place.id } else { all[first - 1].0 };
         let found = log.find_start(&Since::After(asked.to_string())).unwrap();
         assert_eq!((found.id, found.gap), (asked, None));
-        let (mut pos, mut heard, mut piece) = (found.pos, Vec::new(), Vec::new());
+        let (mut pos, mut received, mut piece) = (found.pos, Vec::new(), Vec::new());
         while pos < end {
             piece.clear();
             if let Some(stretch) = log.read(pos, &mut piece).unwrap() {
                 stretch.read(&mut piece).unwrap();
             }
             pos += piece.len() as u64;
-            heard.extend_from_slice(&piece);
+            received.extend_from_slice(&piece);
         }
-        let expected: Vec<u8> = all[behind..].iter().flat_map(|(_, bytes)| bytes.clone()).collect();
-        assert!(heard == expected, "after {asked}");
+        let expected: Vec<u8> = all[first..].iter().flat_map(|(_, bytes)| bytes.clone()).collect();
+        assert!(received == expected, "after {asked}");
         if place.pos > 0 {
             assert!(log.read(place.pos - 1, &mut piece).is_err(), "a trimmed position cannot be read");
             // A client that asks for trimmed events gets a gap with their number.

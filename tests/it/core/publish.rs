@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 #[test]
 fn data_is_split_at_every_line_end_and_nothing_else() {
     let server = Tincan::start(&[]);
-    let (mut reader, _) = server.listen("/a", "");
+    let (mut subscriber, _) = server.listen("/a", "");
     for (body, lines) in [
         ("", "data: \n"),
         ("one", "data: one\n"),
@@ -23,21 +23,21 @@ fn data_is_split_at_every_line_end_and_nothing_else() {
         ("\u{feff}\0\u{2028}\u{85}\u{b}\u{c}", "data: \u{feff}\0\u{2028}\u{85}\u{b}\u{c}\n"),
     ] {
         let id = server.post("/a", body);
-        reader.expect(format!("{lines}id: {}\n\n", id[0]));
+        subscriber.expect(format!("{lines}id: {}\n\n", id[0]));
     }
 }
 
 #[test]
 fn an_event_can_be_named_and_its_type_does_not_matter() {
     let server = Tincan::start(&[]);
-    let (mut reader, _) = server.listen("/a", "");
+    let (mut subscriber, _) = server.listen("/a", "");
     let id = server.post("/a?event=caf%C3%A9+one%20two", "x");
-    reader.expect(format!("event: caf\u{e9} one two\ndata: x\nid: {}\n\n", id[0]));
+    subscriber.expect(format!("event: caf\u{e9} one two\ndata: x\nid: {}\n\n", id[0]));
     let name = "n".repeat(256);
     let id = server.post(&format!("/a?event={name}&event=x"), "x");
-    reader.expect(format!("event: {name}\ndata: x\nid: {}\n\n", id[0]));
+    subscriber.expect(format!("event: {name}\ndata: x\nid: {}\n\n", id[0]));
     let id = server.post("/a?event=", "an empty name counts as absent");
-    reader.expect(format!("data: an empty name counts as absent\nid: {}\n\n", id[0]));
+    subscriber.expect(format!("data: an empty name counts as absent\nid: {}\n\n", id[0]));
     for kind in [
         "application/x-www-form-urlencoded",
         "application/json",
@@ -53,24 +53,24 @@ fn an_event_can_be_named_and_its_type_does_not_matter() {
         "text/plain\r\nContent-Encoding: identity",
         "text/plain\r\nContent-Encoding:",
     ] {
-        let answer = server.post_with("/a", &format!("Content-Type: {kind}\r\n"), "a=b");
-        reader.expect(format!("data: a=b\nid: {}\n", answer.text()));
+        let response = server.post_with("/a", &format!("Content-Type: {kind}\r\n"), "a=b");
+        subscriber.expect(format!("data: a=b\nid: {}\n", response.text()));
     }
 }
 
 #[test]
 fn the_answer_is_one_id_a_line() {
     let server = Tincan::start(&[]);
-    let answer = server.post_with("/a", "", "x");
-    assert_eq!(answer.field("content-type"), Some("text/plain; charset=utf-8"));
-    assert_eq!(answer.text().lines().count(), 1);
-    assert!(answer.text().ends_with("-1\n"), "{}", answer.text());
+    let response = server.post_with("/a", "", "x");
+    assert_eq!(response.field("content-type"), Some("text/plain; charset=utf-8"));
+    assert_eq!(response.text().lines().count(), 1);
+    assert!(response.text().ends_with("-1\n"), "{}", response.text());
 }
 
 #[test]
 fn an_event_stream_is_published_block_by_block() {
     let server = Tincan::start(&[]);
-    let (mut reader, place) = server.listen("/a", "");
+    let (mut subscriber, place) = server.listen("/a", "");
     let epoch = place.split_once('-').unwrap().0;
     let body = "\u{feff}: a comment\r\ndata: one\r\n\r\nevent: two\rdata:no space\rdata:  two spaces\r\r\
                 retry: 250\ndata\nunknown: x\nretry: not a number\n\n: nothing to fire\nevent: lost\n\n\n\ndata: last\n\n";
@@ -78,14 +78,14 @@ fn an_event_stream_is_published_block_by_block() {
     let more = "retry: 1\n\nretry: 2\nevent: gap\n\n: x\n\ndata: five\n\nretry: 3\n\nretry: 4\ndata: six\n\n\
                 data: seven\n\nretry: 5\n\nretry: 6\n\nretry: x\n\n";
     let kind = "Content-Type: Text/Event-Stream; charset=utf-8\r\n";
-    let answer = server.post_with("/a", kind, body);
-    assert_eq!(answer.text(), format!("{epoch}-1\n{epoch}-2\n{epoch}-3\n{epoch}-4\n"));
-    reader.expect(format!(
+    let response = server.post_with("/a", kind, body);
+    assert_eq!(response.text(), format!("{epoch}-1\n{epoch}-2\n{epoch}-3\n{epoch}-4\n"));
+    subscriber.expect(format!(
         "data: one\nid: {epoch}-1\n\nevent: two\ndata: no space\ndata:  two spaces\nid: {epoch}-2\n\n\
          retry: 250\ndata: \nid: {epoch}-3\n\ndata: last\nid: {epoch}-4\n\n"
     ));
     server.post_with("/a", kind, more);
-    reader.expect(format!(
+    subscriber.expect(format!(
         "retry: 2\ndata: five\nid: {epoch}-5\n\nretry: 4\ndata: six\nid: {epoch}-6\n\n\
          retry: 6\ndata: seven\nid: {epoch}-7\n\n"
     ));
@@ -111,10 +111,10 @@ fn a_poll_gives_at_once_what_there_is() {
     ] {
         let mut wire = server.connect();
         wire.send(format!("GET /a?{query} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
-        let answer = wire.response();
-        assert_eq!((answer.status, answer.field("content-type")), (200, Some("text/event-stream")));
-        assert_eq!(answer.field("content-length").unwrap(), body.len().to_string());
-        assert_eq!(answer.text(), body, "{query}");
+        let response = wire.response();
+        assert_eq!((response.status, response.field("content-type")), (200, Some("text/event-stream")));
+        assert_eq!(response.field("content-length").unwrap(), body.len().to_string());
+        assert_eq!(response.text(), body, "{query}");
         assert_eq!(wire.rest(), "", "the connection closes after the body");
     }
     assert!(began.elapsed() < Duration::from_secs(20), "no poll waits");
@@ -140,11 +140,11 @@ fn poll(server: &Tincan, wait: u64) -> Wire {
 fn a_poll_ends_with_its_time() {
     let server = Tincan::start(&[]);
     let began = Stopwatch::start();
-    let answer = poll(&server, 1).response();
+    let response = poll(&server, 1).response();
     assert!(began.elapsed() >= Duration::from_millis(950), "{:?}", began.elapsed());
     began.within("a poll of a second", Duration::from_millis(1900));
-    assert_eq!(answer.field("transfer-encoding"), Some("chunked"));
-    assert_eq!(answer.text().matches('\n').count(), 4, "only the prelude: {}", answer.text());
+    assert_eq!(response.field("transfer-encoding"), Some("chunked"));
+    assert_eq!(response.text().matches('\n').count(), 4, "only the prelude: {}", response.text());
     eventually("the poll has ended", || server.readers("a") == 0);
 }
 
@@ -179,15 +179,15 @@ fn a_client_that_only_stops_sending_still_gets_its_long_poll() {
     late.send("GET /b?wait=2 HTTP/1.1\r\nHost: localhost\r\n\r\n");
     early.shut();
     late.shut();
-    let answer = late.response();
+    let response = late.response();
     assert!(began.elapsed() >= Duration::from_millis(1900), "{:?}", began.elapsed());
     began.within("a poll of two seconds", Duration::from_millis(3500));
     // A ping checks whether the client is still there.
-    let text = answer.text().replace(PING, "");
+    let text = response.text().replace(PING, "");
     assert_eq!(text.matches('\n').count(), 4, "only the prelude: {text}");
     let id = server.post("/a", "x");
-    let answer = early.response().text();
-    assert!(answer.ends_with(&format!("\n\ndata: x\nid: {}\n\n", id[0])), "{answer}");
+    let response = early.response().text();
+    assert!(response.ends_with(&format!("\n\ndata: x\nid: {}\n\n", id[0])), "{response}");
 }
 
 #[test]
@@ -213,16 +213,16 @@ fn a_poll_is_whole_whatever_its_client_sends_meanwhile() {
 #[test]
 fn one_post_larger_than_the_log_reaches_who_keeps_up() {
     let server = Tincan::start(&["--history", "64K"]);
-    let (mut reader, place) = server.listen("/a", "");
+    let (mut subscriber, place) = server.listen("/a", "");
     let mut poll = server.connect();
     poll.send("GET /a?wait=300 HTTP/1.1\r\nHost: localhost\r\n\r\n");
     eventually("the poll waits", || server.readers("a") == 2);
-    let answer = server.post_with("/a", "Content-Type: text/event-stream\r\n", "data\n\n".repeat(10_900));
+    let response = server.post_with("/a", "Content-Type: text/event-stream\r\n", "data\n\n".repeat(10_900));
     let epoch = place.split_once('-').unwrap().0;
     for n in 1..=10_900 {
-        reader.expect(format!("data: \nid: {epoch}-{n}\n\n"));
+        subscriber.expect(format!("data: \nid: {epoch}-{n}\n\n"));
     }
-    assert_eq!(answer.text().lines().count(), 10_900);
+    assert_eq!(response.text().lines().count(), 10_900);
     assert!(poll.response().text().ends_with(&format!("id: {epoch}-10900\n\n")), "the poll has all events");
     assert_eq!(server.metric("tincan_dropped_subscribers_total"), Some(0));
 }
@@ -235,16 +235,16 @@ fn polls_after_each_other_hear_everything_once() {
         let publisher = scope.spawn(|| {
             (0..200).map(|n| format!("data: {n}\nid: {}\n\n", server.post("/a", n.to_string())[0])).collect()
         });
-        let mut heard = String::new();
-        while heard.matches("\n\n").count() < 200 {
+        let mut received = String::new();
+        while received.matches("\n\n").count() < 200 {
             let text = server.get(&format!("/a?wait=20&since={place}")).text();
             let events = text.split_once("\n\n").unwrap().1;
             assert!(events.ends_with("\n\n"), "complete events, and at least one: {text}");
             place = events.trim_end().rsplit("id: ").next().unwrap().to_string();
-            heard += events;
+            received += events;
         }
         let expected: String = publisher.join().unwrap();
-        assert_eq!(heard, expected);
+        assert_eq!(received, expected);
         expected
     });
     // A poll that is larger than a socket takes at once.
@@ -265,8 +265,8 @@ fn concurrent_publishers_share_one_order() {
             .map(|p| {
                 let server = &server;
                 scope.spawn(move || {
-                    let said = (0..50).map(|n| format!("{p}.{n}"));
-                    said.map(|data| (server.post("/a", &data).remove(0), data)).collect::<Vec<_>>()
+                    let bodies = (0..50).map(|n| format!("{p}.{n}"));
+                    bodies.map(|data| (server.post("/a", &data).remove(0), data)).collect::<Vec<_>>()
                 })
             })
             .collect();
@@ -283,7 +283,7 @@ fn concurrent_publishers_share_one_order() {
 fn a_flood_to_readers_that_keep_up_loses_nothing() {
     // Far more than the log keeps at a time. Publishers wait for the pump, and never for a subscriber.
     let server = Tincan::start(&["--quiet", "--history", "64K"]);
-    let (mut reader, _) = server.listen("/a", "");
+    let (mut subscriber, _) = server.listen("/a", "");
     let body = "f".repeat(6000); // 400 of them fit into the kernel's buffers, so a busy machine does not make the subscriber slow
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -294,7 +294,7 @@ fn a_flood_to_readers_that_keep_up_loses_nothing() {
             });
         }
         for n in 1..=400 {
-            assert!(reader.block().ends_with(&format!("-{n}\n\n")));
+            assert!(subscriber.block().ends_with(&format!("-{n}\n\n")));
         }
     });
 }

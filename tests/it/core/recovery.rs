@@ -262,7 +262,7 @@ fn damage_that_is_no_hole_is_told_at_its_byte() {
     let file = head(BEFORE) + &block(1);
     let byte = file.len();
     let two = block(2);
-    for (what, behind) in [
+    for (what, after_it) in [
         ("another number", block(3)),
         ("the same number again", block(1)),
         ("no number", "data: x\nid: 7-x\n\n".into()),
@@ -280,7 +280,7 @@ fn damage_that_is_no_hole_is_told_at_its_byte() {
         ("lines that end with CR LF", two.replace('\n', "\r\n")),
         ("a NUL behind what is damage already", "x\n\0\n\n".into()),
     ] {
-        is_damaged(&on_disk, what, (file.clone() + &behind).as_bytes(), byte);
+        is_damaged(&on_disk, what, (file.clone() + &after_it).as_bytes(), byte);
     }
     for (what, bytes) in [
         ("a text", "Dear diary,\n\ntoday\n"),

@@ -47,21 +47,21 @@ pub enum Load {
 /// One server, and the behaviour of its disk.
 #[derive(Clone, Copy)]
 pub struct Case {
-    what: &'static str,
+    name: &'static str,
     sync: bool,
     crawl: &'static str,
     load: Load,
 }
 
-const CONTROL: Case = Case { what: "control", sync: false, crawl: "", load: Load::Publish(1, "") };
+const CONTROL: Case = Case { name: "control", sync: false, crawl: "", load: Load::Publish(1, "") };
 
-pub const fn slow(what: &'static str, sync: bool, load: Load) -> Case {
-    Case { what, sync, crawl: "300 slow open read write sync truncate rename unlink", load }
+pub const fn slow(name: &'static str, sync: bool, load: Load) -> Case {
+    Case { name, sync, crawl: "300 slow open read write sync truncate rename unlink", load }
 }
 
 /// A case in which the syncs of all channels and of the directory are slow.
-pub const fn all(what: &'static str, load: Load) -> Case {
-    Case { what, sync: true, crawl: "300 * sync dir", load }
+pub const fn all(name: &'static str, load: Load) -> Case {
+    Case { name, sync: true, crawl: "300 * sync dir", load }
 }
 
 const CASES: [Case; 14] = [
@@ -78,7 +78,7 @@ const CASES: [Case; 14] = [
     slow("stalled subscriber", false, Load::Stalled),
     slow("stalled subscriber, --sync", true, Load::Stalled),
     Case {
-        what: "rolling over and a slow directory, --sync",
+        name: "rolling over and a slow directory, --sync",
         sync: true,
         crawl: "300 slow write sync rename dir",
         load: Load::Roll,
@@ -124,7 +124,7 @@ fn nap(stop: &AtomicBool) -> Vec<Sample> {
 /// The measurements of one kind in one case.
 struct Row {
     case: &'static str,
-    what: String,
+    kind: String,
     samples: Vec<Sample>,
     bound: Duration,
 }
@@ -153,16 +153,16 @@ struct Run<'a> {
     case: Case,
     server: Tincan,
     stop: &'a AtomicBool,
-    answers: [Mutex<Moments>; 2], // for `slow` and for `quick`
+    responses: [Mutex<Moments>; 2], // for `slow` and for `quick`
     rows: Mutex<Vec<Row>>,
 }
 
 impl Run<'_> {
-    fn row(&self, what: impl Into<String>, samples: Vec<Sample>, bound: Duration) {
-        let (mut rows, what) = (self.rows.lock().unwrap(), what.into());
-        match rows.iter_mut().find(|row| row.what == what) {
+    fn row(&self, kind: impl Into<String>, samples: Vec<Sample>, bound: Duration) {
+        let (mut rows, kind) = (self.rows.lock().unwrap(), kind.into());
+        match rows.iter_mut().find(|row| row.kind == kind) {
             Some(row) => row.samples.extend(samples),
-            None => rows.push(Row { case: self.case.what, what, samples, bound }),
+            None => rows.push(Row { case: self.case.name, kind, samples, bound }),
         }
     }
 
@@ -177,11 +177,11 @@ impl Run<'_> {
         while self.goes_on() {
             let from = Instant::now();
             wire.send(head.clone() + body);
-            let answer = wire.response();
+            let response = wire.response();
             samples.push(Sample::since(from));
-            assert_eq!(answer.status, 200, "{}", answer.text());
-            let id = answer.text().trim_end().to_string();
-            self.answers[usize::from(path == "/quick")].lock().unwrap().push((id, Instant::now()));
+            assert_eq!(response.status, 200, "{}", response.text());
+            let id = response.text().trim_end().to_string();
+            self.responses[usize::from(path == "/quick")].lock().unwrap().push((id, Instant::now()));
             thread::sleep(pause);
         }
         samples
@@ -204,42 +204,42 @@ impl Run<'_> {
         let began = Instant::now();
         let mut block = String::new();
         while !is_end(&block) {
-            assert!(began.elapsed() < TIME + SOON, "{}: the stream does not end", self.case.what);
+            assert!(began.elapsed() < TIME + SOON, "{}: the stream does not end", self.case.name);
             block = wire.block();
             each(&block);
         }
     }
 
     /// Listens up to the event `end`, and notes by how much each ping is late.
-    fn listen(&self, wire: Wire, who: &str) -> Moments {
-        let (mut heard, mut late, mut from) = (Vec::new(), Vec::new(), Instant::now());
+    fn listen(&self, wire: Wire, name: &str) -> Moments {
+        let (mut received, mut late, mut from) = (Vec::new(), Vec::new(), Instant::now());
         self.blocks(wire, |block| {
             // Pings come after a second, and the heartbeat checks twice a second.
             late.push(Sample::since(from + Duration::from_millis(1500)));
             from = Instant::now();
             if block != PING && !is_end(block) {
-                heard.push((id_of(block), from));
+                received.push((id_of(block), from));
             }
         });
-        self.row(format!("late pings of {who}"), late, AT_ONCE);
-        heard
+        self.row(format!("late pings of {name}"), late, AT_ONCE);
+        received
     }
 
     /// Compares the moments when events were received with the moments of the responses to their POSTs.
-    fn compare(&self, channel: &str, heard: Moments) {
-        let answers = std::mem::take(&mut *self.answers[usize::from(channel == "quick")].lock().unwrap());
-        let heard: BTreeMap<_, _> = heard.into_iter().collect();
+    fn compare(&self, channel: &str, received: Moments) {
+        let responses = std::mem::take(&mut *self.responses[usize::from(channel == "quick")].lock().unwrap());
+        let received: BTreeMap<_, _> = received.into_iter().collect();
         let late = |(id, from): &(String, Instant)| {
-            let at = heard.get(id).unwrap_or_else(|| panic!("{}: {id} was never received", self.case.what));
+            let at = received.get(id).unwrap_or_else(|| panic!("{}: {id} was never received", self.case.name));
             Sample { from: *from, took: at.saturating_duration_since(*from) }
         };
-        self.row(format!("events of {channel}"), answers.iter().map(late).collect(), AT_ONCE);
+        self.row(format!("events of {channel}"), responses.iter().map(late).collect(), AT_ONCE);
     }
 
     /// Starts the requests to other channels and to the server as a whole.
     fn probe<'s>(&'s self, scope: &'s Scope<'s, '_>) -> Vec<ScopedJoinHandle<'s, ()>> {
-        let ask = |what: &'static str, pause, question: Box<dyn FnMut(usize) + Send + 's>| {
-            scope.spawn(move || self.row(what, self.ask(pause, question), AT_ONCE));
+        let ask = |kind: &'static str, pause, question: Box<dyn FnMut(usize) + Send + 's>| {
+            scope.spawn(move || self.row(kind, self.ask(pause, question), AT_ONCE));
         };
         let (often, seldom) = (Duration::from_millis(60), Duration::from_millis(250));
         let get = |path: String| assert_eq!(self.server.get(&path).status, 200, "{path}");
@@ -349,8 +349,8 @@ fn start(case: Case, scratch: &Scratch, library: &Path) -> Tincan {
 fn run(case: Case, library: &Path) -> Vec<Row> {
     let (scratch, stop) = (Scratch::new(), AtomicBool::new(false));
     let server = start(case, &scratch, library);
-    let (answers, rows) = Default::default();
-    let run = Run { case, server, stop: &stop, answers, rows };
+    let (responses, rows) = Default::default();
+    let run = Run { case, server, stop: &stop, responses, rows };
     let server = &run.server;
     let used = case.load != Load::Open;
     server.post("/quick", "first");
@@ -378,7 +378,7 @@ fn run(case: Case, library: &Path) -> Vec<Row> {
         let _end = AtEnd(&stop);
         let run = &run;
         let listen = |(channel, wire)| scope.spawn(move || run.listen(wire, channel));
-        let heard: Vec<_> = channels.iter().copied().zip(live).map(listen).collect();
+        let received: Vec<_> = channels.iter().copied().zip(live).map(listen).collect();
         if let Some(wire) = passed_over {
             scope.spawn(move || run.listen(wire, "slow, passed over"));
         }
@@ -388,10 +388,10 @@ fn run(case: Case, library: &Path) -> Vec<Row> {
         let _ = fs::remove_file(scratch.0.join("crawl"));
         work.into_iter().flatten().for_each(|thread| thread.join().unwrap());
         channels.iter().for_each(|channel| drop(server.post(&format!("/{channel}"), "end")));
-        let mut heard = heard.into_iter().map(|listener| listener.join().unwrap());
-        run.compare("quick", heard.next().unwrap());
+        let mut received = received.into_iter().map(|listener| listener.join().unwrap());
+        run.compare("quick", received.next().unwrap());
         if used {
-            run.compare("slow", heard.nth(1).unwrap());
+            run.compare("slow", received.nth(1).unwrap());
         }
     });
     drop(stalled);
@@ -406,10 +406,10 @@ impl Row {
         let (count, longest) = (self.samples.len(), millis(self.worst(|sample| sample.took)));
         let worst = self.bound.saturating_add(control.map_or(Duration::ZERO, |row| row.worst(own)));
         let median = MEDIAN + control.map_or(Duration::ZERO, Row::median);
-        let late = self.worst(own) > worst || self.what == "events of quick" && self.median() > median;
+        let late = self.worst(own) > worst || self.kind == "events of quick" && self.median() > median;
         let mark = if late { "waits" } else { "" };
-        let (case, what) = (self.case, &self.what);
-        println!("{case:42} {what:30} {count:5} {:9.1} {longest:9.1} {mark}", millis(self.median()));
+        let (case, kind) = (self.case, &self.kind);
+        println!("{case:42} {kind:30} {count:5} {:9.1} {longest:9.1} {mark}", millis(self.median()));
         late || self.samples.is_empty()
     }
 }
@@ -431,9 +431,9 @@ fn judge(cases: &[Case], library: &Path) -> Vec<(&'static str, String)> {
         (rows, naps.join().unwrap())
     });
     println!("{:42} {:30} {:>5} {:>9} {:>9}", "case", "what", "count", "median ms", "worst ms");
-    let control = |what: &str| rows.iter().find(|row| row.case == CONTROL.what && row.what == what);
-    let wrong = rows.iter().filter(|row| row.judge(control(&row.what), &naps));
-    wrong.map(|row| (row.case, row.what.clone())).collect()
+    let control = |kind: &str| rows.iter().find(|row| row.case == CONTROL.name && row.kind == kind);
+    let wrong = rows.iter().filter(|row| row.judge(control(&row.kind), &naps));
+    wrong.map(|row| (row.case, row.kind.clone())).collect()
 }
 
 #[test]
@@ -453,7 +453,7 @@ pub fn waits(cases: &[Case]) {
     let mut wrong = judge(cases, &library);
     for _ in 0..5 {
         let again: Vec<Case> =
-            cases.iter().copied().filter(|case| wrong.iter().any(|(what, _)| *what == case.what)).collect();
+            cases.iter().copied().filter(|case| wrong.iter().any(|(name, _)| *name == case.name)).collect();
         if !again.is_empty() {
             wrong = judge(&again, &library);
         }

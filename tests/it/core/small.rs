@@ -91,16 +91,16 @@ fn five_hundred_readers_fit_into_32_mib_of_address_space() {
     let server = Tincan::run(command);
     let limits = read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
     assert!(limits.lines().any(|l| l.starts_with("Max address space") && l.contains(" 33554432 ")), "{limits}");
-    let (mut readers, mut epoch) = (Vec::new(), String::new());
+    let (mut subscribers, mut epoch) = (Vec::new(), String::new());
     for _ in 0..500 {
-        let (reader, id) = server.listen("/a", "");
+        let (subscriber, id) = server.listen("/a", "");
         epoch = id.split('-').next().unwrap().into();
-        readers.push(reader);
+        subscribers.push(subscriber);
     }
     for n in 1..=20 {
         let body = format!("{n}:{}", "x".repeat(10_000));
         assert_eq!(server.post("/a", &body), [format!("{epoch}-{n}")]);
-        readers.iter_mut().for_each(|r| r.expect(format!("data: {body}\nid: {epoch}-{n}\n\n")));
+        subscribers.iter_mut().for_each(|r| r.expect(format!("data: {body}\nid: {epoch}-{n}\n\n")));
     }
     assert_eq!(server.readers("a"), 500);
 }

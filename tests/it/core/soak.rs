@@ -27,7 +27,7 @@ const GRACE: Duration = Duration::from_secs(120);
 const ACKNOWLEDGED: &str = "events acknowledged";
 const DISORDERED: &str = "events out of order";
 const DOUBLED: &str = "events doubled";
-const UNTOLD: &str = "events lost untold";
+const NO_GAP: &str = "events lost untold";
 const CUT_OFF: &str = "streams cut off";
 const EARLY: &str = "streams that ended early";
 const GAPS: &str = "gaps told";
@@ -87,9 +87,9 @@ type Step = (usize, Id, Id, Option<Option<u64>>);
 #[derive(Default)]
 struct Soak {
     port: u16,
-    run: AtomicU64,                                   // a number for each server, odd while there is none
-    said: [Mutex<BTreeMap<u64, Vec<u32>>>; CHANNELS], // for each epoch, the numbers of its events by id; 0 is unknown
-    end: OnceLock<[Id; CHANNELS]>,                    // the last ids, once all publishers have ended
+    run: AtomicU64, // a number for each server, odd while there is none
+    published: [Mutex<BTreeMap<u64, Vec<u32>>>; CHANNELS], // for each epoch, the numbers of its events by id; 0 is unknown
+    end: OnceLock<[Id; CHANNELS]>,                         // the last ids, once all publishers have ended
     steps: Mutex<Vec<Step>>,
     wrong: Mutex<Vec<String>>,
     table: Mutex<BTreeMap<&'static str, u64>>,
@@ -125,11 +125,11 @@ impl Soak {
     }
 
     /// Handles the end of a connection. An error is a fault if the same server still runs.
-    fn ended(&self, run: u64, whose: &str, end: io::Result<()>) {
+    fn ended(&self, run: u64, label: &str, end: io::Result<()>) {
         if let Err(e) = end
             && self.run.load(SeqCst) == run
         {
-            self.wrong(format!("{whose}: {e}"));
+            self.wrong(format!("{label}: {e}"));
         }
     }
 
@@ -137,10 +137,10 @@ impl Soak {
     fn note(&self, channel: usize, id: Id, number: u32) {
         assert!((1..100_000_000).contains(&id.seq), "{id}");
         let at = id.seq as usize;
-        let mut epochs = self.said[channel].lock().unwrap();
-        let said = epochs.entry(id.epoch).or_default();
-        said.resize(said.len().max(at), 0);
-        let known = std::mem::replace(&mut said[at - 1], number);
+        let mut epochs = self.published[channel].lock().unwrap();
+        let published = epochs.entry(id.epoch).or_default();
+        published.resize(published.len().max(at), 0);
+        let known = std::mem::replace(&mut published[at - 1], number);
         if known != 0 && known != number {
             self.wrong(format!("{id} of /{channel} means {known} and {number}"));
         }
@@ -185,19 +185,21 @@ impl Soak {
 
     /// Checks everything that can only be checked at the end.
     fn judge(&self) {
-        for (channel, from, to, told) in &*self.steps.lock().unwrap() {
+        for (channel, from, to, gap) in &*self.steps.lock().unwrap() {
             let epochs = from.epoch.min(to.epoch)..to.epoch;
-            let before: usize = self.said[*channel].lock().unwrap().range(epochs).map(|(_, said)| said.len()).sum();
+            let before: usize =
+                self.published[*channel].lock().unwrap().range(epochs).map(|(_, published)| published.len()).sum();
             let lost = (before as u64 + to.seq).saturating_sub(from.seq + 1);
-            self.count(if told.is_some() { "events lost in told gaps" } else { UNTOLD }, lost);
-            self.count(GAPS, told.is_some().into());
+            self.count(if gap.is_some() { "events lost in told gaps" } else { NO_GAP }, lost);
+            self.count(GAPS, gap.is_some().into());
             // `lost` may be null only across epochs. And events are only missing here because the log was trimmed.
-            if told.is_some_and(|told| lost == 0 || told.map_or(from.epoch == to.epoch, |n| n != lost)) {
-                self.wrong(format!("from {from} to {to} {lost} are missing; the gap says {told:?}"));
+            if gap.is_some_and(|gap| lost == 0 || gap.map_or(from.epoch == to.epoch, |n| n != lost)) {
+                self.wrong(format!("from {from} to {to} {lost} are missing; the gap says {gap:?}"));
             }
         }
-        let said = self.said.iter().flat_map(|s| s.lock().unwrap().values().flatten().copied().collect::<Vec<_>>());
-        let mut numbers: Vec<u32> = said.filter(|n| *n != 0).collect();
+        let published =
+            self.published.iter().flat_map(|s| s.lock().unwrap().values().flatten().copied().collect::<Vec<_>>());
+        let mut numbers: Vec<u32> = published.filter(|n| *n != 0).collect();
         numbers.sort_unstable();
         self.count(DOUBLED, numbers.windows(2).filter(|pair| pair[0] == pair[1]).count() as u64);
         self.count("events unanswered, and heard", numbers.len() as u64 - self.count(ACKNOWLEDGED, 0));
@@ -224,8 +226,8 @@ impl Chain<'_> {
         self.soak.end.get().is_some_and(|end| self.place >= Some(end[self.channel]))
     }
 
-    fn step(&self, from: Id, to: Id, told: Option<Option<u64>>) {
-        self.soak.steps.lock().unwrap().push((self.channel, from, to, told));
+    fn step(&self, from: Id, to: Id, gap: Option<Option<u64>>) {
+        self.soak.steps.lock().unwrap().push((self.channel, from, to, gap));
     }
 
     /// Opens one connection, and reads it until either side ends it.
@@ -251,7 +253,7 @@ impl Chain<'_> {
         let length = head(&mut wire)?;
         let (mut buf, mut body) = (Vec::new(), 0);
         while next(&mut wire, &mut buf, b"\n\n")? {
-            self.hear(std::str::from_utf8(&buf).unwrap(), body == 0);
+            self.take_block(std::str::from_utf8(&buf).unwrap(), body == 0);
             body += buf.len();
             buf.clear();
             if self.complete() || Instant::now() > leaves {
@@ -272,7 +274,7 @@ impl Chain<'_> {
     }
 
     /// Takes one block of the stream.
-    fn hear(&mut self, block: &str, first: bool) {
+    fn take_block(&mut self, block: &str, first: bool) {
         let good = if first {
             let settled = self.owed.is_none();
             self.place = Id::parse(&id_of(block));
@@ -362,8 +364,8 @@ fn five_minutes_of_readers_that_come_stall_and_resume() {
         }
         publishers.into_iter().for_each(|publisher| publisher.join().unwrap());
         let end = std::array::from_fn(|channel| {
-            let epochs = soak.said[channel].lock().unwrap();
-            epochs.last_key_value().map(|(epoch, said)| Id { epoch: *epoch, seq: said.len() as u64 }).unwrap()
+            let epochs = soak.published[channel].lock().unwrap();
+            epochs.last_key_value().map(|(epoch, published)| Id { epoch: *epoch, seq: published.len() as u64 }).unwrap()
         });
         soak.end.set(end).unwrap();
     });
@@ -375,7 +377,7 @@ fn five_minutes_of_readers_that_come_stall_and_resume() {
     });
     let end = size(server.pid());
     soak.judge();
-    let must_be_0 = [UNTOLD, DOUBLED, DISORDERED].map(|row| soak.count(row, 0));
+    let must_be_0 = [NO_GAP, DOUBLED, DISORDERED].map(|row| soak.count(row, 0));
 
     soak.table.lock().unwrap().iter().for_each(|(row, n)| println!("{row:30}{n:>10}"));
     for (n, what) in ["memory (KiB)", "descriptors", "threads"].iter().enumerate() {

@@ -76,13 +76,13 @@ fn ask(server: &Tincan, line: &str, fields: impl AsRef<[u8]>) -> Response {
 }
 
 /// Asserts that the response is exactly this refusal with its challenge.
-fn challenged(answer: &Response, reject: Reject, what: &str) {
+fn challenged(response: &Response, reject: Reject, what: &str) {
     let body = if what.starts_with("HEAD ") { String::new() } else { reject.line() };
-    assert_eq!((answer.status, answer.text()), (401, body), "{what}");
+    assert_eq!((response.status, response.text()), (401, body), "{what}");
     let right = if [READ_TOKEN, READ_UNKNOWN, READ_RIGHT].contains(&reject) { "read" } else { "publish" };
     let challenge = format!("WWW-Authenticate: Basic realm=\"tincan: {right}\", charset=\"UTF-8\"\r\n");
-    let challenges = answer.head.to_ascii_lowercase().matches("www-authenticate").count();
-    assert!(answer.head.contains(&challenge) && challenges == 1, "{what}: {}", answer.head);
+    let challenges = response.head.to_ascii_lowercase().matches("www-authenticate").count();
+    assert!(response.head.contains(&challenge) && challenges == 1, "{what}: {}", response.head);
 }
 
 /// Returns the refusal of a request that needs this right. If the credentials are known, they are for the other
@@ -179,7 +179,7 @@ fn each_right_asks_for_its_own_token_and_no_token_is_ever_shown() {
 pub fn each_right(all: &[(Option<Reject>, &str)]) {
     let scratch = Scratch::new();
     let server = five(&scratch, &[]);
-    let (mut answers, mut asked, mut said) = (String::new(), 0, 0);
+    let (mut responses, mut asked, mut published) = (String::new(), 0, 0);
     let posts = all.iter().any(|(_, requests)| requests.contains("POST /kitchen"));
     for (fields, publish, read) in credentials() {
         for (needs, requests) in all {
@@ -187,19 +187,19 @@ pub fn each_right(all: &[(Option<Reject>, &str)]) {
             for request in requests.split(" | ") {
                 let words: Vec<_> = request.split(' ').collect();
                 let accept = words.get(3).map_or(String::new(), |kind| format!("Accept: {kind}\r\n"));
-                let answer = ask(&server, &words[..2].join(" "), accept + &fields);
+                let response = ask(&server, &words[..2].join(" "), accept + &fields);
                 match needs.filter(|_| !may) {
                     Some(right) => {
                         let refusal = refusal(right, &fields, read || publish);
-                        challenged(&answer, refusal, &format!("{request} with {fields}"));
+                        challenged(&response, refusal, &format!("{request} with {fields}"));
                     }
                     None => {
-                        let got = (answer.status.to_string(), answer.field("www-authenticate"));
+                        let got = (response.status.to_string(), response.field("www-authenticate"));
                         assert_eq!(got, (words[2].into(), None), "{request} with {fields}");
-                        said += usize::from(request.starts_with("POST /kitchen"));
+                        published += usize::from(request.starts_with("POST /kitchen"));
                     }
                 }
-                answers += &(answer.head.clone() + &answer.text());
+                responses += &(response.head.clone() + &response.text());
                 asked += 1;
             }
         }
@@ -211,15 +211,15 @@ pub fn each_right(all: &[(Option<Reject>, &str)]) {
     let heads = fields.split('|').map(|fields| format!("GET /kitchen HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"));
     let user = "GET http://any:TOKEN@localhost/kitchen HTTP/1.1\r\nHost: localhost\r\n\r\n".to_string();
     for head in heads.chain([user]).map(|head| head.replace("TOKEN", BOTH).replace("LONG", &"x".repeat(17_000))) {
-        let answer = server.ask(&head);
-        assert!([400, 431].contains(&answer.status), "{head}");
-        answers += &(answer.head.clone() + &answer.text());
+        let response = server.ask(&head);
+        assert!([400, 431].contains(&response.status), "{head}");
+        responses += &(response.head.clone() + &response.text());
         asked += 1;
     }
     // Refused events are not in the log.
     let kept = ask(&server, "GET /kitchen?wait=0&since=all", bearer(READ)).text();
-    assert_eq!((kept.matches("\ndata:").count(), said > 5), (said, posts));
-    shows_no_token(&answers);
+    assert_eq!((kept.matches("\ndata:").count(), published > 5), (published, posts));
+    shows_no_token(&responses);
     // At its start the server prints its greeting. It depends on the system's limits. Further lines of it begin with
     // a space.
     let greets = |line: &str| line.starts_with("tincan: ") || line.starts_with("  ");
@@ -238,11 +238,11 @@ fn a_right_without_a_token_is_everybodys() {
         let server = guarded(&scratch, &format!("{word} {own}\n"), &[]);
         for (token, known) in [("", false), ("wrong", false), (PUBLISH, own == PUBLISH), (READ, own == READ)] {
             assert_eq!(ask(&server, &format!("{open} /kitchen"), bearer(token)).status, 200, "{word} {token}");
-            let answer = ask(&server, &format!("{closed} /kitchen"), bearer(token));
+            let response = ask(&server, &format!("{closed} /kitchen"), bearer(token));
             if known {
-                assert_eq!(answer.status, 200);
+                assert_eq!(response.status, 200);
             } else {
-                challenged(&answer, refusal(right, &bearer(token), false), token);
+                challenged(&response, refusal(right, &bearer(token), false), token);
             }
         }
     }
@@ -274,17 +274,17 @@ fn who_has_no_token_is_told_before_the_body_and_who_comes_from_elsewhere_first()
         // the position of the next request is unknown.
         let mut wire = server.connect();
         wire.send(post(&format!("Expect: 100-continue\r\n{fields}")));
-        let answer = wire.response();
+        let response = wire.response();
         let refusal = refusal(PUBLISH_TOKEN, &fields, fields == bearer(READ));
-        challenged(&answer, refusal, &fields);
-        assert_eq!((answer.field("connection"), wire.rest().as_str()), (Some("close"), ""));
+        challenged(&response, refusal, &fields);
+        assert_eq!((response.field("connection"), wire.rest().as_str()), (Some("close"), ""));
         // Without that field the body is skipped and not taken for a request, and the connection goes on.
         let mut wire = server.connect();
         let next = format!("GET /kitchen?wait=0&since=all HTTP/1.1\r\nHost: localhost\r\n{}\r\n", bearer(READ));
         wire.send(post(&fields) + "GET " + &next);
         challenged(&wire.response(), refusal, &fields);
-        let answer = wire.response();
-        assert!(answer.status == 200 && !answer.text().contains("\ndata:"), "{}", answer.text());
+        let response = wire.response();
+        assert!(response.status == 200 && !response.text().contains("\ndata:"), "{}", response.text());
     }
     let mut wire = server.connect();
     wire.send(post(&format!("Expect: 100-continue\r\n{}", bearer(PUBLISH))));
@@ -325,8 +325,8 @@ fn a_token_file_that_others_can_read_or_change_is_refused() {
             continue; // root's own file may be readable by a group, and only root can change an owner
         }
         let why = refused_at_start(&path);
-        let told = " so others than its owner can read or change it; chmod 600 it";
-        assert_eq!(why, format!(" has mode {mode:o},{told}"));
+        let advice = " so others than its owner can read or change it; chmod 600 it";
+        assert_eq!(why, format!(" has mode {mode:o},{advice}"));
         // A link has its own mode, 777, which does not matter. The mode of its file counts.
         let link = scratch.0.join(format!("link-{mode:o}"));
         std::os::unix::fs::symlink(scratch.0.join("open"), &link).unwrap();
@@ -417,20 +417,23 @@ fn an_allowed_origin_may_send_credentials_and_any_origin_may_not() {
     ] {
         let args: Vec<&str> = allow.iter().flat_map(|origin| ["--allow-origin", origin]).collect();
         let server = five(&scratch, &args);
-        let told = |answer: &Response, status: u16| {
-            let field = |name: &str| answer.field(&format!("access-control-allow-{name}")).map(String::from);
+        let allows_credentials = |response: &Response, status: u16| {
+            let field = |name: &str| response.field(&format!("access-control-allow-{name}")).map(String::from);
             let expected = (status, allowed.map(String::from), credentials.map(String::from));
-            assert_eq!((answer.status, field("origin"), field("credentials")), expected, "{allow:?}");
-            assert_eq!(answer.head.contains("\r\nVary: Origin\r\n"), !allow.is_empty(), "{}", answer.head);
+            assert_eq!((response.status, field("origin"), field("credentials")), expected, "{allow:?}");
+            assert_eq!(response.head.contains("\r\nVary: Origin\r\n"), !allow.is_empty(), "{}", response.head);
             field("headers").is_some_and(|f| f == "authorization")
         };
-        assert_eq!(told(&ask(&server, "OPTIONS /kitchen", a.to_owned() + preflight), 204), allowed.is_some());
+        assert_eq!(
+            allows_credentials(&ask(&server, "OPTIONS /kitchen", a.to_owned() + preflight), 204),
+            allowed.is_some()
+        );
         // Refusals have these fields too. Otherwise the page could not read the reason.
         for (fields, read, publish) in [(String::new(), 401, 401), (bearer(BOTH), 200, 200), (bearer(READ), 200, 401)] {
-            told(&ask(&server, "GET /kitchen", a.to_owned() + &fields), read);
-            told(&ask(&server, "GET /kitchen?wait=0", a.to_owned() + &fields), read);
+            allows_credentials(&ask(&server, "GET /kitchen", a.to_owned() + &fields), read);
+            allows_credentials(&ask(&server, "GET /kitchen?wait=0", a.to_owned() + &fields), read);
             let publish = if allowed.is_some() { publish } else { 403 };
-            told(&ask(&server, "POST /kitchen", a.to_owned() + &fields), publish);
+            allows_credentials(&ask(&server, "POST /kitchen", a.to_owned() + &fields), publish);
         }
     }
     // The same without tokens, since some clients always send credentials.

@@ -53,7 +53,7 @@ fn named(reject: Reject, wing: &str) -> String {
 #[test]
 fn what_a_missing_wing_would_do_is_refused_by_its_name_and_reaches_nobody() {
     let server = Tincan::start(&[]);
-    let (mut reader, _) = server.listen("/kitchen", "");
+    let (mut subscriber, _) = server.listen("/kitchen", "");
     let rows = ASKED.map(|row| (row, NO_WING)).into_iter().chain(PATHS.map(|row| (row, NO_WING_HERE)));
     for ((wing, line, fields), reject) in rows.filter(|((wing, ..), _)| !has(wing)) {
         let mut wire = server.connect();
@@ -65,8 +65,8 @@ fn what_a_missing_wing_would_do_is_refused_by_its_name_and_reaches_nobody() {
             let head = wire.until(b"\r\n\r\n");
             assert!(head.starts_with(&format!("HTTP/1.1 {} ", reject.status)), "{line}: {head}");
         } else {
-            let answer = wire.response();
-            assert_eq!((answer.status, answer.text()), (reject.status, named(reject, wing)), "{line}");
+            let response = wire.response();
+            assert_eq!((response.status, response.text()), (reject.status, named(reject, wing)), "{line}");
         }
         assert_eq!(wire.response().text(), "ok\n", "{line}: the connection goes on");
     }
@@ -74,7 +74,7 @@ fn what_a_missing_wing_would_do_is_refused_by_its_name_and_reaches_nobody() {
     let asked = server.ask("OPTIONS /kitchen?to=x&tap=x HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert_eq!(asked.status, 204);
     let id = server.post("/kitchen", "for all").remove(0);
-    reader.expect(block("for all", &id));
+    subscriber.expect(block("for all", &id));
     assert_eq!(server.metric("tincan_events_total"), Some(1));
 }
 
@@ -83,8 +83,8 @@ fn a_channel_of_a_name_that_a_wing_may_have_is_none_in_any_build() {
     let server = Tincan::start(&[]);
     for wing in DOORS {
         for path in wing.paths {
-            let answer = server.post_with(&format!("/{path}"), "", "soup");
-            assert!([404, 405].contains(&answer.status), "/{path}: {}", answer.text());
+            let response = server.post_with(&format!("/{path}"), "", "soup");
+            assert!([404, 405].contains(&response.status), "/{path}: {}", response.text());
         }
     }
     assert_eq!(server.metric("tincan_channels"), Some(0));
@@ -124,8 +124,8 @@ fn an_option_of_a_missing_wing_is_refused_wherever_it_is_given() {
 
 #[test]
 fn the_version_names_the_wings_of_this_build() {
-    let there: Vec<_> = ALL.into_iter().filter(|wing| has(wing)).collect();
-    let wings = if there.is_empty() { "without wings".into() } else { format!("with {}", there.join(", ")) };
+    let present: Vec<_> = ALL.into_iter().filter(|wing| has(wing)).collect();
+    let wings = if present.is_empty() { "without wings".into() } else { format!("with {}", present.join(", ")) };
     let version = format!("tincan {} {wings}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(String::from_utf8(tincan(&["--version"]).stdout).unwrap(), version);
 }

@@ -158,12 +158,12 @@ impl Client {
     }
 
     /// Returns whether this line reports a regular end. An EventSource makes no difference between ends.
-    fn ended(&self, said: &str) -> bool {
-        said == if self.comes_back() { "= gone" } else { "= end" } || said.starts_with("= 0 ")
+    fn ended(&self, line: &str) -> bool {
+        line == if self.comes_back() { "= gone" } else { "= end" } || line.starts_with("= 0 ")
     }
 
     /// Waits for the next line about an event or about the connection.
-    fn says(&self, deadline: Instant) -> Option<(Instant, String)> {
+    fn next_line(&self, deadline: Instant) -> Option<(Instant, String)> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {
@@ -177,18 +177,18 @@ impl Client {
     }
 
     /// Waits for such a line, and fails if there is none.
-    fn must_say(&self) -> String {
-        let line = self.says(Instant::now() + 2 * SOON);
+    fn must_print(&self) -> String {
+        let line = self.next_line(Instant::now() + 2 * SOON);
         line.unwrap_or_else(|| panic!("{} prints nothing", self.name())).1
     }
 
     /// Publishes an event; returns how long it takes until the client receives it.
-    fn hears(&self, server: &Tincan, data: &str) -> Duration {
+    fn receives(&self, server: &Tincan, data: &str) -> Duration {
         let stopwatch = Stopwatch::start();
         let began = Instant::now();
         server.post(&self.task.channel, data);
         let (at, line) =
-            self.says(began + SOON).unwrap_or_else(|| panic!("{} does not receive the event", self.name()));
+            self.next_line(began + SOON).unwrap_or_else(|| panic!("{} does not receive the event", self.name()));
         assert_eq!(line, format!("data: {data}"), "{}", self.name());
         let took = at - began;
         if took > AT_ONCE {
@@ -347,8 +347,8 @@ fn each_client_hears_each_event_at_once_direct_and_behind_each_proxy() {
     all_listen(&server, &clients);
     clients.iter().for_each(|client| drop(server.post(&client.task.channel, "the first")));
     let deadline = Instant::now() + SOON;
-    let hears = |client: &Client| client.says(deadline).is_some_and(|(_, line)| line == "data: the first");
-    let deaf: Vec<String> = clients.iter().filter(|client| !hears(client)).map(|client| client.name()).collect();
+    let receives = |client: &Client| client.next_line(deadline).is_some_and(|(_, line)| line == "data: the first");
+    let deaf: Vec<String> = clients.iter().filter(|client| !receives(client)).map(|client| client.name()).collect();
     assert!(deaf.is_empty(), "{} of {} clients receive nothing: {deaf:#?}", deaf.len(), clients.len());
     // A machine that is busy for a moment must not make the test fail. But a client that is always late fails, even
     // if it is late only with events of one size.
@@ -357,7 +357,7 @@ fn each_client_hears_each_event_at_once_direct_and_behind_each_proxy() {
         for n in 0..EVENTS {
             let size = [0, 0, 490, 600, 8150, 9000][n % 6]; // some are near the sizes of buffers
             for of in &mut tries {
-                of.delays[n] = of.client.hears(&server, &format!("{n} {}", "x".repeat(size)));
+                of.delays[n] = of.client.receives(&server, &format!("{n} {}", "x".repeat(size)));
             }
         }
         tries.iter_mut().for_each(Try::count);
@@ -391,8 +391,8 @@ fn each_client_knows_how_its_stream_has_ended() {
     let of = |prefix: &str| clients.iter().filter(|c| c.task.channel[1..].starts_with(prefix)).collect::<Vec<_>>();
     for (server, prefix) in [(&aging, "aging-"), (&server, "poll-")] {
         for client in of(prefix) {
-            let said = client.must_say();
-            assert!(client.ended(&said), "{} reports {said:?}: {prefix}", client.name());
+            let line = client.must_print();
+            assert!(client.ended(&line), "{} reports {line:?}: {prefix}", client.name());
         }
         let back: Vec<&Client> = of(prefix).into_iter().filter(|client| client.comes_back()).collect();
         make_heard(server, &back);
@@ -401,22 +401,22 @@ fn each_client_knows_how_its_stream_has_ended() {
     let killed = of("killed-");
     all_listen(&server, &killed);
     for client in &killed {
-        client.hears(&server, "before");
+        client.receives(&server, "before");
     }
     server.kill();
     server = start_server();
     let mut back = Vec::new();
     for client in killed {
-        let said = client.must_say();
-        eprintln!("{}: {said}", client.name());
-        assert!(said.starts_with("= "), "{}: {said}", client.name());
+        let line = client.must_print();
+        eprintln!("{}: {line}", client.name());
+        assert!(line.starts_with("= "), "{}: {line}", client.name());
         // With HTTP/1.0 both ends look the same, and a proxy may turn each end into a regular one.
-        let tells = client.task.way == "direct" && !client.comes_back() && client.task.client != "--http1.0";
-        if tells && (client.task.program, client.task.client) != ("node", "fetch") {
-            assert!(!client.ended(&said), "{}: {said}", client.name());
+        let distinguishes = client.task.way == "direct" && !client.comes_back() && client.task.client != "--http1.0";
+        if distinguishes && (client.task.program, client.task.client) != ("node", "fetch") {
+            assert!(!client.ended(&line), "{}: {line}", client.name());
         }
         if client.comes_back() {
-            assert_eq!(said, "= gone", "{}", client.name());
+            assert_eq!(line, "= gone", "{}", client.name());
             back.push(client);
         }
     }
@@ -430,7 +430,7 @@ fn make_heard(server: &Tincan, clients: &[&Client]) {
         eventually(&client.name(), || {
             server.post(&client.task.channel, "here");
             let soon = Instant::now() + Duration::from_millis(200);
-            std::iter::from_fn(|| client.says(soon)).any(|(_, line)| line == "data: here")
+            std::iter::from_fn(|| client.next_line(soon)).any(|(_, line)| line == "data: here")
         });
     }
 }
@@ -443,9 +443,9 @@ fn come_back(server: &Tincan, clients: &[&Client]) {
     let deadline = Instant::now() + 2 * SOON;
     for client in clients {
         for data in ["data: back", "data: end"] {
-            let mut said = std::iter::from_fn(|| client.says(deadline)).map(|(_, line)| line);
-            let heard = said.find(|line| line != "= gone" && line != "data: here");
-            assert_eq!(heard.as_deref(), Some(data), "{}", client.name());
+            let mut lines = std::iter::from_fn(|| client.next_line(deadline)).map(|(_, line)| line);
+            let received = lines.find(|line| line != "= gone" && line != "data: here");
+            assert_eq!(received.as_deref(), Some(data), "{}", client.name());
         }
     }
 }

@@ -110,7 +110,7 @@ fn pass(mut client: TcpStream, upstream: u16, keeps: &AtomicU8, stop: &AtomicBoo
             }
             Err(e) => e.kind() != std::io::ErrorKind::WouldBlock,
         };
-        let gone = matches!(client.read(&mut chunk), Ok(0)) || stop.load(SeqCst);
+        let client_closed = matches!(client.read(&mut chunk), Ok(0)) || stop.load(SeqCst);
         let at = kept.windows(4).position(|w| w == b"\r\n\r\n").map_or(0, |at| at + 4);
         let passes = match () {
             () if is(Keeps::Requests) || stream && is(Keeps::All) => 0,
@@ -126,7 +126,7 @@ fn pass(mut client: TcpStream, upstream: u16, keeps: &AtomicU8, stop: &AtomicBoo
         headed |= passes > 0;
         let failed = client.write_all(&kept.drain(..passes).collect::<Vec<u8>>()).is_err();
         let cut = headed && stream && is(Keeps::Rest) && !head.contains("?wait=");
-        if failed || gone || cut || ended && kept.is_empty() {
+        if failed || client_closed || cut || ended && kept.is_empty() {
             let _ = client.shutdown(Shutdown::Both);
             return None;
         }

@@ -12,9 +12,9 @@ use std::thread;
 
 /// Returns the pieces of code in a language, for a server on this port.
 fn code(language: &str, port: u16) -> Vec<String> {
-    let here = format!("localhost:{port}");
+    let host = format!("localhost:{port}");
     let code: Vec<String> =
-        blocks("README.md", language).iter().map(|text| text.replace("localhost:8000", &here)).collect();
+        blocks("README.md", language).iter().map(|text| text.replace("localhost:8000", &host)).collect();
     assert!(!code.is_empty(), "no code in {language}");
     for text in &code {
         assert_eq!(text.lines().count(), 3, "{text}");
@@ -129,8 +129,8 @@ fn the_tokens_of_the_readme_let_publish_and_read() {
     let scratch = Scratch::new();
     let server = guarded(&scratch, 0, tokens);
     assert_eq!(parts.next().unwrap().trim_end(), "tincan --token-file tokens");
-    let here = format!("localhost:{}", server.port);
-    let [publish, subscribe] = [parts.next(), parts.next()].map(|part| part.unwrap().replace("localhost:8000", &here));
+    let host = format!("localhost:{}", server.port);
+    let [publish, subscribe] = [parts.next(), parts.next()].map(|part| part.unwrap().replace("localhost:8000", &host));
     let id = shell(&publish).stderr(Stdio::null()).output().unwrap().stdout;
     let id = String::from_utf8(id).unwrap();
     assert!(id.trim_end().ends_with("-1"), "{id}");

@@ -37,6 +37,6 @@ fn its_pages_come_with_their_policy_and_types() {
 
 #[test]
 fn every_line_of_its_table_is_tested() {
-    let here: Vec<_> = rows().into_iter().map(|(_, reject)| reject).collect();
-    covered(TABLES.refusals, &here, &elsewhere!(TAPS));
+    let tested_here: Vec<_> = rows().into_iter().map(|(_, reject)| reject).collect();
+    covered(TABLES.refusals, &tested_here, &elsewhere!(TAPS));
 }

@@ -56,11 +56,11 @@ fn the_lab_sets_bytes_algorithm_and_eventsource_beside_each_other() {
     on_channel(&page, &server, "kitchen");
     let id = server.post("/kitchen", "soup").remove(0);
     let last = |n: usize| format!("{ROWS}.slice(-{n}).join('\\n')");
-    let fired = |who: &str, data: &str, id: &str| format!("{who}\ndata \"{data}\"\nlastEventId \"{id}\"");
+    let fired = |handler: &str, data: &str, id: &str| format!("{handler}\ndata \"{data}\"\nlastEventId \"{id}\"");
     let id_row =
         |id: &str| format!("id: {id}␊ | id/ /{id}/into the last event ID buffer; counts from the blank line on | ");
-    let heard = fired("onmessage", "soup", &id);
-    page.becomes(&last(3), &format!("{SOUP}\n{}\n␊ | blank line: fire “message” | {heard}", id_row(&id)));
+    let received = fired("onmessage", "soup", &id);
+    page.becomes(&last(3), &format!("{SOUP}\n{}\n␊ | blank line: fire “message” | {received}", id_row(&id)));
     // An event whose type has no listener is not fired.
     page.js("(q('#event').value = 'stew', q('#data').value = 'two\\nlines', q('#send').click())");
     page.becomes(
@@ -72,8 +72,8 @@ fn the_lab_sets_bytes_algorithm_and_eventsource_beside_each_other() {
     // comes after the event.)
     let (mut bytes, mut shown) = (String::new(), String::new());
     eventually("the page shows all bytes of the tap", || {
-        let told = server.get(&format!("/lab/{}?wait=0&since=all", page.js("key"))).text();
-        let pieces = told.lines().filter_map(|line| line.strip_prefix("data: "));
+        let tap = server.get(&format!("/lab/{}?wait=0&since=all", page.js("key"))).text();
+        let pieces = tap.lines().filter_map(|line| line.strip_prefix("data: "));
         let pieces = pieces.filter(|data| data.contains("\"bytes\":")).map(|data| string(data, "\"bytes\":"));
         bytes = String::from_utf8(pieces.flat_map(|text| text.chars().map(|c| c as u8).collect::<Vec<_>>()).collect())
             .unwrap();
@@ -257,8 +257,8 @@ fn chunks_are_read_wherever_they_and_their_pieces_are_cut() {
     on_channel(&page, &server, "kitchen");
     let stream = "id:1\ndata:\u{6c64}\r\n\r\n:ping\n\nevent:message\rdata:a\r\r\n".as_bytes();
     let head = |n: usize, more: &str| {
-        let answer = format!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n{more}\r\n");
-        told("in", n, b"GET / HTTP/1.1\r\n\r\n") + "," + &told("out", n, answer.as_bytes())
+        let response = format!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n{more}\r\n");
+        tap_event("in", n, b"GET / HTTP/1.1\r\n\r\n") + "," + &tap_event("out", n, response.as_bytes())
     };
     // The steps of the algorithm, and all text that is no chunk framing.
     let steps = "all('tbody .out:not(.framing) .steps').filter(cell => cell.children.length && !/^field/.test(cell.textContent)).map(cell => cell.textContent).join('\\n')";
@@ -269,7 +269,7 @@ fn chunks_are_read_wherever_they_and_their_pieces_are_cut() {
         assert_eq!(page.js("all('.fired .failed').length"), "0");
         (page.js(steps), page.js(text))
     };
-    let (plain, _) = play(head(900, "") + "," + &told("out", 900, stream));
+    let (plain, _) = play(head(900, "") + "," + &tap_event("out", 900, stream));
     assert_eq!(plain.matches("fire “message”").count(), 2, "{plain}");
     for n in 1..stream.len() {
         let (a, b) = stream.split_at(n);
@@ -282,7 +282,7 @@ fn chunks_are_read_wherever_they_and_their_pieces_are_cut() {
             1 => vec![&bytes[..cut], &bytes[cut..]],
             _ => bytes.chunks(1).collect(),
         };
-        let pieces: Vec<String> = pieces.into_iter().map(|piece| told("out", 900 + n, piece)).collect();
+        let pieces: Vec<String> = pieces.into_iter().map(|piece| tap_event("out", 900 + n, piece)).collect();
         let (got, shown) = play(head(900 + n, "Transfer-Encoding: chunked\r\n") + "," + &pieces.join(","));
         assert_eq!(got, plain, "{n}");
         let shown = shown.replace("⟨E6⟩⟨B1⟩⟨A4⟩", "\u{6c64}"); // a character that is cut is displayed as bytes
@@ -294,18 +294,18 @@ fn chunks_are_read_wherever_they_and_their_pieces_are_cut() {
     let lost = |n: usize| format!("{{ type: 'lost', data: '{{\"connection\":1000,\"at\":1,\"bytes\":{n}}}' }}");
     let all = [
         head(1000, "Transfer-Encoding: chunked\r\n"),
-        told("out", 1000, b"20\r\ndata:a\n"),
+        tap_event("out", 1000, b"20\r\ndata:a\n"),
         lost(20),
-        told("out", 1000, b"bcd\n\n\r\n40\r\n:e\n"),
+        tap_event("out", 1000, b"bcd\n\n\r\n40\r\n:e\n"),
         lost(1000),
-        told("out", 1000, b"f\n\n\r\n5\r\n:gh\n\n\r\n0\r\n\r\n"),
+        tap_event("out", 1000, b"f\n\n\r\n5\r\n:gh\n\n\r\n0\r\n\r\n"),
     ];
     let (_, shown) = play(all.join(","));
     assert!(shown.ends_with("␍␊␍␊data:a␊bcd␊␊:e␊:gh␊␊"), "{shown}");
     let sizes = ["␍␊ HTTP: end of the chunk", "40␍␊ HTTP: a chunk of 64 bytes", "f␊ of the body, or of a chunk"];
-    let behind = ["␊ of the body, or of a chunk", "␍␊ of the body, or of a chunk", "5␍␊ HTTP: a chunk of 5 bytes"];
+    let other_lines = ["␊ of the body, or of a chunk", "␍␊ of the body, or of a chunk", "5␍␊ HTTP: a chunk of 5 bytes"];
     let rows = page.js(&format!("{CHUNKS}.map(text => text.trim()).join('\\n')"));
-    assert!(rows.contains(&[sizes, behind].concat().join("\n")), "{rows}");
+    assert!(rows.contains(&[sizes, other_lines].concat().join("\n")), "{rows}");
 }
 
 #[test]
@@ -329,7 +329,7 @@ fn what_a_tap_lost_is_shown() {
 }
 
 /// Returns bytes in the tap as an event for the page's script.
-fn told(way: &str, n: usize, bytes: &[u8]) -> String {
+fn tap_event(way: &str, n: usize, bytes: &[u8]) -> String {
     let text: String = bytes.iter().map(|b| char::from(*b)).collect();
     let data = format!("{{\"connection\":{n},\"at\":1,\"bytes\":{}}}", json(&text));
     format!("{{ type: '{way}', data: {} }}", json(&data))
@@ -402,11 +402,11 @@ fn a_websocket_in_the_lab_is_shown_part_by_part_of_its_frames() {
     ];
     page.becomes(&format!("{ROWS}.slice(-3).join('\\n')"), &soup.join("\n"));
     // The page sends its message over the same connection, masked. The server sends the message back too.
-    let said = format!("two\nlines, é {}", "long ".repeat(60));
-    page.js(&format!("(q('#data').value = {}, q('#send').click())", json(&said)));
-    page.becomes("all('.fired .event').at(-1)?.textContent", &format!("onmessage\ndata {}", quoted(&said)));
-    assert_eq!(page.js("q('.steps q').textContent"), visible(&said));
-    assert_eq!(page.js("all('.fired .new').at(-1).textContent"), format!("send({})", quoted(&said)));
+    let message = format!("two\nlines, é {}", "long ".repeat(60));
+    page.js(&format!("(q('#data').value = {}, q('#send').click())", json(&message)));
+    page.becomes("all('.fired .event').at(-1)?.textContent", &format!("onmessage\ndata {}", quoted(&message)));
+    assert_eq!(page.js("q('.steps q').textContent"), visible(&message));
+    assert_eq!(page.js("all('.fired .new').at(-1).textContent"), format!("send({})", quoted(&message)));
     // A Ping frame, and the response to it.
     page.becomes("all('.in .dispatch').at(-1).textContent", "the answer to the Ping: the client is there");
     page.js("q('#disconnect').click()");
@@ -418,9 +418,9 @@ fn a_websocket_in_the_lab_is_shown_part_by_part_of_its_frames() {
     page.becomes("all('.ended').at(-1).textContent.split('.')[0]", "A WebSocket does not come back by itself");
     assert_eq!(page.js("source.readyState + q('#state').textContent + q('#disconnect').disabled"), "3closedtrue");
     // Each byte of the tap is displayed with its meaning, and no other bytes are.
-    let told = server.get(&format!("/lab/{}?wait=0&since=all", page.js("key"))).text();
+    let tap = server.get(&format!("/lab/{}?wait=0&since=all", page.js("key"))).text();
     let mut ways = [Vec::new(), Vec::new()];
-    for block in told.split("\n\n").filter(|block| block.contains("\"bytes\":")) {
+    for block in tap.split("\n\n").filter(|block| block.contains("\"bytes\":")) {
         let bytes = string(block, "\"bytes\":").chars().map(|c| c as u8).collect::<Vec<_>>();
         ways[usize::from(block.starts_with("event: out\n"))].extend(bytes);
     }
@@ -464,11 +464,11 @@ fn frames_are_read_wherever_they_are_cut() {
     for (n, (fine, large)) in [(0, out.len()), (250, out.len()), (0, 4093)].into_iter().enumerate() {
         page.js("(body.replaceChildren(), q('#wire').style.display = 'none')"); // the layout would take long, and is not tested
         let heads = [
-            told("in", 900 + n, b"GET / HTTP/1.1\r\n\r\n"),
-            told("out", 900 + n, b"HTTP/1.1 101 Switching Protocols\r\n\r\n"),
+            tap_event("in", 900 + n, b"GET / HTTP/1.1\r\n\r\n"),
+            tap_event("out", 900 + n, b"HTTP/1.1 101 Switching Protocols\r\n\r\n"),
         ];
         let (begin, rest) = out.split_at(fine);
-        let pieces = begin.chunks(1).chain(rest.chunks(large)).map(|piece| told("out", 900 + n, piece));
+        let pieces = begin.chunks(1).chain(rest.chunks(large)).map(|piece| tap_event("out", 900 + n, piece));
         let all: Vec<String> = heads.into_iter().chain(pieces).collect();
         page.js(&format!("[{}].forEach(hearTap)", all.join(",")));
         let got = page.js(parts).replace("⟨C3⟩⟨A9⟩", "é"); // a character that is cut is displayed as bytes
@@ -578,8 +578,8 @@ fn the_table_and_the_buffers_keep_up_with_what_comes() {
     let id = "q('#buffer-lastEventId').textContent";
     on_channel(&page, &server, "kitchen");
     for n in 1..=4 {
-        let said = server.post("/kitchen", format!("soup {n}")).remove(0);
-        page.becomes(&format!("all('.fired .event').length + ' ' + {id}"), &format!("{n} {said}"));
+        let last_id = server.post("/kitchen", format!("soup {n}")).remove(0);
+        page.becomes(&format!("all('.fired .event').length + ' ' + {id}"), &format!("{n} {last_id}"));
         page.js(&format!("requestAnimationFrame(() => requestAnimationFrame(() => window.seen = {n}))")); // the page scrolls in one of these frames
         page.becomes("window.seen", &n.to_string());
         assert_eq!(page.js(below), "0");
@@ -606,13 +606,13 @@ fn events_named_open_and_error_are_taken_for_what_they_are() {
         page.becomes(&last, &format!("␊ | blank line: fire “{name}” | on{name},data \"soup\""));
     }
     // Neither the ways side by side nor the chat page takes such an event for a lost connection.
-    let heard = "Number(q('#ways-stream-heard').textContent)";
+    let received = "Number(q('#ways-stream-heard').textContent)";
     let channel = page.text("#ways-start").replace("Start in ", "");
     page.js("q('#ways-start').click()");
-    page.becomes(&format!("{heard} > 0"), "true");
+    page.becomes(&format!("{received} > 0"), "true");
     server.post(&format!("{channel}?event=error"), "soup");
-    let before = page.js(heard);
-    page.becomes(&format!("{heard} > {before}"), "true");
+    let before = page.js(received);
+    page.becomes(&format!("{received} > {before}"), "true");
     assert_eq!(page.text("#ways-state").trim_end(), format!("Running on {channel}."));
     page.open(&url(&server, "/chat"));
     page.is_open();
@@ -655,16 +655,16 @@ fn what_curl_would_do_is_written_so_that_a_shell_reads_it() {
     let type_in = |id: &str, text: &str| {
         page.js(&format!("(q('#{id}').value = {}, q('#{id}').dispatchEvent(new Event('input')))", json(text)))
     };
-    let said = "it's \"$HOME\" `ls`\nand\\n é";
-    type_in("data", said);
+    let typed = "it's \"$HOME\" `ls`\nand\\n é";
+    type_in("data", typed);
     type_in("event", "a b");
     type_in("since", "7-1");
     assert_eq!(page.text("#curl"), format!("curl -N -H 'Last-Event-ID: 7-1' {}", url(&server, "/kitchen")));
     let run = |line: String| std::process::Command::new("sh").args(["-c", &line]).output().unwrap();
     let id = String::from_utf8(run(page.text("#curl-say").replacen("curl", "curl -s", 1)).stdout).unwrap();
-    let heard = server.get("/kitchen?wait=0&since=all").text();
-    let data = said.replace('\n', "\ndata: ");
-    assert!(heard.ends_with(&format!("event: a b\ndata: {data}\nid: {}\n\n", id.trim_end())), "{heard}");
+    let received = server.get("/kitchen?wait=0&since=all").text();
+    let data = typed.replace('\n', "\ndata: ");
+    assert!(received.ends_with(&format!("event: a b\ndata: {data}\nid: {}\n\n", id.trim_end())), "{received}");
     // The text of a link is not displayed as a command.
     page.open("about:blank");
     page.open(&url(&server, "/lab#/kitchen;id"));
@@ -771,13 +771,13 @@ fn the_lesson_of_the_reconnection_goes_on_where_it_was_round_after_round() {
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&[]);
     let page = driver.page(&url(&server, "/lab#reconnection"));
-    let heard = "all('.fired .event').map(e => e.textContent.split('\\n').slice(1).join()).join(' ')";
+    let received = "all('.fired .event').map(e => e.textContent.split('\\n').slice(1).join()).join(' ')";
     let three = "data \"three, which you missed. You sent Last-Event-ID: 2\",lastEventId \"3\"";
     let all = format!(
         "data \"one\",lastEventId \"1\" data \"two\",lastEventId \"2\" {three} \
          data \"four, and the stream stays\",lastEventId \"4\""
     );
-    page.becomes(heard, &all);
+    page.becomes(received, &all);
     for round in 3..=5 {
         page.becomes("all('.fired .open').length + q('#state').textContent", &format!("{round}open"));
         page.becomes("q('#buffer-lastEventId').textContent", "4"); // the id of the connection's first block
@@ -787,7 +787,7 @@ fn the_lesson_of_the_reconnection_goes_on_where_it_was_round_after_round() {
     let sent = "all('.in').map(row => /^Last-Event-ID: (\\d)/.exec(row.textContent)?.[1]).filter(Boolean).join('')";
     page.becomes(sent, "23444");
     page.becomes("all('.out').filter(row => /^: You sent Last-Event-ID: 4/.test(row.textContent)).length", "3");
-    assert_eq!(page.js(heard), all, "no event comes twice");
+    assert_eq!(page.js(received), all, "no event comes twice");
     assert_eq!(page.js("all('.over').length"), "0");
     // A lesson that sends ids and reconnects does not start from its beginning.
     for name in ["cut-id", "chunks"] {
@@ -812,18 +812,19 @@ fn a_server_that_goes_away_is_told_and_forgotten_once_it_is_back() {
         page.becomes("all('.fired .open').length", "1");
         page.becomes("all('.out').length > 9", "true");
         server.kill();
-        let (lost, gone) = (
+        let (lost, unreachable) = (
             "the connection has ended; the browser makes a new one",
             "could not reach the server; the browser tries again",
         );
-        page.becomes(&format!("/^{lost}|{gone}$/.test(q('#state').textContent)"), "true");
+        page.becomes(&format!("/^{lost}|{unreachable}$/.test(q('#state').textContent)"), "true");
         page.js("(q('#data').value = 'nobody hears it', q('#send').click())");
         page.becomes("q('#sent').textContent", "could not reach the server");
-        page.becomes("q('#state').textContent", gone);
+        page.becomes("q('#state').textContent", unreachable);
         let broken = "connection 1 broke off; the server has not told of its end | onerror\nreadyState 0: it will come back by itself";
-        let alone = "all('.row:not(:has(code))').map(row => [...row.cells].map(cell => cell.textContent).join(' | '))";
-        page.becomes(&format!("{alone}[0]"), broken);
-        page.becomes(&format!("{alone}.length > 1 && /^\\(/.test({alone}[1])"), "true");
+        let rows_without_bytes =
+            "all('.row:not(:has(code))').map(row => [...row.cells].map(cell => cell.textContent).join(' | '))";
+        page.becomes(&format!("{rows_without_bytes}[0]"), broken);
+        page.becomes(&format!("{rows_without_bytes}.length > 1 && /^\\(/.test({rows_without_bytes}[1])"), "true");
         assert_eq!(page.js("all('.ended').length"), "0", "{name}: the lab has closed no connection");
         let server = Tincan::spawn(&format!("127.0.0.1:{}", server.port), &["--retry", "300"]);
         page.becomes("all('.fired .open').length + q('#state').textContent", "2open");
@@ -882,7 +883,7 @@ fn a_name_that_is_no_lesson_or_channel_plays_none() {
         ("zh", "没有名为“nosuch”的课程", "“/bad name!”不是频道"),
     ] {
         let page = driver.chromium(language, "normal");
-        for (asked, said) in [
+        for (asked, message) in [
             ("nosuch", lesson),
             ("/bad%20name!", channel),
             ("/bad name!", channel),
@@ -895,7 +896,7 @@ fn a_name_that_is_no_lesson_or_channel_plays_none() {
         ] {
             page.open("about:blank");
             page.open(&url(&server, &format!("/lab#{asked}")));
-            page.becomes(&format!("q('#unknown').innerText.includes({})", json(said)), "true");
+            page.becomes(&format!("q('#unknown').innerText.includes({})", json(message)), "true");
             assert_eq!(page.js("all('#unknown a').length"), LESSONS.len().to_string());
             assert_eq!(page.js("[source, key, q('#lesson').hidden, q('#state').dataset.state]"), ",,true,closed");
             assert_eq!(page.js("q('#what').selectedIndex"), "0");
@@ -933,8 +934,13 @@ fn each_number_has_its_noun() {
     let server = Tincan::start(&[]);
     let page = driver.page(&url(&server, "/lab"));
     on_channel(&page, &server, "kitchen");
-    let head = told("in", 900, b"GET / HTTP/1.1\r\n");
-    let all = format!("[{head}, {}, {}, {}]", told("in", 900, b"\r"), told("out", 900, b"x"), told("out", 900, b"xy"));
+    let head = tap_event("in", 900, b"GET / HTTP/1.1\r\n");
+    let all = format!(
+        "[{head}, {}, {}, {}]",
+        tap_event("in", 900, b"\r"),
+        tap_event("out", 900, b"x"),
+        tap_event("out", 900, b"xy")
+    );
     page.js(&format!("{all}.forEach(hearTap)"));
     let pieces = "all('.piece').slice(-4).map(row => row.textContent.replace(/.* /, '') && row.textContent.split(' · ')[2]).join()";
     assert_eq!(

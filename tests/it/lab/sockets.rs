@@ -1,6 +1,6 @@
 //! Taps of WebSockets.
 
-use crate::lab::taps::{Told, told};
+use crate::lab::taps::{TapEvent, tap_event};
 use crate::support::harness::*;
 use crate::support::websocket::*;
 use crate::support::wings::has;
@@ -22,7 +22,7 @@ fn a_tap_tells_each_byte_of_a_websocket_once_and_its_plug_ends_it() {
     let (asked, first) = (handshake("/a?tap=k", ""), text("one"));
     let mut wire = server.connect();
     wire.send([asked.as_bytes(), &first].concat());
-    let answer = wire.until(b"\r\n\r\n");
+    let response = wire.until(b"\r\n\r\n");
     wire.send(ping("two"));
     let mut ws = Ws(wire);
     let got = [ws.frame().unwrap(), ws.frame().unwrap()];
@@ -32,7 +32,7 @@ fn a_tap_tells_each_byte_of_a_websocket_once_and_its_plug_ends_it() {
     drop(ws);
     let (mut up, mut down) = (String::new(), String::new());
     loop {
-        let Told(way, 1, bytes) = told(&tap.block()) else { panic!() };
+        let TapEvent(way, 1, bytes) = tap_event(&tap.block()) else { panic!() };
         match way.as_str() {
             "in" => up += &bytes,
             "out" => down += &bytes,
@@ -41,7 +41,7 @@ fn a_tap_tells_each_byte_of_a_websocket_once_and_its_plug_ends_it() {
     }
     assert_eq!(up, asked + &characters([first, ping("two"), frame(0x88, "")].concat()));
     let frames = got.map(|(first, payload)| [vec![first, payload.len() as u8], payload].concat()).concat();
-    assert_eq!(down, answer + &characters([&frames[..], &[0x88, 0]].concat()));
+    assert_eq!(down, response + &characters([&frames[..], &[0x88, 0]].concat()));
     // A pulled plug: no Close frame, only the end.
     let mut ws = Ws::open(&server, "/a?tap=k");
     ws.send(text("three"));
@@ -49,7 +49,7 @@ fn a_tap_tells_each_byte_of_a_websocket_once_and_its_plug_ends_it() {
     let began = Stopwatch::start();
     assert_eq!(server.post("/lab/k", ""), ["connections cut: 1"]);
     assert_eq!(ws.frame(), None);
-    while told(&tap.block()).0 != "end" {}
+    while tap_event(&tap.block()).0 != "end" {}
     eventually("the WebSocket is no longer counted", || server.readers("a") == 0);
     began.within("the end", Duration::from_secs(2));
     eventually("only two connections are left", || server.metric("tincan_connections") == Some(2)); // the tap's subscriber, and this request

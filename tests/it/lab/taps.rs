@@ -10,21 +10,21 @@ use tincan::wire::reject;
 
 /// An event of a tap: `in`, `out` or `end`, the connection, and the bytes, a character for each.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Told(pub String, pub u64, pub String);
+pub struct TapEvent(pub String, pub u64, pub String);
 
-pub fn told(block: &str) -> Told {
+pub fn tap_event(block: &str) -> TapEvent {
     let line = |name: &str| block.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{block}"));
     let (name, data) = (line("event: "), line("data: "));
     let number = data.strip_prefix("{\"connection\":").and_then(|rest| rest.split(',').next()).unwrap();
     let bytes = if data.contains("\"bytes\":") { string(data, "\"bytes\":") } else { String::new() };
-    Told(name.into(), number.parse().unwrap(), bytes)
+    TapEvent(name.into(), number.parse().unwrap(), bytes)
 }
 
 /// Takes the pieces of one direction until they have as many bytes as expected, and compares them.
-pub fn tell(tap: &mut Wire, name: &str, number: u64, bytes: &str) {
+pub fn expect_bytes(tap: &mut Wire, name: &str, number: u64, bytes: &str) {
     let mut all = String::new();
     while all.len() < bytes.len() {
-        let Told(way, n, piece) = told(&tap.block());
+        let TapEvent(way, n, piece) = tap_event(&tap.block());
         assert_eq!((way.as_str(), n), (name, number), "{piece}");
         all += &piece;
     }
@@ -43,17 +43,17 @@ fn a_tap_tells_each_byte_of_a_stream_and_its_end() {
     let request = "GET /kitchen?tap=k HTTP/1.1\r\nHost: localhost\r\nX-Odd: \"\\\t\u{e9}\r\n\r\n";
     let mut wire = server.connect().raw();
     wire.send(request);
-    tell(&mut tap, "in", 1, &latin(request));
+    expect_bytes(&mut tap, "in", 1, &latin(request));
     let mut sent = wire.until(b"\n\n\r\n"); // head and prelude in a chunk
-    tell(&mut tap, "out", 1, &sent);
+    expect_bytes(&mut tap, "out", 1, &sent);
     for text in ["soup é", "\u{feff}\u{1f372}", "two\nlines"] {
         server.post("/kitchen", text);
         sent = wire.until(b"\n\n\r\n");
-        tell(&mut tap, "out", 1, &latin(&sent));
+        expect_bytes(&mut tap, "out", 1, &latin(&sent));
     }
     drop(wire);
-    tell(&mut tap, "out", 1, "7\r\n:ping\n\n\r\n"); // the client has stopped sending, so the server checks whether it still reads
-    assert_eq!(told(&tap.block()), Told("end".into(), 1, String::new()));
+    expect_bytes(&mut tap, "out", 1, "7\r\n:ping\n\n\r\n"); // the client has stopped sending, so the server checks whether it still reads
+    assert_eq!(tap_event(&tap.block()), TapEvent("end".into(), 1, String::new()));
 }
 
 #[test]
@@ -64,21 +64,24 @@ fn a_tap_tells_of_one_exchange_and_not_of_the_next_on_the_same_connection() {
     let mut exchange = |request: &str, body: &str| {
         wire.send(request);
         wire.send(body);
-        let answer = wire.response();
-        assert_eq!(answer.status, 200);
-        answer
+        let response = wire.response();
+        assert_eq!(response.status, 200);
+        response
     };
     let post = |query: &str| format!("POST /a{query} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\n");
     exchange(&post(""), "soup");
     exchange(&post("?tap=k"), "stew");
     exchange(&post("?tap=other"), "cake");
     exchange("GET /health?tap=k HTTP/1.1\r\nHost: localhost\r\n\r\n", "");
-    tell(&mut tap, "in", 1, &(post("?tap=k") + "stew"));
-    let Told(way, 1, answer) = told(&tap.block()) else { panic!() };
-    assert!(way == "out" && answer.starts_with("HTTP/1.1 200 OK\r\nDate: ") && answer.ends_with("-2\n"), "{answer}");
-    assert_eq!(told(&tap.block()), Told("end".into(), 1, String::new()));
-    tell(&mut tap, "in", 3, "GET /health?tap=k HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    assert!(told(&tap.block()).2.ends_with("\r\n\r\nok\n"));
+    expect_bytes(&mut tap, "in", 1, &(post("?tap=k") + "stew"));
+    let TapEvent(way, 1, response) = tap_event(&tap.block()) else { panic!() };
+    assert!(
+        way == "out" && response.starts_with("HTTP/1.1 200 OK\r\nDate: ") && response.ends_with("-2\n"),
+        "{response}"
+    );
+    assert_eq!(tap_event(&tap.block()), TapEvent("end".into(), 1, String::new()));
+    expect_bytes(&mut tap, "in", 3, "GET /health?tap=k HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert!(tap_event(&tap.block()).2.ends_with("\r\n\r\nok\n"));
 }
 
 #[test]
@@ -88,25 +91,25 @@ fn polls_lessons_and_chunks_are_told_as_they_pass() {
     let request = "GET /a?tap=k&wait=0 HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let mut poll = server.connect();
     poll.send(request);
-    tell(&mut tap, "in", 1, request);
-    tell(&mut tap, "out", 1, &poll.rest());
+    expect_bytes(&mut tap, "in", 1, request);
+    expect_bytes(&mut tap, "out", 1, &poll.rest());
     drop(poll);
-    assert_eq!(told(&tap.block()).0, "end");
+    assert_eq!(tap_event(&tap.block()).0, "end");
     let request = "GET /lessons/cut-id?tap=k HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let mut lesson = server.connect().raw();
     lesson.send(request);
     let all = lesson.rest();
     drop(lesson); // otherwise the server waits for a while
-    tell(&mut tap, "in", 2, request);
-    tell(&mut tap, "out", 2, &latin(&all));
-    assert_eq!(told(&tap.block()), Told("end".into(), 2, String::new()));
+    expect_bytes(&mut tap, "in", 2, request);
+    expect_bytes(&mut tap, "out", 2, &latin(&all));
+    assert_eq!(tap_event(&tap.block()), TapEvent("end".into(), 2, String::new()));
     // The tap has the body as it came: with its chunks, and with bytes that were read before the tap was known.
     let head = "POST /a?tap=k HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
     let mut chunked = server.connect();
     chunked.send(format!("{head}4\r\nso"));
-    tell(&mut tap, "in", 3, &format!("{head}4\r\nso"));
+    expect_bytes(&mut tap, "in", 3, &format!("{head}4\r\nso"));
     chunked.send("up\r\n0\r\n\r\n");
-    tell(&mut tap, "in", 3, "up\r\n0\r\n\r\n");
+    expect_bytes(&mut tap, "in", 3, "up\r\n0\r\n\r\n");
 }
 
 #[test]
@@ -126,9 +129,9 @@ fn a_tap_does_not_tell_of_a_request_that_came_together_with_its_own() {
         let mut wire = server.connect();
         wire.send(format!("{request}{next}"));
         assert_eq!((wire.response().status, wire.response().text().as_str()), (200, "ok\n"));
-        tell(&mut tap, "in", n as u64 + 1, request);
-        assert_eq!(told(&tap.block()).0, "out");
-        assert_eq!(told(&tap.block()).0, "end");
+        expect_bytes(&mut tap, "in", n as u64 + 1, request);
+        assert_eq!(tap_event(&tap.block()).0, "out");
+        assert_eq!(tap_event(&tap.block()).0, "end");
     }
 }
 
@@ -145,7 +148,7 @@ fn credentials_are_masked() {
     let fields = "aUTHORIZATION: Basic czNzYW1l\r\nCookie:a=s3same\r\nProxy-Authorization:  Bearer s3same\r\nX: y\r\n";
     server.ask(format!("GET /health?tap=k HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"));
     let masked = "aUTHORIZATION: (not shown)\r\nCookie: (not shown)\r\nProxy-Authorization: (not shown)\r\nX: y\r\n";
-    tell(&mut tap, "in", 1, &format!("GET /health?tap=k HTTP/1.1\r\nHost: localhost\r\n{masked}\r\n"));
+    expect_bytes(&mut tap, "in", 1, &format!("GET /health?tap=k HTTP/1.1\r\nHost: localhost\r\n{masked}\r\n"));
 }
 
 #[test]
@@ -162,8 +165,8 @@ fn the_plug_ends_the_connections_of_its_tap_in_the_middle_of_what_they_say() {
     assert_eq!(server.post("/lab/k", "pull the plug"), ["connections cut: 2"]);
     assert_eq!((pulled.rest(), lesson.rest()), (String::new(), String::new()));
     began.within("the ends", Duration::from_secs(2));
-    while told(&tap.block()).0 != "end" {}
-    while told(&tap.block()).0 != "end" {}
+    while tap_event(&tap.block()).0 != "end" {}
+    while tap_event(&tap.block()).0 != "end" {}
     eventually("the server has noticed", || server.readers("a") == 1);
     let id = server.post("/a", "still here");
     other.expect(format!("data: still here\nid: {}\n\n", id[0]));
@@ -197,12 +200,12 @@ fn a_channel_of_the_lab_is_kept_in_memory_is_not_listed_and_does_not_count() {
     let (tapped, _) = server.listen("/a?tap=k", "");
     // Four connections leave no room while the one before is still closing.
     let listed = |path: &str| {
-        let mut answer = server.get(path);
+        let mut response = server.get(path);
         eventually("there is room", || {
-            answer = server.get(path);
-            answer.status == 200
+            response = server.get(path);
+            response.status == 200
         });
-        answer.text().lines().filter_map(|line| line.strip_prefix("tincan_subscribers")).collect::<String>()
+        response.text().lines().filter_map(|line| line.strip_prefix("tincan_subscribers")).collect::<String>()
     };
     assert_eq!(listed("/metrics"), "{channel=\"a\"} 1");
     assert_eq!(listed("/metrics?channel=lab/k"), "{channel=\"lab/k\"} 1");
@@ -229,8 +232,8 @@ fn who_may_not_read_or_publish_may_not_tap_or_pull() {
     ask("POST /lab/k", &bearer("s3same")).refused(reject::PUBLISH_RIGHT);
     ask("POST /lab/k", "Origin: http://other.example\r\n").refused(reject::CROSS_SITE);
     // The tap has no bytes of these requests.
-    let heard = ask("GET /lab/k?wait=0&since=all", &bearer("s3same")).text();
-    assert!(heard.ends_with("-0\n\n"), "{heard}");
+    let received = ask("GET /lab/k?wait=0&since=all", &bearer("s3same")).text();
+    assert!(received.ends_with("-0\n\n"), "{received}");
     assert_eq!(ask("POST /lab/k", &bearer("p0ppy")).status, 200);
 }
 
@@ -238,8 +241,8 @@ fn who_may_not_read_or_publish_may_not_tap_or_pull() {
 fn fill(server: &Tincan, path: &str, count: usize) {
     let body = format!("data: {}\n\n", "y".repeat(65_000));
     for _ in 0..count {
-        let answer = server.post_with(path, "Content-Type: text/event-stream\r\n", &body);
-        assert_eq!(answer.status, 200, "{}", answer.text());
+        let response = server.post_with(path, "Content-Type: text/event-stream\r\n", &body);
+        assert_eq!(response.status, 200, "{}", response.text());
     }
 }
 
@@ -248,29 +251,29 @@ fn a_tap_that_cannot_keep_up_says_how_much_it_lost_and_holds_up_nobody() {
     let server = Tincan::start(&["--quiet", "--history", "16M", "--max-body", "1M"]);
     fill(&server, "/a", 128);
     let (mut tap, _) = server.listen("/lab/k?since=all", "");
-    let told = std::thread::spawn(move || {
-        let mut told = Vec::new();
-        while told.last().is_none_or(|block: &String| !block.starts_with("event: end\n")) {
-            told.push(tap.block());
+    let blocks = std::thread::spawn(move || {
+        let mut blocks = Vec::new();
+        while blocks.last().is_none_or(|block: &String| !block.starts_with("event: end\n")) {
+            blocks.push(tap.block());
         }
-        told
+        blocks
     });
     let mut tapped = server.connect().raw();
     tapped.send("GET /a?since=all&tap=k HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    let heard = tapped.until(b"\r\n\r\n").len() + tapped.block().len();
+    let received = tapped.until(b"\r\n\r\n").len() + tapped.block().len();
     let bytes =
         (0..128).map(|_| tapped.block()).inspect(|block| assert!(block.len() > 65_000)).map(|block| block.len());
-    let heard = heard + bytes.sum::<usize>() + tapped.bytes(2).len(); // the CRLF of the last chunk
+    let received = received + bytes.sum::<usize>() + tapped.bytes(2).len(); // the CRLF of the last chunk
     drop(tapped);
     let mut sums = [0, 0];
-    for block in told.join().unwrap() {
+    for block in blocks.join().unwrap() {
         assert!(!block.starts_with("event: gap"), "{block}");
         let data = block.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
         assert!(data.starts_with("{\"connection\":1,\"at\":"), "{data:.100}");
         if block.starts_with("event: lost\n") {
             let lost = data.rsplit("\"bytes\":").next().unwrap().trim_end_matches('}');
             sums[1] += lost.parse::<usize>().unwrap();
-        } else if let Told(way, 1, bytes) = self::told(&block)
+        } else if let TapEvent(way, 1, bytes) = self::tap_event(&block)
             && way == "out"
         {
             sums[0] += bytes.len() - bytes.matches("7\r\n:ping\n\n\r\n").count() * 12; // the client has left, so the server checks whether it still reads
@@ -278,7 +281,7 @@ fn a_tap_that_cannot_keep_up_says_how_much_it_lost_and_holds_up_nobody() {
     }
     assert!(sums[1] > 1 << 20, "{sums:?}");
     let all = sums[0] + sums[1];
-    assert!(all == heard || all == heard + 12, "{sums:?} and {heard}; the ping may be among the lost bytes");
+    assert!(all == received || all == received + 12, "{sums:?} and {received}; the ping may be among the lost bytes");
 }
 
 #[test]
@@ -329,8 +332,8 @@ fn a_key_that_nobody_uses_gives_way_to_another() {
     eventually("no other is used", || server.get("/health?tap=first").status == 200);
     let mut pages: Vec<_> = Vec::new();
     eventually("all others are", || {
-        let answer = server.get(&format!("/lab/page{}?wait=0", pages.len()));
-        if answer.status == 200 {
+        let response = server.get(&format!("/lab/page{}?wait=0", pages.len()));
+        if response.status == 200 {
             pages.push(server.listen(&format!("/lab/page{}", pages.len()), "").0);
         }
         pages.len() == 63
@@ -357,9 +360,9 @@ fn a_tap_does_not_slow_its_publishers_though_nobody_can_keep_up_with_it() {
 }
 
 /// Returns all events of a tap so far.
-fn all_told(server: &Tincan, key: &str) -> Vec<Told> {
+fn all_events(server: &Tincan, key: &str) -> Vec<TapEvent> {
     let text = server.get(&format!("/lab/{key}?wait=0&since=all")).text();
-    text.split_inclusive("\n\n").skip(1).map(told).collect()
+    text.split_inclusive("\n\n").skip(1).map(tap_event).collect()
 }
 
 #[test]
@@ -382,15 +385,15 @@ fn a_connection_that_is_cut_has_ended_in_its_tap_before_the_next_one_begins() {
     wires.push(post);
     let last = wires.len() as u64;
     eventually("all are told", || {
-        let told = all_told(&server, "k");
-        (1..=last).all(|n| told.iter().any(|t| t.1 == n)) && told.iter().any(|t| t.2 == "soup")
+        let events = all_events(&server, "k");
+        (1..=last).all(|n| events.iter().any(|t| t.1 == n)) && events.iter().any(|t| t.2 == "soup")
     });
     for round in 1..3 {
         assert_eq!(server.post("/lab/k", ""), [format!("connections cut: {}", if round == 1 { last } else { 0 })]);
     }
     server.get("/health?tap=k"); // the next connection of this tap
-    eventually("the next connection is in the tap", || all_told(&server, "k").iter().any(|t| t.1 == last + 1));
-    let before: Vec<Told> = all_told(&server, "k").into_iter().take_while(|t| t.1 != last + 1).collect();
+    eventually("the next connection is in the tap", || all_events(&server, "k").iter().any(|t| t.1 == last + 1));
+    let before: Vec<TapEvent> = all_events(&server, "k").into_iter().take_while(|t| t.1 != last + 1).collect();
     for n in 1..=last {
         assert_eq!(before.iter().rfind(|t| t.1 == n).map(|t| t.0.as_str()), Some("end"), "{n}: {before:?}");
     }
@@ -398,11 +401,11 @@ fn a_connection_that_is_cut_has_ended_in_its_tap_before_the_next_one_begins() {
     wires.iter_mut().for_each(|wire| drop(wire.rest()));
     drop(wires);
     eventually("only this request's connection is left", || server.metric("tincan_connections") == Some(1));
-    let told = all_told(&server, "k");
+    let events = all_events(&server, "k");
     for n in 1..=last + 1 {
-        assert_eq!(told.iter().filter(|t| t.1 == n && t.0 == "end").count(), 1, "{n}");
+        assert_eq!(events.iter().filter(|t| t.1 == n && t.0 == "end").count(), 1, "{n}");
     }
-    assert!(told.iter().skip(before.len()).all(|t| t.1 == last + 1), "{told:?}");
+    assert!(events.iter().skip(before.len()).all(|t| t.1 == last + 1), "{events:?}");
 }
 
 #[test]
@@ -411,7 +414,7 @@ fn a_tap_tells_just_the_bytes_that_were_sent_up_to_the_cut() {
     for round in 0..8 {
         let mut wire = server.connect().raw();
         wire.send(format!("GET /a?tap=k{round} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
-        let mut heard = wire.until(b"\n\n\r\n");
+        let mut received = wire.until(b"\n\n\r\n");
         let (stop, text) = (AtomicBool::new(false), "x".repeat(100 * round));
         std::thread::scope(|scope| {
             let _end = AtEnd(&stop);
@@ -422,18 +425,18 @@ fn a_tap_tells_just_the_bytes_that_were_sent_up_to_the_cut() {
                     }
                 });
             }
-            heard += &wire.until(b"\n\n\r\n");
+            received += &wire.until(b"\n\n\r\n");
             assert_eq!(server.post(&format!("/lab/k{round}"), ""), ["connections cut: 1"]);
         });
-        heard += &wire.rest();
-        let mut told = Vec::new();
+        received += &wire.rest();
+        let mut events = Vec::new();
         eventually("the end is in the tap", || {
-            told = all_told(&server, &format!("k{round}"));
-            told.iter().any(|t| t.0 == "end")
+            events = all_events(&server, &format!("k{round}"));
+            events.iter().any(|t| t.0 == "end")
         });
-        let sent: String = told.iter().filter(|t| t.0 == "out").map(|t| t.2.as_str()).collect();
-        assert!(sent == heard, "{round}: {} told, {} heard", sent.len(), heard.len());
-        assert_eq!(told.last().map(|t| t.0.as_str()), Some("end"));
+        let sent: String = events.iter().filter(|t| t.0 == "out").map(|t| t.2.as_str()).collect();
+        assert!(sent == received, "{round}: {} told, {} heard", sent.len(), received.len());
+        assert_eq!(events.last().map(|t| t.0.as_str()), Some("end"));
     }
 }
 
@@ -447,9 +450,9 @@ fn a_stream_that_ends_in_order_has_ended_in_its_tap_before_the_client_knows() {
         wire.rest(); // the client does not close
         server.get("/health?tap=k");
         let next = 2 * n as u64 + 2;
-        eventually("the next is told", || all_told(&server, "k").iter().any(|t| t.1 == next));
-        let before: Vec<Told> = all_told(&server, "k").into_iter().take_while(|t| t.1 != next).collect();
-        assert_eq!(before.last(), Some(&Told("end".into(), next - 1, String::new())), "{path}");
+        eventually("the next is told", || all_events(&server, "k").iter().any(|t| t.1 == next));
+        let before: Vec<TapEvent> = all_events(&server, "k").into_iter().take_while(|t| t.1 != next).collect();
+        assert_eq!(before.last(), Some(&TapEvent("end".into(), next - 1, String::new())), "{path}");
     }
 }
 

@@ -23,7 +23,7 @@ const SPACE: &str = " ";
 #[derive(Default)]
 struct Talk {
     sent: Vec<u8>,
-    answered: Vec<u8>,
+    response: Vec<u8>,
     ended: bool,
 }
 
@@ -31,7 +31,7 @@ struct Talk {
 struct Exchange {
     target: String,
     sent: usize,
-    answered: Vec<u8>,
+    response: Vec<u8>,
 }
 
 /// Returns the length of the head at the front, and that of the message if the head gives it. After a head that asks
@@ -46,8 +46,8 @@ fn length(bytes: &[u8]) -> (usize, Option<usize>) {
 
 /// Returns the text of the server's frames after the head, and the opcodes of its other frames. All frames must be
 /// complete.
-fn frames(answer: &[u8]) -> (String, Vec<u8>) {
-    let (mut rest, mut text, mut others) = (&answer[length(answer).0..], Vec::new(), Vec::new());
+fn frames(response: &[u8]) -> (String, Vec<u8>) {
+    let (mut rest, mut text, mut others) = (&response[length(response).0..], Vec::new(), Vec::new());
     while let [first, second, ..] = *rest {
         let (at, len) = match second {
             126 => (4, u16::from_be_bytes([rest[2], rest[3]]).into()),
@@ -64,8 +64,8 @@ fn frames(answer: &[u8]) -> (String, Vec<u8>) {
 }
 
 /// Returns the body of a response without the framing of chunks. The client may have left before the last chunk.
-fn body(answer: &[u8]) -> Vec<u8> {
-    let (head, mut rest) = answer.split_at(length(answer).0);
+fn body(response: &[u8]) -> Vec<u8> {
+    let (head, mut rest) = response.split_at(length(response).0);
     if !String::from_utf8_lossy(head).contains("\r\nTransfer-Encoding: chunked\r\n") {
         return rest.into();
     }
@@ -82,13 +82,13 @@ fn body(answer: &[u8]) -> Vec<u8> {
 
 impl Talk {
     fn exchanges(&self) -> Vec<Exchange> {
-        let (mut sent, mut answered, mut out) = (&self.sent[..], &self.answered[..], Vec::new());
+        let (mut sent, mut response, mut out) = (&self.sent[..], &self.response[..], Vec::new());
         while let (head @ 1.., whole) = length(sent) {
             let target = String::from_utf8_lossy(sent).split(' ').nth(1).unwrap().to_string();
             let request = whole.unwrap_or(head);
-            let answer = length(answered).1.unwrap_or(answered.len());
-            out.push(Exchange { target, sent: request, answered: answered[..answer].to_vec() });
-            (sent, answered) = (&sent[request..], &answered[answer..]);
+            let response_length = length(response).1.unwrap_or(response.len());
+            out.push(Exchange { target, sent: request, response: response[..response_length].to_vec() });
+            (sent, response) = (&sent[request..], &response[response_length..]);
         }
         out
     }
@@ -167,7 +167,7 @@ fn down_to_the_end(mut server: TcpStream, mut client: TcpStream, talks: &Mutex<V
     let mut bytes = [0; 16 << 10];
     while let Ok(n @ 1..) = server.peek(&mut bytes) {
         let talk = &mut talks.lock().unwrap()[number];
-        talk.answered.extend(&bytes[..n]);
+        talk.response.extend(&bytes[..n]);
         if talk.ended {
             return;
         }
@@ -252,8 +252,8 @@ fn each_way_hears_the_same_messages_and_each_of_its_bytes_is_counted() {
     page.becomes(&format!("{} > {quiet}", number("websocket", "out")), "true"); // a Ping frame
     page.becomes(&format!("{} > {waiting}", number("long", "out")), "true"); // a comment
     let mut ids = Vec::new();
-    for said in ["soup", "two\nlines", "été 🍲\u{1}\"\\", &"long".repeat(2000), ""] {
-        ids.extend(server.post(path, said));
+    for body_text in ["soup", "two\nlines", "été 🍲\u{1}\"\\", &"long".repeat(2000), ""] {
+        ids.extend(server.post(path, body_text));
         page.all_become("heard", &ids.len().to_string());
     }
     assert_eq!(page.row("median"), ["–"; 4], "the page cannot know when other clients began to publish");
@@ -281,10 +281,10 @@ fn each_way_hears_the_same_messages_and_each_of_its_bytes_is_counted() {
 
     for (n, way) in WAYS.iter().enumerate() {
         // The proxy may not have read the last bytes yet.
-        let passed = || proxy.of(way).iter().map(|e| e.answered.len()).sum::<usize>();
+        let passed = || proxy.of(way).iter().map(|e| e.response.len()).sum::<usize>();
         eventually("the proxy has read what the server counted", || passed() >= page.numbers("out")[n]);
         let wire = proxy.of(way);
-        let bytes: Vec<u8> = wire.iter().flat_map(|e| e.answered.clone()).collect();
+        let bytes: Vec<u8> = wire.iter().flat_map(|e| e.response.clone()).collect();
         let (text, pings) = match *way {
             "websocket" => {
                 let (text, mut others) = frames(&bytes);
@@ -292,16 +292,16 @@ fn each_way_hears_the_same_messages_and_each_of_its_bytes_is_counted() {
                 (text, !others.is_empty() && others.iter().all(|opcode| *opcode == 9))
             }
             _ => {
-                let text = wire.iter().flat_map(|e| body(&e.answered)).collect();
+                let text = wire.iter().flat_map(|e| body(&e.response)).collect();
                 (String::from_utf8(text).unwrap(), bytes.windows(10).any(|w| w == b"7\r\n:ping\n\n"))
             }
         };
         // The id of an event comes after a data line; the id of a prelude does not.
         let lines: Vec<&str> = text.lines().collect();
         let events = lines.windows(2).filter(|pair| pair[0].starts_with("data"));
-        let heard: Vec<&str> = events.filter_map(|pair| pair[1].strip_prefix("id: ")).collect();
+        let received: Vec<&str> = events.filter_map(|pair| pair[1].strip_prefix("id: ")).collect();
         let epoch = ids[0].split('-').next().unwrap();
-        assert_eq!(heard, (2..=60).map(|n| format!("{epoch}-{n}")).collect::<Vec<_>>(), "{way}");
+        assert_eq!(received, (2..=60).map(|n| format!("{epoch}-{n}")).collect::<Vec<_>>(), "{way}");
         assert_eq!(page.numbers("requests")[n], wire.len(), "{way}");
         assert_eq!(page.numbers("in")[n], wire.iter().map(|e| e.sent).sum::<usize>(), "{way}");
         assert_eq!(page.numbers("out")[n], bytes.len(), "{way}");
@@ -343,8 +343,8 @@ fn whoever_leaves_or_forgets_it_stops_it() {
     page.js("(real => performance.now = () => real() + 700000)(performance.now.bind(performance))");
     page.becomes(STATE, "Stopped by itself, after ten minutes.");
     eventually("no readers", || server.readers(&channel) == 0);
-    let said = server.get(&format!("/{first}?wait=0&since=all")).text();
-    assert!(said.contains("\ndata: soup 2 ("), "{said}");
+    let log = server.get(&format!("/{first}?wait=0&since=all")).text();
+    assert!(log.contains("\ndata: soup 2 ("), "{log}");
 }
 
 #[test]
@@ -365,8 +365,8 @@ fn it_says_what_is_wrong_and_goes_on_by_itself() {
     let says = |problem: &str| page.becomes(&format!("/{problem}/.test(q('#ways-state').textContent)"), "true");
     says(&format!("Running on \\/{channel}\\. .*Event stream: the connection has ended"));
     page.click("one");
-    for who in ["Polling", "Long polling", "Publishing"] {
-        says(&format!("\\b{who}[^:.]*: could not reach the server\\."));
+    for name in ["Polling", "Long polling", "Publishing"] {
+        says(&format!("\\b{name}[^:.]*: could not reach the server\\."));
     }
     let end_gateway = bad_gateway(server.port);
     says("Polling.*: the server answered 502\\.");

@@ -14,9 +14,9 @@ fn no_word_is_missing_or_left_over_or_differs_from_what_the_page_says_without_sc
 
 #[test]
 fn the_chat_page_leads_to_the_lab_and_has_nothing_else_of_it() {
-    let alone = String::from_utf8(pages::chat("")).unwrap();
+    let plain_page = String::from_utf8(pages::chat("")).unwrap();
     let further = String::from_utf8(pages::chat(TABLES.link)).unwrap();
-    assert_eq!(further.replace(TABLES.link, ""), alone);
+    assert_eq!(further.replace(TABLES.link, ""), plain_page);
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&[]);
     for (languages, text) in [

@@ -40,16 +40,16 @@ fn the_lessons_are_listed_for_browsers_in_their_language() {
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&[]);
     let lists = |accept: &str| {
-        let answer = server.ask(format!("GET /lessons HTTP/1.1\r\nHost: localhost\r\n{accept}\r\n"));
+        let response = server.ask(format!("GET /lessons HTTP/1.1\r\nHost: localhost\r\n{accept}\r\n"));
         let mut wire = server.connect();
         wire.send(format!("HEAD /lessons HTTP/1.1\r\nHost: localhost\r\n{accept}\r\n"));
         let fields = |head: &str| head.lines().filter(|line| !line.starts_with("Date")).collect::<Vec<_>>().join("\n");
-        assert_eq!(fields(&wire.until(b"\r\n\r\n")), fields(&answer.head), "{accept}");
-        assert_eq!((answer.status, answer.field("vary")), (200, Some("Accept")));
-        let page = answer.text().starts_with("<!doctype html>");
+        assert_eq!(fields(&wire.until(b"\r\n\r\n")), fields(&response.head), "{accept}");
+        assert_eq!((response.status, response.field("vary")), (200, Some("Accept")));
+        let page = response.text().starts_with("<!doctype html>");
         let kind = if page { "text/html; charset=utf-8" } else { "text/plain; charset=utf-8" };
         assert_eq!(
-            (answer.field("content-type"), answer.field("content-security-policy").is_some()),
+            (response.field("content-type"), response.field("content-security-policy").is_some()),
             (Some(kind), page)
         );
         page

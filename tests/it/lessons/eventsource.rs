@@ -25,13 +25,13 @@ fn an_answer_that_breaks_off_between_two_chunks_is_taken_up_as_by_the_browser() 
         ));
         (kind, page)
     });
-    let told = [
+    let expected = [
         "open1,this line comes in two chunks ,two events ,in one chunk 1,error0",
         "open1,and now without a last chunk 2,error0",
         "open1,back again: for an EventSource both are the same 3,error0",
     ];
     for (kind, page) in pages {
-        page.becomes("told.slice(0, 11)", &told.join(","));
+        page.becomes("told.slice(0, 11)", &expected.join(","));
         page.js("own.close()");
         assert_eq!(page.js("own.readyState"), "2", "{kind}");
     }

@@ -208,19 +208,19 @@ fn chromium_hears_of_each_lesson_what_it_teaches() {
     let servers: Vec<Tincan> = HEARD.chunks(6).map(|_| Tincan::start(&["--allow-origin", "*"])).collect();
     let page = driver.page(&url(&servers[0], "/health"));
     page.js(PLAY);
-    let ended = |heard: &[&str]| matches!(heard.last(), Some(&"error|2" | &"pause|please close|5"));
+    let ended = |received: &[&str]| matches!(received.last(), Some(&"error|2" | &"pause|please close|5"));
     for (rows, server) in HEARD.chunks(6).zip(&servers) {
-        for (name, types, heard) in rows {
-            let most = if ended(heard) { 0 } else { heard.len() };
+        for (name, types, received) in rows {
+            let most = if ended(received) { 0 } else { received.len() };
             page.js(&format!("play('{}', '{name}', '{types}', {most})", url(server, &format!("/lessons/{name}"))));
         }
     }
     let since = url(servers.last().unwrap(), "/lessons/reconnection?since=2");
     page.js(&format!("play('{since}', 'since', '', 5)"));
     for again in [false, true] {
-        for (name, _, heard) in HEARD {
-            if !again || ended(heard) {
-                page.becomes(&format!("heard['{name}'].join('\\n')"), &heard.join("\n"));
+        for (name, _, received) in HEARD {
+            if !again || ended(received) {
+                page.becomes(&format!("heard['{name}'].join('\\n')"), &received.join("\n"));
                 assert_eq!(page.js(&format!("played['{name}'].readyState")), "2", "{name}");
             }
         }
@@ -234,9 +234,9 @@ fn chromium_hears_of_each_lesson_what_it_teaches() {
     assert!((400..3000).contains(&pause), "{pause} ms");
     // An EventSource that must not reconnect does not: the request log has no further request.
     for (rows, server) in HEARD.chunks(6).zip(&servers) {
-        for (name, _, heard) in rows.iter().filter(|row| ended(row.2)) {
+        for (name, _, received) in rows.iter().filter(|row| ended(row.2)) {
             let requests = || server.stderr().matches(&format!(" GET /lessons/{name} ")).count();
-            let expected = if heard.contains(&"error|0") { 2 } else { 1 };
+            let expected = if received.contains(&"error|0") { 2 } else { 1 };
             eventually("the requests are in the log", || requests() >= expected);
             assert_eq!(requests(), expected, "{name}");
         }
@@ -413,17 +413,17 @@ fn a_lesson_is_its_file_on_the_wire() {
 
 /// Returns how many bytes a client is sent up to each pause, and 0 for the end of the lesson.
 fn sizes(lesson: &Lesson, id: &str) -> Vec<usize> {
-    let (mut sizes, mut said) = (Vec::new(), 0);
+    let (mut sizes, mut pending) = (Vec::new(), 0);
     for step in parse(lesson.text, id.as_bytes()).unwrap().steps {
         match step {
-            Step::Send(ref bytes) => said += bytes.len(),
-            Step::Time => said += http::now().len(),
-            _ if said > 0 => sizes.push(std::mem::take(&mut said)),
+            Step::Send(ref bytes) => pending += bytes.len(),
+            Step::Time => pending += http::now().len(),
+            _ if pending > 0 => sizes.push(std::mem::take(&mut pending)),
             _ => {}
         }
         sizes.extend((step == Step::End).then_some(0));
     }
-    sizes.extend((said > 0).then_some(said)); // the lesson is cut off here
+    sizes.extend((pending > 0).then_some(pending)); // the lesson is cut off here
     sizes
 }
 
@@ -512,8 +512,13 @@ fn each_lesson_says_what_to_look_for_and_asks_a_question_in_two_languages() {
         let whats = ["lesson", "look", "question", "answer"];
         for (language, text) in [("English", played), ("Chinese", not_sent)] {
             for what in whats {
-                let said = comment(text, what).unwrap_or_else(|| panic!("{} has no {what} in {language}", lesson.name));
-                assert!(said.len() > 5 && said.contains(chinese) == (language == "Chinese"), "{}: {said}", lesson.name);
+                let text_of_part =
+                    comment(text, what).unwrap_or_else(|| panic!("{} has no {what} in {language}", lesson.name));
+                assert!(
+                    text_of_part.len() > 5 && text_of_part.contains(chinese) == (language == "Chinese"),
+                    "{}: {text_of_part}",
+                    lesson.name
+                );
                 assert_eq!(text.matches(&format!(": {what}: ")).count(), 1, "{} {what}", lesson.name);
             }
         }
@@ -541,9 +546,9 @@ fn each_lesson_says_what_to_look_for_and_asks_a_question_in_two_languages() {
     assert_eq!(texts.len(), LESSONS.len());
     texts.retain(|file| !LESSONS.iter().any(|l| *file == format!("{}.txt", l.name)));
     assert!(texts.is_empty(), "{texts:?}");
-    let answer = server.get("/lessons");
-    assert_eq!((answer.status, answer.text().split_once("\n\n").unwrap().1), (200, list.as_str()));
-    assert_eq!(answer.field("content-type"), Some("text/plain; charset=utf-8"));
+    let response = server.get("/lessons");
+    assert_eq!((response.status, response.text().split_once("\n\n").unwrap().1), (200, list.as_str()));
+    assert_eq!(response.field("content-type"), Some("text/plain; charset=utf-8"));
     let head = server.ask("HEAD /lessons/unavailable HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert_eq!((head.status, head.field("content-type"), head.body.len()), (503, Some("text/event-stream"), 0));
     assert_eq!(server.ask("OPTIONS /lessons/clock HTTP/1.1\r\nHost: localhost\r\n\r\n").status, 204);
@@ -553,10 +558,10 @@ fn each_lesson_says_what_to_look_for_and_asks_a_question_in_two_languages() {
 fn a_lesson_can_be_read_without_being_played() {
     let server = Tincan::start(&[]);
     for lesson in LESSONS {
-        let answer = server.get(&format!("/lessons/{}.txt", lesson.name));
-        assert_eq!((answer.status, answer.text()), (200, lesson.text.into()));
-        assert_eq!(answer.field("content-type"), Some("text/plain; charset=utf-8"));
-        assert_eq!(answer.field("cache-control"), Some("no-cache"));
+        let response = server.get(&format!("/lessons/{}.txt", lesson.name));
+        assert_eq!((response.status, response.text()), (200, lesson.text.into()));
+        assert_eq!(response.field("content-type"), Some("text/plain; charset=utf-8"));
+        assert_eq!(response.field("cache-control"), Some("no-cache"));
     }
     let ask = |method: &str, path: &str| {
         let mut wire = server.connect();
@@ -595,16 +600,16 @@ fn since_is_the_last_event_id_of_a_lesson_where_there_is_no_field() {
 #[test]
 fn the_chinese_part_is_never_sent() {
     assert!(played().len() > LESSONS.len() + 5);
-    for Played { lesson, id, in_field, head, body: heard, .. } in played() {
+    for Played { lesson, id, in_field, head, body: received, .. } in played() {
         let (text, not_sent) = languages(lesson.text);
         let known = ids(text).any(|known| known == *id);
         assert!(known || id.is_empty() || *in_field);
         let begin = if known { &format!(": when Last-Event-ID: {id}") } else { text.split('\n').next().unwrap() };
         if !head.starts_with("HTTP/1.1 204 ") {
-            assert!(heard.starts_with(&begin.replace("{BOM}", "\u{feff}")), "{} {id}: {heard}", lesson.name);
+            assert!(received.starts_with(&begin.replace("{BOM}", "\u{feff}")), "{} {id}: {received}", lesson.name);
         }
         for line in not_sent.lines().chain([": 中文 (not sent)"]) {
-            assert!(!heard.contains(line), "{} {id}: {heard}", lesson.name);
+            assert!(!received.contains(line), "{} {id}: {received}", lesson.name);
         }
     }
 }
@@ -741,7 +746,7 @@ fn more_players_than_there_are_places_are_told_so() {
 
 /// A client with another address of this machine. std cannot choose the address of a client.
 struct Elsewhere {
-    answer: BufReader<ChildStdout>,
+    response: BufReader<ChildStdout>,
     _curl: Ended,
 }
 
@@ -753,14 +758,14 @@ impl Elsewhere {
             eprintln!("left out: there is no curl");
             return None;
         };
-        let answer = BufReader::new(child.stdout.take().unwrap());
-        Some(Elsewhere { answer, _curl: Ended(child) })
+        let response = BufReader::new(child.stdout.take().unwrap());
+        Some(Elsewhere { response, _curl: Ended(child) })
     }
 
     /// Returns the next line of the response.
     fn line(&mut self) -> String {
         let mut line = String::new();
-        self.answer.read_line(&mut line).unwrap();
+        self.response.read_line(&mut line).unwrap();
         line
     }
 }

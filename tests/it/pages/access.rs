@@ -245,10 +245,12 @@ pub fn fits(scenes: &[Scene]) {
             page.becomes("drawn", "true");
             let narrow =
                 "all('#log, #scroll').filter(e => e.clientHeight < Math.min(96, e.scrollHeight)).map(e => e.id).join()";
-            for (what, who) in [("sticks out", OUTSIDE), ("is too small", TARGETS), ("is too low to read", narrow)] {
-                let who = page.js(who);
-                if !who.is_empty() {
-                    found.push(format!("{width}x{height} {letters}: {what}: {who}"));
+            for (fault, elements) in
+                [("sticks out", OUTSIDE), ("is too small", TARGETS), ("is too low to read", narrow)]
+            {
+                let elements = page.js(elements);
+                if !elements.is_empty() {
+                    found.push(format!("{width}x{height} {letters}: {fault}: {elements}"));
                 }
             }
         }
@@ -257,9 +259,9 @@ pub fn fits(scenes: &[Scene]) {
         page.becomes("innerWidth", "640");
         page.js("(window.spaced = new CSSStyleSheet(), spaced.replaceSync('* { line-height: 1.5 !important; \
             letter-spacing: .12em !important; word-spacing: .16em !important }'), document.adoptedStyleSheets = [spaced])");
-        let who = page.js(OUTSIDE);
-        if !who.is_empty() {
-            found.push(format!("with more room it sticks out: {who}"));
+        let elements = page.js(OUTSIDE);
+        if !elements.is_empty() {
+            found.push(format!("with more room it sticks out: {elements}"));
         }
         found
     });

@@ -179,14 +179,14 @@ fn markup_stays_text() {
         page.js("q('#name').value = ''");
         page.keys("#name", text);
         page.say(text);
-        let said = format!("said|{text}|{text}");
-        log.push(said.clone());
+        let own_line = format!("said|{text}|{text}");
+        log.push(own_line.clone());
         page.shows(&log); // before other messages come
         let (string, number) = (json(text), format!("{{\"name\":7,\"msg\":{}}}", json(text)));
         for body in [&message(text, text), text, &string, &number] {
             server.post("/kitchen", body);
         }
-        log.extend([said, format!("plain|{text}")]);
+        log.extend([own_line, format!("plain|{text}")]);
         log.extend([format!("plain|{string}"), format!("plain|{number}")]);
         page.shows(&log);
     }

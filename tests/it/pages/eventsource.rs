@@ -138,11 +138,11 @@ fn serve(mut wire: TcpStream, noted: &Mutex<Vec<String>>, scripts: &[(&str, Vec<
             (bytes, at, false)
         }
         [kind, name] => {
-            let answers = &scripts.iter().find(|(n, _)| *n == name)?.1;
+            let responses = &scripts.iter().find(|(n, _)| *n == name)?.1;
             let mut noted = noted.lock().unwrap();
             let start = format!("{path} ");
             let Answer(bytes, hold) =
-                answers[noted.iter().filter(|n| n.starts_with(&start)).count().min(answers.len() - 1)].clone();
+                responses[noted.iter().filter(|n| n.starts_with(&start)).count().min(responses.len() - 1)].clone();
             noted.push(format!(
                 "{start}{} {} {} {}",
                 field("accept"),
@@ -201,9 +201,9 @@ fn each_stream_makes_the_same_events_as_in_the_browser_wherever_it_is_cut() {
     let cut = [4, 12, 10, 24].map(|n| (1..STREAMS[n].0.len()).map(|at| format!("[{n},{at}],")).collect::<String>());
     let list = format!("{}{}", cut.concat(), whole.join(","));
     for kind in KINDS {
-        let heard = page.awaited(&format!("hearAll('{kind}', [{list}])"));
-        assert!(heard.lines().count() > 100, "{heard}");
-        for line in heard.lines() {
+        let received = page.awaited(&format!("hearAll('{kind}', [{list}])"));
+        assert!(received.lines().count() > 100, "{received}");
+        for line in received.lines() {
             let (place, events) = line.split_once(' ').unwrap();
             let n: usize = place.split(',').next().unwrap().parse().unwrap();
             assert_eq!(events, STREAMS[n].1, "{kind}, {}, cut at {place}", STREAMS[n].0.escape_ascii());
@@ -218,14 +218,15 @@ fn connections_are_announced_failed_and_reestablished_as_by_the_browser() {
         vec![Answer([head(status, fields).as_bytes(), "data: é\n\n".as_bytes()].concat(), false)]
     };
     let kind = |kind: &str| refuse("200 OK", &format!("Content-Type: {kind}\r\n"));
-    let gone = Answer(head("204 No Content", "").into_bytes(), false);
+    let no_content = Answer(head("204 No Content", "").into_bytes(), false);
     let cut = Answer(Vec::new(), false);
     let moved = Answer(head("302 Found", "Location: /KIND/again\r\n").into_bytes(), false);
     let held = Answer(stream("id: 7\ndata: a\n\ndata: b\n\n").0, true);
     let resumed = "open1 message=a#11 error0 open1 message=b#11 error0 open1 error0 open1 error0 error2";
     let stops = "retry: 20\nid: 1\ndata: a\n\nid: 2\ndata: cut off\n";
-    let resume = vec![stream(stops), stream("\ndata: b\n\n"), stream("id: é🍲\n\n"), stream("id\n\n"), gone.clone()];
-    let nobody = vec![stream("retry: 20\n\n"), cut.clone(), cut, gone.clone()];
+    let resume =
+        vec![stream(stops), stream("\ndata: b\n\n"), stream("id: é🍲\n\n"), stream("id\n\n"), no_content.clone()];
+    let nobody = vec![stream("retry: 20\n\n"), cut.clone(), cut, no_content.clone()];
     let again = vec![stream("retry: 20\nid: 7\ndata: a\n\ndata: b\n\n")];
     // With the last chunk; without it, cut between two chunks and inside one. (If an event is complete just before a
     // cut, it may be lost: fetch throws away bytes that were not read.)
@@ -234,7 +235,7 @@ fn connections_are_announced_failed_and_reestablished_as_by_the_browser() {
         chunked(&["id: 2\ndata: cut off\n"], ""),
         chunked(&["id: 2\n"], "20\r\ndata: cut off"),
         chunked(&["data: b\n\n"], "0\r\n\r\n"),
-        gone.clone(),
+        no_content.clone(),
     ];
     let taken = "open1 message=a#11 error0 open1 error0 open1 error0 open1 message=b#11 error0 error2";
     let media = "Content-Type: text/event-stream\r\n";
@@ -249,7 +250,7 @@ fn connections_are_announced_failed_and_reestablished_as_by_the_browser() {
         ("there", vec![held], 2, ("open1 message=a#71", "-")),
         ("404", refuse("404 Not Found", media), 0, fails),
         ("500", refuse("500 Internal Server Error", media), 0, fails),
-        ("204", vec![gone], 0, fails),
+        ("204", vec![no_content], 0, fails),
         ("201", refuse("201 Created", media), 0, fails),
         ("none", refuse("200 OK", ""), 0, fails),
         ("plain", kind("text/plain"), 0, fails),
@@ -313,9 +314,9 @@ fn pauses_grow_while_nobody_answers_and_no_pause_is_too_long_for_a_timer() {
     let Some(driver) = driver() else { return };
     let nobody = Answer(Vec::new(), false);
     let first = stream("retry: 1000\n\n");
-    let answers = vec![first.clone(), nobody.clone(), nobody.clone(), first, nobody];
+    let responses = vec![first.clone(), nobody.clone(), nobody.clone(), first, nobody];
     let long = stream("retry: 99999999999999999999999\n\n");
-    let server = Server::start(vec![("nobody", answers), ("long", vec![long])]);
+    let server = Server::start(vec![("nobody", responses), ("long", vec![long])]);
     let page = driver.page(&format!("http://127.0.0.1:{}/", server.port));
     page.js("skipPauses()");
     page.awaited("hearScript('fetch', '/fetch/nobody', 12)");
@@ -375,8 +376,8 @@ fn a_page_can_listen_with_its_token_in_a_header() {
     };
     listen("s3same");
     page.becomes("told", "open1");
-    let answer = server.post_with("/kitchen", "Authorization: Bearer p0ppy\r\n", "soup");
-    page.becomes("told", &format!("open1,soup {}", answer.text().trim_end()));
+    let response = server.post_with("/kitchen", "Authorization: Bearer p0ppy\r\n", "soup");
+    page.becomes("told", &format!("open1,soup {}", response.text().trim_end()));
     listen("p0ppy");
     page.becomes("told", "error2");
 }

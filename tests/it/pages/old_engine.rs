@@ -22,7 +22,7 @@ pub struct Engine {
     child: Child,
     dir: Scratch,
     commands: ChildStdin,
-    said: Receiver<String>,
+    messages: Receiver<String>,
     count: usize,
     /// The page's session. It is empty at first.
     session: String,
@@ -51,16 +51,16 @@ impl Engine {
         command.arg(format!("--user-data-dir={}", dir.0.join("profile").display()));
         command.env("HOME", &dir.0).env("TMPDIR", &dir.0);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let (say, said) = channel();
+        let (sender, messages) = channel();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || {
             for bytes in stdout.split(0).map_while(Result::ok) {
-                let _ = say.send(String::from_utf8(bytes).unwrap());
+                let _ = sender.send(String::from_utf8(bytes).unwrap());
             }
         });
         let commands = child.stdin.take().unwrap();
         let (session, errors) = (String::new(), Vec::new());
-        let mut engine = Engine { child, dir, commands, said, count: 0, session, errors };
+        let mut engine = Engine { child, dir, commands, messages, count: 0, session, errors };
         let version = engine.command("Browser.getVersion", "{}");
         eprintln!("{}", string(&version, "\"product\":"));
         let target = string(&engine.command("Target.createTarget", "{\"url\":\"about:blank\"}"), "\"targetId\":");
@@ -83,14 +83,15 @@ impl Engine {
         let id = format!("{{\"id\":{},", self.count);
         write!(self.commands, "{id}\"method\":{},\"params\":{params}{own}}}\0", json(method)).unwrap();
         loop {
-            let said = self.said.recv_timeout(3 * SOON).unwrap_or_else(|e| panic!("{method}: {e}"));
-            if said.starts_with(&id) {
-                assert!(!said.contains("\"error\":{\"code\":"), "{method} {params}: {said}");
-                return said;
+            let messages = self.messages.recv_timeout(3 * SOON).unwrap_or_else(|e| panic!("{method}: {e}"));
+            if messages.starts_with(&id) {
+                assert!(!messages.contains("\"error\":{\"code\":"), "{method} {params}: {messages}");
+                return messages;
             }
-            let complains = said.contains("\"method\":\"Log.entryAdded\"") && said.contains("\"level\":\"error\"");
-            if complains || said.contains("\"method\":\"Runtime.exceptionThrown\"") {
-                self.errors.push(said);
+            let complains =
+                messages.contains("\"method\":\"Log.entryAdded\"") && messages.contains("\"level\":\"error\"");
+            if complains || messages.contains("\"method\":\"Runtime.exceptionThrown\"") {
+                self.errors.push(messages);
             }
         }
     }
@@ -107,10 +108,10 @@ impl Engine {
     /// Returns the value of an expression as a string.
     pub fn js(&mut self, expression: &str) -> String {
         let expression = format!("String((() => {{ {SHORT}; {expression} }})())");
-        let answer = self
+        let response = self
             .command("Runtime.evaluate", &format!("{{\"expression\":{},\"returnByValue\":true}}", json(&expression)));
-        assert!(!answer.contains("\"exceptionDetails\":"), "{expression}: {answer}");
-        string(&answer, "\"value\":")
+        assert!(!response.contains("\"exceptionDetails\":"), "{expression}: {response}");
+        string(&response, "\"value\":")
     }
 
     pub fn becomes(&mut self, expression: &str, expected: &str) {

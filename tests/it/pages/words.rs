@@ -237,6 +237,6 @@ fn the_chat_page_stands_alone() {
         let named = words.find(|word| ["lab", "lesson", "lessons", "tap"].contains(word));
         assert_eq!(named, None, "{}", path.display());
     }
-    let alone = String::from_utf8(pages::chat("")).unwrap();
-    assert!(!alone.contains("<a ") && !alone.contains("further"), "{alone}");
+    let plain_page = String::from_utf8(pages::chat("")).unwrap();
+    assert!(!plain_page.contains("<a ") && !plain_page.contains("further"), "{plain_page}");
 }

@@ -98,13 +98,13 @@ fn the_server_starts_while_redis_is_away_and_says_so_without_the_password() {
         let server = Tincan::run(command);
         let away = format!("tincan: redis: {closed}: away: Connection refused");
         eventually("it says that Redis is away", || server.stderr().contains(&away));
-        let answer = server.post_with("/kitchen", "", "soup");
-        answer.refused(tincan::wings::redis::cluster::REDIS_AWAY);
-        assert_eq!((answer.field("retry-after"), server.get("/health").status), (Some("5"), 503));
+        let response = server.post_with("/kitchen", "", "soup");
+        response.refused(tincan::wings::redis::cluster::REDIS_AWAY);
+        assert_eq!((response.field("retry-after"), server.get("/health").status), (Some("5"), 503));
         let metrics = server.get("/metrics").text();
         assert!(metrics.contains("\ntincan_redis_connected 0\n"), "{metrics}");
         eventually("everything is traced", || trace.is_empty() || server.stderr().contains("tincan_redis_connected"));
-        for text in [server.stderr(), metrics, answer.text()] {
+        for text in [server.stderr(), metrics, response.text()] {
             assert!(!text.contains("s3cr3t") && !text.contains("ann:"), "{text}");
         }
     }

@@ -1,9 +1,9 @@
 //! Entries that a foreign program adds to a stream, and large POSTs, do not harm other channels.
 
 use crate::redis::cluster::{poll, post_stream};
-use crate::redis::outage::{Told, answer};
+use crate::redis::outage::{Outcome, outcome_of};
 use crate::redis::server::*;
-use crate::support::growth::own;
+use crate::support::growth::thread_time;
 use crate::support::harness::*;
 use crate::support::process::release;
 use std::process::Command;
@@ -31,7 +31,7 @@ fn goes_on(node: &Tincan, reader: &mut Reader) {
 /// Returns how many times as long as usual work takes on this machine at this moment.
 fn slowness() -> f64 {
     let began = Instant::now();
-    let spent = own(|| while began.elapsed() < Duration::from_millis(500) {});
+    let spent = thread_time(|| while began.elapsed() < Duration::from_millis(500) {});
     began.elapsed().div_duration_f64(spent)
 }
 
@@ -61,14 +61,15 @@ fn an_entry_that_is_too_large_is_a_gap_in_its_channel_and_nothing_elsewhere() {
         let id = add(&redis, "bell", fields);
         let after = nodes[1].post("/bell", "after").remove(0);
         let gap = format!("event: gap\ndata: {{\"asked\":\"{before}\",\"from\":null,\"lost\":null}}\nid: {id}\n\n");
-        let heard = [format!("data: before\nid: {before}\n\n"), gap.clone(), format!("data: after\nid: {after}\n\n")];
+        let received =
+            [format!("data: before\nid: {before}\n\n"), gap.clone(), format!("data: after\nid: {after}\n\n")];
         for (reader, (node, kitchen)) in readers.iter_mut().zip(nodes.iter().zip(&mut kitchens)) {
             goes_on(node, kitchen);
-            heard.iter().for_each(|block| assert_eq!(reader.next(), *block));
+            received.iter().for_each(|block| assert_eq!(reader.next(), *block));
         }
         // A new node reads the entry too: as the first of all, in the middle, and as the last.
         let node = fast_node(&redis, &program, &[]);
-        assert!(poll(&node, "bell", "all").ends_with(&heard.concat()));
+        assert!(poll(&node, "bell", "all").ends_with(&received.concat()));
         redis.ask(&["DEL", "tincan:alone"]);
         add(&redis, "alone", fields);
         assert_eq!(poll(&node, "alone", "all").matches("event: gap\n").count(), 1);
@@ -163,7 +164,7 @@ fn a_stream_without_a_further_id_stops_its_channel_alone_and_what_to_do_is_said(
     redis.ask(&["XADD", "tincan:bell", &last, "data", "the end"]);
     assert_eq!(bell.next(), format!("data: the end\nid: {last}\n\n"));
     for _ in 0..3 {
-        assert_eq!(answer(&node.post_with("/bell", "", "in vain")), Told::Refused);
+        assert_eq!(outcome_of(&node.post_with("/bell", "", "in vain")), Outcome::Refused);
         goes_on(&node, &mut kitchen);
     }
     eventually("the error is reported", || node.stderr().contains("refuses tincan:bell: ERR The stream has exhausted"));

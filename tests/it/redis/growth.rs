@@ -17,18 +17,18 @@ fn replies_of_redis() {
     ] {
         linear(what, 1000, |n| {
             let reply = format!("{begin}*{n}\r\n{}", element.repeat(n));
-            own(|| resp::read(&mut reply.as_bytes(), u64::MAX, 1 << 24).unwrap())
+            thread_time(|| resp::read(&mut reply.as_bytes(), u64::MAX, 1 << 24).unwrap())
         });
     }
     linear("bytes of a string", 1 << 20, |n| {
         let reply = format!("${n}\r\n{}\r\n", "a".repeat(n));
-        own(|| resp::read(&mut BufReader::with_capacity(64, reply.as_bytes()), u64::MAX, 1 << 24).unwrap())
+        thread_time(|| resp::read(&mut BufReader::with_capacity(64, reply.as_bytes()), u64::MAX, 1 << 24).unwrap())
     });
     for field in ["$1\r\na\r\n$1\r\nb\r\n", "$4\r\ndata\r\n$1\r\nb\r\n", "$5\r\nevent\r\n$1\r\nb\r\n", ":1\r\n:1\r\n"] {
         linear("fields of an entry", 1000, |n| {
             let reply = format!("*2\r\n$3\r\n1-1\r\n*{}\r\n{}", 2 * n, field.repeat(n));
             let reply = resp::read(&mut reply.as_bytes(), u64::MAX, 1 << 24).unwrap();
-            own(|| assert!(Entry::read(&reply).is_some()))
+            thread_time(|| assert!(Entry::read(&reply).is_some()))
         });
     }
 }
@@ -38,7 +38,7 @@ fn parts_of_a_reply_for_which_there_is_no_room() {
     for element in [":1\r\n", "$1\r\na\r\n", "*1\r\n$1\r\na\r\n"] {
         linear("parts that are dropped", 1000, |n| {
             let reply = format!("*1\r\n*{n}\r\n{}", element.repeat(n));
-            own(|| resp::read(&mut reply.as_bytes(), 1000, 2000).unwrap())
+            thread_time(|| resp::read(&mut reply.as_bytes(), 1000, 2000).unwrap())
         });
     }
 }

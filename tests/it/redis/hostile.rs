@@ -136,12 +136,12 @@ impl Fake {
         let _ = match &*way {
             Way::Greets(with) => stream.write_all(with.as_bytes()),
             Way::To(port) => TcpStream::connect(("127.0.0.1", *port)).map(|redis| pass_on(&stream, &redis)),
-            Way::Answers(manner) => self.answer(&mut stream, manner),
+            Way::Answers(manner) => self.reply(&mut stream, manner),
         };
         let _ = stream.shutdown(Shutdown::Both);
     }
 
-    fn answer(&self, stream: &mut TcpStream, manner: &Manner) -> std::io::Result<()> {
+    fn reply(&self, stream: &mut TcpStream, manner: &Manner) -> std::io::Result<()> {
         let mut commands = BufReader::new(stream.try_clone()?);
         loop {
             let command = read(&mut commands, u64::MAX, 1 << 20)?;
@@ -214,21 +214,22 @@ fn request(server: &Tincan, what: &str, method: &str, path: &str, body: &str) ->
         "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     ));
-    let answer = wire.rest();
+    let response = wire.rest();
     began.within(&format!("{what}: {method} {path}"), ANSWERED);
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{what}: {method} {path}: {answer:?}"));
+    let (head, body) =
+        response.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{what}: {method} {path}: {response:?}"));
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     match status {
         200 => assert!(
             path == "/health" || body.starts_with(": ") || (method == "POST" && body.lines().count() == 1),
-            "{what}: {method} {path}: {answer:?}"
+            "{what}: {method} {path}: {response:?}"
         ),
         503 => {
-            assert!([REDIS_AWAY, REDIS_REFUSES, REDIS_LOST].iter().any(|r| body == r.line()), "{what}: {answer:?}");
+            assert!([REDIS_AWAY, REDIS_REFUSES, REDIS_LOST].iter().any(|r| body == r.line()), "{what}: {response:?}");
             assert!(head.contains("\r\nRetry-After: "), "{what}: {head}");
-            assert!(method == "POST" || body != REDIS_LOST.line(), "{what}: {method} {path}: {answer:?}");
+            assert!(method == "POST" || body != REDIS_LOST.line(), "{what}: {method} {path}: {response:?}");
         }
-        _ => panic!("{what}: {method} {path}: {answer:?}"),
+        _ => panic!("{what}: {method} {path}: {response:?}"),
     }
     status
 }
@@ -339,8 +340,8 @@ fn misbehaves(case: Case) {
                     let began = Stopwatch::start();
                     let head = wire.until(b"\r\n\r\n");
                     assert!(head.starts_with("HTTP/1.1 200 "), "{name}: {head}");
-                    let told = wire.until(b"\nretry: ");
-                    assert!(told.starts_with(": "), "{name}: {told}");
+                    let comment = wire.until(b"\nretry: ");
+                    assert!(comment.starts_with(": "), "{name}: {comment}");
                     began.within(name, ANSWERED);
                 });
                 while began.elapsed() < Duration::from_secs(6) {
@@ -393,15 +394,15 @@ fn misbehaves(case: Case) {
     assert!(!stderr.contains(PASSWORD) && !stderr.contains("s3cr3t"), "{name}: {stderr}");
     assert!(!stderr.contains("panicked") && !stderr.contains("a bug"), "{name}: {stderr}");
     assert!(stderr.chars().all(|c| c == '\n' || !c.is_control()), "{name}: {stderr:?}");
-    let told = stderr.lines().filter(|line| line.starts_with("tincan: redis: ")).count();
-    assert!(told < 130, "{name}: {told} lines"); // 100 of them may be about single streams
+    let count = stderr.lines().filter(|line| line.starts_with("tincan: redis: ")).count();
+    assert!(count < 130, "{name}: {count} lines"); // 100 of them may be about single streams
 }
 
 /// Replies like this to one command, and as usual to all others.
-fn but(word: &'static str, answer: impl Fn(&Fake, &[&str]) -> Answer + Send + Sync + 'static) -> Way {
+fn but(word: &'static str, reply: impl Fn(&Fake, &[&str]) -> Answer + Send + Sync + 'static) -> Way {
     Way::Answers(Box::new(move |fake, words| {
         if words[0] == word || words[..2.min(words.len())].join(" ") == word {
-            answer(fake, words)
+            reply(fake, words)
         } else {
             fake.usual(words)
         }
@@ -409,10 +410,10 @@ fn but(word: &'static str, answer: impl Fn(&Fake, &[&str]) -> Answer + Send + Sy
 }
 
 /// Replies as usual to the commands that begin a connection, and like this to all others.
-fn behind_the_beginning(answer: impl Fn(&Fake, &[&str]) -> Answer + Send + Sync + 'static) -> Way {
+fn behind_the_beginning(reply: impl Fn(&Fake, &[&str]) -> Answer + Send + Sync + 'static) -> Way {
     Way::Answers(Box::new(move |fake, words| match words {
         ["AUTH" | "SELECT" | "INFO", ..] | ["CLIENT", "ID"] => fake.usual(words),
-        _ => answer(fake, words),
+        _ => reply(fake, words),
     }))
 }
 
@@ -426,7 +427,7 @@ fn all(cases: Vec<Case>) {
 
 #[test]
 fn a_redis_that_does_not_speak_harms_nobody() {
-    let always = |answer: fn() -> Answer| Way::Answers(Box::new(move |_, _| answer()));
+    let always = |reply: fn() -> Answer| Way::Answers(Box::new(move |_, _| reply()));
     let case = |name, way, says| Case { name, way, says, post: Some(503), connections: 24, commands: 3000, memory: 16 };
     all(vec![
         case("closes at once", Way::Greets(""), "away: "),

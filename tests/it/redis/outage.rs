@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The response to a publisher.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Told {
+pub enum Outcome {
     Kept(Vec<String>),
     /// Nothing was kept, and this is final: Redis is away.
     Nothing,
@@ -33,43 +33,43 @@ pub enum Told {
 }
 
 /// Interprets the response to a POST. It must be one of these.
-pub fn told(status: u16, text: &str, retry_after: bool) -> Told {
+pub fn outcome(status: u16, text: &str, retry_after: bool) -> Outcome {
     let of = |reject: Reject| retry_after && (status, text) == (reject.status, &reject.line());
     match status {
-        200 => Told::Kept(text.lines().map(String::from).collect()),
-        _ if of(REDIS_AWAY) => Told::Nothing,
-        _ if of(REDIS_REFUSES) => Told::Refused,
-        _ if of(REDIS_LOST) => Told::Unknown,
+        200 => Outcome::Kept(text.lines().map(String::from).collect()),
+        _ if of(REDIS_AWAY) => Outcome::Nothing,
+        _ if of(REDIS_REFUSES) => Outcome::Refused,
+        _ if of(REDIS_LOST) => Outcome::Unknown,
         _ => panic!("{status} {text:?}, Retry-After: {retry_after}"),
     }
 }
 
-pub fn answer(answer: &Response) -> Told {
-    told(answer.status, &answer.text(), answer.field("retry-after").is_some())
+pub fn outcome_of(outcome_of: &Response) -> Outcome {
+    outcome(outcome_of.status, &outcome_of.text(), outcome_of.field("retry-after").is_some())
 }
 
-fn say(node: &Tincan, data: &str) -> Told {
-    answer(&node.post_with("/kitchen", "", data))
+fn post_data(node: &Tincan, data: &str) -> Outcome {
+    outcome_of(&node.post_with("/kitchen", "", data))
 }
 
 /// The events of one POST, and the response to it.
-type Said = (Vec<String>, Told);
+type Posted = (Vec<String>, Outcome);
 
 /// Asserts that the stream has the published events as the responses say. No two events may have the same data.
-fn settled(entries: &[Entry], said: &[Said]) {
+fn settled(entries: &[Entry], posted: &[Posted]) {
     let mut places: HashMap<&str, Vec<usize>> = HashMap::new();
     entries.iter().enumerate().for_each(|(n, entry)| places.entry(entry.data()).or_default().push(n));
-    for (data, told) in said {
+    for (data, outcome) in posted {
         let found: Vec<usize> =
             data.iter().flat_map(|data| places.get(data.as_str()).into_iter().flatten().copied()).collect();
         let ids: Vec<&str> = found.iter().map(|at| &*entries[*at].id).collect();
         let whole = found.len() == data.len() && found.windows(2).all(|pair| pair[0] + 1 == pair[1]);
-        let right = match told {
-            Told::Kept(told) => whole && *told == ids,
-            Told::Nothing | Told::Refused => ids.is_empty(),
-            Told::Unknown => whole || ids.is_empty(),
+        let right = match outcome {
+            Outcome::Kept(kept_ids) => whole && *kept_ids == ids,
+            Outcome::Nothing | Outcome::Refused => ids.is_empty(),
+            Outcome::Unknown => whole || ids.is_empty(),
         };
-        assert!(right, "{data:?}: the response was {told:?}, and the stream has {ids:?}");
+        assert!(right, "{data:?}: the response was {outcome:?}, and the stream has {ids:?}");
     }
 }
 
@@ -85,14 +85,14 @@ fn is_loading(port: u16) -> bool {
 /// Asserts that a node cannot publish, and reports this everywhere.
 fn is_away(node: &Tincan) {
     eventually("/health reports that Redis is away", || node.get("/health").status == 503);
-    assert_eq!(say(node, "in vain"), Told::Nothing);
+    assert_eq!(post_data(node, "in vain"), Outcome::Nothing);
     eventually("the metrics report it", || node.metric("tincan_redis_connected") == Some(0));
 }
 
 /// Asserts that all blocks but the last are gaps; returns their number.
-fn gaps(heard: &[String]) -> usize {
-    let (_, gaps) = heard.split_last().unwrap();
-    assert!(gaps.iter().all(|block| block.starts_with("event: gap\n")), "{heard:?}");
+fn gaps(received: &[String]) -> usize {
+    let (_, gaps) = received.split_last().unwrap();
+    assert!(gaps.iter().all(|block| block.starts_with("event: gap\n")), "{received:?}");
     gaps.len()
 }
 
@@ -176,9 +176,9 @@ fn a_stream_of_a_channel_that_is_not_known_while_redis_is_away_is_a_comment_a_re
     redis.kill();
     let node = Tincan::start(&["--redis", &format!("127.0.0.1:{}", redis.port)]);
     is_away(&node);
-    let answer = node.ask(format!("GET /kitchen HTTP/1.1\r\nHost: localhost\r\n{STREAM}\r\n"));
-    assert_eq!((answer.status, answer.field("content-type")), (200, Some("text/event-stream")));
-    let body = answer.text();
+    let response = node.ask(format!("GET /kitchen HTTP/1.1\r\nHost: localhost\r\n{STREAM}\r\n"));
+    assert_eq!((response.status, response.field("content-type")), (200, Some("text/event-stream")));
+    let body = response.text();
     let (comment, retry) = body.split_once("\nretry: ").unwrap_or_else(|| panic!("no retry in {body:?}"));
     assert!(comment.starts_with(": ") && !comment.contains('\n'), "{body:?}");
     assert!((1000..60_000).contains(&retry.trim_end().parse::<u32>().unwrap()), "{body:?}");
@@ -235,7 +235,7 @@ fn a_redis_that_still_loads_what_it_had_kept_is_away_and_has_lost_nothing() {
     let mut readers = nodes.each_ref().map(|node| Reader::of(node, "kitchen"));
     nodes.iter().for_each(|node| drop(node.post("/kitchen", "before")));
     redis.kill();
-    let (loaded, mut said, mut in_vain) = (AtomicBool::new(false), Vec::new(), 0);
+    let (loaded, mut posted, mut in_vain) = (AtomicBool::new(false), Vec::new(), 0);
     scope(|scope| {
         scope.spawn(|| {
             let _loaded = AtEnd(&loaded);
@@ -243,13 +243,16 @@ fn a_redis_that_still_loads_what_it_had_kept_is_away_and_has_lost_nothing() {
         });
         while !loaded.load(SeqCst) {
             let answers = nodes.each_ref().map(|node| {
-                let data = format!("meanwhile {}", said.len());
-                said.push((vec![data.clone()], say(node, &data)));
-                said.last().unwrap().1.clone()
+                let data = format!("meanwhile {}", posted.len());
+                posted.push((vec![data.clone()], post_data(node, &data)));
+                posted.last().unwrap().1.clone()
             });
             // A client that waited for the end of the loading may have been served.
             if !loaded.load(SeqCst) && is_loading(port) {
-                assert!(answers.iter().all(|told| [Told::Nothing, Told::Refused].contains(told)), "{answers:?}");
+                assert!(
+                    answers.iter().all(|outcome| [Outcome::Nothing, Outcome::Refused].contains(outcome)),
+                    "{answers:?}"
+                );
                 in_vain += 1;
             }
         }
@@ -258,7 +261,7 @@ fn a_redis_that_still_loads_what_it_had_kept_is_away_and_has_lost_nothing() {
     nodes.iter().for_each(is_well);
     let fresh = nodes[0].post("/kitchen", "fresh");
     let entries = redis.entries("kitchen");
-    settled(&entries, &said);
+    settled(&entries, &posted);
     let others: Vec<&str> = entries.iter().map(Entry::data).filter(|data| !data.starts_with("meanwhile")).collect();
     assert_eq!(others, ["before", "before", "before", "fresh"]);
     assert_eq!(entries.last().unwrap().id, fresh[0]);
@@ -271,17 +274,17 @@ fn a_redis_that_is_killed_and_back_at_once_again_and_again_has_no_gap() {
     let nodes = [(); 3].map(|()| redis.node(&["--heartbeat", "1", "--history", "8M"]));
     let mut readers = nodes.each_ref().map(|node| Reader::of(node, "kitchen"));
     let over = AtomicBool::new(false);
-    let said = scope(|scope| {
+    let posted = scope(|scope| {
         let _over = AtEnd(&over);
         let publish = |node: &Tincan, n: usize| {
-            let (mut said, mut k) = (Vec::new(), 0);
+            let (mut posted, mut k) = (Vec::new(), 0);
             while !over.load(SeqCst) {
                 k += 1;
                 let data = format!("{n} {k}");
-                let told = say(node, &data);
-                said.push((vec![data], told));
+                let outcome = post_data(node, &data);
+                posted.push((vec![data], outcome));
             }
-            said
+            posted
         };
         let publishers: Vec<_> =
             (0..3).map(|n| (&nodes[n], n)).map(|(node, n)| scope.spawn(move || publish(node, n))).collect();
@@ -297,9 +300,9 @@ fn a_redis_that_is_killed_and_back_at_once_again_and_again_has_no_gap() {
     });
     nodes[0].post("/kitchen", "the last one");
     let entries = redis.entries("kitchen");
-    let told: Vec<_> = entries.windows(3).filter(|part| part[1].is_gap()).collect();
-    assert!(told.is_empty(), "{told:#?}\n{}", nodes[0].stderr());
-    settled(&entries, &said);
+    let gap_entries: Vec<_> = entries.windows(3).filter(|part| part[1].is_gap()).collect();
+    assert!(gap_entries.is_empty(), "{gap_entries:#?}\n{}", nodes[0].stderr());
+    settled(&entries, &posted);
     readers.iter_mut().for_each(|reader| reader.hears(&entries));
 }
 
@@ -370,15 +373,15 @@ fn hangs(long: bool) {
     for round in 0..if long { 1 } else { 2 } {
         redis.hangs(true);
         let began = Instant::now();
-        let (said, hung) = scope(|scope| {
+        let (posted, hung) = scope(|scope| {
             let posts: Vec<_> = (0..8)
                 .map(|n| {
                     let node = &nodes[n % 2];
                     let data: Vec<String> = (0..1 + n / 4 * 2).map(|k| format!("{round} {n} {k}")).collect();
                     scope.spawn(move || {
                         let body: String = data.iter().map(|data| format!("data: {data}\n\n")).collect();
-                        let told = answer(&post_stream(node, "kitchen", &body));
-                        (data, told)
+                        let outcome = outcome_of(&post_stream(node, "kitchen", &body));
+                        (data, outcome)
                     })
                 })
                 .collect();
@@ -394,18 +397,18 @@ fn hangs(long: bool) {
             }
             redis.hangs(false);
             let hung = began.elapsed();
-            (posts.into_iter().map(|post| post.join().unwrap()).collect::<Vec<Said>>(), hung)
+            (posts.into_iter().map(|post| post.join().unwrap()).collect::<Vec<Posted>>(), hung)
         });
         nodes.iter().for_each(is_well);
         let last = nodes[0].post("/kitchen", format!("end of {round}"));
         let entries = redis.entries("kitchen");
         assert_eq!(entries.last().unwrap().id, last[0]);
-        settled(&entries, &said);
+        settled(&entries, &posted);
         // Nothing gives up before [`REPLY_TIME`], unless this test itself was delayed for so long.
         let in_time = !long && hung + Duration::from_millis(500) < REPLY_TIME;
-        for (data, told) in &said {
-            assert!(!in_time || matches!(told, Told::Kept(_)), "{data:?}: {told:?}");
-            assert!(!long || !matches!(told, Told::Kept(_)), "{data:?}: {told:?}");
+        for (data, outcome) in &posted {
+            assert!(!in_time || matches!(outcome, Outcome::Kept(_)), "{data:?}: {outcome:?}");
+            assert!(!long || !matches!(outcome, Outcome::Kept(_)), "{data:?}: {outcome:?}");
         }
         readers.iter_mut().for_each(|reader| reader.hears(&entries[kept..]));
         kept = entries.len();
@@ -418,40 +421,41 @@ fn a_command_that_is_lost_or_whose_answer_is_lost_is_done_exactly_once() {
     let (between, other) = (Between::new(redis.port), redis.node(&[]));
     let node = node(between.port, &[]);
     let mut readers = [&node, &other].map(|node| Reader::of(node, "kitchen"));
-    let (mut said, mut losses, mut given_up) = (Vec::new(), 0, 0);
+    let (mut posted, mut losses, mut given_up) = (Vec::new(), 0, 0);
     for round in 0..6 {
-        for how in [Lost::Answer, Lost::Command, Lost::Half, Lost::Late] {
-            let data: Vec<String> = (0..1 + round % 2 * 2).map(|k| format!("{how:?} {round} {k}")).collect();
+        for loss in [Lost::Answer, Lost::Command, Lost::Half, Lost::Late] {
+            let data: Vec<String> = (0..1 + round % 2 * 2).map(|k| format!("{loss:?} {round} {k}")).collect();
             let word = if data.len() > 1 { "EXEC" } else { "XADD" };
             // In each third round the second attempt is lost as well.
-            let again = round >= 4 && [Lost::Command, Lost::Half].contains(&how);
+            let again = round >= 4 && [Lost::Command, Lost::Half].contains(&loss);
             let times = if again { 2 } else { 1 };
-            (0..times).for_each(|_| between.lose(word, how));
+            (0..times).for_each(|_| between.lose(word, loss));
             losses += times;
             let body: String = data.iter().map(|data| format!("data: {data}\n\n")).collect();
             let began = Instant::now();
-            let told = answer(&post_stream(&node, "kitchen", &body));
+            let outcome = outcome_of(&post_stream(&node, "kitchen", &body));
             let took = began.elapsed();
-            assert!(between.losses() == losses || !matches!(told, Told::Kept(_)), "{how:?}");
+            assert!(between.losses() == losses || !matches!(outcome, Outcome::Kept(_)), "{loss:?}");
             losses = between.losses();
             // On a machine so busy that the time runs out, a node may give up, but not always.
-            let gave_up = !matches!(told, Told::Kept(_));
-            assert!(!gave_up || took >= PATIENCE, "{data:?}: {told:?} after {took:?}");
+            let gave_up = !matches!(outcome, Outcome::Kept(_));
+            assert!(!gave_up || took >= PATIENCE, "{data:?}: {outcome:?} after {took:?}");
             given_up += usize::from(gave_up);
-            if how == Lost::Late {
+            if loss == Lost::Late {
                 let done = between.deliver();
                 assert!(gave_up || !done, "Redis has carried out a command that came late on a closed connection");
             }
             between.forgive(); // losses that were planned for a second attempt, which did not happen
-            said.push((data, told));
+            posted.push((data, outcome));
         }
     }
     let entries = redis.entries("kitchen");
-    settled(&entries, &said);
+    settled(&entries, &posted);
     readers.iter_mut().for_each(|reader| reader.hears(&entries));
-    let is_there = |(data, told): &&Said| matches!(told, Told::Kept(_)) || entries.iter().any(|e| e.data() == data[0]);
-    assert_eq!(entries.len(), said.iter().filter(is_there).map(|(data, _)| data.len()).sum::<usize>());
-    assert!(given_up <= said.len() / 8, "{said:?}");
+    let is_there =
+        |(data, outcome): &&Posted| matches!(outcome, Outcome::Kept(_)) || entries.iter().any(|e| e.data() == data[0]);
+    assert_eq!(entries.len(), posted.iter().filter(is_there).map(|(data, _)| data.len()).sum::<usize>());
+    assert!(given_up <= posted.len() / 8, "{posted:?}");
 }
 
 #[test]
@@ -469,16 +473,16 @@ fn is_replaced(redis: &Redis, channel: &str, word: &str) {
     let (between, other) = (Between::new(redis.port), redis.node(&[]));
     let node = node(between.port, &["--heartbeat", "1"]);
     let mut reader = Reader::of(&node, channel);
-    let (mut said, mut losses) = (Vec::new(), 0);
-    for how in [Lost::Silence, Lost::HalfAnswer, Lost::Answer, Lost::Half] {
+    let (mut posted, mut losses) = (Vec::new(), 0);
+    for loss in [Lost::Silence, Lost::HalfAnswer, Lost::Answer, Lost::Half] {
         losses += 1;
-        between.lose(word, how);
+        between.lose(word, loss);
         let until = Instant::now() + SOON;
         for n in 0.. {
-            let data: Vec<String> = (0..1 + n % 2).map(|k| format!("{how:?} {n} {k}")).collect();
+            let data: Vec<String> = (0..1 + n % 2).map(|k| format!("{loss:?} {n} {k}")).collect();
             let body: String = data.iter().map(|data| format!("data: {data}\n\n")).collect();
-            let told = answer(&post_stream(&node, channel, &body));
-            said.push((data, told));
+            let outcome = outcome_of(&post_stream(&node, channel, &body));
+            posted.push((data, outcome));
             other.post(&format!("/{channel}"), "from elsewhere");
             if between.losses() == losses {
                 break;
@@ -491,7 +495,7 @@ fn is_replaced(redis: &Redis, channel: &str, word: &str) {
     let last = other.post(&format!("/{channel}"), "the last one");
     let entries = redis.entries(channel);
     assert_eq!(entries.last().unwrap().id, last[0]);
-    settled(&entries, &said);
+    settled(&entries, &posted);
     reader.hears(&entries);
 }
 
@@ -503,7 +507,7 @@ fn where_it_cannot_be_known_whether_an_event_was_kept_that_is_said_and_it_is_the
     let mut readers = [&node, &other].map(|node| Reader::of(node, "kitchen"));
     for data in ["soup", "salad"] {
         between.lose("XADD", Lost::Link);
-        assert_eq!(say(&node, data), Told::Unknown);
+        assert_eq!(post_data(&node, data), Outcome::Unknown);
         between.cut();
         is_away(&node);
         between.mend();
@@ -521,24 +525,24 @@ fn publishers_of_a_node_whose_connections_are_cut_all_the_time_are_told_what_is_
     let between = Between::new(redis.port);
     let (node, other) = (node(between.port, &["--history", "4M"]), redis.node(&["--history", "4M"]));
     let mut readers = [&node, &other].map(|node| Reader::of(node, "kitchen"));
-    let said = scope(|scope| {
+    let posted = scope(|scope| {
         let publish = |n: usize| {
-            let (mut said, mut kept, until) = (Vec::new(), 0, Instant::now() + 3 * SOON);
+            let (mut posted, mut kept, until) = (Vec::new(), 0, Instant::now() + 3 * SOON);
             for k in 0.. {
                 if k >= 50 && kept >= 30 && between.losses() >= 3 {
                     break;
                 }
-                assert!(Instant::now() < until, "too few events are kept: {said:?}");
+                assert!(Instant::now() < until, "too few events are kept: {posted:?}");
                 let data: Vec<String> = (0..1 + k % 3).map(|part| format!("{n} {k} {part}")).collect();
                 let body: String = data.iter().map(|data| format!("data: {data}\n\n")).collect();
-                let told = answer(&post_stream(&node, "kitchen", &body));
-                match told {
-                    Told::Kept(_) => kept += 1,
+                let outcome = outcome_of(&post_stream(&node, "kitchen", &body));
+                match outcome {
+                    Outcome::Kept(_) => kept += 1,
                     _ => std::thread::sleep(Duration::from_millis(50)), // a client must wait after this refusal
                 }
-                said.push((data, told));
+                posted.push((data, outcome));
             }
-            said
+            posted
         };
         let publishers: Vec<_> = (0..4).map(|n| scope.spawn(move || publish(n))).collect();
         let mut random = Random(1);
@@ -558,10 +562,11 @@ fn publishers_of_a_node_whose_connections_are_cut_all_the_time_are_told_what_is_
     is_well(&node);
     node.post("/kitchen", "the last one");
     let entries = redis.entries("kitchen");
-    settled(&entries, &said);
+    settled(&entries, &posted);
     readers.iter_mut().for_each(|reader| reader.hears(&entries));
-    let of = |what: fn(&Told) -> bool| said.iter().filter(|(_, told)| what(told)).count();
-    let counts = [of(|t| matches!(t, Told::Kept(_))), of(|t| *t == Told::Nothing), of(|t| *t == Told::Unknown)];
+    let of = |is: fn(&Outcome) -> bool| posted.iter().filter(|(_, outcome)| is(outcome)).count();
+    let counts =
+        [of(|t| matches!(t, Outcome::Kept(_))), of(|t| *t == Outcome::Nothing), of(|t| *t == Outcome::Unknown)];
     eprintln!("{} losses; POSTs kept, not kept, unknown: {counts:?}", between.losses());
     assert!(counts[0] > 100 && between.losses() > 0, "{counts:?}");
 }
@@ -577,14 +582,14 @@ fn a_flushed_redis_goes_on_and_who_missed_something_hears_a_gap() {
     redis.ask(&["FLUSHALL"]);
     // An event of another client is received, and is not taken for an old one.
     let fresh = redis.add("kitchen", "fresh");
-    let heard = reader.until("fresh");
-    gaps(&heard);
-    assert_eq!(*heard.last().unwrap(), format!("data: fresh\nid: {fresh}\n\n"));
+    let received = reader.until("fresh");
+    gaps(&received);
+    assert_eq!(*received.last().unwrap(), format!("data: fresh\nid: {fresh}\n\n"));
     node.post("/kitchen", "and more");
     gaps(&reader.until("and more"));
     // A subscriber that has not received all of it yet moves to another node.
-    let heard = Reader::back(&redis.node(&[]), "kitchen", &ids[2]).until("and more");
-    assert!(heard[0].starts_with("event: gap\n"), "{heard:?}");
+    let received = Reader::back(&redis.node(&[]), "kitchen", &ids[2]).until("and more");
+    assert!(received[0].starts_with("event: gap\n"), "{received:?}");
     rising(&redis.entries("kitchen"));
 }
 
@@ -639,13 +644,13 @@ fn a_redis_that_comes_back_empty_makes_a_gap_on_each_node_and_no_id_goes_back() 
     let count = entries.iter().filter(|entry| entry.is_gap()).count();
     assert!((1..=3).contains(&count) && Id::parse(&entries[0].id) > Id::parse(&ahead), "{entries:?}");
     for reader in &mut readers {
-        let heard = reader.until("fresh");
-        gaps(&heard);
-        assert_eq!(*heard.last().unwrap(), format!("data: fresh\nid: {fresh}\n\n"));
+        let received = reader.until("fresh");
+        gaps(&received);
+        assert_eq!(*received.last().unwrap(), format!("data: fresh\nid: {fresh}\n\n"));
     }
     // A subscriber of a node that has never seen the lost event.
-    let heard = Reader::back(&redis.node(&[]), "kitchen", &ahead).until("fresh");
-    assert!(gaps(&heard) > 0, "{heard:?}");
+    let received = Reader::back(&redis.node(&[]), "kitchen", &ahead).until("fresh");
+    assert!(gaps(&received) > 0, "{received:?}");
 }
 
 #[test]
@@ -689,8 +694,8 @@ fn what_redis_has_lost_is_a_gap_for_who_had_heard_it_and_then_there_is_only_what
         }
         // It comes back once more, with the new id and with the lost one.
         assert_eq!(Reader::back(&node, channel, &id).place, id);
-        let heard = Reader::back(&node, channel, &lost).until("new");
-        assert!(heard.len() == 2 && heard[0].starts_with("event: gap\n"), "{heard:?}");
+        let received = Reader::back(&node, channel, &lost).until("new");
+        assert!(received.len() == 2 && received[0].starts_with("event: gap\n"), "{received:?}");
     }
 }
 
@@ -723,9 +728,9 @@ fn what_was_trimmed_while_a_node_was_away_is_a_gap_only_where_it_was_not_heard()
     between.mend();
     is_well(&behind);
     for reader in [&mut reader, &mut other] {
-        let heard = reader.until("soup 2");
-        assert!(heard.len() == 3 || heard[0].starts_with("event: gap\n"), "{heard:?}"); // this looks like a loss, so a gap is allowed
-        assert!(heard.concat().ends_with(&blocks(&entries)), "{heard:?}");
+        let received = reader.until("soup 2");
+        assert!(received.len() == 3 || received[0].starts_with("event: gap\n"), "{received:?}"); // this looks like a loss, so a gap is allowed
+        assert!(received.concat().ends_with(&blocks(&entries)), "{received:?}");
     }
 
     // More than that is trimmed.
@@ -749,9 +754,9 @@ fn what_was_trimmed_while_a_node_was_away_is_a_gap_only_where_it_was_not_heard()
     is_well(&behind);
     reader.hears_a_gap();
     let fresh = ahead.post("/kitchen", "fresh").remove(0);
-    let heard = reader.until("fresh");
-    gaps(&heard);
-    assert_eq!(*heard.last().unwrap(), format!("data: fresh\nid: {fresh}\n\n"));
+    let received = reader.until("fresh");
+    gaps(&received);
+    assert_eq!(*received.last().unwrap(), format!("data: fresh\nid: {fresh}\n\n"));
     // The subscriber of the other node has received everything.
     assert_eq!(*other.until("fresh").last().unwrap(), format!("data: fresh\nid: {fresh}\n\n"));
 }
@@ -833,16 +838,19 @@ fn a_failover_that_lacks_the_last_events_is_a_gap_and_one_that_lacks_none_is_not
     readers.iter_mut().for_each(|reader| drop(reader.hears_a_gap()));
     let fresh = nodes[0].post("/kitchen", "fresh").remove(0);
     for reader in &mut readers {
-        let heard = reader.until("fresh");
-        gaps(&heard);
-        assert_eq!(*heard.last().unwrap(), format!("data: fresh\nid: {fresh}\n\n"));
+        let received = reader.until("fresh");
+        gaps(&received);
+        assert_eq!(*received.last().unwrap(), format!("data: fresh\nid: {fresh}\n\n"));
     }
     let now = third.entries("kitchen");
     rising(&now);
     assert_eq!(now[..19], entries[..]);
-    let (told, own): (Vec<_>, Vec<_>) = now[19..].iter().cloned().partition(Entry::is_gap);
-    assert!((1..=3).contains(&told.len()) && Id::parse(&told[0].id) > Id::parse(&lost[4].id), "{told:?}");
-    assert_eq!(own.iter().map(Entry::data).collect::<Vec<_>>(), ["fresh"]);
+    let (gap_entries, events): (Vec<_>, Vec<_>) = now[19..].iter().cloned().partition(Entry::is_gap);
+    assert!(
+        (1..=3).contains(&gap_entries.len()) && Id::parse(&gap_entries[0].id) > Id::parse(&lost[4].id),
+        "{gap_entries:?}"
+    );
+    assert_eq!(events.iter().map(Entry::data).collect::<Vec<_>>(), ["fresh"]);
     // A new node never had these events. One of its subscribers has received all of the bread, the other a part.
     let late = node(between.port, &[]);
     for place in [&lost[4].id, &lost[1].id] {
@@ -869,9 +877,9 @@ fn a_failover_after_which_others_have_written_before_the_nodes_are_back_is_a_gap
     nodes.iter().for_each(is_well);
     nodes[0].post("/kitchen", "fresh");
     for reader in &mut readers {
-        let heard = reader.until("fresh");
-        assert!(heard.iter().any(|block| block.starts_with("event: gap\n")), "{heard:?}");
-        assert_eq!(heard.iter().filter(|block| block.contains("of another one")).count(), 1, "{heard:?}");
+        let received = reader.until("fresh");
+        assert!(received.iter().any(|block| block.starts_with("event: gap\n")), "{received:?}");
+        assert_eq!(received.iter().filter(|block| block.contains("of another one")).count(), 1, "{received:?}");
     }
     // A subscriber that has received `kept` but not `lost` comes to a node that had neither. The gap entry in the
     // stream, even a later one, informs it.
@@ -891,7 +899,7 @@ fn a_redis_without_memory_refuses_what_is_published_until_it_has_some() {
     node.post("/kitchen", "before");
     redis.ask(&["CONFIG", "SET", "maxmemory", "1"]);
     for body in ["data: in vain\n\n", "data: in\n\ndata: vain\n\n"] {
-        assert_eq!(answer(&post_stream(&node, "kitchen", body)), Told::Refused);
+        assert_eq!(outcome_of(&post_stream(&node, "kitchen", body)), Outcome::Refused);
     }
     eventually("/health reports an error", || node.get("/health").status == 503);
     eventually("the node follows nevertheless", || node.metric("tincan_redis_connected") == Some(1));
@@ -912,7 +920,7 @@ fn a_node_of_a_replica_reads_and_says_that_it_cannot_publish() {
     caught_up(&redis);
     eventually("it has heard of it", || node.get("/kitchen?wait=0&since=all").text().contains("data: before\n"));
     let mut reader = Reader::of(&node, "kitchen");
-    assert_eq!(say(&node, "in vain"), Told::Refused);
+    assert_eq!(post_data(&node, "in vain"), Outcome::Refused);
     eventually("/health reports an error", || node.get("/health").status == 503);
     writer.post("/kitchen", "after");
     let entries = redis.entries("kitchen");
@@ -932,7 +940,7 @@ fn a_key_that_is_no_stream_spoils_its_own_channel_alone() {
     let mut reader = Reader::of(&node, "kitchen");
     redis.ask(&["SET", "tincan:bell", "x"]);
     for _ in 0..3 {
-        assert_eq!(answer(&node.post_with("/bell", "", "in vain")), Told::Refused);
+        assert_eq!(outcome_of(&node.post_with("/bell", "", "in vain")), Outcome::Refused);
         let stream = node.ask(format!("GET /bell HTTP/1.1\r\nHost: localhost\r\n{STREAM}\r\n"));
         assert_eq!(stream.status, 200);
         let id = node.post("/kitchen", "soup").remove(0);

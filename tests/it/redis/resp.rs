@@ -450,19 +450,19 @@ fn what_is_published_is_one_command_an_event_and_all_or_none() {
     assert!(text.starts_with("*10\r\n$4\r\nXADD\r\n$14\r\ntincan:kitchen\r\n$5\r\nMINID\r\n$1\r\n~\r\n"), "{text}");
     // The command does not create a stream that is missing, and it drops the entries that this node has dropped.
     let fields = ["data", "", "event", "bell", "except", "me", "post", "node-7"];
-    let how = ["XADD", "tincan:kitchen", "NOMKSTREAM", "MINID", "~", "6-0", "*"];
+    let command = ["XADD", "tincan:kitchen", "NOMKSTREAM", "MINID", "~", "6-0", "*"];
     let kept = format!("5-{}", u64::MAX);
     assert_eq!(
         add(std::slice::from_ref(&named), Some(("except", "me")), "9-9", &kept),
-        (words(&[&how[..], &fields].concat()), 1)
+        (words(&[&command[..], &fields].concat()), 1)
     );
     let retry = tincan::wire::event::parse("event: e\nretry: 42\ndata: a\n\n").unwrap();
     let fields = ["data", "a", "event", "e", "retry", "42", "post", "node-7"];
-    assert_eq!(add(&retry, None, "9-9", &kept), (words(&[&how[..], &fields].concat()), 1));
+    assert_eq!(add(&retry, None, "9-9", &kept), (words(&[&command[..], &fields].concat()), 1));
     let all = [
         words(&["MULTI"]),
-        words(&[&how[..], &["data", "soup\r\nis ready", "post", "node-7"]].concat()),
-        words(&[&how[..], &["data", "", "event", "bell", "post", "node-8"]].concat()),
+        words(&[&command[..], &["data", "soup\r\nis ready", "post", "node-7"]].concat()),
+        words(&[&command[..], &["data", "", "event", "bell", "post", "node-8"]].concat()),
         words(&["EXEC"]),
     ];
     assert_eq!(add(&[soup, named], None, "9-9", &kept), (all.concat(), 4));
@@ -578,8 +578,9 @@ impl Model {
         let next_id = |from: usize| self.blocks[from..].iter().find_map(|block| block.0);
 
         let ids: BTreeSet<Id> = kept.iter().filter_map(|block| block.0).chain([before]).collect();
-        let gone = dropped.iter().filter_map(|block| block.0);
-        let mut asked: BTreeSet<Id> = gone.chain([self.start, Id::default(), Id { epoch: u64::MAX, seq: 0 }]).collect();
+        let dropped_ids = dropped.iter().filter_map(|block| block.0);
+        let mut asked: BTreeSet<Id> =
+            dropped_ids.chain([self.start, Id::default(), Id { epoch: u64::MAX, seq: 0 }]).collect();
         // A few ids with their neighbours, and always the first and the last ones.
         let some: Vec<Id> = ids.iter().copied().filter(|_| random.below(ids.len() as u64) < 3).collect();
         let edges = [before, last].into_iter().chain(ids.iter().nth(1).copied());
@@ -604,14 +605,14 @@ impl Model {
             assert_eq!((found.pos, found.id, found.gap), place, "after {asked}, of {before} to {last}");
         }
         let from = first + random.index(kept.len() + 1);
-        let (mut pos, mut heard, mut piece) = (begins(from), Vec::new(), Vec::new());
+        let (mut pos, mut received, mut piece) = (begins(from), Vec::new(), Vec::new());
         while pos < end {
             log.read(pos, &mut piece).unwrap();
             assert!(!piece.is_empty() && piece.len() <= PIECE);
             pos += piece.len() as u64;
-            heard.append(&mut piece);
+            received.append(&mut piece);
         }
-        assert!(heard == self.blocks[from..].iter().map(|block| &*block.1).collect::<Vec<_>>().concat());
+        assert!(received == self.blocks[from..].iter().map(|block| &*block.1).collect::<Vec<_>>().concat());
         if all.pos > 0 {
             assert!(log.read(all.pos - 1, &mut piece).is_err(), "a trimmed position cannot be read");
         }

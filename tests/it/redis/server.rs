@@ -100,13 +100,13 @@ fn run(port: u16, dir: &Scratch, args: &[String]) -> Option<Ended> {
         let Ok(stream) = TcpStream::connect(("127.0.0.1", port)) else { return has_ended };
         stream.set_read_timeout(Some(SOON)).unwrap();
         // Another redis-server may have taken the port. This one may end at any time.
-        let (mut client, mut told) = (Client(BufReader::new(stream)), Vec::new());
+        let (mut client, mut replies) = (Client(BufReader::new(stream)), Vec::new());
         let mut words: Vec<Vec<&[u8]>> = vec![vec![b"PING"], vec![b"INFO", b"server"], vec![b"QUIT"]];
         password.iter().for_each(|password| words.insert(0, vec![b"AUTH", password.as_bytes()]));
         let asked = words.iter().try_for_each(|words| client.try_write(words));
-        let read = asked.and_then(|()| client.0.read_to_end(&mut told));
-        let told = String::from_utf8_lossy(&told);
-        has_ended || read.is_ok() && told.contains("+PONG\r\n") && told.contains(&id)
+        let read = asked.and_then(|()| client.0.read_to_end(&mut replies));
+        let replies = String::from_utf8_lossy(&replies);
+        has_ended || read.is_ok() && replies.contains("+PONG\r\n") && replies.contains(&id)
     });
     (!has_ended).then_some(child)
 }
@@ -316,11 +316,11 @@ impl Reader {
 
     /// Returns all blocks up to an event with these data, including this event.
     pub fn until(&mut self, data: &str) -> Vec<String> {
-        let mut heard = vec![self.next()];
-        while !heard.last().unwrap().contains(&format!("data: {data}\n")) {
-            heard.push(self.next());
+        let mut received = vec![self.next()];
+        while !received.last().unwrap().contains(&format!("data: {data}\n")) {
+            received.push(self.next());
         }
-        heard
+        received
     }
 }
 
@@ -436,8 +436,8 @@ impl Between {
     }
 
     /// Loses the next command with this word in it, and its connection.
-    pub fn lose(&self, word: &str, how: Lost) {
-        self.change(|plan| plan.lose.push((word.into(), how)));
+    pub fn lose(&self, word: &str, loss: Lost) {
+        self.change(|plan| plan.lose.push((word.into(), loss)));
     }
 
     /// Cancels the losses that have not happened yet.
@@ -481,8 +481,8 @@ impl Shared {
     fn up(&self, mut client: TcpStream, mut server: TcpStream, fate: &Fate) {
         let mut chunk = vec![0; 1 << 20];
         while let Ok(n @ 1..) = client.read(&mut chunk) {
-            let said = &chunk[..n];
-            let is = |word: &str| said.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word.as_bytes()));
+            let sent = &chunk[..n];
+            let is = |word: &str| sent.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word.as_bytes()));
             let mut plan = self.plan.lock().unwrap();
             let lost = plan.lose.first().filter(|lost| is(&lost.0)).map(|lost| lost.1);
             if lost.is_some() {
@@ -494,20 +494,20 @@ impl Shared {
                 Some(Lost::Command) => break,
                 Some(Lost::Loading) => {
                     drop(plan);
-                    let commands = said.windows(3).filter(|part| matches!(part, [b'\r', b'\n', b'*'])).count();
+                    let commands = sent.windows(3).filter(|part| matches!(part, [b'\r', b'\n', b'*'])).count();
                     let answer = "-LOADING Redis is loading the dataset in memory\r\n".repeat(1 + commands);
                     if client.write_all(answer.as_bytes()).is_err() {
                         break;
                     }
                     continue;
                 }
-                Some(how @ (Lost::Answer | Lost::Link | Lost::HalfAnswer | Lost::Silence)) => {
-                    plan.down |= how == Lost::Link;
+                Some(loss @ (Lost::Answer | Lost::Link | Lost::HalfAnswer | Lost::Silence)) => {
+                    plan.down |= loss == Lost::Link;
                     *fate.lost.lock().unwrap() = lost;
                     drop(plan);
                 }
                 Some(Lost::Half) => {
-                    let _ = server.write_all(&said[..n / 2]);
+                    let _ = server.write_all(&sent[..n / 2]);
                     break;
                 }
                 Some(Lost::Late) => {
@@ -517,11 +517,11 @@ impl Shared {
                     let plan = self.changed.wait_while(plan, |plan| !plan.deliver).unwrap();
                     fate.delivered.store(true, SeqCst);
                     drop(plan);
-                    let _ = server.write_all(said);
+                    let _ = server.write_all(sent);
                     return; // `down` ends the connection
                 }
             }
-            if server.write_all(said).is_err() {
+            if server.write_all(sent).is_err() {
                 break;
             }
         }
@@ -547,7 +547,7 @@ impl Shared {
                 None => (n, true),
                 Some(Lost::HalfAnswer) => (n / 2, false),
                 Some(Lost::Silence) => (0, true),
-                Some(how) => (0, how == Lost::Late && !delivered),
+                Some(loss) => (0, loss == Lost::Late && !delivered),
             };
             if client.write_all(&chunk[..pass]).is_err() || !stay {
                 break;

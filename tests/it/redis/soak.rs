@@ -6,7 +6,7 @@
 //! between the nodes with their last event ID. At the end each subscriber must have received what the stream holds:
 //! every event, once, in order. And the stream must hold what the responses to the publishers say.
 
-use crate::redis::outage::{Told, told};
+use crate::redis::outage::{Outcome, outcome};
 use crate::redis::server::*;
 use crate::support::harness::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,7 +44,7 @@ fn connect(port: u16) -> io::Result<TcpStream> {
 }
 
 /// Sends one POST of events on a new connection. Returns None if the response is not complete.
-fn post(stream: &mut TcpStream, channel: usize, numbers: &[u64]) -> Option<Told> {
+fn post(stream: &mut TcpStream, channel: usize, numbers: &[u64]) -> Option<Outcome> {
     let block = |number: &u64| format!("data: {}\n\n", data(*number).replace('\n', "\ndata: "));
     let (kind, body) = match numbers {
         [number] => ("text/plain", data(*number)),
@@ -60,22 +60,22 @@ fn post(stream: &mut TcpStream, channel: usize, numbers: &[u64]) -> Option<Told>
     let (head, text) = answer.split_once("\r\n\r\n")?;
     let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "))?.parse().ok()?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
-    (text.len() == length).then(|| told(status, text, head.contains("\r\nRetry-After: ")))
+    (text.len() == length).then(|| outcome(status, text, head.contains("\r\nRetry-After: ")))
 }
 
 /// The channel and the events of one POST, and the response to it.
-type Said = (usize, Vec<u64>, Option<Told>);
+type Posted = (usize, Vec<u64>, Option<Outcome>);
 
 /// The events that a subscriber has received.
-type Heard = Vec<(Id, u64)>;
+type Received = Vec<(Id, u64)>;
 
 #[derive(Default)]
 struct Soak {
     ports: [AtomicU16; NODES],
     over: AtomicBool,
     end: OnceLock<[Id; CHANNELS]>,
-    said: Mutex<Vec<Said>>,
-    heard: Mutex<Vec<(usize, Heard)>>,
+    posted: Mutex<Vec<Posted>>,
+    received: Mutex<Vec<(usize, Received)>>,
     table: Mutex<Table>,
     wrong: Mutex<Vec<String>>,
 }
@@ -105,40 +105,40 @@ impl Soak {
             let numbers: Vec<u64> = (number..number + count).collect();
             number += count;
             let Ok(mut stream) = connect(self.port(&mut random)) else { continue }; // the event was not published
-            let told = post(&mut stream, channel, &numbers);
-            let row = match &told {
-                Some(Told::Kept(_)) => "POSTs answered with 200",
-                Some(Told::Nothing | Told::Refused) => "POSTs refused: nothing was kept",
-                Some(Told::Unknown) => "POSTs refused: it is not known",
+            let outcome = post(&mut stream, channel, &numbers);
+            let row = match &outcome {
+                Some(Outcome::Kept(_)) => "POSTs answered with 200",
+                Some(Outcome::Nothing | Outcome::Refused) => "POSTs refused: nothing was kept",
+                Some(Outcome::Unknown) => "POSTs refused: it is not known",
                 None => "POSTs without an answer",
             };
             self.count(row, 1);
-            self.said.lock().unwrap().push((channel, numbers, told));
+            self.posted.lock().unwrap().push((channel, numbers, outcome));
         }
     }
 
     /// The life of a subscriber: connections to any node, each of which continues where the one before ended.
     fn read(&self, n: u64, until: &dyn Fn() -> bool) {
-        let (mut random, channel, mut heard) = (Random(n << 40), n as usize % CHANNELS, Vec::new());
-        let complete = |heard: &Heard| {
-            self.end.get().is_some_and(|end| heard.last().map_or(Id::default(), |last| last.0) >= end[channel])
+        let (mut random, channel, mut received) = (Random(n << 40), n as usize % CHANNELS, Vec::new());
+        let complete = |received: &Received| {
+            self.end.get().is_some_and(|end| received.last().map_or(Id::default(), |last| last.0) >= end[channel])
         };
-        while !complete(&heard) && until() {
-            let _ = self.hear(channel, &mut heard, &mut random, &|heard| complete(heard));
+        while !complete(&received) && until() {
+            let _ = self.read_one(channel, &mut received, &mut random, &|received| complete(received));
             sleep(Duration::from_millis(random.below(200)));
         }
-        if !complete(&heard) {
-            self.wrong(format!("reader {n} of /{channel} came to {:?} and not to the end", heard.last()));
+        if !complete(&received) {
+            self.wrong(format!("reader {n} of /{channel} came to {:?} and not to the end", received.last()));
         }
-        self.heard.lock().unwrap().push((channel, heard));
+        self.received.lock().unwrap().push((channel, received));
     }
 
     /// Opens one connection, and reads it until either side ends it.
-    fn hear(
-        &self, channel: usize, heard: &mut Heard, random: &mut Random, done: &dyn Fn(&Heard) -> bool,
+    fn read_one(
+        &self, channel: usize, received: &mut Received, random: &mut Random, done: &dyn Fn(&Received) -> bool,
     ) -> io::Result<()> {
         let (place, leaves) =
-            (heard.last().map(|last| last.0), Instant::now() + Duration::from_millis(random.below(6000)));
+            (received.last().map(|last| last.0), Instant::now() + Duration::from_millis(random.below(6000)));
         let wait = if random.below(4) == 0 { "wait=2&" } else { "" };
         let (since, last) = match place {
             None => ("since=all".into(), String::new()),
@@ -161,7 +161,7 @@ impl Soak {
             self.wrong(format!("a reader got {:?}", String::from_utf8_lossy(&head)));
         }
         let mut block = String::new();
-        while Instant::now() < leaves && !done(heard) {
+        while Instant::now() < leaves && !done(received) {
             if wire.read_line(&mut block)? == 0 {
                 break; // an incomplete block does not count
             }
@@ -172,7 +172,7 @@ impl Soak {
                 let (data, id) = text.rsplit_once("\nid: ").unwrap_or((text, ""));
                 let data = data.replace("\ndata: ", "\n");
                 match (Id::parse(id), number(&data["data: ".len()..])) {
-                    (Some(id), Some(number)) => heard.push((id, number)),
+                    (Some(id), Some(number)) => received.push((id, number)),
                     _ => self.wrong(format!("a reader of /{channel} heard {block:?}")),
                 }
             } else if block.starts_with("event: gap\n") {
@@ -189,38 +189,38 @@ impl Soak {
     /// Compares the received events and the responses with the entries of the stream.
     fn judge(&self, channel: usize, entries: &[Entry]) {
         let numbered = |entry: &Entry| Some((Id::parse(&entry.id)?, number(entry.data())?));
-        let stream: Heard = entries.iter().filter_map(numbered).collect();
+        let stream: Received = entries.iter().filter_map(numbered).collect();
         self.count("entries in the stream that are none of ours", entries.len() - stream.len());
         let mut at: BTreeMap<u64, usize> = BTreeMap::new();
         for (n, (_, number)) in stream.iter().enumerate() {
             self.count("events in the stream", 1);
             self.count("events doubled in the stream", at.insert(*number, n).is_some().into());
         }
-        for (_, numbers, told) in self.said.lock().unwrap().iter().filter(|said| said.0 == channel) {
+        for (_, numbers, outcome) in self.posted.lock().unwrap().iter().filter(|posted| posted.0 == channel) {
             let places: Vec<usize> = numbers.iter().filter_map(|number| at.get(number).copied()).collect();
             let together = places.windows(2).all(|pair| pair[0] + 1 == pair[1]);
             if !together || !(places.is_empty() || places.len() == numbers.len()) {
                 self.wrong(format!("of {numbers:?} in /{channel} the stream has {places:?}"));
             }
-            match told {
-                Some(Told::Kept(ids)) => {
+            match outcome {
+                Some(Outcome::Kept(ids)) => {
                     self.count("events acknowledged", ids.len());
                     let kept = places.iter().map(|at| stream[*at].0.to_string()).collect::<Vec<_>>();
                     self.count("events acknowledged and lost", if kept == *ids { 0 } else { numbers.len() });
                 }
-                Some(Told::Nothing | Told::Refused) => self.count("events refused, and kept", places.len()),
-                Some(Told::Unknown) => self.count("events not known of, and kept", places.len()),
+                Some(Outcome::Nothing | Outcome::Refused) => self.count("events refused, and kept", places.len()),
+                Some(Outcome::Unknown) => self.count("events not known of, and kept", places.len()),
                 None => self.count("events without an answer, and kept", places.len()),
             }
         }
         let all: BTreeSet<_> = stream.iter().copied().collect();
-        for (_, heard) in self.heard.lock().unwrap().iter().filter(|heard| heard.0 == channel) {
-            let own: BTreeSet<_> = heard.iter().copied().collect();
-            self.count("events heard", heard.len());
-            self.count("events heard twice", heard.len() - own.len());
-            self.count("events heard out of order", heard.windows(2).filter(|pair| pair[0].0 > pair[1].0).count());
-            self.count("events not heard", all.difference(&own).count());
-            self.count("events heard that the stream has not", own.difference(&all).count());
+        for (_, received) in self.received.lock().unwrap().iter().filter(|received| received.0 == channel) {
+            let distinct: BTreeSet<_> = received.iter().copied().collect();
+            self.count("events heard", received.len());
+            self.count("events heard twice", received.len() - distinct.len());
+            self.count("events heard out of order", received.windows(2).filter(|pair| pair[0].0 > pair[1].0).count());
+            self.count("events not heard", all.difference(&distinct).count());
+            self.count("events heard that the stream has not", distinct.difference(&all).count());
         }
     }
 }
@@ -269,7 +269,7 @@ fn soak(length: Duration, seed: u64) -> Option<Table> {
                     links[n].mend();
                 }
                 4 => {
-                    let (word, how) = [
+                    let (word, loss) = [
                         ("XADD", Lost::Answer),
                         ("EXEC", Lost::Answer),
                         ("XADD", Lost::Command),
@@ -277,7 +277,7 @@ fn soak(length: Duration, seed: u64) -> Option<Table> {
                         ("XREAD", Lost::Answer),
                     ][random.index(5)];
                     soak.count("failures: a command or its answer lost", 1);
-                    links[n].lose(word, how);
+                    links[n].lose(word, loss);
                 }
                 _ => {
                     soak.count("failures: Redis hangs", 1);
@@ -294,7 +294,7 @@ fn soak(length: Duration, seed: u64) -> Option<Table> {
         let end = |channel: usize| redis.entries(&channel.to_string()).last().and_then(|last| Id::parse(&last.id));
         soak.end.set(std::array::from_fn(|channel| end(channel).unwrap())).unwrap();
         let until = Instant::now() + GRACE;
-        while soak.heard.lock().unwrap().len() < READERS as usize && Instant::now() < until {
+        while soak.received.lock().unwrap().len() < READERS as usize && Instant::now() < until {
             sleep(Duration::from_millis(10));
         }
     });

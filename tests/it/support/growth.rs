@@ -42,7 +42,7 @@ fn times(tasks: &str) -> HashMap<String, u64> {
 }
 
 /// Returns the processor time that this thread spends on the work.
-pub fn own<T>(work: impl FnOnce() -> T) -> Duration {
+pub fn thread_time<T>(work: impl FnOnce() -> T) -> Duration {
     let time = || {
         sleep(Duration::from_nanos(1));
         let line = fs::read_to_string("/proc/thread-self/schedstat").unwrap();

@@ -180,9 +180,9 @@ impl Tincan {
 
     /// Publishes; returns the ids.
     pub fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Vec<String> {
-        let answer = self.post_with(path, "", body);
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        answer.text().lines().map(String::from).collect()
+        let response = self.post_with(path, "", body);
+        assert_eq!(response.status, 200, "{}", response.text());
+        response.text().lines().map(String::from).collect()
     }
 
     /// Opens a stream. Returns it after its head and its prelude, together with the prelude's id.
@@ -494,15 +494,15 @@ impl Wire {
         self.sips = sip.unwrap_or(0);
         let mut bytes = vec![0; if sip.is_some() { 1 } else { self.gulp }];
         let n = self.stream.read(&mut bytes)?;
-        let mut came = &bytes[..n];
-        while !came.is_empty() {
-            came = self.came(came);
+        let mut unread = &bytes[..n];
+        while !unread.is_empty() {
+            unread = self.accept_bytes(unread);
         }
         Ok(n)
     }
 
     /// Takes over some of the bytes that came, at least one; returns the others.
-    fn came<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+    fn accept_bytes<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         let up_to = |n: usize| bytes.split_at(bytes.len().min(n));
         match &mut self.next {
             Next::Head(head) => {
@@ -515,7 +515,7 @@ impl Wire {
                 self.buf.extend_from_slice(taken);
                 if ended {
                     let head = String::from_utf8_lossy(head).to_ascii_lowercase();
-                    self.next = self.behind(&head);
+                    self.next = self.after_head(&head);
                 }
                 rest
             }
@@ -561,7 +561,7 @@ impl Wire {
     }
 
     /// Returns what comes after a head, which is given in lower case.
-    fn behind(&mut self, head: &str) -> Next {
+    fn after_head(&mut self, head: &str) -> Next {
         let status = head.strip_prefix("http/1.").and_then(|rest| rest.get(2..5));
         let Some(status) = status.filter(|status| *status != "101") else { return Next::Bytes };
         if status.starts_with('1') {

@@ -156,8 +156,8 @@ impl Ws {
             length < 128 && (first == 0x81 || form == 0),
             "masked, or a control frame that is too long: second byte {length:#x}"
         );
-        let told = self.0.bytes(form).iter().fold(0, |n, byte| n << 8 | usize::from(*byte));
-        let length = if form == 0 { length.into() } else { told };
+        let long_length = self.0.bytes(form).iter().fold(0, |n, byte| n << 8 | usize::from(*byte));
+        let length = if form == 0 { length.into() } else { long_length };
         assert!(length >= least, "a length of {length} in {form} bytes");
         let payload = self.0.bytes(length);
         assert_eq!(payload.len(), length, "half a frame");

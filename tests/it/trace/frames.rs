@@ -79,10 +79,10 @@ fn trace_shows_each_frame_with_its_header_and_its_payload_unmasked() {
 
 /// Explains a connection with frames. The server's messages are parsed as event streams if its response has this
 /// subprotocol.
-fn explained<'a>(secrets: &Arc<Secrets>, said: impl IntoIterator<Item = (bool, &'a [u8])>) -> String {
-    let said: Vec<_> = said.into_iter().collect();
-    let blocks = said.iter().any(|(up, bytes)| !up && bytes.windows(12).any(|part| part == b"event-stream"));
-    explained_by(explainer(secrets, blocks), said)
+fn explained<'a>(secrets: &Arc<Secrets>, pieces: impl IntoIterator<Item = (bool, &'a [u8])>) -> String {
+    let pieces: Vec<_> = pieces.into_iter().collect();
+    let blocks = pieces.iter().any(|(up, bytes)| !up && bytes.windows(12).any(|part| part == b"event-stream"));
+    explained_by(explainer(secrets, blocks), pieces)
 }
 
 fn explainer(secrets: &Arc<Secrets>, blocks: bool) -> Explainer {
@@ -107,8 +107,8 @@ fn trace_holds_what_came_with_a_handshake_until_its_answer() {
     let up = [asked.as_bytes(), &more].concat();
     for cut in 0..=more.len() {
         // Cut anywhere, before the response or after it.
-        let (before, behind) = up.split_at(asked.len() + cut);
-        let got = explained(&none(), [(true, before), (false, yes.as_bytes()), (true, behind)]);
+        let (before, after) = up.split_at(asked.len() + cut);
+        let got = explained(&none(), [(true, before), (false, yes.as_bytes()), (true, after)]);
         let got = frames_of(&got).replace(&shown("#1 < ␍␊ | end of the head; frames follow"), "");
         assert_eq!(got, shown(frames), "cut at {cut}");
     }
@@ -131,10 +131,10 @@ fn trace_holds_what_came_with_a_handshake_until_its_answer() {
     assert!(got.ends_with("the connection ends, in the middle of a frame\n"), "{got}");
     // No token is shown in any frame, wherever the bytes are cut. And nothing but text reaches the terminal.
     let secrets = Arc::new(Secrets::new(["s3same"]));
-    let said =
+    let up_bytes =
         [text("open s3same"), frame(1, "s3s"), ping("s3same"), frame(0x80, "ame"), closing(1000, "s3same")].concat();
-    for cut in 0..=said.len() {
-        let (left, right) = said.split_at(cut);
+    for cut in 0..=up_bytes.len() {
+        let (left, right) = up_bytes.split_at(cut);
         let pieces = [(true, asked.as_bytes()), (false, yes.as_bytes()), (true, left), (true, right)];
         let got = explained(&secrets, pieces);
         assert!(
@@ -159,7 +159,7 @@ fn traced_frames() {
     for what in FRAMES {
         linear(&format!("{what}, shown to a person"), 500, |n| {
             let bytes = many(what, n);
-            own(|| {
+            thread_time(|| {
                 let mut explainer = explainer(&none(), false);
                 explainer.received(ask.as_bytes());
                 explainer.sent(b"HTTP/1.1 101 Switching Protocols\r\n\r\n");

@@ -12,10 +12,10 @@ fn events_in_one_request_while_they_are_shown() {
 
 #[test]
 fn traced_lines() {
-    let explained = |said: &[(bool, &str)], size: usize| {
+    let explained = |pieces: &[(bool, &str)], size: usize| {
         let mut explainer = Explainer::new(1, false, none());
         let mut out = 0;
-        for (up, text) in said {
+        for (up, text) in pieces {
             for piece in text.as_bytes().chunks(size) {
                 out += if *up { explainer.received(piece).len() } else { explainer.sent(piece).len() };
             }
@@ -37,13 +37,13 @@ fn traced_lines() {
             let body = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
             linear(&format!("{what}, shown to a person"), n, |n| {
                 let text = text.repeat(n);
-                own(|| explained(&[(up, if up { "" } else { body }), (up, &text)], size))
+                thread_time(|| explained(&[(up, if up { "" } else { body }), (up, &text)], size))
             });
         }
     }
     let ask = "GET / HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Key: a\r\n\r\n";
     linear("handshakes that are refused, shown to a person", 50, |n| {
-        let (asked, answer) = (ask.repeat(n), "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
-        own(|| explained(&[&[(true, &*asked)], &vec![(false, answer); n][..]].concat(), 16 << 10))
+        let (asked, response) = (ask.repeat(n), "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+        thread_time(|| explained(&[&[(true, &*asked)], &vec![(false, response); n][..]].concat(), 16 << 10))
     });
 }

@@ -59,14 +59,14 @@ pub fn shown(lines: &str) -> String {
 
 /// Returns the lines of an explainer without colour for a connection: pieces of bytes, up (true) or down, and then
 /// the end.
-pub fn explained<'a>(secrets: &Arc<Secrets>, said: impl IntoIterator<Item = (bool, &'a [u8])>) -> String {
-    explained_by(Explainer::new(1, false, secrets.clone()), said)
+pub fn explained<'a>(secrets: &Arc<Secrets>, pieces: impl IntoIterator<Item = (bool, &'a [u8])>) -> String {
+    explained_by(Explainer::new(1, false, secrets.clone()), pieces)
 }
 
 /// Returns the lines of this explainer for a connection.
-pub fn explained_by<'a>(mut explainer: Explainer, said: impl IntoIterator<Item = (bool, &'a [u8])>) -> String {
+pub fn explained_by<'a>(mut explainer: Explainer, pieces: impl IntoIterator<Item = (bool, &'a [u8])>) -> String {
     let mut out = String::new();
-    for (up, bytes) in said {
+    for (up, bytes) in pieces {
         out += &if up { explainer.received(bytes) } else { explainer.sent(bytes) };
     }
     out + &explainer.end()
@@ -272,19 +272,19 @@ fn what_cannot_be_understood_is_shown_and_said_to_be_refused() {
         wire.send(request);
         wire.shut();
         // The response to a HEAD has no body, not even for a refusal.
-        let answer = wire.rest();
+        let response = wire.rest();
         let lines = ended(&server, 1);
         let up: Vec<_> = lines.lines().filter(|l| l.starts_with("#1 > ")).collect();
         assert!(up.last().unwrap().ends_with(last), "{request:?}: {lines}");
         assert!(!lines.contains("length of what is missing"), "{request:?}: {lines}");
-        assert_eq!(lines.ends_with("connection ends, in the middle of a head\n"), answer.is_empty(), "{lines}");
+        assert_eq!(lines.ends_with("connection ends, in the middle of a head\n"), response.is_empty(), "{lines}");
         let bytes: usize = up.iter().map(|l| l.matches(['␍', '␊']).count()).sum();
         assert_eq!(bytes, request.matches(['\r', '\n']).count(), "{lines}");
     }
     // A refusal of a request that is not yet complete.
     let long = format!("HEAD /{}", "a".repeat(5000));
-    let answer = b"HTTP/1.1 414 URI Too Long\r\nContent-Length: 9\r\n\r\n";
-    let lines = explained(&none(), [(true, long.as_bytes()), (false, answer)]);
+    let response = b"HTTP/1.1 414 URI Too Long\r\nContent-Length: 9\r\n\r\n";
+    let lines = explained(&none(), [(true, long.as_bytes()), (false, response)]);
     assert!(lines.contains("  end of the head\n#1 > HEAD /aaa"), "{lines}");
     let lines = explained(&none(), [(false, &b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab"[..])]);
     assert!(lines.ends_with("the connection ends; length of what is missing: 7\n"), "{lines}");
@@ -696,11 +696,11 @@ fn random_bytes_make_lines_and_nothing_else() {
             if random.below(20) == 0 {
                 bytes.extend([b'a'].repeat(random.index(20_000)));
             }
-            let (said, lines) = match random.below(2) {
+            let (side, lines) = match random.below(2) {
                 0 => (&mut up, explainer.received(&bytes)),
                 _ => (&mut down, explainer.sent(&bytes)),
             };
-            said.extend_from_slice(&bytes);
+            side.extend_from_slice(&bytes);
             out += &lines;
         }
         out += &explainer.end();
@@ -716,9 +716,9 @@ fn random_bytes_make_lines_and_nothing_else() {
         );
         shows_no_token(&out, "random bytes");
         // Nothing is lost: each byte that has a sign of its own is there.
-        for (sign, said) in [("#1 > ", &up), ("#1 < ", &down)] {
+        for (sign, side) in [("#1 > ", &up), ("#1 < ", &down)] {
             let lines: String = out.lines().filter(|l| l.starts_with(sign)).collect();
-            assert_eq!(lines.matches('␊').count(), said.iter().filter(|b| **b == b'\n').count(), "seed {seed}: {out}");
+            assert_eq!(lines.matches('␊').count(), side.iter().filter(|b| **b == b'\n').count(), "seed {seed}: {out}");
         }
     });
 }

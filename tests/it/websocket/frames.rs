@@ -89,9 +89,9 @@ fn framing(t: &mut Table) {
     for (form, length) in [(2, 0), (2, 1), (2, 124), (2, 125), (8, 0), (8, 125), (8, 126), (8, 65535)] {
         let name = format!("a length of {length} in {form} bytes");
         t.fails(&name, &[header(0x81, form, length), masked(&b"*".repeat(length as usize))], LONG_FORM);
-        let mut told = header(0x81, form, length);
-        told.truncate(2 + form);
-        t.fails(name + ", and no more", &[told], LONG_FORM);
+        let mut begun = header(0x81, form, length);
+        begun.truncate(2 + form);
+        t.fails(name + ", and no more", &[begun], LONG_FORM);
     }
     for length in [1 << 63, 1 << 63 | 5, u64::MAX] {
         t.fails(format!("a length of {length:#x}"), &[header(0x81, 8, length)], HIGH_BIT);
@@ -132,9 +132,9 @@ fn reserved_bits(t: &mut Table) {
             let (first, name) = (bits << 4 | first, format!("bits {bits:03b} on {first:#x}"));
             t.fails(&name, &[frame(first, "ab")], RESERVED_BITS);
             t.fails(name.clone() + ", its first byte", &[[first].into()], RESERVED_BITS);
-            let behind = [text("a"), ping("b"), frame(first, "c")];
+            let frames = [text("a"), ping("b"), frame(first, "c")];
             let server = [echo("a"), Pong(b"b".into()), Reaction::Fail(RESERVED_BITS)];
-            t.add(name.clone() + ", behind others", &behind, &server);
+            t.add(name.clone() + ", behind others", &frames, &server);
             t.fails(name + ", within a message", &[frame(1, "a"), frame(first, "c")], RESERVED_BITS);
         }
     }
@@ -182,18 +182,18 @@ fn fragmentation(t: &mut Table) {
     for (first, name) in [(0x80, "last"), (0x00, "another")] {
         t.fails(format!("a {name} fragment of nothing"), &[frame(first, "a"), text("b")], NO_BEGINNING);
         t.fails(format!("a {name} fragment of nothing, its first byte"), &[[first].into()], NO_BEGINNING);
-        let behind = |frames: Vec<Vec<u8>>| [frames, vec![frame(first, "x")]].concat();
+        let before_it = |frames: Vec<Vec<u8>>| [frames, vec![frame(first, "x")]].concat();
         let server = |before: Reaction| [before, Reaction::Fail(NO_BEGINNING)];
-        t.add(format!("a {name} fragment behind a text"), &behind(vec![text("a")]), &server(echo("a")));
-        t.add(format!("a {name} fragment too many"), &behind(fragments(&["a", "b"])), &server(echo("ab")));
-        t.add(format!("a {name} fragment of a ping"), &behind(vec![ping("a")]), &server(Pong(b"a".into())));
+        t.add(format!("a {name} fragment behind a text"), &before_it(vec![text("a")]), &server(echo("a")));
+        t.add(format!("a {name} fragment too many"), &before_it(fragments(&["a", "b"])), &server(echo("ab")));
+        t.add(format!("a {name} fragment of a ping"), &before_it(vec![ping("a")]), &server(Pong(b"a".into())));
     }
     for first in [0x81, 0x01, 0x82, 0x02] {
         t.fails(format!("{first:#x} within a message"), &[frame(1, "a"), frame(first, "b")], NO_END);
         t.fails(format!("{first:#x} within a message, its first byte"), &[frame(1, "a"), [first].into()], NO_END);
-        let behind = [frame(1, "a"), frame(0, "b"), ping("c"), frame(first, "d")];
+        let frames = [frame(1, "a"), frame(0, "b"), ping("c"), frame(first, "d")];
         let server = [Pong(b"c".into()), Reaction::Fail(NO_END)];
-        t.add(format!("{first:#x} within a longer message"), &behind, &server);
+        t.add(format!("{first:#x} within a longer message"), &frames, &server);
     }
     t.fails("binary, then text", &[frame(0x02, "a"), frame(0x80, "b")], BINARY_DATA);
 }
@@ -304,14 +304,14 @@ fn closes(t: &mut Table) {
         t.add(format!("{code} and a reason"), &[closing(code, "reason")], &[server]);
     }
     // Bytes after it are ignored, even if they break a rule.
-    for (name, behind) in [
+    for (name, after_it) in [
         ("a text", text("a")),
         ("a ping", ping("a")),
         ("another close", closing(1001, "")),
         ("noise", vec![0xff; 50]),
         ("an unmasked frame", vec![0x81, 1, b'a']),
     ] {
-        t.add(format!("close, then {name}"), &[closing(1000, ""), behind], &normal);
+        t.add(format!("close, then {name}"), &[closing(1000, ""), after_it], &normal);
     }
     t.add("a text, then close", &[text("a"), closing(1000, "")], &[echo("a"), normal[0].clone()]);
     t.add("a ping, then close", &[ping("a"), closing(1000, "")], &[Pong(b"a".into()), normal[0].clone()]);
@@ -333,22 +333,22 @@ fn limits(t: &mut Table) {
     server.insert(63, echo(&all));
     t.add("the longest message in 64 frames, pings in between", &pings, &server);
     // The length alone is enough: neither the masking key nor a byte of the payload is sent.
-    let told = |first, length| {
+    let length_only = |first, length| {
         let mut header = header(first, if length > 65535 { 8 } else { 2 }, length);
         header.truncate(header.len() - 4);
         header
     };
     for length in [MAX as u64 + 1, 1 << 20, 1 << 32, 1 << 40, (1 << 63) - 1] {
-        t.fails(format!("{length:#x} bytes"), &[told(0x81, length)], TOO_LONG);
-        t.fails(format!("{length:#x} bytes, to be continued"), &[told(0x01, length)], TOO_LONG);
-        t.fails(format!("{length:#x} bytes behind some"), &[frame(1, "a"), told(0x80, length)], TOO_LONG);
+        t.fails(format!("{length:#x} bytes"), &[length_only(0x81, length)], TOO_LONG);
+        t.fails(format!("{length:#x} bytes, to be continued"), &[length_only(0x01, length)], TOO_LONG);
+        t.fails(format!("{length:#x} bytes behind some"), &[frame(1, "a"), length_only(0x80, length)], TOO_LONG);
     }
     t.fails("one byte too many", &[frame(1, &all), [0x80, 0x81].into()], TOO_LONG);
     let mut open: Vec<Vec<u8>> = parts.iter().enumerate().map(|(n, part)| frame(u8::from(n == 0), part)).collect();
     open.push([0x80, 0x81].into());
     t.fails("one byte too many in 65 frames", &open, TOO_LONG);
-    t.fails("the longest frame behind one byte", &[frame(1, "a"), told(0x80, MAX as u64)], TOO_LONG);
-    t.add("a message that just fits behind one byte", &[frame(1, "a"), told(0x80, MAX as u64 - 1)], &[]);
+    t.fails("the longest frame behind one byte", &[frame(1, "a"), length_only(0x80, MAX as u64)], TOO_LONG);
+    t.add("a message that just fits behind one byte", &[frame(1, "a"), length_only(0x80, MAX as u64 - 1)], &[]);
     let small: Vec<Vec<u8>> = (0..500).map(|n: u32| text(n.to_string())).collect();
     t.add("500 messages", &small, &(0..500).map(|n: u32| echo(n.to_string())).collect::<Vec<_>>());
     let empty: Vec<Vec<u8>> = (0..500).map(|n| frame(u8::from(n == 0), "")).collect();
@@ -434,8 +434,8 @@ pub fn judge(mut rest: &[u8], max: usize) -> Vec<Reaction> {
             return failed(reactions, CONTROL_LENGTH);
         }
         let Some(digits) = rest.get(2..2 + size) else { return reactions };
-        let told = digits.iter().fold(0, |n: u128, digit| n * 256 + u128::from(*digit));
-        let length = if size == 0 { seven.into() } else { told };
+        let long_length = digits.iter().fold(0, |n: u128, digit| n * 256 + u128::from(*digit));
+        let length = if size == 0 { seven.into() } else { long_length };
         let before = message.as_ref().map_or(0, Vec::len);
         match size {
             8 if length >= 1 << 63 => return failed(reactions, HIGH_BIT),
@@ -637,8 +637,8 @@ fn every_failure_says_why_and_fits_into_a_close_frame() {
         let known = ["RFC 6455 §", "tincan, --"].iter().any(|source| failure.rule.starts_with(source));
         assert!(known && failure.why.contains("; ") && failure.fields.is_empty(), "{failure:?}");
         let frame = ws::close_for(failure);
-        let said = [&failure.status.to_be_bytes(), closing_reason(failure).as_bytes()].concat();
-        assert_eq!(frame, [&[0x88, said.len() as u8], &said[..]].concat(), "the reason of {failure:?} is cut");
+        let payload = [&failure.status.to_be_bytes(), closing_reason(failure).as_bytes()].concat();
+        assert_eq!(frame, [&[0x88, payload.len() as u8], &payload[..]].concat(), "the reason of {failure:?} is cut");
         assert!(
             ws::TABLE[..n].iter().all(|other| other.why != failure.why),
             "the reason of {failure:?} is there twice"

@@ -23,9 +23,9 @@ fn frames(mut bytes: &[u8]) -> (Vec<(u8, Vec<u8>)>, &[u8]) {
     let mut frames = Vec::new();
     while let [first, second, rest @ ..] = bytes {
         let form = [0, 2, 8][usize::from(*second).saturating_sub(125)];
-        let Some((told, rest)) = rest.split_at_checked(form) else { break };
-        let told = told.iter().fold(0, |n, byte| n << 8 | usize::from(*byte));
-        let length = if form == 0 { usize::from(*second) } else { told };
+        let Some((long_length, rest)) = rest.split_at_checked(form) else { break };
+        let long_length = long_length.iter().fold(0, |n, byte| n << 8 | usize::from(*byte));
+        let length = if form == 0 { usize::from(*second) } else { long_length };
         let Some((payload, rest)) = rest.split_at_checked(length) else { break };
         frames.push((*first, payload.to_vec()));
         bytes = rest;
@@ -117,17 +117,17 @@ fn a_websocket_that_is_stuck_within_a_message_goes_on_byte_by_byte() {
 /// Asserts that these messages come, that Pings are answered between them, and that nothing else comes but pings.
 fn goes_on(mut ws: Ws, all: &[String]) {
     let mut random = Random(all[0].len() as u64);
-    let (mut heard, mut asked, mut answered) = (0, 0, 0);
-    while heard < all.len() || answered < asked {
-        if heard < all.len() {
+    let (mut received, mut asked, mut answered) = (0, 0, 0);
+    while received < all.len() || answered < asked {
+        if received < all.len() {
             asked += 1;
             ws.send(ping(asked.to_string()));
         }
-        ws.0.sips = if heard == 1 { 200_000 } else { random.index(2000) };
+        ws.0.sips = if received == 1 { 200_000 } else { random.index(2000) };
         match ws.frame().expect("the connection goes on") {
             (0x81, payload) => {
-                assert!(payload == all[heard].as_bytes(), "message {heard}");
-                heard += 1;
+                assert!(payload == all[received].as_bytes(), "message {received}");
+                received += 1;
             }
             (0x89, _) => ws.send(frame(0x8a, "")),
             // The newest Ping is always answered; others need not be (RFC 6455 §5.5.3).

@@ -15,7 +15,7 @@ fn websocket_frames() {
         for size in [1, 16 << 10] {
             linear(what, 2000, |n| {
                 let bytes = many(what, n);
-                own(|| {
+                thread_time(|| {
                     let mut parser = Parser::new(1 << 20);
                     bytes.chunks(size).for_each(|mut piece| while parser.next(&mut piece).unwrap().is_some() {});
                 })

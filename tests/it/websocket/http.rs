@@ -6,10 +6,10 @@ use tincan::wings::websocket::handshake::*;
 
 #[test]
 fn every_line_of_its_table_is_tested() {
-    let here: Vec<_> = Vec::new();
+    let tested_here: Vec<_> = Vec::new();
     covered(
         TABLES.refusals,
-        &here,
+        &tested_here,
         &elsewhere!(UPGRADE UPGRADE_OPTION HANDSHAKE_METHOD NO_SOCKET WS_VERSION WS_KEY SUBPROTOCOL),
     );
 }

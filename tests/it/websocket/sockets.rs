@@ -25,9 +25,9 @@ const WORKERS: usize = 8;
 fn is_whole(mut bytes: &[u8]) -> bool {
     while let [_, second, rest @ ..] = bytes {
         let form = [0, 2, 8][usize::from(second % 128).saturating_sub(125)];
-        let Some((told, rest)) = rest.split_at_checked(form) else { return false };
-        let told = told.iter().fold(0, |n, byte| n << 8 | usize::from(*byte));
-        let length = if form == 0 { usize::from(second % 128) } else { told };
+        let Some((long_length, rest)) = rest.split_at_checked(form) else { return false };
+        let long_length = long_length.iter().fold(0, |n, byte| n << 8 | usize::from(*byte));
+        let length = if form == 0 { usize::from(second % 128) } else { long_length };
         let Some(rest) = rest.get(4 + length..) else { return false };
         bytes = rest;
     }
@@ -36,7 +36,7 @@ fn is_whole(mut bytes: &[u8]) -> bool {
 
 /// How a client's bytes are sent.
 #[derive(Debug, Clone, Copy)]
-enum How {
+enum Sending {
     Whole,
     /// In one packet with the handshake.
     Behind,
@@ -47,34 +47,34 @@ enum How {
 struct Player<'a> {
     server: &'a Tincan,
     path: String,
-    reader: Wire,
+    subscriber: Wire,
     epoch: String,
-    said: u64,
+    published: u64,
 }
 
 impl Player<'_> {
     fn new(server: &Tincan, number: usize) -> Player<'_> {
         let path = format!("/c{number}");
-        let (reader, id) = server.listen(&path, "");
+        let (subscriber, id) = server.listen(&path, "");
         let epoch = id.strip_suffix("-0").unwrap().into();
-        Player { server, path, reader, epoch, said: 0 }
+        Player { server, path, subscriber, epoch, published: 0 }
     }
 
     /// Plays a case. Pongs come in their order, and so do messages, but a pong and a message may come in any order.
     /// If the connection ends at once, some messages may have been published without coming back.
-    fn play(&mut self, what: &str, client: &[u8], expected: &[Reaction], how: How) {
-        let what = format!("{what}, {how:?}: {:.300}", client[..client.len().min(300)].escape_ascii().to_string());
+    fn play(&mut self, what: &str, client: &[u8], expected: &[Reaction], sending: Sending) {
+        let what = format!("{what}, {sending:?}: {:.300}", client[..client.len().min(300)].escape_ascii().to_string());
         let mut wire = self.server.connect();
         let asked = handshake(&self.path, "").into_bytes();
-        let (with, then) = match how {
-            How::Behind => (client, &[][..]),
-            How::Cut(at) => (&[][..], &client[..at]),
-            How::Whole => (&[][..], client),
+        let (with, then) = match sending {
+            Sending::Behind => (client, &[][..]),
+            Sending::Cut(at) => (&[][..], &client[..at]),
+            Sending::Whole => (&[][..], client),
         };
         wire.send([&asked, with].concat());
         let mut ws = Ws::accepted(wire, "");
         ws.send(then);
-        if let How::Cut(at) = how {
+        if let Sending::Cut(at) = sending {
             ws.send(&client[at..]);
         }
         let (mut messages, mut pongs, mut close) = (Vec::new(), Vec::new(), None);
@@ -95,9 +95,9 @@ impl Player<'_> {
         } else if close.is_none() {
             ws.0.shut();
         }
-        let (mut heard, mut ponged, mut closed) = (0, 0, None);
+        let (mut received, mut ponged, mut closed) = (0, 0, None);
         loop {
-            if goes_on && closed.is_none() && heard == messages.len() && ponged == pongs.len() {
+            if goes_on && closed.is_none() && received == messages.len() && ponged == pongs.len() {
                 ws.send(closing(1000, ""));
                 close = Some(vec![3, 0xe8]);
             }
@@ -105,8 +105,8 @@ impl Player<'_> {
             assert_eq!(closed, None, "{what}: a frame after the Close frame");
             match first {
                 0x81 => {
-                    assert_eq!(Some(payload.as_slice()), messages.get(heard).map(String::as_bytes), "{what}");
-                    heard += 1;
+                    assert_eq!(Some(payload.as_slice()), messages.get(received).map(String::as_bytes), "{what}");
+                    received += 1;
                 }
                 0x8a => {
                     assert_eq!(Some(&payload), pongs.get(ponged), "{what}");
@@ -117,10 +117,10 @@ impl Player<'_> {
             }
         }
         assert_eq!(closed.map(|c| c.escape_ascii().to_string()), close.map(|c| c.escape_ascii().to_string()), "{what}");
-        assert!(ponged == pongs.len() && (heard == messages.len() || !goes_on), "{what}");
+        assert!(ponged == pongs.len() && (received == messages.len() || !goes_on), "{what}");
         for message in messages {
-            self.said += 1;
-            self.reader.expect(block(&message, &format!("{}-{}", self.epoch, self.said)));
+            self.published += 1;
+            self.subscriber.expect(block(&message, &format!("{}-{}", self.epoch, self.published)));
         }
     }
 }
@@ -150,7 +150,9 @@ fn every_case_of_the_table_is_answered_over_sockets_byte_for_byte() {
     for case in &cases {
         // Short cases are also cut at each byte. The test without sockets cuts all cases.
         let cuts = if case.client.len() <= 16 { 1..case.client.len() } else { 0..0 };
-        jobs.extend([How::Whole, How::Behind].into_iter().chain(cuts.map(How::Cut)).map(|how| (case, how)));
+        jobs.extend(
+            [Sending::Whole, Sending::Behind].into_iter().chain(cuts.map(Sending::Cut)).map(|sending| (case, sending)),
+        );
     }
     let (jobs, counts) = (Mutex::new(jobs.into_iter()), Mutex::new(BTreeMap::<_, (usize, usize)>::new()));
     scope(|s| {
@@ -159,11 +161,11 @@ fn every_case_of_the_table_is_answered_over_sockets_byte_for_byte() {
             s.spawn(move || {
                 let mut player = Player::new(server, number);
                 let next = || jobs.lock().unwrap().next();
-                while let Some((Case { group, name, client, server }, how)) = next() {
-                    player.play(&format!("{group}: {name}"), client, server, how);
+                while let Some((Case { group, name, client, server }, sending)) = next() {
+                    player.play(&format!("{group}: {name}"), client, server, sending);
                     let mut counts = counts.lock().unwrap();
                     let (whole, all) = counts.entry(*group).or_default();
-                    *whole += usize::from(matches!(how, How::Whole));
+                    *whole += usize::from(matches!(sending, Sending::Whole));
                     *all += 1;
                 }
             });
@@ -191,12 +193,12 @@ fn random_frames_over_sockets_are_answered_by_the_book() {
                 // A slow machine has less time for many rounds, but does this many.
                 while rounds < 30 || (Instant::now() < end && rounds < 600) {
                     let bytes = random_bytes(&mut random);
-                    let how = match random.index(4) {
-                        0 => How::Whole,
-                        1 => How::Behind,
-                        _ => How::Cut(random.index(bytes.len())),
+                    let sending = match random.index(4) {
+                        0 => Sending::Whole,
+                        1 => Sending::Behind,
+                        _ => Sending::Cut(random.index(bytes.len())),
                     };
-                    player.play(&format!("seed {number}, round {rounds}"), &bytes, &judge(&bytes, SMALL), how);
+                    player.play(&format!("seed {number}, round {rounds}"), &bytes, &judge(&bytes, SMALL), sending);
                     rounds += 1;
                 }
                 rounds
@@ -213,7 +215,7 @@ fn random_frames_over_sockets_are_answered_by_the_book() {
 #[test]
 fn a_handshake_is_answered_with_exactly_these_bytes() {
     let server = Tincan::start(&[]);
-    for (fields, answer) in [
+    for (fields, response) in [
         ("", ""),
         ("Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n", ""),
         ("Sec-WebSocket-Protocol: chat\r\n", ""),
@@ -223,7 +225,7 @@ fn a_handshake_is_answered_with_exactly_these_bytes() {
     ] {
         let mut wire = server.connect();
         wire.send(handshake("/kitchen", fields));
-        Ws::accepted(wire, answer).close();
+        Ws::accepted(wire, response).close();
     }
     // One byte at a time; after another request on the same connection; with a body, which is ignored.
     let mut wire = server.connect();
@@ -274,10 +276,10 @@ fn a_handshake_that_breaks_a_rule_is_refused_and_the_connection_goes_on() {
     let mut wire = server.connect();
     for (request, reject) in cases {
         wire.send(&request);
-        let answer = wire.response();
-        assert_eq!(answer.text(), reject.line(), "{request:?}");
-        answer.refused(reject);
-        let field = |name: &str| answer.field(name);
+        let response = wire.response();
+        assert_eq!(response.text(), reject.line(), "{request:?}");
+        response.refused(reject);
+        let field = |name: &str| response.field(name);
         match reject.status {
             426 => assert_eq!(
                 [field("upgrade"), field("connection"), field("sec-websocket-version")],
@@ -346,9 +348,9 @@ fn a_websocket_needs_the_token_for_reading_and_a_message_the_one_for_publishing(
     for (fields, reject) in
         [(String::new(), reject::READ_TOKEN), (bearer("wrong"), wrong[0]), (bearer("p0st"), wrong[1])]
     {
-        let answer = server.ask(handshake("/a", &fields));
-        answer.refused(reject);
-        assert_eq!(answer.field("www-authenticate"), Some("Basic realm=\"tincan: read\", charset=\"UTF-8\""));
+        let response = server.ask(handshake("/a", &fields));
+        response.refused(reject);
+        assert_eq!(response.field("www-authenticate"), Some("Basic realm=\"tincan: read\", charset=\"UTF-8\""));
     }
     let open = |token: &str| {
         let mut wire = server.connect();
@@ -373,9 +375,9 @@ fn a_websocket_counts_as_two_connections_and_a_full_server_says_503() {
     let first = Ws::open(&server, "/a");
     assert_eq!(server.metric("tincan_connections"), Some(3));
     eventually("the server has two more descriptors", || descriptors(&server) == bare + 2);
-    let answer = server.ask(handshake("/a", "Connection: close\r\n"));
-    answer.refused(reject::CONNECTIONS);
-    assert_eq!(answer.field("retry-after"), Some("5"));
+    let response = server.ask(handshake("/a", "Connection: close\r\n"));
+    response.refused(reject::CONNECTIONS);
+    assert_eq!(response.field("retry-after"), Some("5"));
     eventually("the WebSocket is a subscriber", || server.readers("a") == 1);
     first.close();
     eventually("there is room again", || server.metric("tincan_connections") == Some(1));
@@ -433,7 +435,7 @@ fn everyone_hears_what_anyone_says_in_the_same_order() {
     for n in 0..300 {
         [&mut plain, &mut named, &mut blocks][n % 3].send(text(n.to_string()));
     }
-    let mut said = Vec::new();
+    let mut numbers = Vec::new();
     for _ in 0..300 {
         number += 1;
         let block = stream.block();
@@ -442,10 +444,10 @@ fn everyone_hears_what_anyone_says_in_the_same_order() {
         let data = block.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
         plain.hears(data);
         named.hears(data);
-        said.push(data.parse::<usize>().unwrap());
+        numbers.push(data.parse::<usize>().unwrap());
     }
     for sender in 0..3 {
-        let mine: Vec<_> = said.iter().copied().filter(|n| n % 3 == sender).collect();
+        let mine: Vec<_> = numbers.iter().copied().filter(|n| n % 3 == sender).collect();
         assert_eq!(
             mine,
             (0..300).filter(|n| n % 3 == sender).collect::<Vec<_>>(),
@@ -496,11 +498,11 @@ fn a_websocket_comes_back_to_where_it_was_and_is_told_what_it_missed() {
     let from = id_of(&ws.message());
     let number = |id: &str| id.rsplit('-').next().unwrap().parse::<u64>().unwrap();
     let lost = number(&from) - 2;
-    let said = format!("{{\"asked\":\"{}\",\"from\":\"{from}\",\"lost\":{lost}}}", ids[0]);
-    assert_eq!(gap, format!("event: gap\ndata: {said}\n\n"));
+    let data = format!("{{\"asked\":\"{}\",\"from\":\"{from}\",\"lost\":{lost}}}", ids[0]);
+    assert_eq!(gap, format!("event: gap\ndata: {data}\n\n"));
     // Without blocks there is no event name, but the text is there.
     let mut plain = Ws::open(&server, &format!("/a?since={}", ids[0]));
-    plain.hears(&said);
+    plain.hears(&data);
     plain.hears(&"x".repeat(200));
 }
 
@@ -555,8 +557,8 @@ fn a_websocket_is_pinged_each_heartbeat_and_closed_when_two_pings_go_unanswered(
                 }
                 answers.send(text("still here"));
                 let frames = std::iter::repeat_with(|| answers.frame().unwrap());
-                let heard = frames.into_iter().find(|frame| *frame != (0x89, vec![]));
-                assert_eq!(heard, Some((0x81, b"still here".into())));
+                let received = frames.into_iter().find(|frame| *frame != (0x89, vec![]));
+                assert_eq!(received, Some((0x81, b"still here".into())));
                 assert_eq!(server.readers(path), 1);
             });
         }
@@ -620,15 +622,15 @@ fn at_its_age_limit_a_websocket_is_called_back_and_ends() {
             called_back(&mut answers, &began);
             // Messages after the server's Close frame and before the client's are still published; but the server
             // sends nothing more.
-            let told = Stopwatch::start();
+            let since_close = Stopwatch::start();
             answers.send([text("one more"), ping("a"), closing(1013, "")].concat());
             assert_eq!(answers.frame(), None);
-            told.within("an answer ends the connection", Duration::from_secs(1));
+            since_close.within("an answer ends the connection", Duration::from_secs(1));
         });
         called_back(&mut silent, &began);
-        let told = Stopwatch::start();
+        let since_close = Stopwatch::start();
         assert_eq!(silent.frame(), None);
-        told.within("a client that does not answer is not waited for", Duration::from_secs(4));
+        since_close.within("a client that does not answer is not waited for", Duration::from_secs(4));
     });
     assert_eq!(server.get("/a?since=all&wait=0").text().matches("data: one more\n").count(), 1);
     eventually("no connection is left", || server.metric("tincan_connections") == Some(1));
@@ -655,13 +657,13 @@ fn a_websocket_that_leaves_is_gone_from_the_metrics_within_two_seconds() {
     let server = Tincan::start(&[]);
     let bare = at_rest(&server);
     let kept = scope(|s| {
-        let leaves = |how: &'static str| {
-            let (server, path) = (&server, format!("/{how}"));
+        let leaves = |ending: &'static str| {
+            let (server, path) = (&server, format!("/{ending}"));
             move || {
                 let mut ws = Ws::open(server, &path);
-                assert_eq!(server.readers(how), 1);
+                assert_eq!(server.readers(ending), 1);
                 let mut kept = None;
-                let began = match how {
+                let began = match ending {
                     "close" => {
                         let began = Stopwatch::start();
                         ws.close();
@@ -686,12 +688,12 @@ fn a_websocket_that_leaves_is_gone_from_the_metrics_within_two_seconds() {
                         began
                     }
                 };
-                eventually("the WebSocket is no longer counted", || server.readers(how) == 0);
-                began.within(how, Duration::from_secs(2));
+                eventually("the WebSocket is no longer counted", || server.readers(ending) == 0);
+                began.within(ending, Duration::from_secs(2));
                 kept
             }
         };
-        let all = ["close", "end", "reset", "shut"].map(|how| s.spawn(leaves(how)));
+        let all = ["close", "end", "reset", "shut"].map(|ending| s.spawn(leaves(ending)));
         all.map(|one| one.join().unwrap())
     });
     drop(kept);
@@ -717,11 +719,11 @@ fn large(n: usize) -> String {
 fn keeps_its_place() {
     let server = Tincan::start(&["--quiet", "--history", &roomy()]);
     let (mut ws, _) = Ws::blocks(&server, "/a", "");
-    let (mut reader, _) = server.listen("/a", "");
+    let (mut subscriber, _) = server.listen("/a", "");
     let mut expected = Vec::new();
     for n in 0..=more_than_a_socket_takes() / large(0).len() {
         expected.push(block(&large(n), &server.post("/a", large(n))[0]));
-        reader.expect(&expected[n]);
+        subscriber.expect(&expected[n]);
     }
     expected.iter().for_each(|block| ws.hears(block));
     ws.send(text("end"));
@@ -741,20 +743,20 @@ fn falls_off_the_log() {
     }
     assert_eq!(server.metric("tincan_dropped_subscribers_total"), Some(1));
     assert_eq!(server.readers("a"), 0);
-    let mut heard = 0;
+    let mut received = 0;
     let close = loop {
         match ws.frame().unwrap() {
-            (0x81, block) => assert!(block == expected[heard].as_bytes(), "message {heard}"),
+            (0x81, block) => assert!(block == expected[received].as_bytes(), "message {received}"),
             (first, payload) => break (first, payload),
         }
-        heard += 1;
+        received += 1;
     };
     assert_eq!(close, (0x88, [&1013u16.to_be_bytes(), CALLED_BACK.as_bytes()].concat()));
-    assert!(heard > 3 && heard < count, "{heard} of {count}");
+    assert!(received > 3 && received < count, "{received} of {count}");
     ws.send(closing(1013, ""));
     assert_eq!(ws.frame(), None);
     eventually("no connection is left", || server.metric("tincan_connections") == Some(1));
-    let last = id_of(&expected[heard - 1]);
+    let last = id_of(&expected[received - 1]);
     let (mut again, _) = Ws::blocks(&server, &format!("/a?since={last}"), "");
     assert!(again.message().starts_with("event: gap\ndata: {"));
 }
@@ -787,7 +789,7 @@ fn a_hundred_stalled_websockets_delay_no_honest_reader_and_cost_little_memory() 
     assert_eq!(servers[1].readers("a"), 100, "they are behind, but still subscribed");
     // As many as the system allows.
     let count = tincan::system::limits::soft_limit("Max open files").map_or(1000, |n| 1000.min(n / 4));
-    let mut readers =
+    let mut subscribers =
         servers.each_ref().map(|server| (0..count).map(|_| server.listen("/a", "").0).collect::<Vec<_>>());
     let [without, with] = servers.each_ref().map(|server| pss(server.pid()));
     assert!(with < without + 100 * 256, "{without} KiB without and {with} KiB with 100 stalled WebSockets");
@@ -796,7 +798,7 @@ fn a_hundred_stalled_websockets_delay_no_honest_reader_and_cost_little_memory() 
         for (which, server) in servers.iter().enumerate() {
             let began = Instant::now();
             let id = server.post("/a", n.to_string()).remove(0);
-            readers[which].iter_mut().for_each(|reader| reader.expect(block(&n.to_string(), &id)));
+            subscribers[which].iter_mut().for_each(|subscriber| subscriber.expect(block(&n.to_string(), &id)));
             times[which].push(began.elapsed());
         }
     }
@@ -831,8 +833,8 @@ fn chromiums_websocket_speaks_with_the_server() {
     open("/a", "[]");
     ready("");
     page.js("['', 'κόσμε 🍲', 'two\\nlines', '\\0', 'x'.repeat(65536)].forEach(text => ws.send(text))");
-    let heard = "heard.map(text => text.length > 99 ? text.length : text).join('|')";
-    page.becomes(heard, "|κόσμε 🍲|two\nlines|\0|65536");
+    let received = "heard.map(text => text.length > 99 ? text.length : text).join('|')";
+    page.becomes(received, "|κόσμε 🍲|two\nlines|\0|65536");
     page.js("ws.close(4321, 'Auf Wiederhören')");
     page.becomes("end", "4321||true"); // the server answers with the code (§5.5.1)
     // With blocks, from the beginning.
@@ -846,13 +848,13 @@ fn chromiums_websocket_speaks_with_the_server() {
     assert_eq!(page.js("heard.slice(1).join('')"), kept[kept.find("\n\n").unwrap() + 2..]);
     assert!(kept.contains("\n\nevent: soup\ndata: hot\nid: "), "{kept}");
     // A broken rule is reported with its reason.
-    let told = |failure: Reject| format!("{}|{}|true", failure.status, closing_reason(failure));
+    let close_event = |failure: Reject| format!("{}|{}|true", failure.status, closing_reason(failure));
     page.js("ws.send(new Uint8Array([1]))");
-    page.becomes("end", &told(BINARY_DATA));
+    page.becomes("end", &close_event(BINARY_DATA));
     open("/a", "[]");
     ready("");
     page.js("ws.send('x'.repeat(65537))");
-    page.becomes("end", &told(TOO_LONG));
+    page.becomes("end", &close_event(TOO_LONG));
     // A refused handshake leads to an error without a reason. The same holds for a page of another site.
     open("/nothing/here", "[]");
     page.becomes("end", "error 1006||false");
@@ -909,11 +911,11 @@ asyncio.run(asyncio.wait_for(main(sys.argv[1]), 100))
     command.args(["-c", script, &format!("ws://127.0.0.1:{}/a", server.port)]).env("PYTHONUTF8", "1");
     let out = command.output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    let said = String::from_utf8(out.stdout).unwrap(); // standard error may have warnings of Python
+    let output = String::from_utf8(out.stdout).unwrap(); // standard error may have warnings of Python
     let (binary, long) = (closing_reason(BINARY_DATA), closing_reason(TOO_LONG));
     let expected = format!(
         "None []\nsoup is ready\n3001 \nevent-stream : connected to /a\nevent: e\ndata: named\n\n\
          1003 {binary}\n1009 {long}\n1009 {long}\n404\n403\nall\n"
     );
-    assert_eq!(said, expected);
+    assert_eq!(output, expected);
 }
