@@ -1,8 +1,9 @@
 //! The listening socket on standard input: `--listen -` (CONTRACT section 8), from a small parent, from systemd's own
-//! tools, over restarts, in a burst; and the units of the README.
+//! tools, over restarts, in a burst; and the units in `static/deploy`.
 //!
 //! The parent is the test itself: it keeps the socket, as systemd does for a service.
 
+use crate::support::documents::document;
 use crate::support::harness::*;
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions, read_to_string};
@@ -374,16 +375,10 @@ fn it_serves_without_a_network_of_its_own() {
 }
 
 #[test]
-fn the_units_of_the_readme_can_be_used_as_they_stand() {
+fn the_units_can_be_used_as_they_lie() {
     let (dir, listener) = (Scratch::new(), socket());
-    let readme = read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    let units: Vec<(&str, String)> = readme
-        .split("```ini\n# /etc/systemd/system/")
-        .skip(1)
-        .map(|block| block.split("```").next().unwrap().split_once('\n').unwrap())
-        .map(|(name, unit)| (name, unit.replace("/usr/local/bin/tincan", TINCAN)))
-        .collect();
-    assert_eq!(units.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["tincan.socket", "tincan.service"]);
+    let unit = |name| document(&format!("static/deploy/{name}")).replace("/usr/local/bin/tincan", TINCAN);
+    let units = ["tincan.socket", "tincan.service"].map(|name| (name, unit(name)));
     let paths: Vec<_> = units.iter().map(|(name, _)| format!("{}/{name}", dir.arg())).collect();
     let write = |path: &str, unit: &str| {
         fs::write(path, unit).unwrap();
