@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod clients;
 pub mod container;
+pub mod manual;
 pub mod proxies;
 pub mod readme;
 pub mod relays;

@@ -26,6 +26,7 @@ fn configuration(name: &str, debian: &str, dir: &str, port: u16, upstream: u16) 
     let text = match name {
         "nginx" => {
             let site = swap(&document("static/deploy/nginx.conf"), "listen 80;", &format!("listen 127.0.0.1:{port};"));
+            let site = swap(&swap(&site, "    listen [::]:80;\n", ""), "    # listen [::]:443 ssl http2;\n", "");
             let site = swap(&site, "listen 443 ssl http2;", &format!("listen 127.0.0.1:{port} ssl http2;"));
             let temp = |module| format!("{module}_temp_path {dir}/{module};\n");
             let temp = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(temp).concat();
@@ -34,8 +35,9 @@ fn configuration(name: &str, debian: &str, dir: &str, port: u16, upstream: u16) 
             swap(&text, "/var/log/nginx", dir) + "daemon off;\n"
         }
         "haproxy" => {
-            let end = swap(&document("static/deploy/haproxy.cfg"), "bind :80\n", &format!("bind 127.0.0.1:{port}\n"));
-            let end = swap(&end, "bind :443 ", &format!("bind 127.0.0.1:{port} "));
+            let end =
+                swap(&document("static/deploy/haproxy.cfg"), "bind :::80 v4v6\n", &format!("bind 127.0.0.1:{port}\n"));
+            let end = swap(&end, "bind :::443 v4v6 ", &format!("bind 127.0.0.1:{port} "));
             defaults(debian) + &end
         }
         _ => {
@@ -402,15 +404,17 @@ fn the_files_pass_the_checks_of_their_programs() {
     }
 }
 
+/// With the lines that are comments in the files.
 #[test]
-fn a_page_of_an_allowed_origin_can_read_that_tincan_is_away_behind_each_proxy() {
+fn a_page_of_an_allowed_origin_can_read_that_tincan_is_away_and_nobody_the_metrics() {
     behind_each(|name| {
-        let edit = match name {
-            "nginx" => ("# add_header", "add_header"),
-            "haproxy" => ("# http-after-response", "http-after-response"),
-            _ => ("# header @stream", "header @stream"),
+        let edits = match name {
+            "nginx" => [("# add_header", "add_header"), ("# location", "location")],
+            "haproxy" => [("# http-after-response", "http-after-response"), ("# http-request", "http-request")],
+            _ => [("# header @stream", "header @stream"), ("# respond", "respond")],
         };
-        let Some(proxy) = Proxy::start(name, free_port(), &[edit]) else { return };
+        let Some(proxy) = Proxy::start(name, free_port(), &edits) else { return };
+        assert_eq!(proxy.ask(get("/metrics", "")).status, 404);
         let away = proxy.ask(get("/kitchen", &format!("{STREAM}Origin: https://app.example.org\r\n")));
         assert_eq!((away.status, away.field("content-type")), (200, Some("text/event-stream")));
         assert_eq!(away.field("access-control-allow-origin"), Some("https://app.example.org"));
