@@ -2,7 +2,6 @@
 
 use crate::support::documents::{blocks, document, text_block};
 use crate::support::harness::*;
-use crate::support::sources;
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions, read, read_to_string};
 use std::process::{Command, Stdio};
@@ -27,16 +26,6 @@ fn each_metric_is_in_the_readme_and_each_metric_of_the_readme_is_there() {
     assert_eq!(metrics(&rows), metrics(&text));
     assert!(metrics(&readme).is_subset(&metrics(&text)));
     assert!(text.contains("\ntincan_subscribers{channel=\"kitchen\"} 0\n"), "{text}");
-}
-
-#[test]
-fn each_test_that_the_readme_names_is_there() {
-    let tests = sources::tests();
-    let readme = document(README);
-    let words = readme.split('`').skip(1).step_by(2);
-    let named: Vec<&str> = words.filter(|word| !word.contains(' ') && word.matches('_').count() >= 4).collect();
-    let missing: Vec<_> = named.iter().filter(|word| !tests.contains(&format!("fn {word}()"))).collect();
-    assert!(named.len() >= 3 && missing.is_empty(), "{missing:?}");
 }
 
 /// A line with the same words, whatever the numbers are.
