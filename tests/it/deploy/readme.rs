@@ -1,13 +1,12 @@
 //! What the README shows is true: its commands run, its transcript is what the wire carries, its claims have tests.
 
-use crate::support::documents::{blocks, document, text_block};
+use crate::support::commands::{commands, run};
+use crate::support::documents::{document, text_block};
 use crate::support::harness::*;
 use crate::support::sources;
 use crate::support::wings::has_all;
 use std::fs::read_to_string;
-use std::io::Read;
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::process::Command;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -35,49 +34,17 @@ fn every_command_runs() {
     if !has_all() {
         return;
     }
-    let server = Tincan::start(&[]);
-    let here = format!("localhost:{}", server.port);
     let ci = read_to_string(format!("{ROOT}/.ci/run")).unwrap();
-    let commands: Vec<String> = blocks("README.md", "sh").iter().flat_map(|b| b.lines()).map(String::from).collect();
-    assert!(commands.len() >= 5, "{commands:?}");
-    for line in commands {
-        let command = line.split("  #").next().unwrap().trim();
-        if command.starts_with("cargo ") {
-            assert!(ci.contains(command), "CI does not run `{command}`");
-            continue;
-        }
-        if command.starts_with("rustc ") {
-            assert!(ci.contains("grep '^rustc ' README.md"), "CI does not take the commands from here");
-            continue;
-        }
-        let line = command.replace("localhost:8000", &here).replace("curl ", "curl -f ");
-        if command.contains("-N") {
-            // What listens has to hear something: at least the prelude. It does not end by itself.
-            let mut listens = shell(&format!("exec {line}"));
-            let listens = listens.stdout(Stdio::piped()).stderr(Stdio::null());
-            let mut listens = Ended(listens.spawn().unwrap());
-            let (heard, hears) = mpsc::channel();
-            let mut stdout = listens.0.stdout.take().unwrap();
-            std::thread::spawn(move || heard.send(stdout.read(&mut [0; 1024])));
-            let bytes = hears.recv_timeout(SOON).unwrap_or_else(|_| panic!("{command} hears nothing")).unwrap();
-            assert!(bytes > 0, "{command} ends");
-            assert_eq!(listens.0.try_wait().unwrap(), None, "{command} ends");
-        } else {
-            let out = shell(&format!("timeout {} sh -c \"$0\"", SOON.as_secs())).arg(&line).output().unwrap();
-            assert!(out.status.success(), "{command}: {}", String::from_utf8_lossy(&out.stderr));
-            assert!(!out.stdout.is_empty(), "{command}");
+    let (built, used): (Vec<_>, Vec<_>) =
+        commands("README.md").into_iter().partition(|line| line.starts_with("cargo ") || line.starts_with("rustc "));
+    assert!(!built.is_empty() && used.len() >= 3, "{built:?} {used:?}");
+    for command in built {
+        match command.starts_with("cargo ") {
+            true => assert!(ci.contains(&command), "CI does not run `{command}`"),
+            false => assert!(ci.contains("grep '^rustc ' README.md"), "CI does not take the commands from here"),
         }
     }
-}
-
-/// A shell for a command line with curl, which knows of no proxy and of no file of its user.
-pub fn shell(line: &str) -> Command {
-    let mut command = Command::new("sh");
-    command.args(["-c", line]).env("HOME", "/nonexistent").env("CURL_HOME", "/nonexistent");
-    for name in ["http_proxy", "all_proxy", "ALL_PROXY", "XDG_CONFIG_HOME"] {
-        command.env_remove(name);
-    }
-    command
+    run(&used, &Tincan::start(&[]));
 }
 
 #[test]
@@ -167,19 +134,4 @@ fn every_claim_names_a_test_and_a_file_that_exist() {
         rows += 1;
     }
     assert!(rows >= 30 && threats >= 20, "{rows} rows, {threats} threats");
-}
-
-#[test]
-fn the_readmes_request_with_nc_shows_the_stream_alone() {
-    let readme = readme();
-    let line = readme.lines().find(|line| line.contains("| nc localhost 8000")).unwrap();
-    let request = line.split('\'').nth(1).unwrap().replace(r"\r\n", "\r\n");
-    let server = Tincan::start(&[]);
-    let mut wire = server.connect().raw();
-    wire.send(request);
-    let head = wire.until(b"\r\n\r\n");
-    assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\nConnection: close\r\n\r\n"), "{head}");
-    assert!(plain(&wire.block()).starts_with(": connected to /kitchen\n"));
-    let id = server.post("/kitchen", "soup").remove(0);
-    wire.expect(format!("data: soup\nid: {id}\n\n"));
 }
