@@ -1,5 +1,6 @@
 //! What every build does, the one without wings among them.
 
+pub mod channel;
 pub mod cli;
 pub mod crash;
 pub mod data;

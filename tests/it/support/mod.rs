@@ -1,6 +1,7 @@
 //! What tests stand on: a real server, and who talks to it.
 
 pub mod browser;
+pub mod commands;
 pub mod documents;
 pub mod growth;
 pub mod harness;
