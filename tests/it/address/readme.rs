@@ -39,8 +39,7 @@ fn a_page_reads_its_address_as_the_manual_shows_it() {
 }
 
 #[test]
-fn its_manual_quotes_what_it_refuses_and_lists_its_files() {
+fn its_manual_quotes_what_it_refuses() {
     manual::quotes("address", TABLES.refusals);
-    manual::files("address");
     manual::metrics("address", &Tincan::start(&[]), "tincan_address");
 }

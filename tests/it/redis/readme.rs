@@ -101,9 +101,8 @@ fn its_manual_has_the_lines_that_refuse_a_start() {
 }
 
 #[test]
-fn its_manual_quotes_what_it_refuses_and_lists_its_files_and_its_metrics() {
+fn its_manual_quotes_what_it_refuses_and_its_metrics() {
     manual::quotes("redis", TABLES.refusals);
-    manual::files("redis");
     let (_held, nobody) = closed_address();
     manual::metrics("redis", &Tincan::start(&["--redis", &nobody.to_string()]), "tincan_redis");
 }

@@ -1,17 +1,11 @@
 //! The manuals of the wings: the `README.md` of each folder in `src/wings`. What all of them show is held here.
 
-use crate::deploy::readme::shell;
+use crate::support::commands::shell;
 use crate::support::documents::{blocks, document};
 use crate::support::harness::*;
-use std::fs::read_to_string;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use tincan::wire::reject::Reject;
-
-/// A wing's folder.
-fn folder(wing: &str) -> String {
-    format!("{}/src/wings/{wing}", env!("CARGO_MANIFEST_DIR"))
-}
 
 /// The path of a wing's manual.
 pub fn path(wing: &str) -> String {
@@ -89,38 +83,4 @@ pub fn metrics(wing: &str, server: &Tincan, begin: &str) {
         assert!(text.contains(&format!("| `{name}` | ")), "{} has no row for {name}", path(wing));
     }
     assert!(!named.is_empty(), "{} names no metric", path(wing));
-}
-
-/// The last table of a manual has the files of its folder, in reading order, with names that stand in them.
-pub fn files(wing: &str) {
-    let text = document(&path(wing));
-    let list = read_to_string(format!("{}/mod.rs", folder(wing))).unwrap();
-    let modules = list.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
-    let files: Vec<String> = modules.chain(["mod"]).map(|name| format!("{name}.rs")).collect();
-    let table = text.rsplit("\n| file | ").next().unwrap().split("\n\n").next().unwrap();
-    let mut listed: Vec<String> = vec![];
-    for row in table.lines().skip(2) {
-        let [file, _, names] = row.trim_matches(['|', ' ']).split(" | ").collect::<Vec<_>>()[..] else {
-            let [_, names] = row.trim_matches(['|', ' ']).split(" | ").collect::<Vec<_>>()[..] else { panic!("{row}") };
-            has(wing, listed.last().unwrap(), names);
-            continue;
-        };
-        listed.push(file.trim_matches('`').into());
-        has(wing, file.trim_matches('`'), names);
-    }
-    assert_eq!(listed, files, "{}", path(wing));
-    for file in text.split('`').skip(1).step_by(2).filter(|word| word.ends_with(".rs") && word.contains('/')) {
-        let there = format!("{}/src/{file}", env!("CARGO_MANIFEST_DIR"));
-        assert!(std::path::Path::new(&there).exists(), "there is no {file}");
-    }
-}
-
-/// A file has these names.
-fn has(wing: &str, file: &str, names: &str) {
-    let source = read_to_string(format!("{}/{file}", folder(wing))).unwrap();
-    for name in names.split('`').skip(1).step_by(2) {
-        let kinds = ["fn", "struct", "static", "const"];
-        let found = kinds.iter().any(|kind| source.contains(&format!("{kind} {name}")));
-        assert!(found, "{file} has no {name}");
-    }
 }
