@@ -71,13 +71,9 @@ pub mod wire;
 pub mod system;
 #[doc(hidden)]
 pub mod config;
-#[doc(hidden)]
 pub mod log;
-#[doc(hidden)]
 pub mod channel;
-#[doc(hidden)]
 pub mod server;
-#[doc(hidden)]
 pub mod wings;
 #[doc(hidden)]
 pub mod flags;

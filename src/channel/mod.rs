@@ -1,3 +1,5 @@
+#![doc = include_str!("README.md")]
+//!
 //! Channels: who writes and who reads.
 //!
 //! A channel is one log, and the subscribers that read it. A publisher appends to the log. The pump gives each subscriber

@@ -68,7 +68,7 @@ impl App {
         self.check_wings(req, connection)
     }
 
-    /// Asks the wings whether a request asks for more than to read, see [`Wing::more_than_read`].
+    /// Asks the wings whether a request asks for more than to read, see `Wing::more_than_read`.
     pub fn more_than_read(&self, req: &Request) -> Option<Reject> {
         self.wings().find_map(|wing| wing.more_than_read(req))
     }

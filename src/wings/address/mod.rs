@@ -1,3 +1,5 @@
+#![doc = include_str!("README.md")]
+
 //! Addresses: each stream is told its own in the prelude, and whoever is given it can speak to that subscriber alone, or to all
 //! others.
 //!

@@ -1,3 +1,5 @@
+#![doc = include_str!("README.md")]
+//!
 //! The wire lab's server side: a channel of its own for what is said on a connection.
 //!
 //! `GET /kitchen?tap=KEY` is answered as ever, and each byte of that exchange is also an event in the channel `/lab/KEY`

@@ -1,3 +1,5 @@
+#![doc = include_str!("README.md")]
+//!
 //! The lessons: event streams that explain themselves, played to whoever GETs them (`script.rs`).
 //!
 //! Limits: `MAX_PLAYERS`.

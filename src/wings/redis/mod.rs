@@ -1,3 +1,5 @@
+#![doc = include_str!("README.md")]
+
 //! Redis: the log of each channel is a Redis stream, which many nodes share.
 
 pub mod resp;

@@ -1,3 +1,5 @@
+#![doc = include_str!("README.md")]
+//!
 //! The trace: `--trace` shows every connection's bytes on standard error, each line with what it is (`explain.rs`).
 //!
 //! No credentials: the value of a field that carries them is masked.

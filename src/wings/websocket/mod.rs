@@ -1,3 +1,5 @@
+#![doc = include_str!("README.md")]
+
 //! WebSocket (RFC 6455): the same channel, at the same URL.
 
 pub mod sha1;

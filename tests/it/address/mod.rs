@@ -4,5 +4,6 @@ pub mod data;
 pub mod framing;
 pub mod growth;
 pub mod http;
+pub mod readme;
 pub mod recipients;
 pub mod slow;

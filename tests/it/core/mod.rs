@@ -1,5 +1,6 @@
 //! The core: behaviour that every build has, even one without wings.
 
+pub mod channel;
 pub mod cli;
 pub mod crash;
 pub mod data;

@@ -1,8 +1,9 @@
 //! The listening socket on standard input: `--listen -` (CONTRACT section 8), from a small parent, from systemd's own
-//! tools, over restarts, in a burst; and the units of the README.
+//! tools, over restarts, in a burst; and the units in `static/deploy`.
 //!
 //! The parent is the test itself: it keeps the socket, as systemd does for a service.
 
+use crate::support::documents::{blocks, document};
 use crate::support::harness::*;
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions, read_to_string};
@@ -374,25 +375,19 @@ fn it_serves_without_a_network_of_its_own() {
 }
 
 #[test]
-fn the_units_of_the_readme_can_be_used_as_they_stand() {
+fn the_units_can_be_used_as_they_lie() {
     let (dir, listener) = (Scratch::new(), socket());
-    let readme = read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    let units: Vec<(&str, String)> = readme
-        .split("```ini\n# /etc/systemd/system/")
-        .skip(1)
-        .map(|block| block.split("```").next().unwrap().split_once('\n').unwrap())
-        .map(|(name, unit)| (name, unit.replace("/usr/local/bin/tincan", TINCAN)))
-        .collect();
-    assert_eq!(units.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["tincan.socket", "tincan.service"]);
-    let paths: Vec<_> = units.iter().map(|(name, _)| format!("{}/{name}", dir.arg())).collect();
+    let names = ["tincan.socket", "tincan.service"];
+    let units = names.map(|name| document(&format!("static/deploy/{name}")).replace("/usr/local/bin/tincan", TINCAN));
+    let paths = names.map(|name| format!("{}/{name}", dir.arg()));
     let write = |path: &str, unit: &str| {
         fs::write(path, unit).unwrap();
         fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap(); // whatever the umask is
     };
-    paths.iter().zip(&units).for_each(|(path, (_, unit))| write(path, unit));
+    paths.iter().zip(&units).for_each(|(path, unit)| write(path, unit));
 
     // What it starts is what this program understands.
-    let command = units[1].1.lines().find_map(|l| l.strip_prefix("ExecStart=")).unwrap();
+    let command = units[1].lines().find_map(|l| l.strip_prefix("ExecStart=")).unwrap();
     let state = dir.0.join("state");
     let args: Vec<String> =
         command.split(' ').skip(1).map(|a| a.replace("%S/tincan", state.to_str().unwrap())).collect();
@@ -400,6 +395,15 @@ fn the_units_of_the_readme_can_be_used_as_they_stand() {
     let server = on(&listener, &args[2..].iter().map(String::as_str).collect::<Vec<_>>());
     server.post("/kitchen", "soup is ready");
     assert!(state.join("kitchen.sse").exists());
+
+    // Variables in the README are options of this program.
+    let help = String::from_utf8(Command::new(TINCAN).arg("--help").output().unwrap().stdout).unwrap();
+    let lines = blocks("static/deploy/README.md", "ini").concat();
+    let variables: Vec<&str> = lines.split("=TINCAN_").skip(1).map(|rest| rest.split('=').next().unwrap()).collect();
+    assert!(variables.len() >= 2);
+    for variable in variables {
+        assert!(help.contains(&format!("  --{} ", variable.to_lowercase().replace('_', "-"))), "{variable}");
+    }
 
     if has("systemd-analyze", &["--version"]) {
         let analyze = |args: &[&str]| Command::new("systemd-analyze").args(args).output().unwrap();
@@ -411,10 +415,22 @@ fn the_units_of_the_readme_can_be_used_as_they_stand() {
             (status.code(), ours.fold(String::new(), |all, line| all + line + "\n"))
         };
         assert_eq!(verify([&paths[0], &paths[1]]), (Some(0), String::new()));
-        write(&paths[1], &units[1].1.replace("[Service]\n", "[Service]\nNoSuchSetting=1\n"));
+        write(&paths[1], &units[1].replace("[Service]\n", "[Service]\nNoSuchSetting=1\n"));
         let (status, warned) = verify([&paths[0], &paths[1]]);
         assert!(status == Some(0) && warned.contains("NoSuchSetting"), "{status:?} {warned}");
-        write(&paths[1], &units[1].1);
+        write(&paths[1], &units[1]);
+        // What their README puts beside them, each by itself.
+        let folders = paths.each_ref().map(|path| format!("{path}.d"));
+        folders.iter().for_each(|folder| fs::create_dir(folder).unwrap());
+        for lines in blocks("static/deploy/README.md", "ini") {
+            let of = usize::from(lines.starts_with("[Service]\n"));
+            let file = format!("{}/override.conf", folders[of]);
+            write(&file, &lines.replace("/usr/local/bin/tincan", TINCAN));
+            assert_eq!(verify([&paths[0], &paths[1]]), (Some(0), String::new()), "{lines}");
+            write(&file, "[Nonsense]\n");
+            assert!(verify([&paths[0], &paths[1]]).1.contains("Nonsense"), "{file} is not read");
+            fs::remove_file(&file).unwrap();
+        }
         // 0 is a service that can do nothing, 100 one that can do everything.
         let out = analyze(&["security", "--offline=true", "--threshold=10", &paths[1]]);
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));

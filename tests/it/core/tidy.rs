@@ -348,11 +348,20 @@ fn a_manual_lists_the_files_of_its_folder_in_reading_order() {
             continue;
         };
         let folder = folder.trim_end_matches("README.md");
-        let rows = table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
-        let rows: Vec<String> = rows.map(|file| format!("{folder}{file}")).collect();
+        let cells = table.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
+        let cells: Vec<_> = cells.map(|(file, rest)| (format!("{folder}{file}"), rest)).collect();
+        let rows: Vec<String> = cells.iter().map(|cell| cell.0.clone()).collect();
         let mut there: Vec<String> = sources().into_iter().map(|source| source.path).collect();
         there.retain(|path| path.starts_with(folder) && (!path.ends_with("/mod.rs") || rows.contains(path)));
         assert_eq!(rows, there, "{name}");
+        // A last column has functions to look for.
+        for (path, look_for) in cells.iter().filter_map(|(path, rest)| Some((path, rest.split_once(" | ")?.1))) {
+            let code = read(path).text;
+            for name in look_for.split('`').skip(1).step_by(2) {
+                let is = |kind: &&str| code.contains(&format!("{kind} {name}"));
+                assert!(["fn", "struct", "const", "static"].iter().any(|kind| is(kind)), "{name} is not in {path}");
+            }
+        }
         listed += 1;
     }
     assert!(listed >= 2, "{listed} manuals list their files");

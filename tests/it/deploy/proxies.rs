@@ -1,13 +1,12 @@
-//! Behind nginx, HAProxy and Caddy: the snippets of the README, inside what Debian configures, in the real programs.
-//! And as the process with the PID 1, as in a container.
+//! Behind nginx, HAProxy and Caddy: the files of `static/deploy`, inside what Debian configures, in the real programs.
 //!
 //! Where a proxy is missing it is left out, unless `TINCAN_PROXIES=1` says that it must be there.
 
-use crate::support::documents::blocks;
+use crate::support::documents::document;
 use crate::support::harness::*;
 use std::fs::{read_to_string, write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 use tincan::wire::reject::{CROSS_SITE, MISDIRECTED, TOO_LARGE};
@@ -16,22 +15,19 @@ const HOST: &str = "chat.example.org";
 const STREAM: &str = "Accept: text/event-stream\r\n"; // as EventSource asks for it
 const MAX_BODY: usize = 64 << 10;
 
-/// The README's code block of a language.
-fn snippet(language: &str) -> String {
-    blocks("README.md", language).remove(0)
-}
-
 /// Replaces what has to be there.
 fn swap(text: &str, from: &str, to: &str) -> String {
     assert!(text.contains(from), "there is no {from:?} in\n{text}");
     text.replace(from, to)
 }
 
-/// The whole configuration: Debian's, with the README's snippet where it belongs. Only addresses and paths differ.
+/// The whole configuration: Debian's, with the file of `static/deploy` where it belongs. Only addresses and paths differ.
 fn configuration(name: &str, debian: &str, dir: &str, port: u16, upstream: u16) -> String {
     let text = match name {
         "nginx" => {
-            let site = swap(&snippet("nginx"), "listen 80;", &format!("listen 127.0.0.1:{port};"));
+            let site = swap(&document("static/deploy/nginx.conf"), "listen 80;", &format!("listen 127.0.0.1:{port};"));
+            let site = swap(&swap(&site, "    listen [::]:80;\n", ""), "    # listen [::]:443 ssl http2;\n", "");
+            let site = swap(&site, "listen 443 ssl http2;", &format!("listen 127.0.0.1:{port} ssl http2;"));
             let temp = |module| format!("{module}_temp_path {dir}/{module};\n");
             let temp = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(temp).concat();
             let text = swap(debian, "include /etc/nginx/sites-enabled/*;", &(temp + &site));
@@ -39,16 +35,63 @@ fn configuration(name: &str, debian: &str, dir: &str, port: u16, upstream: u16) 
             swap(&text, "/var/log/nginx", dir) + "daemon off;\n"
         }
         "haproxy" => {
-            // The part before it, `global`, is about the system: a user, a chroot, a socket, the system's log.
-            let defaults = &debian[debian.find("\ndefaults\n").unwrap()..];
-            format!("{defaults}\n{}", swap(&snippet("haproxy"), "bind :80 ", &format!("bind 127.0.0.1:{port} ")))
+            let end =
+                swap(&document("static/deploy/haproxy.cfg"), "bind :::80 v4v6\n", &format!("bind 127.0.0.1:{port}\n"));
+            let end = swap(&end, "bind :::443 v4v6 ", &format!("bind 127.0.0.1:{port} "));
+            defaults(debian) + &end
         }
         _ => {
             let site = format!("http://{HOST}:{port} {{\nbind 127.0.0.1\n");
-            "{\nadmin off\n}\n".to_string() + &swap(&snippet("caddyfile"), "chat.example.org {\n", &site)
+            let site = swap(&document("static/deploy/Caddyfile"), "chat.example.org {\n", &site);
+            format!("{{\nadmin off\n}}\n{site}")
         }
     };
     swap(&text, "127.0.0.1:8000", &format!("127.0.0.1:{upstream}"))
+}
+
+/// Debian's configuration of HAProxy without its first part, `global`: that is about the system, with a user, a chroot, a
+/// socket and the system's log.
+fn defaults(debian: &str) -> String {
+    debian[debian.find("\ndefaults\n").unwrap()..].to_string() + "\n"
+}
+
+/// Debian's configuration of a proxy, and with what arguments it checks a configuration and runs with it.
+fn usage(name: &str) -> (&'static str, &'static str, &'static str) {
+    match name {
+        "nginx" => ("/etc/nginx/nginx.conf", "-t -e stderr -c", "-e stderr -c"),
+        "haproxy" => ("/etc/haproxy/haproxy.cfg", "-c -f", "-db -f"),
+        _ => ("/etc/caddy/Caddyfile", "validate --adapter caddyfile --config", "run --adapter caddyfile --config"),
+    }
+}
+
+/// Where programs are. Debian keeps some of them in /usr/sbin, which is not on everyone's PATH.
+fn path() -> String {
+    format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default())
+}
+
+/// Whether a proxy is there; says so if it is not.
+fn is_installed(name: &str) -> bool {
+    let found = std::env::split_paths(&path()).any(|dir| dir.join(name).is_file());
+    let installed = found && Path::new(usage(name).0).exists();
+    if !installed {
+        let why = format!("left out: {name} is not installed as Debian does it");
+        assert!(std::env::var("TINCAN_PROXIES").as_deref() != Ok("1"), "{why}");
+        eprintln!("{why}");
+    }
+    installed
+}
+
+/// A proxy with some arguments and a file, which is in this directory, as are its own files.
+fn command(name: &str, args: &str, file: &Path, dir: &Scratch) -> Command {
+    let mut command = Command::new(name);
+    let files = ["HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"].map(|name| (name, dir.arg())); // Caddy's
+    command.args(args.split(' ')).arg(file).env("PATH", path()).envs(files);
+    command
+}
+
+/// It succeeds.
+fn succeeds(out: &Output) {
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }
 
 /// Whether a process, and not another one, listens on this port.
@@ -76,18 +119,8 @@ pub struct Proxy {
 impl Proxy {
     /// Starts it, with some parts of its configuration replaced; none where it is not installed.
     pub fn start(name: &str, upstream: u16, edits: &[(&str, &str)]) -> Option<Proxy> {
-        let (debian, check, run) = match name {
-            "nginx" => ("/etc/nginx/nginx.conf", "-t -e stderr -c", "-e stderr -c"),
-            "haproxy" => ("/etc/haproxy/haproxy.cfg", "-c -f", "-db -f"),
-            _ => ("/etc/caddy/Caddyfile", "validate --adapter caddyfile --config", "run --adapter caddyfile --config"),
-        };
-        // Debian keeps some of them in /usr/sbin, which is not on everyone's PATH.
-        let path = format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
-        let installed = std::env::split_paths(&path).any(|dir| dir.join(name).is_file()) && Path::new(debian).exists();
-        if !installed {
-            let why = format!("left out: {name} is not installed as Debian does it");
-            assert!(std::env::var("TINCAN_PROXIES").as_deref() != Ok("1"), "{why}");
-            eprintln!("{why}");
+        let (debian, check, run) = usage(name);
+        if !is_installed(name) {
             return None;
         }
         // It ends at its start if somebody else was faster to take its port.
@@ -96,15 +129,9 @@ impl Proxy {
             let text = configuration(name, &read_to_string(debian).unwrap(), dir.arg(), port, upstream);
             let file = dir.0.join("configuration");
             write(&file, edits.iter().fold(text, |text, (from, to)| swap(&text, from, to))).unwrap();
-            let command = |args: &str| {
-                let mut command = Command::new(name);
-                let files = ["HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"].map(|name| (name, dir.arg())); // Caddy's
-                command.args(args.split(' ')).arg(&file).env("PATH", &path).envs(files);
-                command
-            };
-            let out = command(check).output().unwrap();
-            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-            let child = command(run).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            succeeds(&command(name, check, &file, &dir).output().unwrap());
+            let mut child = command(name, run, &file, &dir);
+            let child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
             let mut proxy = Proxy { child, workers: name == "nginx", port, _dir: dir };
             let deadline = Instant::now() + 3 * SOON; // these programs are large
             while proxy.child.try_wait().unwrap().is_none() {
@@ -354,41 +381,95 @@ fn readers_come_back_and_miss_nothing_behind_each_proxy() {
     });
 }
 
-/// The README's container, as far as it goes without one: its variables and its signal, in a PID namespace.
+/// As the files lie there. nginx would open port 80 for its check, which not everyone may: it checks with another port, in
+/// [`Proxy::start`].
 #[test]
-fn as_pid_1_it_needs_the_signal_of_the_dockerfile_and_loses_nothing() {
-    let works =
-        |args: &[&str]| Command::new("unshare").args(args).arg("true").output().is_ok_and(|o| o.status.success());
-    let namespace = ["--pid", "--fork", "--kill-child", "--mount-proc"];
-    let as_user = [&["-r"], &namespace[..]].concat(); // who is not root needs a user namespace as well
-    let Some(args) = [&namespace[..], &as_user].into_iter().find(|args| works(args)) else {
-        return eprintln!("left out: no PID namespace can be had here");
-    };
-    let (dir, recipe) = (Scratch::new(), snippet("dockerfile"));
-    let line = |word: &str| recipe.lines().find_map(|l| l.strip_prefix(word)).unwrap();
-    let variables = swap(&swap(line("ENV "), "0.0.0.0:8000", "127.0.0.1:0"), "/data", dir.arg());
-    let start = || {
-        let mut command = Command::new("unshare");
-        command.args(args).args([env!("CARGO_BIN_EXE_tincan"), "--quiet"]);
-        command.envs(variables.split(' ').map(|v| v.split_once('=').unwrap()));
-        let server = Tincan::run(command);
-        let inside = read_to_string(format!("/proc/{0}/task/{0}/children", server.pid())).unwrap();
-        (server, inside.trim().parse::<u32>().unwrap())
-    };
-    let stop = |pid| {
-        assert!(signal(line("STOPSIGNAL SIG"), pid));
-        eventually("it is gone", || !Path::new(&format!("/proc/{pid}")).exists());
-    };
-    let (server, pid) = start();
-    let id = server.post("/kitchen", "soup is ready").remove(0);
-    assert!(signal("TERM", pid) && signal("INT", pid));
-    let asked = Instant::now();
-    while asked.elapsed() < Duration::from_millis(500) {
-        assert_eq!(server.get("/health").text(), "ok\n", "a signal reached it");
+fn the_files_pass_the_checks_of_their_programs() {
+    for name in ["haproxy", "caddy"] {
+        if !is_installed(name) {
+            continue;
+        }
+        let (debian, check, _) = usage(name);
+        let dir = Scratch::new();
+        let file = dir.0.join("configuration");
+        let text = match name {
+            "haproxy" => read_to_string(debian).unwrap() + &document("static/deploy/haproxy.cfg"),
+            _ => document("static/deploy/Caddyfile"),
+        };
+        write(&file, text).unwrap();
+        let out = command(name, check, &file, &dir).output().unwrap();
+        succeeds(&out);
+        let said = String::from_utf8_lossy(&out.stderr).to_lowercase();
+        assert!(!said.contains("warn"), "{said}");
     }
-    stop(pid);
-    let (server, pid) = start();
-    let heard = server.get("/kitchen?wait=0&since=all").text();
-    assert!(heard.ends_with(&block(&id, "soup is ready")), "{heard}");
-    stop(pid);
+}
+
+/// With the lines that are comments in the files.
+#[test]
+fn a_page_of_an_allowed_origin_can_read_that_tincan_is_away_and_nobody_the_metrics() {
+    behind_each(|name| {
+        let edits = match name {
+            "nginx" => [("# add_header", "add_header"), ("# location", "location")],
+            "haproxy" => [("# http-after-response", "http-after-response"), ("# http-request", "http-request")],
+            _ => [("# header @stream", "header @stream"), ("# respond", "respond")],
+        };
+        let Some(proxy) = Proxy::start(name, free_port(), &edits) else { return };
+        assert_eq!(proxy.ask(get("/metrics", "")).status, 404);
+        let away = proxy.ask(get("/kitchen", &format!("{STREAM}Origin: https://app.example.org\r\n")));
+        assert_eq!((away.status, away.field("content-type")), (200, Some("text/event-stream")));
+        assert_eq!(away.field("access-control-allow-origin"), Some("https://app.example.org"));
+        assert_eq!(away.field("access-control-allow-credentials"), Some("true"));
+    });
+}
+
+/// With the lines for TLS, and a certificate of this test's own.
+#[test]
+fn with_tls_clients_speak_http_2_behind_each_proxy() {
+    behind_each(|name| {
+        let dir = Scratch::new();
+        let file = |name: &str| dir.0.join(name).to_str().unwrap().to_string();
+        let [certificate, key] = ["fullchain.pem", "privkey.pem"].map(file);
+        let mut make = Command::new("openssl");
+        make.args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2".split(' '));
+        make.args(["-subj", &format!("/CN={HOST}"), "-addext", &format!("subjectAltName=DNS:{HOST}")]);
+        if !make.args(["-keyout", &key, "-out", &certificate]).output().is_ok_and(|out| out.status.success()) {
+            assert!(std::env::var("TINCAN_PROXIES").as_deref() != Ok("1"), "openssl makes no certificate");
+            return eprintln!("left out: openssl makes no certificate");
+        }
+        let both = [&certificate, &key].map(|file| read_to_string(file).unwrap()).concat();
+        write(file("chat.example.org.pem"), both).unwrap();
+        let own = format!("bind 127.0.0.1\ntls {certificate} {key}\n");
+        let edits: &[(&str, &str)] = match name {
+            "nginx" => &[
+                ("    listen ", "    #listen "),
+                ("# listen ", "listen "),
+                ("# ssl_", "ssl_"),
+                ("/etc/letsencrypt/live/chat.example.org", dir.arg()),
+            ],
+            "haproxy" => &[("    bind ", "    #bind "), ("# bind ", "bind "), ("/etc/ssl/private", dir.arg())],
+            // It gets a certificate from elsewhere otherwise, and opens port 80 as well.
+            _ => &[
+                ("admin off\n", "admin off\nauto_https disable_redirects\n"),
+                ("http://", "https://"),
+                ("bind 127.0.0.1\n", &own),
+            ],
+        };
+        let server = Tincan::start(&["--quiet", "--retry", "0", "--host", HOST]);
+        let Some(proxy) = Proxy::start(name, server.port, edits) else { return };
+        let curl = |path: &str, more: &[&str]| {
+            let mut curl = Command::new("curl");
+            curl.args(["--disable", "--silent", "--noproxy", "*", "--http2", "--max-time", "20"]);
+            curl.args(["--write-out", "HTTP/%{http_version} %{http_code}", "--cacert", &certificate]);
+            curl.args(["--resolve", &format!("{HOST}:{}:127.0.0.1", proxy.port)]).args(more);
+            curl.arg(format!("https://{HOST}:{}{path}", proxy.port)).stdout(Stdio::piped()).spawn().unwrap()
+        };
+        let said = |curl: Child| String::from_utf8(curl.wait_with_output().unwrap().stdout).unwrap();
+        let reader = curl("/kitchen?wait=60", &["--header", "Accept: text/event-stream"]);
+        eventually("it listens", || server.readers("kitchen") == 1);
+        let answer = said(curl("/kitchen", &["--data", "soup"]));
+        let (id, status) = answer.split_once('\n').unwrap();
+        assert_eq!(status, "HTTP/2 200");
+        let heard = said(reader);
+        assert!(heard.ends_with(&(block(id, "soup") + "HTTP/2 200")), "{heard}");
+    });
 }

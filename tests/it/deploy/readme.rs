@@ -1,14 +1,13 @@
 //! What the README shows is true: its commands run, its transcript is what the wire carries, its claims have tests.
 
-use crate::support::documents::{blocks, document, documents, text_block};
+use crate::support::commands::{commands, run};
+use crate::support::documents::{document, documents, text_block};
 use crate::support::harness::*;
 use crate::support::sources;
 use crate::support::wings::{ALL, has_all, is_gone, went_with_its_wing};
 use std::fs::read_to_string;
-use std::io::Read;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::process::Command;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -36,49 +35,13 @@ fn every_command_runs() {
     if !has_all() {
         return;
     }
-    let server = Tincan::start(&[]);
-    let here = format!("localhost:{}", server.port);
     let ci = read_to_string(format!("{ROOT}/.ci/run")).unwrap();
-    let commands: Vec<String> = blocks("README.md", "sh").iter().flat_map(|b| b.lines()).map(String::from).collect();
-    assert!(commands.len() >= 5, "{commands:?}");
-    for line in commands {
-        let command = line.split("  #").next().unwrap().trim();
-        if command.starts_with("cargo ") {
-            assert!(ci.contains(command), "CI does not run `{command}`");
-            continue;
-        }
-        if command.starts_with("rustc ") {
-            assert!(ci.contains("grep '^rustc ' README.md"), "CI does not take the commands from here");
-            continue;
-        }
-        let line = command.replace("localhost:8000", &here).replace("curl ", "curl -f ");
-        if command.contains("-N") {
-            // What listens has to hear something: at least the prelude. It does not end by itself.
-            let mut listens = shell(&format!("exec {line}"));
-            let listens = listens.stdout(Stdio::piped()).stderr(Stdio::null());
-            let mut listens = Ended(listens.spawn().unwrap());
-            let (heard, hears) = mpsc::channel();
-            let mut stdout = listens.0.stdout.take().unwrap();
-            std::thread::spawn(move || heard.send(stdout.read(&mut [0; 1024])));
-            let bytes = hears.recv_timeout(SOON).unwrap_or_else(|_| panic!("{command} hears nothing")).unwrap();
-            assert!(bytes > 0, "{command} ends");
-            assert_eq!(listens.0.try_wait().unwrap(), None, "{command} ends");
-        } else {
-            let out = shell(&format!("timeout {} sh -c \"$0\"", SOON.as_secs())).arg(&line).output().unwrap();
-            assert!(out.status.success(), "{command}: {}", String::from_utf8_lossy(&out.stderr));
-            assert!(!out.stdout.is_empty(), "{command}");
-        }
-    }
-}
-
-/// A shell for a command line with curl, which knows of no proxy and of no file of its user.
-pub fn shell(line: &str) -> Command {
-    let mut command = Command::new("sh");
-    command.args(["-c", line]).env("HOME", "/nonexistent").env("CURL_HOME", "/nonexistent");
-    for name in ["http_proxy", "all_proxy", "ALL_PROXY", "XDG_CONFIG_HOME"] {
-        command.env_remove(name);
-    }
-    command
+    let commands = commands("README.md");
+    let [install, start, used @ ..] = &commands[..] else { panic!("{commands:?}") };
+    assert!(ci.contains(&format!("\n{install} --root ")), "CI does not run `{install}`");
+    assert!(ci.contains(&format!("/bin/{start}\" ")), "CI does not run `{start}`");
+    assert!(used.len() >= 3, "{used:?}");
+    run(used, &Tincan::start(&[]));
 }
 
 #[test]
@@ -144,6 +107,7 @@ fn paths(document: &str, word: &str) -> Vec<String> {
 #[test]
 fn every_claim_names_a_test_and_a_file_that_exist() {
     let tests = sources::tests();
+    let program = sources::program();
     let there = |path: &String| Path::new(ROOT).join(path).exists();
     let is_whole = !ALL.into_iter().any(is_gone);
     let metrics = ["src/channel/hub.rs", "src/wings/redis/cluster.rs"].map(String::from);
@@ -160,7 +124,7 @@ fn every_claim_names_a_test_and_a_file_that_exist() {
             // What went with a wing cannot be found any more.
             let found = match word.strip_prefix("tincan_") {
                 Some(metric) => metrics.contains(&format!("\"{metric}\"")),
-                None => tests.contains(&format!("fn {word}()")),
+                None => tests.contains(&format!("fn {word}()")) || program.contains(&format!("fn {word}(")),
             };
             assert!(found || !is_whole, "{name}: there is no {word}");
             named += usize::from(found);
@@ -230,19 +194,4 @@ fn each_threat_and_each_idea_has_its_place_in_the_source_and_the_tests_of_its_pa
         assert!(tests.is_none_or(|tests| !tests.is_empty()), "{claim}: no test shows it");
     }
     assert!(ideas >= 25 && threats >= 33, "{ideas} ideas, {threats} threats");
-}
-
-#[test]
-fn the_readmes_request_with_nc_shows_the_stream_alone() {
-    let readme = readme();
-    let line = readme.lines().find(|line| line.contains("| nc localhost 8000")).unwrap();
-    let request = line.split('\'').nth(1).unwrap().replace(r"\r\n", "\r\n");
-    let server = Tincan::start(&[]);
-    let mut wire = server.connect().raw();
-    wire.send(request);
-    let head = wire.until(b"\r\n\r\n");
-    assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\nConnection: close\r\n\r\n"), "{head}");
-    assert!(plain(&wire.block()).starts_with(": connected to /kitchen\n"));
-    let id = server.post("/kitchen", "soup").remove(0);
-    wire.expect(format!("data: soup\nid: {id}\n\n"));
 }

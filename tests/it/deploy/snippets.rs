@@ -1,7 +1,7 @@
 //! The README's code to copy: each piece runs as it is, and does what it says.
 
-use crate::deploy::readme::shell;
 use crate::support::browser::{driver, guarded, url};
+use crate::support::commands::shell;
 use crate::support::documents::{blocks, document, text_block};
 use crate::support::harness::*;
 use crate::support::process::works;
@@ -51,7 +51,7 @@ fn subscribes(server: &Tincan, command: &mut Command) {
     let (send, lines) = mpsc::channel();
     let stdout = BufReader::new(program.0.stdout.take().unwrap());
     thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
-    let mut next = || lines.recv_timeout(10 * SOON).expect("the program prints a line");
+    let next = || lines.recv_timeout(10 * SOON).expect("the program prints a line");
     while !next().is_empty() {} // the prelude
     let id = server.post("/kitchen", "soup is ready").remove(0);
     let block = [next(), next(), next()];
@@ -85,7 +85,7 @@ fn the_code_for_go_subscribes() {
 }
 
 /// Returns the commands and the code of a document, without comments, which may be in another language.
-fn commands(path: &str) -> Vec<String> {
+fn same_commands(path: &str) -> Vec<String> {
     let languages = ["sh", "js", "python", "go"];
     let lines = languages.iter().flat_map(|language| blocks(path, language));
     lines.flat_map(|block| block.lines().map(without_comment).collect::<Vec<_>>()).collect()
@@ -98,9 +98,9 @@ fn without_comment(line: &str) -> String {
 
 #[test]
 fn the_chinese_readme_has_the_same_commands() {
-    let commands_in_english = commands("README.md");
+    let commands_in_english = same_commands("README.md");
     assert!(commands_in_english.len() > 15, "{commands_in_english:?}");
-    assert_eq!(commands("README.zh-CN.md"), commands_in_english);
+    assert_eq!(same_commands("README.zh-CN.md"), commands_in_english);
 }
 
 #[test]

@@ -5,6 +5,7 @@ pub mod growth;
 pub mod http;
 pub mod old_engine;
 pub mod page;
+pub mod readme;
 pub mod sockets;
 pub mod taps;
 pub mod ways;

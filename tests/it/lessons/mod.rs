@@ -5,5 +5,6 @@ pub mod eventsource;
 pub mod http;
 pub mod old_engine;
 pub mod played;
+pub mod readme;
 pub mod tokens;
 pub mod traced;

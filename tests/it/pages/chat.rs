@@ -64,7 +64,7 @@ fn the_picture_of_the_chat_is_of_this_page() {
     let page = driver.page(&url(&server, "/kitchen"));
     page.is_open();
     for (name, msg) in [("Ada", "who cooks today?"), ("Bob", "I do: soup, with the bread from yesterday")] {
-        server.post("/kitchen", &message(name, msg));
+        server.post("/kitchen", message(name, msg));
     }
     server.post("/kitchen", "soup is ready");
     page.keys("#name", "Ada");

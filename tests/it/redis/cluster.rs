@@ -1,7 +1,9 @@
 //! Nodes that share one Redis, while all goes well: CONTRACT section 9. What goes wrong is in `outage.rs`.
 
 use crate::redis::server::*;
+use crate::support::documents::document;
 use crate::support::harness::*;
+use crate::support::manual;
 use crate::support::websocket::{Ws, text};
 use crate::support::wings::has;
 use std::collections::BTreeSet;
@@ -485,13 +487,13 @@ fn a_password_of_any_characters_and_a_database_are_taken_from_the_url_and_never_
     }
 }
 
-/// The README's list of commands: with them alone all works, and each of them is used.
+/// The manual's list of commands: with them alone all works, and each of them is used.
 #[test]
-fn a_user_needs_the_commands_of_the_readme_and_no_other() {
+fn a_user_needs_the_commands_of_the_manual_and_no_other() {
     let Some(redis) = Redis::start(&[]) else { return };
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let manual = document(&manual::path("redis")).replace('\n', " ");
     let list =
-        readme.split("The user needs the commands ").nth(1).and_then(|rest| rest.split(" on keys").next()).unwrap();
+        manual.split("The user needs the commands ").nth(1).and_then(|rest| rest.split(" on keys").next()).unwrap();
     let list = list.split('`').skip(1).step_by(2).flat_map(|names| names.split(' '));
     let commands: BTreeSet<String> = list.map(|name| name.to_ascii_lowercase()).collect();
     let allowed: Vec<String> = commands.iter().map(|name| format!("+{name}")).collect();

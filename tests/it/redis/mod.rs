@@ -7,6 +7,7 @@ pub mod growth;
 pub mod hostile;
 pub mod http;
 pub mod outage;
+pub mod readme;
 pub mod report;
 pub mod resp;
 pub mod server;

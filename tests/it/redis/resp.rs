@@ -450,19 +450,19 @@ fn what_is_published_is_one_command_an_event_and_all_or_none() {
     assert!(text.starts_with("*10\r\n$4\r\nXADD\r\n$14\r\ntincan:kitchen\r\n$5\r\nMINID\r\n$1\r\n~\r\n"), "{text}");
     // The command does not create a stream that is missing, and it drops the entries that this node has dropped.
     let fields = ["data", "", "event", "bell", "except", "me", "post", "node-7"];
-    let command = ["XADD", "tincan:kitchen", "NOMKSTREAM", "MINID", "~", "6-0", "*"];
+    let start = ["XADD", "tincan:kitchen", "NOMKSTREAM", "MINID", "~", "6-0", "*"];
     let kept = format!("5-{}", u64::MAX);
     assert_eq!(
         add(std::slice::from_ref(&named), Some(("except", "me")), "9-9", &kept),
-        (words(&[&command[..], &fields].concat()), 1)
+        (words(&[&start[..], &fields].concat()), 1)
     );
     let retry = tincan::wire::event::parse("event: e\nretry: 42\ndata: a\n\n").unwrap();
     let fields = ["data", "a", "event", "e", "retry", "42", "post", "node-7"];
-    assert_eq!(add(&retry, None, "9-9", &kept), (words(&[&command[..], &fields].concat()), 1));
+    assert_eq!(add(&retry, None, "9-9", &kept), (words(&[&start[..], &fields].concat()), 1));
     let all = [
         words(&["MULTI"]),
-        words(&[&command[..], &["data", "soup\r\nis ready", "post", "node-7"]].concat()),
-        words(&[&command[..], &["data", "", "event", "bell", "post", "node-8"]].concat()),
+        words(&[&start[..], &["data", "soup\r\nis ready", "post", "node-7"]].concat()),
+        words(&[&start[..], &["data", "", "event", "bell", "post", "node-8"]].concat()),
         words(&["EXEC"]),
     ];
     assert_eq!(add(&[soup, named], None, "9-9", &kept), (all.concat(), 4));

@@ -1,9 +1,12 @@
 //! What all tests use: a real server, and clients of every kind.
 
 pub mod browser;
+pub mod commands;
 pub mod documents;
 pub mod growth;
 pub mod harness;
+#[allow(dead_code)] // the core alone has no manual of a wing
+pub mod manual;
 pub mod process;
 pub mod refusals;
 pub mod slow_readers;

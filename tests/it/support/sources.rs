@@ -13,6 +13,11 @@ pub fn tests_in(folder: &str) -> String {
     read(&Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it")).join(folder))
 }
 
+/// The text of all files in `src` and its folders.
+pub fn program() -> String {
+    read(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")))
+}
+
 fn read(path: &Path) -> String {
     if !path.is_dir() {
         return read_to_string(path).unwrap();

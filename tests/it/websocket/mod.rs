@@ -5,4 +5,5 @@ pub mod framing;
 pub mod growth;
 pub mod http;
 pub mod lesson;
+pub mod readme;
 pub mod sockets;

@@ -1,0 +1,86 @@
+//! The manuals of the wings: the `README.md` of each folder in `src/wings`. What all of them show is held here.
+
+use crate::support::commands::shell;
+use crate::support::documents::{blocks, document};
+use crate::support::harness::*;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use tincan::wire::reject::Reject;
+
+/// The path of a wing's manual.
+pub fn path(wing: &str) -> String {
+    format!("src/wings/{wing}/README.md")
+}
+
+/// The commands of a manual, with ports in place of those that it shows.
+pub fn commands(wing: &str, ports: &[(&str, String)]) -> Vec<String> {
+    let text = blocks(&path(wing), "sh").concat().replace("\\\n", "");
+    let here = |line: &str| ports.iter().fold(line.to_string(), |line, (shown, real)| line.replace(shown, real));
+    text.lines().map(here).collect()
+}
+
+/// Runs a command; returns what it writes.
+pub fn run(command: &str) -> String {
+    let out = shell(command).env_remove("REDISCLI_AUTH").output().unwrap();
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success() && !said.is_empty(), "{command}: {}", String::from_utf8_lossy(&out.stderr));
+    said
+}
+
+/// A command that does not end by itself.
+pub struct Listens {
+    _command: Ended,
+    heard: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Listens {
+    pub fn start(command: &str) -> Listens {
+        let mut command: Command = shell(&format!("exec {command}"));
+        let mut child = Ended(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
+        let mut stdout = child.0.stdout.take().unwrap();
+        let heard: Arc<Mutex<Vec<u8>>> = Arc::default();
+        let copy = heard.clone();
+        std::thread::spawn(move || {
+            let mut piece = [0; 1024];
+            while let Ok(n @ 1..) = std::io::Read::read(&mut stdout, &mut piece) {
+                copy.lock().unwrap().extend(&piece[..n]);
+            }
+        });
+        Listens { _command: child, heard }
+    }
+
+    /// All that it has written.
+    pub fn heard(&self) -> String {
+        String::from_utf8_lossy(&self.heard.lock().unwrap()).into_owned()
+    }
+
+    /// Waits until it has written this; returns all that it has written.
+    pub fn until(&self, text: &str) -> String {
+        eventually(text, || self.heard().contains(text));
+        self.heard()
+    }
+}
+
+/// A manual quotes each of these refusals, beside its status.
+pub fn quotes(wing: &str, table: &[Reject]) {
+    let text = document(&path(wing));
+    for reject in table {
+        let status = reject.status.to_string();
+        let found = text.lines().any(|line| line.contains(reject.why) && line.contains(&status));
+        assert!(found, "{} does not quote: {}", path(wing), reject.line());
+    }
+}
+
+/// Each metric that a manual names is there, and each whose name begins like this has a row with its unit.
+pub fn metrics(wing: &str, server: &Tincan, begin: &str) {
+    let (text, there) = (document(&path(wing)), server.get("/metrics").text());
+    let there: Vec<&str> = there.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let named: Vec<&str> = text.split('`').skip(1).step_by(2).filter(|word| word.starts_with("tincan_")).collect();
+    for name in &named {
+        assert!(there.contains(name), "there is no metric {name}");
+    }
+    for name in there.iter().filter(|name| name.starts_with(begin)) {
+        assert!(text.contains(&format!("| `{name}` | ")), "{} has no row for {name}", path(wing));
+    }
+    assert!(!named.is_empty(), "{} names no metric", path(wing));
+}
