@@ -1,4 +1,4 @@
-//! What its manual shows.
+//! The commands and the code of this wing's manual.
 
 use crate::support::browser::{driver, url};
 use crate::support::documents::{blocks, text_block};
@@ -17,7 +17,7 @@ fn the_commands_of_its_manual_do_what_it_shows() {
     for command in &commands[1..] {
         manual::run(&command.replace(&address_of(&shown), &address));
     }
-    // The time to wait is drawn, and an epoch is a time.
+    // Each subscriber gets a random `retry`, and an epoch is a time.
     let same = |text: &str| {
         let (prelude, events) = text.split_once("\nretry: ").unwrap();
         let events = events.split_once('\n').unwrap().1.replace(id_of(text).split('-').next().unwrap(), "EPOCH");

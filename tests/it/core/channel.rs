@@ -1,4 +1,4 @@
-//! What the manual of channels shows.
+//! The commands, the code and the limits in the manual of channels.
 
 use crate::support::browser::{driver, url};
 use crate::support::commands::{commands, run, shell};
@@ -13,7 +13,7 @@ use tincan::wire::reject::{CONNECTIONS, EVENT_NAME, RESERVED, WAIT};
 
 const MANUAL: &str = "src/channel/README.md";
 
-/// Lines of a stream without what differs each time.
+/// Masks everything in the lines of a stream that differs each time.
 fn mask(stream: &str) -> String {
     let masked = |line: &str| match line.split_once(": ") {
         Some(("retry", _)) => "retry: …".into(),

@@ -1,5 +1,5 @@
-//! What `static/deploy/README.md` says of backups: `backup.sh` and plain copies, both while events are published, and what a
-//! server then makes of the copy.
+//! Backups as `static/deploy/README.md` describes them: `backup.sh` and plain copies, both while events are
+//! published, and a server that starts with the copy.
 
 use crate::support::harness::*;
 use std::fs::{copy, create_dir, read_dir, read_to_string, remove_file};
@@ -16,14 +16,14 @@ const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/static/deploy/backup.
 const OLD: &str = "kitchen.old.sse";
 const NEWEST: &str = "kitchen.sse";
 
-/// So small that a file turns over after some dozens of these events.
+/// So small that a file turns over after some dozens of the events.
 const ARGS: [&str; 3] = ["--quiet", "--history", "32K"];
 
 fn start(dir: &Path) -> Tincan {
     Tincan::start(&[&ARGS[..], &["--data", dir.to_str().unwrap()]].concat())
 }
 
-/// The events of a channel that are kept: ids and data. There is no gap among them.
+/// Returns the ids and data of the events that a channel keeps. There must be no gap among them.
 fn kept(server: &Tincan, channel: &str) -> Vec<(Id, String)> {
     let text = server.get(&format!("/{channel}?wait=0&since=all")).text();
     let (_, events) = text.split_once("\n\n").unwrap();
@@ -36,7 +36,7 @@ fn kept(server: &Tincan, channel: &str) -> Vec<(Id, String)> {
     events
 }
 
-/// Publishes until a new file begins. Its first line differs from that of the one before.
+/// Publishes until a new file begins. The new file's first line differs from that of the file before.
 fn turn_over(server: &Tincan, dir: &Scratch) {
     let head = || read_to_string(dir.0.join(NEWEST)).ok().and_then(|text| text.lines().next().map(String::from));
     server.post("/kitchen", "first");
@@ -46,7 +46,7 @@ fn turn_over(server: &Tincan, dir: &Scratch) {
     }
 }
 
-/// Publishes to each channel while a check runs, and for some time before; notes what is acknowledged.
+/// Publishes to each channel while a check runs, and for some time before; notes the acknowledged events.
 fn while_published(server: &Tincan, acknowledged: &[Acknowledged; 2], check: impl FnOnce()) {
     let stop = &AtomicBool::new(false);
     let began = Instant::now();
@@ -68,7 +68,7 @@ fn while_published(server: &Tincan, acknowledged: &[Acknowledged; 2], check: imp
     });
 }
 
-/// What was acknowledged in a channel: ids and data.
+/// The acknowledged events of a channel: ids and data.
 type Acknowledged = Mutex<Vec<(Id, String)>>;
 
 fn counts(acknowledged: &[Acknowledged; 2]) -> [usize; 2] {
@@ -92,19 +92,19 @@ fn a_backup_while_events_are_published_has_all_that_was_acknowledged_before() {
         for ((channel, acknowledged), before) in CHANNELS.iter().zip(&acknowledged).zip(before) {
             let events = kept(&restored, channel);
             let acknowledged = acknowledged.lock().unwrap();
-            let first = acknowledged.binary_search(&events[0]).expect("the first was published");
-            assert!(acknowledged[first..].starts_with(&events), "/{channel}: they are not the same");
+            let first = acknowledged.binary_search(&events[0]).expect("the first event was acknowledged");
+            assert!(acknowledged[first..].starts_with(&events), "/{channel}: the events differ");
             let end = first + events.len();
             assert!(end >= before, "/{channel} ends early, at {end}, not {before}");
-            // Only what the server has dropped itself by now is not there.
+            // Only events that the server itself has dropped may be missing.
             assert!(events[0] <= kept(&server, channel)[0], "/{channel} begins late");
         }
-        let said = restored.stderr();
-        assert!(!said.contains("cannot be opened") && !said.contains("hole"), "{said}");
+        let messages = restored.stderr();
+        assert!(!messages.contains("cannot be opened") && !messages.contains("hole"), "{messages}");
         for entry in read_dir(&backup).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
             if name.contains(".cut-") {
-                assert!(!read_to_string(backup.join(&name)).unwrap().contains("\n\n"), "{name} has a whole event");
+                assert!(!read_to_string(backup.join(&name)).unwrap().contains("\n\n"), "{name} has a complete event");
             }
         }
     }
@@ -128,7 +128,7 @@ fn a_subscriber_that_is_ahead_of_a_restored_copy_is_told_by_a_gap() {
     assert!(heard(&ahead).ends_with(&(gap + &block("three", &last))), "{}", heard(&ahead));
 }
 
-/// As `cp`, `rsync` and `tar --sort=name` copy: in the order of the names. A file turns over in between.
+/// A copy in the order of names, as `cp`, `rsync` and `tar --sort=name` make it. A file turns over meanwhile.
 #[test]
 fn a_plain_copy_of_the_older_file_first_can_lack_a_file_and_tells_so() {
     let (dir, copies) = (Scratch::new(), Scratch::new());
@@ -142,7 +142,7 @@ fn a_plain_copy_of_the_older_file_first_can_lack_a_file_and_tells_so() {
     let restored = start(&copies.0);
     assert_eq!(restored.get("/health").text(), "ok\n");
     let all = restored.get("/kitchen?wait=0&since=all").text();
-    assert!(!all.contains("soup is ready"), "the file is there");
+    assert!(!all.contains("soup is ready"), "the copy has the file");
     let heard = restored.get(&format!("/kitchen?wait=0&since={asked}")).text();
     assert!(heard.contains(&format!("event: gap\ndata: {{\"asked\":\"{asked}\",")), "{heard}");
 }
@@ -167,7 +167,7 @@ fn a_plain_copy_of_the_newer_file_first_can_have_a_file_twice_and_needs_one_remo
     assert_eq!(restored.get("/health").text(), "ok\n");
 }
 
-/// It does not add to a directory that is there, and fails if there is nothing to copy from.
+/// The script does not add to a directory that exists, and fails if there is nothing to copy.
 #[test]
 fn the_backup_script_fails_if_it_cannot_copy() {
     let dir = Scratch::new();

@@ -1,4 +1,4 @@
-//! What `static/deploy/README.md` says of limits, logs, `/health` and `/metrics` is true.
+//! What `static/deploy/README.md` says about limits, logs, `/health` and `/metrics` is true.
 
 use crate::support::documents::{blocks, document, text_block};
 use crate::support::harness::*;
@@ -9,13 +9,13 @@ use std::process::{Command, Stdio};
 const README: &str = "static/deploy/README.md";
 const TINCAN: &str = env!("CARGO_BIN_EXE_tincan");
 
-/// The words of a text that are metrics.
+/// Returns the words of a text that name metrics.
 fn metrics(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words.filter(|word| word.starts_with("tincan_")).collect()
 }
 
-/// Those of `--redis` are in the manual of that wing: without it they are not in the response.
+/// The metrics of `--redis` are in the manual of that wing. Without `--redis` they are not in the response.
 #[test]
 fn each_metric_is_in_the_readme_and_each_metric_of_the_readme_is_there() {
     let server = Tincan::start(&[]);
@@ -28,7 +28,7 @@ fn each_metric_is_in_the_readme_and_each_metric_of_the_readme_is_there() {
     assert!(text.contains("\ntincan_subscribers{channel=\"kitchen\"} 0\n"), "{text}");
 }
 
-/// A line with the same words, whatever the numbers are.
+/// Returns a line with all numbers replaced.
 fn same(line: &str) -> String {
     line.split(|c: char| c.is_ascii_digit()).filter(|part| !part.is_empty()).collect::<Vec<_>>().join("N")
 }
@@ -53,7 +53,7 @@ fn the_lines_of_the_log_are_as_the_readme_shows_them() {
     assert_eq!(logged.len(), shown.lines().count());
     for (logged, shown) in logged.iter().zip(shown.lines()) {
         assert_eq!(request(logged), request(shown));
-        // The date has the same length; the client is an address with a port.
+        // The date has a fixed length. The client is an address with a port.
         let [logged, shown] = [logged, shown].map(|line| line.split_once(" GMT ").unwrap());
         assert_eq!(logged.0.len(), shown.0.len(), "{logged:?}");
         assert_eq!(same(logged.1.split(' ').next().unwrap()), same(shown.1.split(' ').next().unwrap()));
@@ -88,7 +88,7 @@ fn the_defaults_need_the_descriptors_that_the_readme_says() {
             command.args(["-c", "ulimit -n $0 && exec \"$@\"", &descriptors.to_string(), TINCAN]);
             command.args(["--listen", "127.0.0.1:0"]).args(args);
             if !Command::new("sh").args(["-c", &format!("ulimit -n {number}")]).status().unwrap().success() {
-                return eprintln!("left out: no {number} descriptors can be had here");
+                return eprintln!("left out: {number} descriptors are not available here");
             }
             let server = Tincan::run(command);
             eventually("it says its limits", || server.stderr().contains("limits: "));
@@ -102,5 +102,5 @@ fn the_files_for_deployment_are_not_in_the_program() {
     let program = read(TINCAN).unwrap();
     let away = b"tincan is away";
     assert!(document("static/deploy/nginx.conf").as_bytes().windows(away.len()).any(|bytes| bytes == away));
-    assert!(!program.windows(away.len()).any(|bytes| bytes == away), "a file of static/deploy is in it");
+    assert!(!program.windows(away.len()).any(|bytes| bytes == away), "the program contains a file of static/deploy");
 }

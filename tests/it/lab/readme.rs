@@ -1,4 +1,4 @@
-//! What its manual shows.
+//! The commands of this wing's manual.
 
 use crate::lab::taps::tap_event;
 use crate::support::commands::{commands, run};
@@ -14,7 +14,7 @@ fn its_commands_run_and_the_tap_tells_of_them_as_it_shows() {
     let names = |text: &str| text.lines().filter_map(|line| line.strip_prefix("event: ")).collect::<Vec<_>>().join(" ");
     let shown = text_block(MANUAL, "event: in");
     let mut heard = String::new();
-    eventually("the end is tap_event", || {
+    eventually("the end is in the tap", || {
         heard = server.get("/lab/mine?wait=0&since=all").text();
         names(&heard) == names(&shown).replace("out", "out out")
     });

@@ -1,4 +1,4 @@
-//! What the manual of the lessons shows.
+//! The manual of the lessons.
 
 use crate::support::commands::{commands, run};
 use crate::support::documents::{document, text_block};
@@ -9,7 +9,7 @@ use tincan::wings::lessons::script::{LESSONS, parse};
 
 const MANUAL: &str = "src/wings/lessons/README.md";
 
-/// What stands between backticks in the part of the manual from one word to another.
+/// Returns the texts in backticks in the part of the manual between two texts.
 fn quoted(from: &str, to: &str) -> Vec<String> {
     let manual = document(MANUAL);
     let part = manual.split_once(from).unwrap().1.split_once(to).unwrap().0;
@@ -35,7 +35,7 @@ fn what_it_says_of_a_lessons_file_is_so() {
     assert_eq!(text_block(MANUAL, ": lesson: "), retry.text);
     let comments = quoted("| comment | effect |", "A word in braces");
     let words = quoted("| word | what is done |", "A pause is");
-    assert_eq!((comments.len(), words.len()), (5, 9)); // one of the comments is there twice
+    assert_eq!((comments.len(), words.len()), (5, 9)); // one comment appears twice
     for line in comments.iter().filter(|line| !line.ends_with("ID:")).chain(&words) {
         assert!(parse(&format!("data: x\n\n{line}\n"), b"").is_ok(), "{line}");
     }

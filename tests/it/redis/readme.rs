@@ -1,4 +1,4 @@
-//! What its manual shows.
+//! The commands and the messages in this wing's manual.
 
 use crate::core::cli::tincan;
 use crate::redis::server::*;
@@ -42,13 +42,13 @@ fn the_commands_of_its_manual_do_what_it_shows() {
         redis.entries("kitchen").iter().map(Entry::data).collect::<Vec<_>>(),
         ["soup is ready", "soup is still ready"]
     );
-    // The user that the last one makes is the one of the URL that it shows.
+    // The last command creates a user. It is the user in the URL that the manual shows.
     let url = document(&manual::path("redis"));
     let url = url.split("TINCAN_REDIS=").nth(1).unwrap().split(' ').next().unwrap();
     is_well(&Tincan::start(&["--redis", &url.replace("10.0.0.5:6379", &format!("127.0.0.1:{}", redis.port))]));
 }
 
-/// What a node says of Redis, without what differs each time.
+/// Returns a node's messages about Redis, without the parts that differ each time.
 fn news(node: &Tincan, key: &str) -> Vec<String> {
     let stderr = node.stderr();
     let lines = stderr.lines().filter_map(|line| line.strip_prefix("tincan: redis: ")?.split_once(": "));
@@ -75,7 +75,7 @@ fn its_manual_has_the_lines_that_a_node_says() {
     assert_eq!(nodes[2].post_with("/kitchen", "", "x").status, 503);
     client.ask(&["CONFIG", "SET", "maxmemory", "0"]);
     nodes[2].post("/kitchen", "x");
-    eventually("it says so", || news(&nodes[2], "").last().unwrap() == "takes events again");
+    eventually("the node reports it", || news(&nodes[2], "").last().unwrap() == "takes events again");
     for node in [&nodes[0], &nodes[1], &nodes[3]] {
         eventually("it says why", || !news(node, "").is_empty());
     }
@@ -88,7 +88,7 @@ fn its_manual_has_the_lines_that_a_node_says() {
         assert!(all.iter().any(|line| line.contains(word)), "{word}: {all:?}");
     }
     redis.kill();
-    eventually("it is away", || news(&nodes[2], "").last().unwrap().starts_with("away: "));
+    eventually("Redis is away", || news(&nodes[2], "").last().unwrap().starts_with("away: "));
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn its_manual_quotes_what_it_refuses_and_its_metrics() {
     manual::metrics("redis", &Tincan::start(&["--redis", &nobody.to_string()]), "tincan_redis");
 }
 
-/// The fields of an entry in its manual are those that a node writes.
+/// The manual has each field of an entry that a node writes.
 #[test]
 fn its_manual_has_each_field_of_an_entry() {
     let Some(redis) = Redis::start(&[]) else { return };

@@ -1,4 +1,4 @@
-//! The commands that documents show in their `sh` blocks. They are run.
+//! Runs the commands in the `sh` blocks of documents.
 
 use crate::support::documents::blocks;
 use crate::support::harness::*;
@@ -7,14 +7,15 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread::spawn;
 
-/// The commands of a document, without the remarks behind them. One that ends with a backslash goes on in the next line.
+/// Returns the commands of a document, without the remarks after them. A command that ends with a backslash goes on
+/// in the next line.
 pub fn commands(path: &str) -> Vec<String> {
     let text = blocks(path, "sh").concat().replace("\\\n ", "");
     text.lines().map(|line| line.split("  #").next().unwrap().trim().to_string()).collect()
 }
 
-/// Runs these commands one after the other, with the server in place of `localhost:8000`. Each has to succeed, and to say
-/// something. One with `-N` listens: it has to say something and must not end before, and then it goes on to the end of all.
+/// Runs these commands one after the other, with the server in place of `localhost:8000`. Each must succeed and print
+/// something. A command with `-N` listens: it must print something, and must not end before the last command.
 pub fn run(commands: &[String], server: &Tincan) {
     let scratch = Scratch::new();
     let mut listening = Vec::new();
@@ -29,9 +30,9 @@ pub fn run(commands: &[String], server: &Tincan) {
             let mut stdout = listens.0.stdout.take().unwrap();
             spawn(move || {
                 let _ = heard.send(stdout.read(&mut [0; 1024]));
-                std::io::copy(&mut stdout, &mut std::io::sink()) // else it ends when it says more
+                std::io::copy(&mut stdout, &mut std::io::sink()) // otherwise curl ends at its next output
             });
-            let bytes = hears.recv_timeout(SOON).unwrap_or_else(|_| panic!("{command} hears nothing")).unwrap();
+            let bytes = hears.recv_timeout(SOON).unwrap_or_else(|_| panic!("{command} receives nothing")).unwrap();
             assert!(bytes > 0, "{command} ends");
             assert_eq!(listens.0.try_wait().unwrap(), None, "{command} ends");
             listening.push(listens);
@@ -44,7 +45,7 @@ pub fn run(commands: &[String], server: &Tincan) {
     }
 }
 
-/// A shell for a command line with curl, which knows of no proxy and of no file of its user.
+/// Returns a shell for a command line with curl. It uses no proxy and no files of the user.
 pub fn shell(line: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", line]).env("HOME", "/nonexistent").env("CURL_HOME", "/nonexistent");

@@ -1,4 +1,4 @@
-//! The manuals of the wings: the `README.md` of each folder in `src/wings`. What all of them show is held here.
+//! The manuals of the wings: the `README.md` of each folder in `src/wings`. These checks are common to all of them.
 
 use crate::support::commands::shell;
 use crate::support::documents::{blocks, document};
@@ -7,24 +7,24 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use tincan::wire::reject::Reject;
 
-/// The path of a wing's manual.
+/// Returns the path of a wing's manual.
 pub fn path(wing: &str) -> String {
     format!("src/wings/{wing}/README.md")
 }
 
-/// The commands of a manual, with ports in place of those that it shows.
+/// Returns the commands of a manual, with other ports in place of those that it shows.
 pub fn commands(wing: &str, ports: &[(&str, String)]) -> Vec<String> {
     let text = blocks(&path(wing), "sh").concat().replace("\\\n", "");
-    let here = |line: &str| ports.iter().fold(line.to_string(), |line, (shown, real)| line.replace(shown, real));
-    text.lines().map(here).collect()
+    let adapted = |line: &str| ports.iter().fold(line.to_string(), |line, (shown, real)| line.replace(shown, real));
+    text.lines().map(adapted).collect()
 }
 
-/// Runs a command; returns what it writes.
+/// Runs a command; returns its output.
 pub fn run(command: &str) -> String {
     let out = shell(command).env_remove("REDISCLI_AUTH").output().unwrap();
-    let said = String::from_utf8_lossy(&out.stdout).into_owned();
-    assert!(out.status.success() && !said.is_empty(), "{command}: {}", String::from_utf8_lossy(&out.stderr));
-    said
+    let output = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success() && !output.is_empty(), "{command}: {}", String::from_utf8_lossy(&out.stderr));
+    output
 }
 
 /// A command that does not end by itself.
@@ -49,19 +49,19 @@ impl Listens {
         Listens { _command: child, heard }
     }
 
-    /// All that it has written.
+    /// Returns its output so far.
     pub fn heard(&self) -> String {
         String::from_utf8_lossy(&self.heard.lock().unwrap()).into_owned()
     }
 
-    /// Waits until it has written this; returns all that it has written.
+    /// Waits until it has written this; returns its output.
     pub fn until(&self, text: &str) -> String {
         eventually(text, || self.heard().contains(text));
         self.heard()
     }
 }
 
-/// A manual quotes each of these refusals, beside its status.
+/// Asserts that a manual quotes each of these refusals with its status.
 pub fn quotes(wing: &str, table: &[Reject]) {
     let text = document(&path(wing));
     for reject in table {
@@ -71,15 +71,17 @@ pub fn quotes(wing: &str, table: &[Reject]) {
     }
 }
 
-/// Each metric that a manual names is there, and each whose name begins like this has a row with its unit.
+/// Asserts that each metric in a manual exists, and that each metric whose name begins with `begin` has a row with
+/// its unit.
 pub fn metrics(wing: &str, server: &Tincan, begin: &str) {
-    let (text, there) = (document(&path(wing)), server.get("/metrics").text());
-    let there: Vec<&str> = there.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let (text, present) = (document(&path(wing)), server.get("/metrics").text());
+    let present: Vec<&str> =
+        present.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     let named: Vec<&str> = text.split('`').skip(1).step_by(2).filter(|word| word.starts_with("tincan_")).collect();
     for name in &named {
-        assert!(there.contains(name), "there is no metric {name}");
+        assert!(present.contains(name), "the metric {name} does not exist");
     }
-    for name in there.iter().filter(|name| name.starts_with(begin)) {
+    for name in present.iter().filter(|name| name.starts_with(begin)) {
         assert!(text.contains(&format!("| `{name}` | ")), "{} has no row for {name}", path(wing));
     }
     assert!(!named.is_empty(), "{} names no metric", path(wing));

@@ -13,7 +13,7 @@ pub fn tests_in(folder: &str) -> String {
     read(&Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it")).join(folder))
 }
 
-/// The text of all files in `src` and its folders.
+/// Returns the text of all files in `src` and its folders.
 pub fn program() -> String {
     read(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")))
 }

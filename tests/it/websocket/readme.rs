@@ -1,4 +1,4 @@
-//! What its manual shows.
+//! The commands and the code of this wing's manual.
 
 use crate::deploy::proxies::Proxy;
 use crate::support::browser::{driver, url};
@@ -17,12 +17,12 @@ fn the_commands_of_its_manual_do_what_it_shows() {
     let port = ("localhost:8000", format!("localhost:{}", server.port));
     let [opens, says] = &manual::commands("websocket", &[port])[..] else { panic!("there are two commands") };
     let listens = Listens::start(opens);
-    eventually("it is a subscriber", || server.readers("kitchen") == 1);
+    eventually("the WebSocket is a subscriber", || server.readers("kitchen") == 1);
     manual::run(says);
     assert!(listens.until("soup is ready").starts_with("HTTP/1.1 101 Switching Protocols\r\n"));
 }
 
-/// They run in a page of the server; `heard` has what they write to the console.
+/// The scripts run in a page of the server. `heard` collects their output on the console.
 #[test]
 fn the_scripts_of_its_manual_do_what_it_says() {
     let Some(driver) = driver() else { return };
@@ -35,15 +35,15 @@ fn the_scripts_of_its_manual_do_what_it_says() {
         page
     };
     play(first).becomes("heard.join('|')", "soup is ready");
-    // Behind the end of its first connection it misses nothing, and gets nothing twice.
+    // The script's second connection misses nothing, and gets nothing twice.
     let page = play(back);
     page.becomes("heard.length", "1");
-    let mut said = String::new();
+    let mut received = String::new();
     for n in 0..3 {
-        said += &block(&n.to_string(), &server.post("/kitchen", n.to_string())[0]);
+        received += &block(&n.to_string(), &server.post("/kitchen", n.to_string())[0]);
         eventually("it is called back", || server.readers("kitchen") == 0);
     }
-    page.becomes("heard.filter(block => !block.startsWith(': connected')).join('')", &said);
+    page.becomes("heard.filter(block => !block.startsWith(': connected')).join('')", &received);
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn its_manual_quotes_what_it_refuses() {
     manual::metrics("websocket", &Tincan::start(&[]), "tincan_websocket");
 }
 
-/// Whether a WebSocket speaks with the server through a proxy; else what the response's head is.
+/// Checks that a WebSocket works through a proxy. If not, returns the head of the response as the error.
 fn through(proxy: &Proxy) -> Result<(), String> {
     let mut wire = Wire::to(proxy.port);
     wire.send(handshake("/kitchen", "").replace("Host: localhost", "Host: chat.example.org"));
