@@ -341,7 +341,7 @@ impl Server {
         }
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
-        Server { child, stderr, port: 0, bare: false } // from here on it is ended, whatever happens
+        Server { child, stderr, port: 0, bare: false } // from here on the child is ended in any case
     }
 
     /// Returns the processor time so far, in seconds. It is not a number if there is no /proc.

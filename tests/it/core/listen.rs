@@ -310,7 +310,7 @@ fn idle_readers_wake_a_server_twice_a_second_until_they_have_left() {
         let began = Instant::now();
         let wakes = wakes(&server, Duration::from_secs(2));
         assert!(wakes > 0, "the server must find out which clients have closed");
-        wakes <= began.elapsed().as_millis() as u64 / 500 + 1 // the time may have been longer
+        wakes <= began.elapsed().as_millis() as u64 / 500 + 1 // the measured time may be longer
     });
     drop(subscribers);
     eventually("the subscribers have left", || server.readers("a") == 0);

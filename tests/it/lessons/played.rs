@@ -278,7 +278,7 @@ fn file(name: &str) -> &'static str {
     languages(LESSONS.iter().find(|lesson| lesson.name == name).unwrap().text).0
 }
 
-/// The last event IDs for which a lesson has a part of its own.
+/// Returns the last event IDs for which a lesson has a part of its own.
 fn ids(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter_map(|line| line.strip_prefix(": when Last-Event-ID: "))
 }
