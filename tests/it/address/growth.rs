@@ -8,7 +8,7 @@ use crate::support::harness::*;
 fn what_a_stalled_reader_is_to_pass_over() {
     let server = Tincan::start(&["--quiet", "--history", &roomy(), "--max-body", &roomy()]);
     let mut channels = 0;
-    linear("what a stalled reader is to pass over", 16, |n| {
+    linear("events that leave out a stalled subscriber", 16, |n| {
         channels += 1;
         let channel = format!("/{channels}");
         let (_reader, prelude) = stalled(&server, &channel);

@@ -55,7 +55,7 @@ fn its_eventsource_hears_what_is_published() {
     page.js(&format!(
         "(window.told = [], console.log = (...said) => told.push(said.join('|')), (() => {{ {code} }})())"
     ));
-    eventually("it listens", || server.readers("kitchen") > 0);
+    eventually("the page listens", || server.readers("kitchen") > 0);
     let id = server.post("/kitchen", "soup is ready").remove(0);
     server.post("/kitchen?event=order", "two");
     page.becomes("told.join()", &format!("soup is ready|{id},order:|two"));

@@ -197,7 +197,9 @@ fn the_start_says_what_everybody_may_and_by_which_address() {
         |what: &str| format!("  warning: everyone who reaches this address may {what}; --token-file says who may\n");
     let started = |listen: &str, args: &[&str]| {
         let server = Tincan::spawn(listen, args);
-        eventually("its start is said", || server.stderr().contains("  limits: ") && server.stderr().ends_with('\n'));
+        eventually("the greeting is complete", || {
+            server.stderr().contains("  limits: ") && server.stderr().ends_with('\n')
+        });
         (server.stderr(), server.port)
     };
     for listen in ["0.0.0.0:0", "[::]:0"].into_iter().filter(|listen| std::net::TcpListener::bind(*listen).is_ok()) {
@@ -232,7 +234,7 @@ fn a_variable_that_is_no_options_is_noted_and_never_refused() {
     command.env("TINCAN_PORT_8000_TCP", "tcp://10.0.0.1:8000").env("TINCAN_a\u{1b}[2J", "").env("OTHER", "x");
     let server = Tincan::run(command);
     let note = "  note: no option has these variables, see --help: TINCAN_HEARTBEET, TINCAN_PORT_8000_TCP, TINCAN_a\u{241b}[2J\n";
-    eventually("it is said", || server.stderr().ends_with(note));
+    eventually("the variable is noted", || server.stderr().ends_with(note));
     let mut command = Command::new(env!("CARGO_BIN_EXE_tincan"));
     command.env("TINCAN_LISTEN", "127.0.0.1:0").env("TINCAN_QUIET", "1");
     let server = Tincan::run(command);
@@ -267,7 +269,7 @@ fn the_start_says_what_the_process_can_hold_and_warns() {
             command.args(["-c", &line]);
             command
         });
-        eventually("it says so", || server.stderr().contains(&says));
+        eventually("the warning is printed", || server.stderr().contains(&says));
     }
     assert_eq!(dir.read("a.sse"), ": tincan log\n\n");
     std::fs::write(dir.0.join("a.sse"), ": tincan log\n\ndata: torn").unwrap();
@@ -333,7 +335,7 @@ fn a_channel_is_forgotten_after_its_time_and_its_ids_never_come_back() {
         use_at = now;
         used
     };
-    eventually("the channel that nobody uses is forgotten", || {
+    eventually("the unused channel is forgotten", || {
         again();
         !hub.metrics(None).contains("left")
     });

@@ -588,7 +588,7 @@ fn names_whose_files_are_removed_are_free_without_a_restart() {
     let server = serve(&dir, &["--max-channels", "4"]);
     let taken = || server.post_with("/e", "", "x").refused(CHANNELS);
     let freed = |name: &str| {
-        eventually("the place is free", || server.post_with(&format!("/{name}"), "", "x").status == 200);
+        eventually("the name is free", || server.post_with(&format!("/{name}"), "", "x").status == 200);
     };
     let remove = |name: &str| fs::remove_file(dir.0.join(name)).unwrap();
     taken();
@@ -654,8 +654,8 @@ pub fn fails_while_nobody_reads(first: fn(&str) -> String, last: fn(&str) -> Opt
     command.args(["--listen", &format!("127.0.0.1:{port}"), "--quiet", "--heartbeat", "1", "--data", dir.arg()]);
     bare(&mut command);
     let _server = Ended(command.stdout(Stdio::null()).stderr(OwnedFd::from(stderr)).spawn().unwrap());
-    eventually("it listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
-    eventually("it has said so", || {
+    eventually("the server listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    eventually("the terminal is full", || {
         filler.set_nonblocking(true).unwrap();
         let full = filler.write_all(&[b'x'; 4096]).is_err();
         filler.set_nonblocking(false).unwrap();
@@ -673,7 +673,7 @@ pub fn fails_while_nobody_reads(first: fn(&str) -> String, last: fn(&str) -> Opt
     let prelude = subscriber.block();
     fs::rename(dir.0.join("a.sse"), dir.0.join("moved")).unwrap();
     let mut waits = vec![post(&format!("/a{}", first(&prelude)))];
-    eventually("its disk fails", || {
+    eventually("the disk fails", || {
         let mut next = post("/a");
         next.stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
         let answered = next.stream.peek(&mut [0]).is_ok();
@@ -732,10 +732,10 @@ fn tail_follows_a_log_into_its_next_files() {
     let mut tail = tail.stdout(File::create(out.0.join("shown")).unwrap()).spawn().unwrap();
     let all = |ids: &[String]| ids.iter().all(|id| out.read("shown").matches(&format!("id: {id}\n")).count() == 1);
     for n in 0..60 {
-        eventually("tail shows it, once", || all(&ids));
+        eventually("tail shows the event, once", || all(&ids));
         ids.extend(server.post("/a", format!("{n} {}", "x".repeat(100))));
     }
-    eventually("tail shows all, once", || all(&ids));
+    eventually("tail shows all events, once", || all(&ids));
     tail.kill().unwrap();
     tail.wait().unwrap();
     assert!(out.read("shown").matches(HEAD.trim_end()).count() > 4, "{} files", out.read("shown"));
@@ -772,7 +772,7 @@ fn a_file_that_others_change_takes_no_event_and_is_read_on() {
     let check = |name: &str| {
         let (channel, path) = (format!("/{name}"), dir.0.join(format!("{name}.sse")));
         let (mut subscriber, _) = server.listen(&channel, "");
-        let mut hears = |block: &str| eventually("the reader hears it", || subscriber.block() == block);
+        let mut hears = |block: &str| eventually("the subscriber receives the block", || subscriber.block() == block);
         let one = block(&server.post(&channel, "one")[0], "one");
         let mut file = File::options().append(true).open(&path).unwrap();
         match name {

@@ -536,7 +536,9 @@ fn what_the_system_does_not_give() {
 
 fn with_few_descriptors_those_who_are_there_hear_all_and_others_come_when_some_leave() {
     let server = shell("ulimit -n 64; exec", &[]);
-    eventually("it warns", || server.stderr().contains("(64 descriptors)") && server.stderr().contains("warning"));
+    eventually("the server warns", || {
+        server.stderr().contains("(64 descriptors)") && server.stderr().contains("warning")
+    });
     let mut publisher = BufReader::new(server.connect().stream);
     publish(&mut publisher, "a", "first").unwrap();
     let fields = |n| if n % 2 == 0 { "" } else { "Accept: text/event-stream\r\n" };
@@ -559,7 +561,7 @@ fn with_few_descriptors_those_who_are_there_hear_all_and_others_come_when_some_l
     drop((outside, waiting));
     inside.truncate(inside.len() - 10);
     for _ in 0..5 {
-        eventually("a new one gets in", || {
+        eventually("a new subscriber is accepted", || {
             let mut wire = listener(&server, "");
             let greeting = greeting(&mut wire);
             let inside_now = greeting.contains(CONNECTED);

@@ -301,7 +301,7 @@ fn a_waiting_poll_begins_at_once_and_ends_behind_the_first_events() {
     let server = Tincan::start(&["--max-body", "2M", "--history", "8M"]);
     let mut polls = [(); 3].map(|()| server.connect());
     polls.iter_mut().for_each(|poll| poll.send("GET /a?wait=300 HTTP/1.1\r\nHost: localhost\r\n\r\n"));
-    eventually("all wait", || server.readers("a") == 3);
+    eventually("all polls wait", || server.readers("a") == 3);
     let (one, two) = ("x".repeat(1 << 20), "y".repeat(600_000));
     let stream = format!("data: {one}\n\ndata: {two}\n\n");
     let ids = server.post_with("/a", "Content-Type: text/event-stream\r\n", stream).text();

@@ -167,7 +167,7 @@ fn events() {
 #[test]
 fn what_stands_behind_a_body() {
     let server = Tincan::start(&["--quiet", "--max-body", "1M"]);
-    linear("empty lines behind a body", 15_000, |n| {
+    linear("empty lines after a body", 15_000, |n| {
         let request = post("/health", &"a".repeat(400_000));
         let (begin, end) = request.split_at(request.len() - 1);
         let rest = format!("{end}{}GET /health HTTP/1.1\r\nHost: a\r\n\r\n", "\r\n".repeat(n));
@@ -182,7 +182,7 @@ fn what_stands_behind_a_body() {
             assert_eq!([wire.response().status, wire.response().status], [405, 200]);
         })
     });
-    linear("requests behind a body", 1000, |n| {
+    linear("requests after a body", 1000, |n| {
         let requests = post("/a", &"a".repeat(30 * n)) + &"HEAD /b HTTP/1.1\r\nHost: a\r\n\r\n".repeat(n);
         let mut wire = server.connect();
         spent(&server, || pipelined(&mut wire, &requests, n + 1))
@@ -254,7 +254,7 @@ pub fn stalled(server: &Tincan, channel: &str) -> (Wire, String) {
 fn readers_that_have_stalled() {
     let start = || Tincan::start(&["--quiet", "--history", &roomy(), "--max-body", &roomy()]);
     let mut servers = HashMap::new();
-    linear("channels with a stalled reader beside this one", 1, |n| {
+    linear("channels with a stalled subscriber beside this one", 1, |n| {
         let (server, ..) = servers.entry(n).or_insert_with(|| {
             let server = start();
             let subscribers: Vec<_> = (0..n).map(|channel| stalled(&server, &format!("/{channel}"))).collect();
@@ -290,7 +290,7 @@ fn channels() {
 
 #[test]
 fn what_is_for_one_alone_and_is_read_bit_by_bit() {
-    linear("bytes for one alone", 1 << 20, |n| {
+    linear("bytes for one subscriber alone", 1 << 20, |n| {
         let (mut client, server) = UnixStream::pair().unwrap();
         let stream = TcpStream::from(OwnedFd::from(server));
         stream.set_nonblocking(true).unwrap();

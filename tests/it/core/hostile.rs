@@ -57,7 +57,7 @@ impl Pair {
                 let (number, sent) = block.strip_prefix("data: ").unwrap().split_once(" at ").unwrap();
                 assert_eq!(number, n.to_string(), "no event is lost and none comes twice");
                 let Ok(sent) = sent.lines().next().unwrap().parse() else { return n }; // the last event has no time
-                soon("to be heard", Duration::from_micros(sent));
+                soon("to be received", Duration::from_micros(sent));
                 n += 1;
             }
         });
@@ -130,7 +130,7 @@ fn descriptors_at_rest(server: &Tincan) -> usize {
     let socket = |entry: std::io::Result<std::fs::DirEntry>| {
         std::fs::read_link(entry.unwrap().path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"))
     };
-    eventually("only its listening socket is there", || files().filter_map(|e| socket(e).then_some(())).count() == 1);
+    eventually("only its listening socket is open", || files().filter_map(|e| socket(e).then_some(())).count() == 1);
     descriptors(server)
 }
 
@@ -211,7 +211,7 @@ fn five_hundred_silent_connections_are_told_and_leave_nothing_behind() {
     let bare = descriptors_at_rest(&server);
     let honest = Honest::start(&server, true);
     let mut silent = open(&server, 500, |_| String::new());
-    eventually("all are in", || descriptors(&server) >= bare + 500);
+    eventually("all connections are accepted", || descriptors(&server) >= bare + 500);
     time_out(&mut silent);
     drop(silent);
     honest.finish();
@@ -471,7 +471,7 @@ fn who_is_there_goes_on_while_silent_connections_fill_the_server() {
     silent.extend(open(&server, 100, |_| String::new()));
     eventually("not all connections are accepted", || descriptors(&server) < 140);
     let responses: Vec<String> = silent.iter_mut().map(|(_, wire)| wire.rest()).collect();
-    silent[0].0.within("all are told", Duration::from_secs(13));
+    silent[0].0.within("all refusals", Duration::from_secs(13));
     let late = format!("\r\n\r\n{}", reject::TIMEOUT.line());
     let timeouts = responses.iter().filter(|a| a.starts_with("HTTP/1.1 408 ") && a.ends_with(&late)).count();
     let closed = responses.iter().filter(|a| a.is_empty()).count();

@@ -527,7 +527,7 @@ pub fn a_client_that_does_not_read_its_answers_is_given_up() {
     let mut sender = wire.stream.try_clone().unwrap();
     let requests = "GET /assets/chat.js HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(3000);
     let sender = std::thread::spawn(move || std::io::Write::write_all(&mut sender, requests.as_bytes()).is_ok());
-    eventually("its connection is there", || server.metric("tincan_connections") == Some(2));
+    eventually("its connection is open", || server.metric("tincan_connections") == Some(2));
     eventually("its connection is closed", || server.metric("tincan_connections") == Some(1));
     assert!(began.elapsed() > Duration::from_secs(9), "closed after {:?}: a client has ten seconds", began.elapsed());
     drop(wire);

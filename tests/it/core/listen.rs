@@ -241,9 +241,9 @@ fn a_reader_that_leaves_is_gone_from_the_metrics_within_two_seconds() {
     server.post("/a", "never read");
     drop(stays);
     let left = Stopwatch::start();
-    eventually("no reader is left", || server.readers("a") == 0);
-    left.within("a reader that has left is gone", PROMISED);
-    eventually("its connection is not counted any more", || server.metric("tincan_connections") == Some(1));
+    eventually("no subscriber is left", || server.readers("a") == 0);
+    left.within("a subscriber that has left is gone", PROMISED);
+    eventually("its connection is no longer counted", || server.metric("tincan_connections") == Some(1));
 }
 
 fn a_reader_that_only_stops_sending_stays() {
@@ -254,7 +254,7 @@ fn a_reader_that_only_stops_sending_stays() {
         let (closed, _) = server.listen("/a", "");
         wire.shut();
         drop(closed);
-        eventually("the reader that has closed is gone", || server.readers("a") < 2);
+        eventually("the subscriber that has closed is gone", || server.readers("a") < 2);
         assert_eq!(server.readers("a"), 1, "the other subscriber stays");
     };
     closes(&mut wire);
@@ -300,13 +300,13 @@ fn wakes(server: &Tincan, span: Duration) -> u64 {
 
 fn a_server_sleeps_before_anybody_came() {
     let server = Tincan::start(&["--quiet"]);
-    eventually("it sleeps before anybody came", || wakes(&server, Duration::from_millis(1200)) == 0);
+    eventually("the server sleeps before the first client", || wakes(&server, Duration::from_millis(1200)) == 0);
 }
 
 fn idle_readers_wake_a_server_twice_a_second_until_they_have_left() {
     let server = Tincan::start(&["--quiet"]);
     let subscribers: Vec<Wire> = (0..50).map(|_| server.listen("/a", "").0).collect();
-    eventually("50 readers cost two looks a second", || {
+    eventually("50 subscribers cost two checks a second", || {
         let began = Instant::now();
         let wakes = wakes(&server, Duration::from_secs(2));
         assert!(wakes > 0, "the server must find out which clients have closed");
@@ -314,7 +314,7 @@ fn idle_readers_wake_a_server_twice_a_second_until_they_have_left() {
     });
     drop(subscribers);
     eventually("the subscribers have left", || server.readers("a") == 0);
-    eventually("it sleeps again", || wakes(&server, Duration::from_millis(1200)) == 0);
+    eventually("the server sleeps again", || wakes(&server, Duration::from_millis(1200)) == 0);
 }
 
 /// Returns the number after a name in a file of /proc.
@@ -382,7 +382,7 @@ fn a_stalled_reader_whose_place_is_trimmed_is_cut_off_and_hears_the_gap() {
     let server = Tincan::start(&["--history", "256K"]);
     let (mut stalled, _) = server.listen("/a", "");
     let body = "z".repeat(60_000);
-    eventually("the reader is cut off", || {
+    eventually("the subscriber is dropped", || {
         server.post("/a", &body);
         server.metric("tincan_dropped_subscribers_total") == Some(1)
     });
@@ -433,7 +433,7 @@ fn silent_connections_do_not_keep_a_full_server_from_saying_so() {
     let began = Stopwatch::start();
     silent.iter_mut().for_each(|wire| wire.response().refused(tincan::wire::reject::TIMEOUT));
     server.get("/a").refused(tincan::wire::reject::CONNECTIONS);
-    began.within("all are told", Duration::from_secs(8));
+    began.within("all refusals", Duration::from_secs(8));
 }
 
 fn too_many_channels_are_refused() {
@@ -492,7 +492,7 @@ fn what_several_cores_write_is_whole_and_in_order() {
     let mut subscribers: Vec<Wire> = (0..700).map(|_| server.listen("/a", "").0).collect();
     let mut polls: Vec<Wire> = (0..100).map(|_| server.connect()).collect();
     polls.iter_mut().for_each(|p| p.send("GET /a?wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n"));
-    eventually("all are there", || server.readers("a") == 800);
+    eventually("all subscribers are counted", || server.readers("a") == 800);
     let leaver = subscribers.pop();
     let mut blocks = String::new();
     for n in 0..40 {

@@ -164,10 +164,10 @@ fn polls_end_with_the_first_events() {
 fn a_poll_that_leaves_is_gone_within_two_seconds() {
     let server = Tincan::start(&[]);
     let left = poll(&server, 300);
-    eventually("it waits", || server.readers("a") == 1);
+    eventually("the poll waits", || server.readers("a") == 1);
     drop(left);
     let since = Stopwatch::start();
-    eventually("it has left", || server.readers("a") == 0);
+    eventually("the poll is no longer counted", || server.readers("a") == 0);
     since.within("a poll that has left is gone", Duration::from_secs(2));
 }
 

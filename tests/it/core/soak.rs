@@ -27,10 +27,10 @@ const GRACE: Duration = Duration::from_secs(120);
 const ACKNOWLEDGED: &str = "events acknowledged";
 const DISORDERED: &str = "events out of order";
 const DOUBLED: &str = "events doubled";
-const NO_GAP: &str = "events lost untold";
+const NO_GAP: &str = "events lost without a gap";
 const CUT_OFF: &str = "streams cut off";
 const EARLY: &str = "streams that ended early";
-const GAPS: &str = "gaps told";
+const GAPS: &str = "gaps sent";
 
 /// Returns the fields of an event, without its id. Some events have a name, some have many lines.
 fn fields(channel: usize, number: u32) -> String {
@@ -170,7 +170,7 @@ impl Soak {
         let mut chain = Chain::new(self, &mut random);
         while let Some(run) = self.up(until) {
             let end = chain.connect(&mut random, run);
-            self.ended(run, &format!("a reader of /{} that came with {:?}", chain.channel, chain.asked), end);
+            self.ended(run, &format!("a subscriber of /{} that came with {:?}", chain.channel, chain.asked), end);
             if chain.complete() {
                 return;
             }
@@ -180,7 +180,7 @@ impl Soak {
             let longest = if random.below(20) == 0 { 15_000 } else { 300 };
             sleep(Duration::from_millis(random.below(longest)));
         }
-        self.wrong(format!("a reader of /{} came to {:?} and not to the end", chain.channel, chain.place));
+        self.wrong(format!("a subscriber of /{} came to {:?} and not to the end", chain.channel, chain.place));
     }
 
     /// Checks everything that can only be checked at the end.
@@ -190,7 +190,7 @@ impl Soak {
             let before: usize =
                 self.published[*channel].lock().unwrap().range(epochs).map(|(_, published)| published.len()).sum();
             let lost = (before as u64 + to.seq).saturating_sub(from.seq + 1);
-            self.count(if gap.is_some() { "events lost in told gaps" } else { NO_GAP }, lost);
+            self.count(if gap.is_some() { "events lost in gaps" } else { NO_GAP }, lost);
             self.count(GAPS, gap.is_some().into());
             // `lost` may be null only across epochs. And events are only missing here because the log was trimmed.
             if gap.is_some_and(|gap| lost == 0 || gap.map_or(from.epoch == to.epoch, |n| n != lost)) {
@@ -202,7 +202,7 @@ impl Soak {
         let mut numbers: Vec<u32> = published.filter(|n| *n != 0).collect();
         numbers.sort_unstable();
         self.count(DOUBLED, numbers.windows(2).filter(|pair| pair[0] == pair[1]).count() as u64);
-        self.count("events unanswered, and heard", numbers.len() as u64 - self.count(ACKNOWLEDGED, 0));
+        self.count("events unanswered, and received", numbers.len() as u64 - self.count(ACKNOWLEDGED, 0));
     }
 }
 
@@ -289,7 +289,7 @@ impl Chain<'_> {
         };
         if !good {
             let start = &block[..block.len().min(200)];
-            self.soak.wrong(format!("a reader of /{} that came with {:?} heard {start:?}", self.channel, self.asked));
+            self.soak.wrong(format!("a subscriber of /{} that came with {:?} received {start:?}", self.channel, self.asked));
         }
     }
 
@@ -312,7 +312,7 @@ impl Chain<'_> {
         let (id, place, soak) = (Id::from_line(line.as_bytes())?, self.place?, self.soak);
         let number = text.lines().find_map(|l| l.strip_prefix("data: "))?.split(' ').next()?.parse().ok()?;
         soak.note(self.channel, id, number);
-        soak.count("events heard", 1);
+        soak.count("events received", 1);
         if id <= place {
             let again = id == place || Some(id) <= self.asked;
             soak.count(if again { DOUBLED } else { DISORDERED }, 1);
@@ -387,6 +387,6 @@ fn five_minutes_of_readers_that_come_stall_and_resume() {
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert_eq!(must_be_0, [0; 3]);
     assert!(soak.count(EARLY, 0) <= soak.count(CUT_OFF, 0), "streams were ended without a reason");
-    assert!(soak.count("events heard", 0) > 0 && soak.count(GAPS, 0) > 0, "too little has happened");
+    assert!(soak.count("events received", 0) > 0 && soak.count(GAPS, 0) > 0, "too little has happened");
     assert!(end[0] <= start[0] + 4096, "memory grew");
 }

@@ -62,7 +62,7 @@ fn while_published(server: &Tincan, acknowledged: &[Acknowledged; 2], check: imp
                 }
             });
         }
-        eventually("much is published", || counts(acknowledged).iter().zip(enough).all(|(n, enough)| *n >= enough));
+        eventually("enough is published", || counts(acknowledged).iter().zip(enough).all(|(n, enough)| *n >= enough));
         check();
         stop.store(true, SeqCst);
     });

@@ -68,7 +68,7 @@ fn a_log_file_can_be_copied_and_cut() {
     let mut command = Command::new(TINCAN);
     command.args(["--listen", &format!("127.0.0.1:{port}")]).stdout(Stdio::null()).stderr(log);
     let _server = Ended(command.spawn().unwrap());
-    eventually("it starts", || read_to_string(&path).unwrap().contains("limits: "));
+    eventually("the server starts", || read_to_string(&path).unwrap().contains("limits: "));
     File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
     let mut wire = Wire::to(port);
     wire.send("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
@@ -91,7 +91,7 @@ fn the_defaults_need_the_descriptors_that_the_readme_says() {
                 return eprintln!("left out: {number} descriptors are not available here");
             }
             let server = Tincan::run(command);
-            eventually("it says its limits", || server.stderr().contains("limits: "));
+            eventually("the greeting has the limits", || server.stderr().contains("limits: "));
             assert_eq!(server.stderr().contains("warning: "), warns, "{}", server.stderr());
         }
     }

@@ -246,7 +246,7 @@ fn who_is_slow_but_honest_is_waited_for() {
     server.post("/kitchen", "x".repeat(40_000));
     let looks = || server.stderr().matches(" GET /kitchen?wait=0&since=").count();
     let looked = looks();
-    eventually("it looks", || looks() > looked);
+    eventually("the page polls", || looks() > looked);
     page.becomes("log().length", "40006");
     assert_eq!((streams(), page.js("states.join()")), (before, String::new()));
     // For its own messages the page waits longer each time.
@@ -267,7 +267,7 @@ fn where_nothing_comes_through_at_all_the_page_says_so() {
     page.say("one");
     page.becomes(WORD, DEAF);
     page.js(NOTES);
-    eventually("it polls in vain", || server.stderr().matches(" GET /kitchen?wait=0&since=").count() > 2);
+    eventually("the page polls in vain", || server.stderr().matches(" GET /kitchen?wait=0&since=").count() > 2);
     assert_eq!((page.js("states.join()"), page.js(STATE)), (String::new(), "deaf".into()));
     relay.keep(Keeps::Nothing);
     page.shows(&["said|anonymous|one"]);
@@ -290,7 +290,7 @@ fn a_server_that_falls_silent_is_not_called_open() {
     let looks = || server.stderr().matches(" GET /kitchen?wait=0&since=").count();
     let before = looks();
     page.js("dispatchEvent(new Event('offline'))");
-    eventually("it looks", || looks() > before);
+    eventually("the page polls", || looks() > before);
     page.say("here");
     page.shows(&["said|anonymous|here"]);
     assert_eq!(page.js(STATE), "open");
@@ -337,7 +337,7 @@ fn an_error_of_the_connection_goes_with_its_reason_and_a_refusal_stays() {
     page.keys("#msg", &format!("{}{ENTER}", "x".repeat(200)));
     let refused = tincan::wire::reject::TOO_LARGE.line();
     page.becomes(ERROR, refused.trim_end());
-    eventually("streams that were given up are gone", || server.readers("kitchen") == 1);
+    eventually("abandoned streams have ended", || server.readers("kitchen") == 1);
     page.js("(q('#listeners').textContent = '', askListeners())");
     page.becomes("q('#listeners').textContent", "1 listener");
     page.js("(showState('connecting'), showState('open'))");

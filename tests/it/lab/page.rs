@@ -109,7 +109,7 @@ fn the_plug_is_pulled_and_the_eventsource_comes_back_with_its_last_event_id() {
         "q('#state').textContent + all('.ended').at(-1).textContent",
         "closedclose() was called: readyState 2",
     );
-    eventually("all are gone", || server.readers("kitchen") == 0);
+    eventually("all streams have ended", || server.readers("kitchen") == 0);
 }
 
 #[test]
@@ -523,7 +523,9 @@ fn a_websocket_in_the_lab_does_not_come_back_and_says_why_it_ended() {
     closed(1006, "", false);
     // After the close the form publishes with a POST.
     page.js("q('#send').click()");
-    eventually("published", || server.get("/kitchen?wait=0&since=all").text().contains("\ndata: soup is ready\n"));
+    eventually("the form has published", || {
+        server.get("/kitchen?wait=0&since=all").text().contains("\ndata: soup is ready\n")
+    });
     // From the last id; the same again while that connection is open; and then a message that is too long.
     for _ in 0..2 {
         page.js(&format!("(q('#since').value = '{}', q('#connect').click())", ids[0]));

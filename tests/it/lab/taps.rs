@@ -215,7 +215,7 @@ fn a_channel_of_the_lab_is_kept_in_memory_is_not_listed_and_does_not_count() {
     server.ask("GET /a?wait=0&tap=k HTTP/1.1\r\nHost: localhost\r\n\r\n").refused(reject::CONNECTIONS);
     server.ask("GET /health?tap=two HTTP/1.1\r\nHost: localhost\r\n\r\n").refused(reject::CONNECTIONS);
     drop(tapped);
-    eventually("the connection is gone", || server.metric("tincan_connections") == Some(2));
+    eventually("the connection has closed", || server.metric("tincan_connections") == Some(2));
     assert_eq!(server.get("/health?tap=two").status, 200);
     eventually("those connections have closed", || server.metric("tincan_connections") == Some(2));
     server.post_with("/b", "", "x").refused(reject::CHANNELS);
@@ -329,9 +329,9 @@ fn a_key_that_nobody_uses_gives_way_to_another() {
         eventually("a place is free", || server.get(&format!("/health?tap=k{n}")).status == 200);
     }
     let (mut first, _) = server.listen("/lab/first?since=all", "");
-    eventually("no other is used", || server.get("/health?tap=first").status == 200);
+    eventually("no other key is used", || server.get("/health?tap=first").status == 200);
     let mut pages: Vec<_> = Vec::new();
-    eventually("all others are", || {
+    eventually("all other keys are used", || {
         let response = server.get(&format!("/lab/page{}?wait=0", pages.len()));
         if response.status == 200 {
             pages.push(server.listen(&format!("/lab/page{}", pages.len()), "").0);
@@ -384,7 +384,7 @@ fn a_connection_that_is_cut_has_ended_in_its_tap_before_the_next_one_begins() {
     post.send("POST /a?tap=k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nsoup");
     wires.push(post);
     let last = wires.len() as u64;
-    eventually("all are told", || {
+    eventually("all connections are in the tap", || {
         let events = all_events(&server, "k");
         (1..=last).all(|n| events.iter().any(|t| t.1 == n)) && events.iter().any(|t| t.2 == "soup")
     });
@@ -435,7 +435,7 @@ fn a_tap_tells_just_the_bytes_that_were_sent_up_to_the_cut() {
             events.iter().any(|t| t.0 == "end")
         });
         let sent: String = events.iter().filter(|t| t.0 == "out").map(|t| t.2.as_str()).collect();
-        assert!(sent == received, "{round}: {} told, {} heard", sent.len(), received.len());
+        assert!(sent == received, "{round}: {} bytes in the tap, {} received", sent.len(), received.len());
         assert_eq!(events.last().map(|t| t.0.as_str()), Some("end"));
     }
 }
@@ -450,7 +450,7 @@ fn a_stream_that_ends_in_order_has_ended_in_its_tap_before_the_client_knows() {
         wire.rest(); // the client does not close
         server.get("/health?tap=k");
         let next = 2 * n as u64 + 2;
-        eventually("the next is told", || all_events(&server, "k").iter().any(|t| t.1 == next));
+        eventually("the next connection is in the tap", || all_events(&server, "k").iter().any(|t| t.1 == next));
         let before: Vec<TapEvent> = all_events(&server, "k").into_iter().take_while(|t| t.1 != next).collect();
         assert_eq!(before.last(), Some(&TapEvent("end".into(), next - 1, String::new())), "{path}");
     }

@@ -335,14 +335,14 @@ fn whoever_leaves_or_forgets_it_stops_it() {
     page.js("q('#ways').hidden = false");
     page.runs();
     page.open(&url(&server, "/health"));
-    eventually("no readers", || server.readers(&channel) == 0);
+    eventually("no subscribers", || server.readers(&channel) == 0);
     let first = channel;
     page.js("history.back()");
     page.becomes("/^Start in \\/lab-side-by-side-[a-z]{4}$/.test(q('#ways-start')?.textContent)", "true");
     let channel = page.runs();
     page.js("(real => performance.now = () => real() + 700000)(performance.now.bind(performance))");
     page.becomes(STATE, "Stopped by itself, after ten minutes.");
-    eventually("no readers", || server.readers(&channel) == 0);
+    eventually("no subscribers", || server.readers(&channel) == 0);
     let log = server.get(&format!("/{first}?wait=0&since=all")).text();
     assert!(log.contains("\ndata: soup 2 ("), "{log}");
 }

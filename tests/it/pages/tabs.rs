@@ -116,7 +116,7 @@ fn nine_tabs_hear_and_speak_over_one_connection() {
     while !tabs.handles.is_empty() {
         tabs.close_first();
     }
-    eventually("nobody listens", || server.readers("kitchen") + server.readers("chat") == 0);
+    eventually("no subscriber is left", || server.readers("kitchen") + server.readers("chat") == 0);
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn without_a_shared_worker_the_seventh_tab_waits() {
     let mut tabs = Tabs::new(&driver, "none");
     for n in 1..=6 {
         tabs.open(&url(&server, "/kitchen"), "delete window.SharedWorker");
-        eventually("one connection more", || server.readers("kitchen") == n);
+        eventually("one more connection", || server.readers("kitchen") == n);
     }
     tabs.all().for_each(|page| page.shows(&["plain|soup"]));
     // Chromium opens six connections to a host at most, so the seventh tab does not even get the page.
@@ -201,7 +201,7 @@ fn a_worker_that_dies_is_missed_and_replaced() {
         page.is_open();
     }
     eventually("a second stream", || streams(&server) == 2);
-    eventually("the first is gone", || server.readers("kitchen") == 1);
+    eventually("the first stream has ended", || server.readers("kitchen") == 1);
     server.post("/kitchen", "bread");
     tabs.all().for_each(|page| page.shows(&["plain|soup", "plain|bread"]));
     assert_eq!(streams(&server), 2);
@@ -221,7 +221,7 @@ fn a_tab_that_leaves_and_comes_back_has_one_line_and_each_message_once() {
         page.js("dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true }))");
         eventually("no subscriber is left", || server.readers("kitchen") == 0);
         page.js("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))");
-        eventually("it listens again", || server.readers("kitchen") == 1);
+        eventually("the tab listens again", || server.readers("kitchen") == 1);
         page.is_open();
         page.shows(&["plain|soup"]);
         page.js("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: false }))"); // a first load, which changes nothing
@@ -347,7 +347,7 @@ fn a_token_in_the_fragment_is_taken_for_this_tab_alone() {
     let other =
         tabs.open(&kitchen, "window.fetch = (real => (url, o) => real(url, { ...o, credentials: 'omit' }))(fetch)");
     other.shows(&log);
-    eventually("two listen", || server.readers("kitchen") == 2);
+    eventually("two tabs listen", || server.readers("kitchen") == 2);
     other.keys("#msg", &format!("thanks{ENTER}"));
     let refused = tincan::wire::reject::PUBLISH_TOKEN.line();
     other.becomes("q('#error').textContent", refused.trim_end());
@@ -394,5 +394,5 @@ fn the_page_has_the_browser_ask_for_a_token_where_its_worker_cannot() {
     server = guarded(&scratch, server.port, "publish p0ppy\nread p0ppy\n");
     page.becomes(STATE, "waiting");
     // This request comes from the page, so its refusal opens the browser's dialog.
-    eventually("the page asks", || server.stderr().contains(" GET /kitchen?wait=0 401\n"));
+    eventually("the page sends a request", || server.stderr().contains(" GET /kitchen?wait=0 401\n"));
 }

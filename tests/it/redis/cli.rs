@@ -97,7 +97,7 @@ fn the_server_starts_while_redis_is_away_and_says_so_without_the_password() {
         command.args(["-c", &format!("{env}exec {exe} --listen 127.0.0.1:0 {trace}{redis}")]);
         let server = Tincan::run(command);
         let away = format!("tincan: redis: {closed}: away: Connection refused");
-        eventually("it says that Redis is away", || server.stderr().contains(&away));
+        eventually("the server reports that Redis is away", || server.stderr().contains(&away));
         let response = server.post_with("/kitchen", "", "soup");
         response.refused(tincan::wings::redis::cluster::REDIS_AWAY);
         assert_eq!((response.field("retry-after"), server.get("/health").status), (Some("5"), 503));

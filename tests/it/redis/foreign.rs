@@ -197,7 +197,7 @@ fn a_stream_that_grows_without_end_keeps_nobody_waiting() {
                 (0..1000).for_each(|_| drop(client.read()));
             }
         });
-        eventually("it is far ahead", || redis.ask(&["XLEN", "tincan:bell"]).number() > 20_000);
+        eventually("the stream is far ahead", || redis.ask(&["XLEN", "tincan:bell"]).number() > 20_000);
         (0..20).for_each(|_| goes_on(&node, &mut kitchen));
         // The same for a node that comes back and has much to read.
         between.cut();

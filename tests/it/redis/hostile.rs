@@ -358,7 +358,7 @@ fn misbehaves(case: Case) {
             });
             eventually("the reason is printed", || server.stderr().contains(says));
             if post == Some(200) {
-                eventually("it follows again", follows);
+                eventually("the node follows again", follows);
                 assert_eq!(request(server, name, "POST", "/kitchen", "while Redis misbehaves"), 200, "{name}");
             }
         }
@@ -375,11 +375,11 @@ fn misbehaves(case: Case) {
         if let Some(real) = &real {
             fake.0.becomes(Way::To(real.port));
             turned.store(true, SeqCst);
-            eventually("it follows", follows);
+            eventually("the node follows", follows);
             for path in ["/kitchen", "/there", "/other"] {
                 let text = format!("again in {path}");
-                eventually("events are taken again", || request(server, name, "POST", path, &text) == 200);
-                eventually("they are heard", || {
+                eventually("events are accepted again", || request(server, name, "POST", path, &text) == 200);
+                eventually("the events are received", || {
                     server.get(&format!("{path}?wait=5&since=all")).text().contains(&format!("data: {text}\n"))
                 });
             }

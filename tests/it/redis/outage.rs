@@ -149,7 +149,7 @@ fn while_redis_is_away_readers_stay_publishers_are_told_and_then_all_goes_on() {
         nodes.iter().chain([&quiet]).for_each(is_well);
         for node in &nodes {
             node.post("/kitchen", format!("after {round}"));
-            eventually("it follows again", || node.metric("tincan_redis_connected") == Some(1));
+            eventually("the node follows again", || node.metric("tincan_redis_connected") == Some(1));
             assert!(node.metric("tincan_redis_reconnections_total") >= Some(round));
         }
         let now = redis.entries("kitchen");
@@ -218,7 +218,7 @@ fn a_redis_that_turns_nodes_away_is_tried_in_growing_pauses_and_its_reason_is_sa
         eventually("the node has tried four times", || tries.load(SeqCst) >= 4);
         is_patient();
         eventually("the reason is printed", || node.stderr().contains("away: DENIED this Redis is not for you"));
-        eventually("it has tried six times", || tries.load(SeqCst) >= 6);
+        eventually("the node has tried six times", || tries.load(SeqCst) >= 6);
         is_patient();
         let lines = node.stderr().matches("tincan: redis: ").count();
         assert!(lines <= 3, "{}", node.stderr());
@@ -392,8 +392,8 @@ fn hangs(long: bool) {
             let listeners = readers.each_mut().map(|reader| scope.spawn(move || listen(reader)));
             listeners.into_iter().for_each(|listener| listener.join().unwrap());
             if long {
-                nodes.iter().for_each(|node| eventually("it says so", || node.get("/health").status == 503));
-                eventually("all were answered", || posts.iter().all(|post| post.is_finished()));
+                nodes.iter().for_each(|node| eventually("/health reports it", || node.get("/health").status == 503));
+                eventually("all POSTs have a response", || posts.iter().all(|post| post.is_finished()));
             }
             redis.hangs(false);
             let hung = began.elapsed();
@@ -918,7 +918,9 @@ fn a_node_of_a_replica_reads_and_says_that_it_cannot_publish() {
     let (writer, node) = (redis.node(&[]), Tincan::start(&["--redis", &format!("127.0.0.1:{}", replica.port)]));
     writer.post("/kitchen", "before");
     caught_up(&redis);
-    eventually("it has heard of it", || node.get("/kitchen?wait=0&since=all").text().contains("data: before\n"));
+    eventually("the node has received the event", || {
+        node.get("/kitchen?wait=0&since=all").text().contains("data: before\n")
+    });
     let mut reader = Reader::of(&node, "kitchen");
     assert_eq!(post_data(&node, "in vain"), Outcome::Refused);
     eventually("/health reports an error", || node.get("/health").status == 503);

@@ -77,7 +77,7 @@ fn its_manual_has_the_lines_that_a_node_says() {
     nodes[2].post("/kitchen", "x");
     eventually("the node reports it", || news(&nodes[2], "").last().unwrap() == "takes events again");
     for node in [&nodes[0], &nodes[1], &nodes[3]] {
-        eventually("it says why", || !news(node, "").is_empty());
+        eventually("the reason is printed", || !news(node, "").is_empty());
     }
     let all: Vec<String> = nodes.iter().flat_map(|node| news(node, "tincan:bell")).collect();
     let manual = document(&manual::path("redis"));

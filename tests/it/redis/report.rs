@@ -37,8 +37,8 @@ fn nobody_waits_for_a_terminal_to_be_told_of_redis() {
         wire.response().status
     };
     let post = |name: &str| ask(&format!("POST /{name} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nsoup"));
-    eventually("it listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
-    eventually("it is well", || ask("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n") == 200);
+    eventually("the server listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    eventually("the node is healthy", || ask("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n") == 200);
     let mut reader = Wire::to(port);
     reader.send("GET /kitchen HTTP/1.0\r\n\r\n");
     reader.until(b"\n\n");
@@ -56,6 +56,6 @@ fn nobody_waits_for_a_terminal_to_be_told_of_redis() {
     eventually("Redis is away", || post("kitchen") == 503);
     reader.until(b":ping\n\n");
     redis.again();
-    eventually("it is back", || post("kitchen") == 200);
+    eventually("Redis is back", || post("kitchen") == 200);
     reader.until(b"data: soup\n");
 }

@@ -120,7 +120,7 @@ pub fn node(port: u16, args: &[&str]) -> Tincan {
 
 /// Waits until a node can publish.
 pub fn is_well(node: &Tincan) {
-    eventually("the node is well", || node.get("/health").status == 200);
+    eventually("the node is healthy", || node.get("/health").status == 200);
 }
 
 /// A reply of Redis (RESP2).
@@ -455,7 +455,7 @@ impl Between {
     pub fn deliver(&self) -> bool {
         self.change(|plan| plan.deliver = true);
         let mut done = None;
-        eventually("Redis has done what was late, or ended the connection", || {
+        eventually("Redis has carried out the late command, or closed the connection", || {
             done = self.shared.plan.lock().unwrap().late.expect("no command is late");
             done.is_some()
         });

@@ -128,7 +128,7 @@ impl Soak {
             sleep(Duration::from_millis(random.below(200)));
         }
         if !complete(&received) {
-            self.wrong(format!("reader {n} of /{channel} came to {:?} and not to the end", received.last()));
+            self.wrong(format!("subscriber {n} of /{channel} came to {:?} and not to the end", received.last()));
         }
         self.received.lock().unwrap().push((channel, received));
     }
@@ -158,7 +158,7 @@ impl Soak {
             }
         }
         if !head.starts_with(b"HTTP/1.1 200 ") {
-            self.wrong(format!("a reader got {:?}", String::from_utf8_lossy(&head)));
+            self.wrong(format!("a subscriber received {:?}", String::from_utf8_lossy(&head)));
         }
         let mut block = String::new();
         while Instant::now() < leaves && !done(received) {
@@ -173,13 +173,13 @@ impl Soak {
                 let data = data.replace("\ndata: ", "\n");
                 match (Id::parse(id), number(&data["data: ".len()..])) {
                     (Some(id), Some(number)) => received.push((id, number)),
-                    _ => self.wrong(format!("a reader of /{channel} heard {block:?}")),
+                    _ => self.wrong(format!("a subscriber of /{channel} received {block:?}")),
                 }
             } else if block.starts_with("event: gap\n") {
-                self.count("gaps told", 1);
-                self.wrong(format!("a reader of /{channel} that came with {place:?} heard {block:?}"));
+                self.count("gaps sent", 1);
+                self.wrong(format!("a subscriber of /{channel} that came with {place:?} received {block:?}"));
             } else if !(block == ":ping\n\n" || block.starts_with(": ")) {
-                self.wrong(format!("a reader of /{channel} heard {block:?}"));
+                self.wrong(format!("a subscriber of /{channel} received {block:?}"));
             }
             block.clear();
         }
@@ -216,11 +216,14 @@ impl Soak {
         let all: BTreeSet<_> = stream.iter().copied().collect();
         for (_, received) in self.received.lock().unwrap().iter().filter(|received| received.0 == channel) {
             let distinct: BTreeSet<_> = received.iter().copied().collect();
-            self.count("events heard", received.len());
-            self.count("events heard twice", received.len() - distinct.len());
-            self.count("events heard out of order", received.windows(2).filter(|pair| pair[0].0 > pair[1].0).count());
-            self.count("events not heard", all.difference(&distinct).count());
-            self.count("events heard that the stream has not", distinct.difference(&all).count());
+            self.count("events received", received.len());
+            self.count("events received twice", received.len() - distinct.len());
+            self.count(
+                "events received out of order",
+                received.windows(2).filter(|pair| pair[0].0 > pair[1].0).count(),
+            );
+            self.count("events not received", all.difference(&distinct).count());
+            self.count("events received that the stream has not", distinct.difference(&all).count());
         }
     }
 }
@@ -306,10 +309,10 @@ fn soak(length: Duration, seed: u64) -> Option<Table> {
     for row in [
         "events acknowledged and lost",
         "events doubled in the stream",
-        "events heard out of order",
-        "events heard that the stream has not",
-        "events heard twice",
-        "events not heard",
+        "events received out of order",
+        "events received that the stream has not",
+        "events received twice",
+        "events not received",
         "events refused, and kept",
         "entries in the stream that are none of ours",
     ] {
@@ -321,7 +324,7 @@ fn soak(length: Duration, seed: u64) -> Option<Table> {
 /// Asserts that the counts are large enough to be meaningful.
 fn says_something(tables: &[Table]) {
     let sum = |row| tables.iter().map(|table| table[row]).sum::<u64>();
-    assert!(sum("events acknowledged") > 100 && sum("events heard") > 500, "too little has happened");
+    assert!(sum("events acknowledged") > 100 && sum("events received") > 500, "too little has happened");
 }
 
 /// Two runs of ten seconds at the same time.

@@ -732,7 +732,7 @@ fn lines_of_several_connections_do_not_mix() {
             scope.spawn(move || (0..20).for_each(|_| drop(server.post(&format!("/c{n}"), "one\n".repeat(50)))));
         }
     });
-    eventually("all are shown", || (1..=160).all(|n| server.stderr().contains(&format!("\n#{n} - "))));
+    eventually("all connections are shown", || (1..=160).all(|n| server.stderr().contains(&format!("\n#{n} - "))));
     // Before the first of these lines comes the server's greeting. It is longer if the system's limits are low.
     for line in server.stderr().lines().skip_while(|line| !line.starts_with('#')) {
         let (number, rest) = line.strip_prefix('#').unwrap().split_once(' ').unwrap();

@@ -41,7 +41,7 @@ fn the_scripts_of_its_manual_do_what_it_says() {
     let mut received = String::new();
     for n in 0..3 {
         received += &block(&n.to_string(), &server.post("/kitchen", n.to_string())[0]);
-        eventually("it is called back", || server.readers("kitchen") == 0);
+        eventually("the WebSocket is closed", || server.readers("kitchen") == 0);
     }
     page.becomes("heard.filter(block => !block.startsWith(': connected')).join('')", &received);
 }

@@ -237,7 +237,7 @@ fn a_handshake_is_answered_with_exactly_these_bytes() {
     let mut ws = Ws::accepted(wire, "");
     ws.hears("a");
     ws.close();
-    eventually("it is logged", || server.stderr().contains(" GET /kitchen 101\n"));
+    eventually("the request is logged", || server.stderr().contains(" GET /kitchen 101\n"));
 }
 
 #[test]
@@ -382,7 +382,7 @@ fn a_websocket_counts_as_two_connections_and_a_full_server_says_503() {
     first.close();
     eventually("there is room again", || server.metric("tincan_connections") == Some(1));
     Ws::open(&server, "/a").close();
-    eventually("nothing is left", || server.metric("tincan_connections") == Some(1));
+    eventually("no connection is left", || server.metric("tincan_connections") == Some(1));
     eventually("no descriptor is left", || descriptors(&server) == bare);
     let server = Tincan::start(&["--max-channels", "1"]);
     server.post("/a", "x");
@@ -625,12 +625,12 @@ fn at_its_age_limit_a_websocket_is_called_back_and_ends() {
             let since_close = Stopwatch::start();
             answers.send([text("one more"), ping("a"), closing(1013, "")].concat());
             assert_eq!(answers.frame(), None);
-            since_close.within("an answer ends the connection", Duration::from_secs(1));
+            since_close.within("a client's Close frame ends the connection", Duration::from_secs(1));
         });
         called_back(&mut silent, &began);
         let since_close = Stopwatch::start();
         assert_eq!(silent.frame(), None);
-        since_close.within("a client that does not answer is not waited for", Duration::from_secs(4));
+        since_close.within("the server does not wait for a client that does not answer", Duration::from_secs(4));
     });
     assert_eq!(server.get("/a?since=all&wait=0").text().matches("data: one more\n").count(), 1);
     eventually("no connection is left", || server.metric("tincan_connections") == Some(1));
@@ -697,7 +697,7 @@ fn a_websocket_that_leaves_is_gone_from_the_metrics_within_two_seconds() {
         all.map(|one| one.join().unwrap())
     });
     drop(kept);
-    eventually("none is counted", || server.metric("tincan_connections") == Some(1));
+    eventually("no connection is counted", || server.metric("tincan_connections") == Some(1));
     eventually("no descriptor is left", || descriptors(&server) == bare);
     eventually("no thread is left", || crate::support::process::status(&server, "Threads:") <= 8);
 }
@@ -862,7 +862,7 @@ fn chromiums_websocket_speaks_with_the_server() {
     page.open(&url(&other, "/health")); // this page has no policy that would forbid the request
     open("/a", "[]");
     page.becomes("end", "error 1006||false");
-    eventually("it is logged", || server.stderr().contains(" GET /a 403\n"));
+    eventually("the request is logged", || server.stderr().contains(" GET /a 403\n"));
 }
 
 #[test]
