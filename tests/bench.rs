@@ -368,7 +368,7 @@ impl Server {
     /// Returns how many bytes, descriptors and threads it has.
     fn holds(&self) -> [f64; 3] {
         let count =
-            |what| read_dir(format!("/proc/{}/{what}", self.child.id())).map_or(f64::NAN, |dir| dir.count() as f64);
+            |file| read_dir(format!("/proc/{}/{file}", self.child.id())).map_or(f64::NAN, |dir| dir.count() as f64);
         [self.memory() * 1024.0, count("fd"), count("task")]
     }
 
@@ -437,9 +437,9 @@ impl Publisher {
         let request = format!("POST {path} HTTP/1.1\r\n{fields}\r\n{:0SIZE$}", now());
         self.0.write_all(request.as_bytes()).unwrap();
         // Both servers write a response at once, so one read has all of it.
-        let mut answer = [0; 1024];
-        let n = self.0.read(&mut answer).unwrap();
-        assert!(answer[..n].starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", String::from_utf8_lossy(&answer[..n]));
+        let mut response = [0; 1024];
+        let n = self.0.read(&mut response).unwrap();
+        assert!(response[..n].starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", String::from_utf8_lossy(&response[..n]));
     }
 }
 
@@ -661,7 +661,7 @@ fn timed(server: &Server, count: f64, work: impl FnOnce()) -> (f64, f64) {
 /// Measures a steady rate. It is spread over channels, and the subscribers are sorted by channel. The module's head
 /// explains the two parts.
 fn steady(
-    server: &Server, subscribers: &mut Vec<Subscriber>, what: &str, channels: usize, rate: u32, messages: usize,
+    server: &Server, subscribers: &mut Vec<Subscriber>, name: &str, channels: usize, rate: u32, messages: usize,
 ) -> Row {
     let mut publisher = server.publishers(1);
     let (rounds, pause) = (messages / channels, Duration::from_secs(1) / rate);
@@ -672,14 +672,14 @@ fn steady(
     let (_, time) = timed(server, (subscribers.len() * rounds) as f64, || {
         publish(&mut publisher, messages, pause, path, || receive(subscribers, rounds, |_| ()));
     });
-    let what = format!("{what}, {} messages/s", thousands(rate as usize));
-    (what, [vec![("processor, µs per delivery", time)], late].concat())
+    let name = format!("{name}, {} messages/s", thousands(rate as usize));
+    (name, [vec![("processor, µs per delivery", time)], late].concat())
 }
 
 /// Measures a steady rate to a thousand subscribers.
 fn steady_fan_out(server: &Server, subscribers: &mut Vec<Subscriber>) -> Row {
-    let what = format!("steady fan-out to 1,000 {}", subscribers[0].framing.subscribers());
-    steady(server, subscribers, &what, 1, 20, 30)
+    let name = format!("steady fan-out to 1,000 {}", subscribers[0].framing.subscribers());
+    steady(server, subscribers, &name, 1, 20, 30)
 }
 
 /// Measures the latencies of a steady rate: the part called *forward*.
@@ -881,12 +881,12 @@ fn measure(sides: [&str; 2], scenes: &[(&str, impl Fn(bool) -> Rows)], words: &[
             let lines = |beside| {
                 eprintln!("{name}: run {} of {RUNS}, {}", run + 1, sides[usize::from(beside)]);
                 let rows = scene(beside).into_iter().filter(|r| wanted(&r.0));
-                rows.flat_map(|(what, values)| values.into_iter().map(move |(unit, n)| (what.clone(), unit, n)))
+                rows.flat_map(|(name, values)| values.into_iter().map(move |(unit, n)| (name.clone(), unit, n)))
             };
-            for ((what, unit, value), (.., beside)) in lines(false).zip(lines(true)) {
-                match table.iter_mut().find(|line| line.0 == what && line.1 == unit) {
+            for ((name, unit, value), (.., beside)) in lines(false).zip(lines(true)) {
+                match table.iter_mut().find(|line| line.0 == name && line.1 == unit) {
                     Some(line) => line.2.push([value, beside]),
-                    None => table.push((what, unit, vec![[value, beside]])),
+                    None => table.push((name, unit, vec![[value, beside]])),
                 }
             }
         }
@@ -897,14 +897,14 @@ fn measure(sides: [&str; 2], scenes: &[(&str, impl Fn(bool) -> Rows)], words: &[
     let [one, other] = sides;
     println!("\n| what | unit | {one} | {other} | ratio | in single runs |\n|---|---|--:|--:|--:|--:|");
     let (rows, mut above) = (table.len(), String::new());
-    for (what, unit, runs) in table {
+    for (name, unit, runs) in table {
         let [value, beside] = [0, 1].map(|side| sorted(runs.iter().map(|r| r[side]))[RUNS / 2]);
         let ratios = sorted(runs.iter().map(|r| r[0] / r[1]));
         let [value, beside, ratio, low, high] =
             [value, beside, value / beside, ratios[0], ratios[RUNS - 1]].map(number);
-        let shown = if what == above { "" } else { &what };
+        let shown = if name == above { "" } else { &name };
         println!("| {shown} | {unit} | {value} | {beside} | {ratio} | {low} to {high} |");
-        above = what;
+        above = name;
     }
     rows
 }

@@ -158,7 +158,7 @@ fn fan_out(_: &str, plain: bool) -> Rows {
     let mut rows = vec![steady_fan_out(&steadily.nodes[0], &mut subscribers)];
     drop((subscribers, steadily));
     rows.push(flood(&Cluster::start(1, plain, ONE).nodes[0], Chunks));
-    rows.into_iter().map(|(what, values)| (format!("through Redis, {what}"), values)).collect()
+    rows.into_iter().map(|(name, values)| (format!("through Redis, {name}"), values)).collect()
 }
 
 /// Fills four channels to their limit.

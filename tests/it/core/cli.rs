@@ -193,8 +193,9 @@ fn the_start_says_what_everybody_may_and_by_which_address() {
         std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         ["--token-file", file.to_str().unwrap()]
     };
-    let warning =
-        |what: &str| format!("  warning: everyone who reaches this address may {what}; --token-file says who may\n");
+    let warning = |rights: &str| {
+        format!("  warning: everyone who reaches this address may {rights}; --token-file says who may\n")
+    };
     let started = |listen: &str, args: &[&str]| {
         let server = Tincan::spawn(listen, args);
         eventually("the greeting is complete", || {

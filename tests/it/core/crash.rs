@@ -853,7 +853,7 @@ impl Trial {
 
     fn point(
         &mut self, disk: &Disk, channel: &'static str, received: &BTreeMap<Id, Meaning>, most: usize,
-        random: &mut Random, place: &str,
+        random: &mut Random, moment: &str,
     ) {
         let doubts = disk.doubts(channel);
         let mut known = None;
@@ -864,8 +864,9 @@ impl Trial {
             if !self.tried.insert(hash.finish()) {
                 continue;
             }
-            let known = known.get_or_insert_with(|| Arc::new(self.known(&disk.seen(channel), received, place))).clone();
-            let description = format!("/{channel} {place}: {}", disk.explain(&doubts, &choice));
+            let known =
+                known.get_or_insert_with(|| Arc::new(self.known(&disk.seen(channel), received, moment))).clone();
+            let description = format!("/{channel} {moment}: {}", disk.explain(&doubts, &choice));
             self.batch.push(Case { channel, files, known, description });
         }
         if self.batch.len() >= BATCH {
@@ -874,14 +875,14 @@ impl Trial {
     }
 
     /// Returns the known ids, with those that `--history` has left in the log.
-    fn known(&mut self, seen: &State, received: &BTreeMap<Id, Meaning>, place: &str) -> Known {
+    fn known(&mut self, seen: &State, received: &BTreeMap<Id, Meaning>, moment: &str) -> Known {
         let files = seen.iter().filter(|(name, _)| !name.starts_with('.') && name.ends_with(".sse"));
         let texts = files.map(|(_, bytes)| String::from_utf8_lossy(bytes).into_owned());
         let kept: BTreeSet<Id> = texts.flat_map(|text| events(&text)).map(|event| event.id).collect();
         let dropped: Vec<&Id> = received.keys().filter(|id| !kept.contains(id)).collect();
         // `--history` drops the oldest events first, and never all of them.
         if self.kind.sync && !dropped.is_empty() && dropped.last() >= kept.first().as_ref() {
-            self.tally.fault("dropped out of turn", || format!("{place}: {} and not {}", span(&dropped), span(&kept)));
+            self.tally.fault("dropped out of turn", || format!("{moment}: {} and not {}", span(&dropped), span(&kept)));
         }
         Known { received: received.clone(), kept }
     }

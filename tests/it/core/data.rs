@@ -69,13 +69,13 @@ fn a_file_is_the_event_stream_byte_for_byte() {
     for sync in [&[][..], &["--sync"]] {
         let dir = Scratch::new();
         let server = serve(&dir, sync);
-        let (mut subscriber, place) = server.listen("/a", "");
+        let (mut subscriber, start_id) = server.listen("/a", "");
         server.post("/a", "one");
         server.post("/a", "\u{e9}\r\n\nid: 7");
         server.post("/a?event=order", "");
         let body = "retry: 5\ndata: x\n\n: no event\n\ndata: y\n\nevent: z\ndata: z\n\n";
         server.post_with("/a", "Content-Type: text/event-stream\r\n", body);
-        let e = epoch(&place);
+        let e = epoch(&start_id);
         let events = format!(
             "data: one\nid: {e}-1\n\ndata: \u{e9}\ndata: \ndata: id: 7\nid: {e}-2\n\n\
              event: order\ndata: \nid: {e}-3\n\n: one POST, 3 events, 0 NULs\nretry: 5\ndata: x\nid: {e}-4\n\n\
@@ -129,8 +129,8 @@ fn a_log_of_64_mb_costs_no_memory() {
     put(&dir, "a.sse", &file);
     let server = serve(&dir, &["--history", "256M"]);
     for seq in [0, 3, starts.len() / 2, starts.len() - 2] {
-        let (mut subscriber, place) = server.listen(&format!("/a?since={EPOCH}-{seq}"), "");
-        assert_eq!(place, format!("{EPOCH}-{seq}"));
+        let (mut subscriber, start_id) = server.listen(&format!("/a?since={EPOCH}-{seq}"), "");
+        assert_eq!(start_id, format!("{EPOCH}-{seq}"));
         for piece in file.as_bytes()[starts[seq + 1]..].chunks(1 << 20) {
             subscriber.expect(piece);
         }
@@ -240,11 +240,11 @@ fn a_damaged_log_closes_its_own_channel_and_is_left_as_it_was() {
     };
     check();
     let messages = server.stderr();
-    for (n, (what, bytes, byte)) in cases.iter().enumerate() {
+    for (n, (damage, bytes, byte)) in cases.iter().enumerate() {
         let path = dir.0.join(format!("{}.sse", name(n)));
         let line = messages.lines().find(|line| line.contains(path.to_str().unwrap())).unwrap();
-        assert!(line.contains(&format!("from byte {byte} on")) && line.contains("ove it away"), "{what}: {line}");
-        assert_eq!(fs::read_to_string(path).unwrap(), *bytes, "{what}");
+        assert!(line.contains(&format!("from byte {byte} on")) && line.contains("ove it away"), "{damage}: {line}");
+        assert_eq!(fs::read_to_string(path).unwrap(), *bytes, "{damage}");
     }
     assert_eq!((dir.read("back.sse"), dir.read("back.old.sse")), (file.clone(), file.clone()));
     for name in ["directory.sse", "pipe.sse"] {
@@ -541,16 +541,16 @@ fn what_a_power_cut_took_is_told_as_a_gap() {
 #[test]
 fn an_epoch_that_left_no_event_leaves_no_gap() {
     let dir = Scratch::new();
-    let (mut places, mut events) = (Vec::new(), String::new());
+    let (mut starts, mut events) = (Vec::new(), String::new());
     for round in 0..6 {
         let mut server = serve(&dir, &[]);
-        let (_reader, place) = server.listen("/a", "");
-        places.push((place, events.len())); // the events that are published from here on
+        let (_reader, start_id) = server.listen("/a", "");
+        starts.push((start_id, events.len())); // the events that are published from here on
         if round % 2 == 1 {
             events += &block(&server.post("/a", "x")[0], "x");
         }
-        for (place, start) in &places {
-            assert_eq!(from(&server, "a", place), events[*start..], "round {round}, {place}");
+        for (start_id, start) in &starts {
+            assert_eq!(from(&server, "a", start_id), events[*start..], "round {round}, {start_id}");
         }
         server.kill();
     }

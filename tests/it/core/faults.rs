@@ -80,8 +80,8 @@ impl Story {
         Story { random: Random(seed), lives: 0, bodies, published, acked, received, faults }
     }
 
-    fn fault(&mut self, what: &'static str, count: usize) {
-        *self.faults.get_mut(what).unwrap() += count;
+    fn fault(&mut self, kind: &'static str, count: usize) {
+        *self.faults.get_mut(kind).unwrap() += count;
     }
 
     fn published(&mut self, channel: usize, id: Id, data: String) {
@@ -179,10 +179,10 @@ impl Story {
     }
 
     /// Ends the story: prints the result, and lets one more server replay everything.
-    fn end(self, what: &str, server: &Tincan, dir: &Path) {
+    fn end(self, name: &str, server: &Tincan, dir: &Path) {
         let Story { lives, acked, received, faults, .. } = &self;
         let received: usize = received.iter().map(Vec::len).sum();
-        println!("{lives} x {what}: {} acknowledged, {received} heard, {faults:?}", acked.len());
+        println!("{lives} x {name}: {} acknowledged, {received} received, {faults:?}", acked.len());
         assert!(faults.values().all(|&count| count == 0), "{faults:?}");
         CHANNELS.iter().for_each(|name| replays(server, dir, name));
     }
@@ -270,7 +270,7 @@ impl Disk {
 }
 
 /// Runs lives that end in power cuts. If `lossy`, events may be lost in them.
-fn unplugged(what: &str, flood: (usize, [usize; 2]), args: &[&str], env: &[(&str, &str)], lossy: bool) {
+fn unplugged(name: &str, flood: (usize, [usize; 2]), args: &[&str], env: &[(&str, &str)], lossy: bool) {
     let Some(disk) = Disk::new() else { return };
     let (mut story, dir) = (Story::new(flood.0 as u64, flood.1), disk.at("data"));
     let start = || disk.start("data", &[args, &["--history", "64K"]].concat(), env);
@@ -285,7 +285,7 @@ fn unplugged(what: &str, flood: (usize, [usize; 2]), args: &[&str], env: &[(&str
             "a disk under disk.c must forget writes that were not synced"
         );
     }
-    story.end(what, &start(), &dir);
+    story.end(name, &start(), &dir);
 }
 
 const CALM: (usize, [usize; 2]) = (8, [500, 4000]);
@@ -335,12 +335,12 @@ fn the_disk_fails() {
     let Some(disk) = Disk::new() else { return };
     let start = || disk.start("data", &["--sync", "--history", "4K"], &[("DISK_SLOW", "5")]);
     let (mut server, body) = (start(), "x".repeat(300));
-    let (mut subscriber, place) = server.listen("/a", "");
-    let place = Id::parse(&place).unwrap();
+    let (mut subscriber, start_id) = server.listen("/a", "");
+    let start_id = Id::parse(&start_id).unwrap();
     let mut wires: Vec<Wire> = (0..16).map(|_| server.connect()).collect();
     for round in 1..=8 {
         let id = server.post("/a", &body).remove(0);
-        assert_eq!(id, place.plus(round).to_string());
+        assert_eq!(id, start_id.plus(round).to_string());
         match round {
             1..=4 => subscriber.expect(format!("data: {body}\nid: {id}\n\n")),
             5 => subscriber.stream.shutdown(std::net::Shutdown::Both).unwrap(), // from now on no subscriber makes publishers wait
@@ -453,8 +453,8 @@ fn a_file_that_reaches_its_limit_is_a_full_disk_and_nothing_worse() {
     let most = limits.lines().find_map(|l| l.strip_prefix("Max file size")?.split_whitespace().next()).unwrap();
     let most = most.parse().unwrap();
     // If the file had exactly this size, the next write would be a signal that ends the server, and not an error.
-    let place = server.listen("/first", "").1;
-    let rest = ": tincan log\n\ndata: \nid: \n\n".len() + place.len();
+    let start_id = server.listen("/first", "").1;
+    let rest = ": tincan log\n\ndata: \nid: \n\n".len() + start_id.len();
     server.post_with("/first", "", "x".repeat(most - rest)).refused(DISK_FULL);
     fills_up(&server, &scratch.0, most, || limit("", &server, "--fsize=unlimited:"));
 }
@@ -476,8 +476,8 @@ fn a_full_disk_refuses_with_507_until_there_is_room() {
 
 /// Publishes until there is no room, makes room, and publishes again.
 fn fills_up(server: &Tincan, dir: &Path, most: usize, make_room: impl Fn()) {
-    let (mut subscriber, place) = server.listen("/first", "");
-    let (id, body, mut taken) = (Id::parse(&place).unwrap(), "x".repeat(5000), 0);
+    let (mut subscriber, start_id) = server.listen("/first", "");
+    let (id, body, mut taken) = (Id::parse(&start_id).unwrap(), "x".repeat(5000), 0);
     let refusal = loop {
         let response = server.post_with("/first", "", &body);
         if response.status != 200 {

@@ -16,27 +16,27 @@ const HEAD: &str = ": tincan log\n\n";
 const SOUP: &str = "data: soup\nid: 1700000000000-1\n\n";
 
 /// A directory, and beside it files that do not belong to the server.
-struct Place {
+struct Sandbox {
     root: Scratch,
     env: Vec<(&'static str, OsString)>,
 }
 
-impl Place {
-    fn new() -> Place {
-        let place = Place { root: Scratch::new(), env: Vec::new() };
-        fs::create_dir(place.data()).unwrap();
-        place
+impl Sandbox {
+    fn new() -> Sandbox {
+        let sandbox = Sandbox { root: Scratch::new(), env: Vec::new() };
+        fs::create_dir(sandbox.data()).unwrap();
+        sandbox
     }
 
     /// Returns a directory whose file system has quirks, see `filesystems.c`. Returns None if there is no compiler.
-    fn odd(quirks: &[(&'static str, &str)]) -> Option<Place> {
-        let mut place = Place::new();
+    fn odd(quirks: &[(&'static str, &str)]) -> Option<Sandbox> {
+        let mut sandbox = Sandbox::new();
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/core/filesystems.c");
-        let library = place.root.0.join("quirks.so");
-        place.env.push(("LD_PRELOAD", library.clone().into()));
-        place.env.push(("QUIRK_DIR", place.data().into()));
-        place.env.extend(quirks.iter().map(|(name, value)| (*name, value.into())));
-        works(&format!("cc -shared -fPIC -o {} {source}", library.display())).then_some(place)
+        let library = sandbox.root.0.join("quirks.so");
+        sandbox.env.push(("LD_PRELOAD", library.clone().into()));
+        sandbox.env.push(("QUIRK_DIR", sandbox.data().into()));
+        sandbox.env.extend(quirks.iter().map(|(name, value)| (*name, value.into())));
+        works(&format!("cc -shared -fPIC -o {} {source}", library.display())).then_some(sandbox)
     }
 
     fn data(&self) -> PathBuf {
@@ -114,62 +114,62 @@ const ROLLS: [&str; 2] = ["--history", "4K"];
 
 #[test]
 fn names_that_are_one_file_are_refused_at_the_start() {
-    let Some(place) = Place::odd(&[("QUIRK_FOLD", "1")]) else { return };
+    let Some(sandbox) = Sandbox::odd(&[("QUIRK_FOLD", "1")]) else { return };
     let why = "will not do; give another: names that differ in case alone are one file there, so /ROOM would replace \
         what /room keeps";
-    assert_eq!(place.refusal(&[]), why);
-    assert_eq!(place.refusal(&["--sync"]), why);
-    assert_eq!(fs::read_dir(place.data()).unwrap().count(), 0, "it leaves no files behind");
+    assert_eq!(sandbox.refusal(&[]), why);
+    assert_eq!(sandbox.refusal(&["--sync"]), why);
+    assert_eq!(fs::read_dir(sandbox.data()).unwrap().count(), 0, "it leaves no files behind");
 }
 
 #[test]
 fn names_that_are_two_files_stay_two() {
-    let Some(place) = Place::odd(&[]) else { return };
-    let server = place.server(&[]);
+    let Some(sandbox) = Sandbox::odd(&[]) else { return };
+    let server = sandbox.server(&[]);
     let ids = ["room", "ROOM", "Room"].map(|name| (name, server.post(&format!("/{name}"), name).remove(0)));
     for (name, id) in ids {
-        assert_eq!(place.read(&format!("{name}.sse")), format!("{HEAD}data: {name}\nid: {id}\n\n"));
+        assert_eq!(sandbox.read(&format!("{name}.sse")), format!("{HEAD}data: {name}\nid: {id}\n\n"));
     }
 }
 
 #[test]
 fn names_that_are_too_long_are_refused_at_the_start() {
     for (most, refused) in [("72", true), ("87", true), ("88", false)] {
-        let Some(place) = Place::odd(&[("QUIRK_NAMES", most)]) else { return };
+        let Some(sandbox) = Sandbox::odd(&[("QUIRK_NAMES", most)]) else { return };
         if refused {
             assert_eq!(
-                place.refusal(&[]),
+                sandbox.refusal(&[]),
                 "will not do; give another: a log cannot be made there: File name too long (os error 36)"
             );
             continue;
         }
-        let server = place.server(&ROLLS);
+        let server = sandbox.server(&ROLLS);
         let longest = format!("/{}", "n".repeat(64));
         (0..60).for_each(|_| drop(server.post(&longest, "x".repeat(100))));
-        assert_eq!(fs::read_dir(place.data()).unwrap().count(), 2);
+        assert_eq!(fs::read_dir(sandbox.data()).unwrap().count(), 2);
     }
 }
 
 #[test]
 fn a_name_that_the_file_system_does_not_take_is_told_to_the_publisher() {
-    let Some(place) = Place::odd(&[("QUIRK_RESERVED", "aux.sse")]) else { return };
-    let server = place.server(&["--sync"]);
+    let Some(sandbox) = Sandbox::odd(&[("QUIRK_RESERVED", "aux.sse")]) else { return };
+    let server = sandbox.server(&["--sync"]);
     for _ in 0..2 {
         server.post_with("/aux", "", "x").refused(LOG_FAILED);
         server.post("/other", "y");
     }
-    let [from, to] = [".aux.new", "aux.sse"].map(|name| place.at(name).display().to_string());
+    let [from, to] = [".aux.new", "aux.sse"].map(|name| sandbox.at(name).display().to_string());
     let why = format!("tincan: /aux takes no event: {from} cannot become {to}: Invalid argument (os error 22)\n");
     eventually("the error is reported", || server.stderr().contains(&why));
 }
 
 #[test]
 fn a_directory_with_the_name_of_a_temporary_file_is_told_to_the_publisher() {
-    let place = Place::new();
-    fs::create_dir(place.at(".aux.new")).unwrap();
-    let server = place.server(&[]);
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.at(".aux.new")).unwrap();
+    let server = sandbox.server(&[]);
     server.post_with("/aux", "", "x").refused(LOG_FAILED);
-    let path = place.at(".aux.new");
+    let path = sandbox.at(".aux.new");
     let why = format!("tincan: /aux takes no event: {}: move it away: Is a directory (os error 21)\n", path.display());
     eventually("the error is reported", || server.stderr().contains(&why));
     fs::remove_dir(path).unwrap();
@@ -187,10 +187,10 @@ fn a_directory_that_cannot_be_synced_will_do_without_sync_alone() {
         ("38", "Function not implemented"),
         ("95", "Operation not supported"),
     ] {
-        let Some(place) = Place::odd(&[("QUIRK_DIRSYNC", error)]) else { return };
-        is_used(&place.server(&ROLLS));
+        let Some(sandbox) = Sandbox::odd(&[("QUIRK_DIRSYNC", error)]) else { return };
+        is_used(&sandbox.server(&ROLLS));
         let why = "will not do; give another: it cannot be synced (without --sync it will do)";
-        assert_eq!(place.refusal(&["--sync"]), format!("{why}: {words} (os error {error})"));
+        assert_eq!(sandbox.refusal(&["--sync"]), format!("{why}: {words} (os error {error})"));
     }
 }
 
@@ -203,9 +203,9 @@ fn a_disk_that_fails_or_has_no_sync_for_files_is_refused() {
         ("QUIRK_REPLACE", "13", "a file cannot be put there in place of another: Permission denied (os error 13)"),
         ("QUIRK_INODES", "1", "its file system cannot say which name is which file"),
     ] {
-        let Some(place) = Place::odd(&[(quirk, error)]) else { return };
-        assert_eq!(place.refusal(&[]), format!("will not do; give another: {why}"));
-        assert_eq!(fs::read_dir(place.data()).unwrap().count(), 0, "it leaves no files behind");
+        let Some(sandbox) = Sandbox::odd(&[(quirk, error)]) else { return };
+        assert_eq!(sandbox.refusal(&[]), format!("will not do; give another: {why}"));
+        assert_eq!(fs::read_dir(sandbox.data()).unwrap().count(), 0, "it leaves no files behind");
     }
 }
 
@@ -214,52 +214,52 @@ fn a_directory_that_cannot_be_locked_is_refused() {
     for (error, words) in
         [("37", "No locks available"), ("95", "Operation not supported"), ("9", "Bad file descriptor")]
     {
-        let Some(place) = Place::odd(&[("QUIRK_FLOCK", error)]) else { return };
+        let Some(sandbox) = Sandbox::odd(&[("QUIRK_FLOCK", error)]) else { return };
         let why = "cannot be locked, so two servers could write there; give one on another file system";
-        assert_eq!(place.refusal(&[]), format!("{why}: {words} (os error {error})"));
+        assert_eq!(sandbox.refusal(&[]), format!("{why}: {words} (os error {error})"));
     }
 }
 
 #[test]
 fn links_that_have_the_names_of_its_own_files_are_replaced_and_not_followed() {
-    let place = Place::new();
-    let (outside, missing) = (place.outside(), place.root.0.join("missing"));
+    let sandbox = Sandbox::new();
+    let (outside, missing) = (sandbox.outside(), sandbox.root.0.join("missing"));
     let before = fs::read(&outside).unwrap();
-    symlink(&outside, place.at(".a.new")).unwrap();
-    symlink(&missing, place.at(".b.new")).unwrap();
-    fs::hard_link(&outside, place.at(".c.new")).unwrap();
-    assert!(Command::new("mkfifo").arg(place.at(".d.new")).status().unwrap().success());
-    let _socket = UnixListener::bind(place.at(".e.new")).unwrap();
+    symlink(&outside, sandbox.at(".a.new")).unwrap();
+    symlink(&missing, sandbox.at(".b.new")).unwrap();
+    fs::hard_link(&outside, sandbox.at(".c.new")).unwrap();
+    assert!(Command::new("mkfifo").arg(sandbox.at(".d.new")).status().unwrap().success());
+    let _socket = UnixListener::bind(sandbox.at(".e.new")).unwrap();
     for (name, target) in [("can-write", &outside), ("can-rename", &missing)] {
-        symlink(target, place.at(&format!(".tincan-{name:-<80}"))).unwrap();
-        symlink(target, place.at(&format!(".tincan-{name}"))).unwrap();
+        symlink(target, sandbox.at(&format!(".tincan-{name:-<80}"))).unwrap();
+        symlink(target, sandbox.at(&format!(".tincan-{name}"))).unwrap();
     }
-    let server = place.server(&[]);
+    let server = sandbox.server(&[]);
     for name in ["a", "b", "c", "d", "e"] {
         let id = server.post(&format!("/{name}"), "x").remove(0);
-        assert!(fs::symlink_metadata(place.at(&format!("{name}.sse"))).unwrap().is_file());
-        assert_eq!(place.read(&format!("{name}.sse")), format!("{HEAD}data: x\nid: {id}\n\n"));
+        assert!(fs::symlink_metadata(sandbox.at(&format!("{name}.sse"))).unwrap().is_file());
+        assert_eq!(sandbox.read(&format!("{name}.sse")), format!("{HEAD}data: x\nid: {id}\n\n"));
     }
     assert_eq!((fs::read(&outside).unwrap(), missing.exists()), (before, false));
 }
 
 #[test]
 fn a_log_that_is_a_link_is_not_followed() {
-    let place = Place::new();
-    let outside = place.outside();
+    let sandbox = Sandbox::new();
+    let outside = sandbox.outside();
     let before = fs::read(&outside).unwrap();
-    let secret = place.root.0.join("tokens");
+    let secret = sandbox.root.0.join("tokens");
     fs::write(&secret, "read abcdefgh\n").unwrap();
     fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).unwrap();
     fs::set_permissions(&outside, PermissionsExt::from_mode(0o644)).unwrap();
-    let server = place.server(&["--token-file", secret.to_str().unwrap()]);
+    let server = sandbox.server(&["--token-file", secret.to_str().unwrap()]);
     let fifo = |path: &Path| assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
-    let missing = place.root.0.join("missing");
+    let missing = sandbox.root.0.join("missing");
     for (n, end) in [".sse", ".old.sse"].iter().enumerate() {
-        let at = |name: &str| place.at(&format!("{name}{n}{end}"));
+        let at = |name: &str| sandbox.at(&format!("{name}{n}{end}"));
         symlink(&outside, at("link")).unwrap();
         symlink(&missing, at("dangling")).unwrap();
-        symlink(&place.root.0, at("elsewhere")).unwrap();
+        symlink(&sandbox.root.0, at("elsewhere")).unwrap();
         fs::create_dir(at("directory")).unwrap();
         fifo(&at("pipe"));
         let _socket = UnixListener::bind(at("socket")).unwrap();
@@ -280,12 +280,12 @@ fn a_log_that_is_a_link_is_not_followed() {
 #[test]
 fn a_log_with_a_second_name_gives_way_to_a_copy() {
     for end in [".sse", ".old.sse"] {
-        let place = Place::new();
-        let outside = place.outside();
+        let sandbox = Sandbox::new();
+        let outside = sandbox.outside();
         fs::set_permissions(&outside, PermissionsExt::from_mode(0o640)).unwrap();
-        let (before, log) = (fs::read(&outside).unwrap(), place.at(&format!("a{end}")));
+        let (before, log) = (fs::read(&outside).unwrap(), sandbox.at(&format!("a{end}")));
         fs::hard_link(&outside, &log).unwrap();
-        let server = place.server(&[]);
+        let server = sandbox.server(&[]);
         let id = server.post("/a", "more").remove(0);
         let all = server.get("/a?since=all&wait=0").text();
         assert!(all.ends_with(&format!("\n\n{SOUP}data: more\nid: {id}\n\n")), "{all}");
@@ -296,19 +296,19 @@ fn a_log_with_a_second_name_gives_way_to_a_copy() {
 
 #[test]
 fn the_directory_may_be_a_link_and_be_named_in_any_way() {
-    let place = Place::new();
-    symlink(place.data(), place.root.0.join("link")).unwrap();
-    fs::create_dir(place.at("inner")).unwrap();
+    let sandbox = Sandbox::new();
+    symlink(sandbox.data(), sandbox.root.0.join("link")).unwrap();
+    fs::create_dir(sandbox.at("inner")).unwrap();
     for (n, name) in ["link", "link/", "data/", "data/.", "data/inner/..", "./data//"].iter().enumerate() {
-        let dir = format!("{}/{name}", place.root.arg());
+        let dir = format!("{}/{name}", sandbox.root.arg());
         let server = Tincan::start(&["--quiet", "--data", &dir]);
         server.post(&format!("/a{n}"), "x");
-        assert!(place.at(&format!("a{n}.sse")).is_file(), "{dir}");
+        assert!(sandbox.at(&format!("a{n}.sse")).is_file(), "{dir}");
     }
-    symlink(place.root.0.join("missing"), place.root.0.join("dangling")).unwrap();
-    fs::write(place.root.0.join("file"), "").unwrap();
+    symlink(sandbox.root.0.join("missing"), sandbox.root.0.join("dangling")).unwrap();
+    fs::write(sandbox.root.0.join("file"), "").unwrap();
     for (name, words) in [("dangling", "File exists (os error 17)"), ("file", "File exists (os error 17)")] {
-        let dir = place.root.0.join(name);
+        let dir = sandbox.root.0.join(name);
         let (code, text) = ended(&[OsStr::new("--data"), dir.as_os_str()], &[]);
         let why = "is no directory that can be read; give one, with the rights to read and write it";
         assert_eq!((code, text), (Some(1), format!("tincan: --data {} {why}: {words}", dir.display())));
@@ -319,7 +319,7 @@ fn the_directory_may_be_a_link_and_be_named_in_any_way() {
 
 #[test]
 fn without_the_rights_to_read_write_or_enter_the_start_is_refused() {
-    let place = Place::new();
+    let sandbox = Sandbox::new();
     // Root may do everything, so another user has to try.
     let root = fs::metadata("/proc/self").unwrap().uid() == 0;
     let user = if root { "setpriv --reuid=65534 --regid=65534 --clear-groups" } else { "" };
@@ -328,18 +328,18 @@ fn without_the_rights_to_read_write_or_enter_the_start_is_refused() {
     }
     let read = "is no directory that can be read; give one, with the rights to read and write it";
     for (mode, why) in [(0o333, read), (0o555, "will not do; give another"), (0o666, "will not do; give another")] {
-        fs::set_permissions(place.data(), PermissionsExt::from_mode(mode)).unwrap();
+        fs::set_permissions(sandbox.data(), PermissionsExt::from_mode(mode)).unwrap();
         let line = format!("exec timeout 10 {user} \"$0\" --listen 127.0.0.1:0 --data \"$1\"");
         let mut command = Command::new("sh");
-        command.args(["-c", &line, env!("CARGO_BIN_EXE_tincan")]).arg(place.data());
+        command.args(["-c", &line, env!("CARGO_BIN_EXE_tincan")]).arg(sandbox.data());
         bare(&mut command);
         let out = command.output().unwrap();
         let text = String::from_utf8(out.stderr).unwrap();
-        let at = format!("tincan: --data {} {why}: ", place.data().display());
+        let at = format!("tincan: --data {} {why}: ", sandbox.data().display());
         assert!(text.starts_with(&at) && text.ends_with("Permission denied (os error 13)\n"), "{mode:o}: {text}");
         assert_eq!(out.status.code(), Some(1));
     }
-    fs::set_permissions(place.data(), PermissionsExt::from_mode(0o755)).unwrap();
+    fs::set_permissions(sandbox.data(), PermissionsExt::from_mode(0o755)).unwrap();
 }
 
 #[test]
@@ -347,40 +347,40 @@ fn a_file_system_that_is_mounted_read_only_is_refused() {
     if !works("unshare -rm mount -t tmpfs -o ro none /mnt") {
         return;
     }
-    let place = Place::new();
+    let sandbox = Sandbox::new();
     let line = "mount -t tmpfs -o ro none \"$1\" && exec timeout 10 \"$0\" --listen 127.0.0.1:0 --data \"$1\"";
     let mut command = Command::new("unshare");
-    command.args(["-rm", "sh", "-c", line, env!("CARGO_BIN_EXE_tincan")]).arg(place.data());
+    command.args(["-rm", "sh", "-c", line, env!("CARGO_BIN_EXE_tincan")]).arg(sandbox.data());
     bare(&mut command);
     let text = String::from_utf8(command.output().unwrap().stderr).unwrap();
     let why = "will not do; give another: a log cannot be made there: Read-only file system (os error 30)";
-    assert_eq!(text, format!("tincan: --data {} {why}\n", place.data().display()));
+    assert_eq!(text, format!("tincan: --data {} {why}\n", sandbox.data().display()));
 }
 
 #[test]
 fn a_directory_that_is_replaced_is_written_to_no_more() {
-    let place = Place::new();
-    let server = place.server(&ROLLS);
+    let sandbox = Sandbox::new();
+    let server = sandbox.server(&ROLLS);
     server.post("/a", "x");
-    let moved = place.root.0.join("moved");
-    fs::rename(place.data(), &moved).unwrap();
+    let moved = sandbox.root.0.join("moved");
+    fs::rename(sandbox.data(), &moved).unwrap();
     let why = "its directory is gone, or another has its place; put it back, or start the server again";
     for replaced in [false, true] {
         if replaced {
-            fs::create_dir(place.data()).unwrap();
+            fs::create_dir(sandbox.data()).unwrap();
         }
         server.post_with("/new", "", "x").refused(LOG_CLOSED);
-        let message = format!("tincan: /new cannot be opened: {}: {why}\n", place.at("new.old.sse").display());
+        let message = format!("tincan: /new cannot be opened: {}: {why}\n", sandbox.at("new.old.sse").display());
         eventually("the error is reported", || server.stderr().matches(&message).count() == 1);
     }
     // The open log does not accept events either.
     server.post_with("/a", "", "x").refused(LOG_FAILED);
     let why = "another program has changed, moved or removed it; start the server again";
-    let message = format!("tincan: /a takes no event: {}: {why}\n", place.at("a.sse").display());
+    let message = format!("tincan: /a takes no event: {}: {why}\n", sandbox.at("a.sse").display());
     eventually("the error is reported", || server.stderr().contains(&message));
-    assert_eq!(fs::read_dir(place.data()).unwrap().count(), 0);
-    fs::remove_dir(place.data()).unwrap();
-    fs::rename(&moved, place.data()).unwrap();
+    assert_eq!(fs::read_dir(sandbox.data()).unwrap().count(), 0);
+    fs::remove_dir(sandbox.data()).unwrap();
+    fs::rename(&moved, sandbox.data()).unwrap();
     is_used(&server);
     server.post("/new", "x");
 }
@@ -391,8 +391,8 @@ fn a_path_that_is_not_utf_8_is_refused_and_no_other_is_used() {
     let odd = [root.arg().as_bytes(), b"/\xff"].concat();
     let [odd, other, link] =
         [odd, format!("{}/\u{fffd}", root.arg()).into(), format!("{}/link", root.arg()).into()].map(OsString::from_vec);
-    let words = |what: &str, shown: &str| {
-        format!("tincan: {what}: {shown} is not UTF-8; give a path through a link that has a name in UTF-8")
+    let words = |source: &str, shown: &str| {
+        format!("tincan: {source}: {shown} is not UTF-8; give a path through a link that has a name in UTF-8")
     };
     let shown = format!("\"{}/\\xFF\"", root.arg());
     for option in ["--data", "--token-file", "--listen", "--nonsense"] {
@@ -432,9 +432,9 @@ fn a_path_in_the_environment_keeps_its_spaces() {
 
 #[test]
 fn a_path_cannot_break_a_line_or_drive_a_terminal() {
-    let place = Place::new();
-    let dir = place.root.0.join("a\n\x1b[2J\u{202e}b");
-    let shown = format!("{}/a␊␛[2J⟨U+202E⟩b", place.root.arg());
+    let sandbox = Sandbox::new();
+    let dir = sandbox.root.0.join("a\n\x1b[2J\u{202e}b");
+    let shown = format!("{}/a␊␛[2J⟨U+202E⟩b", sandbox.root.arg());
     fs::write(&dir, "").unwrap();
     let why = "is no directory that can be read; give one, with the rights to read and write it";
     let words = format!("tincan: --data {shown} {why}: File exists (os error 17)");
@@ -454,8 +454,8 @@ fn a_path_cannot_break_a_line_or_drive_a_terminal() {
 }
 
 /// Writes a token file with this line; returns its path.
-fn tokens(place: &Place, line: &str) -> String {
-    let path = place.root.0.join("tokens");
+fn tokens(sandbox: &Sandbox, line: &str) -> String {
+    let path = sandbox.root.0.join("tokens");
     fs::write(&path, line).unwrap();
     fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
     path.to_str().unwrap().into()
@@ -463,63 +463,63 @@ fn tokens(place: &Place, line: &str) -> String {
 
 #[test]
 fn logs_are_their_owners_alone_if_reading_needs_a_token() {
-    let place = Place::new();
-    let file = tokens(&place, "read abcdefgh\n");
+    let sandbox = Sandbox::new();
+    let file = tokens(&sandbox, "read abcdefgh\n");
     let private = ["--token-file", &file, "--history", "4K"];
-    let outside = place.outside();
+    let outside = sandbox.outside();
     fs::set_permissions(&outside, PermissionsExt::from_mode(0o644)).unwrap();
     let log = |n: u64| format!("{HEAD}data: soup\nid: 1700000000000-{n}\n\n");
     let ours = [("a.sse", log(2)), ("a.old.sse", log(1)), (".b.new", log(1)), ("c.cut-1", "soup".into())];
     let foreign = ["notes.txt", "lab.sse", "b.new", ".hidden", "a b.cut-1"];
     for (name, text) in ours.iter().map(|(name, text)| (*name, &**text)).chain(foreign.map(|name| (name, "x"))) {
-        fs::write(place.at(name), text).unwrap();
-        fs::set_permissions(place.at(name), PermissionsExt::from_mode(0o664)).unwrap();
+        fs::write(sandbox.at(name), text).unwrap();
+        fs::set_permissions(sandbox.at(name), PermissionsExt::from_mode(0o664)).unwrap();
     }
-    fs::hard_link(&outside, place.at("d.sse")).unwrap();
-    symlink(&outside, place.at("e.cut-1")).unwrap();
-    fs::write(place.at("f.sse"), HEAD).unwrap();
-    fs::set_permissions(place.at("f.sse"), PermissionsExt::from_mode(0o400)).unwrap();
-    fs::set_permissions(place.data(), PermissionsExt::from_mode(0o750)).unwrap();
+    fs::hard_link(&outside, sandbox.at("d.sse")).unwrap();
+    symlink(&outside, sandbox.at("e.cut-1")).unwrap();
+    fs::write(sandbox.at("f.sse"), HEAD).unwrap();
+    fs::set_permissions(sandbox.at("f.sse"), PermissionsExt::from_mode(0o400)).unwrap();
+    fs::set_permissions(sandbox.data(), PermissionsExt::from_mode(0o750)).unwrap();
     let mut wide = [&foreign[..], &["e.cut-1"]].concat();
     wide.sort();
     let root = fs::metadata("/proc/self").unwrap().uid() == 0;
     if !root {
-        fs::remove_file(place.at("f.sse")).unwrap(); // its owner may not write to it
+        fs::remove_file(sandbox.at("f.sse")).unwrap(); // its owner may not write to it
     }
-    let server = place.server(&private);
-    assert_eq!(place.open_to_others(), wide);
+    let server = sandbox.server(&private);
+    assert_eq!(sandbox.open_to_others(), wide);
     for _ in 0..60 {
         server.post("/a", "x".repeat(100));
         server.post("/new", "x".repeat(100));
-        assert_eq!(place.open_to_others(), wide);
+        assert_eq!(sandbox.open_to_others(), wide);
     }
-    assert!(place.at("new.old.sse").is_file(), "the log has rolled");
+    assert!(sandbox.at("new.old.sse").is_file(), "the log has rolled");
     let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
-    assert_eq!((mode(&outside), mode(&place.data())), (0o644, 0o750));
-    assert!(!root || mode(&place.at("f.sse")) == 0o400, "the file's mode has not been widened");
+    assert_eq!((mode(&outside), mode(&sandbox.data())), (0o644, 0o750));
+    assert!(!root || mode(&sandbox.at("f.sse")) == 0o400, "the file's mode has not been widened");
 }
 
 #[test]
 fn a_directory_that_is_made_is_its_owners_alone_if_reading_needs_a_token() {
     for (line, dir_mode, mode) in [("read abcdefgh", 0o700, 0o600), ("publish abcdefgh", 0o755, 0o644)] {
-        let place = Place::new();
-        fs::remove_dir(place.data()).unwrap();
-        let file = tokens(&place, line);
+        let sandbox = Sandbox::new();
+        fs::remove_dir(sandbox.data()).unwrap();
+        let file = tokens(&sandbox, line);
         let line = format!("umask 022; exec \"$0\" --quiet --listen 127.0.0.1:0 --data \"$1\" --token-file {file}");
         let mut command = Command::new("sh");
-        command.args(["-c", &line, env!("CARGO_BIN_EXE_tincan")]).arg(place.data());
+        command.args(["-c", &line, env!("CARGO_BIN_EXE_tincan")]).arg(sandbox.data());
         let server = Tincan::run(command);
         server.post_with("/a", "Authorization: Bearer abcdefgh\r\n", "x");
-        let modes = [place.data(), place.at("a.sse")].map(|path| fs::metadata(path).unwrap().mode() & 0o777);
+        let modes = [sandbox.data(), sandbox.at("a.sse")].map(|path| fs::metadata(path).unwrap().mode() & 0o777);
         assert_eq!(modes, [dir_mode, mode]);
     }
 }
 
 #[test]
 fn a_file_system_without_modes_is_refused_if_reading_needs_a_token() {
-    let Some(place) = Place::odd(&[("QUIRK_MODES", "1")]) else { return };
-    let file = tokens(&place, "read abcdefgh\n");
+    let Some(sandbox) = Sandbox::odd(&[("QUIRK_MODES", "1")]) else { return };
+    let file = tokens(&sandbox, "read abcdefgh\n");
     let why = "others can read the files that are made there, and reading needs a token";
-    assert_eq!(place.refusal(&["--token-file", &file]), format!("will not do; give another: {why}"));
-    place.server(&[]).post("/a", "x");
+    assert_eq!(sandbox.refusal(&["--token-file", &file]), format!("will not do; give another: {why}"));
+    sandbox.server(&[]).post("/a", "x");
 }

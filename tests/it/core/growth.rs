@@ -145,7 +145,7 @@ fn events() {
         events.iter().for_each(|event| event.write(Some("1-1"), &mut block));
         block
     };
-    for (what, body, end) in [
+    for (name, body, end) in [
         ("events", "data:\n\n", ""),
         ("named events", "event: a\nretry: 1\ndata: b\r\rdata\n\n", ""),
         ("data lines", "data:\n", "\n"),
@@ -153,7 +153,7 @@ fn events() {
         ("comments", ":\n", "data\n\n"),
         ("empty lines", "\r\n", "data\n\n"),
     ] {
-        linear(what, 1000, |n| {
+        linear(name, 1000, |n| {
             let body = body.repeat(n) + end;
             thread_time(|| written(&parse(&body).unwrap()))
         });
@@ -223,8 +223,8 @@ pub fn events_with(args: &[&str]) {
     {
         let server = Tincan::start(&[&["--quiet", "--max-body", "1M", "--history", "16M"], args].concat());
         let (mut subscriber, _) = server.listen("/a", "");
-        for (what, body, end) in [("events", "data:\n\n", ""), ("data lines", "data:\n", "\n")] {
-            linear(&format!("{what} in one request, {args:?}"), 1000, |n| {
+        for (name, body, end) in [("events", "data:\n\n", ""), ("data lines", "data:\n", "\n")] {
+            linear(&format!("{name} in one request, {args:?}"), 1000, |n| {
                 let request = stream("/a", &(body.repeat(n) + end));
                 let mut wire = server.connect();
                 spent(&server, || {

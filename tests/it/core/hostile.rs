@@ -40,11 +40,11 @@ impl Pair {
         let (began, port, worst) = (Instant::now(), server.port, Worst::default());
         let note = |worst: &Worst| {
             let worst = worst.clone();
-            move |what: &str, sent: Duration| {
+            move |description: &str, sent: Duration| {
                 let took = began.elapsed().saturating_sub(sent);
                 let mut worst = worst.lock().unwrap();
                 if took > worst.0 {
-                    *worst = (took, format!("{what} took {took:?}, {sent:?} after the start"));
+                    *worst = (took, format!("{description} took {took:?}, {sent:?} after the start"));
                 }
             }
         };
@@ -62,10 +62,10 @@ impl Pair {
             }
         });
         let (mut wire, ended, soon) = (server.connect(), over.clone(), note(&worst));
-        let ask = move |wire: &mut Wire, what: &str, sent: Duration, request: &str| {
+        let ask = move |wire: &mut Wire, description: &str, sent: Duration, request: &str| {
             wire.send(request);
-            assert_eq!(wire.response().status, 200, "{what}");
-            soon(what, sent);
+            assert_eq!(wire.response().status, 200, "{description}");
+            soon(description, sent);
         };
         let publisher = spawn(move || {
             let mut n = 0;
@@ -89,15 +89,15 @@ impl Pair {
     fn finish(self) -> (u64, Duration, String) {
         let sent = self.publisher.join().expect("the honest publisher has noticed something");
         assert_eq!(self.subscriber.join().expect("the honest subscriber has noticed something"), sent);
-        let (took, what) = self.worst.lock().unwrap().clone();
-        (sent + 1, took, what)
+        let (took, description) = self.worst.lock().unwrap().clone();
+        (sent + 1, took, description)
     }
 }
 
 /// Fails if an honest client had to wait too long. A server without an attack shows how long a client waits because
 /// the machine is busy. The attacked server may have `work` times as much to do.
-fn in_time(worst: Duration, control: Duration, work: u32, what: &str) {
-    assert!(worst < PATIENCE + work * control, "{what}; without an attack it was at most {control:?}");
+fn in_time(worst: Duration, control: Duration, work: u32, description: &str) {
+    assert!(worst < PATIENCE + work * control, "{description}; without an attack it was at most {control:?}");
 }
 
 /// An honest pair beside the attack, and a second pair with a server of its own.
@@ -117,8 +117,8 @@ impl Honest {
     /// Fails if one of the pairs has noticed anything. Returns how many messages there were.
     fn finish(self) -> u64 {
         self.over.store(true, SeqCst);
-        let (sent, worst, what) = self.attacked.finish();
-        in_time(worst, self.control.0.finish().1, 3, &what);
+        let (sent, worst, description) = self.attacked.finish();
+        in_time(worst, self.control.0.finish().1, 3, &description);
         sent
     }
 }

@@ -594,16 +594,16 @@ fn pipelined_requests_are_answered_in_order() {
 #[test]
 fn a_body_may_come_in_chunks_or_behind_100_continue() {
     let server = Tincan::start(&[]);
-    let (mut reader, _) = server.listen("/a", "");
+    let (mut subscriber, _) = server.listen("/a", "");
     let mut wire = server.connect();
     wire.send(post("Transfer-Encoding: Chunked\r\n", "5\r\nhello\r\n00000006;a=\"b\"\r\n world\r\n0\r\nA: b\r\n\r\n"));
     let id = wire.response().text();
-    reader.expect(format!("data: hello world\nid: {id}\n"));
+    subscriber.expect(format!("data: hello world\nid: {id}\n"));
     wire.send(post("Content-Length: 3\r\nExpect: 100-Continue\r\n", ""));
     wire.expect("HTTP/1.1 100 Continue\r\n\r\n");
     wire.send("abc");
     let id = wire.response().text();
-    reader.expect(format!("data: abc\nid: {id}\n"));
+    subscriber.expect(format!("data: abc\nid: {id}\n"));
     // HTTP/1.0 has no 100 (RFC 9110 §10.1.1).
     let mut old = server.connect();
     old.send("POST /b HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n");
@@ -717,9 +717,9 @@ fn answers_do_not_wait_for_each_other() {
 #[test]
 fn targets_are_taken_as_browsers_and_proxies_send_them() {
     let server = Tincan::start(&[]);
-    let (mut reader, _) = server.listen("/a", "");
+    let (mut subscriber, _) = server.listen("/a", "");
     let id = server.post("/%61?&event=a|b{c}^`\\&", "x");
-    reader.expect(format!("event: a|b{{c}}^`\\\ndata: x\nid: {}\n\n", id[0]));
+    subscriber.expect(format!("event: a|b{{c}}^`\\\ndata: x\nid: {}\n\n", id[0]));
     for target in ["HTTP://localhost:1/health", "https://localhost/health"] {
         assert_eq!(server.get(target).text(), "ok\n", "{target}");
     }
@@ -805,10 +805,10 @@ pub fn policy_and_types(files: &[(&str, &str)]) {
 fn health_and_metrics() {
     let server = Tincan::start(&[]);
     assert_eq!(server.get("/health").text(), "ok\n");
-    let (mut reader, _) = server.listen("/b", "");
+    let (mut subscriber, _) = server.listen("/b", "");
     server.post("/a", "x");
     let bytes = format!("data: hello\nid: {}\n\n", server.post("/b", "hello")[0]);
-    reader.expect(&bytes);
+    subscriber.expect(&bytes);
     eventually("delivered bytes are counted", || {
         server.metric("tincan_delivered_bytes_total") == Some(bytes.len() as u64)
     });

@@ -111,19 +111,19 @@ fn last_event_id_resumes_and_wins_over_since() {
             wire.expect(format!("data: {n}\nid: {id}\n\n"));
         }
     };
-    let (mut wire, place) = server.listen("/a", &format!("Last-Event-ID: {}\r\n", ids[2]));
-    assert_eq!(place, ids[2]);
+    let (mut wire, start_id) = server.listen("/a", &format!("Last-Event-ID: {}\r\n", ids[2]));
+    assert_eq!(start_id, ids[2]);
     from(&mut wire, 3);
-    let (mut wire, place) = server.listen(&format!("/a?since={}", ids[0]), "");
-    assert_eq!(place, ids[0]);
+    let (mut wire, start_id) = server.listen(&format!("/a?since={}", ids[0]), "");
+    assert_eq!(start_id, ids[0]);
     from(&mut wire, 1);
-    let (mut wire, place) = server.listen("/a?since=all", "");
-    assert_eq!(seq(&place), 0);
+    let (mut wire, start_id) = server.listen("/a?since=all", "");
+    assert_eq!(seq(&start_id), 0);
     from(&mut wire, 0);
     let (mut wire, _) = server.listen("/a?since=all", &format!("Last-Event-ID: {}\r\n", ids[3]));
     from(&mut wire, 4);
-    let (mut wire, place) = server.listen("/a?since=all", "Last-Event-ID: \r\n");
-    assert_eq!(seq(&place), 0, "an empty field counts as absent");
+    let (mut wire, start_id) = server.listen("/a?since=all", "Last-Event-ID: \r\n");
+    assert_eq!(seq(&start_id), 0, "an empty field counts as absent");
     from(&mut wire, 0);
     // A subscriber that resumes at the end receives new events, and nothing else.
     let (mut wire, _) = server.listen(&format!("/a?since={}", ids[4]), "");
@@ -134,10 +134,10 @@ fn last_event_id_resumes_and_wins_over_since() {
 #[test]
 fn the_preludes_id_alone_is_enough_to_resume() {
     let server = Tincan::start(&[]);
-    let (wire, place) = server.listen("/a", "");
+    let (wire, start_id) = server.listen("/a", "");
     drop(wire);
     let id = server.post("/a", "missed");
-    let (mut wire, _) = server.listen("/a", &format!("Last-Event-ID: {place}\r\n"));
+    let (mut wire, _) = server.listen("/a", &format!("Last-Event-ID: {start_id}\r\n"));
     wire.expect(format!("data: missed\nid: {}\n\n", id[0]));
 }
 
@@ -147,21 +147,21 @@ fn a_gap_is_told_where_the_log_was_trimmed() {
     let ids: Vec<String> = (0..100).flat_map(|_| server.post("/a", "x".repeat(50))).collect();
     let kept = server.get("/a?wait=0&since=all").text();
     assert!(kept.len() <= 2048 + 200, "{} bytes kept", kept.len());
-    let place = id_of(&kept);
+    let start_id = id_of(&kept);
     let events = kept.split_once("\n\n").unwrap().1;
     let first = id_of(events);
-    assert_eq!(seq(&first), seq(&place) + 1, "the prelude has the id before the first kept event");
+    assert_eq!(seq(&first), seq(&start_id) + 1, "the prelude has the id before the first kept event");
     assert!(seq(&first) > 50, "{first}");
     let (mut wire, now) = server.listen("/a", &format!("Last-Event-ID: {}\r\n", ids[9]));
-    assert_eq!(now, place);
+    assert_eq!(now, start_id);
     let lost = seq(&first) - 11;
     let asked = &ids[9];
     wire.expect(format!("event: gap\ndata: {{\"asked\":\"{asked}\",\"from\":\"{first}\",\"lost\":{lost}}}\n\n"));
     wire.expect(events);
     // A client whose last event is the one before the first kept event has missed nothing, so it gets no gap.
-    let (mut wire, _) = server.listen("/a", &format!("Last-Event-ID: {place}\r\n"));
+    let (mut wire, _) = server.listen("/a", &format!("Last-Event-ID: {start_id}\r\n"));
     wire.expect(events);
-    let (mut wire, _) = server.listen("/a", &format!("Last-Event-ID: {}\r\n", ids[seq(&place) as usize - 2]));
+    let (mut wire, _) = server.listen("/a", &format!("Last-Event-ID: {}\r\n", ids[seq(&start_id) as usize - 2]));
     assert!(wire.block().ends_with("\"lost\":1}\n\n"));
 }
 
@@ -170,17 +170,17 @@ fn a_gap_is_told_where_the_id_is_of_another_time_or_malformed() {
     let server = Tincan::start(&[]);
     let gap =
         |asked: &str, from: &str| format!("event: gap\ndata: {{\"asked\":{asked},\"from\":{from},\"lost\":null}}\n\n");
-    let (mut wire, place) = server.listen("/a", "Last-Event-ID: 5-5\r\n");
+    let (mut wire, start_id) = server.listen("/a", "Last-Event-ID: 5-5\r\n");
     wire.expect(gap("\"5-5\"", "null"));
-    let epoch = place.split_once('-').unwrap().0;
+    let epoch = start_id.split_once('-').unwrap().0;
     let first = server.post("/a", "one");
     wire.expect(format!("data: one\nid: {}\n\n", first[0]));
     let from = format!("\"{}\"", first[0]);
     let beyond = format!("{epoch}-2");
     let late = format!("{}-1", u64::MAX);
     for asked in ["5-5", &beyond, &late, "nonsense", "1-2-3", "+1-1", "01-1", "-", "1-", "99999999999999999999-1"] {
-        let (mut wire, place) = server.listen("/a", &format!("Last-Event-ID: {asked}\r\n"));
-        assert_eq!(place, format!("{epoch}-0"));
+        let (mut wire, start_id) = server.listen("/a", &format!("Last-Event-ID: {asked}\r\n"));
+        assert_eq!(start_id, format!("{epoch}-0"));
         wire.expect(gap(&format!("\"{asked}\""), &from));
         wire.expect(format!("data: one\nid: {}\n\n", first[0]));
     }
@@ -277,12 +277,12 @@ fn what_a_reader_sends_behind_its_request_is_ignored() {
 fn max_age_ends_a_stream_and_the_client_resumes() {
     let server = Tincan::start(&["--max-age", "1"]);
     let began = Stopwatch::start();
-    let (mut wire, place) = server.listen("/a", "");
+    let (mut wire, start_id) = server.listen("/a", "");
     wire.ends();
     assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
     began.within("the age limit", Duration::from_millis(2500));
     let id = server.post("/a", "meanwhile");
-    let (mut wire, _) = server.listen("/a", &format!("Last-Event-ID: {place}\r\n"));
+    let (mut wire, _) = server.listen("/a", &format!("Last-Event-ID: {start_id}\r\n"));
     wire.expect(format!("data: meanwhile\nid: {}\n\n", id[0]));
 }
 

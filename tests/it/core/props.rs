@@ -308,12 +308,12 @@ fn a_log_finds_every_place_in_any_part() {
 
 #[test]
 fn a_log_in_files_finds_every_place_in_any_part_and_epoch() {
-    let place = Scratch::new();
-    let dir = Arc::new(Dir::open(&place.0, false, false).unwrap());
+    let scratch = Scratch::new();
+    let dir = Arc::new(Dir::open(&scratch.0, false, false).unwrap());
     let open = |epoch| Log::open(&dir, "a", epoch, 4096, false, &mut |_| panic!("nothing is cut")).unwrap();
     let mut epochs = 7..;
     finds_every_place(5, open(6), &mut |random| (random.index(30) == 0).then(|| open(epochs.next().unwrap())));
-    let bytes: u64 = ["a.sse", "a.old.sse"].iter().map(|f| place.0.join(f).metadata().unwrap().len()).sum();
+    let bytes: u64 = ["a.sse", "a.old.sse"].iter().map(|f| scratch.0.join(f).metadata().unwrap().len()).sum();
     assert!(bytes <= 4096, "{bytes} bytes in files");
 }
 
@@ -347,13 +347,13 @@ fn finds_every_place(seed: u64, opened: Opened, reopen: &mut dyn FnMut(&mut Rand
         let mut bytes = Vec::new();
         event.write(Some(id), &mut bytes);
         all.push((id, bytes));
-        let place = log.find_start(&Since::All).unwrap();
-        let kept = all.iter().filter(|(id, _)| *id > place.id).count();
-        let (end, pos) = (log.heard.pos, place.pos);
+        let kept_from = log.find_start(&Since::All).unwrap();
+        let kept = all.iter().filter(|(id, _)| *id > kept_from.id).count();
+        let (end, pos) = (log.heard.pos, kept_from.pos);
         assert!(end - pos <= 4096 || kept == 1, "{} bytes kept", end - pos);
         // From each kept position, exactly the later events follow.
         let first = all.len() - random.index(kept + 1);
-        let asked = if first == all.len() - kept { place.id } else { all[first - 1].0 };
+        let asked = if first == all.len() - kept { kept_from.id } else { all[first - 1].0 };
         let found = log.find_start(&Since::After(asked.to_string())).unwrap();
         assert_eq!((found.id, found.gap), (asked, None));
         let (mut pos, mut received, mut piece) = (found.pos, Vec::new(), Vec::new());
@@ -367,8 +367,8 @@ fn finds_every_place(seed: u64, opened: Opened, reopen: &mut dyn FnMut(&mut Rand
         }
         let expected: Vec<u8> = all[first..].iter().flat_map(|(_, bytes)| bytes.clone()).collect();
         assert!(received == expected, "after {asked}");
-        if place.pos > 0 {
-            assert!(log.read(place.pos - 1, &mut piece).is_err(), "a trimmed position cannot be read");
+        if kept_from.pos > 0 {
+            assert!(log.read(kept_from.pos - 1, &mut piece).is_err(), "a trimmed position cannot be read");
             // A client that asks for trimmed events gets a gap with their number.
             if let Some(lost) = all.len().checked_sub(kept + 2) {
                 let asked = all[lost].0;

@@ -180,7 +180,7 @@ impl Soak {
             let longest = if random.below(20) == 0 { 15_000 } else { 300 };
             sleep(Duration::from_millis(random.below(longest)));
         }
-        self.wrong(format!("a subscriber of /{} came to {:?} and not to the end", chain.channel, chain.place));
+        self.wrong(format!("a subscriber of /{} came to {:?} and not to the end", chain.channel, chain.last_id));
     }
 
     /// Checks everything that can only be checked at the end.
@@ -210,20 +210,20 @@ impl Soak {
 struct Chain<'a> {
     soak: &'a Soak,
     channel: usize,
-    place: Option<Id>, // the last id that it knows
-    asked: Option<Id>, // the last event ID that it sent on this connection
-    owed: Option<Id>,  // the server has skipped events after this id, and must send a gap
+    last_id: Option<Id>, // the last id that it knows
+    asked: Option<Id>,   // the last event ID that it sent on this connection
+    owed: Option<Id>,    // the server has skipped events after this id, and must send a gap
 }
 
 impl Chain<'_> {
     fn new<'a>(soak: &'a Soak, random: &mut Random) -> Chain<'a> {
         let channel = random.below(CHANNELS as u64) as usize;
-        Chain { soak, channel, place: None, asked: None, owed: None }
+        Chain { soak, channel, last_id: None, asked: None, owed: None }
     }
 
     /// Returns whether it has received every event up to the end.
     fn complete(&self) -> bool {
-        self.soak.end.get().is_some_and(|end| self.place >= Some(end[self.channel]))
+        self.soak.end.get().is_some_and(|end| self.last_id >= Some(end[self.channel]))
     }
 
     fn step(&self, from: Id, to: Id, gap: Option<Option<u64>>) {
@@ -235,13 +235,13 @@ impl Chain<'_> {
         let (soak, channel, began) = (self.soak, self.channel, Instant::now());
         let poll = random.below(3) == 0;
         let wait = if poll { format!("wait={}&", random.below(6)) } else { String::new() };
-        let (since, last) = match (self.place, random.below(2)) {
+        let (since, last) = match (self.last_id, random.below(2)) {
             (None, 0) => ("since=all".into(), String::new()),
             (None, _) => Default::default(),
             (Some(id), 0) => (format!("since={id}"), String::new()),
             (Some(id), _) => (String::new(), format!("Last-Event-ID: {id}\r\n")),
         };
-        self.asked = self.place;
+        self.asked = self.last_id;
         let (leaves, mut stalls) = (
             began + Duration::from_millis(random.below(30_000)),
             Some(began + Duration::from_millis(random.below(40_000))),
@@ -277,8 +277,8 @@ impl Chain<'_> {
     fn take_block(&mut self, block: &str, first: bool) {
         let good = if first {
             let settled = self.owed.is_none();
-            self.place = Id::parse(&id_of(block));
-            self.owed = self.asked.filter(|asked| Some(*asked) != self.place);
+            self.last_id = Id::parse(&id_of(block));
+            self.owed = self.asked.filter(|asked| Some(*asked) != self.last_id);
             let name = block.lines().next().and_then(|line| line.strip_prefix(": connected to /"));
             let name = name.and_then(|name| name.split(' ').next()); // the address of the stream may follow
             settled && name == Some(&self.channel.to_string())
@@ -289,17 +289,18 @@ impl Chain<'_> {
         };
         if !good {
             let start = &block[..block.len().min(200)];
-            self.soak.wrong(format!("a subscriber of /{} that came with {:?} received {start:?}", self.channel, self.asked));
+            self.soak
+                .wrong(format!("a subscriber of /{} that came with {:?} received {start:?}", self.channel, self.asked));
         }
     }
 
     /// Takes a gap. It must name the id that was asked for, and the id of the next event.
     fn gap(&mut self, data: &str) -> Option<()> {
-        let (asked, place, parts) = (self.owed.take()?, self.place?, data.split('"').collect::<Vec<_>>());
-        let from = Id::parse(parts.get(7)?).filter(|from| place.precedes(*from))?;
+        let (asked, last_id, parts) = (self.owed.take()?, self.last_id?, data.split('"').collect::<Vec<_>>());
+        let from = Id::parse(parts.get(7)?).filter(|from| last_id.precedes(*from))?;
         let lost: Option<u64> = parts.last()?.strip_prefix(':')?.strip_suffix("}\n\n")?.parse().ok();
         self.step(asked, from, Some(lost));
-        self.place = Some(Id { seq: from.seq - 1, ..from });
+        self.last_id = Some(Id { seq: from.seq - 1, ..from });
         let lost = lost.map_or("null".into(), |n| n.to_string());
         (data == format!("{{\"asked\":\"{asked}\",\"from\":\"{from}\",\"lost\":{lost}}}\n\n")).then_some(())
     }
@@ -309,17 +310,17 @@ impl Chain<'_> {
         // A unit of one POST may begin with a seal.
         let block = if block.starts_with(": one POST, ") { block.split_once('\n')?.1 } else { block };
         let (text, line) = block.strip_suffix("\n\n")?.rsplit_once('\n')?;
-        let (id, place, soak) = (Id::from_line(line.as_bytes())?, self.place?, self.soak);
+        let (id, last_id, soak) = (Id::from_line(line.as_bytes())?, self.last_id?, self.soak);
         let number = text.lines().find_map(|l| l.strip_prefix("data: "))?.split(' ').next()?.parse().ok()?;
         soak.note(self.channel, id, number);
         soak.count("events received", 1);
-        if id <= place {
-            let again = id == place || Some(id) <= self.asked;
+        if id <= last_id {
+            let again = id == last_id || Some(id) <= self.asked;
             soak.count(if again { DOUBLED } else { DISORDERED }, 1);
-        } else if id != place.plus(1) {
-            self.step(place, id, None);
+        } else if id != last_id.plus(1) {
+            self.step(last_id, id, None);
         }
-        self.place = Some(id);
+        self.last_id = Some(id);
         (fields(self.channel, number).strip_suffix('\n') == Some(text)).then_some(())
     }
 }

@@ -149,7 +149,7 @@ impl Soak {
         let accept = "Accept: text/event-stream\r\n";
         let head = format!("GET /{channel}?{wait}{since} HTTP/1.1\r\nHost: localhost\r\n{accept}{last}\r\n");
         stream.write_all(head.as_bytes())?;
-        self.count("readers' connections", 1);
+        self.count("subscribers' connections", 1);
         let mut wire = BufReader::new(Wire::over(stream));
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
