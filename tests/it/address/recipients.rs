@@ -233,7 +233,7 @@ fn what_is_said_to_one_may_be_larger_than_its_socket() {
     let (mut one, address, _) = listen(&server, "/a");
     let (mut other, ..) = listen(&server, "/a");
     let (body, begins, fast) = ("x".repeat(more_than_a_socket_takes()), AtomicBool::new(false), AtomicBool::new(false));
-    let own = format!("data: {body}\n\n");
+    let long_event = format!("data: {body}\n\n");
     assert_eq!(to(&server, "/a", &address, &body).status, 200);
     to(&server, "/a", &address, "too soon").refused(BEHIND);
     let (mut blocks, prelude) = Ws::blocks(&server, "/a", "");
@@ -249,15 +249,15 @@ fn what_is_said_to_one_may_be_larger_than_its_socket() {
         assert_eq!(next(&mut other), after);
         other.expect(":ping\n\n"); // pings never come in the middle of an event
         drop(at_end);
-        assert!(received.join().unwrap() == own, "the event is complete");
+        assert!(received.join().unwrap() == long_event, "the event is complete");
         after
     });
     assert_eq!(hears(&mut blocks, &begins, &fast), after);
-    assert!(next(&mut one) == own, "the event is complete");
+    assert!(next(&mut one) == long_event, "the event is complete");
     assert_eq!(next(&mut one), after);
     // The same if nothing else is published.
     assert_eq!(to(&server, "/a", &address, &body).status, 200);
-    assert!(next(&mut one) == own, "the event is complete");
+    assert!(next(&mut one) == long_event, "the event is complete");
 }
 
 #[test]
@@ -279,16 +279,24 @@ fn an_address_is_a_readers_own_and_ends_with_it() {
     let metrics = server.get("/metrics").text() + &server.stderr();
     assert!(addresses.iter().all(|a| !metrics.contains(&a[..16]) && !metrics.contains(&a[16..])), "{metrics}");
     // An address of another channel, an unknown one, and texts that only look like an address.
-    let (own, other) = (&addresses[0], &addresses[1]);
-    let mixed = own[..16].to_string() + &other[16..];
-    for wrong in [&foreign, &mixed, &own.to_uppercase(), &own[..31], &format!("{own}0"), &format!("%20{own}"), "", "x"]
-    {
-        if wrong != own {
+    let (address, other) = (&addresses[0], &addresses[1]);
+    let mixed = address[..16].to_string() + &other[16..];
+    for wrong in [
+        &foreign,
+        &mixed,
+        &address.to_uppercase(),
+        &address[..31],
+        &format!("{address}0"),
+        &format!("%20{address}"),
+        "",
+        "x",
+    ] {
+        if wrong != address {
             to(&server, "/a", wrong, "x").refused(NOBODY);
             server.post_with(&format!("/a?except={wrong}"), "", "x").refused(NOBODY);
         }
     }
-    server.post_with(&format!("/a?to={own}&except={other}"), "", "x").refused(tincan::wings::address::TO_EXCEPT);
+    server.post_with(&format!("/a?to={address}&except={other}"), "", "x").refused(tincan::wings::address::TO_EXCEPT);
     assert_eq!(server.metric("tincan_events_total"), Some(0), "nothing was published");
     // A poll has no address, whether it has ended or waits.
     let polled = server.get("/a?wait=0").text();

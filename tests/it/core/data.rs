@@ -714,7 +714,7 @@ fn channels_in_use_beyond_the_descriptors_are_refused() {
     let server = with_64_descriptors(&dir);
     let mut subscribers: Vec<Wire> = (0..8).map(|n| server.listen(&format!("/a{n}"), "").0).collect();
     server.post_with("/a8", "", "x").refused(OPEN_LOGS);
-    let id = server.post("/a7", "those that are there go on").remove(0);
+    let id = server.post("/a7", "existing channels go on").remove(0);
     subscribers.pop().unwrap().expect(block(&id, "existing channels go on"));
     eventually("one channel is no longer in use", || server.post_with("/a8", "", "x").status == 200);
 }

@@ -122,10 +122,10 @@ fn a_subscriber_that_is_ahead_of_a_restored_copy_is_told_by_a_gap() {
     let restored = start(&copies.0);
     let last = restored.post("/kitchen", "three").remove(0);
     assert!(Id::parse(&last) > Id::parse(&ahead), "{last} is not above {ahead}");
-    let heard = |since: &str| restored.get(&format!("/kitchen?wait=0&since={since}")).text();
-    assert!(heard(&first).ends_with(&block("three", &last)) && !heard(&first).contains("event: gap"));
+    let replay = |since: &str| restored.get(&format!("/kitchen?wait=0&since={since}")).text();
+    assert!(replay(&first).ends_with(&block("three", &last)) && !replay(&first).contains("event: gap"));
     let gap = format!("event: gap\ndata: {{\"asked\":\"{ahead}\",\"from\":\"{last}\",\"lost\":null}}\n\n");
-    assert!(heard(&ahead).ends_with(&(gap + &block("three", &last))), "{}", heard(&ahead));
+    assert!(replay(&ahead).ends_with(&(gap + &block("three", &last))), "{}", replay(&ahead));
 }
 
 /// A copy in the order of names, as `cp`, `rsync` and `tar --sort=name` make it. A file turns over meanwhile.
@@ -143,8 +143,8 @@ fn a_plain_copy_of_the_older_file_first_can_lack_a_file_and_tells_so() {
     assert_eq!(restored.get("/health").text(), "ok\n");
     let all = restored.get("/kitchen?wait=0&since=all").text();
     assert!(!all.contains("soup is ready"), "the copy has the file");
-    let heard = restored.get(&format!("/kitchen?wait=0&since={asked}")).text();
-    assert!(heard.contains(&format!("event: gap\ndata: {{\"asked\":\"{asked}\",")), "{heard}");
+    let replay = restored.get(&format!("/kitchen?wait=0&since={asked}")).text();
+    assert!(replay.contains(&format!("event: gap\ndata: {{\"asked\":\"{asked}\",")), "{replay}");
 }
 
 #[test]

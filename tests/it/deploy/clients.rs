@@ -280,9 +280,10 @@ fn start(tasks: Vec<Task>) -> (Vec<Client>, Vec<Program>) {
     let (senders, receivers): (Vec<_>, Vec<_>) = tasks.iter().map(|_| channel()).unzip();
     let mut programs = Vec::new();
     for (name, _) in PROGRAMS {
-        let own: Vec<(usize, &Task)> = tasks.iter().enumerate().filter(|(_, task)| task.program == name).collect();
-        let size = if name == "perl" || name == "curl" { 1 } else { own.len().max(1) };
-        programs.extend(own.chunks(size).map(|part| Program::start(name, part, &senders)));
+        let tasks_of_program: Vec<(usize, &Task)> =
+            tasks.iter().enumerate().filter(|(_, task)| task.program == name).collect();
+        let size = if name == "perl" || name == "curl" { 1 } else { tasks_of_program.len().max(1) };
+        programs.extend(tasks_of_program.chunks(size).map(|part| Program::start(name, part, &senders)));
     }
     (tasks.into_iter().zip(receivers).map(|(task, lines)| Client { task, lines }).collect(), programs)
 }

@@ -45,8 +45,9 @@ fn the_lines_of_the_log_are_as_the_readme_shows_them() {
     for line in shown.lines() {
         let [method, target, status] =
             request(line).split(' ').map(String::from).collect::<Vec<_>>().try_into().unwrap();
-        let answer = server.ask(format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"));
-        assert_eq!(answer.status.to_string(), status, "{line}");
+        let response =
+            server.ask(format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"));
+        assert_eq!(response.status.to_string(), status, "{line}");
     }
     let said = server.stderr();
     let logged: Vec<&str> = said.lines().filter(|line| line.contains(" GMT ")).collect();

@@ -447,9 +447,9 @@ fn each_chunk_of_a_lesson_is_what_it_says_up_to_a_pause_and_the_last_one_its_end
         }
     }
     // The server sets these fields.
-    let own =
+    let set_by_server =
         |line: &str| line.starts_with(": field: Transfer-Encoding") || line.starts_with(": field: Content-Length");
-    assert!(LESSONS.iter().all(|lesson| !lesson.text.lines().any(own)));
+    assert!(LESSONS.iter().all(|lesson| !lesson.text.lines().any(set_by_server)));
 }
 
 #[test]
@@ -509,21 +509,21 @@ fn each_lesson_says_what_to_look_for_and_asks_a_question_in_two_languages() {
     let chinese = |c: char| ('\u{4e00}'..='\u{9fff}').contains(&c);
     for lesson in LESSONS {
         let (played, not_sent) = languages(lesson.text);
-        let whats = ["lesson", "look", "question", "answer"];
+        let headings = ["lesson", "look", "question", "answer"];
         for (language, text) in [("English", played), ("Chinese", not_sent)] {
-            for what in whats {
+            for heading in headings {
                 let text_of_part =
-                    comment(text, what).unwrap_or_else(|| panic!("{} has no {what} in {language}", lesson.name));
+                    comment(text, heading).unwrap_or_else(|| panic!("{} has no {heading} in {language}", lesson.name));
                 assert!(
                     text_of_part.len() > 5 && text_of_part.contains(chinese) == (language == "Chinese"),
                     "{}: {text_of_part}",
                     lesson.name
                 );
-                assert_eq!(text.matches(&format!(": {what}: ")).count(), 1, "{} {what}", lesson.name);
+                assert_eq!(text.matches(&format!(": {heading}: ")).count(), 1, "{} {heading}", lesson.name);
             }
         }
         let lines: Vec<_> = not_sent.lines().map(|line| line.split(": ").nth(1).unwrap()).collect();
-        assert_eq!(lines, whats, "{}", lesson.name);
+        assert_eq!(lines, headings, "{}", lesson.name);
         let [title, titel] = [played, not_sent].map(|text| comment(text, "lesson").unwrap());
         list += &format!("/lessons/{:<20} {title} · {titel}\n", lesson.name);
         for line in lesson.text.lines() {

@@ -80,7 +80,7 @@ fn everywhere(
             page.open("about:blank"); // a URL that differs only in its fragment would not load the page
             page.open(&url(&server, path));
             bring(&page, &mut server);
-            found.extend(find(&page, looks).iter().map(|what| format!("{scene} ({language}), {what}")));
+            found.extend(find(&page, looks).iter().map(|finding| format!("{scene} ({language}), {finding}")));
         }
     }
     assert!(found.is_empty(), "{} faults:\n{}", found.len(), found.join("\n"));

@@ -22,8 +22,8 @@ fn two_people_and_curl_hear_the_same() {
     assert_eq!(ada.text("#curl-say"), format!("curl -d 'soup is ready' {kitchen}"));
     let bob = driver.page(&kitchen);
     bob.becomes(listeners, "2 listeners");
-    let (mut curl, place) = server.listen("/kitchen", "");
-    let epoch = place.strip_suffix("-0").unwrap();
+    let (mut curl, start_id) = server.listen("/kitchen", "");
+    let epoch = start_id.strip_suffix("-0").unwrap();
 
     ada.keys("#name", "Ada");
     ada.say("who cooks?");
@@ -286,7 +286,7 @@ fn it_works_with_the_keyboard_and_tells_what_things_are() {
         ("h1", "heading", "/kitchen"),
     ];
     for (css, role, label) in things {
-        let computed = |what: &str| page.computed(what, css);
+        let computed = |property: &str| page.computed(property, css);
         assert_eq!((computed("role").as_str(), computed("label").as_str()), (role, label), "{css}");
     }
     let labels = "['#name', '#msg'].map(css => q(css).labels[0].textContent)";

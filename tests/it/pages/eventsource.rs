@@ -204,9 +204,9 @@ fn each_stream_makes_the_same_events_as_in_the_browser_wherever_it_is_cut() {
         let received = page.awaited(&format!("hearAll('{kind}', [{list}])"));
         assert!(received.lines().count() > 100, "{received}");
         for line in received.lines() {
-            let (place, events) = line.split_once(' ').unwrap();
-            let n: usize = place.split(',').next().unwrap().parse().unwrap();
-            assert_eq!(events, STREAMS[n].1, "{kind}, {}, cut at {place}", STREAMS[n].0.escape_ascii());
+            let (position, events) = line.split_once(' ').unwrap();
+            let n: usize = position.split(',').next().unwrap().parse().unwrap();
+            assert_eq!(events, STREAMS[n].1, "{kind}, {}, cut at {position}", STREAMS[n].0.escape_ascii());
         }
     }
 }

@@ -78,20 +78,20 @@ impl Engine {
     /// Sends a command; returns the response.
     fn command(&mut self, method: &str, params: &str) -> String {
         self.count += 1;
-        let own =
+        let session =
             if self.session.is_empty() { String::new() } else { format!(",\"sessionId\":{}", json(&self.session)) };
         let id = format!("{{\"id\":{},", self.count);
-        write!(self.commands, "{id}\"method\":{},\"params\":{params}{own}}}\0", json(method)).unwrap();
+        write!(self.commands, "{id}\"method\":{},\"params\":{params}{session}}}\0", json(method)).unwrap();
         loop {
-            let messages = self.messages.recv_timeout(3 * SOON).unwrap_or_else(|e| panic!("{method}: {e}"));
-            if messages.starts_with(&id) {
-                assert!(!messages.contains("\"error\":{\"code\":"), "{method} {params}: {messages}");
-                return messages;
+            let message = self.messages.recv_timeout(3 * SOON).unwrap_or_else(|e| panic!("{method}: {e}"));
+            if message.starts_with(&id) {
+                assert!(!message.contains("\"error\":{\"code\":"), "{method} {params}: {message}");
+                return message;
             }
             let complains =
-                messages.contains("\"method\":\"Log.entryAdded\"") && messages.contains("\"level\":\"error\"");
-            if complains || messages.contains("\"method\":\"Runtime.exceptionThrown\"") {
-                self.errors.push(messages);
+                message.contains("\"method\":\"Log.entryAdded\"") && message.contains("\"level\":\"error\"");
+            if complains || message.contains("\"method\":\"Runtime.exceptionThrown\"") {
+                self.errors.push(message);
             }
         }
     }

@@ -197,9 +197,9 @@ pub fn words(folders: &[&str], pages: &[(&str, &str)]) {
             "",
             "{name}: each word has a text in English and one in Chinese, with the same placeholders"
         );
-        let own = "all('[data-zh]').filter(e => /\\p{Script=Han}/u.test(e.textContent) || !/\\p{Script=Han}/u.test(e.dataset.zh))";
+        let defined_here = "all('[data-zh]').filter(e => /\\p{Script=Han}/u.test(e.textContent) || !/\\p{Script=Han}/u.test(e.dataset.zh))";
         assert_eq!(
-            page.js(&format!("{own}.map(e => e.outerHTML)")),
+            page.js(&format!("{defined_here}.map(e => e.outerHTML)")),
             "",
             "{name}: so has each word that the page itself defines"
         );

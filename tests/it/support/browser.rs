@@ -138,8 +138,8 @@ impl Browser {
         let agent = config.timeout_global(Some(3 * SOON)).build().new_agent();
         let base = format!("http://127.0.0.1:{port}");
         let mut browser = Browser { driver, agent, base, session: String::new(), home: String::new(), dir };
-        let answer = browser.post("/session", &browser.wishes(&programs.chromium, languages, strategy));
-        browser.session = format!("/session/{}", string(&answer, "\"sessionId\":"));
+        let response = browser.post("/session", &browser.wishes(&programs.chromium, languages, strategy));
+        browser.session = format!("/session/{}", string(&response, "\"sessionId\":"));
         browser.home = string(&browser.get("/window"), "\"value\":");
         browser
     }
@@ -194,10 +194,10 @@ impl Browser {
 }
 
 /// Returns the body of a response, which must be a success.
-fn answered(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>, what: &str) -> String {
-    let mut response = response.unwrap_or_else(|e| panic!("{what}: {e}"));
+fn answered(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>, request: &str) -> String {
+    let mut response = response.unwrap_or_else(|e| panic!("{request}: {e}"));
     let text = response.body_mut().read_to_string().unwrap();
-    assert_eq!(response.status(), 200, "{what}: {text}");
+    assert_eq!(response.status(), 200, "{request}: {text}");
     text
 }
 
@@ -299,8 +299,8 @@ impl Page<'_> {
     }
 
     /// Returns what the browser reports to assistive technology about an element: its `role` or its `label`.
-    pub fn computed(&self, what: &str, css: &str) -> String {
-        string(&self.browser().get(&format!("{}/computed{what}", self.element(css))), "\"value\":")
+    pub fn computed(&self, property: &str, css: &str) -> String {
+        string(&self.browser().get(&format!("{}/computed{property}", self.element(css))), "\"value\":")
     }
 
     /// Returns the value of an expression as a string.
@@ -443,8 +443,8 @@ pub fn bad_gateway(port: u16) -> impl FnOnce() {
 /// Answers one request with 502.
 fn refuse_one(mut stream: TcpStream) {
     if matches!(stream.read(&mut [0; 16 << 10]), Ok(1..)) {
-        let answer = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-        let _ = stream.write_all(answer);
+        let response = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        let _ = stream.write_all(response);
         // If the connection closed while a body is still coming, the response would be lost to a reset (RFC 9112
         // §9.6).
         let _ = stream.shutdown(Shutdown::Write);

@@ -26,13 +26,13 @@ pub fn run(commands: &[String], server: &Tincan) {
             let mut shell = shell(&format!("exec {line}"));
             shell.current_dir(&scratch.0).stdout(Stdio::piped()).stderr(Stdio::null());
             let mut listens = Ended(shell.spawn().unwrap());
-            let (heard, hears) = mpsc::channel();
+            let (sender, receiver) = mpsc::channel();
             let mut stdout = listens.0.stdout.take().unwrap();
             spawn(move || {
-                let _ = heard.send(stdout.read(&mut [0; 1024]));
+                let _ = sender.send(stdout.read(&mut [0; 1024]));
                 std::io::copy(&mut stdout, &mut std::io::sink()) // otherwise curl ends at its next output
             });
-            let bytes = hears.recv_timeout(SOON).unwrap_or_else(|_| panic!("{command} receives nothing")).unwrap();
+            let bytes = receiver.recv_timeout(SOON).unwrap_or_else(|_| panic!("{command} receives nothing")).unwrap();
             assert!(bytes > 0, "{command} ends");
             assert_eq!(listens.0.try_wait().unwrap(), None, "{command} ends");
             listening.push(listens);

@@ -14,7 +14,7 @@ const RUNS: usize = 6;
 
 /// Asserts that four times the work costs about four times as much, and by no means sixteen times.
 #[track_caller]
-pub fn linear(what: &str, n: usize, mut cost: impl FnMut(usize) -> Duration) {
+pub fn linear(things: &str, n: usize, mut cost: impl FnMut(usize) -> Duration) {
     if fs::read_to_string("/proc/self/schedstat").map_or(true, |line| line.starts_with("0 ")) {
         return eprintln!("left out: this kernel does not count the time of a thread in nanoseconds");
     }
@@ -24,10 +24,10 @@ pub fn linear(what: &str, n: usize, mut cost: impl FnMut(usize) -> Duration) {
             *least = cost(n * times).min(*least);
         }
         if run > 1 && least[2] <= 8 * least[0] {
-            return eprintln!("{what}, {n} of them and twice and four times as many: {least:?}");
+            return eprintln!("{things}, {n} of them and twice and four times as many: {least:?}");
         }
     }
-    panic!("{what}, {n} of them and twice and four times as many: {least:?}");
+    panic!("{things}, {n} of them and twice and four times as many: {least:?}");
 }
 
 /// Returns the processor times of a process's threads, by their numbers. The kernel updates a running thread's time

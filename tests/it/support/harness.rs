@@ -55,13 +55,13 @@ impl Stopwatch {
     /// may have been woken late. But nothing may take five times as long as promised. This accounts for late wake-ups
     /// and not for slow work: work is measured in processor time.
     #[track_caller]
-    pub fn within(&self, what: &str, promised: Duration) {
+    pub fn within(&self, action: &str, promised: Duration) {
         let took = self.elapsed();
         let naps = NAPS.load(SeqCst);
         eventually("the present delay is counted", || NAPS.load(SeqCst) > naps);
         let late = Duration::from_micros(LATE.load(SeqCst) - self.late);
         let allowed = promised + Duration::from_millis(300) + (4 * late).min(4 * promised);
-        assert!(took < allowed, "{what} took {took:?} instead of {promised:?}; the machine was {late:?} late");
+        assert!(took < allowed, "{action} took {took:?} instead of {promised:?}; the machine was {late:?} late");
     }
 }
 
@@ -380,10 +380,10 @@ pub fn signal(name: &str, pid: u32) -> bool {
 }
 
 /// Waits until a condition holds.
-pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn eventually(condition: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
-        assert!(began.elapsed() < SOON, "not within {SOON:?}: {what}");
+        assert!(began.elapsed() < SOON, "not within {SOON:?}: {condition}");
         look_again(began);
     }
 }

@@ -30,7 +30,7 @@ pub fn run(command: &str) -> String {
 /// A command that does not end by itself.
 pub struct Listens {
     _command: Ended,
-    heard: Arc<Mutex<Vec<u8>>>,
+    output: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Listens {
@@ -38,26 +38,26 @@ impl Listens {
         let mut command: Command = shell(&format!("exec {command}"));
         let mut child = Ended(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
         let mut stdout = child.0.stdout.take().unwrap();
-        let heard: Arc<Mutex<Vec<u8>>> = Arc::default();
-        let copy = heard.clone();
+        let output: Arc<Mutex<Vec<u8>>> = Arc::default();
+        let copy = output.clone();
         std::thread::spawn(move || {
             let mut piece = [0; 1024];
             while let Ok(n @ 1..) = std::io::Read::read(&mut stdout, &mut piece) {
                 copy.lock().unwrap().extend(&piece[..n]);
             }
         });
-        Listens { _command: child, heard }
+        Listens { _command: child, output }
     }
 
     /// Returns its output so far.
-    pub fn heard(&self) -> String {
-        String::from_utf8_lossy(&self.heard.lock().unwrap()).into_owned()
+    pub fn output(&self) -> String {
+        String::from_utf8_lossy(&self.output.lock().unwrap()).into_owned()
     }
 
     /// Waits until it has written this; returns its output.
     pub fn until(&self, text: &str) -> String {
-        eventually(text, || self.heard().contains(text));
-        self.heard()
+        eventually(text, || self.output().contains(text));
+        self.output()
     }
 }
 

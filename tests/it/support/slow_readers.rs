@@ -112,22 +112,22 @@ pub fn slow_readers(args: &[&str], seed: u64, kinds: usize, aimed: bool) {
             let address = &subscribers[one].0;
             let left_out = aimed && random.below(4) == 0;
             let path = if left_out { format!("/a?except={address}") } else { "/a".into() };
-            let answer = server.post_with(&path, "", &body);
-            if answer.status == 200 {
-                let block = block(&body, answer.text().trim_end());
+            let response = server.post_with(&path, "", &body);
+            if response.status == 200 {
+                let block = block(&body, response.text().trim_end());
                 sum += block.len();
                 let mut receivers = subscribers.iter().enumerate().filter(|(n, _)| !left_out || *n != one);
                 receivers.all(|(_, (_, sender))| sender.send(block.clone()).is_ok());
             } else {
                 assert!(
-                    left_out && answer.status == 503,
+                    left_out && response.status == 503,
                     "only a subscriber with too many ranges to skip may refuse this"
                 );
             }
             if aimed && random.below(3) == 0 {
-                let answer = server.post_with(&format!("/a?to={address}"), "", "hush");
-                assert!([200, 503].contains(&answer.status), "a message to a slow subscriber: {}", answer.text());
-                let _ = if answer.status == 200 { subscribers[one].1.send("data: hush\n\n".into()) } else { Ok(()) };
+                let response = server.post_with(&format!("/a?to={address}"), "", "hush");
+                assert!([200, 503].contains(&response.status), "a message to a slow subscriber: {}", response.text());
+                let _ = if response.status == 200 { subscribers[one].1.send("data: hush\n\n".into()) } else { Ok(()) };
             }
             sum
         };

@@ -197,8 +197,8 @@ impl Ws {
 }
 
 /// Returns bytes that a client may send many times, `n` times.
-pub fn many(what: &str, n: usize) -> Vec<u8> {
-    match what {
+pub fn many(kind: &str, n: usize) -> Vec<u8> {
+    match kind {
         "empty fragments" => fragments(&vec![""; n]).concat(),
         "fragments of one byte" => fragments(&vec!["a"; n]).concat(),
         "Pings within a message" => [frame(1, "a"), ping("b").repeat(n), frame(0x80, "c")].concat(),

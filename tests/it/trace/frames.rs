@@ -156,9 +156,9 @@ fn trace_holds_what_came_with_a_handshake_until_its_answer() {
 #[test]
 fn traced_frames() {
     let ask = "GET / HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Key: a\r\n\r\n";
-    for what in FRAMES {
-        linear(&format!("{what}, shown to a person"), 500, |n| {
-            let bytes = many(what, n);
+    for kind in FRAMES {
+        linear(&format!("{kind}, shown to a person"), 500, |n| {
+            let bytes = many(kind, n);
             thread_time(|| {
                 let mut explainer = explainer(&none(), false);
                 explainer.received(ask.as_bytes());

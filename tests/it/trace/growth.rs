@@ -22,7 +22,7 @@ fn traced_lines() {
         }
         out + explainer.end().len()
     };
-    for (what, n, text) in [
+    for (name, n, text) in [
         ("at signs", 1000, "@"),
         ("words with an at sign", 1000, " a@"),
         ("at signs in URIs", 1000, "//@"),
@@ -35,7 +35,7 @@ fn traced_lines() {
     ] {
         for (up, size) in [(true, 1), (true, 4096), (false, 1), (false, 4096)] {
             let body = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
-            linear(&format!("{what}, shown to a person"), n, |n| {
+            linear(&format!("{name}, shown to a person"), n, |n| {
                 let text = text.repeat(n);
                 thread_time(|| explained(&[(up, if up { "" } else { body }), (up, &text)], size))
             });

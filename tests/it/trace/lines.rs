@@ -333,7 +333,7 @@ fn without_chunks(lines: &str) -> Vec<String> {
     for line in lines.lines() {
         let (text, note) = line.split_once("  ").unwrap();
         let (text, note) = (text.strip_prefix("#1 < ").unwrap_or(text), note.trim_start());
-        if framing.iter().any(|what| note.starts_with(what)) {
+        if framing.iter().any(|note_start| note.starts_with(note_start)) {
             continue;
         }
         match out.last_mut() {
@@ -366,7 +366,7 @@ fn the_lines_of_a_stream_go_over_the_borders_of_its_chunks_unharmed() {
             let whole = explained(&none(), [(false, head.as_bytes()), (false, &chunks[..])]);
             assert!(whole.ends_with("  the connection ends\n"), "{whole}");
             assert_eq!(without_chunks(&whole), plain, "{whole}");
-            let count = |what: &str| whole.matches(what).count();
+            let count = |text: &str| whole.matches(text).count();
             let (sizes, borders) =
                 (parts.iter().filter(|part| !part.is_empty()).count(), count("  end of the chunk\n"));
             assert_eq!((count("  chunk size: "), borders, count("  last chunk\n")), (sizes, sizes, 1), "{whole}");
@@ -426,9 +426,9 @@ fn spell() -> Vec<String> {
     all
 }
 
-fn shows_no_token(text: &str, what: &str) {
+fn shows_no_token(text: &str, source: &str) {
     for secret in spellings() {
-        assert!(!text.contains(secret), "{secret} of {what} is in {text}");
+        assert!(!text.contains(secret), "{secret} of {source} is in {text}");
     }
 }
 

@@ -11,6 +11,6 @@ fn the_lines_of_a_trace_come_a_piece_of_the_wire_in_one_write() {
     Wire::to(port).send("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let request = write(&writes);
     assert!(request.contains("GET /health HTTP/1.1") && request.contains("Host: localhost"), "{request}");
-    let answer = write(&writes);
-    assert!(answer.contains("HTTP/1.1 200 OK") && answer.contains("X-Content-Type-Options: nosniff"), "{answer}");
+    let response = write(&writes);
+    assert!(response.contains("HTTP/1.1 200 OK") && response.contains("X-Content-Type-Options: nosniff"), "{response}");
 }

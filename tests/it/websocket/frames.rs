@@ -486,9 +486,9 @@ fn every_case_ends_as_the_standard_says_wherever_its_bytes_are_cut() {
     let (mut counts, mut names, mut met) = (BTreeMap::new(), Vec::new(), Vec::new());
     let mut random = Random(6455);
     for Case { group, name, client, server } in cases() {
-        let what = format!("{group}: {name}");
-        assert!(!names.contains(&what), "twice: {what}");
-        let reacts = |pieces: &[&[u8]]| assert!(react(pieces.iter().copied(), MAX) == server, "{what}");
+        let name_of_case = format!("{group}: {name}");
+        assert!(!names.contains(&name_of_case), "twice: {name_of_case}");
+        let reacts = |pieces: &[&[u8]]| assert!(react(pieces.iter().copied(), MAX) == server, "{name_of_case}");
         reacts(&[&client]);
         reacts(&client.chunks(1).collect::<Vec<_>>());
         let cuts: Vec<usize> = match client.len() {
@@ -500,15 +500,15 @@ fn every_case_ends_as_the_standard_says_wherever_its_bytes_are_cut() {
             reacts(&[left, right]);
             // The failure comes at this byte, and not later.
             if client.len() <= 1000 {
-                assert_eq!(react([left], MAX), judge(left, MAX), "{what}, cut at {cut}");
+                assert_eq!(react([left], MAX), judge(left, MAX), "{name_of_case}, cut at {cut}");
             }
         }
         // A channel returns the message unchanged, since its only line ends are LF.
         let echoes = server.iter().filter_map(|r| if let Echo(text) = r { Some(text) } else { None });
-        assert!(echoes.into_iter().all(|text| !text.contains('\r')), "{what}");
+        assert!(echoes.into_iter().all(|text| !text.contains('\r')), "{name_of_case}");
         met.extend(server.iter().filter_map(|r| if let Reaction::Fail(failure) = r { Some(*failure) } else { None }));
         *counts.entry(group).or_insert(0) += 1;
-        names.push(what);
+        names.push(name_of_case);
     }
     for failure in ws::TABLE {
         assert!(met.contains(failure), "no case leads to {failure:?}");

@@ -11,10 +11,10 @@ use tincan::wings::websocket::frames::Parser;
 
 #[test]
 fn websocket_frames() {
-    for what in FRAMES {
+    for kind in FRAMES {
         for size in [1, 16 << 10] {
-            linear(what, 2000, |n| {
-                let bytes = many(what, n);
+            linear(kind, 2000, |n| {
+                let bytes = many(kind, n);
                 thread_time(|| {
                     let mut parser = Parser::new(1 << 20);
                     bytes.chunks(size).for_each(|mut piece| while parser.next(&mut piece).unwrap().is_some() {});
@@ -23,9 +23,9 @@ fn websocket_frames() {
         }
     }
     let server = Tincan::start(&["--quiet"]);
-    for what in FRAMES {
-        linear(&format!("{what}, over a socket"), 500, |n| {
-            let bytes = many(what, n);
+    for kind in FRAMES {
+        linear(&format!("{kind}, over a socket"), 500, |n| {
+            let bytes = many(kind, n);
             let mut ws = Ws::open(&server, "/a");
             let mut writer = ws.0.stream.try_clone().unwrap();
             spent(&server, || {

@@ -62,8 +62,8 @@ impl Player<'_> {
 
     /// Plays a case. Pongs come in their order, and so do messages, but a pong and a message may come in any order.
     /// If the connection ends at once, some messages may have been published without coming back.
-    fn play(&mut self, what: &str, client: &[u8], expected: &[Reaction], sending: Sending) {
-        let what = format!("{what}, {sending:?}: {:.300}", client[..client.len().min(300)].escape_ascii().to_string());
+    fn play(&mut self, case: &str, client: &[u8], expected: &[Reaction], sending: Sending) {
+        let case = format!("{case}, {sending:?}: {:.300}", client[..client.len().min(300)].escape_ascii().to_string());
         let mut wire = self.server.connect();
         let asked = handshake(&self.path, "").into_bytes();
         let (with, then) = match sending {
@@ -102,22 +102,22 @@ impl Player<'_> {
                 close = Some(vec![3, 0xe8]);
             }
             let Some((first, payload)) = ws.frame() else { break };
-            assert_eq!(closed, None, "{what}: a frame after the Close frame");
+            assert_eq!(closed, None, "{case}: a frame after the Close frame");
             match first {
                 0x81 => {
-                    assert_eq!(Some(payload.as_slice()), messages.get(received).map(String::as_bytes), "{what}");
+                    assert_eq!(Some(payload.as_slice()), messages.get(received).map(String::as_bytes), "{case}");
                     received += 1;
                 }
                 0x8a => {
-                    assert_eq!(Some(&payload), pongs.get(ponged), "{what}");
+                    assert_eq!(Some(&payload), pongs.get(ponged), "{case}");
                     ponged += 1;
                 }
                 0x88 => closed = Some(payload),
-                _ => panic!("{what}: a ping"),
+                _ => panic!("{case}: a ping"),
             }
         }
-        assert_eq!(closed.map(|c| c.escape_ascii().to_string()), close.map(|c| c.escape_ascii().to_string()), "{what}");
-        assert!(ponged == pongs.len() && (received == messages.len() || !goes_on), "{what}");
+        assert_eq!(closed.map(|c| c.escape_ascii().to_string()), close.map(|c| c.escape_ascii().to_string()), "{case}");
+        assert!(ponged == pongs.len() && (received == messages.len() || !goes_on), "{case}");
         for message in messages {
             self.published += 1;
             self.subscriber.expect(block(&message, &format!("{}-{}", self.epoch, self.published)));
