@@ -10,14 +10,15 @@
 //!
 //! The model of a power cut:
 //! - Everything that was synced stays. A sync covers the operations that ended before it began.
-//! - Each page (4,096 bytes) is as it was synced, or as any later write left it, independently of other pages. A page that
-//!   was never written reads as NULs.
-//! - The lengths of a file are in order: the file has the synced length, or a later one with all before it. Shortening a file
-//!   drops the pages behind its end, even if they were on the disk. A page that is written after that is there again.
-//! - Each operation on a name (create, link, rename, unlink) happens completely or not at all, independently of the others: of
-//!   two renames, the second can be there without the first. Syncing a file does not sync its name.
-//! - A sync that fails forgets pages. They may be there or not, even if a later sync succeeds, until they are written again.
-//!   Lengths and names are not forgotten.
+//! - Each page (4,096 bytes) is as it was synced, or as any later write left it, independently of other pages. A page
+//!   that was never written reads as NULs.
+//! - The lengths of a file are in order: the file has the synced length, or a later one with all before it. Shortening
+//!   a file drops the pages behind its end, even if they were on the disk. A page that is written after that is there
+//!   again.
+//! - Each operation on a name (create, link, rename, unlink) happens completely or not at all, independently of the
+//!   others: of two renames, the second can be there without the first. Syncing a file does not sync its name.
+//! - A sync that fails forgets pages. They may be there or not, even if a later sync succeeds, until they are written
+//!   again. Lengths and names are not forgotten.
 //!
 //! Left out: sectors smaller than a page, old bytes of other files, synced bytes that turn bad, and combinations of
 //! channels (each state is of one channel).
@@ -223,7 +224,8 @@ struct Disk {
     synced: Names,
     now: Names,
     unsynced: Vec<Naming>,
-    syncs: BTreeMap<String, (Option<usize>, usize)>, // the file (None for names), and the operation with which the sync began
+    /// The file (None for names), and the operation with which the sync began.
+    syncs: BTreeMap<String, (Option<usize>, usize)>,
 }
 
 impl Disk {

@@ -474,7 +474,8 @@ fn the_history_bounds_the_files_and_what_it_takes_is_told() {
             let bytes = total();
             assert!(bytes <= 8192, "{bytes} after {n}");
             most = most.max(bytes);
-            subscriber.expect(block(&ids[n], &data)); // a subscriber that keeps up receives everything once and in order
+            // A subscriber that keeps up receives everything once and in order.
+            subscriber.expect(block(&ids[n], &data));
         }
         assert!(most > 7000, "the files use the history: {most} bytes");
         for _ in 0..2 {
@@ -757,7 +758,8 @@ fn with_few_descriptors_logs_are_closed_and_opened_again() {
         let events: String = ids.iter().map(|id| block(id, "x")).collect();
         assert_eq!(dir.read(&format!("a{n}.sse")), HEAD.to_string() + &events);
         if n < 4 {
-            assert_eq!(from(&server, &format!("a{n}"), "all"), events); // not all of them: a client that has just polled counts as a user of its channel
+            // Not all of them: a client that has just polled counts as a user of its channel.
+            assert_eq!(from(&server, &format!("a{n}"), "all"), events);
         }
         // The channel that has a subscriber stays open; the others come back with a greater epoch.
         assert_eq!(epoch(&ids[0]) == epoch(&ids[1]), n == 0, "{ids:?}");

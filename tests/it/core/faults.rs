@@ -343,7 +343,8 @@ fn the_disk_fails() {
         assert_eq!(id, start_id.plus(round).to_string());
         match round {
             1..=4 => subscriber.expect(format!("data: {body}\nid: {id}\n\n")),
-            5 => subscriber.stream.shutdown(std::net::Shutdown::Both).unwrap(), // from now on no subscriber makes publishers wait
+            // From now on no subscriber makes publishers wait.
+            5 => subscriber.stream.shutdown(std::net::Shutdown::Both).unwrap(),
             _ => eventually("the subscriber is dropped", || server.readers("a") == 0),
         }
         fs::write(disk.at("fail"), "").unwrap();

@@ -467,7 +467,8 @@ pub fn a_request_that_is_not_finished_in_ten_seconds_is_refused() {
     for wire in silent.iter_mut().chain([&mut slow]) {
         wire.response().refused(reject::TIMEOUT);
         assert!(began.elapsed() >= Duration::from_secs(10), "{:?}", began.elapsed());
-        began.within("a refusal", Duration::from_secs(13)); // each byte of the slow one must not give it ten seconds more
+        // Each byte of the slow one must not give it ten seconds more.
+        began.within("a refusal", Duration::from_secs(13));
     }
 }
 

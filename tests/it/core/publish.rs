@@ -284,7 +284,8 @@ fn a_flood_to_readers_that_keep_up_loses_nothing() {
     // Far more than the log keeps at a time. Publishers wait for the pump, and never for a subscriber.
     let server = Tincan::start(&["--quiet", "--history", "64K"]);
     let (mut subscriber, _) = server.listen("/a", "");
-    let body = "f".repeat(6000); // 400 of them fit into the kernel's buffers, so a busy machine does not make the subscriber slow
+    // 400 of them fit into the kernel's buffers, so a busy machine does not make the subscriber slow.
+    let body = "f".repeat(6000);
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {

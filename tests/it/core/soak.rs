@@ -88,8 +88,9 @@ type Step = (usize, Id, Id, Option<Option<u64>>);
 struct Soak {
     port: u16,
     run: AtomicU64, // a number for each server, odd while there is none
-    published: [Mutex<BTreeMap<u64, Vec<u32>>>; CHANNELS], // for each epoch, the numbers of its events by id; 0 is unknown
-    end: OnceLock<[Id; CHANNELS]>,                         // the last ids, once all publishers have ended
+    /// For each epoch, the numbers of its events by id; 0 is unknown.
+    published: [Mutex<BTreeMap<u64, Vec<u32>>>; CHANNELS],
+    end: OnceLock<[Id; CHANNELS]>, // the last ids, once all publishers have ended
     steps: Mutex<Vec<Step>>,
     wrong: Mutex<Vec<String>>,
     table: Mutex<BTreeMap<&'static str, u64>>,

@@ -1,48 +1,49 @@
-// Clients in JavaScript. They run in node (`node clients.js KEY CLIENT URL ...`) or in a page that defines `jobs`. Each line
-// that they print is the key of a client and a line that this client has received; see clients.py.
+// Clients in JavaScript. They run in node (`node clients.js KEY CLIENT URL ...`) or in a page that defines `jobs`. Each
+// line that they print is the key of a client and a line that this client has received; see clients.py.
 const page = typeof document !== 'undefined';
 
 const clients = {
-  async fetch(url, hear) {
+  async fetch(url, receive) {
     const reader = (await fetch(url)).body.getReader();
     const decoder = new TextDecoder();
     for (;;) {
       const { done, value } = await reader.read();
       if (done) return;
-      hear(decoder.decode(value, { stream: true }));
+      receive(decoder.decode(value, { stream: true }));
     }
   },
-  http(url, hear) {
+  http(url, receive) {
     return new Promise((end, fail) => {
       const request = require('node:http').get(url, response => {
-        response.setEncoding('utf8').on('data', hear).on('end', end).on('error', fail);
+        response.setEncoding('utf8').on('data', receive).on('end', end).on('error', fail);
       });
       request.on('error', fail);
     });
   },
-  EventSource(url, hear) {
+  EventSource(url, receive) {
     return new Promise((end, fail) => {
       const source = new EventSource(url);
-      source.onmessage = event => hear(`data: ${event.data}\n`);
-      source.onerror = () => (source.readyState === EventSource.CLOSED ? fail('it gives up') : hear('= gone\n'));
+      source.onmessage = event => receive(`data: ${event.data}\n`);
+      source.onerror = () => (source.readyState === EventSource.CLOSED ? fail('the EventSource is closed') : receive('= gone\n'));
     });
   },
 };
 
-let told = Promise.resolve();
-function tell(text) {
-  if (page) told = told.then(() => fetch('/', { method: 'POST', body: text })); // one request after the other, to keep the order
+let reported = Promise.resolve();
+function report(text) {
+  // One request after the other, to keep the order.
+  if (page) reported = reported.then(() => fetch('/', { method: 'POST', body: text }));
   else process.stdout.write(text);
 }
 
 function run(key, client, url) {
   let rest = '';
-  const hear = text => {
+  const receive = text => {
     const lines = (rest + text).split('\n');
     rest = lines.pop();
-    if (lines.length > 0) tell(lines.map(line => `${key} ${line}\n`).join(''));
+    if (lines.length > 0) report(lines.map(line => `${key} ${line}\n`).join(''));
   };
-  clients[client](url, hear).then(() => tell(`${key} = end\n`), e => tell(`${key} = error ${e}\n`));
+  clients[client](url, receive).then(() => report(`${key} = end\n`), e => report(`${key} = error ${e}\n`));
 }
 
 if (page) {

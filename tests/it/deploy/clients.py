@@ -16,66 +16,66 @@ import threading
 from datetime import timedelta
 
 
-class Voice:
+class Output:
     def __init__(self, key):
         self.key = key
         self.rest = b""
 
-    def hear(self, chunk):
+    def receive(self, chunk):
         *lines, self.rest = (self.rest + chunk).split(b"\n")
         for line in lines:
-            self.say(line.decode())
+            self.print_line(line.decode())
 
-    def say(self, line):
-        tell(f"{self.key} {line}\n")
+    def print_line(self, line):
+        report(f"{self.key} {line}\n")
 
 
 lock = threading.Lock()
 
 
-def tell(text):
+def report(text):
     with lock:
         sys.stdout.write(text)
         sys.stdout.flush()
 
 
-def iter_lines(url, voice):
+def iter_lines(url, output):
     import requests
 
     for line in requests.get(url, stream=True).iter_lines():
-        voice.say(line.decode())
+        output.print_line(line.decode())
 
 
-def iter_content(url, voice):
+def iter_content(url, output):
     import requests
 
     for chunk in requests.get(url, stream=True).iter_content(None):
-        voice.hear(chunk)
+        output.receive(chunk)
 
 
-def requests_sse(url, voice):
+def requests_sse(url, output):
     from requests_sse import EventSource
 
-    gone = lambda: voice.say("= gone")
+    gone = lambda: output.print_line("= gone")
     with EventSource(url, reconnection_time=timedelta(milliseconds=100), on_error=gone) as events:
         for event in events:
             if event.type == "message":
-                voice.say(f"data: {event.data}")
+                output.print_line(f"data: {event.data}")
 
 
-def sseclient_py(url, voice):
+def sseclient_py(url, output):
     import requests
     import sseclient
 
     for event in sseclient.SSEClient(requests.get(url, stream=True)).events():
-        voice.say(f"data: {event.data}")
+        output.print_line(f"data: {event.data}")
 
 
-def stream(url, voice):
+def stream(url, output):
     import urllib3
 
     for chunk in urllib3.PoolManager().request("GET", url, preload_content=False).stream():
-        voice.hear(chunk)
+        output.receive(chunk)
 
 
 CLIENTS = {
@@ -88,12 +88,12 @@ CLIENTS = {
 
 
 def run(key, client, url):
-    voice = Voice(key)
+    output = Output(key)
     try:
-        CLIENTS[client](url, voice)
-        voice.say("= end")
+        CLIENTS[client](url, output)
+        output.print_line("= end")
     except Exception as e:
-        voice.say(f"= error {type(e).__name__}: {e}")
+        output.print_line(f"= error {type(e).__name__}: {e}")
 
 
 def triples(words):
@@ -107,7 +107,7 @@ def browse(jobs, command):
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def answer(self, status, body=b""):
+        def respond(self, status, body=b""):
             self.send_response(status)
             self.send_header("Content-Type", "text/html; charset=utf-8")
             self.send_header("Content-Length", str(len(body)))
@@ -115,11 +115,11 @@ def browse(jobs, command):
             self.wfile.write(body)
 
         def do_GET(self):
-            self.answer(200, page) if self.path == "/" else self.answer(404)
+            self.respond(200, page) if self.path == "/" else self.respond(404)
 
         def do_POST(self):
-            tell(self.rfile.read(int(self.headers["Content-Length"])).decode())
-            self.answer(204)
+            report(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            self.respond(204)
 
         def log_message(self, *args):
             pass
@@ -138,8 +138,8 @@ def browse(jobs, command):
 
 
 if sys.argv[1] == "--browser":
-    behind = sys.argv.index("--")
-    browse(triples(sys.argv[2:behind]), sys.argv[behind + 1 :])
+    separator = sys.argv.index("--")
+    browse(triples(sys.argv[2:separator]), sys.argv[separator + 1 :])
 else:
     for job in triples(sys.argv[1:]):
         threading.Thread(target=run, args=job).start()

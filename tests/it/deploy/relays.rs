@@ -353,7 +353,8 @@ fn a_refused_token_is_told_until_one_is_taken() {
     let page = driver.page(&signed_url(&server, "s3same"));
     page.open(&url(&server, "/kitchen"));
     page.is_open();
-    page.js("window.fetch = (real => (url, o) => real(url, { ...o, credentials: 'omit' }))(fetch)"); // so that the browser shows no dialog
+    // Without credentials, so that the browser shows no dialog.
+    page.js("window.fetch = (real => (url, o) => real(url, { ...o, credentials: 'omit' }))(fetch)");
     server.kill();
     server = guarded(&scratch, server.port, "publish p0ppy\nread p0ppy\n");
     let refused = tincan::wire::reject::READ_TOKEN.line();

@@ -444,7 +444,8 @@ fn frames_are_read_wherever_they_are_cut() {
     let server = Tincan::start(&[]);
     let page = driver.page(&url(&server, "/lab"));
     on_socket(&page, &server, "kitchen", "event-stream");
-    let mut out = b"\x01\x04so\xc3\xa9\x89\x02hi\x80\x02\np".to_vec(); // a message in two frames, with a Ping between them
+    // A message in two frames, with a Ping between them.
+    let mut out = b"\x01\x04so\xc3\xa9\x89\x02hi\x80\x02\np".to_vec();
     out.extend(served(0x81, "stew, ".repeat(50)));
     out.extend(served(0x81, "bread".repeat(13_200)));
     out.extend(served(0x81, ""));
@@ -462,7 +463,8 @@ fn frames_are_read_wherever_they_are_cut() {
     let mut expected = String::new();
     // All at once; in small pieces that cut each part of a frame; in large ones.
     for (n, (fine, large)) in [(0, out.len()), (250, out.len()), (0, 4093)].into_iter().enumerate() {
-        page.js("(body.replaceChildren(), q('#wire').style.display = 'none')"); // the layout would take long, and is not tested
+        // The table is hidden: its layout would take long, and is not tested.
+        page.js("(body.replaceChildren(), q('#wire').style.display = 'none')");
         let heads = [
             tap_event("in", 900 + n, b"GET / HTTP/1.1\r\n\r\n"),
             tap_event("out", 900 + n, b"HTTP/1.1 101 Switching Protocols\r\n\r\n"),
@@ -582,7 +584,8 @@ fn the_table_and_the_buffers_keep_up_with_what_comes() {
     for n in 1..=4 {
         let last_id = server.post("/kitchen", format!("soup {n}")).remove(0);
         page.becomes(&format!("all('.fired .event').length + ' ' + {id}"), &format!("{n} {last_id}"));
-        page.js(&format!("requestAnimationFrame(() => requestAnimationFrame(() => window.seen = {n}))")); // the page scrolls in one of these frames
+        // The page scrolls in one of these frames.
+        page.js(&format!("requestAnimationFrame(() => requestAnimationFrame(() => window.seen = {n}))"));
         page.becomes("window.seen", &n.to_string());
         assert_eq!(page.js(below), "0");
     }

@@ -52,5 +52,6 @@ fn a_tap_tells_each_byte_of_a_websocket_once_and_its_plug_ends_it() {
     while tap_event(&tap.block()).0 != "end" {}
     eventually("the WebSocket is no longer counted", || server.readers("a") == 0);
     began.within("the end", Duration::from_secs(2));
-    eventually("only two connections are left", || server.metric("tincan_connections") == Some(2)); // the tap's subscriber, and this request
+    // The tap's subscriber, and this request.
+    eventually("only two connections are left", || server.metric("tincan_connections") == Some(2));
 }

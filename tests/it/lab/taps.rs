@@ -52,7 +52,8 @@ fn a_tap_tells_each_byte_of_a_stream_and_its_end() {
         expect_bytes(&mut tap, "out", 1, &latin(&sent));
     }
     drop(wire);
-    expect_bytes(&mut tap, "out", 1, "7\r\n:ping\n\n\r\n"); // the client has stopped sending, so the server checks whether it still reads
+    // The client has stopped sending, so the server checks whether it still reads.
+    expect_bytes(&mut tap, "out", 1, "7\r\n:ping\n\n\r\n");
     assert_eq!(tap_event(&tap.block()), TapEvent("end".into(), 1, String::new()));
 }
 
@@ -276,7 +277,8 @@ fn a_tap_that_cannot_keep_up_says_how_much_it_lost_and_holds_up_nobody() {
         } else if let TapEvent(way, 1, bytes) = self::tap_event(&block)
             && way == "out"
         {
-            sums[0] += bytes.len() - bytes.matches("7\r\n:ping\n\n\r\n").count() * 12; // the client has left, so the server checks whether it still reads
+            // Pings do not count. The client has left, so the server checks whether it still reads.
+            sums[0] += bytes.len() - bytes.matches("7\r\n:ping\n\n\r\n").count() * 12;
         }
     }
     assert!(sums[1] > 1 << 20, "{sums:?}");

@@ -436,7 +436,8 @@ fn it_works_with_the_keyboard_on_a_phone_and_in_chinese() {
     );
     page.becomes("q('#state').dataset.state", "open");
     page.keys("#ways-start", SPACE);
-    page.becomes("q('#state').dataset.state", "closed"); // with an open stream there would be more than the browser's six connections
+    // The page's own stream must be closed, or there would be more than the browser's six connections.
+    page.becomes("q('#state').dataset.state", "closed");
     page.becomes("q('#ways-poll-heard').textContent > 1", "true");
     page.keys("#ways-one", SPACE);
     assert_eq!(page.js("all('#ways-table [scope]').length"), "15", "each row and each way has a header");

@@ -303,7 +303,8 @@ pub fn focus(scenes: &[Scene]) {
             press(page, "Tab", 9);
             let at = page.js("all('body *').indexOf(document.activeElement) + ' ' + document.activeElement.id");
             if at.starts_with("-1") && nowhere < 5 {
-                nowhere += 1; // after the last element, or on a button that has just been hidden; next comes the first element
+                // After the last element, or on a button that has just been hidden; next comes the first element.
+                nowhere += 1;
                 continue;
             }
             if at.starts_with("-1") || seen.contains(&at) {

@@ -116,7 +116,8 @@ fn an_eventsource_comes_back_after_a_last_chunk_and_after_none() {
     assert_eq!(all, ["1", "1,2", "1,2,3"]);
     assert!(page.js("told.filter(text => text.startsWith('error')).join()").starts_with("error 0,error 0"));
     let complaints = |page: &Page| {
-        let lines = page.console().into_iter().filter(|line| line.contains("/kitchen")); // a missing icon does not count
+        // Lines about a missing icon do not count.
+        let lines = page.console().into_iter().filter(|line| line.contains("/kitchen"));
         lines.collect::<Vec<_>>()
     };
     assert_eq!(complaints(&page), [""; 0]);
@@ -136,7 +137,8 @@ fn a_bad_gateway_does_not_end_it() {
     let Some(driver) = driver() else { return };
     let mut server = Tincan::start(&["--retry", "200"]);
     let (clicks, waits) = (driver.chromium("en", "normal"), driver.page(&url(&server, "/kitchen")));
-    clicks.before("delete window.SharedWorker"); // so that the page itself has the connection, and the test can reach it
+    // Without a shared worker the page itself has the connection, and the test can reach it.
+    clicks.before("delete window.SharedWorker");
     clicks.open(&url(&server, "/kitchen"));
     server.post("/kitchen", "one");
     server.post("/kitchen", "two");

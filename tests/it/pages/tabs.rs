@@ -224,7 +224,8 @@ fn a_tab_that_leaves_and_comes_back_has_one_line_and_each_message_once() {
         eventually("the tab listens again", || server.readers("kitchen") == 1);
         page.is_open();
         page.shows(&["plain|soup"]);
-        page.js("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: false }))"); // a first load, which changes nothing
+        // A first load, which changes nothing.
+        page.js("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: false }))");
         server.post("/kitchen", "bread");
         page.shows(&["plain|soup", "plain|bread"]);
         assert_eq!((streams(&server), page.js("deaths").as_str()), (2, "0"));
@@ -236,7 +237,8 @@ fn tabs_that_take_turns_are_not_taken_for_asleep_but_all_hidden_are() {
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&[]);
     let mut tabs = Tabs::new(&driver, "normal");
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis(); // the same time for both tabs, whenever they begin
+    // The same time for both tabs, whenever they begin.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
     for _ in 0..2 {
         let page = tabs.open(&url(&server, "/kitchen"), SEEN);
         page.becomes("unanswered", "0");
@@ -269,7 +271,8 @@ fn what_all_tabs_ask_for_at_once_is_done_once() {
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&[]);
     let page = driver.chromium("en", "normal");
-    page.before("delete window.SharedWorker"); // so that the page itself has the connection, and the test can stop its clock
+    // Without a shared worker the page itself has the connection, and the test can stop its clock.
+    page.before("delete window.SharedWorker");
     page.open(&url(&server, "/kitchen"));
     page.is_open();
     let forward = "(now => performance.now = () => now)(performance.now() + 1001)";

@@ -203,7 +203,8 @@ fn a_redis_that_turns_nodes_away_is_tried_in_growing_pauses_and_its_reason_is_sa
                 };
                 tries.fetch_add(1, SeqCst);
                 let _ = stream.write_all(b"-DENIED this Redis is not for you\r\n");
-                let _ = stream.set_nonblocking(false).map(|()| stream.read(&mut [0; 1000])); // otherwise a reset could overtake the error
+                // Reads the request first. Otherwise a reset could overtake the error.
+                let _ = stream.set_nonblocking(false).map(|()| stream.read(&mut [0; 1000]));
             }
         });
         let _over = AtEnd(&over);
@@ -729,7 +730,8 @@ fn what_was_trimmed_while_a_node_was_away_is_a_gap_only_where_it_was_not_heard()
     is_well(&behind);
     for reader in [&mut reader, &mut other] {
         let received = reader.until("soup 2");
-        assert!(received.len() == 3 || received[0].starts_with("event: gap\n"), "{received:?}"); // this looks like a loss, so a gap is allowed
+        // This looks like a loss, so a gap is allowed.
+        assert!(received.len() == 3 || received[0].starts_with("event: gap\n"), "{received:?}");
         assert!(received.concat().ends_with(&blocks(&entries)), "{received:?}");
     }
 
