@@ -359,7 +359,7 @@ fn a_manual_lists_the_files_of_its_folder_in_reading_order() {
             let code = read(path).text;
             for name in look_for.split('`').skip(1).step_by(2) {
                 let is = |kind: &&str| code.contains(&format!("{kind} {name}"));
-                assert!(["fn", "struct", "const", "static"].iter().any(|kind| is(kind)), "{name} is not in {path}");
+                assert!(["fn", "struct", "const", "static"].iter().any(is), "{name} is not in {path}");
             }
         }
         listed += 1;

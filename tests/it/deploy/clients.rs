@@ -95,8 +95,9 @@ type Edits = &'static [(&'static str, &'static str)];
 
 /// The proxies, with what is edited in their configuration.
 const PROXIES: [(&str, &str, Edits); 4] = [
-    ("behind nginx", "nginx", &[]), // it asks with HTTP/1.0
-    ("behind nginx with HTTP/1.1", "nginx", &[("proxy_pass ", "proxy_http_version 1.1; proxy_pass ")]),
+    ("behind nginx", "nginx", &[]),
+    // As it asks without this line.
+    ("behind nginx with HTTP/1.0", "nginx", &[("proxy_http_version 1.1;", "proxy_http_version 1.0;")]),
     ("behind haproxy", "haproxy", &[]),
     // It answers to the names of its sites alone.
     ("behind caddy", "caddy", &[("http://chat.example.org:", "http://127.0.0.1:")]),
