@@ -1,4 +1,4 @@
-//! The program, in three steps: read the flags, bind, run.
+//! The program in three steps: read the command line, bind the socket, serve.
 #![forbid(unsafe_code)]
 
 use std::env::{args_os, var_os, vars_os};
@@ -24,22 +24,24 @@ fn main() {
     server.run()
 }
 
-/// The text of an argument or a variable. With other bytes a path would become another path.
-fn text(what: &str, value: OsString) -> String {
+/// Returns the value of an argument or an environment variable as text. If it is not UTF-8, the program ends: replacing
+/// bytes would turn a path into another path.
+fn text(source: &str, value: OsString) -> String {
     value.into_string().unwrap_or_else(|value| {
         let secret = value.to_string_lossy().contains("://"); // it may hold a password
         let shown = if secret { "this value".into() } else { format!("{value:?}") };
-        fail(2, &format!("{what}: {shown} is not UTF-8; give a path through a link that has a name in UTF-8"))
+        fail(2, &format!("{source}: {shown} is not UTF-8; give a path through a link that has a name in UTF-8"))
     })
 }
 
+/// Prints why the program cannot run, and ends it with an exit code.
 fn fail(code: i32, why: &str) -> ! {
-    let why = visible(why); // one line, whatever stands in a path
+    let why = visible(why); // one line, even if a path contains a line end
     report(format!("tincan: {why}"));
     exit(code)
 }
 
-/// The page's URL, the two curl lines, and what this process can hold, for whoever sits at the terminal.
+/// Prints the URL of the chat page, two commands to try, and the notes of the server.
 fn report_start(server: &Server) {
     let Ok(address) = server.local_addr() else { return };
     let ip = address.ip();
