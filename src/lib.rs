@@ -1,5 +1,5 @@
-//! **tincan** is a server for Server-Sent Events. A channel is a URL: everyone who GETs it receives what you POST to
-//! it.
+//! **tincan** is a server for Server-Sent Events. A channel is a URL:
+//! everyone who GETs it receives what you POST to it.
 //!
 //! This page is the guide to the source. It states the one idea and the words, lists the files in reading order, and
 //! follows a POST and a GET through them. A program that embeds the server needs only [the last section](#embedding).
@@ -43,8 +43,8 @@
 //! | | `config` | the settings of a server |
 //! | `log/` | `recovery` `disk` `part` `writer` `positions` | the bytes of a channel, in memory or in files |
 //! | `channel/` | `framing` `watch` `subscriber` `state` `publish` `turn` `hub` `pump` | publishers and subscribers |
-//! | `server/` | `pages` `gate` `connection` `doors` `route` `accept` | connections, access, and what each request gets |
-//! | `wings/` | `trace` `lessons` `lab` `websocket` `address` `redis` | the optional parts, one feature of Cargo for each |
+//! | `server/` | `pages` `gate` `connection` `doors` `route` `accept` | connections, access checks, and responses |
+//! | `wings/` | `trace` `lessons` `lab` `websocket` `address` `redis` | optional parts, each a feature of Cargo |
 //! | | `flags`, `main` | the command line and the start |
 //!
 //! Everything outside `wings/` is the core. Its doors are in `server/doors.rs`. No file of the core names a wing,
