@@ -1,7 +1,7 @@
 //! The table of refusals: a constant for each rule that a request can break.
 //!
 //! A refusal is one line of plain text: what is wrong, what to do, and in brackets the rule. Responses and tests use
-//! the same constant, so the tests check every byte of each refusal.
+//! the same constant, so a test can distinguish each refusal from all others.
 
 /// A row of the table.
 #[derive(Debug, PartialEq, Eq)]
