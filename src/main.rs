@@ -9,8 +9,7 @@ use std::process::exit;
 use tincan::Server;
 use tincan::flags::{Command, parse, unknown_variables};
 use tincan::system::listener::outward_address;
-use tincan::system::report::report;
-use tincan::system::report::visible;
+use tincan::system::report::{report, visible};
 
 fn main() {
     let args: Vec<String> = args_os().skip(1).map(|arg| text("an argument", arg)).collect();
@@ -28,8 +27,8 @@ fn main() {
 /// bytes would turn a path into another path.
 fn text(source: &str, value: OsString) -> String {
     value.into_string().unwrap_or_else(|value| {
-        let secret = value.to_string_lossy().contains("://"); // it may hold a password
-        let shown = if secret { "this value".into() } else { format!("{value:?}") };
+        // A URL may contain a password.
+        let shown = if value.to_string_lossy().contains("://") { "this value".into() } else { format!("{value:?}") };
         fail(2, &format!("{source}: {shown} is not UTF-8; give a path through a link that has a name in UTF-8"))
     })
 }
@@ -45,17 +44,19 @@ fn fail(code: i32, why: &str) -> ! {
 fn report_start(server: &Server) {
     let Ok(address) = server.local_addr() else { return };
     let ip = address.ip();
+    let port = address.port();
     let local = ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST;
-    let url = if local { format!("localhost:{}", address.port()) } else { address.to_string() };
-    let curl = format!("  curl -N {url}/kitchen\n  curl -d 'soup is ready' {url}/kitchen");
+    let url = if local { format!("localhost:{port}") } else { address.to_string() };
     let mut notes = server.start_notes();
     if ip.is_unspecified() {
-        let port = address.port();
         let url = outward_address().map(|ip| format!("http://{}/", SocketAddr::new(ip, port)));
         let url = url.unwrap_or(format!("port {port} at any address of this machine"));
         notes.insert(0, format!("from other machines: {url}"));
     }
     let unknown = unknown_variables(vars_os().map(|(name, _)| name.to_string_lossy().into()));
     notes.extend(unknown.map(visible));
-    report(format!("tincan: http://{url}/\n{curl}\n  {}", notes.join("\n  ")));
+    let notes = notes.join("\n  ");
+    report(format!(
+        "tincan: http://{url}/\n  curl -N {url}/kitchen\n  curl -d 'soup is ready' {url}/kitchen\n  {notes}"
+    ));
 }

@@ -49,8 +49,8 @@ pub fn shares(connections: usize, logs: usize) -> Shares {
     let all = descriptors.unwrap_or(usize::MAX);
     let turned_away = MAX_TURNED_AWAY.min(all / 8);
     let logs = logs.min(all / 8);
-    let left = all.saturating_sub(OTHER_DESCRIPTORS + turned_away + 2 * logs).max(1);
-    Shares { descriptors, connections: connections.min(left), turned_away, logs }
+    let connections = connections.min(all.saturating_sub(OTHER_DESCRIPTORS + turned_away + 2 * logs).max(1));
+    Shares { descriptors, connections, turned_away, logs }
 }
 
 /// A limited number of places for clients. Each place has a value, and is taken as long as that value is in use.

@@ -239,8 +239,8 @@ impl<'a> Request<'a> {
     /// with each request, so the last one counts.
     pub fn last_event_id(&self) -> Option<String> {
         let field = self.field_bytes("last-event-id").filter(|id| !id.is_empty());
-        let is_id = |(name, id): &(&str, &str)| name.eq_ignore_ascii_case("lastEventId") && !id.is_empty();
-        let query = || self.params().filter(is_id).last().map(|(_, id)| percent::decode(id, true).unwrap_or(id.into()));
+        let ids = self.params().filter(|(name, id)| name.eq_ignore_ascii_case("lastEventId") && !id.is_empty());
+        let query = || ids.last().map(|(_, id)| percent::decode(id, true).unwrap_or(id.into()));
         field.map(|id| String::from_utf8_lossy(id).into()).or_else(query)
     }
 
@@ -264,10 +264,9 @@ impl<'a> Request<'a> {
 
     /// Returns the weight of a range in `Accept`, or `None` if `Accept` does not name that range.
     fn weight(&self, range: &str) -> Option<u16> {
+        let mut members = self.list("accept").into_iter().map(|member| split(member, b';'));
         let is_range = |name: &&[u8]| name.eq_ignore_ascii_case(range.as_bytes());
-        let accepted = self.list("accept");
-        let mut named = accepted.iter().map(|accepted| split(accepted, b';'));
-        let parts = named.find(|parts| parts.first().is_some_and(is_range))?;
+        let parts = members.find(|parts| parts.first().is_some_and(is_range))?;
         let weight = parts.into_iter().find_map(|part| {
             let (name, value) = str::from_utf8(part).ok()?.split_once('=')?;
             name.eq_ignore_ascii_case("q").then_some(value)
