@@ -130,56 +130,63 @@ pub const OPTIONS: &[Opt] = &[
         "listen",
         "ADDR:PORT",
         "where to listen [127.0.0.1:8000]; - takes the listening socket from stdin",
-        |c, v| {
+        |config, value| {
             // Shortcut: `localhost` is the only name that works here. No name is looked up.
-            c.listen = v.strip_prefix("localhost:").map_or(v.into(), |port| format!("127.0.0.1:{port}")).parse().ok();
+            config.listen =
+                value.strip_prefix("localhost:").map_or(value.into(), |port| format!("127.0.0.1:{port}")).parse().ok();
             check(
-                c.listen.is_some() || v == "-",
+                config.listen.is_some() || value == "-",
                 "an IP address (or localhost) and a port, such as 127.0.0.1:8000, or -",
             )
         },
     ),
-    option("data", "DIR", "keep the logs of the channels in this directory; without it, in memory", |c, v| {
-        c.data = Some(v.into());
-        check(!v.is_empty(), "a directory")
+    option("data", "DIR", "keep the logs of the channels in this directory; without it, in memory", |config, value| {
+        config.data = Some(value.into());
+        check(!value.is_empty(), "a directory")
     }),
-    option("sync", "", "with --data: wait for the disk before an event is delivered or confirmed", |c, v| {
-        switch(v).map(|on| c.sync = on)
+    option("sync", "", "with --data: wait for the disk before an event is delivered or confirmed", |config, value| {
+        switch(value).map(|on| config.sync = on)
     }),
-    option("history", "SIZE", "bytes to keep for each channel [1M]", |c, v| size(v).map(|n| c.history = n)),
-    option("heartbeat", "SECS", "send an idle subscriber a comment this often [15]", |c, v| {
-        number(v, 1, 86_400, "a number of seconds from 1 to 86400 (a day)")
-            .map(|n| c.heartbeat = Duration::from_secs(n))
+    option("history", "SIZE", "bytes to keep for each channel [1M]", |config, value| {
+        size(value).map(|n| config.history = n)
     }),
-    option("retry", "MS", "how long clients wait before they reconnect, plus or minus half [2000]", |c, v| {
-        number(v, 0, 86_400_000, "a number of milliseconds from 0 to 86400000 (a day)").map(|n| c.retry = n)
+    option("heartbeat", "SECS", "send an idle subscriber a comment this often [15]", |config, value| {
+        number(value, 1, 86_400, "a number of seconds from 1 to 86400 (a day)")
+            .map(|n| config.heartbeat = Duration::from_secs(n))
     }),
-    option("max-age", "SECS", "end each stream after this time, plus or minus a tenth [never]", |c, v| {
-        number(v, 1, 31_536_000, "a number of seconds from 1 to 31536000 (a year)")
-            .map(|n| c.max_age = Some(Duration::from_secs(n)))
+    option("retry", "MS", "how long clients wait before they reconnect, plus or minus half [2000]", |config, value| {
+        number(value, 0, 86_400_000, "a number of milliseconds from 0 to 86400000 (a day)").map(|n| config.retry = n)
     }),
-    option("max-body", "SIZE", "largest body of a POST [64K]", |c, v| size(v).map(|n| c.max_body = n)),
-    option("max-connections", "N", "connections at a time, subscribers included [10000]", |c, v| {
-        count(v).map(|n| c.max_connections = n)
+    option("max-age", "SECS", "end each stream after this time, plus or minus a tenth [never]", |config, value| {
+        number(value, 1, 31_536_000, "a number of seconds from 1 to 31536000 (a year)")
+            .map(|n| config.max_age = Some(Duration::from_secs(n)))
     }),
-    option("max-channels", "N", "channels, including those that only have a file [1000]", |c, v| {
-        count(v).map(|n| c.max_channels = n)
+    option("max-body", "SIZE", "largest body of a POST [64K]", |config, value| {
+        size(value).map(|n| config.max_body = n)
     }),
-    option("host", "NAME", "a further host name of this server; may be repeated", |c, v| {
-        c.hosts.push(v.trim_end_matches('.').to_ascii_lowercase());
-        check(is_made_of(v, b"-._"), "a host name without scheme and port, such as chat.example.org")
+    option("max-connections", "N", "connections at a time, subscribers included [10000]", |config, value| {
+        count(value).map(|n| config.max_connections = n)
     }),
-    option("allow-origin", "ORIGIN", "a web origin whose pages may read and publish, or *; may be repeated", |c, v| {
-        c.origins.push(origin(v));
+    option("max-channels", "N", "channels, including those that only have a file [1000]", |config, value| {
+        count(value).map(|n| config.max_channels = n)
+    }),
+    option("host", "NAME", "further host name of this server; may be repeated", |config, value| {
+        config.hosts.push(value.trim_end_matches('.').to_ascii_lowercase());
+        check(is_made_of(value, b"-._"), "a host name without scheme and port, such as chat.example.org")
+    }),
+    option("allow-origin", "ORIGIN", "web origin that may read and publish, or *; may be repeated", |config, value| {
+        config.origins.push(origin(value));
         let is_origin = |(scheme, host)| is_made_of(scheme, b"+-.") && host_of(str::as_bytes(host)).is_some();
         let expected = "an origin without a path, such as https://example.org or capacitor://localhost, or null, or *";
-        check(v == "*" || v == "null" || v.split_once("://").is_some_and(is_origin), expected)
+        check(value == "*" || value == "null" || value.split_once("://").is_some_and(is_origin), expected)
     }),
-    option("token-file", "FILE", "file of access tokens, with lines `publish TOKEN` and `read TOKEN`", |c, v| {
-        c.token_file = Some(v.into());
-        check(!v.is_empty(), "a file")
+    option("token-file", "FILE", "file of access tokens: lines `publish TOKEN` and `read TOKEN`", |config, value| {
+        config.token_file = Some(value.into());
+        check(!value.is_empty(), "a file")
     }),
-    option("quiet", "", "do not write a line for each request", |c, v| switch(v).map(|on| c.quiet = on)),
+    option("quiet", "", "do not write a line for each request", |config, value| {
+        switch(value).map(|on| config.quiet = on)
+    }),
 ];
 
 /// Checks a value.

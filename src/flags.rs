@@ -74,7 +74,7 @@ fn flag<'a>(arg: &'a str, others: &mut impl Iterator<Item = &'a str>) -> Result<
             return Err(missing_wing(word));
         }
         let shown = if arg.contains("://") { "this".into() } else { format!("{arg:?}") }; // a URL may contain a password
-        return Err(format!("{shown} is not an option; `tincan --help` lists all options"));
+        return Err(format!("{shown} is not an option; `tincan --help` lists them"));
     };
     let is_switch = option.value.is_empty();
     match value {

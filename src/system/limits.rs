@@ -8,7 +8,7 @@ use std::fs::read_to_string;
 use std::net::{IpAddr, TcpStream};
 use std::sync::{Arc, Mutex, Weak};
 
-/// Connections over the limit that still get a refusal. Any further connection is closed at once.
+/// Limit: connections over `--max-connections` that still get a refusal. Any further connection is closed at once.
 const MAX_TURNED_AWAY: usize = 64;
 /// Descriptors for other purposes: standard streams, the listening socket, the directory, and a few for short moments.
 const OTHER_DESCRIPTORS: usize = 8;

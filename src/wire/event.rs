@@ -19,15 +19,15 @@
 //!   skip that event.
 //! - A client fires no event without a `data` line. So an empty body becomes one empty `data` line.
 //!
-//! Limits: [`MAX_NAME`] for a name; the caller limits the data. Deliberately absent: comments and ids from publishers.
-//! Only the log gives ids.
+//! Limits: [`MAX_NAME`] for a name; the caller limits the data.
+//! Deliberately absent: comments and ids from publishers. Only the log gives ids.
 
 use crate::wire::reject::{BLOCK_ID, BLOCK_RETRY, EVENT_NAME, NO_DATA, RESERVED, Reject, UNFINISHED};
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::Write as _;
 
-/// Limit: bytes in an event's name (the standard's "event type").
+/// Limit: the bytes of an event's name (in the standard: its event type).
 pub const MAX_NAME: usize = 256;
 /// The name of the event that reports missed events. It is reserved for the server.
 const GAP: &str = "gap";
@@ -91,7 +91,7 @@ impl Event {
         fields
     }
 
-    /// Writes the block, with its blank line. Only a gap event has no id.
+    /// Writes the block, with its blank line. A gap event, and an event that no log keeps, have no id.
     pub fn write(&self, id: Option<impl Display>, out: &mut Vec<u8>) {
         let mut fields = self.fields();
         fields.rotate_left(1); // the data comes last
@@ -124,7 +124,7 @@ pub fn seal_line(events: u64, nuls: u64) -> Option<String> {
     (events > 1 || (events == 1 && nuls > 0)).then(|| format!(": one POST, {events} events, {nuls} NULs"))
 }
 
-/// Splits a text at CRLF, LF and lone CR. After a line end at the end of the text comes one more line, which is empty.
+/// Splits a text into lines, at CRLF, LF and lone CR. If the text ends with a line end, the last line is empty.
 fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.split("\r\n").flat_map(|text| text.split(['\r', '\n']))
 }
@@ -164,10 +164,12 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Parses a published event stream: each block that has data becomes one event.
+/// Parses an event stream from a publisher. Each block with data becomes an event.
 ///
-/// Source: WHATWG HTML, "Interpreting an event stream". Deviation: a client silently drops an unfinished block, and a
-/// stream without data. Here both are errors. Otherwise the publisher would believe that subscribers got these events.
+/// Source: WHATWG HTML, "Interpreting an event stream".
+///
+/// Deviation: a client silently ignores an unfinished block, and a stream without data. Here both are errors, because
+/// the publisher would believe that subscribers got its events.
 ///
 /// # Errors
 /// The refusal for the first rule that the body breaks.
@@ -177,8 +179,7 @@ pub fn parse(body: &str) -> Result<Vec<Event>, Reject> {
     let mut retry = None;
     let mut data = Vec::new();
     let mut in_block = false; // there was a field line after the last blank line
-    let body = body.strip_prefix('\u{feff}').unwrap_or(body);
-    let mut lines = lines(body).peekable();
+    let mut lines = lines(body.strip_prefix('\u{feff}').unwrap_or(body)).peekable();
     while let Some(line) = lines.next() {
         match Line::read(line) {
             Line::Comment(_) => continue,
@@ -200,8 +201,8 @@ pub fn parse(body: &str) -> Result<Vec<Event>, Reject> {
         }
         in_block = true;
     }
-    // A client obeys a retry also in a block without data. Here it moves to the next event, or if there is none, to the
-    // last one.
+    // A client obeys a retry even in a block without data. Here that retry moves to the next event. If there is no next
+    // event, it moves to the last one.
     if let Some(last) = events.last_mut() {
         last.retry = retry.or(last.retry);
     }

@@ -71,10 +71,10 @@ pub struct Request<'a> {
 /// ends.
 #[derive(Default)]
 pub struct HeadEnd {
-    seen: usize,  // the bytes that were looked at
-    line: usize,  // where the current line begins
-    part: usize,  // where the current part begins: the method, the target, the version, or the header section
-    parts: usize, // how many parts have ended: the method, the target, the version, and then each field line
+    seen: usize,       // the number of bytes that were looked at
+    line_start: usize, // of the current line
+    part_start: usize, // of the current part: the method, the target, the version, or the header section
+    parts: usize,      // how many parts have ended: the method, the target, the version, and then each field line
 }
 
 impl HeadEnd {
@@ -85,7 +85,7 @@ impl HeadEnd {
     /// If a line does not end with CR LF, or if a part is over its limit.
     pub fn find(&mut self, buf: &[u8]) -> Result<Option<usize>, Reject> {
         while let Some(&byte) = buf.get(self.seen) {
-            let line = buf.get(self.line..self.seen).unwrap_or_default();
+            let line = buf.get(self.line_start..self.seen).unwrap_or_default();
             self.seen += 1;
             if byte == b'\n' {
                 let text = line.strip_suffix(b"\r").ok_or(LONE_LF)?;
@@ -95,9 +95,9 @@ impl HeadEnd {
                 if text.is_empty() {
                     return Ok(Some(self.seen));
                 }
-                self.line = self.seen;
+                self.line_start = self.seen;
                 if self.parts < 3 {
-                    self.part = self.seen;
+                    self.part_start = self.seen;
                 }
                 self.parts = self.parts.max(2) + 1;
             }
@@ -107,13 +107,14 @@ impl HeadEnd {
                 2 => (MAX_VERSION - 1, REQUEST_LINE), // the space before it is one of its bytes
                 _ => (MAX_SECTION + 1, LARGE_SECTION), // with the CR of the blank line
             };
-            if self.seen - self.part > max || self.parts > 3 + MAX_FIELDS {
-                let is_method = self.parts == 0 && is_token(buf.get(self.part..self.seen - 1).unwrap_or_default());
+            if self.seen - self.part_start > max || self.parts > 3 + MAX_FIELDS {
+                let is_method =
+                    self.parts == 0 && is_token(buf.get(self.part_start..self.seen - 1).unwrap_or_default());
                 return Err(if is_method { METHOD } else { reject });
             }
             if byte == b' ' && self.parts < 2 {
                 self.parts += 1;
-                self.part = self.seen;
+                self.part_start = self.seen;
             }
         }
         Ok(None)
@@ -235,8 +236,8 @@ impl<'a> Request<'a> {
     }
 
     /// Returns the last event ID of a client: the value of `Last-Event-ID`, else of the query parameter `lastEventId`.
-    /// The case of both names does not matter. Polyfills use the parameter if they cannot send the field. Some add one
-    /// with each request, so the last one counts.
+    /// The case of both names does not matter. Polyfills use the parameter if they cannot send the field. Some append
+    /// one more to the URL at each reconnection, so the last one counts.
     pub fn last_event_id(&self) -> Option<String> {
         let field = self.field_bytes("last-event-id").filter(|id| !id.is_empty());
         let ids = self.params().filter(|(name, id)| name.eq_ignore_ascii_case("lastEventId") && !id.is_empty());
@@ -257,7 +258,7 @@ impl<'a> Request<'a> {
         ranges.into_iter().find_map(|range| self.weight(range)).unwrap_or(default)
     }
 
-    /// Returns whether `Accept` names `text/event-stream` itself, as that of EventSource does.
+    /// Returns whether `Accept` names `text/event-stream` itself. That of EventSource does.
     pub fn is_event_source(&self) -> bool {
         self.weight("text/event-stream").is_some()
     }
@@ -387,9 +388,9 @@ pub fn split(value: &[u8], delimiter: u8) -> Vec<&[u8]> {
     let mut quoted = false;
     let mut escaped = false;
     let ends = move |&byte: &u8| {
-        let pair = take(&mut escaped);
-        escaped = quoted && !pair && byte == b'\\';
-        quoted ^= byte == b'"' && !pair;
+        let is_escaped = take(&mut escaped);
+        escaped = quoted && !is_escaped && byte == b'\\';
+        quoted ^= byte == b'"' && !is_escaped;
         byte == delimiter && !quoted
     };
     value.split(ends).map(<[u8]>::trim_ascii).collect()
@@ -397,7 +398,7 @@ pub fn split(value: &[u8], delimiter: u8) -> Vec<&[u8]> {
 
 /// The `Cache-Control` of all responses except the pages' files, refusals included (RFC 9111 §5.2.2).
 ///
-/// - `no-store`: a response is not valid later. Without this, browsers store polls on their disk, and a cache may store
+/// - `no-store`: a response is valid only now. Without this, browsers store polls on their disk, and a cache may store
 ///   a 404, 405, 414 or 501 that has no `Cache-Control` (RFC 9110 §15.1).
 /// - `no-transform`: without this, development servers and frameworks compress event streams, and delay events
 ///   meanwhile.
@@ -407,7 +408,7 @@ pub const NO_STORE: &str = "Cache-Control: no-store, no-transform\r\n";
 pub const NO_CACHE: &str = "Cache-Control: no-cache\r\n";
 
 /// Returns the head of a response without its blank line: the status line, `Date`, `nosniff`, and `fields`. Each of
-/// `fields` is one or more field lines, each with its CRLF.
+/// `fields` is a sequence of field lines, each with its CRLF.
 pub fn head(status: u16, fields: &[&str]) -> String {
     format!(
         "HTTP/1.1 {status} {}\r\nDate: {}\r\nX-Content-Type-Options: nosniff\r\n{}",
@@ -426,9 +427,9 @@ pub fn now() -> String {
 pub fn date(secs: u64) -> String {
     let days = secs / 86_400;
     let time = secs % 86_400;
-    // A year that begins in March ends with its leap day, so each month begins at a fixed day of it. We count from 1
-    // March of the year 0 in quarters of a day: a century has 36,524 days and a quarter, and then a year has 365 and a
-    // quarter.
+    // If a year begins in March, its leap day is its last day, and each month begins at a fixed day of the year. So we
+    // count from 1 March of the year 0. The unit is a quarter of a day: then a century has a whole number of units
+    // (36,524 days and a quarter), and so has a year (365 days and a quarter).
     let quarters = 4 * (days + 719_468) + 3;
     let century = quarters / 146_097;
     let quarters = (quarters % 146_097) | 3;

@@ -62,8 +62,8 @@ fn files(folder: &Path, found: &mut Vec<String>) {
     }
 }
 
-/// Counts the identifiers, literals and operators of a source text. Comments and white space do not count, so clear names
-/// and empty lines are free.
+/// Counts the identifiers, literals and operators of a source text. Comments and white space do not count, so clear
+/// names and empty lines are free.
 ///
 /// Shortcut: `//` begins a comment even in a string.
 fn tokens(text: &str) -> usize {
