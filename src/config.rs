@@ -40,9 +40,9 @@ pub struct Config {
     pub max_connections: usize,
     /// Limit: channels, with those that only have a file.
     pub max_channels: usize,
-    /// Further host names of this server, in lower case.
+    /// Host names of this server, beside addresses and local names. They are in lower case.
     pub hosts: Vec<String>,
-    /// Web origins of other sites whose pages may read and publish, or `*` for all.
+    /// Web origins of other sites that may read and publish, or `*` for all. They are in the form of [`origin`].
     pub origins: Vec<String>,
     /// The file of the tokens for publishing and reading. `None` means that everybody may do both.
     pub token_file: Option<PathBuf>,

@@ -2,8 +2,8 @@
 //! variables, and prints the messages.
 //!
 //! The options of this build are those of the core and of its wings. An argument wins over a variable `TINCAN_…`, which
-//! wins over `PORT`. Options that may be repeated add up within one source. In a variable, commas separate their
-//! values. An option of a wing that is not in this build is an error, both as an argument and as a variable.
+//! wins over `PORT`. If an option may be repeated, all its values from one source count. In a variable, commas separate
+//! them. An option of a wing that is not in this build is an error, both as an argument and as a variable.
 
 use crate::config::{Config, OPTIONS, Opt};
 use crate::wings::DOORS;
@@ -73,8 +73,9 @@ fn flag<'a>(arg: &'a str, others: &mut impl Iterator<Item = &'a str>) -> Result<
         if DOORS.iter().any(|door| door.options.contains(&name)) {
             return Err(missing_wing(word));
         }
-        let shown = if arg.contains("://") { "this".into() } else { format!("{arg:?}") }; // a URL may contain a password
-        return Err(format!("{shown} is not an option; `tincan --help` lists them"));
+        // A URL may contain a password.
+        let shown = if arg.contains("://") { "this".into() } else { format!("{arg:?}") };
+        return Err(format!("{shown} is not an option; `tincan --help` lists the options"));
     };
     let is_switch = option.value.is_empty();
     match value {
@@ -90,7 +91,7 @@ fn flag<'a>(arg: &'a str, others: &mut impl Iterator<Item = &'a str>) -> Result<
 
 /// Returns the message about an option of a wing that is not in this build.
 fn missing_wing(option: &str) -> String {
-    format!("{option}: this build does not have it (see `tincan --version`); leave it out, or run another build")
+    format!("{option}: this build does not have it (see tincan --version); leave it out, or run another build")
 }
 
 /// Returns the name of the variable that sets an option, and the values in it.

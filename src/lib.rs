@@ -1,5 +1,5 @@
-//! **tincan** is a server for Server-Sent Events. A channel is a URL:
-//! everyone who GETs it receives what you POST to it.
+//! **tincan** is a server for Server-Sent Events. A channel is a URL: everyone who GETs it receives what you POST to
+//! it.
 //!
 //! This page is the guide to the source. It states the one idea and the words, lists the files in reading order, and
 //! follows a POST and a GET through them. A program that embeds the server needs only [the last section](#embedding).
@@ -13,7 +13,7 @@
 //! - A replay starts at an earlier position.
 //! - A slow subscriber continues at the byte where its socket was full, even in the middle of an event.
 //! - A poll ends after the first events.
-//! - With `--data` the log is a file, so a restart continues it.
+//! - With `--data` the log is in files, so it survives a restart.
 //!
 //! No subscriber has a queue or a buffer of its own. A replay and a live event use the same code.
 //!
@@ -63,7 +63,7 @@
 //! 3. `connection` reads the body. If the body is in chunks, `chunked` joins them. `event` turns the body into events.
 //! 4. `hub` finds the channel, and opens its log if it is not open yet. `publish` gives each event an id, and appends
 //!    all of them to the log at once (`positions`; with `--data` also `writer` and `disk`). With `--sync` it waits for
-//!    the disk. From now on subscribers may receive the events.
+//!    the disk. Then subscribers may receive the events.
 //! 5. The hub wakes the pump. The publisher gets a response that lists the ids.
 //! 6. `pump` runs a `turn` of the channel. The turn copies the new bytes once, and writes them to the socket of each
 //!    `subscriber`. A `framing` wraps them, for example in chunks. If a socket does not take all bytes, the

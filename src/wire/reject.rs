@@ -61,9 +61,9 @@ self::table! {
     BODY_UTF8 400 "WHATWG HTML, Server-sent events" "the body is not UTF-8, but every event stream is; convert it to UTF-8"
     EVENT_NAME 400 "WHATWG HTML, Parsing an event stream" "the event name is longer than 256 bytes, or contains CR, LF or NUL; choose another name"
     TWO_NAMES 400 "tincan, ?event=" "the query names an event, but the body is an event stream, which names its own; leave ?event= out"
-    RESERVED 400 "tincan, gap" "the name `gap` is reserved for events by which the server reports missed ones; choose another name"
+    RESERVED 400 "tincan, gap" "the server uses the name `gap` to report missed events; choose another name"
     BLOCK_ID 400 "tincan, ids" "a block has an id field, but the server gives all ids; leave the field out (the response lists the ids)"
-    BLOCK_RETRY 400 "WHATWG HTML, Parsing an event stream" "a retry field is too large; give milliseconds, less than 2^64"
+    BLOCK_RETRY 400 "WHATWG HTML, Parsing an event stream" "a retry field is too large; give a number of milliseconds below 2^64"
     UNFINISHED 400 "WHATWG HTML, Parsing an event stream" "the last block does not end with a blank line, so no client would fire the event; add one"
     NO_DATA 400 "WHATWG HTML, Parsing an event stream" "no block has a data field, so no client would fire an event; add a line such as `data: hello`"
     SINCE 400 "tincan, ?since=" "since is not an id; give one as in an id field (in a channel: EPOCH-SEQ), or `all`"
@@ -78,7 +78,7 @@ self::table! {
     READ_UNKNOWN 401 "RFC 9110 §15.5.2" "the server does not know this token, and reading needs one; check it for a typing error, or ask the operator for another" => ASK_READ
     READ_RIGHT 401 "RFC 9110 §15.5.2" "this token is only for publishing; send a token for reading" => ASK_READ
     CROSS_SITE 403 "WHATWG Fetch, Origin header" "a page of another site may not publish here; allow its origin with --allow-origin"
-    NOT_FOUND 404 "tincan, URLs" "there is nothing at this URL; a channel's URL is a slash and a name, 1 to 64 of A-Z a-z 0-9 _ -, except reserved names such as metrics"
+    NOT_FOUND 404 "tincan, URLs" "there is nothing at this URL; use a slash and a channel's name: 1 to 64 of A-Z a-z 0-9 _ -, but not a reserved name such as metrics"
     NO_WING_HERE 404 "tincan, --version" "this URL belongs to a part that this build does not have; run a build that has it"
     SLASH 404 "tincan, URLs" "the URL ends with a slash; leave that slash out (only `/` itself ends with one)"
     NO_FILE 404 "tincan, URLs" "the pages have no file of this name; check the name for a typing error"
@@ -87,7 +87,7 @@ self::table! {
     MISDIRECTED 421 "RFC 9110 §15.5.20" "the server does not serve this host name (a protection against DNS rebinding); allow the name with --host"
     // The media type of a published body.
     CONTENT_CODING 415 "RFC 9110 §15.5.16" "the body has a content coding; send it without one, and without Content-Encoding" => "Accept-Encoding: identity\r\n"
-    CHARSET 415 "WHATWG HTML, Server-sent events" "the charset is not UTF-8, but that of every event stream is; convert the body to UTF-8"
+    CHARSET 415 "WHATWG HTML, Server-sent events" "the charset is not UTF-8, but every event stream is UTF-8; convert the body to UTF-8"
     MULTIPART 415 "tincan, POST" "the body is a form in several parts (`curl -F`); send the text itself, as with `curl -d` or `curl --data-binary @FILE`"
     // Limits.
     TIMEOUT 408 "tincan, 10 s and 1 KiB/s" "the request did not arrive in time; send its head within 10 s, and its body faster than 1 KiB a second"
