@@ -171,10 +171,10 @@ fn a_file_imports_only_from_files_above_it_in_the_reading_order() {
     let missing = |path: &&String| !sources.iter().any(|source| path.ends_with(&format!("/src/{}", source.path)));
     assert_eq!(found.iter().find(missing), None, "each file is listed by a `pub mod`");
     let mut below = Vec::new();
-    for (own, source) in sources.iter().enumerate() {
+    for (importer, source) in sources.iter().enumerate() {
         for import in imports(source) {
             let place = place(&sources, &import).unwrap_or_else(|| panic!("{} imports {import}", source.path));
-            if place > own {
+            if place > importer {
                 below.push(format!("{} imports {import}", source.path));
             }
         }
