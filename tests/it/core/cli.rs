@@ -223,7 +223,7 @@ fn a_variable_that_is_no_options_is_noted_and_never_refused() {
     command.env("TINCAN_HEARTBEET", "5").env("TINCAN_LISTEN", "127.0.0.1:0").env("TINCAN_MAX_BODY", "1M");
     command.env("TINCAN_PORT_8000_TCP", "tcp://10.0.0.1:8000").env("TINCAN_a\u{1b}[2J", "").env("OTHER", "x");
     let server = Tincan::run(command);
-    let note = "  note: no option has these variables, see --help: TINCAN_HEARTBEET, TINCAN_PORT_8000_TCP, TINCAN_a\u{241b}[2J\n";
+    let note = "  note: these variables belong to no option, see --help: TINCAN_HEARTBEET, TINCAN_PORT_8000_TCP, TINCAN_a\u{241b}[2J\n";
     eventually("it is said", || server.stderr().ends_with(note));
     let mut command = Command::new(env!("CARGO_BIN_EXE_tincan"));
     command.env("TINCAN_LISTEN", "127.0.0.1:0").env("TINCAN_QUIET", "1");

@@ -312,7 +312,7 @@ fn the_directory_may_be_a_link_and_be_named_in_any_way() {
         assert_eq!((code, text), (Some(1), format!("tincan: --data {} {why}: {words}", dir.display())));
     }
     let (code, text) = ended(&[OsStr::new("--data"), OsStr::new("")], &[]);
-    assert_eq!((code, &*text), (Some(2), "tincan: --data: \"\" will not do; give a directory"));
+    assert_eq!((code, &*text), (Some(2), "tincan: --data: \"\" is not valid; give a directory"));
 }
 
 #[test]
