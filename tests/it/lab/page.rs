@@ -617,7 +617,7 @@ fn a_lesson_comes_whatever_the_lesson_of_the_six_connections_holds() {
     page.becomes("q('#more output').textContent", "4 open, 3 waiting; the lab itself holds two more");
     // Whoever writes another fragment gets its lesson.
     page.js("location.hash = '#one-space'");
-    page.becomes("q('#lesson-title').textContent + source?.readyState", "One leading space1");
+    page.becomes("q('#lesson-title').textContent + source?.readyState", "One space after the colon1");
 }
 
 #[test]
@@ -945,13 +945,13 @@ fn with_a_server_that_is_not_there_at_first_the_lab_waits_for_it() {
     page.open(&url(&server, "/lab#named"));
     page.becomes("q('#state').textContent", "could not reach the server");
     page.js("window.gone = false");
-    page.becomes("q('#state').textContent + q('#lesson-title').textContent", "openEvents with a name");
+    page.becomes("q('#state').textContent + q('#lesson-title').textContent", "openNamed events");
     assert_eq!(page.js("q('#what').options.length"), (LESSONS.len() + 1).to_string());
     page.js("window.gone = true");
     page.js("q('#next').click()");
     page.becomes("q('#state').textContent", "could not reach the server");
     page.js("window.gone = false");
-    page.becomes("q('#state').textContent + q('#lesson-title').textContent", "openWhat is ignored");
+    page.becomes("q('#state').textContent + q('#lesson-title').textContent", "openLines that are ignored");
     assert_eq!(page.console(), [""; 0]);
 }
 
