@@ -499,9 +499,9 @@ function fired(cell, className, text) {
 }
 
 function hearEvent(event) {
-  const who = ['message', ...OWN].includes(event.type) ? `on${event.type}` : `addEventListener('${event.type}')`;
+  const handler = ['message', ...OWN].includes(event.type) ? `on${event.type}` : `addEventListener('${event.type}')`;
   const [data, id] = [event.data, event.lastEventId].map(text => JSON.stringify(text));
-  hear('event', 'event', word('lab-heard', { who, data, id }), event.data);
+  hear('event', 'event', word('lab-heard', { handler, data, id }), event.data);
   if (event.type === 'pause' && lesson()) disconnect('lab-paused');
 }
 

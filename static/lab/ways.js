@@ -256,7 +256,7 @@
     // What is wrong with several is said once; and a status is read out whenever it is set.
     const whose = new Map();
     for (const [who, problem] of run.problems) whose.set(problem, [...whose.get(problem) ?? [], word(`ways-${who}`)]);
-    const problems = [...whose].map(([problem, who]) => word('ways-problem', { who: list(who), problem })).join(' ');
+    const problems = [...whose].map(([problem, who]) => word('ways-problem', { part: list(who), problem })).join(' ');
     const state = run.over ? word(run.over) : `${word('ways-running', { channel })} ${problems}`;
     if ($('state').textContent !== state) $('state').textContent = state;
 
