@@ -1,13 +1,14 @@
 'use strict';
-// The words of the pages, in English and in Chinese: whichever the browser's list of languages has first, and English
-// if it has neither. What the server itself says (one line of English) is shown as it is.
+// The texts of the pages, in English and in Chinese. The page uses the language that comes first in the browser's list
+// of languages, and English if the list has neither. Texts of the server (one line of English) are shown unchanged.
 //
-//   <p data-word="say">Say</p>                   gets this text; a key that is not in the table leaves it as it is
-//   <input data-word-placeholder="anonymous">    gets this attribute; so for aria-label and title
-//   <a data-zh="频道">Channel</a>                 brings its Chinese itself
-//   word('missed', { n: 3 })                     is for scripts. {n} is filled in; of "one|many" n takes one
+//   <p data-word="say">Say</p>                   gets the text of this key; without such a key it is unchanged
+//   <input data-word-placeholder="anonymous">    gets this attribute; aria-label and title work in the same way
+//   <a data-zh="频道">Channel</a>                 contains its Chinese text itself
+//   word('missed', { n: 3 })                     returns a text for a script. {n} is replaced by 3. If a text has the
+//                                                form "one|many", the first part is for n = 1
 //
-// Here are the words of the chat page. Those that another page has besides are in files of their own, behind this one.
+// This table has the texts of the chat page. The other pages load further tables after this file.
 
 const WORDS = {};
 const chinese = /^zh\b/i.test(navigator.languages.find(tag => /^(en|zh)\b/i.test(tag)));
@@ -17,7 +18,7 @@ function word(key, values = {}) {
   return (values.n === 1 ? one : many).replace(/\{(\w+)\}/g, (_, name) => values[name]);
 }
 
-// Puts words into the table, and into the page.
+// Adds texts to the table, and puts them into the page.
 function addWords(words) {
   Object.assign(WORDS, words);
   for (const node of document.querySelectorAll('*')) {

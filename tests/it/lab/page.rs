@@ -310,7 +310,7 @@ fn what_a_tap_lost_is_shown() {
     let Some(driver) = driver() else { return };
     for (language, shown) in [
         ("en", "connection 1 · 1234 bytes are missing here: too much was sent for the lab to record it"),
-        ("zh", "连接 1 · 此处缺少 1234 字节：内容太多，实验室来不及记录"),
+        ("zh", "连接 1 · 此处缺少 1234 字节：数据太多，实验室来不及记录"),
     ] {
         let server = Tincan::start(&[]);
         let page = driver.chromium(language, "normal");
