@@ -16,7 +16,7 @@ const REMEMBERED_IDS = 20000;      // Limit: IDs of received events
 const LONGEST_PAUSE = 30;          // seconds between two attempts of the line
 const ASLEEP = 20000;              // ms without a visible tab, after which the connection may be dead
 const AT_ONCE = 1000;              // ms in which several tabs may ask for the same connection
-const SILENT = 6;                  // half seconds of silence, after which a missing event does not come; doubled each time
+const SILENT = 6;                  // half seconds after which a missing event is given up; doubled each time
 const LOOK_EVERY = 10000;          // ms of silence, after which the line polls the server for events
 const NO_RESPONSE = 5000;          // ms of patience with such a poll; at least three times `openingTime`
 const POLL_FOR = 300000;           // ms of polling, after which the line tries a stream again
@@ -37,7 +37,7 @@ function openLine(url, headers) {
   let lastVisible = Infinity;      // the last second in which a tab was visible
   let missing = '';                // the ID of an event that exists on the server, and that no stream has brought
   let silent = 0;                  // half seconds without an event since one is missing
-  let doubts = 0;                  // streams in a row that did not bring a missing event; after two of them the line polls
+  let doubts = 0;                  // streams in a row without a missing event; after two of them the line polls
   let watchTimer = 0;
   let lookAt = Infinity;           // when to look next, in the time of performance.now()
   let openingTime = 0;             // ms that the last stream took to open

@@ -252,7 +252,7 @@ fn chunks_are_read_wherever_they_and_their_pieces_are_cut() {
     let text = "all('tbody .row.out:not(.framing) code:first-child').map(code => code.textContent).join('')";
     let play = |all: String| {
         page.js("body.replaceChildren()");
-        page.js(&format!("[{all}].forEach(hearTap)"));
+        page.js(&format!("[{all}].forEach(receiveTap)"));
         assert_eq!(page.js("all('.fired .failed').length"), "0");
         (page.js(steps), page.js(text))
     };
@@ -463,7 +463,7 @@ fn frames_are_read_wherever_they_are_cut() {
         let (begin, rest) = out.split_at(fine);
         let pieces = begin.chunks(1).chain(rest.chunks(large)).map(|piece| told("out", 900 + n, piece));
         let all: Vec<String> = heads.into_iter().chain(pieces).collect();
-        page.js(&format!("[{}].forEach(hearTap)", all.join(",")));
+        page.js(&format!("[{}].forEach(receiveTap)", all.join(",")));
         let got = page.js(parts).replace("⟨C3⟩⟨A9⟩", "é"); // a character that is cut is shown as its bytes
         if n == 0 {
             expected = got;
@@ -921,13 +921,13 @@ fn each_number_has_its_noun() {
     on_channel(&page, &server, "kitchen");
     let head = told("in", 900, b"GET / HTTP/1.1\r\n");
     let all = format!("[{head}, {}, {}, {}]", told("in", 900, b"\r"), told("out", 900, b"x"), told("out", 900, b"xy"));
-    page.js(&format!("{all}.forEach(hearTap)"));
+    page.js(&format!("{all}.forEach(receiveTap)"));
     let pieces = "all('.piece').slice(-4).map(row => row.textContent.replace(/.* /, '') && row.textContent.split(' · ')[2]).join()";
     assert_eq!(
         page.js(pieces),
         "the client sends 16 bytes,the client sends 1 byte,the server sends 1 byte,the server sends 2 bytes"
     );
-    page.js("hearTap({ type: 'lost', data: '{\"connection\":900,\"at\":1,\"bytes\":1}' })");
+    page.js("receiveTap({ type: 'lost', data: '{\"connection\":900,\"at\":1,\"bytes\":1}' })");
     assert!(page.js("all('.ended').at(-1).textContent").contains(" 1 byte is missing here"));
     // Whatever takes a number and names things has a form for one.
     let without = "Object.entries(WORDS).filter(([, [text]]) => !text.includes('|') &&
