@@ -7,7 +7,8 @@ const ASK_EVERY = 10000;           // ms between two requests for the number of 
 const PATIENCE = 120000;           // ms of patience with a response
 const UNANSWERED = 3;              // seconds after which a silent worker counts as dead
 
-const STATES = Object.fromEntries(['connecting', 'open', 'waiting', 'deaf', 'polling'].map(state => [state, word(state)]));
+const STATES = Object.fromEntries(
+  ['connecting', 'open', 'waiting', 'deaf', 'polling'].map(state => [state, word(state)]));
 const $ = id => document.getElementById(id);
 const channel = location.pathname.slice(1) || 'chat';
 // An absolute URL: a relative one takes over a password from the page's URL, and fetch refuses such a URL.
@@ -163,7 +164,7 @@ function element(tag, className, text = '') {
   const made = document.createElement(tag);
   made.className = className;
   made.textContent = text;
-  if (tag === 'b') made.title = text;   // the page shows only the begin of a long name
+  if (tag === 'b') made.title = text;   // a long name is cut in the page
   if (tag !== 'li') made.dir = 'auto';
   return made;
 }

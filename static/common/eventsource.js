@@ -13,8 +13,8 @@ globalThis.EventStreamParser = class EventStreamParser {
   lastEventId = '';                // last event ID string: the value of `id` at the last blank line
 
   #watch;
-  #decoder = new TextDecoder();    // UTF-8; malformed bytes become U+FFFD; removes one leading BOM, even if it is spl
-  #unfinished = '';                // the begin of a line whose end has not come yet
+  #decoder = new TextDecoder();    // UTF-8; malformed bytes become U+FFFD; removes a leading BOM, even a split one
+  #unfinished = '';                // the beginning of a line whose end has not come yet
   #afterCR = false;                // if a line feed comes next, it is the second half of a CR LF
 
   // `watch` is an object with functions, all optional: line(text), comment(text), field(name, value, effect),
@@ -28,7 +28,7 @@ globalThis.EventStreamParser = class EventStreamParser {
   }
 
   // Interprets the next bytes (a Uint8Array), which may begin and end anywhere. Or the next text, which is decoded
-  // already and has no BOM. At the end of the stream nothing is to be called: an event without blank line is discarded.
+  // already and has no BOM. At the end of the stream nothing is called: an event without blank line is discarded.
   feed(chunk) {
     let text = typeof chunk === 'string' ? chunk : this.#decoder.decode(chunk, { stream: true });
     if (text === '') return;       // a part of a character

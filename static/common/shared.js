@@ -108,8 +108,8 @@ function openLine(url, headers) {
   function watch() {
     clearTimeout(watchTimer);
     if (!missing || source.readyState === EventSource.CLOSED) return;
-    // Each stream waits longer: a long message may be on its way over a slow network, and each new stream begins it
-    // anew.
+    // With each new stream it waits longer: a long message may be on its way over a slow network, and a new stream
+    // begins that message again.
     watchTimer = setTimeout(() => ++silent > SILENT << Math.min(doubts, 5) ? doubt() : watch(), 500);
   }
 

@@ -1,8 +1,8 @@
 'use strict';
-// The words of the wire lab; over words.js and lessons-words.js.
+// The texts of the wire lab. The page loads this file after words.js and lessons-words.js.
 
 addWords({
-  // The wire lab: its parts
+  // The wire lab: the page
   'lab-what': ['Listen to', '收听'],
   'lab-channel': ['a channel', '频道'],
   'lab-lessons': ['a lesson', '课程'],
@@ -49,7 +49,7 @@ addWords({
   'lab-bytes': ['The bytes', '字节'],
   'lab-bytes-help': ['exactly as the server received and sent them', '与服务器收发的完全一致'],
   'lab-algorithm': ['The algorithm', '算法'],
-  'lab-algorithm-help': ['what the specification does with each line', '规范如何处理每一行'],
+  'lab-algorithm-help': ['of the specification, for each line', '规范如何处理每一行'],
   'lab-frames-help': ['what each part of a frame means (RFC 6455)', '帧的各部分是什么意思（RFC 6455）'],
   'lab-source-help': ['what the browser fires', '浏览器触发的事件'],
   'lab-hint': [
@@ -72,7 +72,7 @@ addWords({
   'lab-state-closing': ['closing…', '正在关闭…'],
   'lab-state-closed': ['closed', '已关闭'],
 
-  // The wire lab: what the algorithm remembers
+  // The wire lab: the buffers
   'lab-buffers': ['What the algorithm remembers', '算法的当前状态'],
   'lab-data-buffer': ['data buffer', '数据缓冲区'],
   'lab-type': ['event type buffer', '事件类型缓冲区'],
@@ -84,7 +84,7 @@ addWords({
   'lab-readyState': ['readyState', 'readyState'],
   'lab-empty': ['empty', '空'],
 
-  // The wire lab: what the lines are
+  // The wire lab: the rows of the table
   'lab-in': ['{time} s · connection {number} · the client sends {size}', '{time} 秒 · 连接 {number} · 客户端发送 {size}'],
   'lab-out': ['{time} s · connection {number} · the server sends {size}', '{time} 秒 · 连接 {number} · 服务器发送 {size}'],
   'lab-size': ['{n} byte|{n} bytes', '{n} 字节'],
@@ -135,9 +135,9 @@ addWords({
     '写入最后事件 ID 缓冲区，到空行才生效',
   ],
   'the reconnection time': ['becomes the reconnection time', '成为重连时间'],
-  'ignored: an id with NUL': ['ignored: an id with NUL', '忽略：ID 中有 NUL'],
-  'ignored: not only digits': ['ignored: not only digits', '忽略：不全是数字'],
-  'ignored: no such field': ['ignored: no such field', '忽略：没有这个字段'],
+  'ignored: an id with NUL': ['ignored: the value contains NUL', '忽略：值里有 NUL'],
+  'ignored: not only digits': ['ignored: the value is not only digits', '忽略：值不全是数字'],
+  'ignored: no such field': ['ignored: unknown field', '忽略：未知的字段'],
   'lab-nothing': ['blank line: the data buffer is empty, so nothing fires', '空行：数据缓冲区为空，不触发任何事件'],
   'lab-dispatch': ['blank line: fire “{type}”', '空行：触发“{type}”'],
   'lab-fails': [
@@ -183,7 +183,7 @@ addWords({
   'lab-ended': ['{time} s · connection {n} has ended', '{time} 秒 · 连接 {n} 已结束'],
   'lab-discarded': ['Everything after the last blank line is discarded.', '最后一个空行之后的内容全部丢弃。'],
 
-  // The wire lab: what the EventSource or the WebSocket does
+  // The wire lab: the events of the EventSource or the WebSocket
   'lab-new': ['new {name}()\nreadyState 0', 'new {name}()\nreadyState 0'],
   'lab-opened': ['onopen\nreadyState 1', 'onopen\nreadyState 1'],
   'lab-heard': ['{handler}\ndata {data}\nlastEventId {id}', '{handler}\ndata {data}\nlastEventId {id}'],
@@ -213,7 +213,7 @@ addWords({
   ],
   'lab-no-listener': ['This page has no listener for “{type}”.', '本页没有“{type}”的监听器。'],
 
-  // The lab's ways side by side
+  // The comparison side by side
   'ways-title': ['Side by side: the same messages, received in different ways', '并排比较：同样的消息，不同的接收方式'],
   'ways-intro': [
     'The Start button listens to one channel in all of these ways at once, and publishes to it. So each way receives the same messages. The channel is used for nothing else. Every byte is counted.',
@@ -262,8 +262,8 @@ addWords({
   ],
   'ways-stream': ['Event stream', '事件流'],
   'ways-stream-what': [
-    'The page sends one request, and the response does not end. Messages come at once. Each costs its own bytes, and a few for the chunk that it comes in. In silence a :ping comes now and then.',
-    '页面只请求一次，响应一直不结束。消息立即到达，每条只花费它自己的字节，加上所在块的几个字节。静默时偶尔有一个 :ping。',
+    'The page sends one request, and the response does not end. Messages come at once. Each costs its own bytes, and a few for the chunk that it comes in. If there is no message for a while, a :ping comes.',
+    '页面只请求一次，响应一直不结束。消息立即到达，每条只花费它自己的字节，加上所在块的几个字节。一段时间没有消息时，会有一个 :ping。',
   ],
   'ways-websocket': ['WebSocket', 'WebSocket'],
   'ways-websocket-what': [
@@ -301,7 +301,7 @@ addWords({
     '字节由服务器精确计数：包括请求和响应的头部，不包括 TCP、IP 和 TLS 增加的部分。为了计数，每个请求都带有 &tap= 和 16 个十六进制字符，WebSocket 的请求还带有 ws&。发布不计入，因为对各种方式都一样。延迟从 POST 开始时算起，到消息到达本页为止。在服务器发现连接结束之前，这个连接都算作打开。',
   ],
   'ways-masked': [
-    'The server does not show a token to the tap. It counts 11 bytes in place of the value of that field.',
-    '服务器不会向计数流透露令牌，该字段的值按 11 个字节计算。',
+    'The server does not reveal a token: it counts the value of that field as 11 bytes.',
+    '服务器不会透露令牌：该字段的值按 11 个字节计算。',
   ],
 });

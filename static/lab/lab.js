@@ -253,12 +253,12 @@ class Connection {
   }
 
   receiveLine(direction, side, bytes) {
-    const text = (side.rest ?? '') + new TextDecoder().decode(bytes);
-    const whole = (side.parser ? /[\r\n]$/ : /\n$/).test(text);
-    side.rest = whole ? '' : text;
-    if (side.parser) return this.receiveStreamLine(side, bytes, whole);
+    const text = (side.unfinished ?? '') + new TextDecoder().decode(bytes);
+    const isComplete = (side.parser ? /[\r\n]$/ : /\n$/).test(text);
+    side.unfinished = isComplete ? '' : text;
+    if (side.parser) return this.receiveStreamLine(side, bytes, isComplete);
     const line = addLine(direction, bytes, { block: this.block });
-    if (!whole) line.steps.textContent = side.head ? word('lab-unended') : word('lab-body');
+    if (!isComplete) line.steps.textContent = side.head ? word('lab-unended') : word('lab-body');
     else if (!side.head) line.steps.textContent = word('lab-body');
     else this.receiveHeadLine(direction, side, text.trimEnd(), line);
   }
@@ -336,59 +336,59 @@ class Connection {
   // that returns what to show in place of these bytes.
   * frames(direction) {
     const text = bytes => new TextDecoder().decode(Uint8Array.from(bytes));
-    const say = (key, values, className) => this.line.steps.append(element('span', className, word(key, values)));
+    const addStep = (key, values, className) => this.line.steps.append(element('span', className, word(key, values)));
     for (let message;;) {
       const note = this.sides[direction].note = { block: `${this.number}.${++this.blocks}` };
       const [first] = yield [1, bits(/^(.)(...)/, '$1 $2 ')];
       const [fin, opcode] = [first >> 7, first & 15];
       if (opcode === 0) note.block = message.block;                    // all frames of a message are one block
       else if (opcode < 8) message = { ...note, bytes: [] };
-      say(`lab-fin-${fin}`);
-      say('lab-rsv');
-      say(`lab-opcode-${opcode}`);
+      addStep(`lab-fin-${fin}`);
+      addStep('lab-rsv');
+      addStep(`lab-opcode-${opcode}`);
 
       const [second] = yield [1, bits(/^./, '$& ')];
       const masked = second >> 7;
       let n = second & 127;
-      say(`lab-mask-${masked}`);
-      say(n < 126 ? 'lab-length' : `lab-length-${n}`, { n });
+      addStep(`lab-mask-${masked}`);
+      addStep(n < 126 ? 'lab-length' : `lab-length-${n}`, { n });
       if (n > 125) {
         n = (yield [n === 126 ? 2 : 8, numbers]).reduce((sum, byte) => 256 * sum + byte);
-        say('lab-longer', { n });
+        addStep('lab-longer', { n });
       }
       const key = masked && (yield [4, numbers]);
-      if (key) say('lab-key');
+      if (key) addStep('lab-key');
       let payload = n ? yield [n, masked || opcode === 8 ? numbers : undefined] : [];
-      if (n) say(masked ? 'lab-unmasked' : 'lab-payload');
+      if (n) addStep(masked ? 'lab-unmasked' : 'lab-payload');
       if (key) payload = payload.map((byte, at) => byte ^ key[at % 4]);
       if (opcode === 8) {
         const reason = JSON.stringify(text(payload.slice(2)));
-        say(n ? 'lab-code' : 'lab-no-code', { code: 256 * payload[0] + payload[1], reason });
+        addStep(n ? 'lab-code' : 'lab-no-code', { code: 256 * payload[0] + payload[1], reason });
         if (direction === 'in') this.expect('call', this.line.fired);
       } else if (n && masked) {
         this.line.steps.append(exact('q', text(payload)));
       }
       if (opcode < 8) message.bytes = message.bytes.concat(payload);
       if (opcode < 8 && fin) {
-        say(`lab-received-${direction}`, {}, 'dispatch');
+        addStep(`lab-received-${direction}`, {}, 'dispatch');
         if (direction === 'out') this.expect('event', this.line.fired);
         else showFired(this.line.fired, 'new', `send(${JSON.stringify(text(message.bytes))})`);
       } else if (opcode > 7) {
-        say(`lab-effect-${opcode}`, {}, 'dispatch');
+        addStep(`lab-effect-${opcode}`, {}, 'dispatch');
       }
       this.line.row.classList.add('block-end');
     }
   }
 
   // The parser gets one line at a time, so each of its steps belongs to a row.
-  receiveStreamLine(side, bytes, whole) {
+  receiveStreamLine(side, bytes, isComplete) {
     const line = addLine('out', bytes, { block: this.block });
     this.line = line;
     this.wasEmpty = false;
     side.parser.feed(bytes);
     if (!line.steps.hasChildNodes()) {
       const isHalf = bytes.length === 1 && bytes[0] === 10;
-      line.steps.textContent = isHalf ? word('lab-half') : whole ? '' : word('lab-unended');
+      line.steps.textContent = isHalf ? word('lab-half') : isComplete ? '' : word('lab-unended');
     }
     const { data, type, id, lastEventId } = side.parser;
     latest = { ...latest, data, type, id, lastEventId };
@@ -399,18 +399,18 @@ class Connection {
   }
 
   watch() {
-    const say = (className, text) => this.line.steps.append(element('span', className, text));
+    const addStep = (className, text) => this.line.steps.append(element('span', className, text));
     return {
       line: text => { this.wasEmpty ||= text === ''; },
-      comment: text => say('comment', word(text === 'ping' ? 'lab-ping' : 'lab-comment')),
+      comment: text => addStep('comment', word(text === 'ping' ? 'lab-ping' : 'lab-comment')),
       field: (name, value, effect) => {
         this.line.steps.append(exact('b', name), ' ', exact('q', value));
-        say(effect.startsWith('ignored') ? 'ignored' : '', word(effect));
+        addStep(effect.startsWith('ignored') ? 'ignored' : '', word(effect));
       },
       retry: ms => { latest = { ...latest, retry: ms }; },
-      nothing: () => say('nothing', word('lab-nothing')),
+      nothing: () => addStep('nothing', word('lab-nothing')),
       dispatch: event => {
-        say('dispatch', word('lab-dispatch', event));
+        addStep('dispatch', word('lab-dispatch', event));
         if (types.has(event.type)) this.expect('event', this.line.fired, { data: event.data });
         else showFired(this.line.fired, 'unheard', word('lab-unheard', event));
       },
@@ -420,10 +420,10 @@ class Connection {
   end(at) {
     if (!this.isStream) return;
     const row = addHeading('ended', word('lab-ended', { n: this.number, time: ((at - began) / 1000).toFixed(3) }));
-    const { rest, parser, chunk } = this.sides.out;
-    const say = key => row.cells[0].append(' ', element('small', '', word(key)));
-    if (/^(size|end)$/.test(chunk?.next) && readyState() !== 'CLOSED') say('lab-chunk-missing');
-    if (rest || parser?.data) say('lab-discarded');
+    const { unfinished, parser, chunk } = this.sides.out;
+    const addNote = key => row.cells[0].append(' ', element('small', '', word(key)));
+    if (/^(size|end)$/.test(chunk?.next) && readyState() !== 'CLOSED') addNote('lab-chunk-missing');
+    if (unfinished || parser?.data) addNote('lab-discarded');
     row.cells[0].colSpan = 2;
     const cell = element('td', 'fired');
     row.append(cell);

@@ -1,5 +1,5 @@
 'use strict';
-// The words of the list of the lessons, some of which the lab has as well; over words.js.
+// The texts of the list of the lessons. The lab uses some of them too. The page loads this file after words.js.
 
 addWords({
   'lessons-title': ['Lessons', '课程'],

@@ -330,7 +330,7 @@ fn an_error_of_the_connection_goes_with_its_reason_and_a_refusal_stays() {
     page.becomes(ERROR, "");
     page.js("(q('#state').dataset.state = 'open')");
     // Words of a gateway's own are not the server's.
-    page.js("refuse({ status: 502, statusText: 'Bad Gateway', headers: new Headers({ 'Content-Type': 'text/plain' }), said: 'Bad Gateway' })");
+    page.js("showRefusal({ status: 502, statusText: 'Bad Gateway', headers: new Headers({ 'Content-Type': 'text/plain' }), content: 'Bad Gateway' })");
     assert_eq!(page.js(&format!("[{ERROR}, passes]")), "the server responded with 502 Bad Gateway,true");
     // What the server says of a message stays with it.
     page.keys("#msg", &format!("{}{ENTER}", "x".repeat(200)));
