@@ -216,7 +216,7 @@ addWords({
   // The comparison side by side
   'ways-title': ['Side by side: the same messages, received in different ways', '并排比较：同样的消息，不同的接收方式'],
   'ways-intro': [
-    'The Start button listens to one channel in all of these ways at once, and publishes to it. So each way receives the same messages. The channel is used for nothing else. Every byte is counted.',
+    'Press Start. The page then listens to one channel in all of these ways at once, and publishes to it. So each way receives the same messages. The channel is used for nothing else. Every byte is counted.',
     '点击“开始”按钮，本页就用下列各种方式同时收听一个专用的频道，并向它发布消息。这样，每种方式都收到同样的消息。每个字节都计算在内。',
   ],
   'ways-start': ['Start in /{channel}', '在 /{channel} 中开始'],
