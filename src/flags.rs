@@ -137,7 +137,7 @@ fn version() -> String {
 /// Returns the text of `--help`.
 fn help() -> String {
     let mut out = String::from(
-        "A channel is a URL: everyone who GETs it receives what you POST to it.\n\nusage: tincan [OPTIONS]\n\n",
+        "A channel is a URL; what you POST to it, everyone who GETs it hears.\n\nusage: tincan [OPTIONS]\n\n",
     );
     for Opt { name, value, help, .. } in options() {
         let option = format!("--{name} {value}");

@@ -1,5 +1,4 @@
-//! **tincan** is a server for Server-Sent Events. A channel is a URL: everyone who GETs it receives what you POST to
-//! it.
+//! **tincan** is a server for Server-Sent Events: a channel is a URL; what you POST to it, everyone who GETs it hears.
 //!
 //! This page is the guide to the source. It states the one idea and the words, lists the files in reading order, and
 //! follows a POST and a GET through them. A program that embeds the server needs only [the last section](#embedding).
