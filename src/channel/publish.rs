@@ -83,7 +83,7 @@ impl Channel {
             && let Ok(mut writer) = self.writer.try_lock()
         {
             // What was taken back is not to be there after a crash. If others write, they do this, or the last that fails.
-            let newest = self.state().log.tail().newest;
+            let newest = self.state().log.tail().newest_len;
             let _ = writer.mend(newest); // else before the next append
         }
         if replace(&mut self.state().failing, error.is_some()) != error.is_some() {
@@ -101,7 +101,7 @@ impl Channel {
     ) -> io::Result<(Vec<Id>, Tail)> {
         loop {
             let end = self.state().log.tail();
-            writer.mend(end.newest)?;
+            writer.mend(end.newest_len)?;
             let first = match numbers {
                 NewIds::Next => Some(end.written.id.plus(1)),
                 NewIds::Given(id) => Some(id),
@@ -115,7 +115,7 @@ impl Channel {
                 ids.extend(id);
             }
             let last = *ids.last().unwrap_or(&end.written.id);
-            let alone = writer.seal(events.len(), end.newest) || (writer.syncs() && recipients.is_some());
+            let alone = writer.seal(events.len(), end.newest_len) || (writer.syncs() && recipients.is_some());
             if alone && self.wait_heard(&end, 0).is_err() {
                 continue; // others have had to take back what they had written
             }
