@@ -9,9 +9,9 @@
 //! and the other parts follow from them. So a subscriber keeps nothing of a frame but its place in it ([`Cursor`]).
 //! Subscribers at the same place are sent the same bytes, which are framed only once ([`FramedBytes`]).
 //!
-//! A chunk may end anywhere in the log, for a client joins all chunks before it parses the stream. Another transport
-//! may wrap each block as one *message*, with its length first. Such a frame begins only when the whole block is
-//! available.
+//! A chunk may end anywhere in the log, because a client joins all chunks before it parses the stream. Another
+//! transport may wrap each block as one *message*, with its length first. Such a frame begins only when the whole block
+//! is available.
 //!
 //! Deliberately absent: sockets, and where the bytes of the log come from.
 

@@ -3,8 +3,9 @@
 //! A log is opened without a lock, so that only requests for that channel wait for it.
 //!
 //! The work for one request grows only with the logarithm of the number of channels. There are three exceptions.
-//! `/health` and `/metrics` look at all channels. A search for room does too, if a limit is reached. After a search in
-//! vain, there is no other one for `SEARCH_PAUSE`, and for ten times as long as the search took.
+//! `/health` and `/metrics` look at all channels. A search for room does too, if a limit is reached. After a search
+//! that found no room, there is no further one for `SEARCH_PAUSE`, or for ten times the time of the search, if that is
+//! longer.
 //!
 //! Limits: `--max-channels`; for each channel one thread that replays.
 //! Deliberately absent: HTTP.
@@ -35,7 +36,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Limit: threads that send to the subscribers of one channel at a time.
 const MAX_CORES: usize = 8;
-/// The pause after a search for room in vain, in milliseconds.
+/// The pause after a search that found no room, in milliseconds.
 const SEARCH_PAUSE: u64 = 100;
 
 /// What is known of a channel. It is empty if the channel is only in files.
@@ -50,13 +51,13 @@ struct Entry {
 #[derive(Default)]
 struct Names {
     all: BTreeMap<Box<str>, Entry>,
-    open: usize,      // channels that are open, or being opened
-    next_purge: u64,  // when to forget unused channels again
-    next_search: u64, // when to search for room again
+    open_count: usize, // channels that are open, or being opened
+    next_purge: u64,   // when to forget unused channels again
+    next_search: u64,  // when to search for room again
 }
 
 impl Names {
-    fn open(&self) -> impl Iterator<Item = &Arc<Channel>> {
+    fn open_channels(&self) -> impl Iterator<Item = &Arc<Channel>> {
         self.all.values().filter_map(|entry| entry.channel.as_ref())
     }
 
@@ -68,7 +69,7 @@ impl Names {
         self.all.retain(|_, entry| {
             let Some(channel) = entry.channel.take_if(|c| unused(c) && useless(c)) else { return true };
             let remembered = channel.state().log.unsynced().1.is_some();
-            self.open -= 1;
+            self.open_count -= 1;
             forgotten.push(channel);
             remembered
         });
@@ -109,16 +110,16 @@ pub trait RemoteLog: Send + Sync {
     /// Opens the channel of this name, with the events that are kept of it.
     ///
     /// # Errors
-    /// If these are not known.
+    /// If it is not known what is kept.
     fn open(&self, name: &str) -> Result<Arc<Channel>, Reject>;
 
     /// Appends events to the log, all or none. Returns their ids.
     ///
     /// # Errors
-    /// If the events were not appended, or if that is not known.
+    /// If the events were not appended, or if it is not known whether they were.
     fn publish(&self, channel: &Channel, events: &[Event], recipients: Recipients) -> Result<Vec<Id>, Reject>;
 
-    /// Waits until the channel has all events that a client may have received elsewhere, as `since` shows.
+    /// Waits until the channel has the events up to `since`: the client may have received them from another server.
     ///
     /// # Errors
     /// If that cannot be known.
@@ -228,7 +229,7 @@ impl Hub {
         Ok(())
     }
 
-    /// Makes this place keep the logs of all channels, except those of the extra group.
+    /// Sets the log elsewhere. From now on it keeps the events of all channels, except those of the extra group.
     pub fn set_remote_log(&self, remote: Arc<dyn RemoteLog>) {
         let _ = self.remote_log.set(remote); // there is one at most
     }
@@ -284,9 +285,9 @@ impl Hub {
     /// [`CHANNELS`] if there are `--max-channels` already, [`OPEN_LOGS`] if too many logs are open, [`LOG_CLOSED`] if
     /// the channel's log cannot be used.
     pub fn channel(&self, name: &str) -> Result<Arc<Channel>, Reject> {
-        let mut forgotten = Vec::new(); // dropped after the locks are released, for to close a file may take long
+        let mut forgotten = Vec::new(); // dropped after the locks are released, because that may take long
         let known = self.find_or_claim(name, &mut forgotten).or_else(|_| {
-            // This may free no room, or not search at all so soon after a search in vain.
+            // This may find no room. Soon after such a search it does not search again.
             self.make_room(name, &mut forgotten);
             self.find_or_claim(name, &mut forgotten)
         })?;
@@ -297,7 +298,8 @@ impl Hub {
 
     /// Opens a channel for all threads that wait for it, and notes the result.
     fn open_claimed(&self, name: &str) -> Result<Arc<Channel>, Reject> {
-        // Without a lock on the names, for it may take long. A panic is a bug; the threads that wait must still go on.
+        // Without a lock on the names, because it may take long. A panic is a bug; the threads that wait must still go
+        // on.
         let mut notes = Vec::new();
         let mut error = None;
         let open = AssertUnwindSafe(|| self.open_log(name, &mut notes, &mut error));
@@ -307,7 +309,7 @@ impl Hub {
         let old_error = names.all.remove(name).and_then(|entry| entry.error);
         let channel = opened.clone().ok();
         if channel.is_none() {
-            names.open -= 1;
+            names.open_count -= 1;
         }
         if old_error != error
             && let Some(error) = &error
@@ -344,8 +346,8 @@ impl Hub {
         Ok(Arc::new(Channel::new(name, log, writer)))
     }
 
-    /// Returns the channel of this name for a client that wants to start at `since`, with all that it may have received
-    /// before.
+    /// Returns the channel of this name for a client that wants to start at `since`. The channel then has all events
+    /// that the client may have received.
     ///
     /// # Errors
     /// Those of [`Hub::channel`] and [`RemoteLog::catch_up`].
@@ -377,7 +379,8 @@ impl Hub {
     pub(super) fn channels_with_subscribers(&self) -> Vec<Arc<Channel>> {
         let mut channels = Vec::new();
         for group in self.extra_group.get().into_iter().chain([&self.channels]) {
-            channels.extend(lock(&group.names).open().filter(|channel| channel.subscriber_count() > 0).cloned());
+            channels
+                .extend(lock(&group.names).open_channels().filter(|channel| channel.subscriber_count() > 0).cloned());
         }
         channels
     }
@@ -400,7 +403,7 @@ impl Hub {
         }
         self.check_room(names, name)?;
         names.all.entry(name.into()).or_default().opening = true;
-        names.open += 1;
+        names.open_count += 1;
         Ok(None)
     }
 
@@ -414,7 +417,7 @@ impl Hub {
 
     /// Returns whether as many logs are open as there are descriptors for.
     fn is_full(&self, names: &Names, name: &str) -> bool {
-        self.dir(name).is_some() && names.open >= self.shares.logs
+        self.dir(name).is_some() && names.open_count >= self.shares.logs
     }
 
     /// Tries to make room for a channel of this name: forgets channels that are not in use.
@@ -426,9 +429,9 @@ impl Hub {
             return;
         }
         let all = self.is_full(&names, name) || self.extra_group(name).is_some() || self.remote_log(name).is_some();
-        // Unused channels that lose nothing: those without events, or all of them, if files or a log elsewhere keep the
-        // events. In the extra group all unused channels may go. Otherwise a client that only asks for many names could
-        // use up all channels.
+        // Unused channels without events are forgotten. Otherwise a client could use up all channels by asking for many
+        // names. Unused channels with events are forgotten too, if files or a log elsewhere keep the events, or if the
+        // channels are of the extra group.
         names.forget_unused(forgotten, &|c| all || c.is_empty());
         if self.check_room(&names, name).is_ok() {
             return;
@@ -439,7 +442,7 @@ impl Hub {
         let listed = self.dir(name).and_then(|dir| dir.list::<Entry>(|name| self.is_channel(name)).ok());
         let has_file = |name: &str| listed.as_ref().map(|(names, _)| names.contains_key(name));
         let mut names = lock(&group.names);
-        // A channel that was used meanwhile may have got its first file.
+        // A channel that was used meanwhile may have got its first file, so it stays.
         names.forget_unused(forgotten, &|c| has_file(&c.name) == Some(false) && c.idle(now) > 0);
         names.all.retain(|name, entry| {
             has_file(name).unwrap_or(entry.error.is_none()) || entry.channel.is_some() || entry.opening
@@ -498,7 +501,7 @@ impl Hub {
             "Open connections, including those of subscribers.",
             &self.connections.load(Relaxed),
         );
-        metric("channels", "gauge", "Channels in use.", &names.open);
+        metric("channels", "gauge", "Channels in use.", &names.open_count);
         metric("events_total", "counter", "Events published.", &self.counters.events);
         metric("published_bytes_total", "counter", "Bytes of events published.", &self.counters.published);
         metric("delivered_bytes_total", "counter", "Bytes of events sent to subscribers.", &self.counters.delivered);
@@ -512,7 +515,7 @@ impl Hub {
             metric(name, kind, help, &format_args!("{value}"));
         }
         out.push_str("# HELP tincan_subscribers Subscribers of a channel.\n# TYPE tincan_subscribers gauge\n");
-        for channel in names.open().filter(|channel| only.is_none_or(|only| channel.name == only)) {
+        for channel in names.open_channels().filter(|channel| only.is_none_or(|only| channel.name == only)) {
             let _ = writeln!(out, "tincan_subscribers{{channel=\"{}\"}} {}", channel.name, channel.active_count());
         }
         out

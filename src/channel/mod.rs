@@ -30,7 +30,7 @@
 //! syncs for all that wait. It holds no lock meanwhile, with two exceptions, when it holds `writer`: for the first
 //! event of a file or an epoch, and before an event that is not for all subscribers. Bytes that are only in a file are
 //! read without a lock: by the thread whose client asked for them, or by a thread that replays the channel. A file is
-//! closed only after all locks are released, for that may take long.
+//! closed only after all locks are released, because that may take long.
 //!
 //! # Written, heard, pumped
 //!

@@ -119,7 +119,7 @@ impl Channel {
             let last = *ids.last().unwrap_or(&tail.written.id);
             let durable = writer.seal(events.len(), tail.newest_len) || (writer.syncs() && recipients.is_some());
             if durable && self.wait_heard(&tail, 0).is_err() {
-                continue; // earlier events were rolled back, so the end of the log is another one
+                continue; // earlier events were rolled back, so the end of the log has changed
             }
             let done = writer.write(&tail, durable).and_then(|new_part| {
                 let heard = durable || !writer.syncs();
@@ -134,7 +134,7 @@ impl Channel {
         &self, tail: &Tail, last: Id, block: &[u8], new_part: Option<NewPart>, recipients: Recipients, heard: bool,
     ) -> io::Result<()> {
         let _dropped; // declared before the locks, so dropped after they are released: to close a file may take long
-        // The subscribers stay locked until those that must not receive the block have been told to skip it.
+        // The subscribers stay locked, so that none receives the block before the excluded ones are set to skip it.
         let mut locked = recipients.map(|audience| (self.subscribers(), audience));
         if let Some((subscribers, audience)) = &mut locked {
             audience.exclude(subscribers, tail.written.pos, tail.written.pos + block.len() as u64);

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The pause before a visit tries again if the subscriber is in the middle of something. The end of a turn shortens it.
+/// How long a visit waits for the end of a turn before it tries again.
 const TURN_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a channel knows, besides its subscribers.
@@ -196,9 +196,9 @@ impl Channel {
         let pos = subscriber.pos;
         // If a turn holds the subscribers, this does not wait for its end.
         let mut list = self.subscribers.try_lock().unwrap_or_else(|_| lock(&self.joining));
-        // An event that is published from here on wakes the pump. One that was published before is found at the end.
+        // An event that is published from here on wakes the pump. An earlier one is found below.
         self.count.fetch_add(1, SeqCst);
-        // Under the lock, because the bytes name the subscriber: whoever reads them can address it at once.
+        // Under the lock: the prelude may contain a name for the subscriber, by which others must find it at once.
         if subscriber.write_direct(beginning.into_iter(), now).and_then(|()| subscriber.finish(now)).is_err() {
             self.count.fetch_sub(1, SeqCst);
             return Err(io::ErrorKind::BrokenPipe.into());

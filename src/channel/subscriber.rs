@@ -17,26 +17,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::vec::IntoIter;
 
-/// Limit: a full socket is tried again after 2^n ms at the nth try, and n is at most this: after 2 ms up to 512 ms.
+/// Limit: after the nth write in a row that finds the socket full, there is a pause of 2^n ms. n is at most this, so
+/// the pause grows from 2 ms to 512 ms.
 const MAX_STALL: u8 = 9;
-/// Limit, in milliseconds: how long a stream may take to end. In this time the client can still receive all of it (RFC
-/// 9112 §9.6).
+/// Limit, in milliseconds: the time that a client has to receive the end of its stream before the connection is closed
+/// (RFC 9112 §9.6).
 const MAX_END_TIME: u64 = 2000;
 /// Limit, in milliseconds: how long a subscriber may take to receive the rest of a message if its position is no longer
 /// kept.
 const MAX_LEAVE_TIME: u64 = 10_000;
-/// Limit: for so many heartbeats the socket of a transport may take no bytes.
+/// Limit: heartbeats during which the socket of a transport may take no bytes.
 const MAX_SILENT_HEARTBEATS: u64 = 3;
-/// Limit, in milliseconds: the same limit, if three heartbeats take longer. It is what `stalls` can count.
+/// Limit, in milliseconds: the same limit, if three heartbeats take longer. `stalls` cannot count a longer time.
 const MAX_SILENCE: u64 = 120_000;
 /// In milliseconds: the time between two looks of the heartbeat for closed sockets. The second look drops a closed one.
 pub const LOOK_INTERVAL: u64 = 500;
-/// Limit: bytes of what a client sends that one look discards. The end of the client's bytes is found only behind them.
+/// Limit: bytes from a client that one look discards. Only after them it sees whether the client has stopped sending.
 const MAX_DROPPED: u64 = 256 << 10;
 /// In milliseconds: a subscriber is not looked at if it was written to within this time.
 const QUIET_TIME: u64 = LOOK_INTERVAL * 3 / 2;
 
-/// One open connection. It is counted until this is dropped. A subscriber keeps that of its connection.
+/// One open connection. It is counted until this is dropped. A subscriber keeps the slot of its connection.
 pub struct Slot(Arc<AtomicUsize>);
 
 impl Slot {
@@ -77,7 +78,7 @@ pub trait Transport: Send {
     /// Returns whether it has bytes of its own to send between two frames.
     fn has_pending(&self) -> bool;
 
-    /// Returns these bytes, which it then no longer has.
+    /// Removes these bytes, and returns them.
     fn take_pending(&self) -> Vec<u8>;
 
     /// Notes that a heartbeat is due. Returns whether the client has responded to earlier ones.
@@ -115,17 +116,17 @@ pub enum DropReason {
 
 /// A socket and a position.
 pub struct Subscriber {
-    /// The socket. It does not block. With a transport it does, except during a write.
+    /// The socket. With HTTP it does not block. With a transport it blocks, except during a write.
     pub stream: TcpStream,
     /// The position of the next byte of the log to send.
     pub pos: u64,
-    /// None: an HTTP stream without an end or a watcher.
+    /// None: none of these is needed.
     pub extras: Option<Box<Extras>>,
-    /// When the last write was, even if the socket took no bytes.
+    /// The time of the last write, even if the socket took no bytes.
     pub last_write: u64,
     /// A random number by which the subscriber is found.
     pub key: u64,
-    /// How many writes in a row the socket did not take as a whole.
+    /// How many writes in a row found the socket full.
     pub stalls: u8,
     /// Whether log bytes are wrapped in chunks. It counts only without a transport.
     pub chunked: bool,
@@ -185,7 +186,7 @@ impl Subscriber {
         Cursor { pos: self.pos, frame: self.extras.as_ref().and_then(|extras| extras.frame) }
     }
 
-    /// Moves it to this place, with bytes that it has to be sent first there.
+    /// Moves it to this place. The bytes in `direct` have to be sent first.
     fn move_to(&mut self, cursor: Cursor, direct: IntoIter<u8>) {
         self.pos = cursor.pos;
         if self.extras.is_some() || cursor.frame.is_some() || !direct.as_slice().is_empty() {
@@ -195,7 +196,7 @@ impl Subscriber {
         }
     }
 
-    /// Returns whether something was sent to it only in part. Nothing else can be written before the rest of that.
+    /// Returns whether something was sent to it only in part. The rest has to be written before anything else.
     pub fn is_busy(&self) -> bool {
         self.has_direct() || self.cursor().frame.is_some()
     }
@@ -269,8 +270,8 @@ impl Subscriber {
     /// With HTTP, the subscriber is dropped: here if its socket is full, otherwise when it next reads from the log.
     pub fn fall_behind(&mut self, start: u64, now: u64) -> bool {
         let lost = self.cursor().end() < start;
-        let between_frames = self.drop_reason == Some(DropReason::CutOff) && !self.is_busy();
-        if self.has_ending() || !(lost || between_frames) {
+        let cut_between_frames = self.drop_reason == Some(DropReason::CutOff) && !self.is_busy();
+        if self.has_ending() || !(lost || cut_between_frames) {
             return false;
         }
         if !self.is_http() {
@@ -306,8 +307,8 @@ impl Subscriber {
         Ok(())
     }
 
-    /// Sends it first what only it receives, and then `bytes`, which the log has at its position. Returns by how many
-    /// bytes of the log it has moved on.
+    /// Sends it what only it receives, and then `bytes`: those of the log from its position on. Returns by how many
+    /// bytes its position has moved.
     ///
     /// # Errors
     /// If the subscriber is to be dropped.

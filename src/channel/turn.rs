@@ -1,6 +1,6 @@
 //! A turn: each subscriber of a channel is sent its next piece.
 //!
-//! Limits: in a turn, a thread for each `MIN_SHARE` subscribers.
+//! Limits: a turn has at most one thread for each `MIN_SHARE` subscribers.
 
 use crate::channel::framing::{FramedBytes, block_end};
 use crate::channel::state::{Channel, Counters};
@@ -12,17 +12,16 @@ use std::sync::MutexGuard;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 
-/// The share of a thread in a turn, at least. For fewer subscribers, a further thread is not worthwhile.
+/// The least number of subscribers in the share of a thread. Only the last share may have fewer.
 const MIN_SHARE: usize = 512;
 
-/// Bytes of the log for the subscribers of a turn. They are copied from the log once, for all subscribers near this
-/// place.
+/// A piece of the log, for all subscribers of a turn whose positions are in it. It is copied from the log only once.
 #[derive(Default)]
 pub struct Piece {
     from: u64,
     whole: bool, // the bytes begin with a whole block
     bytes: Vec<u8>,
-    bad: bool, // the bytes could not be read
+    bad: bool, // the bytes at `from` could not be read
 }
 
 impl Piece {
@@ -100,7 +99,7 @@ impl Channel {
         let end = self.heard_end();
         let deliver_all = |subscribers: &mut [Subscriber], batch: &mut Batch| {
             let mut delivered = 0;
-            // Subscribers with a full socket come last, for it may still be full.
+            // Subscribers with a full socket come last, because it may still be full.
             for stalled in [false, true] {
                 for subscriber in subscribers
                     .iter_mut()
@@ -193,9 +192,9 @@ impl Channel {
 }
 
 impl Turn {
-    /// Notes what a subscriber needs next. The log has in memory what is after the position `memory`. All else is read
-    /// from files, in the order of the positions. The reading goes on from `replay_end`, where the last one ended, and
-    /// begins again at the lowest position after the highest. So subscribers that are near each other share a piece.
+    /// Notes what a subscriber needs next. The log has in memory what is after the position `memory`. What is before
+    /// that is read from files, in the order of the positions: from `replay_end` on, where the last read ended, and
+    /// then again from the lowest position. So subscribers that are near each other share a piece.
     fn note_subscriber(&mut self, subscriber: &Subscriber, is_due: bool, memory: u64, replay_end: u64) {
         let ahead = |(pos, whole): &(u64, bool)| (pos.wrapping_sub(replay_end), !whole);
         let in_file = subscriber.next_read().filter(|read_place| is_due && read_place.0 < memory);

@@ -7,10 +7,10 @@ use std::net::TcpStream;
 
 /// Watches one connection. A watcher that may wait says so: the threads that write to the connection wait with it.
 pub trait Watch: Send {
-    /// Receives bytes that the client has sent.
+    /// Is given bytes that the client has sent.
     fn received(&mut self, _bytes: &[u8]) {}
 
-    /// Receives those of them that are of a request's body, or that follow a handshake.
+    /// Is given those of them that are of a request's body, or that follow a handshake.
     fn body(&mut self, _bytes: &[u8]) {}
 
     /// Calls `write` once, which writes these bytes to the socket. Returns what `write` returns: how many bytes the

@@ -44,8 +44,8 @@ pub struct ChannelFiles {
     pub name: String,
 }
 
-/// Returns the result; an error gets a context in front. A path in it can neither break the line nor control a
-/// terminal.
+/// Returns the result. An error gets the context in front. A path in the context can neither break the line nor control
+/// a terminal.
 fn with_context<T>(result: io::Result<T>, context: impl Display) -> io::Result<T> {
     result.map_err(|error| {
         let context = visible(context.to_string());
@@ -53,7 +53,7 @@ fn with_context<T>(result: io::Result<T>, context: impl Display) -> io::Result<T
     })
 }
 
-/// Returns an error of this server's own.
+/// Returns an error with this text.
 fn failure<T>(why: &str) -> io::Result<T> {
     Err(io::Error::other(why))
 }
@@ -71,7 +71,7 @@ fn has_no_sync(error: &io::Error) -> bool {
         || matches!(error.raw_os_error(), Some(9 | 25))
 }
 
-/// Returns whether both are the same file, whatever its name.
+/// Returns whether both are the same file, even under different names.
 fn is_same(first: &Metadata, second: &Metadata) -> bool {
     first.dev() == second.dev() && first.ino() == second.ino()
 }
@@ -254,7 +254,7 @@ impl ChannelFiles {
             return failure("it is not a regular file; move it away");
         }
         if meta.nlink() > 1 {
-            // The file has a second name, such as a backup by `cp -al` gives it. New events do not belong in the
+            // The file has a second name, as after a backup with `cp -al`. New events do not belong in the
             // backup, so a copy takes the place of this name.
             self.copy(&File::open(path)?, 0, name)?;
         }
@@ -348,7 +348,7 @@ pub struct LogFile {
 }
 
 impl LogFile {
-    /// Returns the result; an error gets the file's path in front.
+    /// Returns the result. An error gets the file's path in front.
     ///
     /// # Errors
     /// The error in the result.

@@ -126,7 +126,7 @@ fn preceding(id: Id) -> Id {
 pub struct Log {
     limit: u64,
     ids: Ids,
-    before_epoch: Id, // the last event before this epoch
+    before_epoch: Id, // the id of the last event before this epoch
     hole_after: Id,   // a power cut took events after this id
     /// The end of what was appended.
     pub written: Boundary,
@@ -235,8 +235,7 @@ impl Log {
         self.parts.front().map_or(self.before_epoch, |part| part.before)
     }
 
-    /// Returns how many of the newest bytes are certainly kept when a block is added that is not larger than this
-    /// itself.
+    /// Returns how many of the newest bytes a commit certainly keeps, if its block is not larger than this number.
     pub fn slack(&self) -> u64 {
         self.limit / 4
     }
@@ -348,7 +347,8 @@ impl Log {
     }
 
     /// Removes everything that may not yet be heard, after a sync has failed. A second sync would succeed without those
-    /// bytes, for the kernel has forgotten what it could not write. The publishers notice by [`Tail::check_rollback`].
+    /// bytes, because the kernel has forgotten what it could not write. The publishers notice by
+    /// [`Tail::check_rollback`].
     pub fn roll_back(&mut self, why: ErrorKind) {
         self.drop_unheard();
         let _ = take(&mut self.rollback).set((self.heard.pos, why));
@@ -439,13 +439,13 @@ impl Log {
         self.parts.iter().try_for_each(Part::check)?;
         let counted = self.ids == Ids::Counted;
         let kept_after = self.kept_after();
-        // Counted ids within an epoch have no gaps, so the number of lost events is known.
+        // Counted ids within an epoch are consecutive, so the number of lost events is known.
         let lost = |to: Id| {
             let asked = asked.filter(|asked| counted && asked.epoch == to.epoch)?;
             to.seq.checked_sub(asked.seq)
         };
-        // The start is searched if `asked` is within the log. Given ids never go back. So if `asked` is above all of
-        // them, the log has lost an event that the client has received, and the client starts at the end.
+        // If `asked` is within the log, its position is searched. Given ids never go back. So if `asked` is above all
+        // of them, the log has lost events that the client has received, and the client starts at the end.
         if let Some(asked) = asked.filter(|id| kept_after <= *id && (!counted || *id <= self.heard.id)) {
             let Boundary { pos, id } = self.last_up_to(asked)?;
             let next = self.id_at(pos)?;
@@ -484,7 +484,7 @@ impl Log {
 
     /// Returns the end and the id of the first event that ends after `pos`.
     fn block_end_after(&self, pos: u64) -> io::Result<Option<Boundary>> {
-        // A part may have only gaps after `pos`.
+        // A part may have only gaps after `pos`, so later parts are searched too.
         self.parts.iter().skip(self.index(pos)).find_map(|part| part.block_end_after(pos).transpose()).transpose()
     }
 

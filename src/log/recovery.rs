@@ -43,7 +43,7 @@
 //! - **Damage**: anything else that this server does not write. It is reported, and the file is not changed.
 //!
 //! A hole only turns bytes into NULs. So it never makes a blank line or a seal, and a unit has a hole if and only if it
-//! has more NULs than its seal says (without a seal: more than none). What follows a hole is not read, for it is
+//! has more NULs than its seal says (without a seal: more than none). What follows a hole is not read, because it is
 //! unknown where the next unit begins.
 //!
 //! Not detected: a file system that shows old blocks of the disk instead of NULs. That can happen if it puts a file's
@@ -156,7 +156,7 @@ struct Unit {
     expected: Expected,
     blocks_left: u64, // blocks that are not yet read to their end
     nuls: u64,        // NULs so far
-    sealed_nuls: u64, // NULs that the seal says
+    sealed_nuls: u64, // the number of NULs in the seal
     scan: Scan,       // the result, if this unit is whole
     last_id: Id,
 }
@@ -198,10 +198,12 @@ impl Unit {
             }
             Expected::BlankLine if line.is_empty() => Expected::Block,
             _ => {
-                // If the unit has no NUL so far, a hole is not the cause. Then the next blank line shows that the file
-                // is damaged. If there is no blank line, the unit is only unfinished. If the unit has NULs, a hole may
-                // be the cause. That the seal says more NULs proves nothing yet, for those of the data may follow. So
-                // all blocks of the unit are read first. Their number of blank lines is known, and a hole makes none.
+                // If the unit has no NUL so far, a hole is not the cause. The file is damaged if a blank line follows,
+                // and the unit is unfinished if none does.
+                //
+                // If the unit has NULs, a hole may be the cause. So the unit is read on, until it has either more NULs
+                // than its seal says, or all its blank lines. The former is a hole. The latter is damage, because a
+                // hole makes no blank line.
                 if self.nuls == 0 {
                     self.blocks_left = 1;
                     self.sealed_nuls = u64::MAX;
@@ -228,8 +230,8 @@ fn parse_seal(line: &[u8]) -> Option<(u64, u64)> {
     (seal_line(events, nuls)? == text).then_some((events, nuls))
 }
 
-/// Returns whether a file that begins with this line is not a log. Only what is before the first NUL counts, for the
-/// NULs may be a hole.
+/// Returns whether a file that begins with this line is not a log. Only what is before the first NUL counts, because
+/// the NULs may be a hole.
 fn is_foreign(line: &[u8]) -> bool {
     let text = line.split(|byte| matches!(byte, 0 | b'\n')).next().unwrap_or_default();
     !text.starts_with(HEAD_TEXT.as_bytes()) && !HEAD_TEXT.as_bytes().starts_with(text)
