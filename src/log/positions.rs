@@ -190,8 +190,7 @@ impl Log {
             log.grow(scan.good - scan.head);
             newest = Some(appender).filter(|_| file_name == NEWEST);
         }
-        // The head of the newest file says up to which id events are no longer kept. If that does not fit the oldest
-        // event, files were removed, and it does not count.
+        // The id in the newest file's head counts only if it fits the oldest event. Otherwise files were removed.
         let fits = |id: &Id| oldest.is_none_or(|oldest| id.precedes(oldest));
         let kept = dropped.filter(fits).or(oldest.map(preceding)).unwrap_or_default();
         if let Some(front) = log.parts.front_mut() {

@@ -245,7 +245,7 @@ fn can_grow(id: &Id) -> bool {
 fn damaged(byte: u64) -> io::Error {
     let message = format!(
         "from byte {byte} on it is not a log as this server writes it; nothing was changed. \
-         Move the file away, or restore it"
+         Move it away, or restore it"
     );
     io::Error::new(ErrorKind::InvalidData, message)
 }
