@@ -10,8 +10,8 @@
 //!    it.
 //! 3. The next file is renamed to `NAME.sse`. If the older part leaves no room for it, the older part is removed.
 //!
-//! So a power cut at any time leaves all events that were kept, under one of the two names. The block is there as a
-//! whole or not at all.
+//! So after a power cut at any time, the events of the newest file are still there, under one of the two names. The
+//! block is there as a whole or not at all.
 //!
 //! Limits: those of the log. Deliberately absent: positions and subscribers; `positions.rs` has the positions.
 
