@@ -1,4 +1,4 @@
-//! Who may, one connection, and which answer.
+//! The server: the pages, who may publish and read, one client's connection, and which response a request gets.
 
 pub mod pages;
 pub mod gate;
