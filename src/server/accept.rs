@@ -2,9 +2,8 @@
 //!
 //! One thread at a time, the *leader*, waits in `accept()`. When it gets a connection, it first waits up to
 //! `FIRST_BYTE_TIME` for the first byte. Then it starts the next leader, and serves the connection itself. So no
-//! client
-//! waits until a thread has started, and a slow client holds up only its own thread. The wait for a first byte saves
-//! threads: in a burst, one thread can serve many clients one after another.
+//! client waits until a thread has started, and a slow client holds up only its own thread. The wait for a first byte
+//! saves threads: in a burst, one thread can serve many clients one after another.
 //!
 //! The first thread never ends. After its connection it waits in `accept()` again, beside the leader. So not every
 //! connection needs a new thread.
@@ -12,8 +11,7 @@
 //! A request for a stream hands its socket over to the channel, and its thread is free again.
 //!
 //! In a burst the kernel keeps 128 connections waiting (std's backlog; `--listen -` can bring a longer one). Further
-//! clients
-//! try again after a second.
+//! clients try again after a second.
 //!
 //! Limits: the constants below; `--max-body`, `--max-connections`. `connection.rs` has the deadlines, `limits.rs` the
 //! descriptors.
@@ -41,8 +39,7 @@ use std::time::{Duration, Instant};
 
 /// Limit: how long the leader waits for the first byte of a request before it starts the next leader. Meanwhile no
 /// connection is accepted. So it waits for at most half of the time, measured over each [`FIRST_BYTE_WINDOW`], and
-/// after one
-/// wait in vain it does not wait again in that window.
+/// after one wait in vain it does not wait again in that window.
 const FIRST_BYTE_TIME: Duration = Duration::from_millis(4);
 const FIRST_BYTE_WINDOW: Duration = Duration::from_millis(100);
 /// The pause after an accept error, such as too many open files. The loop goes on, but does not spin.
@@ -69,8 +66,7 @@ impl fmt::Debug for Server {
 
 impl Server {
     /// Binds the listening socket, opens the logs and the wings, and starts the hub's threads. No connection is
-    /// served before
-    /// [`Server::run`].
+    /// served before [`Server::run`].
     ///
     /// # Errors
     /// If the address is not available; if `-` is given and standard input is not a listening socket; if `--data` or
@@ -181,8 +177,7 @@ fn bytes(number: u64) -> String {
 
 impl Server {
     /// Runs a thread: it waits in `accept()`, starts the next leader, serves the connection. A thread that `stays`
-    /// then begins
-    /// again. For `paid_until` see [`wait_for_first_byte`].
+    /// then begins again. For `paid_until` see [`wait_for_first_byte`].
     fn accept_loop(self: &Arc<Self>, mut early: Option<(TcpStream, SocketAddr)>, mut paid_until: Instant, stays: bool) {
         let mut leads = true;
         while leads || stays {
@@ -255,8 +250,8 @@ fn refusal_response(req: &Request, reject: Reject, connection: &mut Connection) 
     // A status other than 200 makes EventSource give up for ever (WHATWG HTML, "Processing model").
     if (reject.status == 503 || reject == LOG_UNREADABLE) && req.method == "GET" && req.is_event_source() {
         // An EventSource gets a stream that ends. It has no blank line: that would set the client's last event ID to
-        // an empty
-        // one (WHATWG HTML, "Interpreting an event stream": each stream begins with an empty last event ID buffer).
+        // an empty one (WHATWG HTML, "Interpreting an event stream": each stream begins with an empty last event ID
+        // buffer).
         connection.brief = true; // closing the connection ends the stream, even for a client that does not read chunks
         let body = format!(": {}\nretry: {}\n", reject.why, jitter(FULL_RETRY, 50));
         return Response { fields: STREAM_FIELDS.into(), chunked: is_chunked(req), ..Response::text(body) };
@@ -265,8 +260,8 @@ fn refusal_response(req: &Request, reject: Reject, connection: &mut Connection) 
 }
 
 /// Waits a moment for a connection's first byte. Otherwise each client of a burst would take a thread that waits for
-/// its
-/// request, and the memory of a thread stays in use. Most requests come at once, and then a few threads serve all.
+/// its request, and the memory of a thread stays in use. Most requests come at once, and then a few threads serve
+/// all.
 ///
 /// A wait costs twice its own time, and a wait in vain twice the whole window. All waits so far are paid off at
 /// `paid_until`. If that is more than a window ahead, this does not wait. Returns the new `paid_until`.

@@ -1,10 +1,8 @@
 //! One client's connection: it reads requests within their deadlines and sends responses. It knows framing, and it
-//! knows
-//! nothing of channels.
+//! knows nothing of channels.
 //!
 //! An error of the framing ends the connection, for nobody can know where the next request begins. The client first
-//! gets a
-//! refusal ([`Stop::Refuse`]). After every other response the next request is read.
+//! gets a refusal ([`Stop::Refuse`]). After every other response the next request is read.
 //!
 //! Limits: the constants below. `http.rs` has the limits of a head, and the caller gives the limit of a body.
 
@@ -21,16 +19,13 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// Limit: the time for a whole request. It begins with the first byte (on a new connection: when it is accepted). A
-/// long
-/// body may get more time, see `LEAST_RATE`.
+/// long body may get more time, see `LEAST_RATE`.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// Limit: the slowest rate of a body, in bytes a second. Each `LEAST_RATE` bytes of the body extend the deadline by
-/// one
-/// second. But nobody waits more than `REQUEST_TIME` for the next byte.
+/// one second. But nobody waits more than `REQUEST_TIME` for the next byte.
 const LEAST_RATE: u64 = 1 << 10;
 /// Limit: the same time for a whole request, if other clients wait for this connection's place. A silent client must
-/// not
-/// keep the place for long.
+/// not keep the place for long.
 const BRIEF_TIME: Duration = Duration::from_secs(1);
 /// Limit: the time between a response and the next request. It is above the 60 s after which nginx closes an idle
 /// connection to a server.
@@ -117,8 +112,7 @@ pub struct Connection {
     quiet: bool,
     peer: SocketAddr,
     /// The method and the request target of the current request, for the request log. Empty before the first request,
-    /// and
-    /// if the request is malformed.
+    /// and if the request is malformed.
     pub request_line: String,
     /// Field lines that every response to the current request has.
     pub cors: String,
@@ -286,10 +280,8 @@ impl Connection {
     }
 
     /// Ends the connection. With [`Stop::Refuse`] it sends the refusal first. For a while it then reads and drops
-    /// what the
-    /// client still sends: if a socket is closed while bytes are unread, TCP resets the connection, and the client
-    /// may lose the
-    /// response before it has read it (RFC 9112 §9.6).
+    /// what the client still sends: if a socket is closed while bytes are unread, TCP resets the connection, and the
+    /// client may lose the response before it has read it (RFC 9112 §9.6).
     pub fn close(mut self, stop: Stop) {
         if let Stop::Refuse(reject) = stop
             && self.send(&Response::refusal(reject, ""), "Connection: close\r\n").is_err()
@@ -306,8 +298,7 @@ impl Connection {
     }
 
     /// Writes one line to standard error. The method and the request target are printable ASCII (`Request::parse`),
-    /// so no
-    /// control character of a request reaches a terminal.
+    /// so no control character of a request reaches a terminal.
     /// Shortcut: if nobody reads standard error, the connections that log to it wait. The pump never does.
     pub fn log_request(&self, status: u16) {
         if !self.quiet {

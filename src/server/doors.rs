@@ -1,10 +1,8 @@
 //! Doors: how an optional part of the server (a *wing*) is connected to the core.
 //!
 //! A [`Door`] is an entry of the list in `wings/mod.rs`. It names the options, parameters, paths and fields that
-//! belong to
-//! one wing. A build without that wing refuses them. [`WingTables`] is what a wing adds to the tables of the core. A
-//! [`Wing`]
-//! is what it does for one server. The core asks all wings, in the order of the list.
+//! belong to one wing. A build without that wing refuses them. [`WingTables`] is what a wing adds to the tables of
+//! the core. A [`Wing`] is what it does for one server. The core asks all wings, in the order of the list.
 
 use crate::channel::hub::Hub;
 use crate::channel::publish::Audience;
@@ -74,15 +72,13 @@ pub trait Wing: Send + Sync {
     }
 
     /// Checks whether a request does more than read, although its method may be GET. Then it returns the refusal that
-    /// the
-    /// request gets at a URL that can only be read.
+    /// the request gets at a URL that can only be read.
     fn more_than_read(&self, _req: &Request) -> Option<Reject> {
         None
     }
 
     /// Looks at a request that has passed all checks. Returns a route if this wing serves the request. It may also
-    /// add a
-    /// watcher to the connection.
+    /// add a watcher to the connection.
     ///
     /// # Errors
     /// The refusal, if the wing refuses the request.

@@ -1,23 +1,17 @@
 //! Who may: the names that this server answers to, the web pages that may publish and read, and the tokens.
 //!
 //! A browser sends requests from inside the user's network, for any page that happens to be open. Two attacks follow.
-//! Each
-//! has its check here:
+//! Each has its check here:
 //! - *DNS rebinding*: an attacker points the name of its own page at this server. The browser then takes this server
-//!   and
-//!   the page for the same origin. [`is_misdirected`] refuses all public names that `--host` does not list.
+//!   and the page for the same origin. [`is_misdirected`] refuses all public names that `--host` does not list.
 //! - *Cross-site posting*: a form or `fetch` of another site posts to this server. The browser sends the request and
-//!   only
-//!   hides the response from the page. [`is_cross_site`] refuses the request by its `Origin` and `Sec-Fetch-Site`,
-//!   which a
-//!   page cannot set. A program that is not a browser sends neither. Reading across sites is refused by the browser
-//!   itself,
-//!   unless [`cors`] allows it.
+//!   only hides the response from the page. [`is_cross_site`] refuses the request by its `Origin` and
+//!   `Sec-Fetch-Site`, which a page cannot set. A program that is not a browser sends neither. Reading across sites
+//!   is refused by the browser itself, unless [`cors`] allows it.
 //!
 //! A client sends its token (`--token-file`) as the password of Basic credentials (RFC 7617) or as a Bearer token
 //! (RFC 6750 §2.1). Every browser can ask its user for a password, and its EventSource then sends it. A token is
-//! never part
-//! of the URL, because URLs are logged, shared and kept.
+//! never part of the URL, because URLs are logged, shared and kept.
 //!
 //! Limits: `MAX_TOKEN_FILE`. Deliberately absent: users, sessions, rights to single channels.
 
@@ -37,8 +31,7 @@ const MAX_TOKEN_FILE: u64 = 64 << 10;
 
 /// Returns whether a Host is a public name that `--host` does not list. Only public names can be rebound. An address
 /// cannot. Nobody outside can own a name of one label, or a name in a domain that is reserved for home networks (RFC
-/// 6762,
-/// RFC 8375) or for the machine itself (RFC 6761 §6.3).
+/// 6762, RFC 8375) or for the machine itself (RFC 6761 §6.3).
 pub fn is_misdirected(config: &Config, authority: &str) -> bool {
     let host = split_port(authority).0.to_ascii_lowercase();
     let name = host.strip_suffix('.').unwrap_or(&host);
@@ -99,8 +92,7 @@ pub fn cors(config: &Config, req: &Request) -> String {
 const PREFLIGHT: &str = "Access-Control-Allow-Methods: GET, HEAD, POST, OPTIONS\r\nAccess-Control-Max-Age: 86400\r\n";
 
 /// The tokens of `--token-file`. If a right has no token, everybody has that right. There is no `Debug`, so tokens
-/// cannot
-/// be printed.
+/// cannot be printed.
 #[derive(Default)]
 pub struct Tokens {
     publish: Vec<String>,
@@ -112,8 +104,7 @@ impl Tokens {
     ///
     /// # Errors
     /// If the file cannot be read; if others than its owner can read it (for a file of root: others than its group);
-    /// if a line
-    /// is malformed; if there is no token. The error never shows a token.
+    /// if a line is malformed; if there is no token. The error never shows a token.
     pub fn load(path: &Path) -> io::Result<Tokens> {
         let option = format!("--token-file {}", path.display());
         let failure = |e: io::Error| io::Error::new(e.kind(), format!("{option}: {e}"));
@@ -174,8 +165,7 @@ impl Tokens {
     }
 
     /// Checks the token of a request. `method` decides which right is needed. Preflights carry no credentials (WHATWG
-    /// Fetch,
-    /// "CORS protocol and credentials"), and `/health` reveals nothing, so both need no token.
+    /// Fetch, "CORS protocol and credentials"), and `/health` reveals nothing, so both need no token.
     ///
     /// # Errors
     /// If there is no token, if it is not known, or if it only has the other right.

@@ -21,12 +21,10 @@ pub const FILES: &[File] = self::files! {
 };
 
 /// The policy of all pages: a page loads nothing but this server's own files, runs no inline script or style, and is
-/// shown
-/// in no frame (W3C Content Security Policy 3).
+/// shown in no frame (W3C Content Security Policy 3).
 ///
 /// `connect-src 'self'` covers each scheme by which this server is reached, `ws:` and `wss:` too (§6.7.2.8; Chromium
-/// since
-/// 71, Safari since 16, Firefox before both). To list a scheme beside it would allow any host.
+/// since 71, Safari since 16, Firefox before both). To list a scheme beside it would allow any host.
 pub const POLICY: &str = "Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                           img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n";
 

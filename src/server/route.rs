@@ -285,8 +285,7 @@ pub fn since(req: &Request) -> Result<Since, Reject> {
         Some(_) => return Err(SINCE),
     };
     // The last event ID wins, because it is newer than the URL. If it is malformed the subscriber gets a gap event,
-    // because
-    // no client could correct it.
+    // because no client could correct it.
     Ok(req.last_event_id().map_or(since, Since::After))
 }
 

@@ -50,13 +50,11 @@ pub const DOORS: &[Door] = &[
 
 impl Server {
     /// Binds the listening socket, opens the logs and the wings of this build, and starts the hub's threads. No
-    /// connection is
-    /// served before [`Server::run`].
+    /// connection is served before [`Server::run`].
     ///
     /// # Errors
     /// If the address is not available; if `-` is given and standard input is not a listening socket; if `--data`,
-    /// `--redis` or
-    /// `--token-file` cannot be used. Each error is a message for the operator.
+    /// `--redis` or `--token-file` cannot be used. Each error is a message for the operator.
     pub fn bind(config: Config) -> io::Result<Server> {
         Server::bind_with(config, DOORS)
     }

@@ -1,6 +1,5 @@
 //! Addresses: the prelude of each stream has an address. Anybody who knows the address can publish to that subscriber
-//! alone,
-//! or to all others.
+//! alone, or to all others.
 //!
 //! ```text
 //! : connected to /kitchen as 525e11ee725930b439a7415d18ba425c
@@ -31,7 +30,7 @@ const MAX_SKIP_RANGES: usize = 64;
 
 table! {
     TO_EXCEPT 400 "tincan, ?to= and ?except=" "both ?to= and ?except= are given; leave one out"
-    NOBODY 404 "tincan, ?to= and ?except=" "no subscriber of this channel has this address; the first line of a stream has the subscriber's address, which is valid as long as the connection"
+    NOBODY 404 "tincan, ?to= and ?except=" "no subscriber of this channel has this address; an address is in the first line of a stream, and is valid until the stream ends"
     BEHIND 503 "tincan, ?to= and ?except=" "the subscriber with this address does not keep up; come back later" => LATER
 }
 

@@ -1,9 +1,8 @@
 //! The server's side of the wire lab: the exact bytes of a connection become events of a channel.
 //!
 //! `GET /kitchen?tap=KEY` is served like any other request. In addition, each byte of the request and of the response
-//! is
-//! published in the channel `/lab/KEY` (`taps.rs`). The page of the lab subscribes to both. `POST /lab/KEY` cuts the
-//! connections with that key at once, wherever they are.
+//! is published in the channel `/lab/KEY` (`taps.rs`). The page of the lab subscribes to both. `POST /lab/KEY` cuts
+//! the connections with that key at once, wherever they are.
 //!
 //! ```text
 //! event: in
@@ -11,12 +10,10 @@
 //! ```
 //!
 //! `in` has bytes from the client, as they were read. `out` has bytes to the client, as they were written. The last
-//! event is
-//! `end`. It comes when the server has sent everything, or when the connection is cut. `at` is in milliseconds since
-//! 1970.
-//! Each character of `bytes` means one byte, so that JSON can hold any byte. If a connection is too fast for the tap,
-//! an
-//! event `lost` replaces events. Its `bytes` is a number: how many bytes of that connection are missing here.
+//! event is `end`. It comes when the server has sent everything, or when the connection is cut. `at` is in
+//! milliseconds since 1970. Each character of `bytes` means one byte, so that JSON can hold any byte. If a connection
+//! is too fast for the tap, an event `lost` replaces events. Its `bytes` is a number: how many bytes of that
+//! connection are missing here.
 
 pub mod taps;
 

@@ -1,16 +1,13 @@
 //! Taps: a tap publishes the bytes of one connection as events of a channel.
 //!
 //! Threads that write to a tapped connection, above all the pump, only copy the bytes into a queue. Another thread
-//! makes
-//! events of them. It waits a few milliseconds first, so that a busy connection seldom has to wake it.
+//! makes events of them. It waits a few milliseconds first, so that a busy connection seldom has to wake it.
 //!
 //! The channel is kept in memory, and forgotten soon after the page is closed. Anybody who knows the key can
-//! subscribe to it.
-//! The page draws the key at random, and no list shows it.
+//! subscribe to it. The page draws the key at random, and no list shows it.
 //!
 //! Limits: `MAX_TAPS`, `PIECE`, `MAX_QUEUE`, `MAX_CHANNELS`, `HISTORY`. A tap holds a second descriptor for its
-//! socket,
-//! so it counts as a second connection.
+//! socket, so it counts as a second connection.
 
 use crate::channel::hub::{GroupLimits, Hub};
 use crate::channel::publish::NewIds;
@@ -142,7 +139,7 @@ impl Watch for Arc<TappedConnection> {
     }
 
     fn send(&mut self, bytes: &[u8], write: &mut dyn FnMut() -> io::Result<usize>) -> io::Result<usize> {
-        let mut recorder = lock(&self.recorder); // held, so that the end is not recorded between the write and its bytes
+        let mut recorder = lock(&self.recorder); // held: the end must not come between the write and its bytes
         let taken = write()?;
         record(&mut recorder, "out", bytes.get(..taken).unwrap_or_default());
         Ok(taken)
@@ -181,7 +178,7 @@ impl Taps {
             park();
             sleep(GATHER);
             let pieces = take(&mut *lock(&publishing_queue)).pieces;
-            pieces.into_iter().for_each(|piece| piece.publish(&publishing_hub)); // each is freed as soon as it is published
+            pieces.into_iter().for_each(|piece| piece.publish(&publishing_hub)); // frees each at once
         };
         let publisher = spawn("taps", Box::new(publish))?;
         Ok(Arc::new(Taps {
@@ -218,8 +215,7 @@ impl Taps {
     }
 
     /// Cuts the connections with this key. For their taps this is the end at once, even if the threads that use them
-    /// notice it
-    /// later. Returns the number of the connections.
+    /// notice it later. Returns the number of the connections.
     pub fn cut(&self, key: &str) -> usize {
         let connections = lock(&self.connections.0); // held, so that no tap begins before the ends are recorded
         let of_key = connections.iter().filter_map(|entry| entry.1.upgrade()).filter(|tapped| *tapped.key == *key);

@@ -74,8 +74,7 @@ impl Lessons {
 }
 
 /// Returns the last event ID of a client, or an empty text. The ids of a lesson may be any text. But a lesson may
-/// send the
-/// client's id back, so it must not contain a line end.
+/// send the client's id back, so it must not contain a line end.
 fn last_event_id(req: &Request) -> Result<String, Reject> {
     let is_id = |id: &String| !id.contains(char::is_control);
     let since = req.param("since")?.filter(|since| since != "all").unwrap_or_default();
@@ -95,7 +94,7 @@ fn play(req: &Request, script: &Script, players: &Quota<()>, connection: &mut Co
         return Ok(Outcome::Response(Response { cache: "", ..Response::empty(script.status, fields) }));
     }
     let place = players.claim(MAX_PLAYERS, &connection.stream, ());
-    let _place = place.filter(|_| !connection.brief).ok_or(PLAYING)?; // if it is brief, other clients wait for its thread
+    let _place = place.filter(|_| !connection.brief).ok_or(PLAYING)?; // if brief, others wait for its thread
     connection.log_request(script.status);
     let framing = chunked(is_chunked(req));
     let head = http::head(script.status, &[&fields, &connection.cors, CLOSE, framing.field, "\r\n"]);

@@ -1,13 +1,10 @@
 //! The files of the lessons (`static/lessons/`), and how they are played as event streams.
 //!
 //! A lesson is sent as its file says, block by block, with a pause after each blank line. Its comments are sent too:
-//! a
-//! client ignores lines that begin with a colon (WHATWG HTML, "Parsing an event stream"). Four comments explain the
-//! lesson,
-//! each in one line: `: lesson:` (its title), `: look:`, `: question:` and `: answer:`. The line `: 中文 (not sent)`
-//! ends
-//! what is sent. After it the same four comments follow in Chinese. They are for the lab page and for readers of the
-//! file.
+//! a client ignores lines that begin with a colon (WHATWG HTML, "Parsing an event stream"). Four comments explain the
+//! lesson, each in one line: `: lesson:` (its title), `: look:`, `: question:` and `: answer:`. The line
+//! `: 中文 (not sent)` ends what is sent. After it the same four comments follow in Chinese. They are for the lab page
+//! and for readers of the file.
 //!
 //! Four more comments control how the lesson is played:
 //!
@@ -15,8 +12,7 @@
 //! - `: field: NAME: VALUE` sets a field line of the response's head. It replaces the usual one of that name.
 //! - `: pace: 2 s` sets the pause after each blank line from here on. Without it the pause is a second.
 //! - `: when Last-Event-ID: 3` begins the part for clients that send this id. All other clients get the part before
-//!   the
-//!   first such line.
+//!   the first such line.
 //!
 //! Words in braces are not sent. They are commands:
 //!
@@ -30,8 +26,7 @@
 //! A brace has no other use in a lesson, so data never has one.
 //!
 //! To HTTP/1.1 all bytes between two pauses are one chunk (RFC 9112 §7.1). The last chunk comes when the lesson ends
-//! or its
-//! time is over. After `{cut}` there is no last chunk.
+//! or its time is over. After `{cut}` there is no last chunk.
 //!
 //! Limits: `PLAY_TIME`; `connection.rs` limits each write.
 
@@ -141,8 +136,7 @@ impl Script {
 }
 
 /// Reads a lesson for a client with this last event ID, which may be empty. Returns the script, or the first line
-/// that is
-/// malformed.
+/// that is malformed.
 pub fn parse<'a>(text: &'a str, last_id: &[u8]) -> Result<Script, &'a str> {
     let mut script = Script { status: 200, fields: String::new(), steps: Vec::new(), time: PLAY_TIME };
     let text = languages(text).0;
@@ -198,8 +192,8 @@ fn step_in_braces(word: &str, last_id: &[u8]) -> Option<Step> {
     Some(Step::Send(bytes.into()))
 }
 
-/// Limit: a pause, such as `2 s` or `500 ms`, has 100 ms to 5 s. So the next write soon finds out that the client has left,
-/// and a lesson that repeats does not spin. Returns None if the text is malformed or over a limit.
+/// Limit: a pause, such as `2 s` or `500 ms`, has 100 ms to 5 s. So the next write soon finds out that the client has
+/// left, and a lesson that repeats does not spin. Returns None if the text is malformed or over a limit.
 fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_once(' ')?;
     let factor = match unit {

@@ -1,6 +1,5 @@
 //! Turns the bytes of one connection into lines for a person: one line for each line of the wire, with a note. The
-//! bytes may
-//! come in any pieces. Pure.
+//! bytes may come in any pieces. Pure.
 //!
 //! ```text
 //! #1 > GET /kitchen HTTP/1.1␍␊                   request line
@@ -9,14 +8,12 @@
 //! ```
 //!
 //! `>` marks what the client sent, `<` what the server sent. A line is shown when it has ended. Only bytes that the
-//! server
-//! sends after a head are shown at once, so that a person can see half an event.
+//! server sends after a head are shown at once, so that a person can see half an event.
 //!
 //! `http.rs` decides where the body of a request begins. After a head that it refuses nobody can know what the bytes
-//! are, so
-//! they are only shown as lines. The notes on an event stream follow WHATWG HTML, "Interpreting an event stream".
-//! After a 101
-//! there are frames: each is shown as its header, then its payload, unmasked (`channel/watch.rs`).
+//! are, so they are only shown as lines. The notes on an event stream follow WHATWG HTML, "Interpreting an event
+//! stream". After a 101 there are frames: each is shown as its header, then its payload, unmasked
+//! (`channel/watch.rs`).
 //!
 //! No token is ever shown, wherever a line, a chunk or the connection is cut:
 //! 1. outside bodies, the values of `Authorization`, `Cookie` and fields of similar names, and their folded lines;
@@ -79,8 +76,7 @@ struct Line {
 
 impl Line {
     /// Takes the bytes of this line from the front of `bytes`. Returns true if the line ends, false if a piece of it
-    /// is to be
-    /// shown. None: all bytes are taken.
+    /// is to be shown. None: all bytes are taken.
     fn fill(&mut self, bytes: &mut &[u8]) -> Option<bool> {
         while let &[b, ref rest @ ..] = *bytes {
             if self.cr && b != b'\n' {

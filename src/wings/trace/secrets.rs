@@ -1,8 +1,7 @@
 //! Secrets that must never be shown, and how text is shown on a terminal without them. Pure.
 //!
 //! A secret is found in three forms: as it is, percent-encoded (RFC 3986 §2.1), and within base64 (RFC 4648 §4).
-//! Base64
-//! spells the same bytes in three ways. Which one depends on how many bytes come before them.
+//! Base64 spells the same bytes in three ways. Which one depends on how many bytes come before them.
 //!
 //! Deliberately absent: further encodings, such as one percent-encoding within another.
 
@@ -35,8 +34,7 @@ impl Secrets {
     }
 
     /// Marks each secret in a text. The end of the text may be the beginning of a secret, if more text follows.
-    /// Returns the
-    /// position of that beginning, or else the length of the text.
+    /// Returns the position of that beginning, or else the length of the text.
     pub fn mark(&self, text: &mut [MarkedByte]) -> usize {
         let bytes = plain_bytes(text);
         let mut certain = bytes.len();
@@ -68,8 +66,7 @@ pub fn hide<'a>(text: impl IntoIterator<Item = &'a mut MarkedByte>) {
 }
 
 /// Compares the beginning of a text with a secret. Returns the number of bytes that spell it, or `Some(None)` if the
-/// text
-/// ends first, or None if it is not there. `may_be_encoded`: any of its bytes may be percent-encoded.
+/// text ends first, or None if it is not there. `may_be_encoded`: any of its bytes may be percent-encoded.
 fn match_secret(text: &[u8], secret: &[u8], may_be_encoded: bool) -> Option<Option<usize>> {
     let digit = |b: &u8| char::from(*b).to_digit(16);
     let mut rest = text;

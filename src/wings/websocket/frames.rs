@@ -10,14 +10,11 @@
 //! ```
 //!
 //! A message is one frame, or several frames of which the last has FIN (§5.4). Control frames may come between them
-//! (§5.5).
-//! [`Parser`] checks each byte as it comes. It refuses a bad frame before it reads the payload, and a text that is
-//! not UTF-8
-//! at its first wrong byte. A client masks its frames, a server does not (§5.1).
+//! (§5.5). [`Parser`] checks each byte as it comes. It refuses a bad frame before it reads the payload, and a text
+//! that is not UTF-8 at its first wrong byte. A client masks its frames, a server does not (§5.1).
 //!
 //! Limits: [`MAX_CONTROL`]; the caller limits a message. Memory is only taken for bytes that have arrived, never for
-//! a
-//! claimed length.
+//! a claimed length.
 //! Deliberately absent: extensions, and so compression; binary messages; fragmented messages to the client.
 
 use crate::channel::watch::{FramePosition, Frames};
@@ -38,8 +35,7 @@ pub const PING: u8 = 9;
 pub const PONG: u8 = 10;
 
 // The reasons for which a client's frames fail the connection (§7.1.7). The status is sent in a Close frame (§7.4.1),
-// which
-// must have room for the text and the rule as well.
+// which must have room for the text and the rule as well.
 table! {
     RESERVED_BITS 1002 "RFC 6455 §5.2" "a reserved bit is 1, but no extension is in use; set RSV1, RSV2 and RSV3 to 0"
     RESERVED_OPCODE 1002 "RFC 6455 §5.2" "an opcode is reserved; use 0, 1, 8, 9 or 10"
@@ -91,9 +87,8 @@ impl Parser {
     }
 
     /// Takes bytes from the front of `bytes`, up to the end of a message or a control frame. Returns `None` if all
-    /// bytes are
-    /// taken and nothing is complete. After a Close frame or an error the caller must not call it again (§5.5.1,
-    /// §7.1.7).
+    /// bytes are taken and nothing is complete. After a Close frame or an error the caller must not call it again
+    /// (§5.5.1, §7.1.7).
     ///
     /// # Errors
     /// The first rule that the bytes break.
@@ -144,8 +139,7 @@ impl Parser {
     }
 
     /// Takes bytes of a payload, unmasks them (§5.3), and checks that a text is UTF-8 (§8.1). A character may
-    /// continue in the
-    /// next frame. Returns what the frame completes.
+    /// continue in the next frame. Returns what the frame completes.
     fn payload(&mut self, bytes: &mut &[u8]) -> Result<Option<Received>, Reject> {
         let opcode = self.frame.opcode();
         let (payload, whole) = self.frame.payload(bytes);
@@ -184,8 +178,7 @@ fn parse_close(payload: &[u8]) -> Result<Received, Reject> {
     let (code, reason) = payload.split_first_chunk().ok_or(CLOSE_LENGTH)?;
     let code = u16::from_be_bytes(*code);
     // §7.4.1, §7.4.2, and codes that were registered later (IANA, "WebSocket Close Code Number Registry": 1012 to
-    // 1014).
-    // 1004, 1005, 1006 and 1015 must not be sent.
+    // 1014). 1004, 1005, 1006 and 1015 must not be sent.
     if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
         return Err(CLOSE_CODE);
     }
@@ -194,8 +187,7 @@ fn parse_close(payload: &[u8]) -> Result<Received, Reject> {
 }
 
 /// Returns the header of a frame to the client: FIN, not masked, the length in its shortest form. The payload of a
-/// control
-/// frame has at most [`MAX_CONTROL`] bytes.
+/// control frame has at most [`MAX_CONTROL`] bytes.
 pub fn header(opcode: u8, length: u64) -> Vec<u8> {
     let (short_length, start) = match length {
         0..126 => (length as u8, 8),
@@ -270,8 +262,7 @@ impl Frame {
     }
 
     /// Takes bytes of the payload from the front of `bytes`. Returns them unmasked, and whether the frame is
-    /// complete. If it
-    /// is, `self` becomes the next frame.
+    /// complete. If it is, `self` becomes the next frame.
     fn payload(&mut self, bytes: &mut &[u8]) -> (Vec<u8>, bool) {
         let left = self.left.unwrap_or_default();
         let size = left.min(bytes.len() as u64);

@@ -1,8 +1,7 @@
 //! The opening handshake of a WebSocket (RFC 6455 §4.2). Pure.
 //!
 //! Deviation: §9.1 asks a server to refuse a malformed `Sec-WebSocket-Extensions`. We accept no extension, so we do
-//! not read
-//! that field.
+//! not read that field.
 
 use crate::wings::websocket::sha1;
 use crate::wire::base64;
@@ -59,8 +58,7 @@ pub fn handshake(req: &Request) -> Result<Option<Handshake>, Reject> {
     let [b"13"] = req.field_values("sec-websocket-version").collect::<Vec<_>>()[..] else { return Err(WS_VERSION) };
     let [key] = req.field_values("sec-websocket-key").collect::<Vec<_>>()[..] else { return Err(WS_KEY) };
     // 16 bytes in base64 have 22 digits and `==` (§4.3). The last digit has four spare bits, which may be set: they
-    // are in
-    // the example of §4.1. So the key is not decoded.
+    // are in the example of §4.1. So the key is not decoded.
     if key.len() != 24 || !key.strip_suffix(b"==").is_some_and(|digits| is_made_of(digits, b"+/")) {
         return Err(WS_KEY);
     }

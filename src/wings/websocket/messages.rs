@@ -6,9 +6,8 @@
 //! ```
 //!
 //! A message is one frame (RFC 6455 §5.4). Its header has the whole length, so a frame begins only when its whole
-//! block is
-//! there. The framings rely on two rules of `event.rs`: the data lines of a block follow each other, and a blank line
-//! ends it.
+//! block is there. The framings rely on two rules of `event.rs`: the data lines of a block follow each other, and a
+//! blank line ends it.
 
 use crate::channel::framing::{Cursor, Framing, UNFRAMED, block_end};
 use crate::wings::websocket::frames::{PING, TEXT, close, header};

@@ -6,21 +6,18 @@
 //! - A block of the log is a text message: its data, or the whole block with the subprotocol `event-stream`.
 //! - A heartbeat is a Ping frame (RFC 6455 §5.5.2).
 //! - The end is a Close frame after a complete message. Its code is 1013 (come back with `?since=`), or the one that
-//!   the
-//!   client's frames ask for.
+//!   the client's frames ask for.
 //!
 //! Two threads use the socket. The one that reads waits in `read`, so the socket is blocking. Those that write must
-//! not
-//! wait, so they make it non-blocking during each write. A `read` that is already waiting goes on waiting, because
-//! the flag
-//! only counts when a call begins. A `read` that begins during a write may get `WouldBlock`, and is then tried again.
+//! not wait, so they make it non-blocking during each write. A `read` that is already waiting goes on waiting,
+//! because the flag only counts when a call begins. A `read` that begins during a write may get `WouldBlock`, and is
+//! then tried again.
 //!
 //! Only the channel writes, so no frame lands inside another. A Pong frame of the reading thread waits here until the
 //! channel is between two frames. Only the newest Pong frame waits (RFC 6455 §5.5.3).
 //!
 //! Limits: `MAX_PONG_WAIT`, `MAX_CLOSE_TIME`, `MAX_UNANSWERED`; `--max-body` for a message. `subscriber.rs` has the
-//! limits of
-//! an end. A WebSocket holds two descriptors, so it counts as two connections.
+//! limits of an end. A WebSocket holds two descriptors, so it counts as two connections.
 
 use crate::channel::framing::FramingRef;
 use crate::channel::hub::Hub;
@@ -170,8 +167,7 @@ impl Accepted {
             let close_frame = self.serve_frames(&mut connection, &shared).err().unwrap_or_default();
             let now = self.hub.now();
             // The Close frame follows the frame that is open. If the socket does not take it in time, or none is due,
-            // the
-            // subscriber is dropped without it.
+            // the subscriber is dropped without it.
             self.channel.with_subscriber(key, Instant::now() + MAX_CLOSE_TIME, |found| {
                 let Some((subscriber, _)) = found else { return Some(()) };
                 if !subscriber.has_ending() {
