@@ -282,7 +282,7 @@ impl Node {
             Some(first) if channel.is_empty() => first != above(*last),
             _ => *last > told && ids.first() != Some(last),
         };
-        if (gone || lost.is_some()) && !entries.iter().any(|entry| entry.lost >= Some(lost.unwrap_or(*last))) {
+        if (gone || lost.is_some()) && !entries.iter().any(|entry| entry.lost_up_to >= Some(lost.unwrap_or(*last))) {
             self.handle_missing(asked, lost, first)?;
         }
         let given = self.publish_entries(asked, entries);
@@ -435,7 +435,7 @@ impl Node {
             let end = page.len() < PAGE && page.last() != Some(&Reply::Large);
             let entries: Vec<Entry> = page.iter().filter_map(Entry::read).collect();
             for entry in entries.iter().filter(|entry| entry.id > at) {
-                if posts.get(found.len()) == Some(&entry.post) {
+                if posts.get(found.len()) == Some(&entry.post_id) {
                     found.push(entry.id); // they stand in their order
                 }
             }
