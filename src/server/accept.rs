@@ -141,7 +141,7 @@ impl Server {
         &self.app.hub
     }
 
-    /// Serves clients for ever.
+    /// Serves clients, and never returns.
     pub fn run(mut self) -> ! {
         self.app.wings().for_each(|wing| wing.run());
         let mut early = self.early.take();
@@ -247,7 +247,7 @@ impl Server {
 
 /// Returns the response to a request that is refused.
 fn refusal_response(req: &Request, reject: Reject, connection: &mut Connection) -> Response {
-    // A status other than 200 makes EventSource give up for ever (WHATWG HTML, "Processing model").
+    // A status other than 200 makes EventSource give up for good (WHATWG HTML, "Processing model").
     if (reject.status == 503 || reject == LOG_UNREADABLE) && req.method == "GET" && req.is_event_source() {
         // An EventSource gets a stream that ends. It has no blank line: that would set the client's last event ID to
         // an empty one (WHATWG HTML, "Interpreting an event stream": each stream begins with an empty last event ID

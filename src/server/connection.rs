@@ -1,8 +1,8 @@
 //! One client's connection: it reads requests within their deadlines and sends responses. It knows framing, and it
 //! knows nothing of channels.
 //!
-//! An error of the framing ends the connection, for nobody can know where the next request begins. The client first
-//! gets a refusal ([`Stop::Refuse`]). After every other response the next request is read.
+//! An error of the framing ends the connection, because the server cannot know where the next request begins. The
+//! client first gets a refusal ([`Stop::Refuse`]). After every other response the next request is read.
 //!
 //! Limits: the constants below. `http.rs` has the limits of a head, and the caller gives the limit of a body.
 
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 /// long body may get more time, see `LEAST_RATE`.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// Limit: the slowest rate of a body, in bytes a second. Each `LEAST_RATE` bytes of the body extend the deadline by
-/// one second. But nobody waits more than `REQUEST_TIME` for the next byte.
+/// one second. But the server never waits more than `REQUEST_TIME` for the next byte.
 const LEAST_RATE: u64 = 1 << 10;
 /// Limit: the same time for a whole request, if other clients wait for this connection's place. A silent client must
 /// not keep the place for long.
@@ -85,7 +85,7 @@ impl Response {
         Response { status, fields: fields.into(), body: Cow::default(), chunked: false, cache: http::NO_STORE }
     }
 
-    /// Creates a refusal. `detail` names what exactly is refused, if it is not empty.
+    /// Creates a refusal. If `detail` is not empty, it names the refused thing, such as a parameter.
     pub fn refusal(reject: Reject, detail: &str) -> Response {
         let line = reject.line();
         let line = if detail.is_empty() { line } else { format!("{}: {detail}\n", line.trim_end()) };
@@ -116,7 +116,7 @@ pub struct Connection {
     pub request_line: String,
     /// Field lines that every response to the current request has.
     pub cors: String,
-    /// What exactly is refused. A refusal of the current request names it, if it is not empty.
+    /// The refused thing, such as a parameter. If it is not empty, a refusal of the current request names it.
     pub refusal_detail: String,
     /// The watchers that see its bytes.
     pub watchers: Watchers,

@@ -1,8 +1,8 @@
 //! Doors: how an optional part of the server (a *wing*) is connected to the core.
 //!
 //! A [`Door`] is an entry of the list in `wings/mod.rs`. It names the options, parameters, paths and fields that
-//! belong to one wing. A build without that wing refuses them. [`WingTables`] is what a wing adds to the tables of
-//! the core. A [`Wing`] is what it does for one server. The core asks all wings, in the order of the list.
+//! belong to one wing. A build without that wing refuses them. [`WingTables`] are the rows that a wing adds to the
+//! tables of the core. A [`Wing`] is its behaviour in one server. The core asks all wings, in the order of the list.
 
 use crate::channel::hub::Hub;
 use crate::channel::publish::Audience;
@@ -33,7 +33,7 @@ pub struct Door {
     pub wing: Option<&'static WingTables>,
 }
 
-/// What a wing adds to the tables of the core.
+/// The rows that a wing adds to the tables of the core.
 pub struct WingTables {
     /// Its options.
     pub options: &'static [Opt],
@@ -56,7 +56,7 @@ impl WingTables {
     }
 }
 
-/// What a wing does for one server. Each function is a door; by default it does nothing.
+/// A wing in one server. Each function is a door; by default it does nothing.
 pub trait Wing: Send + Sync {
     /// Returns a line that warns the operator at the start, if there is a reason.
     fn start_note(&self) -> Option<&'static str> {
@@ -88,7 +88,7 @@ pub trait Wing: Send + Sync {
         Ok(None)
     }
 
-    /// Returns what the prelude says after the channel's name, for the subscriber with this key.
+    /// Returns the text after the channel's name in the prelude, for the subscriber with this key.
     fn prelude_suffix(&self, _key: u64) -> String {
         String::new()
     }
@@ -111,7 +111,7 @@ pub enum Route {
 /// Serves a request, once its body is there.
 pub type Handler = Box<dyn FnOnce(&Request, Vec<u8>, &mut Connection) -> Result<Outcome, Reject>>;
 
-/// What a handler has done.
+/// The result of a handler.
 pub enum Outcome {
     /// It has made this response, which is still to be sent.
     Response(Response),
@@ -124,7 +124,7 @@ pub enum Outcome {
 /// Takes over a connection and its slot.
 pub type Takeover = Box<dyn FnOnce(Connection, Slot)>;
 
-/// What all connections of a server share.
+/// The state that all connections of a server share.
 pub struct App {
     /// The channels.
     pub hub: Arc<Hub>,
@@ -189,7 +189,7 @@ impl App {
             };
             let is_asked =
                 door.fields.iter().any(is_present) || req.params().any(|pair| door.parameters.contains(&pair.0));
-            // An OPTIONS is a preflight: it only asks what a later request may have.
+            // An OPTIONS is a preflight: it only asks whether a later request is allowed.
             if is_path || (is_asked && req.method != "OPTIONS") {
                 connection.refusal_detail = door.name.into();
                 return Err(if is_path { NO_WING_HERE } else { NO_WING });

@@ -1,4 +1,4 @@
-//! Who may: the names that this server answers to, the web pages that may publish and read, and the tokens.
+//! Access: the names of this server, the web pages that may publish and read, and the tokens.
 //!
 //! A browser sends requests from inside the user's network, for any page that happens to be open. Two attacks follow.
 //! Each has its check here:

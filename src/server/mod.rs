@@ -1,4 +1,4 @@
-//! The server: the pages, who may publish and read, one client's connection, and which response a request gets.
+//! The server: its pages, access to it, the connection of one client, and the response to a request.
 
 pub mod pages;
 pub mod gate;

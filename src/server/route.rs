@@ -1,4 +1,4 @@
-//! Routing: what a request asks for, and which response it gets.
+//! Routing: from a request to its response.
 //!
 //! The head of a request decides whether it is refused, so a refused client need not send its body. The work is done
 //! when the body is there ([`Route::Handler`]).
@@ -57,8 +57,8 @@ impl App {
         if req.authority.is_some_and(|a| gate::is_misdirected(self.hub.config(), a)) {
             return Err(MISDIRECTED);
         }
-        // The methods that HTTP knows, but for CONNECT (RFC 9110 §9.3, RFC 5789). What is not served is refused
-        // later, with 405.
+        // The methods that HTTP knows, but for CONNECT (RFC 9110 §9.3, RFC 5789). A method that is not served is
+        // refused later, with 405.
         if !["GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE"].contains(&req.method) {
             return Err(METHOD);
         }

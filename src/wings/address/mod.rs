@@ -1,5 +1,5 @@
-//! Addresses: the prelude of each stream has an address. Anybody who knows the address can publish to that subscriber
-//! alone, or to all others.
+//! Addresses: the prelude of each stream has an address. Any client that knows the address can publish to that
+//! subscriber alone, or to all others.
 //!
 //! ```text
 //! : connected to /kitchen as 525e11ee725930b439a7415d18ba425c
@@ -34,7 +34,7 @@ table! {
     BEHIND 503 "tincan, ?to= and ?except=" "the subscriber with this address does not keep up; come back later" => LATER
 }
 
-/// What this wing adds to the tables of the core.
+/// The rows that this wing adds to the tables of the core.
 pub const TABLES: WingTables =
     WingTables { refusals: TABLE, ..WingTables::new(|_| Ok(Box::new(Addresses(RandomState::new())))) };
 

@@ -27,7 +27,7 @@ use crate::wire::http::Request;
 use crate::wire::reject::{ALLOW_CHANNEL, CHANNEL_METHOD, Reject};
 use std::sync::Arc;
 
-/// What this wing adds to the tables of the core.
+/// The rows that this wing adds to the tables of the core.
 pub const TABLES: WingTables = WingTables {
     refusals: TABLE,
     files: files! { "../../../static/lab/": "lab.css" "lab.js" "lab-words.js" "ways.css" "ways.js"; },

@@ -3,7 +3,7 @@
 //! Threads that write to a tapped connection, above all the pump, only copy the bytes into a queue. Another thread
 //! makes events of them. It waits a few milliseconds first, so that a busy connection seldom has to wake it.
 //!
-//! The channel is kept in memory, and forgotten soon after the page is closed. Anybody who knows the key can
+//! The channel is kept in memory, and forgotten soon after the page is closed. Any client that knows the key can
 //! subscribe to it. The page draws the key at random, and no list shows it.
 //!
 //! Limits: `MAX_TAPS`, `PIECE`, `MAX_QUEUE`, `MAX_CHANNELS`, `HISTORY`. A tap holds a second descriptor for its

@@ -25,7 +25,7 @@ table! {
     PLAYING 503 "tincan, 64 lessons at a time, 32 for one address" "no further lesson can be played now, or none for this address; come back later" => LATER
 }
 
-/// What this wing adds to the tables of the core.
+/// The rows that this wing adds to the tables of the core.
 pub const TABLES: WingTables = WingTables {
     refusals: TABLE,
     files: files! { "../../../static/lessons/": "lessons.css" "lessons.js" "lessons-words.js"; },

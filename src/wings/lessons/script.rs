@@ -82,7 +82,7 @@ pub struct Script {
     pub status: u16,
     /// Field lines that replace the usual ones, each with its CRLF.
     pub fields: String,
-    /// What is sent after the head.
+    /// The steps after the head.
     pub steps: Vec<Step>,
     /// The limit of its playing time.
     pub time: Duration,

@@ -107,7 +107,7 @@ pub struct PageRequest {
     size: usize,
 }
 
-/// What the thread that follows does. From `Following` on, the node learns of all new entries.
+/// The state of the thread that follows. From `Following` on, the node learns of all new entries.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
 pub enum FollowerState {
     /// It tries to connect, and has not failed yet.
@@ -120,7 +120,7 @@ pub enum FollowerState {
     Waiting(i64, Instant),
 }
 
-/// A node: what its channels have in common.
+/// A node: the state that its channels share.
 pub struct Node {
     /// The connection for commands.
     pub pipe: Pipe,
@@ -129,7 +129,7 @@ pub struct Node {
     next_post: AtomicU64,
     /// The channels in use, by their names.
     pub followed: Mutex<BTreeMap<String, FollowedChannel>>,
-    /// What the thread that follows does.
+    /// The state of the thread that follows.
     pub follower: Mutex<FollowerState>,
     /// How often that thread has connected.
     pub connections: AtomicU64,
@@ -199,8 +199,8 @@ impl Node {
         }
     }
 
-    /// Checks that this node follows. What it cannot read back it does not publish. If the connection was lost just
-    /// now, this waits for the next one.
+    /// Checks that this node follows. It does not publish events that it could not read back. If the connection was
+    /// lost just now, this waits for the next one.
     fn check_following(&self) -> Result<(), Reject> {
         let deadline = Instant::now() + MAX_WAIT;
         while *lock(&self.follower) == FollowerState::Connecting && Instant::now() < deadline {
@@ -308,7 +308,7 @@ impl Node {
             Some(first_new) if channel.is_empty() => first_new != above(*last),
             _ => *last > complete_up_to && ids.first() != Some(last),
         };
-        // A gap event of another node in the page may say it already.
+        // A gap event of another node in the page may report the loss already.
         if (has_gap || lost.is_some()) && !entries.iter().any(|entry| entry.lost_up_to >= Some(lost.unwrap_or(*last))) {
             self.handle_loss(request, lost, first_new)?;
         }
@@ -425,11 +425,11 @@ impl Node {
         (0..count).map(|_| format!("{}-{}", self.name, self.next_post.fetch_add(1, Relaxed))).collect()
     }
 
-    /// Finds out what became of events that were to be added after the entry `last`. Returns their ids. None if they
+    /// Finds out whether events were added after the entry `last`. Returns their ids. None if they
     /// were not added, and never will be.
     ///
     /// # Errors
-    /// If Redis refuses the events, or if it is not known what became of them.
+    /// If Redis refuses the events, or if it is not known whether they were added.
     fn added_ids(
         &self, channel: &Channel, post_ids: &[String], last: Id, result: io::Result<Reply>, deadline: Instant,
     ) -> Result<Option<Vec<Id>>, Reject> {

@@ -15,10 +15,10 @@ use crate::wings::redis::resp::{Address, MAX_STRING};
 use std::io;
 use std::sync::Arc;
 
-/// What the value of `--redis` must be.
+/// The form of the value of `--redis`.
 const EXPECTED: &str = "HOST:PORT, or redis://USER:PASSWORD@HOST:PORT/DB, percent-encoded";
 
-/// What this wing adds to the tables of the core.
+/// The rows that this wing adds to the tables of the core.
 pub const TABLES: WingTables = WingTables {
     options: &[Opt {
         name: "redis",

@@ -10,7 +10,7 @@
 //!
 //! Limits: `CONNECT_TIME`, `MAX_ADDRESSES`, [`REPLY_TIME`], `MAX_PAUSE`; `resp.rs` has the limits of a reply.
 //! Shortcut: the system looks up the server's name, in its own time.
-//! Deliberately absent: what the commands mean.
+//! Deliberately absent: the meaning of the commands.
 
 use crate::system::threads::lock;
 use crate::system::time::jitter;
@@ -195,7 +195,7 @@ struct Call {
     result: SyncSender<io::Result<Reply>>, // only the first one counts
 }
 
-/// What the threads that use a pipe share.
+/// The state that the threads of a pipe share.
 #[derive(Default)]
 struct State {
     waiting: Vec<Call>,

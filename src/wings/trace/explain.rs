@@ -10,8 +10,8 @@
 //! `>` marks what the client sent, `<` what the server sent. A line is shown when it has ended. Only bytes that the
 //! server sends after a head are shown at once, so that a person can see half an event.
 //!
-//! `http.rs` decides where the body of a request begins. After a head that it refuses nobody can know what the bytes
-//! are, so they are only shown as lines. The notes on an event stream follow WHATWG HTML, "Interpreting an event
+//! `http.rs` decides where the body of a request begins. After a head that it refuses the meaning of the bytes is
+//! unknown, so they are only shown as lines. The notes on an event stream follow WHATWG HTML, "Interpreting an event
 //! stream". After a 101 there are frames: each is shown as its header, then its payload, unmasked
 //! (`channel/watch.rs`).
 //!
@@ -119,7 +119,7 @@ impl Line {
     }
 }
 
-/// What comes next in one direction.
+/// The next part of one direction.
 #[derive(Default, PartialEq)]
 enum Next {
     #[default]
@@ -133,7 +133,7 @@ enum Next {
     /// The bytes after a request for an upgrade. The response decides what they are.
     Undecided,
     Frames,
-    /// Bytes that nobody can explain.
+    /// Bytes whose meaning is unknown.
     Lost,
 }
 

@@ -54,7 +54,7 @@ table! {
     TOO_LONG 1009 "tincan, --max-body" "the message is too large; send less, or raise --max-body"
 }
 
-/// What a client has sent.
+/// A message or a control frame from a client.
 #[derive(Debug, PartialEq)]
 pub enum Received {
     /// A whole text message.

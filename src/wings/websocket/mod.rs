@@ -16,7 +16,7 @@ use crate::wire::http::{self, Request};
 use crate::wire::reject::{CONNECTIONS, Reject};
 use std::sync::Arc;
 
-/// What this wing adds to the tables of the core.
+/// The rows that this wing adds to the tables of the core.
 pub const TABLES: WingTables = WingTables { refusals: TABLE, ..WingTables::new(|_| Ok(Box::new(WebSockets))) };
 
 struct WebSockets;

@@ -43,7 +43,7 @@ const MAX_CLOSE_TIME: Duration = Duration::from_secs(2);
 /// Limit: Ping frames in a row that the client may leave without a Pong frame.
 const MAX_UNANSWERED: u32 = 2;
 
-/// What the threads that use one socket share.
+/// The state that the threads of one socket share.
 #[derive(Default)]
 struct Shared {
     watchers: Watchers,
