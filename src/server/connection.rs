@@ -105,7 +105,7 @@ pub struct Connection {
     /// The socket. It blocks, within time limits.
     pub stream: TcpStream,
     buf: Vec<u8>,
-    room: usize, // bytes that the next read can take
+    read_size: usize, // bytes that the next read can take
     /// Whether other clients wait for its place. Then it gets one response, and little time.
     pub brief: bool,
     head_only: bool, // the request is a HEAD, so its response has no body, even if it is a refusal (RFC 9110 §9.3.2)
@@ -134,7 +134,7 @@ impl Connection {
         Ok(Connection {
             stream,
             buf: Vec::new(),
-            room: FIRST_READ,
+            read_size: FIRST_READ,
             brief,
             head_only: false,
             quiet,
@@ -188,9 +188,9 @@ impl Connection {
             let before = received.body.len();
             let (used, complete) = match req.body_length {
                 BodyLength::Chunked => received.feed(&self.buf, max)?,
-                BodyLength::Known(n) if n > max => return Err(TOO_LARGE.into()),
-                BodyLength::Known(n) => {
-                    let left = n - received.body.len();
+                BodyLength::Known(length) if length > max => return Err(TOO_LARGE.into()),
+                BodyLength::Known(length) => {
+                    let left = length - received.body.len();
                     let data = self.buf.get(..left).unwrap_or(&self.buf);
                     received.body.extend_from_slice(data);
                     (data.len(), data.len() == left)
@@ -213,12 +213,16 @@ impl Connection {
         }
     }
 
-    /// Removes up to `n` bytes from the front of the buffer and returns them.
-    pub fn drain(&mut self, n: usize) -> Vec<u8> {
-        let rest = self.buf.split_off(n.min(self.buf.len()));
+    /// Removes up to `length` bytes from the front of the buffer and returns them.
+    pub fn drain(&mut self, length: usize) -> Vec<u8> {
+        let rest = self.buf.split_off(length.min(self.buf.len()));
         replace(&mut self.buf, rest)
     }
 
+    /// Reads what arrives before the deadline.
+    ///
+    /// # Errors
+    /// [`TIMEOUT`] if nothing arrives; the errors of [`Connection::read`].
     fn read_before(&mut self, deadline: Instant) -> Result<(), Stop> {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() || !self.read(left)? { Err(TIMEOUT.into()) } else { Ok(()) }
@@ -231,10 +235,10 @@ impl Connection {
     pub fn read(&mut self, timeout: Duration) -> Result<bool, Stop> {
         self.stream.set_read_timeout(Some(timeout))?;
         let before = self.buf.len();
-        self.buf.resize(before + self.room, 0);
+        self.buf.resize(before + self.read_size, 0);
         let read = self.stream.read(self.buf.get_mut(before..).unwrap_or_default()).map_err(|e| e.kind());
         self.buf.truncate(before + read.unwrap_or(0));
-        self.room = if read == Ok(self.room) { NEXT_READ } else { FIRST_READ };
+        self.read_size = if read == Ok(self.read_size) { NEXT_READ } else { FIRST_READ };
         match read {
             Ok(1..) => {
                 let new = self.buf.get(before..).unwrap_or_default();

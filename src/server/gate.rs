@@ -46,24 +46,25 @@ pub fn is_cross_site(config: &Config, req: &Request) -> bool {
     if allowed_origin(config, req).is_some() {
         return false;
     }
-    let is_declared = req.field_values("sec-fetch-site").any(|site| site.eq_ignore_ascii_case(b"cross-site"));
+    let is_declared_cross_site =
+        req.field_values("sec-fetch-site").any(|site| site.eq_ignore_ascii_case(b"cross-site"));
     // Behind a proxy that ends TLS, the page's scheme is https and ours is http. So the Host may have either default
     // port.
     let host = req.authority.unwrap_or_default().to_ascii_lowercase();
-    let is_same_origin = |origin_sent: &[u8]| {
-        let origin_sent = origin(&String::from_utf8_lossy(origin_sent));
-        let is_host = |scheme| origin_sent.split_once("://") == Some((scheme, without_default_port(&host, scheme)));
+    let is_same_origin = |sent: &[u8]| {
+        let sent = origin(&String::from_utf8_lossy(sent));
+        let is_host = |scheme| sent.split_once("://") == Some((scheme, without_default_port(&host, scheme)));
         is_host("http")
             || is_host("https")
-            || origin_sent.strip_prefix("https://") == Some(without_default_port(&host, "http"))
+            || sent.strip_prefix("https://") == Some(without_default_port(&host, "http"))
     };
-    is_declared || !req.field_values("origin").all(is_same_origin)
+    is_declared_cross_site || !req.field_values("origin").all(is_same_origin)
 }
 
 /// Returns the value of `Access-Control-Allow-Origin` for this request, if `--allow-origin` covers its origin.
 fn allowed_origin<'a>(config: &Config, req: &Request<'a>) -> Option<&'a str> {
-    let has = |wanted: &str| config.origins.iter().any(|o| o == wanted);
-    req.field("origin").filter(|sent| has(&origin(sent))).or(has("*").then_some("*"))
+    let allows = |wanted: &str| config.origins.iter().any(|o| o == wanted);
+    req.field("origin").filter(|sent| allows(&origin(sent))).or(allows("*").then_some("*"))
 }
 
 /// Returns the field lines with which a browser lets another site's page read the response (WHATWG Fetch, "CORS

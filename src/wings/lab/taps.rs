@@ -6,7 +6,7 @@
 //! The channel is kept in memory, and forgotten soon after the page is closed. Any client that knows the key can
 //! subscribe to it. The page draws the key at random, and no list shows it.
 //!
-//! Limits: `MAX_TAPS`, `PIECE`, `MAX_QUEUE`, `MAX_CHANNELS`, `HISTORY`. A tap holds a second descriptor for its
+//! Limits: `MAX_TAPS`, `MAX_PIECE`, `MAX_QUEUE`, `MAX_CHANNELS`, `HISTORY`. A tap holds a second descriptor for its
 //! socket, so it counts as a second connection.
 
 use crate::channel::hub::{GroupLimits, Hub};
@@ -34,17 +34,17 @@ const HISTORY: usize = 64 << 10;
 /// Limit: tapped connections at the same time, and half of that for one client's address.
 const MAX_TAPS: usize = 256;
 /// Limit: bytes of the connection in one event.
-const PIECE: usize = 8192;
+const MAX_PIECE: usize = 8192;
 /// Limit: bytes in the queue of all taps. Each piece counts with `PIECE_OVERHEAD`. As many bytes may be in
 /// publication.
 const MAX_QUEUE: usize = 512 << 10;
 const PIECE_OVERHEAD: usize = size_of::<Piece>() + 16;
 /// How long the publishing thread lets pieces gather, so that a busy connection seldom has to wake it.
-const GATHER: Duration = Duration::from_millis(5);
+const GATHER_TIME: Duration = Duration::from_millis(5);
 
 table! {
-    TAP 400 "tincan, /lab" "a tap's name is 1 to 64 of A-Z a-z 0-9 _ -, and a tap is not tapped itself; mend it"
-    TAPS 503 "tincan, ?tap=" "there is no room for a further tap, or for a further one of this address; close lab pages that nobody needs, or come back later" => LATER
+    TAP 400 "tincan, /lab" "a tap's key is 1 to 64 of A-Z a-z 0-9 _ -, and a channel of the lab cannot be tapped; correct the key, or leave it out"
+    TAPS 503 "tincan, ?tap=" "there are too many taps, in all or of this address; close the lab pages that you do not need, or come back later" => LATER
 }
 
 /// A part of a connection's bytes, which becomes an event.
@@ -130,7 +130,7 @@ struct TappedConnection {
 
 /// Records bytes in pieces, if the connection is not cut.
 fn record(recorder: &mut Option<Recorder>, name: &'static str, bytes: &[u8]) {
-    recorder.iter_mut().for_each(|recorder| bytes.chunks(PIECE).for_each(|piece| recorder.record(name, piece)));
+    recorder.iter_mut().for_each(|recorder| bytes.chunks(MAX_PIECE).for_each(|piece| recorder.record(name, piece)));
 }
 
 impl Watch for Arc<TappedConnection> {
@@ -176,7 +176,7 @@ impl Taps {
         let publishing_queue = queue.clone();
         let publish = move || loop {
             park();
-            sleep(GATHER);
+            sleep(GATHER_TIME);
             let pieces = take(&mut *lock(&publishing_queue)).pieces;
             pieces.into_iter().for_each(|piece| piece.publish(&publishing_hub)); // frees each at once
         };

@@ -22,7 +22,7 @@ const MAX_PLAYERS: usize = 64;
 
 table! {
     NO_LESSON 404 "tincan, URLs" "there is no lesson of this name; GET /lessons for the list"
-    PLAYING 503 "tincan, 64 lessons at a time, 32 for one address" "no further lesson can be played now, or none for this address; come back later" => LATER
+    PLAYING 503 "tincan, 64 lessons at a time, 32 for one address" "too many lessons are being played, in all or to this address; come back later" => LATER
 }
 
 /// The rows that this wing adds to the tables of the core.

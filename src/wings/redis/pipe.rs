@@ -97,11 +97,10 @@ impl RedisConnection {
     /// password.
     pub fn connect(pipe: &Pipe) -> io::Result<RedisConnection> {
         let Pipe { address, max_entry, .. } = pipe;
-        let no_address = Err(io::Error::other("its name has no address"));
+        let error = Err(io::Error::other("its name has no address"));
         let addresses = resolve(address)?.into_iter().take(MAX_ADDRESSES);
-        let stream = addresses.fold(no_address, |result, address| {
-            result.or_else(|_| TcpStream::connect_timeout(&address, CONNECT_TIME))
-        })?;
+        let stream =
+            addresses.fold(error, |result, ip| result.or_else(|_| TcpStream::connect_timeout(&ip, CONNECT_TIME)))?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(REPLY_TIME))?;
         let timed = TimedStream { stream, deadline: Instant::now() };
