@@ -2,7 +2,7 @@
 //!
 //! `GET /kitchen?tap=KEY` is served like any other request. In addition, each byte of the request and of the response
 //! is published in the channel `/lab/KEY` (`taps.rs`). The page of the lab subscribes to both. `POST /lab/KEY` cuts
-//! the connections with that key at once, wherever they are.
+//! the connections with that key at once, even in the middle of a response.
 //!
 //! ```text
 //! event: in
