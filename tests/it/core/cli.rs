@@ -250,8 +250,8 @@ fn the_start_says_what_the_process_can_hold_and_warns() {
             &data,
             format!("{many} 32\n  warning: there are descriptors for 8 channels in use at a time; raise `ulimit -n`\n"),
         ),
-        ("-v 500000", "", "  warning: --history may come to need 1000 MiB, and `ulimit -v` allows 500000 KiB\n".into()),
-        ("-f 100", &data, "  warning: --history may come to need 512 KiB, and `ulimit -f` allows ".into()),
+        ("-v 500000", "", "  warning: --history may need 1000 MiB, but `ulimit -v` allows 500000 KiB\n".into()),
+        ("-f 100", &data, "  warning: --history may need 512 KiB, but `ulimit -f` allows ".into()),
     ] {
         let mut command = Command::new("sh");
         let line = format!("ulimit {limit}; exec {} --listen 127.0.0.1:0 {args}", env!("CARGO_BIN_EXE_tincan"));

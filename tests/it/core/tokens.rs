@@ -319,7 +319,7 @@ fn a_token_file_that_others_can_read_or_change_is_refused() {
             continue; // root's own may be handed to a group, and who is not root cannot give it to somebody else
         }
         let why = refused_at_start(&path);
-        let told = " so others than its owner can read or change it; chmod 600 it";
+        let told = " so users other than its owner can read or change it; chmod 600 it";
         assert_eq!(why, format!(" has mode {mode:o},{told}"));
         // A link has a mode of its own, 777, which says nothing; its file's counts.
         let link = scratch.0.join(format!("link-{mode:o}"));
@@ -388,7 +388,7 @@ fn a_wrong_token_file_is_named_with_its_line_and_no_token_is_shown() {
     let why = refused_at_start(&scratch.0.join("missing"));
     assert!(why.starts_with(": No such file"), "{why}");
     // No advice to `chmod 600` a directory.
-    let no_file = " is no file; write lines `publish TOKEN` and `read TOKEN` into one";
+    let no_file = " is not a file; write lines `publish TOKEN` and `read TOKEN` into a file";
     for mode in [0o700, 0o755] {
         fs::set_permissions(&scratch.0, Permissions::from_mode(mode)).unwrap();
         assert_eq!(refused_at_start(&scratch.0), no_file);
