@@ -1,9 +1,9 @@
-//! What a server is told: [`Config`], and the table of options that set it. Pure.
+//! The settings of a server: [`Config`], and the table of options that set it. Pure.
 //!
-//! One table, [`OPTIONS`], holds every option of the core: the help, the environment's names and the parser all come from
-//! it (`flags.rs`). A wing has a table of its own; what its options were given stands in [`WingOptions`].
+//! The table [`OPTIONS`] has every option of the core. The help, the names of environment variables and the parser all
+//! come from it (`flags.rs`). A wing has a table of its own, and the values of its options are in [`WingOptions`].
 //!
-//! Limits: numbers have the ranges that their messages name.
+//! Limits: numbers have the ranges that their error messages state.
 
 use crate::wire::http::{host_of, origin};
 use crate::wire::percent::is_made_of;
@@ -13,43 +13,44 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Limit: the largest SIZE, so that sums of sizes cannot overflow.
+/// Limit: the largest SIZE, so that sums of sizes do not overflow.
 const MAX_SIZE: u64 = 1 << 30;
 
-/// What the server was told.
+/// The settings of a server. [`Config::default`] has the defaults of the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Address and port to listen on; none: a listening socket on standard input.
+    /// The address and port to listen on. `None` means the listening socket on standard input.
     pub listen: Option<SocketAddr>,
-    /// A directory for the channels' logs; none: in memory.
+    /// The directory for the logs of the channels. `None` means that the logs are in memory.
     pub data: Option<PathBuf>,
-    /// With `data`: an event is heard, and its POST answered, only once it is on the disk.
+    /// With `data`: subscribers get an event, and its POST gets a response, only when the event is on the disk.
     pub sync: bool,
-    /// Bytes kept per channel.
+    /// The bytes of each log that are kept.
     pub history: usize,
-    /// How long a reader is left without a byte.
+    /// The time after which a subscriber that got no bytes gets a comment.
     pub heartbeat: Duration,
-    /// Milliseconds, the middle of the reconnection times that readers are given.
+    /// The mean reconnection time of subscribers, in milliseconds. Each gets a random time within half of it.
     pub retry: u64,
-    /// When to end a stream, so that its client reconnects.
+    /// The mean time after which a stream ends, so that its client reconnects. `None` means that no stream ends by
+    /// itself.
     pub max_age: Option<Duration>,
-    /// Bytes in a request's body.
+    /// Limit: the bytes of a request's body.
     pub max_body: usize,
-    /// Open connections, readers included.
+    /// Limit: open connections, subscribers included.
     pub max_connections: usize,
-    /// Channels in use.
+    /// Limit: channels, with those that only have a file.
     pub max_channels: usize,
-    /// Further names that this server answers to, in lower case.
+    /// Host names of this server, beside addresses and local names. They are in lower case.
     pub hosts: Vec<String>,
-    /// Further web origins that may read and publish, or `*`.
+    /// Web origins of other sites that may read and publish, or `*` for all. They are in the form of [`origin`].
     pub origins: Vec<String>,
-    /// The file that says who publishes and reads; none: everybody.
+    /// The file of the tokens for publishing and reading. `None` means that everybody may do both.
     pub token_file: Option<PathBuf>,
-    /// No line per request.
+    /// Whether to write no line for each request.
     pub quiet: bool,
-    /// How long a channel without a reader and without a new event is remembered.
+    /// The time after which a channel is forgotten that has no subscribers and no new events.
     pub forget: Duration,
-    /// What the options of wings were given.
+    /// The values of the options of wings.
     pub wing_options: WingOptions,
 }
 
@@ -76,135 +77,140 @@ impl Default for Config {
     }
 }
 
-/// The values of options that are a wing's, by the options' names.
+/// The values of the options of wings, by the names of the options.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct WingOptions(BTreeMap<&'static str, String>);
 
 impl WingOptions {
-    /// What an option was given.
+    /// Returns the value of an option, if it was set.
     pub fn get(&self, option: &str) -> Option<&str> {
         self.0.get(option).map(String::as_str)
     }
 
-    /// Gives an option a value.
+    /// Sets the value of an option.
     pub fn set(&mut self, option: &'static str, value: &str) {
         self.0.insert(option, value.into());
     }
 }
 
-/// Names alone: a value may hold a password.
+/// Writes only the names, because a value may contain a password.
 impl fmt::Debug for WingOptions {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
     }
 }
 
-/// What is wrong with a value is told by what would be right.
+/// The result for a value of an option. An error names the valid values, in words that fit after "give".
 pub type ValueResult<T = ()> = Result<T, &'static str>;
 
-/// An option.
+/// An option of the command line.
 pub struct Opt {
-    /// Its name, without the hyphens.
+    /// The name, without the leading hyphens.
     pub name: &'static str,
-    /// What stands for its value; empty for a switch.
+    /// The word for its value in the help. It is empty for a switch.
     pub value: &'static str,
-    /// What the help says.
+    /// The description in the help.
     pub help: &'static str,
-    /// Sets it. An error says what would be right.
+    /// Parses a value and sets the option.
     pub set: fn(&mut Config, &str) -> ValueResult,
-    /// Its value may hold a password, and is never shown.
+    /// Whether the value may contain a password. Such a value is never shown.
     pub secret: bool,
 }
 
-/// An option whose value may be shown.
+/// Returns an option whose value may be shown.
 pub const fn option(
     name: &'static str, value: &'static str, help: &'static str, set: fn(&mut Config, &str) -> ValueResult,
 ) -> Opt {
     Opt { name, value, help, set, secret: false }
 }
 
-/// The options of the core, in the order in which the help has them.
+/// The options of the core, in the order of the help.
 pub const OPTIONS: &[Opt] = &[
     option(
         "listen",
         "ADDR:PORT",
         "where to listen [127.0.0.1:8000]; - takes the listening socket from stdin",
-        |c, v| {
-            // Shortcut: no other name is looked up.
-            c.listen = v.strip_prefix("localhost:").map_or(v.into(), |port| format!("127.0.0.1:{port}")).parse().ok();
+        |config, value| {
+            // Shortcut: `localhost` is the only name that works here. No name is looked up.
+            config.listen =
+                value.strip_prefix("localhost:").map_or(value.into(), |port| format!("127.0.0.1:{port}")).parse().ok();
             check(
-                c.listen.is_some() || v == "-",
+                config.listen.is_some() || value == "-",
                 "an IP address (or localhost) and a port, such as 127.0.0.1:8000, or -",
             )
         },
     ),
-    option("data", "DIR", "keep each channel's log in this directory; without it, in memory", |c, v| {
-        c.data = Some(v.into());
-        check(!v.is_empty(), "a directory")
+    option("data", "DIR", "keep the logs of the channels in this directory; without it, in memory", |config, value| {
+        config.data = Some(value.into());
+        check(!value.is_empty(), "a directory")
     }),
-    option("sync", "", "with --data: an event is heard, its POST answered, once it is on the disk", |c, v| {
-        switch(v).map(|on| c.sync = on)
+    option("sync", "", "with --data: wait for the disk before an event is delivered or confirmed", |config, value| {
+        switch(value).map(|on| config.sync = on)
     }),
-    option("history", "SIZE", "bytes kept per channel [1M]", |c, v| size(v).map(|n| c.history = n)),
-    option("heartbeat", "SECS", "an idle reader gets a comment this often [15]", |c, v| {
-        number(v, 1, 86_400, "seconds from 1 to 86400").map(|n| c.heartbeat = Duration::from_secs(n))
+    option("history", "SIZE", "bytes to keep for each channel [1M]", |config, value| {
+        size(value).map(|n| config.history = n)
     }),
-    option("retry", "MS", "how long clients wait before they reconnect, give or take half [2000]", |c, v| {
-        number(v, 0, 86_400_000, "milliseconds up to 86400000 (a day)").map(|n| c.retry = n)
+    option("heartbeat", "SECS", "send an idle subscriber a comment this often [15]", |config, value| {
+        number(value, 1, 86_400, "a number of seconds from 1 to 86400 (a day)")
+            .map(|n| config.heartbeat = Duration::from_secs(n))
     }),
-    option("max-age", "SECS", "end each stream after this time, give or take a tenth [never]", |c, v| {
-        number(v, 1, 31_536_000, "seconds from 1 to 31536000 (a year)")
-            .map(|n| c.max_age = Some(Duration::from_secs(n)))
+    option("retry", "MS", "how long clients wait before they reconnect, plus or minus half [2000]", |config, value| {
+        number(value, 0, 86_400_000, "a number of milliseconds from 0 to 86400000 (a day)").map(|n| config.retry = n)
     }),
-    option("max-body", "SIZE", "largest body of a POST [64K]", |c, v| size(v).map(|n| c.max_body = n)),
-    option("max-connections", "N", "connections at a time, readers included [10000]", |c, v| {
-        count(v).map(|n| c.max_connections = n)
+    option("max-age", "SECS", "end each stream after this time, plus or minus a tenth [never]", |config, value| {
+        number(value, 1, 31_536_000, "a number of seconds from 1 to 31536000 (a year)")
+            .map(|n| config.max_age = Some(Duration::from_secs(n)))
     }),
-    option("max-channels", "N", "channels at a time [1000]", |c, v| count(v).map(|n| c.max_channels = n)),
-    option("host", "NAME", "a further name that this server answers to; may be repeated", |c, v| {
-        c.hosts.push(v.trim_end_matches('.').to_ascii_lowercase());
-        check(is_made_of(v, b"-._"), "a host name without scheme and port, such as chat.example.org")
+    option("max-body", "SIZE", "largest body of a POST [64K]", |config, value| {
+        size(value).map(|n| config.max_body = n)
     }),
-    option(
-        "allow-origin",
-        "ORIGIN",
-        "a further web origin that may read and publish, or *; may be repeated",
-        |c, v| {
-            c.origins.push(origin(v));
-            let is = |(scheme, host): (&str, &str)| is_made_of(scheme, b"+-.") && host_of(host.as_bytes()).is_some();
-            let right = "an origin without a path, such as https://example.org or capacitor://localhost, or null, or *";
-            check(v == "*" || v == "null" || v.split_once("://").is_some_and(is), right)
-        },
-    ),
-    option("token-file", "FILE", "lines `publish TOKEN`, `read TOKEN`: who may publish, who may read", |c, v| {
-        c.token_file = Some(v.into());
-        check(!v.is_empty(), "a file")
+    option("max-connections", "N", "connections at a time, subscribers included [10000]", |config, value| {
+        count(value).map(|n| config.max_connections = n)
     }),
-    option("quiet", "", "no line per request", |c, v| switch(v).map(|on| c.quiet = on)),
+    option("max-channels", "N", "channels, including those that only have a file [1000]", |config, value| {
+        count(value).map(|n| config.max_channels = n)
+    }),
+    option("host", "NAME", "further host name of this server; may be repeated", |config, value| {
+        config.hosts.push(value.trim_end_matches('.').to_ascii_lowercase());
+        check(is_made_of(value, b"-._"), "a host name without scheme and port, such as chat.example.org")
+    }),
+    option("allow-origin", "ORIGIN", "web origin that may read and publish, or *; may be repeated", |config, value| {
+        config.origins.push(origin(value));
+        let is_origin = |(scheme, host)| is_made_of(scheme, b"+-.") && host_of(str::as_bytes(host)).is_some();
+        let expected = "an origin without a path, such as https://example.org or capacitor://localhost, or null, or *";
+        check(value == "*" || value == "null" || value.split_once("://").is_some_and(is_origin), expected)
+    }),
+    option("token-file", "FILE", "file of access tokens: lines `publish TOKEN` and `read TOKEN`", |config, value| {
+        config.token_file = Some(value.into());
+        check(!value.is_empty(), "a file")
+    }),
+    option("quiet", "", "do not write a line for each request", |config, value| {
+        switch(value).map(|on| config.quiet = on)
+    }),
 ];
 
-/// Nothing, or what would be right.
+/// Checks a value.
 ///
 /// # Errors
-/// That.
-pub fn check(ok: bool, right: &'static str) -> ValueResult {
-    if ok { Ok(()) } else { Err(right) }
+/// `expected`, which names the valid values, if the value is not `valid`.
+pub fn check(valid: bool, expected: &'static str) -> ValueResult {
+    if valid { Ok(()) } else { Err(expected) }
 }
 
-/// The value of a switch.
+/// Parses the value of a switch. On the command line it is empty.
 ///
 /// # Errors
-/// What would be right.
+/// The valid values, if the value is none of them.
 pub fn switch(text: &str) -> ValueResult<bool> {
     match text {
         "" | "1" | "true" => Ok(true),
         "0" | "false" => Ok(false),
-        _ => Err("nothing, or in the environment 1 or 0"),
+        _ => Err("1 or 0"),
     }
 }
 
-fn number(text: &str, least: u64, most: u64, right: &'static str) -> ValueResult<u64> {
-    text.parse().ok().filter(|n| !text.starts_with('+') && (least..=most).contains(n)).ok_or(right)
+fn number(text: &str, min: u64, max: u64, expected: &'static str) -> ValueResult<u64> {
+    text.parse().ok().filter(|n| !text.starts_with('+') && (min..=max).contains(n)).ok_or(expected)
 }
 
 fn count(text: &str) -> ValueResult<usize> {
@@ -212,7 +218,7 @@ fn count(text: &str) -> ValueResult<usize> {
 }
 
 fn size(text: &str) -> ValueResult<usize> {
-    let right = "a size from 1 to 1G: bytes, or a number with K, M or G";
+    let expected = "a size from 1 to 1G: bytes, or a number with K, M or G";
     let shift = match text.as_bytes() {
         [.., b'K' | b'k'] => 10,
         [.., b'M' | b'm'] => 20,
@@ -220,5 +226,5 @@ fn size(text: &str) -> ValueResult<usize> {
         _ => 0,
     };
     let digits = text.get(..text.len() - usize::from(shift > 0)).unwrap_or_default();
-    number(digits, 1, MAX_SIZE >> shift, right).map(|n| (n as usize) << shift)
+    number(digits, 1, MAX_SIZE >> shift, expected).map(|n| (n as usize) << shift)
 }

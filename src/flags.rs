@@ -1,32 +1,33 @@
-//! The command line and the environment: words to a [`Config`]. Pure: it is given the words, it prints nothing.
+//! The command line and the environment, parsed into a [`Config`]. Pure: the caller passes the arguments and the
+//! variables, and prints the messages.
 //!
-//! The options of the core and of the wings in this build are one list. A flag wins over `TINCAN_…`, which wins over `PORT`;
-//! the options that may be repeated add up within one source, and stand in one variable with commas between them. An option
-//! of a wing that is not in this build is refused, wherever it is given.
+//! The options of this build are those of the core and of its wings. An argument wins over a variable `TINCAN_…`, which
+//! wins over `PORT`. If an option may be repeated, all its values from one source count. In a variable, commas separate
+//! them. An option of a wing that is not in this build is an error, both as an argument and as a variable.
 
 use crate::config::{Config, OPTIONS, Opt};
 use crate::wings::DOORS;
 
-/// As in `Cargo.toml`, which a build with `rustc` alone does not read.
+/// The version, as in `Cargo.toml`. A build with only `rustc` does not read that file.
 const VERSION: &str = "0.1.0";
 
 /// What the command line asks for.
 pub enum Command {
     /// Run a server.
     Run(Box<Config>),
-    /// Print this on standard output and stop.
+    /// Print this text on standard output, and end.
     Print(String),
 }
 
-/// Every option of this build.
+/// Returns all options of this build.
 fn options() -> impl Iterator<Item = &'static Opt> {
     OPTIONS.iter().chain(DOORS.iter().filter_map(|door| door.wing).flat_map(|wing| wing.options))
 }
 
-/// Reads the arguments (without the program's name), with `env` for the environment.
+/// Parses the arguments, without the name of the program. `env` returns the value of an environment variable.
 ///
 /// # Errors
-/// One line for a person: what is wrong and what to do.
+/// A line for the operator, if an option is wrong: what is wrong, and what to do.
 pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<Command, String> {
     let mut flags = Vec::new();
     let mut args = args.iter().map(String::as_str);
@@ -38,7 +39,7 @@ pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<Co
         }
     }
     for option in DOORS.iter().filter(|door| door.wing.is_none()).flat_map(|door| door.options) {
-        // What would be off or unset is no harm.
+        // A variable that turns the option off does no harm.
         if env(&variable(option)).is_some_and(|value| !["", "0", "false"].contains(&value.trim())) {
             return Err(missing_wing(&variable(option)));
         }
@@ -54,17 +55,17 @@ pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<Co
         for value in values {
             let shown = if option.secret { "this value".into() } else { format!("{value:?}") };
             (option.set)(&mut config, &value)
-                .map_err(|right| format!("{source}: {shown} will not do; give {right}"))?;
+                .map_err(|expected| format!("{source}: {shown} is not valid; give {expected}"))?;
         }
     }
     if config.sync && config.data.is_none() {
-        return Err("--sync needs a disk to wait for; give --data DIR as well".into());
+        return Err("--sync needs --data; give --data DIR as well".into());
     }
     DOORS.iter().filter_map(|door| door.wing).try_for_each(|wing| (wing.check)(&config))?;
     Ok(Command::Run(Box::new(config)))
 }
 
-/// Reads an option and its value, which may be the next argument.
+/// Parses an argument. Returns its option and its value, which may be the next argument.
 fn flag<'a>(arg: &'a str, others: &mut impl Iterator<Item = &'a str>) -> Result<(&'static Opt, &'a str), String> {
     let (word, value) = arg.split_once('=').map_or((arg, None), |(word, value)| (word, Some(value)));
     let name = word.strip_prefix("--").unwrap_or_default();
@@ -72,8 +73,9 @@ fn flag<'a>(arg: &'a str, others: &mut impl Iterator<Item = &'a str>) -> Result<
         if DOORS.iter().any(|door| door.options.contains(&name)) {
             return Err(missing_wing(word));
         }
-        let shown = if arg.contains("://") { "this".into() } else { format!("{arg:?}") }; // it may hold a password
-        return Err(format!("{shown} is no option; `tincan --help` lists them"));
+        // A URL may contain a password.
+        let shown = if arg.contains("://") { "this".into() } else { format!("{arg:?}") };
+        return Err(format!("{shown} is not an option; `tincan --help` lists the options"));
     };
     let is_switch = option.value.is_empty();
     match value {
@@ -87,21 +89,19 @@ fn flag<'a>(arg: &'a str, others: &mut impl Iterator<Item = &'a str>) -> Result<
     }
 }
 
-/// What is wrong with an option of a wing that is not in this build.
+/// Returns the message about an option of a wing that is not in this build.
 fn missing_wing(option: &str) -> String {
-    format!(
-        "{option}: this build does not have it (`tincan --version` tells what it has); leave it out, or run another"
-    )
+    format!("{option}: this build does not have it (see tincan --version); leave it out, or run another build")
 }
 
-/// The values that the environment gives an option, and the variable.
+/// Returns the name of the variable that sets an option, and the values in it.
 fn from_environment(option: &Opt, env: &impl Fn(&str) -> Option<String>) -> (String, Vec<String>) {
     let name = variable(option.name);
-    let several = ["host", "allow-origin"].contains(&option.name);
-    let is_path = ["DIR", "FILE"].contains(&option.value); // one that ends with a space is another without it
+    let is_list = ["host", "allow-origin"].contains(&option.name);
+    let is_path = ["DIR", "FILE"].contains(&option.value); // a space at its end belongs to the path
     let text = env(&name).unwrap_or_default();
     let values: Vec<String> = text
-        .split(|c| several && c == ',')
+        .split(|c| is_list && c == ',')
         .map(|value| if is_path { value } else { value.trim() })
         .filter(|value| !value.is_empty())
         .map(String::from)
@@ -114,25 +114,27 @@ fn from_environment(option: &Opt, env: &impl Fn(&str) -> Option<String>) -> (Str
     }
 }
 
-/// A note about variables that look like an option's and are none's; an orchestrator may have set them, so it is no more.
+/// Returns a note about variables that begin with `TINCAN_` but belong to no option. It is not an error, because an
+/// orchestrator may have set them.
 pub fn unknown_variables(variables: impl Iterator<Item = String>) -> Option<String> {
     let known: Vec<_> = options().map(|option| variable(option.name)).collect();
     let names: Vec<_> = variables.filter(|name| name.starts_with("TINCAN_") && !known.contains(name)).collect();
-    (!names.is_empty()).then(|| format!("note: no option has these variables, see --help: {}", names.join(", ")))
+    (!names.is_empty()).then(|| format!("note: these variables belong to no option, see --help: {}", names.join(", ")))
 }
 
-/// The environment's name for an option.
+/// Returns the name of the environment variable for an option.
 fn variable(option: &str) -> String {
     format!("TINCAN_{}", option.replace('-', "_").to_ascii_uppercase())
 }
 
-/// The version, and the wings of this build.
+/// Returns the version, and the names of the wings in this build.
 fn version() -> String {
     let wings: Vec<_> = DOORS.iter().filter(|door| door.wing.is_some()).map(|door| door.name).collect();
     let wings = if wings.is_empty() { "without wings".into() } else { format!("with {}", wings.join(", ")) };
     format!("tincan {VERSION} {wings}\n")
 }
 
+/// Returns the text of `--help`.
 fn help() -> String {
     let mut out = String::from(
         "A channel is a URL; what you POST to it, everyone who GETs it hears.\n\nusage: tincan [OPTIONS]\n\n",
@@ -141,10 +143,12 @@ fn help() -> String {
         let option = format!("--{name} {value}");
         out += &format!("  {option:<22} {help}\n");
     }
-    out.push_str(
-        "  -h, --help             this text\n  -V, --version          the version, and what is in this build\n\n\
-         SIZE: bytes, or with K, M or G. --opt VALUE and --opt=VALUE are the same.\n\
-         Environment: TINCAN_LISTEN, TINCAN_HISTORY and so on, below flags; PORT alone means 0.0.0.0:$PORT.\n",
-    );
+    out.extend([
+        "  -h, --help             show this text\n",
+        "  -V, --version          show the version, and what is in this build\n\n",
+        "SIZE is in bytes, or ends with K, M or G. --opt VALUE and --opt=VALUE are the same.\n",
+        "Each option is also a variable, such as TINCAN_MAX_AGE. Arguments win over variables.\n",
+        "If --listen is not set, PORT means --listen 0.0.0.0:$PORT.\n",
+    ]);
     out
 }

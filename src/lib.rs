@@ -1,56 +1,88 @@
-//! **tincan**: a channel is a URL; what you POST to it, everyone who GETs it hears.
+//! **tincan** is a server for Server-Sent Events: a channel is a URL; what you POST to it, everyone who GETs it hears.
+//!
+//! This page is the guide to the source. It states the one idea and the words, lists the files in reading order, and
+//! follows a POST and a GET through them. A program that embeds the server needs only [the last section](#embedding).
 //!
 //! # The one idea
 //!
-//! A channel is an append-only log of bytes, exactly as they go on the wire. A subscriber is a socket and a position in
-//! that log. Everything else is copying log bytes to a socket.
+//! A channel is an append-only log of bytes, exactly as they go over the wire. A subscriber is a socket and a position
+//! in that log. Everything else copies log bytes to sockets:
 //!
-//! # The rooms, in reading order
+//! - A new subscriber starts at the end of the log.
+//! - A replay starts at an earlier position.
+//! - A slow subscriber continues at the byte where its socket was full, even in the middle of an event.
+//! - A poll ends after the first events.
+//! - With `--data` the log is in files, so it survives a restart.
 //!
-//! A file imports only from files above it, and a test holds that. A `mod.rs` is read behind the files that it lists.
+//! No subscriber has a queue or a buffer of its own. A replay and a live event use the same code.
 //!
-//! | folder | files | what they know |
+//! # Words
+//!
+//! - A *client* is any program that connects. A *publisher* sends events to a channel. A *subscriber* receives them.
+//! - A *block* is one event on the wire: its lines and the blank line that ends it.
+//! - A *position* is a place in a log. It counts bytes since the log was opened.
+//! - The *prelude* is the first block that a subscriber gets. It holds the id from which a reconnecting client resumes.
+//! - The *hub* has all channels by their names. The *pump* is the thread that writes new events to subscribers.
+//! - In a *turn* each subscriber of one channel gets its next piece of the log.
+//! - A *refusal* is a response with an error status. All refusals are in tables; the core's is in `reject`.
+//! - The *core* is a whole server. A *wing* is an optional part, such as WebSocket. A *door* is where a wing connects
+//!   to the core.
+//!
+//! Three more words say how far an event has come: *written*, *heard* and *pumped*. `channel/mod.rs` defines them, and
+//! the order in which locks are taken.
+//!
+//! # The files, in reading order
+//!
+//! A file imports only from files above it, and a test checks that. A `mod.rs` comes after the files that it lists.
+//!
+//! | folder | files | contents |
 //! |---|---|---|
-//! | `wire/` | `reject` `id` `percent` `base64` `event` `http` `chunked` | bytes and what they mean; pure |
-//! | `system/` | `report` `threads` `time` `limits` `listener` | what the machine gives |
-//! | | `config` | what a server is told |
+//! | `wire/` | `reject` `id` `percent` `base64` `event` `http` `chunked` | what bytes mean; no sockets and no files |
+//! | `system/` | `report` `threads` `time` `limits` `listener` | what the operating system provides |
+//! | | `config` | the settings of a server |
 //! | `log/` | `recovery` `disk` `part` `writer` `positions` | the bytes of a channel, in memory or in files |
-//! | `channel/` | `framing` `watch` `subscriber` `state` `publish` `turn` `hub` `pump` | who writes and who reads |
-//! | `server/` | `pages` `gate` `connection` `doors` `route` `accept` | who may, one client, and which answer |
-//! | `wings/` | `trace` `lessons` `lab` `websocket` `address` `redis` | what can be left out, each by a feature |
-//! | | `flags`, `main` | arguments and environment; start |
+//! | `channel/` | `framing` `watch` `subscriber` `state` `publish` `turn` `hub` `pump` | publishers and subscribers |
+//! | `server/` | `pages` `gate` `connection` `doors` `route` `accept` | connections, access checks, and responses |
+//! | `wings/` | `trace` `lessons` `lab` `websocket` `address` `redis` | optional parts, each a feature of Cargo |
+//! | | `flags`, `main` | the command line and the start |
 //!
-//! The first six rows and the last are the *core*, a whole server. It has doors (`server/doors.rs`), and does not know who
-//! comes in: `wings/mod.rs` has the list.
+//! Everything outside `wings/` is the core. Its doors are in `server/doors.rs`. No file of the core names a wing,
+//! except this guide and the command line. `wings/mod.rs` lists all wings.
 //!
-//! # A walk: a POST
+//! An auditor can search for three fixed words. `Limit:` marks a bound on memory, time or a number. `Deviation:` marks
+//! a difference from a standard. `Shortcut:` marks a simplification that was chosen.
 //!
-//! 1. `accept` gives the connection to a thread, which starts the next one that waits, and reads the head (`connection`).
-//!    `http` finds its end, checks it and parses it.
-//! 2. `route` asks `gate` whether this Host, this page and this token may, and then each wing whether the request is its own.
-//!    If not, the path is a channel: the rest of the head is checked. What is refused is refused here, before the body.
-//! 3. `connection` reads the body, whole or in chunks (`chunked`). `event` makes events of it, each with its lines.
-//! 4. `hub` looks up the channel, and opens its log if nobody has yet. `publish` gives the events their ids and writes them
-//!    as one block behind the end of the log (`positions`; with `--data`, `writer` and `disk`). With `--sync` it waits for
-//!    the disk. Then they may be heard.
-//! 5. The answer has the ids. The hub wakes the pump.
-//! 6. `pump` takes the channel, and a `turn` copies the new bytes once and gives them to each `subscriber`, whose `framing`
-//!    wraps them. What a socket does not take stays in the log, and the position stays with the subscriber.
+//! # What a POST does
 //!
-//! # A walk: a GET
+//! 1. A thread waits in `accept`. When it gets a connection, it starts the next waiting thread. Then it reads the head
+//!    of the request (`connection`). `http` finds the end of the head, checks it and parses it.
+//! 2. `route` asks `gate` whether the host name, the web page and the token are allowed. Then it asks each wing whether
+//!    the request belongs to it. If none claims it, and if the path names a channel, `route` checks the rest of the
+//!    head. A refusal that needs only the head is sent here, before the body arrives.
+//! 3. `connection` reads the body. If the body is in chunks, `chunked` joins them. `event` turns the body into events.
+//! 4. `hub` finds the channel, and opens its log if it is not open yet. `publish` gives each event an id, and appends
+//!    all of them to the log at once (`positions`; with `--data` also `writer` and `disk`). With `--sync` it waits for
+//!    the disk. Then subscribers may receive the events.
+//! 5. The hub wakes the pump. The publisher gets a response that lists the ids.
+//! 6. `pump` runs a `turn` of the channel. The turn copies the new bytes once, and writes them to the socket of each
+//!    `subscriber`. A `framing` wraps them, for example in chunks. If a socket does not take all bytes, the
+//!    subscriber's position stays at the first byte that is left.
 //!
-//! 1. As above, up to the route. If the client prefers HTML, it gets the chat page (`pages`).
-//! 2. `hub` looks up the channel, and `positions` finds the place: now, the oldest event kept, or behind an id.
-//! 3. `state` makes the connection a subscriber: the head and the prelude are written, the thread is free, and the socket
-//!    stands in the list with its position.
-//! 4. From then on a turn is all that happens. A replay is a turn from an earlier place, a slow reader is one from where it
-//!    stopped, and a poll ends with its first one.
-//! 5. The heartbeat (`pump`) looks for sockets that are closed, and writes `:ping` if nothing else was written for a while.
+//! # What a GET does
 //!
-//! Words to search for in an audit: `Limit:` (what bounds a peer), `Deviation:` (from a standard), `Shortcut:` (what
-//! was left simple on purpose).
+//! 1. The steps up to `route` are the same. A client that prefers HTML gets the chat page (`pages`).
+//! 2. `hub` finds the channel, and `positions` finds where the subscriber starts: at the end of the log, at the oldest
+//!    event, or after a given id.
+//! 3. `state` makes the connection a subscriber. It writes the response head and the prelude, and adds the socket and
+//!    its position to the channel's list. The thread is free again.
+//! 4. From then on turns write everything that the subscriber gets. A poll ends after the events that are there
+//!    already, else after the first new ones or when its time is over.
+//! 5. The heartbeat thread (`pump`) looks for closed sockets. It writes `:ping` to a subscriber that got no bytes for a
+//!    while.
 //!
-//! # A server in a program of yours
+//! # Embedding
+//!
+//! A program can start a server of its own, and publish without HTTP:
 //!
 //! ```no_run
 //! use tincan::{Config, Event, Server};
@@ -64,7 +96,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
-// What a program may use is named at the end. The rest is public for the program in `main.rs` and for tests.
+// A program uses the four items at the end. The modules are public only for `main.rs` and for the tests.
 #[doc(hidden)]
 pub mod wire;
 #[doc(hidden)]

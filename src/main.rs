@@ -1,4 +1,4 @@
-//! The program, in three steps: read the flags, bind, run.
+//! The program in three steps: read the command line, bind the socket, serve.
 #![forbid(unsafe_code)]
 
 use std::env::{args_os, var_os, vars_os};
@@ -9,8 +9,7 @@ use std::process::exit;
 use tincan::Server;
 use tincan::flags::{Command, parse, unknown_variables};
 use tincan::system::listener::outward_address;
-use tincan::system::report::report;
-use tincan::system::report::visible;
+use tincan::system::report::{report, visible};
 
 fn main() {
     let args: Vec<String> = args_os().skip(1).map(|arg| text("an argument", arg)).collect();
@@ -24,36 +23,40 @@ fn main() {
     server.run()
 }
 
-/// The text of an argument or a variable. With other bytes a path would become another path.
-fn text(what: &str, value: OsString) -> String {
+/// Returns the value of an argument or an environment variable as text. If it is not UTF-8, the program ends: replacing
+/// bytes would turn a path into another path.
+fn text(source: &str, value: OsString) -> String {
     value.into_string().unwrap_or_else(|value| {
-        let secret = value.to_string_lossy().contains("://"); // it may hold a password
-        let shown = if secret { "this value".into() } else { format!("{value:?}") };
-        fail(2, &format!("{what}: {shown} is not UTF-8; give a path through a link that has a name in UTF-8"))
+        // A URL may contain a password.
+        let shown = if value.to_string_lossy().contains("://") { "this value".into() } else { format!("{value:?}") };
+        fail(2, &format!("{source}: {shown} is not UTF-8; give a path through a link that has a name in UTF-8"))
     })
 }
 
+/// Prints why the program cannot run, and ends it with an exit code.
 fn fail(code: i32, why: &str) -> ! {
-    let why = visible(why); // one line, whatever stands in a path
+    let why = visible(why); // one line, even if a path contains a line end
     report(format!("tincan: {why}"));
     exit(code)
 }
 
-/// The page's URL, the two curl lines, and what this process can hold, for whoever sits at the terminal.
+/// Prints the URL of the chat page, two commands to try, and the notes of the server.
 fn report_start(server: &Server) {
     let Ok(address) = server.local_addr() else { return };
     let ip = address.ip();
+    let port = address.port();
     let local = ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST;
-    let url = if local { format!("localhost:{}", address.port()) } else { address.to_string() };
-    let curl = format!("  curl -N {url}/kitchen\n  curl -d 'soup is ready' {url}/kitchen");
+    let url = if local { format!("localhost:{port}") } else { address.to_string() };
     let mut notes = server.start_notes();
     if ip.is_unspecified() {
-        let port = address.port();
         let url = outward_address().map(|ip| format!("http://{}/", SocketAddr::new(ip, port)));
         let url = url.unwrap_or(format!("port {port} at any address of this machine"));
         notes.insert(0, format!("from other machines: {url}"));
     }
     let unknown = unknown_variables(vars_os().map(|(name, _)| name.to_string_lossy().into()));
     notes.extend(unknown.map(visible));
-    report(format!("tincan: http://{url}/\n{curl}\n  {}", notes.join("\n  ")));
+    let notes = notes.join("\n  ");
+    report(format!(
+        "tincan: http://{url}/\n  curl -N {url}/kitchen\n  curl -d 'soup is ready' {url}/kitchen\n  {notes}"
+    ));
 }

@@ -1,38 +1,39 @@
-//! Framings: how the transport of one subscriber wraps the bytes of a log. Pure.
+//! Framings: how the bytes of a log are wrapped for one subscriber's transport. Pure.
 //!
 //! ```text
 //! none      log bytes                                     HTTP/1.0, or a body with a length
 //! chunks    size in hexadecimal CRLF log bytes CRLF       HTTP/1.1 (RFC 9112 §7.1)
 //! ```
 //!
-//! A frame is what is written before log bytes, these bytes, and what is written behind them. All of it follows from the
-//! log, so nothing is kept of a frame but a place in it ([`Cursor`]). Subscribers that stand at one place are sent the same
-//! bytes, which are framed once ([`FramedBytes`]).
+//! A frame has three parts: bytes before its payload, the payload, and bytes after it. The payload is bytes of the log,
+//! and the other parts follow from them. So a subscriber keeps nothing of a frame but its place in it ([`Cursor`]).
+//! Subscribers at the same place are sent the same bytes, which are framed only once ([`FramedBytes`]).
 //!
-//! A chunk may end anywhere in the log, for a client joins them before it reads the stream. Another transport wraps each
-//! block as a *message* instead: whole, and with its length in front, so that the block is at hand when it begins.
+//! A chunk may end anywhere in the log, because a client joins all chunks before it parses the stream. Another
+//! transport may wrap each block as one *message*, with its length first. Such a frame begins only when the whole block
+//! is available.
 //!
-//! Deliberately absent: sockets, and where the log is.
+//! Deliberately absent: sockets, and where the bytes of the log come from.
 
 use std::borrow::Cow;
 use std::ptr;
 
-/// Limit: bytes that are framed at a time, and a header.
+/// Limit: bytes that are framed at a time. The rest of a header may follow them.
 const MAX_FRAMED: usize = 64 << 10;
 
-/// How log bytes are wrapped.
+/// A way to wrap bytes of a log.
 pub struct Framing {
-    /// The field line that announces it in a response's head.
+    /// The field line in a response's head that announces the framing.
     pub field: &'static str,
-    /// A heartbeat.
+    /// A heartbeat, in a frame.
     pub ping: &'static [u8],
-    /// What ends a stream in good order.
+    /// Returns the bytes that end a stream in good order.
     pub last: fn() -> Vec<u8>,
-    /// Opens a frame; returns what is written before its text. None if that takes more of the log.
+    /// Opens a frame, and returns the bytes before its payload. Returns None if it needs more of the log first.
     pub begin: fn(&mut Cursor, &[u8]) -> Option<Vec<u8>>,
-    /// Of a frame's text in the log, what is written at a time, and how many bytes behind that are none of it.
+    /// Returns the next bytes of a frame's payload, and how many bytes of the log after them are not payload.
     pub piece: fn(&[u8]) -> (&[u8], usize),
-    /// What is written behind a frame's text.
+    /// The bytes after a frame's payload.
     pub end: &'static [u8],
 }
 
@@ -41,8 +42,8 @@ pub static UNFRAMED: Framing = Framing {
     field: "",
     ping: b":ping\n\n",
     last: Vec::new,
-    begin: |at, log| one_frame(at, log).map(|_| Vec::new()),
-    piece: |text| (text, 0),
+    begin: |cursor, log| one_frame(cursor, log).map(|_| Vec::new()),
+    piece: |payload| (payload, 0),
     end: b"",
 };
 /// Log bytes in chunks.
@@ -50,50 +51,51 @@ static CHUNKS: Framing = Framing {
     field: "Transfer-Encoding: chunked\r\n",
     ping: b"7\r\n:ping\n\n\r\n",
     last: || b"0\r\n\r\n".into(),
-    begin: |at, log| one_frame(at, log).map(|size| format!("{size:x}\r\n").into()),
+    begin: |cursor, log| one_frame(cursor, log).map(|size| format!("{size:x}\r\n").into()),
     end: b"\r\n",
     ..UNFRAMED
 };
-/// A framing. Each is there once, and by that it is told from others.
+/// A reference to a framing. Each framing exists once, so framings are compared by their addresses.
 pub type FramingRef = &'static Framing;
 
-/// None, or chunks.
+/// Returns the framing of HTTP, with or without chunks.
 pub fn chunked(chunked: bool) -> FramingRef {
     if chunked { &CHUNKS } else { &UNFRAMED }
 }
 
-/// A frame of all that is at hand.
-fn one_frame(at: &mut Cursor, log: &[u8]) -> Option<u64> {
+/// Opens a frame of all available bytes, and returns their number. Returns None if there are none.
+fn one_frame(cursor: &mut Cursor, log: &[u8]) -> Option<u64> {
     let size = log.len() as u64;
-    at.frame = Some((size, at.pos + size)).filter(|_| size > 0);
-    at.frame.map(|(size, _)| size)
+    cursor.frame = Some((size, cursor.pos + size)).filter(|_| size > 0);
+    cursor.frame.map(|(size, _)| size)
 }
 
 /// A place in a log, and in the frame that is open there.
 #[derive(Clone, Copy, Default, PartialEq)]
 pub struct Cursor {
-    /// The first byte of the log that was not written yet.
+    /// The position of the next byte to write.
     pub pos: u64,
-    /// How many bytes are still to come from the log, and where what the frame wraps ends. None: between two frames.
+    /// In a frame: how many bytes of payload are left, and the position at which the frame ends. None: between two
+    /// frames.
     pub frame: Option<(u64, u64)>,
 }
 
 impl Cursor {
-    /// Where what it is inside of ends.
+    /// Returns the position at which the open frame ends, or `pos` if none is open.
     pub fn end(&self) -> u64 {
         self.frame.map_or(self.pos, |(_, end)| end)
     }
 }
 
 impl Framing {
-    /// Frames log bytes that begin at a place, up to so many bytes of frames; the place is then behind these. Returns the
-    /// rest of what was begun before or behind log bytes.
-    pub fn wrap(&self, at: &mut Cursor, log: &[u8], mut room: usize, out: &mut Vec<u8>) -> Vec<u8> {
-        let base = at.pos;
+    /// Frames log bytes that begin at the cursor, until there are `room` bytes of frames. Moves the cursor over the
+    /// bytes that were framed. If `room` ends within the bytes before or after a payload, it returns their rest.
+    pub fn wrap(&self, cursor: &mut Cursor, log: &[u8], mut room: usize, out: &mut Vec<u8>) -> Vec<u8> {
+        let base = cursor.pos;
         loop {
-            let before = *at;
-            let rest = usize::try_from(at.pos - base).ok().and_then(|from| log.get(from..));
-            let Some(step) = self.step(at, rest.unwrap_or_default()) else { return Vec::new() };
+            let before = *cursor;
+            let rest = usize::try_from(cursor.pos - base).ok().and_then(|from| log.get(from..));
+            let Some(step) = self.step(cursor, rest.unwrap_or_default()) else { return Vec::new() };
             let Some((taken, rest)) = step.split_at_checked(room).filter(|(_, rest)| !rest.is_empty()) else {
                 room -= step.len();
                 out.extend_from_slice(&step);
@@ -103,77 +105,79 @@ impl Framing {
             if let Cow::Owned(_) = step {
                 return rest.into();
             }
-            *at = before;
-            self.advance(at, taken, 0);
+            *cursor = before;
+            self.advance(cursor, taken, 0);
             return Vec::new();
         }
     }
 
-    /// Frames whole blocks that are not of a log.
+    /// Frames whole blocks that are not in a log.
     pub fn wrap_all(&self, blocks: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
         self.wrap(&mut Cursor::default(), blocks, usize::MAX, &mut out);
         out
     }
 
-    /// What is written next: log bytes, or what wraps them. None if that takes more of the log.
-    fn step<'a>(&self, at: &mut Cursor, log: &'a [u8]) -> Option<Cow<'a, [u8]>> {
-        let Some((left, _)) = at.frame else { return (self.begin)(at, log).map(Cow::from) };
+    /// Returns the bytes to write next: payload, or what is before or after it. Returns None if it needs more of the
+    /// log first.
+    fn step<'a>(&self, cursor: &mut Cursor, log: &'a [u8]) -> Option<Cow<'a, [u8]>> {
+        let Some((left, _)) = cursor.frame else { return (self.begin)(cursor, log).map(Cow::from) };
         if left == 0 {
-            at.frame = None;
+            cursor.frame = None;
             return Some(self.end.to_vec().into());
         }
-        let text = usize::try_from(left).ok().and_then(|left| log.get(..left)).unwrap_or(log);
-        let (piece, passed) = (self.piece)(text);
-        self.advance(at, piece, passed);
+        let payload = usize::try_from(left).ok().and_then(|left| log.get(..left)).unwrap_or(log);
+        let (piece, skipped) = (self.piece)(payload);
+        self.advance(cursor, piece, skipped);
         Some(piece.into()).filter(|_| !piece.is_empty())
     }
 
-    /// So much of a frame's text was written. If nothing is to be written behind the text, the frame ends with it.
-    fn advance(&self, at: &mut Cursor, text: &[u8], passed: usize) {
-        let Some((left, end)) = at.frame else { return };
-        let left = left - text.len() as u64;
-        *at = match left {
+    /// Moves the cursor over payload that was written. If nothing is to be written after the payload, the frame ends
+    /// with it.
+    fn advance(&self, cursor: &mut Cursor, payload: &[u8], skipped: usize) {
+        let Some((left, end)) = cursor.frame else { return };
+        let left = left - payload.len() as u64;
+        *cursor = match left {
             0 if self.end.is_empty() => Cursor { pos: end, frame: None },
-            _ => Cursor { pos: at.pos + (text.len() + passed) as u64, frame: Some((left, end)) },
+            _ => Cursor { pos: cursor.pos + (payload.len() + skipped) as u64, frame: Some((left, end)) },
         };
     }
 }
 
-/// The length of the block at the front of log bytes, if all of it is there.
+/// Returns the length of the first block of these bytes, if the whole block is there.
 pub fn block_end(log: &[u8]) -> Option<usize> {
     log.windows(2).position(|pair| pair == b"\n\n").map(|n| n + 2)
 }
 
-/// What was framed last of a log, for all that stand at one place.
+/// The bytes that one framing has framed last, for all subscribers at the same place.
 pub struct FramedBytes {
     framing: FramingRef,
     /// The bytes to send.
     pub bytes: Vec<u8>,
-    /// The place behind them, and what is still to be written there.
+    /// The place after these bytes, and the bytes that have to be written first there.
     pub end: (Cursor, Vec<u8>),
-    of: Option<(Cursor, usize)>, // where they begin, and how much of the log was at hand
+    source: Option<(Cursor, usize)>, // where the bytes begin, and how many log bytes were available
 }
 
 impl FramedBytes {
-    /// Nothing yet.
+    /// Returns a value without bytes.
     pub fn new(framing: FramingRef) -> FramedBytes {
-        FramedBytes { framing, bytes: Vec::new(), end: Default::default(), of: None }
+        FramedBytes { framing, bytes: Vec::new(), end: Default::default(), source: None }
     }
 
-    /// Whether it is of this framing.
+    /// Returns whether the bytes are in this framing.
     pub fn is_of(&self, framing: FramingRef) -> bool {
         ptr::eq(self.framing, framing)
     }
 
-    /// Frames log bytes, unless that was done last.
-    pub fn frame(&mut self, mut at: Cursor, log: &[u8]) {
-        let of = Some((at, log.len()));
-        if self.of != of {
-            self.of = of;
+    /// Frames log bytes that begin at the cursor, unless the same were framed last.
+    pub fn frame(&mut self, mut cursor: Cursor, log: &[u8]) {
+        let source = Some((cursor, log.len()));
+        if self.source != source {
+            self.source = source;
             self.bytes.clear();
-            let rest = self.framing.wrap(&mut at, log, MAX_FRAMED, &mut self.bytes);
-            self.end = (at, rest);
+            let rest = self.framing.wrap(&mut cursor, log, MAX_FRAMED, &mut self.bytes);
+            self.end = (cursor, rest);
         }
     }
 }

@@ -1,44 +1,53 @@
 #![doc = include_str!("README.md")]
 //!
-//! Channels: who writes and who reads.
+//! Channels: publishers append events, and subscribers receive them.
 //!
-//! A channel is one log, and the subscribers that read it. A publisher appends to the log. The pump gives each subscriber
-//! what lies between its position and the end of the log. No one waits for a reader: sockets do not block, and one that is
-//! full is tried again after a growing pause.
+//! A channel is one log and the subscribers that read it. A publisher appends to the log. The pump, a thread, gives
+//! each subscriber the bytes between its position and the end of the log. No thread waits for a subscriber: its socket
+//! does not block, and if it is full it is tried again after a pause, which grows with each try.
 //!
 //! # Locks
 //!
-//! In the order in which they are taken. A thread that holds one may take only those below it.
+//! This table has the order in which locks are taken: a thread that holds one may take only those below it.
 //!
-//! | lock | guards | held while | may wait for |
+//! | lock | guards | is held | holder may wait for |
 //! |---|---|---|---|
-//! | `Channel::writer` | the files of the log, and the next block | one publisher appends | the disk, and the pump |
-//! | `Channel::subscribers` | the subscribers, and who writes to their sockets | a turn, a sweep, a visit, a join | nobody |
-//! | `Channel::joining` | the subscribers that came during a turn | the same for a join meanwhile | nobody |
-//! | `Channel::state` | the log, and what a turn has found out | a few steps in memory | nobody |
-//! | the lock of a transport | what its two threads share | it writes to its socket | nobody |
+//! | `Channel::writer` | the files of the log, and the next block | while one publisher appends | the disk, the pump |
+//! | `Channel::subscribers` | the subscribers, and writes to their sockets | for a turn, sweep, visit, join | nothing |
+//! | `Channel::joining` | the subscribers that join during a turn | for such a join | nothing |
+//! | `Channel::state` | the log, and the results of the last turn | for a few steps in memory | nothing |
+//! | the lock of a `Transport` | what its two threads share | while it writes to its socket | nothing |
 //!
-//! Writes to sockets do not block. What watches a connection (`watch.rs`) may wait, and then all of these wait with it; each
-//! watcher says so.
+//! A *turn* gives every subscriber its next piece (`Channel::turn`). A *sweep* is a look at every subscriber by the
+//! heartbeat (`Channel::sweep`). A *visit* is an action on one subscriber (`Channel::with_subscriber`).
 //!
-//! A shelf of `Hub` (`names`), and `Hub::news`, are held for a few steps in memory. No other lock is taken under them but
-//! `Channel::state`. A thread that waits for `Channel::changed` holds nothing, but if it publishes, `writer`.
+//! Writes to sockets do not block. A watcher of a connection (`watch.rs`) may wait, and every thread that needs these
+//! locks then waits with it. Each watcher that may wait says so.
 //!
-//! So nobody waits for the disk but publishers of the same log. With `--sync` one of them syncs for all that wait. It holds
-//! no lock meanwhile; only for the first event of a file or an epoch, and before one that is not for all, it holds
-//! `writer`. What stands in a file alone is read without a lock, by the thread that asked for it or by one that replays the
-//! channel. A file is closed only when all locks are given back, for that may take long.
+//! `Hub::queue` and the names of a group of channels (`ChannelGroup::names`) have locks too, which are held for a few
+//! steps in memory. Under them, no other lock is taken except `Channel::state`. A thread that waits for
+//! `Channel::changed` holds no lock, except that a publisher may hold `writer`.
 //!
-//! # What an event has behind it
+//! So under a lock, only publishers wait for a disk, and only for that of their own log. With `--sync` one publisher
+//! syncs for all that wait. It holds no lock meanwhile, with two exceptions, when it holds `writer`: for the first
+//! event of a file or an epoch, and before an event that is not for all subscribers. Bytes that are only in a file are
+//! read without a lock: by the thread whose client asked for them, or by a thread that replays the channel. A file is
+//! closed only after all locks are released, because that may take long.
 //!
-//! - *written*: it is in the log, and with `--data` in its file. Nobody may be given it yet. If the disk then fails, it is
-//!   taken back.
-//! - *heard*: subscribers may be given it, and its POST is answered. It is never taken back. With `--sync` it is on the disk.
-//! - *pumped*: each subscriber that keeps up was given it. A publisher waits for this, for a bounded time, before the log
-//!   drops what not all have: else a flood could outrun the pump.
+//! # Written, heard, pumped
 //!
-//! These three are positions in the log. What may be heard is written. While there are subscribers, what is pumped may be
-//! heard; without any, all that is written counts as pumped.
+//! These are the three stages of an event:
+//!
+//! - *written*: it is in the log, and with `--data` in its file. No subscriber may receive it yet. If the disk then
+//!   fails, it is removed again.
+//! - *heard*: subscribers may receive it, and its POST has its response. It is never taken back. With `--sync` it is on
+//!   the disk.
+//! - *pumped*: each subscriber that keeps up has received it. Before the log drops an event that is not yet pumped, a
+//!   publisher waits for the pump, but only for a limited time. Otherwise a flood could be faster than the pump.
+//!
+//! Each stage is also a position in the log: all events before it have reached that stage. The heard position is never
+//! after the written one. While there are subscribers, the pumped position is never after the heard one. Without
+//! subscribers, everything written counts as pumped.
 
 pub mod framing;
 pub mod watch;

@@ -1,4 +1,4 @@
-//! Publishing: events go behind the end of a channel's log, and are heard.
+//! Publishing: events are appended to a channel's log, and then may be heard.
 //!
 //! Limits: `MAX_PUBLISH_WAIT`.
 
@@ -17,93 +17,95 @@ use std::mem::replace;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-/// Limit: how long a publisher waits for the pump.
+/// Limit: how long a publisher waits for the pump to keep up.
 pub const MAX_PUBLISH_WAIT: Duration = Duration::from_secs(2);
 
-/// Which ids events get.
+/// Which ids new events get.
 #[derive(Clone, Copy)]
 pub enum NewIds {
-    /// The log's next ones.
+    /// The next ids of the log.
     Next,
-    /// This one.
+    /// This id; further events get the ids after it.
     Given(Id),
-    /// None.
+    /// No ids.
     None,
 }
 
-/// Events that are not for all. The door for all who choose.
+/// The recipients of events that are not for all. The door for everything that chooses recipients.
 pub trait Audience {
-    /// A name, and a value from which another server makes the same.
+    /// Returns a name and a value, from which another server can make the same audience.
     fn field(&self) -> (&'static str, &str);
 
-    /// Whether those whom it is not for can pass over what is appended from this position on.
+    /// Checks that the excluded subscribers can skip what is appended from this position on.
     ///
     /// # Errors
-    /// If they cannot, or there are none.
+    /// If they cannot, or if there is no such subscriber.
     fn check(&self, subscribers: &mut [Subscriber], from: u64) -> Result<(), Reject>;
 
-    /// The log has it from one position to another, and nobody was given it yet.
+    /// Lets the excluded subscribers skip this range of the log, which no subscriber has received yet.
     fn exclude(&self, subscribers: &mut [Subscriber], from: u64, to: u64);
 }
 
-/// None: it is for all.
+/// The recipients of events. None: all subscribers.
 pub type Recipients<'a> = Option<&'a dyn Audience>;
 
 impl Channel {
-    /// Appends events to the log, all or none. Returns their ids and their bytes, once they may be heard. It may wait for
-    /// the pump.
+    /// Appends events to the log, all or none. Returns their ids and their size in bytes once they may be heard. It may
+    /// wait for the disk and, for at most [`MAX_PUBLISH_WAIT`], for the pump.
     ///
     /// # Errors
-    /// [`DISK_FULL`], or [`LOG_FAILED`] if the disk fails otherwise; and as [`Audience::check`]. Nothing of these events was
-    /// kept then.
-    pub fn publish(&self, events: &[Event], numbers: NewIds, recipients: Recipients) -> Result<(Vec<Id>, u64), Reject> {
+    /// [`DISK_FULL`], or [`LOG_FAILED`] if the disk fails otherwise; and those of [`Audience::check`]. None of the
+    /// events is kept then.
+    pub fn publish(&self, events: &[Event], new_ids: NewIds, recipients: Recipients) -> Result<(Vec<Id>, u64), Reject> {
         let mut writer = lock(&self.writer);
-        let behind = |state: &mut State| {
+        let pump_is_behind = |state: &mut State| {
             self.subscriber_count() > 0 && state.log.written.pos.saturating_sub(state.pumped) > state.log.slack()
         };
-        drop(self.changed.wait_timeout_while(self.state(), MAX_PUBLISH_WAIT, behind));
+        drop(self.changed.wait_timeout_while(self.state(), MAX_PUBLISH_WAIT, pump_is_behind));
         if let Some(audience) = recipients {
             let mut subscribers = self.subscribers();
             let from = self.state().log.written.pos;
             audience.check(&mut subscribers, from)?;
         }
-        let written = self.write(&mut writer, events, numbers, recipients);
+        let written = self.write(&mut writer, events, new_ids, recipients);
         let len = writer.block.len() as u64;
         writer.block.clear();
         writer.block.shrink_to(PIECE);
         drop(writer);
-        let done = written.and_then(|(ids, end)| self.wait_heard(&end, len).map(|()| (ids, len)));
-        self.report_outcome(done.as_ref().err());
-        done.map_err(|e| if disk::is_full(&e) { DISK_FULL } else { LOG_FAILED })
+        let result = written.and_then(|(ids, tail)| self.wait_heard(&tail, len).map(|()| (ids, len)));
+        self.report_outcome(result.as_ref().err());
+        result.map_err(|e| if disk::is_full(&e) { DISK_FULL } else { LOG_FAILED })
     }
 
-    /// Notes whether the log takes events, tells its owner if that has changed, and cuts off what was taken back.
+    /// Notes whether the log takes events, and reports to the operator if that has changed. After an error, it cuts off
+    /// what was rolled back.
     fn report_outcome(&self, error: Option<&io::Error>) {
         if error.is_some()
             && let Ok(mut writer) = self.writer.try_lock()
         {
-            // What was taken back is not to be there after a crash. If others write, they do this, or the last that fails.
-            let newest = self.state().log.tail().newest;
-            let _ = writer.mend(newest); // else before the next append
+            // What was rolled back must not be there after a crash. If another publisher holds the writer, it does
+            // this.
+            let newest = self.state().log.tail().newest_len;
+            let _ = writer.mend(newest); // if this fails, the next append tries again
         }
         if replace(&mut self.state().failing, error.is_some()) != error.is_some() {
-            let what = error.map_or("takes events again".into(), |e| format!("takes no event: {e}"));
-            report(format!("tincan: /{} {what}", self.name));
+            let text = error.map_or("takes events again".into(), |e| format!("takes no event: {e}"));
+            report(format!("tincan: /{} {text}", self.name));
         }
     }
 
-    /// Writes events behind the log's end. Returns their ids, and where that end was.
+    /// Writes events at the end of the log. Returns their ids, and the end of the log before them.
     ///
     /// # Errors
     /// If the disk fails.
     fn write(
-        &self, writer: &mut Writer, events: &[Event], numbers: NewIds, recipients: Recipients,
+        &self, writer: &mut Writer, events: &[Event], new_ids: NewIds, recipients: Recipients,
     ) -> io::Result<(Vec<Id>, Tail)> {
         loop {
-            let end = self.state().log.tail();
-            writer.mend(end.newest)?;
-            let first = match numbers {
-                NewIds::Next => Some(end.written.id.plus(1)),
+            let tail = self.state().log.tail();
+            writer.mend(tail.newest_len)?;
+            let first = match new_ids {
+                NewIds::Next => Some(tail.written.id.plus(1)),
                 NewIds::Given(id) => Some(id),
                 NewIds::None => None,
             };
@@ -114,50 +116,50 @@ impl Channel {
                 event.write(id, &mut writer.block);
                 ids.extend(id);
             }
-            let last = *ids.last().unwrap_or(&end.written.id);
-            let alone = writer.seal(events.len(), end.newest) || (writer.syncs() && recipients.is_some());
-            if alone && self.wait_heard(&end, 0).is_err() {
-                continue; // others have had to take back what they had written
+            let last = *ids.last().unwrap_or(&tail.written.id);
+            let durable = writer.seal(events.len(), tail.newest_len) || (writer.syncs() && recipients.is_some());
+            if durable && self.wait_heard(&tail, 0).is_err() {
+                continue; // earlier events were rolled back, so the end of the log has changed
             }
-            let done = writer.write(&end, alone).and_then(|begun| {
-                let heard = alone || !writer.syncs();
-                self.commit(&end, last, &writer.block, begun, recipients, heard)
+            let done = writer.write(&tail, durable).and_then(|new_part| {
+                let heard = durable || !writer.syncs();
+                self.commit(&tail, last, &writer.block, new_part, recipients, heard)
             });
-            return done.map(|()| (ids, end));
+            return done.map(|()| (ids, tail));
         }
     }
 
-    /// Tells the log, and so all readers, what was written behind its end.
+    /// Adds to the log what was written at its end, so that subscribers can receive it.
     fn commit(
-        &self, end: &Tail, last: Id, block: &[u8], new_part: Option<NewPart>, recipients: Recipients, heard: bool,
+        &self, tail: &Tail, last: Id, block: &[u8], new_part: Option<NewPart>, recipients: Recipients, heard: bool,
     ) -> io::Result<()> {
-        let _dropped; // behind the locks, which come later: to close a file may take long
-        // Nobody is given anything before we know who is not to be given this.
-        let mut held = recipients.map(|audience| (self.subscribers(), audience));
-        if let Some((subscribers, audience)) = &mut held {
-            audience.exclude(subscribers, end.written.pos, end.written.pos + block.len() as u64);
+        let _dropped; // declared before the locks, so dropped after they are released: to close a file may take long
+        // The subscribers stay locked, so that none receives the block before the excluded ones are set to skip it.
+        let mut locked = recipients.map(|audience| (self.subscribers(), audience));
+        if let Some((subscribers, audience)) = &mut locked {
+            audience.exclude(subscribers, tail.written.pos, tail.written.pos + block.len() as u64);
         }
-        let listened = self.subscriber_count() > 0;
+        let has_subscribers = self.subscriber_count() > 0;
         let mut state = self.state();
-        end.check_rollback(block.len() as u64)?;
-        _dropped = state.log.commit(block, last, new_part, listened);
+        tail.check_rollback(block.len() as u64)?;
+        _dropped = state.log.commit(block, last, new_part, has_subscribers);
         let written = state.log.written;
         if heard {
             state.log.set_heard(written);
         }
-        if !listened {
+        if !has_subscribers {
             state.pumped = written.pos;
         }
         Ok(())
     }
 
-    /// Waits until the `len` bytes that were appended behind this end may be heard. If that takes the disk, one of those that
-    /// wait has it write for all of them.
-    fn wait_heard(&self, end: &Tail, len: u64) -> io::Result<()> {
+    /// Waits until the `len` bytes that were appended at this tail may be heard. If they first have to be synced, one
+    /// of the publishers that wait syncs for all of them.
+    fn wait_heard(&self, tail: &Tail, len: u64) -> io::Result<()> {
         let mut state = self.state();
         loop {
-            end.check_rollback(len)?;
-            if state.log.heard.pos >= end.written.pos + len {
+            tail.check_rollback(len)?;
+            if state.log.heard.pos >= tail.written.pos + len {
                 return Ok(());
             }
             if state.syncing {
@@ -165,17 +167,17 @@ impl Channel {
                 continue;
             }
             state.syncing = true;
-            let (mark, file) = state.log.unsynced();
+            let (boundary, file) = state.log.unsynced();
             drop(state);
-            let done = file.map_or(Ok(()), |file| file.sync());
+            let result = file.map_or(Ok(()), |file| file.sync());
             state = self.state();
             state.syncing = false;
             self.changed.notify_all();
-            if let Err(e) = done {
+            if let Err(e) = result {
                 state.log.roll_back(e.kind());
                 return Err(e);
             }
-            state.log.set_heard(mark);
+            state.log.set_heard(boundary);
         }
     }
 }

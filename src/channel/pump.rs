@@ -1,13 +1,14 @@
 //! The pump and the heartbeat: the two threads that write to the subscribers of all channels.
 //!
-//! - The *pump* takes a channel that has news and gives every subscriber what lies between its position and the log's
-//!   end, a piece at a time (`Channel::turn`). Broadcast, replay, the rest of a slow reader's event and the answer to a
-//!   long poll are all this one loop. It never waits for a disk: what stands in a file alone is read by a thread that
-//!   *replays* that channel, for as long as somebody wants it, and has turns of its own with it.
-//! - The *heartbeat* looks twice a second for sockets that were closed and for readers that have heard nothing for
-//!   `--heartbeat` (`Channel::sweep`). Without a reader it does not wake up at all.
+//! - The *pump* takes a channel with news from its queue, and sends each subscriber the next piece of what is between
+//!   its position and the end of the log (`Channel::turn`). Broadcast, replay, the rest of an event for a slow
+//!   subscriber and the response to a long poll are all done by this one loop. It never waits for a disk: bytes that
+//!   are only in a file are read by a thread that *replays* that channel. This thread has turns of its own, and ends
+//!   when no subscriber needs bytes from a file.
+//! - The *heartbeat* looks twice a second for closed sockets, and for subscribers that have received nothing for the
+//!   time of `--heartbeat` (`Channel::sweep`). Without subscribers it does not wake up at all.
 //!
-//! A turn with many subscribers borrows more threads for its length.
+//! A turn with many subscribers uses further threads until it ends.
 
 use crate::channel::hub::Hub;
 use crate::channel::state::{Channel, Opening};
@@ -22,15 +23,15 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::thread;
 use std::time::Duration;
 
-/// Pause, in milliseconds, before it is tried again to replay a channel for which there was no thread.
+/// The pause before a replay is tried again if no thread could be started for it, in milliseconds.
 const REPLAY_PAUSE: u64 = 20;
 
 #[doc(hidden)]
 impl Hub {
-    /// Starts the two.
+    /// Starts both threads.
     ///
     /// # Errors
-    /// If the system gives no thread.
+    /// If the system cannot start a thread.
     pub(super) fn start(self: &Arc<Hub>) -> io::Result<()> {
         let pump = self.clone();
         let heart = self.clone();
@@ -39,7 +40,7 @@ impl Hub {
         Ok(())
     }
 
-    /// Tells the pump that a channel has news, once for any number of them.
+    /// Puts a channel with news in the pump's queue, unless it is there already, and wakes the pump.
     pub fn wake(&self, channel: &Arc<Channel>) {
         if channel.subscriber_count() > 0 && !channel.queued.swap(true, SeqCst) {
             lock(&self.queue).push_back(channel.clone());
@@ -57,17 +58,17 @@ impl Hub {
         if has_more || waits {
             self.wake(channel);
         }
-        self.heartbeat.get().inspect(|heart| heart.unpark()); // without a reader it sleeps for good
+        self.heartbeat.get().inspect(|heart| heart.unpark()); // without subscribers it sleeps
         Ok(())
     }
 
-    /// Has a thread replay a channel. Returns when to try it again, if there is none.
+    /// Starts a thread that replays a channel. If the system has no thread, it returns when to try again.
     fn start_replay(self: &Arc<Hub>, channel: &Arc<Channel>) -> Option<u64> {
         let hub = self.clone();
-        let own = channel.clone();
+        let target = channel.clone();
         let work = move || {
-            if catch_unwind(AssertUnwindSafe(|| hub.replay(&own))).is_err() {
-                own.state().replaying = false; // a panic is a bug
+            if catch_unwind(AssertUnwindSafe(|| hub.replay(&target))).is_err() {
+                target.state().replaying = false; // a panic is a bug
             }
         };
         if spawn("replay", Box::new(work)).is_ok() {
@@ -86,31 +87,31 @@ impl Hub {
     }
 
     fn pump(self: &Arc<Hub>) {
-        // Channels with stalled readers or polls, each once, and when the first of them is to be tried again.
-        let mut later: Vec<Arc<Channel>> = Vec::new();
-        let mut first = u64::MAX;
+        // The channels with a full socket or a poll, each once, and when to look at the first of them again.
+        let mut stalled: Vec<Arc<Channel>> = Vec::new();
+        let mut next_retry = u64::MAX;
         loop {
             let next = lock(&self.queue).pop_front();
             if let Some(channel) = next {
-                channel.queued.store(false, SeqCst); // before the log is read: whoever appends after that queues it again
+                channel.queued.store(false, SeqCst); // before the log is read, so that a later append queues it again
                 let turn = AssertUnwindSafe(|| self.turn(&channel, &Piece::default()));
-                // A panic is a bug; it must not end the pump for everybody.
+                // A panic is a bug. It must not end the pump for all channels.
                 if let Ok(Some(retry)) = catch_unwind(turn) {
-                    first = first.min(retry);
+                    next_retry = next_retry.min(retry);
                     if channel.retry.swap(retry, Relaxed) == 0 {
-                        later.push(channel);
+                        stalled.push(channel);
                     }
                 }
             } else {
-                thread::park_timeout(Duration::from_millis(first.saturating_sub(self.now())));
+                thread::park_timeout(Duration::from_millis(next_retry.saturating_sub(self.now())));
             }
             let now = self.now();
-            if first <= now {
-                first = u64::MAX;
-                later.retain(|channel| {
+            if next_retry <= now {
+                next_retry = u64::MAX;
+                stalled.retain(|channel| {
                     let retry = channel.retry.load(Relaxed);
                     if retry > now {
-                        first = first.min(retry);
+                        next_retry = next_retry.min(retry);
                         return true;
                     }
                     channel.retry.store(0, Relaxed);
@@ -121,11 +122,11 @@ impl Hub {
         }
     }
 
-    /// One turn of a channel. Returns when the first stalled subscriber is to be tried again, or the first poll ends.
+    /// Does one turn of a channel. Returns when to try the first full socket again, or to end the first poll.
     fn turn(self: &Arc<Hub>, channel: &Arc<Channel>, read: &Piece) -> Option<u64> {
         let turn = channel.turn(read, self.cores, &self.counters, self.now());
         if turn.more {
-            self.wake(channel); // behind the other channels that have news
+            self.wake(channel); // after the other channels with news
         }
         let again = if turn.needs_replay { self.start_replay(channel) } else { None };
         turn.retry.into_iter().chain(again).min()
@@ -136,7 +137,7 @@ impl Hub {
             let now = self.now();
             let channels = self.channels_with_subscribers();
             if channels.is_empty() {
-                thread::park(); // until somebody joins, or at once if somebody has since the last time
+                thread::park(); // until a subscriber joins; returns at once if one has joined since the last park
                 continue;
             }
             for channel in channels {

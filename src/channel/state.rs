@@ -1,7 +1,7 @@
-//! A channel: one log, the subscribers that read it, and how one joins and leaves.
+//! A channel: one log, the subscribers that read it, and how a subscriber joins and leaves.
 //!
 //! Limits: `--history` for the log.
-//! Deliberately absent: HTTP. Heads come from the server, ready to be sent.
+//! Deliberately absent: HTTP. The server supplies response heads that are ready to be sent.
 
 use crate::channel::subscriber::{Ending, Extras, Slot, Subscriber};
 use crate::config::Config;
@@ -19,21 +19,21 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Pause before a subscriber is looked at again that stands in something, unless a turn ends before.
+/// How long a visit waits for the end of a turn before it tries again.
 const TURN_PAUSE: Duration = Duration::from_millis(20);
 
-/// What a channel knows beside its subscribers.
+/// What a channel knows, besides its subscribers.
 #[derive(Default)]
 pub(super) struct State {
     pub log: Log,
-    pub turns: u64,                         // that have ended
-    pub turn_end: u64,                      // where the log ended in the last turn
+    pub turns: u64,                         // how many turns have ended
+    pub turn_end: u64,                      // the end of the log in the last turn
     pub pumped: u64,    // the lowest position of a subscriber that keeps up, at the end of the last turn
-    pub last_used: u64, // when somebody last came, left or published
-    pub syncing: bool,  // a publisher is writing to the disk for all
+    pub last_used: u64, // when a subscriber last left, or the channel was last looked up for a request
+    pub syncing: bool,  // a publisher is syncing for all that wait
     pub failing: bool,  // the last append failed
-    pub replay_wanted: Option<(u64, bool)>, // somebody has to be given what stands in a file from here on
-    pub replaying: bool, // a thread reads from files
+    pub replay_wanted: Option<(u64, bool)>, // what has to be read from a file next; see `Subscriber::next_read`
+    pub replaying: bool, // a thread reads from files for this channel
     pub replay_end: u64, // the end of what was last read from a file
 }
 
@@ -46,46 +46,46 @@ pub struct Channel {
     state: Mutex<State>,
     pub(super) changed: Condvar, // a turn has ended, or more may be heard
     subscribers: Mutex<Vec<Subscriber>>,
-    pub(super) joining: Mutex<Vec<Subscriber>>, // so that nobody who joins waits for a turn to end
-    count: AtomicUsize,                         // in both lists
-    leaving: AtomicUsize,                       // of these: they hear nothing new
-    /// Whether it waits for the pump.
+    pub(super) joining: Mutex<Vec<Subscriber>>, // so that a join does not wait for the end of a turn
+    count: AtomicUsize,                         // the subscribers in both lists
+    leaving: AtomicUsize,                       // those of them that receive nothing new
+    /// Whether it is in the pump's queue.
     pub queued: AtomicBool,
-    /// When the pump tries its stalled readers again, or ends a poll; 0 if it need not.
+    /// When the pump tries its full sockets again, or ends a poll; 0 if there is none of these.
     pub retry: AtomicU64,
 }
 
 /// What the metrics count.
 #[derive(Default)]
 pub(super) struct Counters {
-    pub events: AtomicU64,    // published
-    pub published: AtomicU64, // their bytes
-    pub delivered: AtomicU64, // bytes given to readers
-    pub dropped: AtomicU64,   // readers that fell off the log
+    pub events: AtomicU64,    // events published
+    pub published: AtomicU64, // bytes of these
+    pub delivered: AtomicU64, // bytes of the log sent to subscribers
+    pub dropped: AtomicU64,   // subscribers dropped because their position was no longer kept
 }
 
 /// How a subscriber's stream begins.
 pub struct Opening {
-    /// Its response head, but for the field that announces the framing, and the blank line.
+    /// Its response head, without the field line of the framing and without the blank line.
     pub head: String,
-    /// HTTP frames its body in chunks; a poll that is answered at once has a `Content-Length` in their place.
+    /// Whether HTTP frames its body in chunks. A poll that ends at once has a `Content-Length` instead.
     pub chunked: bool,
-    /// What the prelude says behind the channel's name. None: there is no prelude.
+    /// What the prelude's comment says after the channel's name. None: there is no prelude.
     pub prelude_suffix: Option<String>,
-    /// By this it is found.
+    /// The subscriber's key.
     pub key: u64,
-    /// Where it wants to start.
+    /// Where the client wants to start.
     pub since: Since,
-    /// Where that is, see [`Channel::find_start`].
+    /// Where the stream starts, from [`Channel::find_start`].
     pub start: Start,
-    /// With this it ends at the first events, or after this time; else it goes on for ever.
+    /// For a poll: how long it waits for its first event. None: a stream.
     pub wait: Option<Duration>,
-    /// A transport in place of HTTP, or what watches its bytes; the rest is up to the channel.
+    /// The transport, if it is not HTTP, and the watchers. The channel fills in the rest.
     pub extras: Extras,
 }
 
 impl Channel {
-    /// A channel without subscribers.
+    /// Returns a channel without subscribers.
     pub fn new(name: &str, log: Log, writer: Writer) -> Channel {
         let state = State { pumped: log.heard.pos, log, ..State::default() };
         Channel { name: name.into(), writer: Mutex::new(writer), state: Mutex::new(state), ..Channel::default() }
@@ -95,68 +95,69 @@ impl Channel {
         lock(&self.state)
     }
 
-    /// How many subscribers it has, with those that are on their way out.
+    /// Returns how many subscribers it has, including those that are leaving.
     pub fn subscriber_count(&self) -> usize {
         self.count.load(SeqCst)
     }
 
-    /// How many subscribers hear what is said.
+    /// Returns how many subscribers receive new events.
     pub fn active_count(&self) -> usize {
         self.subscriber_count().saturating_sub(self.leaving.load(SeqCst))
     }
 
-    /// Where what may be heard ends.
+    /// Returns the end of what may be heard.
     pub fn heard_end(&self) -> u64 {
         self.state().log.heard.pos
     }
 
-    /// Notes that somebody has come.
+    /// Notes that the channel is used now.
     pub fn touch(&self, now: u64) {
         self.state().last_used = now;
     }
 
-    /// For how long nobody has come, left or published.
+    /// Returns for how long the channel was not used.
     pub fn idle(&self, now: u64) -> u64 {
         now.saturating_sub(self.state().last_used)
     }
 
-    /// Whether nothing was ever said in it.
+    /// Returns whether its log has no event.
     pub fn is_empty(&self) -> bool {
         self.state().log.is_empty()
     }
 
-    /// The id of the last event.
+    /// Returns the id of the last event.
     pub fn last_id(&self) -> Id {
         self.state().log.written.id
     }
 
-    /// All events after this id are kept.
+    /// Returns the id after which all events are kept.
     pub fn kept_after(&self) -> Id {
         self.state().log.kept_after()
     }
 
-    /// Waits until the event of this id is there, or a later one. Returns whether it is.
-    pub fn wait_for(&self, id: Id, time: Duration) -> bool {
-        let waits = |state: &mut State| state.log.heard.id < id;
+    /// Waits until the event with this id, or a later one, may be heard. Returns false if that takes longer than
+    /// `timeout`.
+    pub fn wait_for(&self, id: Id, timeout: Duration) -> bool {
+        let is_missing = |state: &mut State| state.log.heard.id < id;
         !self
             .changed
-            .wait_timeout_while(self.state(), time, waits)
+            .wait_timeout_while(self.state(), timeout, is_missing)
             .unwrap_or_else(PoisonError::into_inner)
             .1
             .timed_out()
     }
 
-    /// Waits until this is so at the end of a turn, or the time is over.
-    pub fn wait_until(&self, time: Duration, is_so: impl Fn() -> bool) {
-        drop(self.changed.wait_timeout_while(self.state(), time, |_| !is_so()));
+    /// Waits until the condition is true at the end of a turn, for at most this time.
+    pub fn wait_until(&self, timeout: Duration, condition: impl Fn() -> bool) {
+        drop(self.changed.wait_timeout_while(self.state(), timeout, |_| !condition()));
     }
 
-    /// Those who wait for this look again.
+    /// Lets all threads that wait for `changed` check their conditions again.
     pub fn notify(&self) {
         self.changed.notify_all();
     }
 
-    /// Tells the owner, once, that the log cannot be read back.
+    /// Reports to the operator, once, that the log cannot be read back.
     pub(super) fn report_unreadable(&self, pos: u64, error: &io::Error) {
         if self.state().log.mark_unreadable(pos) {
             report(format!(
@@ -166,10 +167,10 @@ impl Channel {
         }
     }
 
-    /// The place for a reader. It may wait for the disk.
+    /// Returns where a client starts. It may wait for the disk.
     ///
     /// # Errors
-    /// [`LOG_UNREADABLE`] if the disk fails, or has less than was written.
+    /// [`LOG_UNREADABLE`] if the disk fails, or if a file is shorter than what was written to it.
     pub fn find_start(&self, since: &Since) -> Result<Start, Reject> {
         let state = self.state();
         let found = match state.log.disk_view().filter(|_| *since != Since::Now) {
@@ -185,7 +186,7 @@ impl Channel {
         })
     }
 
-    /// Makes a connection a subscriber, see `Hub::subscribe`. Returns whether there is something for it already.
+    /// Makes a connection a subscriber, for `Hub::subscribe`. Returns whether the log already has events for it.
     ///
     /// # Errors
     /// If the socket fails.
@@ -193,11 +194,11 @@ impl Channel {
         let (mut subscriber, beginning) = self.new_subscriber(config, now, stream, slot, opening);
         subscriber.stream.set_nonblocking(subscriber.is_http())?;
         let pos = subscriber.pos;
-        // Without waiting where a turn is under way.
+        // If a turn holds the subscribers, this does not wait for its end.
         let mut list = self.subscribers.try_lock().unwrap_or_else(|_| lock(&self.joining));
-        // Whoever publishes from here on wakes the pump, and whoever did before is seen below.
+        // An event that is published from here on wakes the pump. An earlier one is found below.
         self.count.fetch_add(1, SeqCst);
-        // With the lock: by what it is told here it can be found at once.
+        // Under the lock: the prelude may contain a name for the subscriber, by which others must find it at once.
         if subscriber.write_direct(beginning.into_iter(), now).and_then(|()| subscriber.finish(now)).is_err() {
             self.count.fetch_sub(1, SeqCst);
             return Err(io::ErrorKind::BrokenPipe.into());
@@ -209,40 +210,30 @@ impl Channel {
         Ok(state.log.heard.pos > pos)
     }
 
-    /// Makes a subscriber, and what it is sent first.
+    /// Returns the subscriber, and the bytes that it is sent first: its response head, and the prelude.
     fn new_subscriber(
         &self, config: &Config, now: u64, stream: TcpStream, slot: Slot, opening: Opening,
     ) -> (Subscriber, Vec<u8>) {
-        let Opening {
-            head, prelude_suffix: introduction, key, since: from, start: place, wait, extras: mut more, ..
-        } = opening;
-        let Start { pos, id, gap } = place;
+        let prelude = self.prelude(config.retry, &opening);
+        let Opening { head, key, start: Start { pos, gap, .. }, wait, mut extras, .. } = opening;
         let end = self.heard_end();
-        let mut prelude = Vec::new();
-        if let Some(further) = introduction {
-            let retry = jitter(config.retry, 50);
-            prelude = format!(": connected to /{}{further}\nretry: {retry}\nid: {id}\n\n", self.name).into();
-        }
-        if let (Since::After(asked), Some(gap)) = (&from, &gap) {
-            gap.event(asked).write(None::<Id>, &mut prelude);
-        }
         let at_once = wait.is_some_and(|wait| wait.is_zero() || pos < end || gap.is_some());
-        let poll =
+        let ending =
             |time| if at_once { Ending::Position(end, Vec::new()) } else { Ending::FirstEvent(now + millis(time)) };
-        more.ending = wait.map(poll);
-        more.expires = config.max_age.filter(|_| wait.is_none()).map(|age| now + jitter(millis(age), 10));
-        let is_plain =
-            more.ending.is_none() && more.expires.is_none() && more.transport.is_none() && more.watchers.0.is_empty();
-        let chunked = opening.chunked && !at_once;
-        let more = (!is_plain).then(|| Box::new(more));
+        extras.ending = wait.map(ending);
+        extras.expires = config.max_age.filter(|_| wait.is_none()).map(|age| now + jitter(millis(age), 10));
+        let is_plain = extras.ending.is_none()
+            && extras.expires.is_none()
+            && extras.transport.is_none()
+            && extras.watchers.0.is_empty();
         let subscriber = Subscriber {
             stream,
             pos,
-            extras: more,
+            extras: (!is_plain).then(|| Box::new(extras)),
             last_write: now,
             key,
             stalls: 0,
-            chunked,
+            chunked: opening.chunked && !at_once,
             drop_reason: None,
             peer_shut: false,
             slot,
@@ -254,39 +245,55 @@ impl Channel {
         (subscriber, beginning)
     }
 
-    /// Has somebody deal with the subscriber of this key, again at the end of each turn until that is done or the time is
-    /// over. It is told whether the subscriber stands between two events, behind all that was said before.
+    /// Returns the prelude of a stream: a comment, the reconnection time and the id after which the stream starts. If
+    /// the client may have missed events, the gap follows.
+    fn prelude(&self, retry: u64, opening: &Opening) -> Vec<u8> {
+        let Start { id, gap, .. } = &opening.start;
+        let mut prelude = Vec::new();
+        if let Some(suffix) = &opening.prelude_suffix {
+            prelude =
+                format!(": connected to /{}{suffix}\nretry: {}\nid: {id}\n\n", self.name, jitter(retry, 50)).into();
+        }
+        if let (Since::After(asked), Some(gap)) = (&opening.since, gap) {
+            gap.event(asked).write(None::<Id>, &mut prelude);
+        }
+        prelude
+    }
+
+    /// Visits the subscriber with this key: calls `action` now, and again after each turn, until it returns a value or
+    /// the deadline has passed. `action` gets the subscriber, if there is one, and whether it is free: it is between
+    /// two events, and has received all that could be heard when the visit began.
     pub fn with_subscriber<T>(
-        &self, key: u64, until: Instant, mut deal: impl FnMut(Option<(&mut Subscriber, bool)>) -> Option<T>,
+        &self, key: u64, deadline: Instant, mut action: impl FnMut(Option<(&mut Subscriber, bool)>) -> Option<T>,
     ) -> Option<T> {
-        let said = self.heard_end();
+        let end = self.heard_end();
         loop {
             let mut subscribers = self.subscribers();
             let state = self.state();
-            let turns = state.turns; // none ends while we have the subscribers
+            let turns = state.turns; // no turn ends while this thread holds the subscribers
             let found = subscribers.iter_mut().find(|subscriber| subscriber.key == key).map(|subscriber| {
-                // There an event has ended, for it is where a turn did, or the log does.
-                let between = subscriber.pos == state.turn_end || subscriber.pos == state.log.heard.pos;
-                let free = between && subscriber.pos >= said && !subscriber.is_busy();
-                (subscriber, free)
+                // These two positions are between two events.
+                let at_boundary = subscriber.pos == state.turn_end || subscriber.pos == state.log.heard.pos;
+                let is_free = at_boundary && subscriber.pos >= end && !subscriber.is_busy();
+                (subscriber, is_free)
             });
             drop(state);
-            let done = deal(found);
-            if done.is_some() || Instant::now() >= until {
-                return done;
+            let result = action(found);
+            if result.is_some() || Instant::now() >= deadline {
+                return result;
             }
             drop(subscribers);
-            let same = |state: &mut State| state.turns == turns;
-            drop(self.changed.wait_timeout_while(self.state(), TURN_PAUSE, same));
+            let no_turn_ended = |state: &mut State| state.turns == turns;
+            drop(self.changed.wait_timeout_while(self.state(), TURN_PAUSE, no_turn_ended));
         }
     }
 
-    /// Drops the subscriber of this key.
+    /// Removes the subscriber with this key.
     pub fn remove(&self, key: u64, now: u64) {
         self.retain(&mut self.subscribers(), now, |subscriber| subscriber.key != key);
     }
 
-    /// Checks each subscriber. Returns whether the pump is to try one again.
+    /// Does the heartbeat's work for each subscriber. Returns whether the pump has to try one of them again.
     pub fn sweep(&self, now: u64, heartbeat: Duration) -> bool {
         let mut subscribers = self.subscribers();
         let end = self.heard_end();
@@ -299,7 +306,7 @@ impl Channel {
         again
     }
 
-    /// Serves each subscriber, and drops those that do not stay.
+    /// Calls `stays` for each subscriber, and drops those for which it returns false.
     pub(super) fn retain(
         &self, subscribers: &mut Vec<Subscriber>, now: u64, mut stays: impl FnMut(&mut Subscriber) -> bool,
     ) {
@@ -308,7 +315,7 @@ impl Channel {
         subscribers.retain_mut(|subscriber| {
             let stays = stays(subscriber);
             if subscriber.drop_reason.is_some() && !subscriber.is_http() {
-                let _ = subscriber.stream.shutdown(Shutdown::Both); // the thread that reads from it is told
+                let _ = subscriber.stream.shutdown(Shutdown::Both); // ends the read of its other thread
             }
             leaving += usize::from(stays && subscriber.is_leaving());
             stays
@@ -323,7 +330,7 @@ impl Channel {
         }
     }
 
-    /// The subscribers, with those that joined since.
+    /// Locks the subscribers, with those that have joined since.
     pub(super) fn subscribers(&self) -> MutexGuard<'_, Vec<Subscriber>> {
         let mut subscribers = lock(&self.subscribers);
         subscribers.append(&mut take(&mut *lock(&self.joining)));

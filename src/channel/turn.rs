@@ -1,6 +1,6 @@
-//! A turn: each subscriber of a channel is given its next piece.
+//! A turn: each subscriber of a channel is sent its next piece.
 //!
-//! Limits: `MIN_SHARE` subscribers for each core.
+//! Limits: a turn has at most one thread for each `MIN_SHARE` subscribers.
 
 use crate::channel::framing::{FramedBytes, block_end};
 use crate::channel::state::{Channel, Counters};
@@ -12,41 +12,42 @@ use std::sync::MutexGuard;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 
-/// Subscribers of a channel that are worth a core of their own.
+/// The least number of subscribers in the share of a thread. Only the last share may have fewer.
 const MIN_SHARE: usize = 512;
 
-/// The bytes that most subscribers of a turn are sent: copied from the log once, for all that stand at one place.
+/// A piece of the log, for all subscribers of a turn whose positions are in it. It is copied from the log only once.
 #[derive(Default)]
 pub struct Piece {
     from: u64,
-    whole: bool, // it begins with a whole block
+    whole: bool, // the bytes begin with a whole block
     bytes: Vec<u8>,
-    bad: bool, // nothing could be read there
+    bad: bool, // the bytes at `from` could not be read
 }
 
 impl Piece {
-    /// What it has from this position on; if that has to be a `whole` block, it must begin with it.
+    /// Returns its bytes from this position on, if it has them. If a `whole` block is needed, the bytes must begin with
+    /// it.
     fn get(&self, (pos, whole): (u64, bool)) -> Option<&[u8]> {
         let from = usize::try_from(pos.checked_sub(self.from)?).ok();
         let from = from.filter(|from| !whole || (*from == 0 && self.whole))?;
         self.bytes.get(from..).filter(|rest| !rest.is_empty())
     }
 
-    /// Reads what the log has from this position on, up to the end of a block if it has to be `whole`. Returns whether it is
-    /// there: what stands in a file is read by those who may `wait` for the disk.
+    /// Reads bytes of the log from this position on; if a `whole` block is needed, up to the end of a block. Returns
+    /// false if they are only in a file and this thread must not `wait` for the disk.
     fn read(&mut self, channel: &Channel, (pos, whole): (u64, bool), wait: bool) -> Result<bool, DropReason> {
         self.from = pos;
         self.whole = false;
         self.bytes.clear();
         loop {
             let before = self.bytes.len();
-            let stretch =
+            let range =
                 channel.state().log.read(pos + before as u64, &mut self.bytes).map_err(|Trimmed| DropReason::CutOff)?;
-            if let Some(stretch) = stretch {
+            if let Some(range) = range {
                 if !wait {
                     return Ok(false);
                 }
-                if let Err(e) = stretch.read(&mut self.bytes) {
+                if let Err(e) = range.read(&mut self.bytes) {
                     self.bad = true;
                     channel.report_unreadable(pos, &e);
                 }
@@ -60,121 +61,120 @@ impl Piece {
     }
 }
 
-/// What a core has for a turn: a piece, and how each framing wraps what was sent last.
+/// What one thread of a turn has: the piece that it read last, and what each framing has framed last.
 type Batch = (Piece, Vec<FramedBytes>);
 
-/// What a turn has found out.
+/// The results of a turn.
 #[derive(Default)]
 pub struct Turn {
-    /// Somebody who keeps up has not yet got everything that is in memory.
+    /// Whether a subscriber that keeps up has more to receive from memory.
     pub more: bool,
-    /// Somebody wants what is in a file, and no thread reads it yet.
+    /// Whether a subscriber needs bytes from a file, and no thread reads them yet.
     pub needs_replay: bool,
-    /// When the first stalled reader is to be tried again, or the first poll ends.
+    /// When to try the first full socket again, or to end the first poll.
     pub retry: Option<u64>,
-    lowest: u64,                 // where the last one stands that keeps up
-    wanted: Option<(u64, bool)>, // what is read from a file next
-    held: Vec<u64>,              // where messages are not whole yet
+    lowest: u64,                 // the lowest position of a subscriber that keeps up
+    wanted: Option<(u64, bool)>, // what to read from a file next
+    held: Vec<u64>,              // positions of subscribers within a message, whose bytes must stay readable
 }
 
 impl Channel {
-    /// Reads from a file what somebody waits for; none if nobody does.
+    /// Reads from a file what subscribers need next. Returns None if they need nothing from a file.
     pub fn replay(&self) -> Option<Piece> {
         let mut state = self.state();
         let wanted = state.replay_wanted.take();
         state.replaying = wanted.is_some();
         drop(state);
-        let mut read = Piece::default();
-        let _ = read.read(self, wanted?, true);
-        self.state().replay_end = read.from + read.bytes.len() as u64;
-        Some(read)
+        let mut replayed = Piece::default();
+        let _ = replayed.read(self, wanted?, true);
+        self.state().replay_end = replayed.from + replayed.bytes.len() as u64;
+        Some(replayed)
     }
 
-    /// Gives each subscriber its next piece, of those that were `read` from a file or are in memory; if there are many,
-    /// on so many cores.
-    pub(super) fn turn(&self, read: &Piece, cores: usize, counted: &Counters, now: u64) -> Turn {
+    /// Sends each subscriber its next piece, from those bytes that were `replayed` from a file, or from memory. It uses
+    /// up to `cores` threads.
+    pub(super) fn turn(&self, replayed: &Piece, cores: usize, counters: &Counters, now: u64) -> Turn {
         let mut batches: Vec<_> = (0..cores).map(|_| Batch::default()).collect();
         let mut subscribers = self.subscribers();
         let end = self.heard_end();
-        let all = |subscribers: &mut [Subscriber], batch: &mut Batch| {
-            let mut sum = 0;
-            // Those whose sockets were full come last: they may take nothing again.
+        let deliver_all = |subscribers: &mut [Subscriber], batch: &mut Batch| {
+            let mut delivered = 0;
+            // Subscribers with a full socket come last, because it may still be full.
             for stalled in [false, true] {
                 for subscriber in subscribers
                     .iter_mut()
                     .filter(|subscriber| (subscriber.stalls > 0) == stalled && subscriber.is_due(end, now))
                 {
-                    match self.deliver(subscriber, read, batch, end, now) {
-                        Ok(bytes) => sum += bytes,
-                        Err(gone) => subscriber.drop_reason = Some(gone),
+                    match self.deliver(subscriber, replayed, batch, end, now) {
+                        Ok(bytes) => delivered += bytes,
+                        Err(reason) => subscriber.drop_reason = Some(reason),
                     }
                 }
             }
-            counted.delivered.fetch_add(sum, Relaxed);
+            counters.delivered.fetch_add(delivered, Relaxed);
         };
-        // If there are many, each core takes a share; if no thread can be had for one, all are looked at again.
+        // Each thread takes a share. If a thread cannot be started, all subscribers are served once more by this one.
         let share = subscribers.len().div_ceil(cores).max(MIN_SHARE);
         let mut missed = false;
         thread::scope(|scope| {
             let mut shares = subscribers.chunks_mut(share).zip(batches.iter_mut());
-            let own = shares.next();
+            let own_share = shares.next();
             for (subscribers, batch) in shares {
-                let work: Box<dyn FnOnce() + Send> = Box::new(move || all(subscribers, batch));
+                let work: Box<dyn FnOnce() + Send> = Box::new(move || deliver_all(subscribers, batch));
                 missed |= thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work).is_err();
             }
-            own.map(|(subscribers, batch)| all(subscribers, batch))
+            own_share.map(|(subscribers, batch)| deliver_all(subscribers, batch))
         });
         if missed {
-            all(&mut subscribers, &mut Batch::default());
+            deliver_all(&mut subscribers, &mut Batch::default());
         }
-        let turn = self.end_turn(subscribers, end, counted, now);
+        let turn = self.end_turn(subscribers, end, counters, now);
         self.notify();
         turn
     }
 
-    /// Gives a subscriber its next piece. Returns how far it came in the log.
+    /// Sends a subscriber its next piece. Returns by how many bytes of the log it has moved on.
     fn deliver(
-        &self, subscriber: &mut Subscriber, read: &Piece, batch: &mut Batch, end: u64, now: u64,
+        &self, subscriber: &mut Subscriber, replayed: &Piece, batch: &mut Batch, end: u64, now: u64,
     ) -> Result<u64, DropReason> {
         subscriber.begin_ending(end, now);
-        let (piece, wires) = batch;
+        let (piece, framed) = batch;
         let next = match subscriber.next_read() {
             None => &[],
-            Some((pos, _)) if read.bad && read.from == pos => return Err(DropReason::CutOff),
-            Some(place) if let Some(next) = read.get(place) => next,
-            Some(place) => {
-                let is_there = piece.get(place).is_some() || piece.read(self, place, false)?;
-                if !is_there {
-                    return Ok(0); // it is read for it
+            Some((pos, _)) if replayed.bad && replayed.from == pos => return Err(DropReason::CutOff),
+            Some(read_place) if let Some(next) = replayed.get(read_place) => next,
+            Some(read_place) => {
+                if piece.get(read_place).is_none() && !piece.read(self, read_place, false)? {
+                    return Ok(0); // the bytes are only in a file, and a replay reads them
                 }
-                piece.get(place).unwrap_or_default()
+                piece.get(read_place).unwrap_or_default()
             }
         };
-        subscriber.deliver(next, wires, now)
+        subscriber.deliver(next, framed, now)
     }
 
-    /// Drops those that are gone, and finds out who wants more.
+    /// Ends a turn: drops subscribers, and collects what the others need next.
     fn end_turn(
-        &self, mut subscribers: MutexGuard<'_, Vec<Subscriber>>, end: u64, counted: &Counters, now: u64,
+        &self, mut subscribers: MutexGuard<'_, Vec<Subscriber>>, end: u64, counters: &Counters, now: u64,
     ) -> Turn {
         let state = self.state();
         let memory = state.log.memory_start();
         let start = state.log.start();
-        let replayed = state.replay_end;
+        let replay_end = state.replay_end;
         drop(state);
         let mut turn = Turn { lowest: end, ..Turn::default() };
         self.retain(&mut subscribers, now, |subscriber| {
             let falls = subscriber.fall_behind(start, now);
             if falls || (subscriber.drop_reason == Some(DropReason::CutOff) && !subscriber.is_leaving()) {
-                counted.dropped.fetch_add(1, Relaxed);
+                counters.dropped.fetch_add(1, Relaxed);
             }
             if subscriber.drop_reason.is_none() {
-                turn.note_subscriber(subscriber, subscriber.is_due(end, now), memory, replayed);
+                turn.note_subscriber(subscriber, subscriber.is_due(end, now), memory, replay_end);
             }
             subscriber.drop_reason.is_none()
         });
         let joining = !lock(&self.joining).is_empty();
-        let mut state = self.state(); // with the list: what a turn finds out counts until the next one ends
+        let mut state = self.state(); // the subscribers are still locked, so no other turn has ended meanwhile
         state.turns += 1;
         state.turn_end = end;
         state.pumped = turn.lowest;
@@ -186,29 +186,29 @@ impl Channel {
         turn.needs_replay = turn.wanted.is_some() && !replace(&mut state.replaying, true);
         drop(state);
         drop(subscribers);
-        drop(dropped); // without a lock: to close a file may take long
+        drop(dropped); // after the locks are released: to close a file may take long
         turn
     }
 }
 
 impl Turn {
-    /// Notes what a subscriber needs. The log has in memory what stands behind the position `memory`. The rest is read from
-    /// files in the order of the positions, round and round from `replayed` on, where the last reading ended: so subscribers
-    /// that are near each other share a piece.
-    fn note_subscriber(&mut self, subscriber: &Subscriber, wants: bool, memory: u64, replayed: u64) {
-        let ahead = |(pos, whole): &(u64, bool)| (pos.wrapping_sub(replayed), !whole);
-        let in_file = subscriber.next_read().filter(|place| wants && place.0 < memory);
+    /// Notes what a subscriber needs next. The log has in memory what is after the position `memory`. What is before
+    /// that is read from files, in the order of the positions: from `replay_end` on, where the last read ended, and
+    /// then again from the lowest position. So subscribers that are near each other share a piece.
+    fn note_subscriber(&mut self, subscriber: &Subscriber, is_due: bool, memory: u64, replay_end: u64) {
+        let ahead = |(pos, whole): &(u64, bool)| (pos.wrapping_sub(replay_end), !whole);
+        let in_file = subscriber.next_read().filter(|read_place| is_due && read_place.0 < memory);
         if in_file.is_some() {
             self.wanted = self.wanted.into_iter().chain(in_file).min_by_key(ahead);
         } else {
             let retry = subscriber.retry_at();
             self.retry = self.retry.into_iter().chain(retry).min();
-            self.more |= wants && retry.is_none();
+            self.more |= is_due && retry.is_none();
         }
         if !subscriber.is_http() && subscriber.cursor().frame.is_some() {
             self.held.push(subscriber.pos);
         }
-        if wants && subscriber.stalls == 0 && !subscriber.is_leaving() {
+        if is_due && subscriber.stalls == 0 && !subscriber.is_leaving() {
             self.lowest = self.lowest.min(subscriber.pos);
         }
     }

@@ -1,83 +1,86 @@
-//! What watches a connection's bytes, in and out: the door for all who show or explain them.
+//! The door for everything that shows or explains the bytes of a connection, in both directions.
 //!
-//! Deliberately absent: any watcher. Without one, a write is a write.
+//! Deliberately absent: watchers. Without one, a write to a connection is a plain write to its socket.
 
 use std::io::{self, Write};
 use std::net::TcpStream;
 
-/// Watches one connection. If it waits for anything, it says so, for whoever writes to the connection waits with it.
+/// Watches one connection. A watcher that may wait says so: the threads that write to the connection wait with it.
 pub trait Watch: Send {
-    /// The client sent this.
+    /// Is given bytes that the client has sent.
     fn received(&mut self, _bytes: &[u8]) {}
 
-    /// It was of a request's body, or of what follows a handshake.
+    /// Is given those of them that are of a request's body, or that follow a handshake.
     fn body(&mut self, _bytes: &[u8]) {}
 
-    /// Has this sent by `write`, which returns how many bytes the socket took.
+    /// Calls `write` once, which writes these bytes to the socket. Returns what `write` returns: how many bytes the
+    /// socket took.
     ///
     /// # Errors
-    /// As the socket has them.
+    /// Those of the socket.
     fn send(&mut self, bytes: &[u8], write: &mut dyn FnMut() -> io::Result<usize>) -> io::Result<usize>;
 
-    /// All of an answer was sent. Returns whether it goes on watching what follows.
+    /// Notes that a response was sent as a whole. Returns whether to watch what follows.
     fn response_sent(&mut self) -> bool {
         true
     }
 
-    /// Behind a 101 both sides speak in frames, and such a reader is made for those of the client, or of the server.
+    /// Notes that both sides send frames from now on (after a 101). `reader` returns a reader for the frames of the
+    /// client, or, with `false`, of the server.
     fn frames(&mut self, _reader: &dyn Fn(bool) -> Box<dyn Frames>) {}
 }
 
-/// Reads the frames of one direction, for a person.
+/// Reads the frames of one direction, to explain them to a person.
 pub trait Frames: Send {
-    /// Takes the next byte of a frame's header; with the last one, the header's text and what it means.
+    /// Reads the next byte of a frame's header. After the last one it returns the header as text, and its meaning.
     fn header(&mut self, byte: u8) -> Option<(String, String)>;
 
-    /// Takes payload from the front of `bytes`; returns it in plain, and whether the frame is whole.
+    /// Reads payload from the front of `bytes`, and moves `bytes` behind it. Returns the payload without its mask, and
+    /// whether the frame is complete.
     fn payload(&mut self, bytes: &mut &[u8]) -> (Vec<u8>, bool);
 
-    /// Where it stands.
+    /// Returns its place among the frames.
     fn position(&self) -> FramePosition;
 }
 
-/// A place among frames.
+/// A place among the frames of one direction.
 #[derive(PartialEq)]
 pub enum FramePosition {
-    /// Between two, or in a header.
+    /// Between two frames, or in a header.
     Header {
-        /// Some of it has come.
+        /// Whether a part of the header was read.
         begun: bool,
     },
-    /// In the payload.
+    /// In a payload.
     Payload {
-        /// Of a frame that belongs to no message.
+        /// Whether it is of a control frame, which belongs to no message.
         control: bool,
-        /// Of the last frame of a message.
+        /// Whether it is of the last frame of a message.
         last: bool,
-        /// Of a message that is an event stream.
+        /// Whether the message is an event stream.
         streams: bool,
     },
 }
 
-/// All that watch a connection.
+/// All watchers of a connection.
 #[derive(Default)]
 pub struct Watchers(pub Vec<Box<dyn Watch>>);
 
 impl Watchers {
-    /// Tells each of them.
-    pub fn each(&mut self, tell: impl FnMut(&mut Box<dyn Watch>)) {
-        self.0.iter_mut().for_each(tell);
+    /// Calls `action` for each watcher.
+    pub fn each(&mut self, action: impl FnMut(&mut Box<dyn Watch>)) {
+        self.0.iter_mut().for_each(action);
     }
 
-    /// Writes what the socket takes; returns how many bytes that are.
+    /// Writes what the socket takes. Returns how many bytes that is.
     ///
     /// # Errors
-    /// As the socket has them.
+    /// Those of the socket.
     pub fn write(&mut self, stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
         write(&mut self.0, stream, bytes)
     }
 
-    /// All of an answer was sent.
+    /// Reports to each watcher that a response was sent as a whole. Keeps those that go on.
     pub fn response_sent(&mut self) {
         self.0.retain_mut(|watcher| watcher.response_sent());
     }

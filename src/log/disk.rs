@@ -1,10 +1,11 @@
-//! A directory of logs, one process's alone: for each channel `NAME.sse`, and an older part of it, `NAME.old.sse`.
+//! The directory of `--data`, which one process uses alone. For each channel it has the file `NAME.sse`, and an older
+//! part of the log, `NAME.old.sse`.
 //!
-//! It knows files and the disk, and nothing of what stands in them: `positions.rs` does. A file only ever grows at its end,
-//! by one write an append; what such a write leaves behind when it fails is cut off again. The lock is on the directory
-//! itself (flock(2)), so a process that is killed leaves none behind.
+//! This module knows files and the disk, but not the content of the files; `positions.rs` does. A file only grows at
+//! its end, by one write for each append. If that write fails, what it wrote is cut off again. The lock is on the
+//! directory itself (flock(2)), so a process that is killed leaves no lock behind.
 //!
-//! Deliberately absent: links, further directories, and every file that is not named like a channel's.
+//! Deliberately absent: links, subdirectories, and files whose name is not made from a channel's name.
 
 use crate::system::limits;
 use crate::system::report::visible;
@@ -16,26 +17,26 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, Per
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-/// Channels by their names, and the names of files that are none's.
+/// Channels by name, and the names of files that belong to no channel.
 type Listed<T> = (BTreeMap<Box<str>, T>, Vec<String>);
 
-/// The directory, locked for as long as this lives.
+/// The directory. It is locked as long as this value lives.
 pub struct Dir {
     path: PathBuf,
     handle: File,
     private: bool,
     sync: bool,
-    tried: OnceLock<()>, // its file system does what logs need
+    probed: OnceLock<()>, // the file system was found to do what logs need
 }
 
-/// A channel's file.
+/// The channel's newest file.
 pub const NEWEST: &str = "NAME.sse";
-/// Its older part.
+/// The older part of the log.
 pub const OLD: &str = "NAME.old.sse";
-/// Where a file is until it is complete.
+/// The name of a new file until it is complete.
 pub const NEXT: &str = ".NAME.new";
 
-/// Where a channel's files are.
+/// The files of one channel, by their names in the directory.
 pub struct ChannelFiles {
     /// The directory.
     pub dir: Arc<Dir>,
@@ -43,97 +44,103 @@ pub struct ChannelFiles {
     pub name: String,
 }
 
-/// The same, but an error with words before it, in which a path cannot break the line or drive a terminal.
-fn with_context<T>(done: io::Result<T>, words: impl Display) -> io::Result<T> {
-    done.map_err(|error| {
-        let words = visible(words.to_string());
-        io::Error::new(error.kind(), format!("{words}: {error}"))
+/// Returns the result. An error gets the context in front. A path in the context can neither break the line nor control
+/// a terminal.
+fn with_context<T>(result: io::Result<T>, context: impl Display) -> io::Result<T> {
+    result.map_err(|error| {
+        let context = visible(context.to_string());
+        io::Error::new(error.kind(), format!("{context}: {error}"))
     })
 }
 
-/// An error in words of our own.
+/// Returns an error with this text.
 fn failure<T>(why: &str) -> io::Result<T> {
     Err(io::Error::other(why))
 }
 
-/// Whether there is no room for a write: on the device (ENOSPC), in a quota (EDQUOT) or under `ulimit -f` (EFBIG).
+/// Returns whether a write found no room: on the device (ENOSPC), in a quota (EDQUOT) or under `ulimit -f` (EFBIG).
 pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
 }
 
-/// Whether a file system says that it has no sync, and not that one has failed: EINVAL (fsync(2)), ENOSYS, EOPNOTSUPP,
-/// and as others have met it on directories of network file systems, ENOENT, EBADF (9) and ENOTTY (25).
+/// Returns whether the error means that the file system cannot sync at all, and not that a sync has failed: EINVAL
+/// (fsync(2)), ENOSYS and EOPNOTSUPP. Network file systems are known to return ENOENT, EBADF (9) or ENOTTY (25) for
+/// directories.
 fn has_no_sync(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported | ErrorKind::NotFound)
         || matches!(error.raw_os_error(), Some(9 | 25))
 }
 
-/// Whether both are the same file, whatever its name.
-fn is_same(one: &Metadata, other: &Metadata) -> bool {
-    one.dev() == other.dev() && one.ino() == other.ino()
+/// Returns whether both are the same file, even under different names.
+fn is_same(first: &Metadata, second: &Metadata) -> bool {
+    first.dev() == second.dev() && first.ino() == second.ino()
 }
 
-/// Whether this file is what has this name now; a link to it is not.
+/// Returns whether this path now leads to this file. A link to the file does not count.
 fn is_at(path: &Path, file: &Metadata) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|there| is_same(&there, file))
+    fs::symlink_metadata(path).is_ok_and(|current| is_same(&current, file))
 }
 
 impl Dir {
-    /// Makes the directory if it is missing, locks it and makes sure that it can do what logs need. `private`: others
-    /// than the owner may not read what stands in it. `sync`: what was synced has to be there after a power cut.
+    /// Creates the directory if it is missing, locks it, and tests whether its file system does what logs need.
+    /// `private`: only the files' owner may read them. `sync`: after a sync, a power cut must lose nothing.
     ///
     /// # Errors
-    /// If one of these fails, in words for a person.
+    /// If one of these steps fails; the text is for the operator.
     pub fn open(path: &Path, private: bool, sync: bool) -> io::Result<Dir> {
-        let at = |why: &str| format!("--data {} {why}", path.display());
+        let message = |why: &str| format!("--data {} {why}", path.display());
         let made = DirBuilder::new().recursive(true).mode(if private { 0o700 } else { 0o777 }).create(path);
         if let Ok(path) = path.canonicalize() {
-            // If it is new its name has to be on the disk, and so on; a parent that may not be opened was there before.
+            // If the directory is new, its name must be on the disk too, and so must the names of its parents. A parent
+            // that cannot be opened is not new.
             path.ancestors().skip(1).flat_map(File::open).for_each(|parent| drop(parent.sync_all()));
         }
-        let why = at("is no directory that can be read; give one, with the rights to read and write it");
+        let why = message("is not a directory that can be read; give one that this user may read and write");
         let handle = with_context(made.and_then(|()| File::open(path)), why)?;
-        let why = at("cannot be locked, so two servers could write there; give one on another file system");
+        let why = message("cannot be locked, so two servers could write there; give one on another file system");
         match handle.try_lock() {
             Err(TryLockError::WouldBlock) => {
-                let why = at("is in use by another server; give each a directory of its own");
+                let why = message("is in use by another server; give each a directory of its own");
                 return Err(io::Error::new(ErrorKind::ResourceBusy, why));
             }
             locked => with_context(locked.map_err(io::Error::from), why)?,
         }
-        let dir = Dir { path: path.into(), handle, private, sync, tried: OnceLock::new() };
+        let dir = Dir { path: path.into(), handle, private, sync, probed: OnceLock::new() };
         match dir.probe() {
-            // A full disk is told to whoever publishes; what is there can be read. It is tried again when there is room.
-            Err(e) if !is_full(&e) => with_context(Err(e), at("will not do; give another")),
+            // A full disk does not stop the start: what is there can be read. A publisher gets the error. `create`
+            // probes again.
+            Err(e) if !is_full(&e) => with_context(Err(e), message("will not do; give another")),
             _ => Ok(dir),
         }
     }
 
-    /// Makes sure that its file system does what logs need: it is tried, for the list of those that do not is long.
+    /// Tests by trying it whether the file system does what logs need. A list of file systems that do not would be
+    /// long.
     fn probe(&self) -> io::Result<()> {
-        if self.tried.get().is_some() {
+        if self.probed.get().is_some() {
             return Ok(());
         }
-        // As long as the longest name of a log, and more.
-        let [name, other, case] =
-            ["can-write", "can-rename", "CAN-WRITE"].map(|what| self.path.join(format!(".tincan-{what:-<80}")));
-        let done = self.try_files(&name, &other, &case);
+        // Longer than the longest name of a log's file.
+        let [name, other, other_case] =
+            ["can-write", "can-rename", "CAN-WRITE"].map(|purpose| self.path.join(format!(".tincan-{purpose:-<80}")));
+        let result = self.try_files(&name, &other, &other_case);
         let _ = fs::remove_file(&name);
         let _ = fs::remove_file(&other);
-        done?;
+        result?;
         self.sync_names().or_else(|e| {
             let remedy = if has_no_sync(&e) { " (without --sync it will do)" } else { "" };
             with_context(Err(e), format!("it cannot be synced{remedy}"))
         })?;
-        self.tried.get_or_init(|| ());
+        self.probed.get_or_init(|| ());
         Ok(())
     }
 
-    /// Tries a file of this name, and another in its place. `case`: the name in letters of the other case.
-    fn try_files(&self, name: &Path, other: &Path, case: &Path) -> io::Result<()> {
+    /// Creates a file of this name, and puts another in its place. `other_case`: the same name in the other letter
+    /// case.
+    fn try_files(&self, name: &Path, other: &Path, other_case: &Path) -> io::Result<()> {
         let file = with_context(self.create_file(name), "a log cannot be made there")?;
         let meta = file.metadata()?;
-        if fs::symlink_metadata(case).is_ok() || File::open(case).is_ok() {
+        if fs::symlink_metadata(other_case).is_ok() || File::open(other_case).is_ok() {
             return failure(
                 "names that differ in case alone are one file there, so /ROOM would replace what /room keeps",
             );
@@ -149,12 +156,12 @@ impl Dir {
         with_context(fs::rename(name, other), "a file cannot be put there in place of another")
     }
 
-    /// The channels that have files in it, by the names of these, each with room for what its owner knows of it; and all
-    /// other files that are not hidden. If the directory is private, takes from others the right to read what holds bytes of
-    /// a log.
+    /// Returns the channels that have files here, each with a default value that the caller fills in, and the names of
+    /// all other files that are not hidden. In a private directory, each file with bytes of a log is made unreadable
+    /// for other users.
     ///
     /// # Errors
-    /// If it cannot be read, or a file's mode not be changed.
+    /// If the directory cannot be read, or if a file's mode cannot be changed.
     pub fn list<T: Default>(&self, is_channel: impl Fn(&str) -> bool) -> io::Result<Listed<T>> {
         let mut stems = BTreeMap::new();
         let mut others = Vec::new();
@@ -162,10 +169,10 @@ impl Dir {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
             let hidden = name.strip_prefix('.');
-            let (stem, kind) = hidden.unwrap_or(&name).split_once('.').unwrap_or_default();
-            let is_log = matches!(kind, "sse" | "old.sse");
-            let is_kind = if hidden.is_some() { kind == "new" } else { is_log || kind.starts_with("cut-") };
-            let is_ours = is_kind && is_channel(stem);
+            let (stem, suffix) = hidden.unwrap_or(&name).split_once('.').unwrap_or_default();
+            let is_log = matches!(suffix, "sse" | "old.sse");
+            let has_our_suffix = if hidden.is_some() { suffix == "new" } else { is_log || suffix.starts_with("cut-") };
+            let is_ours = has_our_suffix && is_channel(stem);
             if self.private && is_ours {
                 let why = "others can read it, and reading needs a token; chmod 600 it";
                 with_context(restrict(&entry), format_args!("{}: {why}", entry.path().display()))?;
@@ -179,17 +186,17 @@ impl Dir {
         Ok((stems, others))
     }
 
-    /// Makes sure that the path still leads to this directory. Another one in its place, such as what is left after a
-    /// disk is unmounted, may be another server's.
+    /// Checks that the path still leads to this directory. After a disk is unmounted it may lead to another one, which
+    /// may be another server's.
     fn check_path(&self) -> io::Result<()> {
-        let own = self.handle.metadata()?;
+        let locked = self.handle.metadata()?;
         match fs::metadata(&self.path) {
-            Ok(there) if is_same(&own, &there) => Ok(()),
+            Ok(current) if is_same(&locked, &current) => Ok(()),
             _ => failure("its directory is gone, or another has its place; put it back, or start the server again"),
         }
     }
 
-    /// Makes a new file in place of what has the name, which may be a link to anywhere.
+    /// Creates a file. If the name is in use, the old entry is removed first: it may be a link to anywhere.
     fn create_file(&self, path: &Path) -> io::Result<File> {
         self.check_path()?;
         match fs::remove_file(path) {
@@ -201,30 +208,30 @@ impl Dir {
         File::options().read(true).write(true).create_new(true).mode(mode).open(path)
     }
 
-    /// Puts the names of the files on the disk.
+    /// Syncs the directory, so that the names of the files are on the disk.
     ///
     /// # Errors
-    /// If that fails.
+    /// If the sync fails.
     pub fn sync(&self) -> io::Result<()> {
         with_context(self.sync_names(), self.path.display())
     }
 
-    /// Without --sync the names are as safe as the file system makes them.
+    /// Syncs the directory. Without `--sync`, it is no error if the file system cannot do that.
     fn sync_names(&self) -> io::Result<()> {
         self.handle.sync_all().or_else(|e| if !self.sync && has_no_sync(&e) { Ok(()) } else { Err(e) })
     }
 }
 
 impl ChannelFiles {
-    /// The path of one of the channel's files.
+    /// Returns the path of one of the channel's files.
     fn path(&self, file: &str) -> PathBuf {
         self.dir.path.join(file.replace("NAME", &self.name))
     }
 
-    /// Opens one of the channel's files, if it is there.
+    /// Opens one of the channel's files. Returns None if there is no such file.
     ///
     /// # Errors
-    /// If it cannot be read and written, or is no file of its own.
+    /// If the file cannot be read and written, or if it is not a regular file.
     pub fn open(&self, name: &str) -> io::Result<Option<LogFile>> {
         let path = self.path(name);
         match self.open_file(name, &path) {
@@ -238,26 +245,26 @@ impl ChannelFiles {
         self.dir.check_path()?;
         let meta = fs::symlink_metadata(path)?;
         if name == OLD && is_at(&self.path(NEWEST), &meta) {
-            // A crash can leave both names of a rename, on a file system whose renames are two steps.
+            // A crash can leave both names of a rename, if the file system renames in two steps.
             fs::remove_file(path)?;
             return Err(ErrorKind::NotFound.into());
         }
         if !meta.is_file() {
-            // To open a pipe would be to wait for its other end, and a link may lead to what is not ours.
-            return failure("it is no file, or a link to one; move it away");
+            // To open a pipe would wait for its other end. A link may lead to a file that is not this server's.
+            return failure("it is not a regular file; move it away");
         }
         if meta.nlink() > 1 {
-            // It has a second name, as a backup by `cp -al` gives it one. What is written from now on does not belong
-            // there, so a copy takes its place.
+            // The file has a second name, as after a backup with `cp -al`. New events do not belong in the
+            // backup, so a copy takes the place of this name.
             self.copy(&File::open(path)?, 0, name)?;
         }
         let file = File::options().read(true).write(true).open(path)?;
         if is_at(path, &file.metadata()?) { Ok(file) } else { failure("another program replaces it") }
     }
 
-    /// Copies a file, from this byte on, to another that then has this name; on the disk.
+    /// Copies a file, from this byte on, to a file of this name, and syncs both the copy and the directory.
     fn copy(&self, mut file: &File, from: u64, name: &str) -> io::Result<()> {
-        let mut copied = || {
+        let mut attempt = || {
             let mut copy = self.dir.create_file(&self.path(NEXT))?;
             file.seek(SeekFrom::Start(from))?;
             io::copy(&mut file as &mut dyn Read, &mut copy)?; // without the system's shortcuts, which some disks lack
@@ -268,14 +275,14 @@ impl ChannelFiles {
             self.rename(NEXT, name)?;
             self.dir.sync()
         };
-        copied().inspect_err(|_| drop(self.remove(NEXT)))
+        attempt().inspect_err(|_| drop(self.remove(NEXT)))
     }
 
-    /// Keeps what is about to be cut off a log, from this byte on, in a file `NAME.cut-N` beside it; on the disk. Returns
-    /// that file's name.
+    /// Copies the bytes from `from` on, which are about to be cut off a log, to a new file `NAME.cut-N`, and syncs it.
+    /// Returns the name of that file.
     ///
     /// # Errors
-    /// If that fails; nothing has changed then.
+    /// If the copy fails. The log is unchanged then.
     pub fn save_cut(&self, log: &LogFile, from: u64) -> io::Result<String> {
         let is_free = |name: &String| fs::symlink_metadata(self.path(name)).is_err();
         let name = (1u64..).map(|n| format!("NAME.cut-{n}")).find(is_free).unwrap_or_default();
@@ -284,31 +291,31 @@ impl ChannelFiles {
         Ok(name.replace("NAME", &self.name))
     }
 
-    /// Makes a channel's next file, with a head and its first events, beside the one that there is; on the disk.
+    /// Creates the channel's next file with its head and first events, under the name [`NEXT`], and syncs it.
     ///
     /// # Errors
-    /// If that fails; nothing has changed then.
+    /// If that fails. The channel's other files are unchanged.
     pub fn create(&self, head: &[u8], events: &[u8]) -> io::Result<Appender> {
         self.dir.probe()?;
         let next = self.path(NEXT);
         let file = with_context(self.dir.create_file(&next), next.display())?;
-        let mut output = Appender::new(LogFile { path: self.path(NEWEST), file, head: head.len() as u64 }, 0);
-        let done = output.append(&[head, events].concat()).and_then(|()| output.file.sync());
-        done.inspect_err(|_| drop(self.remove(NEXT)))?;
-        Ok(output)
+        let mut appender = Appender::new(LogFile { path: self.path(NEWEST), file, head: head.len() as u64 }, 0);
+        let result = appender.append(&[head, events].concat()).and_then(|()| appender.file.sync());
+        result.inspect_err(|_| drop(self.remove(NEXT)))?;
+        Ok(appender)
     }
 
-    /// Gives one of the channel's files another name, in place of what had that.
+    /// Renames one of the channel's files. A file that has the new name already is replaced.
     ///
     /// # Errors
-    /// If that fails; nothing has changed then.
+    /// If that fails. Nothing has changed then.
     pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let [from, to] = [from, to].map(|name| self.path(name));
-        let moved = self.dir.check_path().and_then(|()| fs::rename(&from, &to));
-        with_context(moved, format!("{} cannot become {}", from.display(), to.display()))
+        let renamed = self.dir.check_path().and_then(|()| fs::rename(&from, &to));
+        with_context(renamed, format!("{} cannot become {}", from.display(), to.display()))
     }
 
-    /// Drops one of the channel's files.
+    /// Removes one of the channel's files.
     ///
     /// # Errors
     /// If that fails.
@@ -318,7 +325,8 @@ impl ChannelFiles {
     }
 }
 
-/// Leaves a file to its owner alone. What is no file, or has a second name, is not ours to change; see [`ChannelFiles::open`].
+/// Lets only its owner read a file. A file that is not regular, or has a second name, is left as it is;
+/// [`ChannelFiles::open`] handles both.
 fn restrict(entry: &DirEntry) -> io::Result<()> {
     let meta = entry.metadata()?;
     if meta.is_file() && meta.nlink() == 1 && meta.mode() & 0o077 != 0 {
@@ -330,22 +338,22 @@ fn restrict(entry: &DirEntry) -> io::Result<()> {
     Ok(())
 }
 
-/// A channel's file, as those who read it see it.
+/// A channel's file, for reading.
 pub struct LogFile {
     path: PathBuf,
-    /// Its bytes.
+    /// The open file.
     pub file: File,
-    /// Bytes before the first event.
+    /// The length of the head in bytes. The first event follows it.
     pub head: u64,
 }
 
 impl LogFile {
-    /// The same, but an error with the file's name.
+    /// Returns the result. An error gets the file's path in front.
     ///
     /// # Errors
-    /// That one.
-    pub fn with_path<T>(&self, done: io::Result<T>) -> io::Result<T> {
-        with_context(done, self.path.display())
+    /// The error in the result.
+    pub fn with_path<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        with_context(result, self.path.display())
     }
 
     /// Waits until its bytes are on the disk.
@@ -356,7 +364,7 @@ impl LogFile {
         self.with_path(self.file.sync_data())
     }
 
-    /// Cuts off what is behind these bytes, and waits until that is on the disk.
+    /// Cuts the file to this length, and waits until that is on the disk.
     ///
     /// # Errors
     /// If the disk fails.
@@ -370,21 +378,21 @@ impl LogFile {
 pub struct Appender {
     /// The file.
     pub file: Arc<LogFile>,
-    len: u64,     // its bytes; after a write or a cut that failed, there may be fewer
-    largest: u64, // what the process may make it, as far as that is known
+    len: u64,     // the file's length; after a failed write or cut the file may be shorter
+    max_len: u64, // how long this process may make a file, as last read
 }
 
 impl Appender {
-    /// The end of a file of this length.
+    /// An appender to a file of this length.
     pub fn new(file: LogFile, len: u64) -> Appender {
-        Appender { file: Arc::new(file), len, largest: 0 }
+        Appender { file: Arc::new(file), len, max_len: 0 }
     }
 
-    /// Cuts off what is behind so many bytes, if there is or may be anything. It is on the disk then: else a power cut could
-    /// mix what was cut off with what is written in its place.
+    /// Cuts the file to this length, if it is or may be longer, and waits until that is on the disk. Without the wait,
+    /// a power cut could mix the old bytes with those that are written in their place.
     ///
     /// # Errors
-    /// If that fails; the next call tries it again.
+    /// If that fails. The next call tries again.
     pub fn cut(&mut self, len: u64) -> io::Result<()> {
         if self.len != len {
             self.file.cut(len)?;
@@ -393,35 +401,35 @@ impl Appender {
         Ok(())
     }
 
-    /// Appends all of these bytes, or none.
+    /// Appends all of these bytes, or none of them.
     ///
     /// # Errors
-    /// If there is no room (see [`is_full`]), if the write fails, if another program has changed the file.
+    /// If there is no room (see [`is_full`]), if the write fails, or if another program has changed the file.
     pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let before = self.len;
-        let ours = self.file.file.metadata();
-        let whole = ours.is_ok_and(|meta| meta.len() == before && is_at(&self.file.path, &meta));
-        // A new one has another name at first.
-        if before > 0 && !whole {
+        let metadata = self.file.file.metadata();
+        let unchanged = metadata.is_ok_and(|meta| meta.len() == before && is_at(&self.file.path, &meta));
+        // A new file is not checked: it still has another name.
+        if before > 0 && !unchanged {
             return self
                 .file
                 .with_path(failure("another program has changed, moved or removed it; start the server again"));
         }
         self.len += bytes.len() as u64;
-        if self.len >= self.largest {
-            self.largest = limits::soft_limit("Max file size").unwrap_or(u64::MAX);
+        if self.len >= self.max_len {
+            self.max_len = limits::soft_limit("Max file size").unwrap_or(u64::MAX);
         }
-        // To grow up to the limit itself would be one byte too many: the next write would be answered not with an error
-        // but with SIGXFSZ, which ends the process (setrlimit(2)).
-        let done = match self.len < self.largest {
+        // A file must not reach the limit itself. The next write would then not return an error: the signal SIGXFSZ
+        // would end the process (setrlimit(2)).
+        let written = match self.len < self.max_len {
             true => self.file.file.write_at(bytes, before),
             false => Err(ErrorKind::FileTooLarge.into()),
         };
-        // Less than everything means that there is no room for the rest.
-        let done = done.and_then(|n| if n == bytes.len() { Ok(()) } else { Err(ErrorKind::StorageFull.into()) });
-        if done.is_err() {
-            let _ = self.cut(before); // else before the next append
+        // A short write means that there is no room for the rest.
+        let written = written.and_then(|n| if n == bytes.len() { Ok(()) } else { Err(ErrorKind::StorageFull.into()) });
+        if written.is_err() {
+            let _ = self.cut(before); // if this fails too, the next `Writer::mend` tries again
         }
-        self.file.with_path(done)
+        self.file.with_path(written)
     }
 }

@@ -1,10 +1,10 @@
 //! A part of a log: the bytes of some POSTs, in memory or in a file, and the search for events in them.
 //!
-//! There is no index beside the bytes: a block ends with its id, so the id behind any position is found by reading on to
-//! the end of the block that has it.
+//! There is no index. Each block ends with its id. So the id at a position is found by reading from there to the end of
+//! the block.
 //!
-//! Limits: a window of 4 KiB for the search. Deliberately absent: which parts there are, and who may hear what of them;
-//! `positions.rs` knows.
+//! Limits: the search reads 4 KiB at a time. Deliberately absent: which parts a log has, and which bytes may be heard;
+//! both are in `positions.rs`.
 
 use crate::log::disk::LogFile;
 use crate::wire::id::Id;
@@ -12,33 +12,33 @@ use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-/// An id line has at most 45 bytes; this many before a blank line always hold it.
+/// An id line has at most 45 bytes. This many bytes before a blank line always contain it.
 const ID_LINE: usize = 64;
 
-/// A place between two events.
+/// The end of an event in a log.
 #[derive(Clone, Copy, Default)]
 pub struct Boundary {
-    /// The position behind the one.
+    /// The position after the event.
     pub pos: u64,
-    /// Its id.
+    /// The id of the event.
     pub id: Id,
 }
 
-/// Bytes of a file, for those who may wait for the disk.
+/// A range of bytes in a file, for a thread that may wait for the disk.
 pub struct FileRange {
     /// The file.
     pub file: Arc<LogFile>,
-    /// Where they begin in it.
+    /// The offset of the first byte in the file.
     pub offset: u64,
-    /// How many there are.
+    /// The number of bytes.
     pub len: usize,
 }
 
 impl FileRange {
-    /// Appends what the disk gives at a time, at least one byte.
+    /// Reads from the disk once, and appends the bytes to `out`. There is at least one.
     ///
     /// # Errors
-    /// If the disk fails, or has less than was written.
+    /// If the disk fails, or if the file is shorter than what was written to it.
     pub fn read(&self, out: &mut Vec<u8>) -> io::Result<()> {
         let before = out.len();
         out.resize(before + self.len, 0);
@@ -48,7 +48,7 @@ impl FileRange {
     }
 }
 
-/// The error for a file that has lost its end.
+/// Returns the error for a file that has lost its end.
 pub fn shortened_error() -> io::Error {
     io::Error::new(ErrorKind::UnexpectedEof, "what was written to it is not there any more")
 }
@@ -58,31 +58,31 @@ pub fn shortened_error() -> io::Error {
 pub struct Part {
     /// The position of its first byte.
     pub start: u64,
-    /// How many it has.
+    /// The number of its bytes.
     pub len: u64,
-    /// The id of the event before its first.
+    /// The id of the event before its first event.
     pub before: Id,
-    /// The file that has its bytes.
+    /// The file with its bytes, if they are in a file.
     pub file: Option<Arc<LogFile>>,
-    /// They themselves, if no file has them.
+    /// The bytes, if they are in memory.
     pub memory: Vec<u8>,
 }
 
 impl Part {
-    /// The position behind its last byte.
+    /// Returns the position after its last byte.
     pub fn end(&self) -> u64 {
         self.start + self.len
     }
 
-    /// Whether the byte at one of these positions is in it.
+    /// Returns whether the byte at one of these positions is in this part.
     pub fn has_any(&self, positions: &[u64]) -> bool {
         positions.iter().any(|pos| (self.start..self.end()).contains(pos))
     }
 
-    /// Makes sure that its file was not shortened, so that a reader is told before it is given the first half.
+    /// Checks that the file was not shortened. So a subscriber gets an error before it gets only some of the events.
     ///
     /// # Errors
-    /// If it was, or the disk fails.
+    /// If the file was shortened, or if the disk fails.
     pub fn check(&self) -> io::Result<()> {
         match &self.file {
             Some(file) if file.file.metadata()?.len() < file.head + self.len => file.with_path(Err(shortened_error())),
@@ -90,7 +90,8 @@ impl Part {
         }
     }
 
-    /// Copies bytes from a position in this part on; how many. Fewer than there is room for only at its end.
+    /// Copies bytes from a position in this part, and returns their number. Only at the end of the part is that less
+    /// than the length of `out`.
     fn copy(&self, pos: u64, out: &mut [u8]) -> io::Result<usize> {
         let from = pos - self.start;
         let Some(file) = &self.file else {
@@ -102,27 +103,27 @@ impl Part {
         Ok(len)
     }
 
-    /// The end of the first block that ends behind `pos`, and its id.
+    /// Returns the end and the id of the first event that ends after `pos`. Returns None if no event of this part does.
     ///
     /// # Errors
     /// If the disk fails.
     pub fn block_end_after(&self, pos: u64) -> io::Result<Option<Boundary>> {
         let mut window = [0; 4096];
-        let mut at = pos.saturating_sub(ID_LINE as u64).max(self.start);
+        let mut window_start = pos.saturating_sub(ID_LINE as u64).max(self.start);
         loop {
-            let len = self.copy(at, &mut window)?;
+            let len = self.copy(window_start, &mut window)?;
             let bytes = window.get(..len).unwrap_or_default();
-            let skip = pos.saturating_sub(at + 1) as usize;
+            let skip = pos.saturating_sub(window_start + 1) as usize;
             for (_, end) in bytes.windows(2).zip(2..).skip(skip).filter(|(pair, _)| pair == b"\n\n") {
                 let line = bytes.get(..end - 2).unwrap_or_default().rsplit(|&b| b == b'\n').next();
                 if let Some(id) = line.and_then(Id::from_line) {
-                    return Ok(Some(Boundary { pos: at + end as u64, id }));
-                } // else it is a gap, which belongs to what follows it
+                    return Ok(Some(Boundary { pos: window_start + end as u64, id }));
+                } // else it is a gap: it has no id, and counts as the beginning of the next event
             }
             if len < window.len() {
                 return Ok(None);
             }
-            at += (len - ID_LINE) as u64;
+            window_start += (len - ID_LINE) as u64;
         }
     }
 }

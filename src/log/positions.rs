@@ -1,25 +1,30 @@
 //! The append-only log of one channel: the bytes of its events, exactly as they go over the wire.
 //!
-//! Everything a reader is given is a copy of a range of this log. A *position* counts bytes since the log was opened;
-//! those that may be heard only grow and are never used twice, so a reader's place stays true when older events are
-//! dropped.
+//! Subscribers receive copies of ranges of this log. A *position* is a number of bytes since the log was opened.
+//! Positions that may be heard only grow, and none is used twice. So a subscriber's position stays valid when older
+//! events are dropped.
 //!
-//! The bytes lie in parts (`part.rs`), in memory or in files (`--data`). What one POST publishes never spans two parts,
-//! and the oldest part is dropped whole. In memory a part has a sixteenth of the limit, or [`PIECE`] if that is less. On
-//! disk there are two: `NAME.sse`, and `NAME.old.sse`, which it becomes at half of the limit. There is no index beside
-//! them: ids only grow, so [`Log::find_start`] searches in the bytes themselves, by halves.
+//! The bytes are in parts (`part.rs`), in memory or in files (`--data`). What one POST publishes is never split between
+//! two parts. The oldest part is dropped as a whole. In memory, a part has at most a sixteenth of the limit, and at
+//! most [`PIECE`]; only a single POST can be larger. On disk there are two parts. `NAME.sse` becomes `NAME.old.sse`
+//! when it has half of the limit. There is no index: ids only grow, so [`Log::find_start`] searches the bytes
+//! themselves by bisection.
 //!
-//! A log with files knows what stands in them, and does not touch them under its lock: `writer.rs` appends, and tells the
-//! log ([`Log::commit`]). What was just written is in memory as well until all readers that keep up were given it, so
-//! they never wait for the disk. Older bytes are read from a [`FileRange`] of a file, without the log.
+//! A log with files knows what is in them, but does not touch them under its lock. `writer.rs` appends, and the
+//! publisher then adds the same bytes to the log ([`Log::commit`]). New bytes are kept in memory as well, until all
+//! subscribers that keep up have received them, so these subscribers never wait for the disk. Older bytes are read from
+//! a [`FileRange`] of a file, without the log.
 //!
-//! *Written* and *heard*: with `--sync` readers are given only what is on the disk. Without it a file's first event
-//! alone waits for the disk, and so does an epoch's: then no id can be given out twice, whatever a power cut takes.
+//! *Written* and *heard*: with `--sync`, an event may be heard only once it is on the disk. Without it, only the first
+//! event of a file and the first event of an epoch wait for the disk. So no id is given to two events, whatever a power
+//! cut takes.
 //!
-//! The ids are *counted* here, one by one; or the log is a copy of one elsewhere, and they are *given*, with any steps.
+//! Ids are *counted* by this log, one by one. If the log is a copy of a log elsewhere, ids are *given*: they grow by
+//! any amount.
 //!
-//! Limits: the bytes kept are at most the limit given (the newest POST is kept even if it alone is larger); `MAX_RECENT`.
-//! Deliberately absent: who reads, and when. Shortcut: a byte that changed within the data of an event is not noticed.
+//! Limits: the log keeps at most `limit` bytes, but it keeps the newest POST even if that alone is larger;
+//! `MAX_RECENT`. Deliberately absent: which subscribers there are, and when they receive events. Shortcut: if a byte
+//! within the data of an event changes, this is not noticed.
 
 use crate::log::disk::{Appender, ChannelFiles, Dir, LogFile, NEWEST, OLD};
 use crate::log::part::{Boundary, FileRange, Part, shortened_error};
@@ -32,43 +37,43 @@ use std::io::{self, ErrorKind};
 use std::mem::take;
 use std::sync::Arc;
 
-/// Limit: the bytes that one [`Log::read`] copies.
+/// Limit: bytes that one [`Log::read`] copies.
 pub const PIECE: usize = 64 << 10;
-/// Limit: the bytes of a log with files that are in memory as well, unless the newest POST alone is more.
+/// Limit: bytes of a log with files that are kept in memory as well, unless the newest POST alone is larger.
 const MAX_RECENT: usize = 64 << 10;
 
-/// Where a reader wants to start.
+/// Where a client wants to start.
 #[derive(PartialEq)]
 pub enum Since {
     /// With the next event.
     Now,
     /// With the oldest event kept.
     All,
-    /// After the event with this id, which is given as the reader sent it.
+    /// After the event with this id. The text is as the client sent it.
     After(String),
 }
 
-/// Where a reader does start.
+/// Where a client's stream starts.
 pub struct Start {
     /// The position of the first byte to send.
     pub pos: u64,
     /// The id of the event before it.
     pub id: Id,
-    /// What the reader may have missed.
+    /// The events that it may have missed.
     pub gap: Option<Gap>,
 }
 
-/// Events that a reader asked for and cannot have.
+/// Events that a client asked for and cannot receive.
 #[derive(Debug, PartialEq)]
 pub struct Gap {
     /// The first event after the gap, if there is one.
     pub from: Option<Id>,
-    /// How many there were, if that is known.
+    /// The number of these events, if it is known.
     pub lost: Option<u64>,
 }
 
 impl Gap {
-    /// The event that tells a reader of it, who had asked for what comes after this id.
+    /// Returns the event that reports this gap to a client. `asked` is the id after which the client wanted to start.
     pub fn event(&self, asked: &str) -> Event {
         let from = self.from.map_or("null".into(), |id| format!("\"{id}\""));
         let lost = self.lost.map_or("null".into(), |n| n.to_string());
@@ -77,41 +82,41 @@ impl Gap {
     }
 }
 
-/// The log was asked for bytes that are no longer there.
+/// The error for a position whose byte is no longer kept.
 #[derive(Debug)]
 pub struct Trimmed;
 
-/// A file of a log, if it is there, without what a crash has left in it.
-fn recover(
-    home: &ChannelFiles, name: &str, last: &mut Id, note: &mut dyn FnMut(String),
+/// Opens a file of a log, and cuts off what a crash has left in it. Returns None if there is no such file.
+fn open_part(
+    files: &ChannelFiles, name: &str, last: &mut Id, note: &mut dyn FnMut(String),
 ) -> io::Result<Option<(LogFile, Scan)>> {
-    let Some(mut file) = home.open(name)? else { return Ok(None) };
-    let found = file.with_path(recovery::recover(&file.file, last))?;
-    file.head = found.head;
-    if found.good < found.len {
-        let kept = home.save_cut(&file, found.good)?;
-        file.cut(found.good)?;
-        note(format!("{kept} is new: it keeps what had to be cut off"));
-        let what = match found.hole {
+    let Some(mut file) = files.open(name)? else { return Ok(None) };
+    let scan = file.with_path(recovery::recover(&file.file, last))?;
+    file.head = scan.head;
+    if scan.good < scan.len {
+        let saved = files.save_cut(&file, scan.good)?;
+        file.cut(scan.good)?;
+        note(format!("{saved} is a new file: it keeps the bytes that were cut off"));
+        let description = match scan.hole {
             true => "a hole that a power cut left was cut off, with what follows it",
             false => "an unfinished event was cut off",
         };
-        note(format!("{what}, {} bytes", found.len - found.good));
+        note(format!("{description}, {} bytes", scan.len - scan.good));
     }
-    Ok(Some((file, found)))
+    Ok(Some((file, scan)))
 }
 
-/// What ids are.
+/// Where a log's ids come from.
 #[derive(Clone, Copy, Default, PartialEq)]
 enum Ids {
-    /// Counted here: within an epoch each is the next number.
+    /// Counted here. Within an epoch, each id is the next number.
     #[default]
     Counted,
-    /// Given by somebody else: they only grow.
+    /// Given by a log elsewhere. They only grow.
     Given,
 }
 
-/// The id before this one, if they are counted.
+/// Returns the id before this one, for counted ids.
 fn preceding(id: Id) -> Id {
     Id { seq: id.seq.saturating_sub(1), ..id }
 }
@@ -121,27 +126,27 @@ fn preceding(id: Id) -> Id {
 pub struct Log {
     limit: u64,
     ids: Ids,
-    before_epoch: Id, // the last event before this epoch
-    hole_after: Id,   // behind this one some are missing that a power cut took
+    before_epoch: Id, // the id of the last event before this epoch
+    hole_after: Id,   // a power cut took events after this id
     /// The end of what was appended.
     pub written: Boundary,
-    /// The end of what readers may hear.
+    /// The end of what may be heard.
     pub heard: Boundary,
-    rollback: Rollback, // the next time
+    rollback: Rollback, // the next one
     parts: VecDeque<Part>,
-    held: Vec<u64>,         // the parts of these positions can be read until they are no longer held
-    held_parts: Vec<Part>,  // of those, the ones that were dropped
-    recent: Vec<u8>,        // of files: the last bytes written
-    unreadable_before: u64, // at a byte in front of this position it could not be read back
+    held_positions: Vec<u64>, // a part with one of these positions stays readable when it is dropped
+    held_parts: Vec<Part>,    // dropped parts that are still readable
+    recent: Vec<u8>,          // if the log is in files: the last bytes written
+    unreadable_before: u64,   // the greatest position whose byte could not be read, plus 1
 }
 
 impl Log {
-    /// An empty log in memory that keeps `limit` bytes. No two logs of a channel may have the same epoch.
+    /// Returns an empty log in memory that keeps `limit` bytes. No two logs of a channel may have the same epoch.
     pub fn new(epoch: u64, limit: usize) -> Log {
         Log { ids: Ids::Counted, ..Log::copy(Id { epoch, seq: 0 }, limit) }
     }
 
-    /// A copy of a log elsewhere, from behind this id on.
+    /// Returns an empty copy of a log elsewhere, for the events after this id.
     pub fn copy(start: Id, limit: usize) -> Log {
         let start = Boundary { pos: 0, id: start };
         Log {
@@ -154,37 +159,38 @@ impl Log {
         }
     }
 
-    /// The log of a channel in files, with what they hold, and what writes to it. Its epoch is greater than any in them.
-    /// What a crash has left unfinished or full of holes is cut off, and kept beside it; `note` is told.
+    /// Opens the log of a channel from its files. Returns the log, and what writes to it. Its epoch is at least
+    /// `epoch`, and greater than any in the files. What a crash has left unfinished or with holes is cut off, and saved
+    /// in a file beside the log. `note` receives lines about this for the operator.
     ///
     /// # Errors
-    /// If a file cannot be read, or is not as this server writes it.
+    /// If a file cannot be read, synced or cut, or if it is damaged.
     pub fn open(
         dir: &Arc<Dir>, name: &str, epoch: u64, limit: usize, sync: bool, note: &mut dyn FnMut(String),
     ) -> io::Result<(Log, Writer)> {
-        let mut log = Log::new(0, limit.saturating_sub(2 * MAX_HEAD)); // the heads count as well
-        let home = ChannelFiles { dir: dir.clone(), name: name.into() };
+        let mut log = Log::new(0, limit.saturating_sub(2 * MAX_HEAD)); // the heads of both files count too
+        let files = ChannelFiles { dir: dir.clone(), name: name.into() };
         let mut oldest = None;
         let mut dropped = None;
         let mut newest = None;
-        for which in [OLD, NEWEST] {
+        for file_name in [OLD, NEWEST] {
             let before = log.before_epoch;
-            let Some((file, found)) = recover(&home, which, &mut log.before_epoch, note)? else { continue };
+            let Some((file, scan)) = open_part(&files, file_name, &mut log.before_epoch, note)? else { continue };
             if sync {
-                file.sync()?; // what was heard from a file must be on the disk
+                file.sync()?; // what may be heard must be on the disk
             }
-            dropped = found.dropped.filter(|_| which == NEWEST);
-            let Some(first) = found.first else { continue }; // it gives way to the next file
+            dropped = scan.dropped.filter(|_| file_name == NEWEST);
+            let Some(first) = scan.first else { continue }; // a file without events: the next file replaces it
             if !before.precedes(first) {
                 log.hole_after = before;
             }
-            oldest = oldest.or(found.first);
-            let output = Appender::new(file, found.good);
-            log.add_part(before, Some(output.file.clone()), u64::MAX);
-            log.grow(found.good - found.head);
-            newest = Some(output).filter(|_| which == NEWEST);
+            oldest = oldest.or(scan.first);
+            let appender = Appender::new(file, scan.good);
+            log.add_part(before, Some(appender.file.clone()), u64::MAX);
+            log.grow(scan.good - scan.head);
+            newest = Some(appender).filter(|_| file_name == NEWEST);
         }
-        // What the newest file says was dropped, if that fits what is there; files may have been taken away.
+        // The id in the newest file's head counts only if it fits the oldest event. Otherwise files were removed.
         let fits = |id: &Id| oldest.is_none_or(|oldest| id.precedes(oldest));
         let kept = dropped.filter(fits).or(oldest.map(preceding)).unwrap_or_default();
         if let Some(front) = log.parts.front_mut() {
@@ -196,121 +202,124 @@ impl Log {
         if sync {
             dir.sync()?;
         }
-        let writer = Writer::new(home, log.limit, sync, newest);
+        let writer = Writer::new(files, log.limit, sync, newest);
         Ok((log, writer))
     }
 
-    /// Where the next events are appended.
+    /// Returns the end of the log, where the next events are appended.
     pub fn tail(&self) -> Tail {
         let newest = self.parts.back();
         Tail {
             written: self.written,
             last: self.last(),
-            newest: newest.map_or(0, |part| part.len),
-            before: newest.map(|part| part.before).unwrap_or_default(),
+            newest_len: newest.map_or(0, |part| part.len),
+            before_newest: newest.map(|part| part.before).unwrap_or_default(),
             rollback: self.rollback.clone(),
         }
     }
 
-    /// The id of the last event, of whatever epoch.
+    /// Returns the id of the last event, even if that is of an earlier epoch.
     fn last(&self) -> Id {
-        let begins = self.ids == Ids::Counted && self.written.id.seq == 0;
-        if begins { self.before_epoch } else { self.written.id }
+        let is_new_epoch = self.ids == Ids::Counted && self.written.id.seq == 0;
+        if is_new_epoch { self.before_epoch } else { self.written.id }
     }
 
-    /// Whether there is no event in it.
+    /// Returns whether no event is kept.
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }
 
-    /// All events after this one are kept.
+    /// Returns the id after which all events are kept.
     pub fn kept_after(&self) -> Id {
         self.parts.front().map_or(self.before_epoch, |part| part.before)
     }
 
-    /// How many bytes certainly stay when the next ones come, unless these are more than this themselves.
+    /// Returns how many of the newest bytes a commit certainly keeps, if its block is not larger than this number.
     pub fn slack(&self) -> u64 {
         self.limit / 4
     }
 
-    /// Takes over a block that was written, whose last event has this id; a gap leaves the id as it is. `begun`: it is the
-    /// first of a new file. `listened`: there are readers. Drops what is over the limit.
+    /// Adds a block that was written. `last_id` is the id of its last event; for a gap, which has no id, it is the last
+    /// id so far. `new_part`: the block begins this part. `has_subscribers`: the block is kept in memory for them.
     ///
-    /// Returns what it has dropped. To close a file may take long.
-    pub fn commit(&mut self, block: &[u8], last: Id, new_part: Option<NewPart>, listened: bool) -> Vec<Part> {
-        // Without readers nobody stands there any more.
-        let mut dropped = if listened { Vec::new() } else { self.hold_parts(Vec::new()) };
+    /// Drops the oldest parts, if the log would be over its limit, and returns them. To close a file may take long, so
+    /// the caller does that without a lock.
+    pub fn commit(&mut self, block: &[u8], last_id: Id, new_part: Option<NewPart>, has_subscribers: bool) -> Vec<Part> {
+        // Without subscribers, no dropped part has to stay readable.
+        let mut dropped = if has_subscribers { Vec::new() } else { self.hold_parts(Vec::new()) };
         if let Some(NewPart { file, keep_before }) = new_part.or_else(|| self.next_part(block.len())) {
             dropped.extend(self.add_part(self.last(), file, keep_before));
         }
         self.grow(block.len() as u64);
-        self.written.id = last;
+        self.written.id = last_id;
         match self.parts.back_mut() {
             Some(Part { file: None, memory, .. }) => memory.extend_from_slice(block),
-            _ if listened => self.keep_recent(block),
+            _ if has_subscribers => self.keep_recent(block),
             _ => self.recent = Vec::new(),
         }
         dropped
     }
 
-    /// Whether so many bytes more begin the next part in memory.
+    /// Returns the next part, if `len` bytes more need one. It is in memory.
     fn next_part(&self, len: usize) -> Option<NewPart> {
         let fits = |part: &Part| part.file.is_some() || part.memory.len() + len <= self.part_limit();
         let keep_before = self.limit.saturating_sub(self.part_limit().max(len) as u64);
-        let begins = !self.parts.back().is_some_and(fits);
-        begins.then_some(NewPart { file: None, keep_before })
+        let is_needed = !self.parts.back().is_some_and(fits);
+        is_needed.then_some(NewPart { file: None, keep_before })
     }
 
-    /// How many bytes a part in memory has, unless one POST has more.
+    /// Returns the size of a part in memory. Only a part with a single larger POST exceeds it.
     fn part_limit(&self) -> usize {
         PIECE.min(self.limit as usize / 16)
     }
 
-    /// Keeps in memory what was written to a file.
+    /// Keeps in memory what was also written to a file.
     fn keep_recent(&mut self, block: &[u8]) {
         let room = MAX_RECENT.saturating_sub(block.len());
         if self.recent.len() > room {
-            // No more than half of it stays, so that this is not done each time.
+            // Keeps at most half of the room, so that the bytes are not moved at every call.
             self.recent.drain(..self.recent.len() - room / 2);
         }
         self.recent.extend_from_slice(block);
     }
 
-    /// Drops the oldest part; returns it, unless it is held. Limit: so many bytes more as the log keeps.
+    /// Drops the oldest part. Returns it, unless it has to stay readable. Limit: such parts have at most as many bytes
+    /// as the log keeps.
     fn drop_part(&mut self) -> Option<Part> {
         let part = self.parts.pop_front()?;
-        let bytes: u64 = self.held_parts.iter().map(|part| part.len).sum();
-        if bytes + part.len > self.limit || !part.has_any(&self.held) {
+        let held_bytes: u64 = self.held_parts.iter().map(|part| part.len).sum();
+        if held_bytes + part.len > self.limit || !part.has_any(&self.held_positions) {
             return Some(part);
         }
         self.held_parts.push(part);
         None
     }
 
-    /// The parts of these positions are held: they can be read, even if they are dropped. Returns those that no longer are.
-    pub fn hold_parts(&mut self, held: Vec<u64>) -> Vec<Part> {
-        self.held = held;
-        self.held_parts.extract_if(.., |part| !part.has_any(&self.held)).collect()
+    /// Keeps the parts with these positions readable, even when they are dropped. Returns the dropped parts that no
+    /// longer have to be.
+    pub fn hold_parts(&mut self, positions: Vec<u64>) -> Vec<Part> {
+        self.held_positions = positions;
+        self.held_parts.extract_if(.., |part| !part.has_any(&self.held_positions)).collect()
     }
 
-    /// Where the oldest byte stands that is kept.
+    /// Returns the position of the oldest byte kept.
     pub fn start(&self) -> u64 {
         self.parts.front().map_or(self.heard.pos, |part| part.start)
     }
 
-    /// The newest file.
+    /// Returns the newest part's file.
     fn file(&self) -> Option<&Arc<LogFile>> {
         self.parts.back()?.file.as_ref()
     }
 
-    /// Adds a part without events; so many bytes of what is in front of it stay. Returns what it has dropped.
-    fn add_part(&mut self, before: Id, file: Option<Arc<LogFile>>, stays: u64) -> Vec<Part> {
+    /// Adds an empty part, and drops the oldest parts until at most `keep_before` bytes precede it. Returns these.
+    fn add_part(&mut self, before: Id, file: Option<Arc<LogFile>>, keep_before: u64) -> Vec<Part> {
         let start = self.written.pos;
         let mut dropped = Vec::new();
-        while self.parts.front().is_some_and(|part| start - part.start > stays) {
+        while self.parts.front().is_some_and(|part| start - part.start > keep_before) {
             dropped.extend(self.drop_part());
         }
-        // Its memory serves this one, so a flood does not make the process grow.
+        // The new part uses the memory of a dropped one, so that a flood does not make the process grow.
         let mut memory = dropped.last_mut().map(|part| take(&mut part.memory)).unwrap_or_default();
         memory.clear();
         memory.shrink_to(self.part_limit());
@@ -318,7 +327,7 @@ impl Log {
         dropped
     }
 
-    /// So many bytes more are in the newest part.
+    /// Adds `len` bytes to the newest part.
     fn grow(&mut self, len: u64) {
         if let Some(part) = self.parts.back_mut() {
             part.len += len;
@@ -326,24 +335,25 @@ impl Log {
         self.written.pos += len;
     }
 
-    /// What has to be on the disk until everything written may be heard.
+    /// Returns the end of what was written, and the file that has to be synced before all of that may be heard.
     pub fn unsynced(&self) -> (Boundary, Option<Arc<LogFile>>) {
         (self.written, self.file().cloned())
     }
 
-    /// What was written up to here may be heard.
-    pub fn set_heard(&mut self, mark: Boundary) {
-        self.heard = mark;
+    /// Lets everything up to this boundary be heard.
+    pub fn set_heard(&mut self, boundary: Boundary) {
+        self.heard = boundary;
     }
 
-    /// Takes back everything that nobody has heard: the kernel has forgotten what it could not write, so a second try would
-    /// succeed without it. Who has written it finds out by [`Tail::check_rollback`].
+    /// Removes everything that may not yet be heard, after a sync has failed. A second sync would succeed without those
+    /// bytes, because the kernel has forgotten what it could not write. The publishers notice by
+    /// [`Tail::check_rollback`].
     pub fn roll_back(&mut self, why: ErrorKind) {
         self.drop_unheard();
         let _ = take(&mut self.rollback).set((self.heard.pos, why));
     }
 
-    /// Forgets everything that nobody has heard.
+    /// Removes everything that may not yet be heard.
     fn drop_unheard(&mut self) {
         let unheard = self.written.pos - self.heard.pos;
         if let Some(part) = self.parts.back_mut() {
@@ -353,42 +363,42 @@ impl Log {
         self.written = self.heard;
     }
 
-    /// All readers that keep up were given what is in front of this position.
+    /// Notes that all subscribers that keep up have received everything before this position.
     pub fn delivered_up_to(&mut self, pos: u64) {
         if pos >= self.written.pos {
             self.recent = Vec::new();
         }
     }
 
-    /// From here on the bytes are in memory.
+    /// Returns the position from which on all bytes are in memory.
     pub fn memory_start(&self) -> u64 {
         self.file().map_or(0, |_| self.written.pos - self.recent.len() as u64)
     }
 
-    /// A copy for those who may wait for the disk, if the log is in files.
+    /// Returns a copy for a thread that may wait for the disk. Returns None if the log is in memory.
     pub fn disk_view(&self) -> Option<Log> {
         let mut log = self.file().map(|_| self.clone())?;
-        log.drop_unheard(); // what is not heard may be cut off meanwhile
+        log.drop_unheard(); // those bytes may be cut off the file at any time
         Some(log)
     }
 
-    /// Notes where it could not be read back. Returns whether that is new.
+    /// Notes a position whose byte could not be read. Returns whether the log was readable until now.
     pub fn mark_unreadable(&mut self, pos: u64) -> bool {
         let new = !self.is_unreadable();
         self.unreadable_before = self.unreadable_before.max(pos + 1);
         new
     }
 
-    /// Whether it could not be read back, at a place that is still kept.
+    /// Returns whether a byte that is still kept could not be read.
     pub fn is_unreadable(&self) -> bool {
         self.start() < self.unreadable_before
     }
 
-    /// Appends bytes from `pos` on to `out`: at most [`PIECE`], and none if `pos` is the end of what may be heard. What is
-    /// not in memory is returned as a stretch of a file.
+    /// Appends bytes from `pos` on to `out`: at most [`PIECE`], and none if `pos` is the end of what may be heard. If
+    /// they are not in memory, it appends none, and returns their range in a file.
     ///
     /// # Errors
-    /// [`Trimmed`] if the byte at `pos` is no longer there.
+    /// [`Trimmed`] if the byte at `pos` is no longer kept.
     pub fn read(&self, pos: u64, out: &mut Vec<u8>) -> Result<Option<FileRange>, Trimmed> {
         if pos >= self.heard.pos {
             return Ok(None);
@@ -397,24 +407,25 @@ impl Log {
         let held = || self.held_parts.iter().find(|part| part.has_any(&[pos]));
         let part = kept.or_else(held).ok_or(Trimmed)?;
         let len = (part.end().min(self.heard.pos) - pos).min(PIECE as u64) as usize;
-        let (bytes, from) = match &part.file {
+        let (bytes, start) = match &part.file {
             Some(file) if pos < self.memory_start() => {
                 return Ok(Some(FileRange { file: file.clone(), offset: file.head + pos - part.start, len }));
             }
             Some(_) => (&self.recent, self.memory_start()),
             None => (&part.memory, part.start),
         };
-        let from = (pos - from) as usize;
+        let from = (pos - start) as usize;
         out.extend_from_slice(bytes.get(from..from + len).ok_or(Trimmed)?);
         Ok(None)
     }
 
-    /// The index of the part that has this position, unless it is in front of all.
+    /// Returns the index of the part with this position, or of the first part after it.
     fn index(&self, pos: u64) -> usize {
         self.parts.partition_point(|part| part.end() <= pos)
     }
 
-    /// The place for a reader, with what it may have missed. "After" an id is the first event with a greater one.
+    /// Returns where a client starts, and what it may have missed. "After" an id means: at the first event with a
+    /// greater id.
     ///
     /// # Errors
     /// If the disk fails.
@@ -426,17 +437,18 @@ impl Log {
         };
         self.parts.iter().try_for_each(Part::check)?;
         let counted = self.ids == Ids::Counted;
-        let kept = self.kept_after();
-        // Counted ids of one epoch have no steps, so within it the loss is known.
+        let kept_after = self.kept_after();
+        // Counted ids within an epoch are consecutive, so the number of lost events is known.
         let lost = |to: Id| {
             let asked = asked.filter(|asked| counted && asked.epoch == to.epoch)?;
             to.seq.checked_sub(asked.seq)
         };
-        // Ids that are given never go back: what is above all that are there was heard, and has been lost.
-        if let Some(asked) = asked.filter(|id| kept <= *id && (!counted || *id <= self.heard.id)) {
+        // If `asked` is within the log, its position is searched. Given ids never go back. So if `asked` is above all
+        // of them, the log has lost events that the client has received, and the client starts at the end.
+        if let Some(asked) = asked.filter(|id| kept_after <= *id && (!counted || *id <= self.heard.id)) {
             let Boundary { pos, id } = self.last_up_to(asked)?;
             let next = self.id_at(pos)?;
-            // Between counted ids that are there, some can be missing that a power cut took.
+            // Even between two counted ids there may be a hole that a power cut left.
             let is_whole = match self.ids {
                 Ids::Given => id == asked,
                 Ids::Counted if id != asked && asked.seq > 0 => false,
@@ -451,32 +463,32 @@ impl Log {
         let id = match next {
             None => self.heard.id,
             Some(next) if counted => preceding(next),
-            Some(_) => kept,
+            Some(_) => kept_after,
         };
-        let gap = if *since == Since::All { None } else { Some(Gap { from: next, lost: lost(kept) }) };
+        let gap = if *since == Since::All { None } else { Some(Gap { from: next, lost: lost(kept_after) }) };
         Ok(Start { pos, id, gap })
     }
 
-    /// The id of the event at this position, which is between two events; none at the end.
+    /// Returns the id of the event that begins at this position, or None at the end.
     fn id_at(&self, pos: u64) -> io::Result<Option<Id>> {
         if pos >= self.heard.pos {
             return Ok(None);
         }
-        let next = self.block_end_after(pos)?.map(|mark| mark.id);
+        let next = self.block_end_after(pos)?.map(|boundary| boundary.id);
         if self.file().is_some() && next.is_none_or(|next| next > self.written.id) {
             return Err(shortened_error());
         }
         Ok(next)
     }
 
-    /// The end of the first event that ends behind `pos`, and its id.
+    /// Returns the end and the id of the first event that ends after `pos`.
     fn block_end_after(&self, pos: u64) -> io::Result<Option<Boundary>> {
-        // A part may have only gaps there.
+        // A part may have only gaps after `pos`, so later parts are searched too.
         self.parts.iter().skip(self.index(pos)).find_map(|part| part.block_end_after(pos).transpose()).transpose()
     }
 
-    /// The end of the last event whose id is not greater than this one, which is among the kept. What is above all of them
-    /// comes behind gaps that follow the last one, too.
+    /// Returns the end of the last event whose id is not greater than `asked`, which must not be less than
+    /// [`Log::kept_after`]. If `asked` is above all ids, that is the end of the log, after any gaps there.
     fn last_up_to(&self, asked: Id) -> io::Result<Boundary> {
         let front = self.parts.front().filter(|_| asked <= self.heard.id);
         let Some(front) = front else { return Ok(self.heard) };
@@ -485,8 +497,8 @@ impl Log {
         while found.pos < end {
             let middle = found.pos + (end - found.pos) / 2;
             match self.block_end_after(middle)? {
-                Some(mark) if mark.id <= asked => found = mark,
-                _ => end = middle, // the block in the middle begins there or before
+                Some(block_end) if block_end.id <= asked => found = block_end,
+                _ => end = middle, // the block with the byte at `middle` begins there or before
             }
         }
         Ok(found)

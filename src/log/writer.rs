@@ -1,16 +1,19 @@
-//! What appends to a channel's files, one publisher at a time. It waits for the disk, and holds no lock but its own.
+//! The writer: appends to a channel's files, for one publisher at a time. It may wait for the disk. The only lock that
+//! is held meanwhile is its own, `Channel::writer`.
 //!
-//! A block goes behind the newest file's events by one write. If that file has half of the history already, the block
-//! begins the next one, in steps, each of which is on the disk before the next begins:
+//! A block is appended to the newest file by one write. If the events of that file would then be more than half of the
+//! history, the block begins the next file instead. This takes three steps. Each is on the disk before the next one
+//! begins:
 //!
-//! 1. the next file, complete, under the name `.NAME.new`; and the newest one's last events;
-//! 2. the newest becomes the older part, `NAME.old.sse`, in place of the one that there was;
-//! 3. the next file becomes `NAME.sse`; an older part that leaves no room for it goes.
+//! 1. The next file is written as `.NAME.new`, complete with the block, and the newest file is synced.
+//! 2. The newest file is renamed to `NAME.old.sse`, and so becomes the older part. It replaces the older part before
+//!    it.
+//! 3. The next file is renamed to `NAME.sse`. If the older part leaves no room for it, the older part is removed.
 //!
-//! So whatever a power cut takes, what was kept before is still there under one of the two names, and the block is
-//! either there as a whole or not at all.
+//! So after a power cut at any time, the events of the newest file are still there, under one of the two names. The
+//! block is there as a whole or not at all.
 //!
-//! Limits: those of the log. Deliberately absent: positions and readers; `positions.rs` has them.
+//! Limits: those of the log. Deliberately absent: positions and subscribers; `positions.rs` has the positions.
 
 use crate::log::disk::{Appender, ChannelFiles, LogFile, NEWEST, NEXT, OLD};
 use crate::log::part::Boundary;
@@ -20,28 +23,29 @@ use crate::wire::id::Id;
 use std::io::{self, ErrorKind};
 use std::sync::{Arc, OnceLock};
 
-/// To which position what was not yet heard was taken back, and why; set when that happens.
+/// The next rollback of a log: the position to which the log was cut back, and the kind of the error. It is empty until
+/// the rollback happens.
 pub type Rollback = Arc<OnceLock<(u64, ErrorKind)>>;
 
-/// The end of a log, for those who append to it.
+/// The end of a log, as a publisher finds it.
 pub struct Tail {
     /// The end of what was appended.
     pub written: Boundary,
-    /// The id of the last event, of whatever epoch.
+    /// The id of the last event, even if that is of an earlier epoch.
     pub last: Id,
-    /// Bytes of events in the newest part; 0 if there are none.
-    pub newest: u64,
-    /// The id before the first of them.
-    pub before: Id,
-    /// The first time from here on. What is still there after it was heard, and keep_before.
+    /// Bytes of events in the newest part; 0 if there is no part.
+    pub newest_len: u64,
+    /// The id of the event before the newest part.
+    pub before_newest: Id,
+    /// The first rollback after this tail was read. Events before its position were heard, and stay.
     pub rollback: Rollback,
 }
 
 impl Tail {
-    /// Makes sure that so many bytes behind it, which were appended, were not taken back.
+    /// Checks that the `len` bytes that were appended after this tail were not rolled back.
     ///
     /// # Errors
-    /// Of the kind that made it necessary.
+    /// If they were: an error of the kind that caused the rollback.
     pub fn check_rollback(&self, len: u64) -> io::Result<()> {
         match self.rollback.get() {
             Some((pos, why)) if *pos < self.written.pos + len => Err((*why).into()),
@@ -50,127 +54,133 @@ impl Tail {
     }
 }
 
-/// What begins the next part of a log.
+/// The beginning of a log's next part.
 pub struct NewPart {
-    /// Its file; none if it is in memory.
+    /// Its file. None: the part is in memory.
     pub file: Option<Arc<LogFile>>,
-    /// How many bytes of events before it stay.
+    /// Bytes of earlier events that the log keeps, at most.
     pub keep_before: u64,
 }
 
-/// A channel's files, as who appends has them. By default there are none: the log is in memory.
+/// What appends to a channel's log. By default there are no files: the log is in memory.
 #[derive(Default)]
 pub struct Writer {
-    /// Memory for the block that is being written.
+    /// The block that is being written.
     pub block: Vec<u8>,
     files: Option<Files>,
 }
 
 struct Files {
-    files: ChannelFiles,
-    sync: bool,  // --sync
-    limit: u64,  // the history
-    fresh: bool, // the next event is the first of an epoch
-    // What others wrote to the newest file, or this process without a sync, may be lost although a later sync succeeds: the
-    // kernel forgets what it could not write. Behind such a hole the first event of an epoch would not be found.
+    channel_files: ChannelFiles,
+    sync: bool,         // --sync
+    limit: u64,         // bytes of events kept (`--history`)
+    epoch_begins: bool, // the next event is the first of an epoch
+    // A cut or a sync of the newest file has failed, and without `--sync` earlier bytes of the file may not be on the
+    // disk either. The kernel has forgotten what it could not write, so a later sync succeeds, but leaves a hole.
+    // Recovery would cut off what follows the hole, perhaps the first event of an epoch. So the next block begins a new
+    // file.
     unreliable: bool,
-    newest: Option<Appender>, // of NAME.sse, if it has the newest events
+    newest: Option<Appender>, // the end of `NAME.sse`; None if there is no such file, or no event in it
 }
 
 impl Writer {
-    /// A writer to a channel's files. `output`: the end of its file, unless its newest events are in the older part.
-    pub fn new(home: ChannelFiles, limit: u64, sync: bool, output: Option<Appender>) -> Writer {
-        let files = Files { files: home, sync, limit, fresh: true, unreliable: false, newest: output };
+    /// Returns a writer to a channel's files. `newest` is the end of `NAME.sse`, if that file has events.
+    pub fn new(channel_files: ChannelFiles, limit: u64, sync: bool, newest: Option<Appender>) -> Writer {
+        let files = Files { channel_files, sync, limit, epoch_begins: true, unreliable: false, newest };
         Writer { block: Vec::new(), files: Some(files) }
     }
 
-    /// Whether an event is heard only once it is on the disk.
+    /// Returns whether an event may be heard only once it is on the disk.
     pub fn syncs(&self) -> bool {
         self.files.as_ref().is_some_and(|files| files.sync)
     }
 
-    /// Cuts off what was taken back, or a write has left behind that failed.
+    /// Cuts off what was rolled back, and what a failed write has left. The newest file then has `newest_len` bytes of
+    /// events.
     ///
     /// # Errors
     /// If the disk fails.
-    pub fn mend(&mut self, newest: u64) -> io::Result<()> {
+    pub fn mend(&mut self, newest_len: u64) -> io::Result<()> {
         match &mut self.files {
-            Some(Files { newest: Some(output), unreliable: spoiled, sync, .. }) => {
-                output.cut(output.file.head + newest).inspect_err(|_| *spoiled = !*sync)
+            Some(Files { newest: Some(appender), unreliable, sync, .. }) => {
+                appender.cut(appender.file.head + newest_len).inspect_err(|_| *unreliable = !*sync)
             }
             _ => Ok(()),
         }
     }
 
-    /// Seals the block, if it is for a file. Returns whether it has to be on the disk before anything else is written.
-    pub fn seal(&mut self, events: usize, newest: u64) -> bool {
+    /// Seals the block, if it is for a file. Returns whether the block must be durable before anything else is written,
+    /// because it begins a file or an epoch.
+    pub fn seal(&mut self, events: usize, newest_len: u64) -> bool {
         let Some(files) = &self.files else { return false };
         event::seal(events, &mut self.block);
-        files.fresh || !files.fits(newest, self.block.len() as u64)
+        files.epoch_begins || !files.fits(newest_len, self.block.len() as u64)
     }
 
-    /// Writes the block behind the log's end; with `settle` it is on the disk then, with the names of the files. Returns
-    /// the file that had to be begun for it.
+    /// Appends the block to the log's files. `durable`: the block and the names of the files are on the disk when this
+    /// returns. Returns the new part, if the block begins one.
     ///
     /// # Errors
-    /// If the disk fails; see [`Appender::append`]. The log is as before then.
-    pub fn write(&mut self, end: &Tail, durable: bool) -> io::Result<Option<NewPart>> {
+    /// If the disk fails; see [`Appender::append`]. The log is then as it was before.
+    pub fn write(&mut self, tail: &Tail, durable: bool) -> io::Result<Option<NewPart>> {
         let Some(files) = &mut self.files else { return Ok(None) };
-        let fits = files.fits(end.newest, self.block.len() as u64);
-        let begun = match &mut files.newest {
-            Some(output) if fits => {
-                output.append(&self.block)?;
+        let fits = files.fits(tail.newest_len, self.block.len() as u64);
+        let new_part = match &mut files.newest {
+            Some(appender) if fits => {
+                appender.append(&self.block)?;
                 if durable {
-                    files.unreliable = !files.sync; // until it has succeeded
-                    output.file.sync()?;
-                    files.files.dir.sync()?;
+                    files.unreliable = !files.sync; // until both syncs have succeeded
+                    appender.file.sync()?;
+                    files.channel_files.dir.sync()?;
                 }
                 None
             }
-            _ => Some(files.begin(end, &self.block)?),
+            _ => Some(files.begin_file(tail, &self.block)?),
         };
         if durable {
-            files.fresh = false;
+            files.epoch_begins = false;
             files.unreliable = false;
         }
-        Ok(begun)
+        Ok(new_part)
     }
 }
 
 impl Files {
-    fn fits(&self, newest: u64, len: u64) -> bool {
-        !self.unreliable && self.newest.is_some() && newest + len <= self.limit / 2
+    /// Returns whether the newest file has room for `len` bytes more.
+    fn fits(&self, newest_len: u64, len: u64) -> bool {
+        !self.unreliable && self.newest.is_some() && newest_len + len <= self.limit / 2
     }
 
-    /// Begins the next file with a block. If that fails, it has no event, and gives way to the next one.
-    fn begin(&mut self, end: &Tail, block: &[u8]) -> io::Result<NewPart> {
+    /// Begins the next file with a block. If that fails, the block is cut off that file again, and the next attempt
+    /// replaces the file.
+    fn begin_file(&mut self, tail: &Tail, block: &[u8]) -> io::Result<NewPart> {
         let room = self.limit.saturating_sub((self.limit / 2).max(block.len() as u64));
-        let keep_before = if end.newest <= room { end.newest } else { 0 };
-        let head = recovery::head(if keep_before > 0 { end.before } else { end.last });
-        let mut next = self.files.create(head.as_bytes(), block)?;
-        self.place(end).inspect_err(|_| {
+        let keep_before = if tail.newest_len <= room { tail.newest_len } else { 0 };
+        let head = recovery::head(if keep_before > 0 { tail.before_newest } else { tail.last });
+        let mut next = self.channel_files.create(head.as_bytes(), block)?;
+        self.put_in_place(tail).inspect_err(|_| {
             let _ = next.cut(next.file.head);
-            let _ = self.files.remove(NEXT);
+            let _ = self.channel_files.remove(NEXT);
         })?;
-        if end.newest > keep_before {
-            let _ = self.files.remove(OLD);
+        if tail.newest_len > keep_before {
+            let _ = self.channel_files.remove(OLD);
         }
         let file = Some(next.file.clone());
         self.newest = Some(next);
         Ok(NewPart { file, keep_before })
     }
 
-    /// Puts the next file into its place.
-    fn place(&mut self, end: &Tail) -> io::Result<()> {
-        if let Some(output) = &self.newest {
-            output.file.sync()?;
-            self.files.rename(NEWEST, OLD)?;
+    /// Renames the newest file to the older part, and the next file to the newest.
+    fn put_in_place(&mut self, tail: &Tail) -> io::Result<()> {
+        if let Some(appender) = &self.newest {
+            appender.file.sync()?;
+            self.channel_files.rename(NEWEST, OLD)?;
             self.newest = None;
         }
-        if end.newest > 0 {
-            self.files.dir.sync()?;
+        if tail.newest_len > 0 {
+            self.channel_files.dir.sync()?;
         }
-        self.files.rename(NEXT, NEWEST)?;
-        self.files.dir.sync()
+        self.channel_files.rename(NEXT, NEWEST)?;
+        self.channel_files.dir.sync()
     }
 }

@@ -1,9 +1,10 @@
-//! One client's connection: requests in time, answers out. It knows deadlines and framing, and nothing of channels.
+//! One client's connection: it reads requests within their deadlines and sends responses. It knows framing, and it
+//! knows nothing of channels.
 //!
-//! What can go wrong with the framing ends the connection, for nobody can tell where the next request begins; it is
-//! answered first ([`Stop::Refuse`]). Everything else is an ordinary answer, after which the next request is read.
+//! An error of the framing ends the connection, because the server cannot know where the next request begins. The
+//! client first gets a refusal ([`Stop::Refuse`]). After every other response the next request is read.
 //!
-//! Limits: the constants below; `http.rs` has those of a head, and the caller gives that of a body.
+//! Limits: the constants below. `http.rs` has the limits of a head, and the caller gives the limit of a body.
 
 use crate::channel::framing::chunked;
 use crate::channel::watch::Watchers;
@@ -17,29 +18,33 @@ use std::mem::{replace, take};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-/// Limit: a request, from its first byte (on a new connection: from the accept) to its last; but see `LEAST_RATE`.
+/// Limit: the time for a whole request. It begins with the first byte (on a new connection: when it is accepted). A
+/// long body may get more time, see `LEAST_RATE`.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
-/// Limit: bytes a second of a body, behind that time: a body has a second more for so many bytes of it, up to its length,
-/// and is never waited for longer than that time.
+/// Limit: the slowest rate of a body, in bytes a second. Each `LEAST_RATE` bytes of the body extend the deadline by
+/// one second. But the server never waits more than `REQUEST_TIME` for the next byte.
 const LEAST_RATE: u64 = 1 << 10;
-/// Limit: the same where others wait for this place, so that whoever says nothing does not keep it for long.
+/// Limit: the same time for a whole request, if other clients wait for this connection's place. A silent client must
+/// not keep the place for long.
 const BRIEF_TIME: Duration = Duration::from_secs(1);
-/// Limit: an idle connection that has had an answer. Above the 60 s after which nginx gives up an idle upstream.
+/// Limit: the time between a response and the next request. It is above the 60 s after which nginx closes an idle
+/// connection to a server.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// Limit: a response, and each write of it.
+/// Limit: the time for a response, and for each write of it.
 const RESPONSE_TIME: Duration = Duration::from_secs(10);
-/// Limit: how long what comes behind the last answer is read and dropped.
+/// Limit: after the last response, the time in which bytes from the client are read and dropped.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
-/// Bytes for which a read makes room: enough for most requests, and little for a connection that is idle.
+/// Bytes that a read can take. This is enough for most requests, and little for an idle connection.
 const FIRST_READ: usize = 512;
-/// The same behind a read that filled its room. The buffer never holds more than a head and this.
+/// Bytes that the next read can take if a read took all that it could. So the buffer never holds more than a head and
+/// this.
 const NEXT_READ: usize = 16 << 10;
 
-/// Why a connection takes no further request.
+/// Why the connection reads no further request.
 pub enum Stop {
-    /// The peer is gone, or everything is said.
+    /// The client has closed the connection, or everything was sent.
     Close,
-    /// The framing can no longer be trusted: answer, then close.
+    /// The framing can no longer be trusted. The client gets this refusal, then the connection is closed.
     Refuse(Reject),
 }
 
@@ -55,80 +60,81 @@ impl From<Reject> for Stop {
     }
 }
 
-/// An answer whose body is known.
+/// A response with its whole body.
 pub struct Response {
     /// The status code.
     pub status: u16,
-    /// Whole field lines, each with its CRLF.
+    /// Complete field lines, each with its CRLF.
     pub fields: String,
-    /// Empty where it has none, and for the HEAD of what has no length.
+    /// The body. It is empty if there is none, and for a HEAD request if the length of the body is not known.
     pub body: Cow<'static, [u8]>,
-    /// It is framed in chunks, and so it has no length.
+    /// Whether the body is framed in chunks. Then the response has no `Content-Length`.
     pub chunked: bool,
     /// The `Cache-Control` field line.
     pub cache: &'static str,
 }
 
 impl Response {
-    /// A 200 of a media type.
+    /// Creates a 200 with this media type and body.
     pub fn new(media_type: &str, body: impl Into<Cow<'static, [u8]>>) -> Response {
         Response { body: body.into(), ..Response::empty(200, format!("Content-Type: {media_type}\r\n")) }
     }
 
-    /// One without a body.
+    /// Creates a response without a body.
     pub fn empty(status: u16, fields: impl Into<String>) -> Response {
         Response { status, fields: fields.into(), body: Cow::default(), chunked: false, cache: http::NO_STORE }
     }
 
-    /// A refusal, and what it is about if that is not empty.
-    pub fn refusal(reject: Reject, about: &str) -> Response {
+    /// Creates a refusal. If `detail` is not empty, it names the refused thing, such as a parameter.
+    pub fn refusal(reject: Reject, detail: &str) -> Response {
         let line = reject.line();
-        let line = if about.is_empty() { line } else { format!("{}: {about}\n", line.trim_end()) };
+        let line = if detail.is_empty() { line } else { format!("{}: {detail}\n", line.trim_end()) };
         let mut response = Response { status: reject.status, ..Response::text(line) };
         response.fields += reject.fields;
         response
     }
 
-    /// A 200 of plain text.
+    /// Creates a 200 with plain text.
     pub fn text(body: impl Into<String>) -> Response {
         Response::new("text/plain; charset=utf-8", body.into().into_bytes())
     }
 }
 
-/// A connection with what it has received and not yet used.
+/// A connection, and the bytes that were received but not yet used.
 pub struct Connection {
-    /// The socket; it blocks, within limits.
+    /// The socket. It blocks, within time limits.
     pub stream: TcpStream,
     buf: Vec<u8>,
-    room: usize, // for which the next read makes room
-    /// Others wait for its place: it gets one answer, and little time.
+    read_size: usize, // bytes that the next read can take
+    /// Whether other clients wait for its place. Then it gets one response, and little time.
     pub brief: bool,
-    head_only: bool, // the request is a HEAD, whose response has no body, not even a refusal (RFC 9110 §9.3.2)
+    head_only: bool, // the request is a HEAD, so its response has no body, even if it is a refusal (RFC 9110 §9.3.2)
     quiet: bool,
     peer: SocketAddr,
-    /// Method and target of the request that is being answered, for the request log; empty if it was not understood,
-    /// and before the first one.
+    /// The method and the request target of the current request, for the request log. Empty before the first request,
+    /// and if the request is malformed.
     pub request_line: String,
-    /// Field lines that go with every answer to it.
+    /// Field lines that every response to the current request has.
     pub cors: String,
-    /// What a refusal of it is about, which its line then names; else empty.
+    /// The refused thing, such as a parameter. If it is not empty, a refusal of the current request names it.
     pub refusal_detail: String,
-    /// What watches its bytes.
+    /// The watchers that see its bytes.
     pub watchers: Watchers,
 }
 
 impl Connection {
-    /// Takes a socket that was just accepted; a `brief` one where others wait for its place.
+    /// Takes a socket that was just accepted. It is `brief` if other clients wait for its place.
     ///
     /// # Errors
-    /// Where the socket fails.
+    /// If the socket fails.
     pub fn new(stream: TcpStream, peer: SocketAddr, quiet: bool, brief: bool) -> io::Result<Connection> {
-        stream.set_nodelay(true)?; // an response, or an event, must not wait for the acknowledgement of the one before
+        // TCP must not delay a response or an event until the one before is acknowledged.
+        stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(RESPONSE_TIME))?;
         Ok(Connection {
             stream,
             buf: Vec::new(),
-            room: FIRST_READ,
+            read_size: FIRST_READ,
             brief,
             head_only: false,
             quiet,
@@ -140,10 +146,10 @@ impl Connection {
         })
     }
 
-    /// Reads the next head; returns it with the time up to which its body may come as slowly as it likes.
+    /// Reads the next head. Returns it with the first deadline of its body, see `LEAST_RATE`.
     ///
     /// # Errors
-    /// Where there is none, or it cannot be told where it ends.
+    /// [`Stop::Close`] if there is no further request; a refusal if the head is malformed, too large or late.
     pub fn read_head(&mut self) -> Result<(Vec<u8>, Instant), Stop> {
         self.cors.clear();
         self.refusal_detail.clear();
@@ -155,11 +161,11 @@ impl Connection {
         let deadline = Instant::now() + if self.brief { BRIEF_TIME } else { REQUEST_TIME };
         let mut end = HeadEnd::default();
         loop {
-            // Empty lines before the request line (RFC 9112 §2.2), all that are there at once.
+            // Empty lines before the request line are skipped (RFC 9112 §2.2).
             let empty = self.buf.chunks(2).take_while(|pair| *pair == b"\r\n").count();
             self.buf.drain(..2 * empty);
             self.head_only = self.buf.starts_with(b"HEAD ");
-            // A CR alone may be half of one more.
+            // A CR alone may be the first half of another empty line.
             if self.buf != b"\r"
                 && let Some(end) = end.find(&self.buf)?
             {
@@ -169,10 +175,11 @@ impl Connection {
         }
     }
 
-    /// Reads the body of a request, of at most `max` bytes, and says first that it is wanted if that is asked.
+    /// Reads the body of a request, which has at most `max` bytes. Before that it sends `100 Continue`, if the client
+    /// waits for it.
     ///
     /// # Errors
-    /// Where it is too large, malformed or late.
+    /// A refusal if the body is too large, malformed or late.
     pub fn read_body(&mut self, req: &Request, max: usize, deadline: Instant) -> Result<Vec<u8>, Stop> {
         let mut deadline = deadline;
         let mut received = Chunked::default();
@@ -181,9 +188,9 @@ impl Connection {
             let before = received.body.len();
             let (used, complete) = match req.body_length {
                 BodyLength::Chunked => received.feed(&self.buf, max)?,
-                BodyLength::Known(n) if n > max => return Err(TOO_LARGE.into()),
-                BodyLength::Known(n) => {
-                    let left = n - received.body.len();
+                BodyLength::Known(length) if length > max => return Err(TOO_LARGE.into()),
+                BodyLength::Known(length) => {
+                    let left = length - received.body.len();
                     let data = self.buf.get(..left).unwrap_or(&self.buf);
                     received.body.extend_from_slice(data);
                     (data.len(), data.len() == left)
@@ -199,35 +206,39 @@ impl Connection {
             }
             if !self.brief {
                 let earned = 1_000_000 * (received.body.len() - before) as u64 / LEAST_RATE;
-                let most = Instant::now() + REQUEST_TIME; // what comes in a burst buys no longer silence
-                deadline = (deadline + Duration::from_micros(earned)).min(most);
+                let latest = Instant::now() + REQUEST_TIME; // fast bytes earn no longer silence
+                deadline = (deadline + Duration::from_micros(earned)).min(latest);
             }
             self.read_before(deadline)?;
         }
     }
 
-    /// Takes up to `n` bytes from the front of the buffer.
-    pub fn drain(&mut self, n: usize) -> Vec<u8> {
-        let rest = self.buf.split_off(n.min(self.buf.len()));
+    /// Removes up to `length` bytes from the front of the buffer and returns them.
+    pub fn drain(&mut self, length: usize) -> Vec<u8> {
+        let rest = self.buf.split_off(length.min(self.buf.len()));
         replace(&mut self.buf, rest)
     }
 
+    /// Reads what arrives before the deadline.
+    ///
+    /// # Errors
+    /// [`TIMEOUT`] if nothing arrives; the errors of [`Connection::read`].
     fn read_before(&mut self, deadline: Instant) -> Result<(), Stop> {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() || !self.read(left)? { Err(TIMEOUT.into()) } else { Ok(()) }
     }
 
-    /// Reads what has come; false where nothing came in time.
+    /// Reads what has arrived, into the buffer. Returns false if nothing arrives in time.
     ///
     /// # Errors
-    /// Where nothing comes any more.
-    pub fn read(&mut self, within: Duration) -> Result<bool, Stop> {
-        self.stream.set_read_timeout(Some(within))?;
+    /// [`Stop::Close`] if the client has closed the connection, or the socket fails.
+    pub fn read(&mut self, timeout: Duration) -> Result<bool, Stop> {
+        self.stream.set_read_timeout(Some(timeout))?;
         let before = self.buf.len();
-        self.buf.resize(before + self.room, 0);
+        self.buf.resize(before + self.read_size, 0);
         let read = self.stream.read(self.buf.get_mut(before..).unwrap_or_default()).map_err(|e| e.kind());
         self.buf.truncate(before + read.unwrap_or(0));
-        self.room = if read == Ok(self.room) { NEXT_READ } else { FIRST_READ };
+        self.read_size = if read == Ok(self.read_size) { NEXT_READ } else { FIRST_READ };
         match read {
             Ok(1..) => {
                 let new = self.buf.get(before..).unwrap_or_default();
@@ -235,19 +246,19 @@ impl Connection {
                 Ok(true)
             }
             Err(ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(false),
-            Err(ErrorKind::Interrupted) => Ok(true), // stopped and continued (signal(7))
+            Err(ErrorKind::Interrupted) => Ok(true), // the process was stopped and continued (signal(7))
             _ => Err(Stop::Close),
         }
     }
 
-    /// Writes an answer, with a `Connection` field line or none.
+    /// Writes a response. `option` is a `Connection` field line, or empty.
     ///
     /// # Errors
-    /// Where the socket fails, or the peer does not take the answer in time.
+    /// If the socket fails, or the client does not take the response in time.
     pub fn send(&mut self, response: &Response, option: &str) -> io::Result<()> {
         self.log_request(response.status);
         let mut head = http::head(response.status, &[&response.fields, response.cache, &self.cors, option]);
-        // 204 has no length (RFC 9110 §8.6), and of a stream no HEAD can tell it.
+        // A 204 has no Content-Length (RFC 9110 §8.6). Nor has the response to a HEAD if the GET would be a stream.
         let has_length = response.status != 204 && !(self.head_only && response.body.is_empty());
         let framing = chunked(response.chunked);
         if has_length && !response.chunked {
@@ -272,8 +283,9 @@ impl Connection {
         Ok(())
     }
 
-    /// Ends the connection, with a refusal where one is due. What still comes is read and dropped for a while: a socket
-    /// that is closed with bytes unread is reset, and a reset can take the answer away before it is read (RFC 9112 §9.6).
+    /// Ends the connection. With [`Stop::Refuse`] it sends the refusal first. For a while it then reads and drops
+    /// what the client still sends: if a socket is closed while bytes are unread, TCP resets the connection, and the
+    /// client may lose the response before it has read it (RFC 9112 §9.6).
     pub fn close(mut self, stop: Stop) {
         if let Stop::Refuse(reject) = stop
             && self.send(&Response::refusal(reject, ""), "Connection: close\r\n").is_err()
@@ -281,7 +293,7 @@ impl Connection {
             return;
         }
         let deadline = Instant::now() + if self.brief { BRIEF_TIME } else { CLOSE_TIME };
-        self.watchers.response_sent(); // however long the client takes to see it
+        self.watchers.response_sent(); // now, however long the client takes to close
         if self.stream.shutdown(Shutdown::Write).is_ok() {
             while self.read_before(deadline).is_ok() {
                 self.buf.clear();
@@ -289,9 +301,9 @@ impl Connection {
         }
     }
 
-    /// One line per request on standard error. Method and target are printable ASCII (`Request::parse`), so nothing of
-    /// a request reaches a terminal as a control character.
-    /// Shortcut: a standard error that nobody reads holds up the connections that log to it, never the pump.
+    /// Writes one line to standard error. The method and the request target are printable ASCII (`Request::parse`),
+    /// so no control character of a request reaches a terminal.
+    /// Shortcut: if nobody reads standard error, the connections that log to it wait. The pump never does.
     pub fn log_request(&self, status: u16) {
         if !self.quiet {
             let line = if self.request_line.is_empty() { "-" } else { &self.request_line };

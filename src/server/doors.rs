@@ -1,8 +1,8 @@
-//! Doors: how what can be left out of a build comes into a server.
+//! Doors: how an optional part of the server (a *wing*) is connected to the core.
 //!
-//! A [`Door`] is a line of the list of doors (`wings/mod.rs`). It names the words of requests and of the command line that are
-//! a wing's alone, so that they are refused if the wing is not in the build. [`WingTables`] are what it adds to the core's tables. A
-//! [`Wing`] is what it does for one server. The core asks all wings, in the order of the list.
+//! A [`Door`] is an entry of the list in `wings/mod.rs`. It names the options, parameters, paths and fields that
+//! belong to one wing. A build without that wing refuses them. [`WingTables`] are the rows that a wing adds to the
+//! tables of the core. A [`Wing`] is its behaviour in one server. The core asks all wings, in the order of the list.
 
 use crate::channel::hub::Hub;
 use crate::channel::publish::Audience;
@@ -17,126 +17,128 @@ use crate::wire::reject::{CONNECTIONS, NO_WING, NO_WING_HERE, Reject};
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-/// A line of the list of doors.
+/// An entry of the list of doors.
 pub struct Door {
-    /// The name of the wing: of its folder and its feature.
+    /// The name of the wing, of its folder, and of its feature.
     pub name: &'static str,
-    /// Its options.
+    /// The names of its options.
     pub options: &'static [&'static str],
-    /// Its parameters in a query.
+    /// The names of its parameters in a query.
     pub parameters: &'static [&'static str],
-    /// What paths of its own begin with. No channel has such a name.
+    /// The first segments of its paths. No channel has such a name.
     pub paths: &'static [&'static str],
-    /// Its fields of a request, each with the member that makes it the wing's, or any value.
+    /// Its request fields: a name, and the list member that belongs to the wing. Empty: any value.
     pub fields: &'static [(&'static str, &'static str)],
-    /// The wing, if it is in the build.
+    /// The wing. None if it is not in this build.
     pub wing: Option<&'static WingTables>,
 }
 
-/// What a wing adds to the tables of the core.
+/// The rows that a wing adds to the tables of the core.
 pub struct WingTables {
-    /// Options.
+    /// Its options.
     pub options: &'static [Opt],
-    /// What is wrong with the options together.
+    /// Checks the options. The error is a message for the operator.
     pub check: fn(&Config) -> Result<(), String>,
-    /// Refusals.
+    /// Its refusals.
     pub refusals: &'static [Reject],
-    /// Files of its pages.
+    /// The files of its pages.
     pub files: &'static [File],
-    /// Lines of the chat page that lead to it.
+    /// The links to its pages, as lines of the chat page.
     pub link: &'static str,
-    /// Opens it for a server.
+    /// Opens the wing for a server.
     pub open: fn(&Arc<App>) -> io::Result<Box<dyn Wing>>,
 }
 
 impl WingTables {
-    /// Empty tables.
+    /// Creates tables that are empty but for `open`.
     pub const fn new(open: fn(&Arc<App>) -> io::Result<Box<dyn Wing>>) -> WingTables {
         WingTables { options: &[], check: |_| Ok(()), refusals: &[], files: &[], link: "", open }
     }
 }
 
-/// What a wing does for one server. Each function is a door, and by default nobody goes through it.
+/// A wing in one server. Each function is a door; by default it does nothing.
 pub trait Wing: Send + Sync {
-    /// What its owner may not expect, a line.
+    /// Returns a line that warns the operator at the start, if there is a reason.
     fn start_note(&self) -> Option<&'static str> {
         None
     }
 
-    /// The server begins to serve.
+    /// Begins to work. The server begins to accept connections.
     fn run(&self) {}
 
-    /// What watches a connection that was just accepted.
+    /// Returns a watcher for a connection that was just accepted, or none.
     fn watch(&self) -> Option<Box<dyn Watch>> {
         None
     }
 
-    /// Whether a request asks for more than to read, though its method may be GET. Returns how it is refused by what can only be
-    /// read.
+    /// Checks whether a request does more than read, although its method may be GET. Then it returns the refusal that
+    /// the request gets at a URL that can only be read.
     fn more_than_read(&self, _req: &Request) -> Option<Reject> {
         None
     }
 
-    /// Is shown a request that may be made, and its head; may claim it.
+    /// Looks at a request that has passed all checks. Returns a route if this wing serves the request. It may also
+    /// add a watcher to the connection.
     ///
     /// # Errors
-    /// If it is refused.
+    /// The refusal, if the wing refuses the request.
     fn request(
-        &self, _desk: &Arc<App>, _req: &Request, _head: &[u8], _connection: &mut Connection,
+        &self, _app: &Arc<App>, _req: &Request, _head: &[u8], _connection: &mut Connection,
     ) -> Result<Option<Route>, Reject> {
         Ok(None)
     }
 
-    /// What the prelude of the subscriber with this key says behind the channel's name.
+    /// Returns the text after the channel's name in the prelude, for the subscriber with this key.
     fn prelude_suffix(&self, _key: u64) -> String {
         String::new()
     }
 
-    /// Another server has published an event with this field. Returns whom the event is for, if the wing knows the field.
+    /// Returns the audience of an event that another server has published with this field. None if the field does not
+    /// belong to this wing.
     fn audience(&self, _name: &str, _value: &str) -> Option<Box<dyn Audience>> {
         None
     }
 }
 
-/// What a request asks for.
+/// How a request is served.
 pub enum Route {
-    /// Something to be read, which the head alone tells.
+    /// A response that depends on the head alone.
     Response(Response),
-    /// What is done once the body is there.
+    /// A function that needs the body.
     Handler(Handler),
 }
 
-/// Does what a request asks for, with its body.
+/// Serves a request, once its body is there.
 pub type Handler = Box<dyn FnOnce(&Request, Vec<u8>, &mut Connection) -> Result<Outcome, Reject>>;
 
-/// What a request gets.
+/// The result of a handler.
 pub enum Outcome {
-    /// This answer.
+    /// It has made this response, which is still to be sent.
     Response(Response),
-    /// Somebody takes its connection over.
+    /// The connection goes to this function. No further request is read from it.
     TakenOver(Takeover),
-    /// It was given all, to the end of its connection.
+    /// It has sent everything itself. The connection is to be closed.
     Sent,
 }
 
-/// Takes a connection over, and its slot.
+/// Takes over a connection and its slot.
 pub type Takeover = Box<dyn FnOnce(Connection, Slot)>;
 
-/// What a server has beside its sockets.
+/// The state that all connections of a server share.
 pub struct App {
     /// The channels.
     pub hub: Arc<Hub>,
-    /// Who may.
+    /// The tokens of `--token-file`.
     pub tokens: Tokens,
     doors: &'static [Door],
     wings: OnceLock<Vec<Box<dyn Wing>>>,
 }
 
 impl App {
-    /// A desk whose wings are open.
+    /// Creates it, and opens the wings.
     ///
     /// # Errors
-    /// If one cannot be opened.
+    /// If a wing cannot be opened.
     pub fn new(hub: Arc<Hub>, tokens: Tokens, doors: &'static [Door]) -> io::Result<Arc<App>> {
         let app = Arc::new(App { hub, tokens, doors, wings: OnceLock::new() });
         let wings = app.tables().map(|tables| (tables.open)(&app)).collect::<io::Result<_>>()?;
@@ -144,51 +146,53 @@ impl App {
         Ok(app)
     }
 
-    /// The tables of the wings in this build.
+    /// Returns the tables of the wings in this build.
     pub fn tables(&self) -> impl Iterator<Item = &'static WingTables> + use<> {
         self.doors.iter().filter_map(|door| door.wing)
     }
 
-    /// The wings in this build.
+    /// Returns the wings in this build.
     pub fn wings(&self) -> impl Iterator<Item = &dyn Wing> {
         self.wings.get().into_iter().flatten().map(|wing| &**wing)
     }
 
-    /// Asks the wings what such a field of another server's event says, see [`Wing::audience`].
+    /// Asks the wings for the audience of an event of another server, see [`Wing::audience`].
     pub fn audience(&self, name: &str, value: &str) -> Option<Box<dyn Audience>> {
         self.wings().find_map(|wing| wing.audience(name, value))
     }
 
-    /// A further connection, for what holds a second descriptor.
+    /// Counts a further connection, for code that holds a second descriptor.
     ///
     /// # Errors
-    /// [`CONNECTIONS`] if it is one too many.
+    /// [`CONNECTIONS`] if there is no room for it.
     pub fn extra_connection(&self) -> Result<Slot, Reject> {
         let (slot, number) = self.hub.connect();
         if number > self.hub.shares.connections { Err(CONNECTIONS) } else { Ok(slot) }
     }
 
-    /// Whether a parameter belongs to a wing; [`App::check_wings`] has refused those of missing ones.
+    /// Returns whether a parameter belongs to a wing. [`App::check_wings`] has refused those of wings that are not in
+    /// the build.
     pub fn knows_parameter(&self, parameter: &str) -> bool {
         self.doors.iter().any(|door| door.parameters.contains(&parameter))
     }
 
-    /// Refuses what belongs to a wing that is not in this build, and names it.
+    /// Refuses a request for a wing that is not in this build. The refusal names the wing.
     ///
     /// # Errors
-    /// [`NO_WING`], or [`NO_WING_HERE`] if it is a path.
+    /// [`NO_WING_HERE`] if the path belongs to the wing, else [`NO_WING`].
     pub fn check_wings(&self, req: &Request, connection: &mut Connection) -> Result<(), Reject> {
         let path = req.path.strip_prefix('/').and_then(|path| path.split('/').next()).unwrap_or_default();
         for door in self.doors.iter().filter(|door| door.wing.is_none()) {
-            let here = door.paths.contains(&path);
-            let is_there = |&(name, member): &(&str, &str)| {
+            let is_path = door.paths.contains(&path);
+            let is_present = |&(name, member): &(&str, &str)| {
                 if member.is_empty() { req.field_bytes(name).is_some() } else { req.list_has(name, member) }
             };
-            let asks = door.fields.iter().any(is_there) || req.params().any(|pair| door.parameters.contains(&pair.0));
-            // With OPTIONS a browser asks what it may ask.
-            if here || (asks && req.method != "OPTIONS") {
+            let is_asked =
+                door.fields.iter().any(is_present) || req.params().any(|pair| door.parameters.contains(&pair.0));
+            // An OPTIONS is a preflight: it only asks whether a later request is allowed.
+            if is_path || (is_asked && req.method != "OPTIONS") {
                 connection.refusal_detail = door.name.into();
-                return Err(if here { NO_WING_HERE } else { NO_WING });
+                return Err(if is_path { NO_WING_HERE } else { NO_WING });
             }
         }
         Ok(())

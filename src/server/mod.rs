@@ -1,5 +1,6 @@
 #![doc = include_str!("README.md")]
-//! Who may, one connection, and which answer.
+//!
+//! The server: its pages, access to it, the connection of one client, and the response to a request.
 
 pub mod pages;
 pub mod gate;

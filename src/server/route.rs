@@ -1,7 +1,7 @@
-//! What a request asks for, and what it gets.
+//! Routing: from a request to its response.
 //!
-//! A request is refused from its head alone, if it has to be: then its body need not be sent. What it asks for is done once
-//! the body is there ([`Route::Handler`]).
+//! The head of a request decides whether it is refused, so a refused client need not send its body. The work is done
+//! when the body is there ([`Route::Handler`]).
 //!
 //! Limits: `MAX_WAIT`; `--max-body` for a body.
 
@@ -21,43 +21,44 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Limit: `?wait=`, in seconds.
+/// Limit: the seconds of `?wait=`.
 const MAX_WAIT: u64 = 300;
 
-/// The field line that ends a connection.
+/// The field line that says that the connection ends.
 pub const CLOSE: &str = "Connection: close\r\n";
-/// The field lines of an event stream.
+/// The field lines of a response that is an event stream.
 pub const STREAM_FIELDS: &str = "Content-Type: text/event-stream\r\nX-Accel-Buffering: no\r\nVary: Accept\r\n";
 
-/// The answer to an OPTIONS.
+/// Returns the response to an OPTIONS, with these field lines.
 pub fn options_response(fields: &str) -> Route {
     Route::Response(Response::empty(204, fields))
 }
 
-/// A file of the pages; and further field lines.
+/// Makes a response that may be cached, if the cache asks again before each use, and adds field lines to it.
 pub fn page_file(mut response: Response, fields: &str) -> Response {
     response.fields += fields;
     response.cache = http::NO_CACHE;
     response
 }
 
-/// A file that a page loads, by its name.
+/// Returns the response for a file of a page.
 fn asset(&(name, bytes): &File) -> Response {
     page_file(Response::new(pages::media_type(name), bytes), pages::POLICY)
 }
 
-/// A page; and the `Vary` field line that its path asks for.
+/// Returns the response for a page. `vary` is a `Vary` field line, or empty.
 pub fn page(text: impl Into<Cow<'static, [u8]>>, vary: &str) -> Response {
     page_file(Response::new(pages::media_type("html"), text), &[pages::POLICY, vary].concat())
 }
 
 impl App {
-    /// Who may.
+    /// Checks the Host, the method, the origin and the token, and whether the wing that is asked for is in the build.
     fn check_access(&self, req: &Request, connection: &mut Connection) -> Result<(), Reject> {
         if req.authority.is_some_and(|a| gate::is_misdirected(self.hub.config(), a)) {
             return Err(MISDIRECTED);
         }
-        // Methods that are known to all, but for CONNECT (RFC 9110 §9.3, RFC 5789).
+        // The methods that HTTP knows, but for CONNECT (RFC 9110 §9.3, RFC 5789). A method that is not served is
+        // refused later, with 405.
         if !["GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE"].contains(&req.method) {
             return Err(METHOD);
         }
@@ -68,15 +69,15 @@ impl App {
         self.check_wings(req, connection)
     }
 
-    /// Asks the wings whether a request asks for more than to read, see `Wing::more_than_read`.
+    /// Asks the wings whether a request does more than read, see `Wing::more_than_read`.
     pub fn more_than_read(&self, req: &Request) -> Option<Reject> {
         self.wings().find_map(|wing| wing.more_than_read(req))
     }
 
-    /// What is asked for. Needs the head alone, so that a refusal comes before the body.
+    /// Decides how a request is served, from its head alone.
     ///
     /// # Errors
-    /// How it is refused.
+    /// The refusal, if the request is refused.
     pub fn route(self: &Arc<App>, req: &Request, head: &[u8], connection: &mut Connection) -> Result<Route, Reject> {
         self.check_access(req, connection)?;
         for wing in self.wings() {
@@ -85,7 +86,7 @@ impl App {
             }
         }
         let response = match req.path.as_str() {
-            "*" => return Ok(options_response(ALLOW_CHANNEL)), // an OPTIONS
+            "*" => return Ok(options_response(ALLOW_CHANNEL)), // only an OPTIONS can have this target
             "/" => self.chat(""),
             "/health" => {
                 let app = self.clone();
@@ -106,10 +107,10 @@ impl App {
         self.read_only(req, Route::Response(response))
     }
 
-    /// What is asked of something that can only be read.
+    /// Restricts a route to the methods that read.
     ///
     /// # Errors
-    /// If more is asked.
+    /// If the request does more than read.
     pub fn read_only(&self, req: &Request, route: Route) -> Result<Route, Reject> {
         match req.method {
             "OPTIONS" => Ok(options_response(ALLOW_PAGE)),
@@ -118,18 +119,18 @@ impl App {
         }
     }
 
-    /// The chat page.
+    /// Returns the chat page.
     fn chat(&self, vary: &str) -> Response {
         let links: String = self.tables().map(|tables| tables.link).collect();
         page(pages::chat(&links), vary)
     }
 
-    /// What is asked of a channel.
+    /// Decides how a request for a channel is served.
     fn channel_route(self: &Arc<App>, req: &Request, name: &str, connection: &mut Connection) -> Result<Route, Reject> {
         match req.method {
             "OPTIONS" => Ok(options_response(ALLOW_CHANNEL)),
             "GET" | "HEAD" if req.quality("text", "html") > req.quality("text", "event-stream") => {
-                Ok(Route::Response(self.chat("Vary: Accept\r\n"))) // for clients that prefer it
+                Ok(Route::Response(self.chat("Vary: Accept\r\n"))) // for clients that prefer HTML
             }
             "GET" | "HEAD" => self.subscribe_route(req, name).map(Route::Handler),
             "POST" => {
@@ -142,14 +143,14 @@ impl App {
         }
     }
 
-    /// A channel is listened to.
+    /// Returns a handler that subscribes the client to a channel.
     ///
     /// # Errors
     /// If the query is malformed.
     pub fn subscribe_route(self: &Arc<App>, req: &Request, name: &str) -> Result<Handler, Reject> {
         let seconds = |s: String| s.parse().ok().filter(|n| *n <= MAX_WAIT && !s.starts_with('+')).ok_or(WAIT);
         let wait = req.param("wait")?.map(seconds).transpose()?.map(Duration::from_secs);
-        let from = since(req)?;
+        let since = since(req)?;
         let app = self.clone();
         let name = name.to_string();
         Ok(Box::new(move |req, _, connection| {
@@ -157,13 +158,13 @@ impl App {
                 return Ok(Outcome::Response(Response::empty(200, STREAM_FIELDS)));
             }
             let head = http::head(200, &[STREAM_FIELDS, http::NO_STORE, &connection.cors, CLOSE]);
-            let (channel, mut opening) = app.opening(req, &name, from, head)?;
+            let (channel, mut opening) = app.opening(req, &name, since, head)?;
             connection.log_request(200);
             opening.wait = wait;
             if wait.is_some() {
-                opening.prelude_suffix = Some(String::new()); // it ends before anybody could speak to it
+                opening.prelude_suffix = Some(String::new()); // no address: the stream ends before anybody can use it
             }
-            // If this fails the client is gone.
+            // If this fails, the client has closed the connection.
             Ok(Outcome::TakenOver(Box::new(move |connection, slot| {
                 opening.extras.watchers = connection.watchers;
                 drop(app.hub.subscribe(&channel, connection.stream, slot, opening));
@@ -171,10 +172,10 @@ impl App {
         }))
     }
 
-    /// A channel, and how a stream of it begins.
+    /// Opens a channel, and prepares how the stream of a subscriber begins.
     ///
     /// # Errors
-    /// If the channel cannot be had.
+    /// If the channel cannot be opened or read.
     pub fn opening(
         &self, req: &Request, name: &str, since: Since, head: String,
     ) -> Result<(Arc<Channel>, Opening), Reject> {
@@ -195,10 +196,10 @@ impl App {
         Ok((channel, opening))
     }
 
-    /// Events are published to a channel, by `publish`.
+    /// Returns a route that reads the events from the body and gives them to `publish`.
     ///
     /// # Errors
-    /// If the head tells that they cannot be.
+    /// If the query is malformed or has an unknown parameter; if the body is not text.
     pub fn publish_route(
         &self, req: &Request, name: &str, connection: &mut Connection,
         publish: impl FnOnce(&str, &[Event]) -> Result<Response, Reject> + 'static,
@@ -217,42 +218,42 @@ impl App {
     }
 
     fn health(&self) -> Result<Response, Reject> {
-        let sick = self.hub.health()?.join(", ");
-        Ok(if sick.is_empty() { Response::text("ok\n") } else { Response::refusal(LOG_SICK, &sick) })
+        let damaged = self.hub.health()?.join(", ");
+        Ok(if damaged.is_empty() { Response::text("ok\n") } else { Response::refusal(LOG_SICK, &damaged) })
     }
 }
 
-/// The metrics of a hub; of its channels, only one if `only` names it.
+/// Returns the metrics of a hub. If `only` is given, it is the only channel that they name.
 pub fn metrics_response(hub: &Hub, only: Option<&str>) -> Response {
     Response::new("text/plain; version=0.0.4; charset=utf-8", hub.metrics(only).into_bytes())
 }
 
-/// The answer to a POST: an id a line.
+/// Returns the response to a POST: one id a line.
 pub fn ids_response(ids: Vec<Id>) -> Response {
     Response::text(ids.iter().map(|id| format!("{id}\n")).collect::<String>())
 }
 
-/// The refusal of a parameter, which it names.
+/// Returns the refusal of a query parameter. It names the parameter.
 pub fn unknown_parameter(name: &str, connection: &mut Connection) -> Reject {
     connection.refusal_detail = name.get(..64).unwrap_or(name).into();
     PARAMETER
 }
 
-/// Whether a body without a length is framed in chunks: HTTP/1.0 knows none (RFC 9112 §6.1).
+/// Returns whether a body without a known length is framed in chunks. HTTP/1.0 has no chunks (RFC 9112 §6.1).
 pub fn is_chunked(req: &Request) -> bool {
     req.minor > 0
 }
 
-/// Looks whether a body can be text as it is sent (RFC 9110 §8.3, §8.4).
+/// Checks that a body can be text, without a content coding and in UTF-8 (RFC 9110 §8.3, §8.4).
 fn check_media(req: &Request) -> Result<(), Reject> {
     if req.list("content-encoding").iter().any(|coding| !coding.eq_ignore_ascii_case(b"identity")) {
         return Err(CONTENT_CODING);
     }
-    for kind in req.field_values("content-type").map(<[u8]>::to_ascii_lowercase) {
-        if kind.starts_with(b"multipart/") {
+    for media_type in req.field_values("content-type").map(<[u8]>::to_ascii_lowercase) {
+        if media_type.starts_with(b"multipart/") {
             return Err(MULTIPART);
         }
-        for parameter in http::split(&kind, b';').into_iter().skip(1).map(String::from_utf8_lossy) {
+        for parameter in http::split(&media_type, b';').into_iter().skip(1).map(String::from_utf8_lossy) {
             if let Some((name, value)) = parameter.split_once('=')
                 && name.trim() == "charset"
                 && !["utf-8", "utf8", ""].contains(&value.trim().trim_matches('"'))
@@ -264,15 +265,15 @@ fn check_media(req: &Request) -> Result<(), Reject> {
     Ok(())
 }
 
-/// What a request's events are called, but for the data.
+/// Returns an event that has the name given in the query, and no data yet.
 ///
 /// # Errors
-/// As [`Event::named`].
+/// The errors of [`Event::named`].
 pub fn event_template(req: &Request) -> Result<Event, Reject> {
     Event::default().named(req.param("event")?.unwrap_or_default())
 }
 
-/// Where a reader starts.
+/// Returns where a subscriber starts.
 ///
 /// # Errors
 /// [`SINCE`] if the query is malformed.
@@ -283,11 +284,12 @@ pub fn since(req: &Request) -> Result<Since, Reject> {
         Some(id) if Id::parse(&id).is_some() => Since::After(id),
         Some(_) => return Err(SINCE),
     };
-    // It wins, for it is newer than the URL; a malformed one is told as a gap, for no client could mend it.
+    // The last event ID wins, because it is newer than the URL. If it is malformed the subscriber gets a gap event,
+    // because no client could correct it.
     Ok(req.last_event_id().map_or(since, Since::After))
 }
 
-/// The events that a POST publishes: the body as one, whatever its media type, unless it is an event stream itself.
+/// Returns the events of a POST. The body is one event whatever its media type, unless that is `text/event-stream`.
 fn parse_events(req: &Request, template: Event, body: Vec<u8>) -> Result<Vec<Event>, Reject> {
     let text = String::from_utf8(body).map_err(|_| BODY_UTF8)?;
     match req.field("content-type").is_some_and(event::is_event_stream) {

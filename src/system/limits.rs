@@ -1,79 +1,81 @@
-//! What the system lets this process have (setrlimit(2)), how the descriptors are shared out, and places of which there are few.
+//! The system's limits for this process (setrlimit(2)), how the server divides its descriptors, and quotas for clients.
 //!
-//! The limits are read from `/proc/self`, for std has no call for most of them. If that is missing, nothing is known, and nothing
-//! is limited.
+//! The limits are read from `/proc/self`, because std has no call for most of them. If `/proc` is missing, the limits
+//! are unknown, and the server acts as if there were none.
 
 use crate::system::threads::lock;
 use std::fs::read_to_string;
 use std::net::{IpAddr, TcpStream};
 use std::sync::{Arc, Mutex, Weak};
 
-/// Connections over the limit that are at least told so; a further one is closed.
+/// Limit: connections over `--max-connections` that still get a refusal. Any further connection is closed at once.
 const MAX_TURNED_AWAY: usize = 64;
-/// Descriptors that the process holds anyway: standard streams, listening socket, directory, and a few in passing.
-const OWN_DESCRIPTORS: usize = 8;
+/// Descriptors for other purposes: standard streams, the listening socket, the directory, and a few for short moments.
+const OTHER_DESCRIPTORS: usize = 8;
 
-/// What stands behind this in a file.
+/// Returns the rest of the first line in a file that begins with `name`.
 fn proc_value(file: &str, name: &str) -> Option<String> {
     read_to_string(file).ok()?.lines().find_map(|line| line.strip_prefix(name)).map(String::from)
 }
 
-/// A soft limit by its name in `/proc/self/limits`; none where there is no such limit, or it is not known.
+/// Returns a soft limit by its name in `/proc/self/limits`, or `None` if it is unlimited or unknown.
 pub fn soft_limit(name: &str) -> Option<u64> {
     proc_value("/proc/self/limits", name)?.split_whitespace().next()?.parse().ok()
 }
 
-/// The cores that this process may run on; one where that is not known. (std's call looks at control groups as well,
-/// with 6 KB of code.)
+/// Returns the number of cores that this process may run on, or 1 if that is unknown. (The function of std also reads
+/// control groups, which takes 6 KB of code.)
 pub fn cores() -> usize {
     let mask = proc_value("/proc/self/status", "Cpus_allowed:").unwrap_or_default();
     let bits: u32 = mask.chars().filter_map(|digit| digit.to_digit(16)).map(u32::count_ones).sum();
     bits.max(1) as usize
 }
 
-/// How the descriptors are shared out, so that they are never used up.
+/// How the descriptors are divided, so that the process never runs out of them.
 pub struct Shares {
-    /// All that the process may have; none where that is not limited.
+    /// All descriptors that the process may have; `None` if their number is unlimited or unknown.
     pub descriptors: Option<usize>,
-    /// Connections that are served.
+    /// The number of connections that are served.
     pub connections: usize,
-    /// Further ones that are told that the server is full.
+    /// The number of further connections that get a refusal, because the server is full.
     pub turned_away: usize,
-    /// Logs that are kept open; each has up to two files.
+    /// The number of logs that are open at a time. Each has up to two files.
     pub logs: usize,
 }
 
-/// Shares out the descriptors, where so many connections and logs are wished for.
+/// Divides the descriptors. Returns at most as many connections and logs as given.
 pub fn shares(connections: usize, logs: usize) -> Shares {
     let descriptors = soft_limit("Max open files").map(|n| usize::try_from(n).unwrap_or(usize::MAX));
     let all = descriptors.unwrap_or(usize::MAX);
-    let spill = MAX_TURNED_AWAY.min(all / 8);
+    let turned_away = MAX_TURNED_AWAY.min(all / 8);
     let logs = logs.min(all / 8);
-    let left = all.saturating_sub(OWN_DESCRIPTORS + spill + 2 * logs).max(1);
-    Shares { descriptors, connections: connections.min(left), turned_away: spill, logs }
+    let connections = connections.min(all.saturating_sub(OTHER_DESCRIPTORS + turned_away + 2 * logs).max(1));
+    Shares { descriptors, connections, turned_away, logs }
 }
 
-/// Places of which there are few, each with what belongs to whoever has it.
+/// A limited number of places for clients. Each place has a value, and is taken as long as that value is in use.
 pub struct Quota<T>(pub Mutex<Vec<(u128, Weak<T>)>>);
 
 impl<T> Quota<T> {
-    /// One of `most` places for this socket's client, until what belongs to it is dropped; none if there is none left.
-    /// Limit: a client's address has half of them at most, so that it cannot keep out all others.
-    pub fn claim(&self, most: usize, client: &TcpStream, own: T) -> Option<Arc<T>> {
+    /// Takes one of `max` places for the client of this socket. Returns `value`, whose last drop frees the place, or
+    /// `None` if no place is free.
+    ///
+    /// Limit: a client address has at most half of the places, so that one client cannot keep out all others.
+    pub fn claim(&self, max: usize, client: &TcpStream, value: T) -> Option<Arc<T>> {
         let address = network(client.peer_addr().ok()?.ip());
         let mut taken = lock(&self.0);
         taken.retain(|place| place.1.strong_count() > 0);
         let same = taken.iter().filter(|place| place.0 == address).count();
-        if taken.len() >= most || same >= most / 2 {
+        if taken.len() >= max || same >= max / 2 {
             return None;
         }
-        let own = Arc::new(own);
-        taken.push((address, Arc::downgrade(&own)));
-        Some(own)
+        let value = Arc::new(value);
+        taken.push((address, Arc::downgrade(&value)));
+        Some(value)
     }
 }
 
-/// By what clients are told apart: an address, of which that of a network counts in IPv6.
+/// Returns the number that stands for a client address. All addresses of an IPv6 /64 network have the same number.
 fn network(address: IpAddr) -> u128 {
     match address.to_canonical() {
         IpAddr::V4(address) => address.to_bits().into(),

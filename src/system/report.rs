@@ -1,10 +1,10 @@
-//! What the server tells its owner, on standard error, and how a terminal is shown what others said.
+//! Messages to the operator on standard error, and how bytes from clients are shown on a terminal.
 
 use std::io::{self, Write};
 
-/// Writes a line, or lines that belong together, in one system call: std does not buffer standard error, so that each
-/// piece of a format string would be a call of its own. A report that cannot be written is dropped, for nobody else is
-/// there to be told.
+/// Writes one or more lines to standard error in one system call, so that lines of several threads do not mix. (std
+/// does not buffer standard error: each piece of a format string would be a call.) Ignores errors, because there is no
+/// other place to report them.
 pub fn report(mut lines: String) {
     if !lines.ends_with('\n') {
         lines.push('\n');
@@ -12,8 +12,9 @@ pub fn report(mut lines: String) {
     let _ = io::stderr().write_all(lines.as_bytes());
 }
 
-/// Bytes for a terminal, as text: what it would obey, or not show, is there as its picture (Unicode, "Control Pictures"), or
-/// as its code point or byte in angle brackets.
+/// Returns bytes as text that is safe to show on a terminal. A character that a terminal obeys or does not show becomes
+/// its picture (Unicode, "Control Pictures"), or its code point in angle brackets. A byte that is not UTF-8 becomes its
+/// value in angle brackets.
 pub fn visible(bytes: impl AsRef<[u8]>) -> String {
     let mut out = String::new();
     for chunk in bytes.as_ref().utf8_chunks() {
@@ -22,8 +23,8 @@ pub fn visible(bytes: impl AsRef<[u8]>) -> String {
                 ' '..='~' => out.push(c),
                 '\0'..='\x1f' => out.extend(char::from_u32(0x2400 + u32::from(c))),
                 '\x7f' => out.push('␡'),
-                // What Rust escapes behind a letter: controls, what turns the direction of writing and other format
-                // characters, white space but the plain one, what is not assigned.
+                // The characters that Rust escapes after a letter: control and format characters (such as those that
+                // turn the direction of writing), white space other than the space, and unassigned code points.
                 _ if format!("x{c}").escape_debug().count() > 2 => out += &format!("⟨U+{:04X}⟩", u32::from(c)),
                 _ => out.push(c),
             }

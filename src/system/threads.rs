@@ -4,19 +4,19 @@ use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, Thread};
 
-/// Limit: a thread's stack.
+/// Limit: the bytes of a thread's stack.
 pub const STACK: usize = 64 << 10;
 
 /// Starts a thread.
 ///
 /// # Errors
-/// If the system gives none.
+/// If the system gives no thread.
 pub fn spawn(name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
     Ok(Builder::new().name(name.into()).stack_size(STACK).spawn(work)?.thread().clone())
 }
 
-/// Takes a lock, also one that a panicking thread has left: its data are plain counts, bytes and sockets, each valid
-/// at every step, so one thread's bug does not end the server.
+/// Takes a lock, even if a thread has panicked while it held the lock. So a bug in one thread does not end the server.
+/// The data under all locks are counts, bytes and sockets, which are valid after each step.
 pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

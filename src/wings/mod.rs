@@ -1,6 +1,7 @@
-//! The list of doors: what can be left out of a build. Each wing is a folder, a feature, and a line of the list.
+//! The list of doors: the optional parts of the server. Each wing is a folder, a feature, and a line of this list.
 //!
-//! The wings are asked in the order of the list, so one that watches stands before one that claims a request.
+//! The core asks the wings in the order of the list. A wing that watches connections comes before one that serves
+//! requests.
 
 #[cfg(feature = "trace")]
 pub mod trace;
@@ -20,7 +21,7 @@ use crate::server::accept::Server;
 use crate::server::doors::Door;
 use std::io;
 
-/// A line of the list: the wing, if its feature is on, and the words that are its alone.
+/// Makes a line of the list: the wing, if its feature is on, and the words that belong to it.
 macro_rules! door {
     ($name:tt $module:ident options $options:tt parameters $parameters:tt paths $paths:tt fields $fields:tt) => {
         Door {
@@ -48,12 +49,12 @@ pub const DOORS: &[Door] = &[
 ];
 
 impl Server {
-    /// Binds the listening socket, opens the logs and the wings of this build, and starts the hub's threads. Nothing is
-    /// answered before [`Server::run`].
+    /// Binds the listening socket, opens the logs and the wings of this build, and starts the hub's threads. No
+    /// connection is served before [`Server::run`].
     ///
     /// # Errors
-    /// If the address cannot be had; if `-` is given and standard input is no listening socket; if `--data`, `--redis` or
-    /// `--token-file` cannot be used. Each in words for a person.
+    /// If the address is not available; if `-` is given and standard input is not a listening socket; if `--data`,
+    /// `--redis` or `--token-file` cannot be used. Each error is a message for the operator.
     pub fn bind(config: Config) -> io::Result<Server> {
         Server::bind_with(config, DOORS)
     }

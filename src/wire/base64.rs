@@ -1,9 +1,9 @@
-//! Base64 (RFC 4648 §4), for Basic credentials and what is made of bytes elsewhere. Pure.
+//! Base64 (RFC 4648 §4), as in Basic credentials. Pure.
 
-/// The digits by their values, and behind them what pads.
+/// The digits in the order of their values, and then the padding character.
 const DIGITS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=";
 
-/// Encodes bytes, with padding.
+/// Encodes bytes. The result is padded.
 pub fn encode(bytes: &[u8]) -> String {
     let mut out = String::new();
     for group in bytes.chunks(3) {
@@ -16,7 +16,7 @@ pub fn encode(bytes: &[u8]) -> String {
     out
 }
 
-/// Decodes a text, with or without its padding. `None` where it is not base64 in its one right form.
+/// Decodes a text, with or without padding. Returns `None` if the text is not the canonical encoding of some bytes.
 pub fn decode(text: &str) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     let mut bits = 0;
@@ -29,7 +29,7 @@ pub fn decode(text: &str) -> Option<Vec<u8>> {
             out.push((bits >> count) as u8);
         }
     }
-    // A digit or a bit too many (§3.5), or padding that is not right, would not come out again.
-    let right = encode(&out);
-    (text == right || text == right.trim_end_matches('=')).then_some(out)
+    // Encoding again finds a surplus digit, surplus bits (§3.5) and wrong padding.
+    let canonical = encode(&out);
+    (text == canonical || text == canonical.trim_end_matches('=')).then_some(out)
 }

@@ -1,37 +1,38 @@
-//! An event and its bytes on the wire: both directions, pure.
+//! Events and their bytes on the wire, in both directions. Pure.
 //!
-//! The wire, one event (WHATWG HTML, "Server-sent events"):
+//! An event on the wire (WHATWG HTML, "Server-sent events"):
 //!
 //! ```text
-//! event: NAME            only where the publisher named it
-//! retry: 2000            only where the publisher gave one
+//! event: NAME            only if the publisher gave a name
+//! retry: 2000            only if the publisher gave a reconnection time
 //! data: first line
 //! data: second line
 //! id: 1763654400123-57
-//!                        the blank line that makes the client fire it
+//!                        the blank line, at which the client fires the event
 //! ```
 //!
 //! Wire facts:
-//! - A line ends with LF, CR or CRLF (WHATWG HTML, "Parsing an event stream"). We write LF alone, and split data at
-//!   all three, so no byte of a body can end the line that it stands in: a body is never more than data.
-//! - A parser takes one space off behind the colon. We always write one, so a value that begins with a space is safe.
-//! - `id` comes last: several clients take over the id of an event that was cut off before its blank line.
-//! - An event without a `data` line is never fired, so an empty body is one empty `data` line.
+//! - A line ends with LF, CR or CRLF (WHATWG HTML, "Parsing an event stream"). We write only LF, and split data at all
+//!   three. So a body cannot end its `data` line and begin another field.
+//! - A parser removes one space after the colon. We always write one, so a value may begin with a space.
+//! - `id` comes last. Several clients store the id of an event that was cut off before its blank line, and would then
+//!   skip that event.
+//! - A client fires no event without a `data` line. So an empty body becomes one empty `data` line.
 //!
-//! Limits: the name has [`MAX_NAME`] bytes; the data is limited by whoever reads the body.
-//! Deliberately absent: comments and ids of the publisher's. Ids are the log's alone.
+//! Limits: [`MAX_NAME`] for a name; the caller limits the data.
+//! Deliberately absent: comments and ids from publishers. Only the log gives ids.
 
 use crate::wire::reject::{BLOCK_ID, BLOCK_RETRY, EVENT_NAME, NO_DATA, RESERVED, Reject, UNFINISHED};
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::Write as _;
 
-/// Limit: bytes in an event's name (the standard's "event type").
+/// Limit: the bytes of an event's name (in the standard: its event type).
 pub const MAX_NAME: usize = 256;
-/// The name under which the server tells of missed events, and nobody else may tell anything.
+/// The name of the event that reports missed events. It is reserved for the server.
 const GAP: &str = "gap";
 
-/// What a publisher says: data, and perhaps a name and a reconnection time.
+/// An event as a publisher sends it: data, an optional name, and an optional reconnection time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Event {
     name: String,
@@ -40,15 +41,17 @@ pub struct Event {
 }
 
 impl Event {
-    /// An event that `onmessage` hears.
+    /// Returns an event without a name. EventSource passes it to `onmessage`.
     pub fn new(data: impl Into<String>) -> Event {
         Event::default().with_data(data)
     }
 
-    /// The same event under a name; an empty name is none (the standard's own rule: its type is then `message`).
+    /// Returns this event with a name. An empty name means no name, as in the standard: the event's type is then
+    /// `message`.
     ///
     /// # Errors
-    /// [`EVENT_NAME`] where the name has CR, LF or NUL, or more than [`MAX_NAME`] bytes; [`RESERVED`] if it is the server's.
+    /// [`EVENT_NAME`] if the name contains CR, LF or NUL, or is longer than [`MAX_NAME`] bytes. [`RESERVED`] if the
+    /// name is `gap`.
     pub fn named(self, name: impl Into<String>) -> Result<Event, Reject> {
         let name = name.into();
         if name.len() > MAX_NAME || name.contains(['\r', '\n', '\0']) {
@@ -60,7 +63,7 @@ impl Event {
         Ok(Event { name, ..self })
     }
 
-    /// The same event with other data.
+    /// Returns this event with other data.
     pub fn with_data(self, data: impl Into<String>) -> Event {
         Event { data: data.into(), ..self }
     }
@@ -68,17 +71,17 @@ impl Event {
 
 #[doc(hidden)]
 impl Event {
-    /// The event that tells a reader what it missed.
+    /// Returns the event that reports to a subscriber which events it missed.
     pub fn gap(data: String) -> Event {
         Event { name: GAP.into(), retry: None, data }
     }
 
-    /// The same event with a reconnection time in milliseconds.
+    /// Returns this event with a reconnection time in milliseconds.
     pub fn with_retry(self, retry: Option<u64>) -> Event {
         Event { retry, ..self }
     }
 
-    /// What it is made of, each part under the name of its field.
+    /// Returns the parts of the event, each with the name of its field.
     pub fn fields(&self) -> Vec<(&'static str, Cow<'_, str>)> {
         let mut fields = vec![("data", Cow::from(&self.data))];
         if !self.name.is_empty() {
@@ -88,7 +91,7 @@ impl Event {
         fields
     }
 
-    /// Writes the block, with its blank line. The gap event alone has no id.
+    /// Writes the block, with its blank line. A gap event, and an event that no log keeps, have no id.
     pub fn write(&self, id: Option<impl Display>, out: &mut Vec<u8>) {
         let mut fields = self.fields();
         fields.rotate_left(1); // the data comes last
@@ -103,12 +106,12 @@ impl Event {
     }
 }
 
-/// Seals what one POST appends to a log in a file, `events` blocks: with several events, or with a NUL, it begins with a
-/// comment line that says how many of both there are.
+/// Seals the `events` blocks that one POST appends to a log file. If there are several events, or if there is a NUL, a
+/// comment line with both numbers goes before them.
 ///
-/// After a power cut, pages that did not reach the disk read as NULs. That only turns bytes into NULs: so if the number
-/// of NULs is the one that the seal says, or none without a seal, every byte is as it was written (`recovery.rs`).
-/// No publisher can forge a seal: what it says stands behind the name of a field.
+/// After a power cut, pages that did not reach the disk read as NULs. So bytes can only turn into NULs. If the block
+/// has as many NULs as its seal says, or none if it has no seal, every byte is as it was written (`recovery.rs`). A
+/// publisher cannot forge a seal, because all its text comes after the name of a field.
 pub fn seal(events: usize, block: &mut Vec<u8>) {
     let nuls = block.iter().filter(|&&byte| byte == 0).count();
     if let Some(line) = seal_line(events as u64, nuls as u64) {
@@ -116,17 +119,17 @@ pub fn seal(events: usize, block: &mut Vec<u8>) {
     }
 }
 
-/// The line of a seal, if there has to be one.
+/// Returns the comment line of a seal, or `None` if these numbers need none.
 pub fn seal_line(events: u64, nuls: u64) -> Option<String> {
     (events > 1 || (events == 1 && nuls > 0)).then(|| format!(": one POST, {events} events, {nuls} NULs"))
 }
 
-/// The lines of a text, split at CRLF, LF and lone CR; an ending line end is followed by one more, empty line.
+/// Splits a text into lines, at CRLF, LF and lone CR. If the text ends with a line end, the last line is empty.
 fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.split("\r\n").flat_map(|text| text.split(['\r', '\n']))
 }
 
-/// What a line of an event stream says (WHATWG HTML, "Interpreting an event stream").
+/// A line of an event stream (WHATWG HTML, "Interpreting an event stream").
 pub enum Line<'a> {
     /// The end of a block.
     Blank,
@@ -136,16 +139,16 @@ pub enum Line<'a> {
     Data(&'a str),
     /// The name of the event.
     Event(&'a str),
-    /// The last event ID from the end of the block on.
+    /// The last event ID, which is valid from the end of the block on.
     Id(&'a str),
     /// The reconnection time in milliseconds, as its digits.
     Retry(&'a str),
-    /// What a client ignores: a field that does not exist, or the value of a retry that is no number.
+    /// A line that clients ignore: an unknown field, or a retry that is not a number. Holds the name of the field.
     Ignored(&'a str),
 }
 
 impl<'a> Line<'a> {
-    /// Reads a line without its end.
+    /// Parses a line, which comes without its line end.
     pub fn read(line: &'a str) -> Line<'a> {
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
@@ -161,32 +164,33 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Parses a published event stream: each block that has data becomes one event.
+/// Parses an event stream from a publisher. Each block with data becomes an event.
 ///
-/// Source: WHATWG HTML, "Interpreting an event stream". Deviation: where a client would silently drop something (an
-/// unfinished block, a stream without any data), a publisher is told, for it would believe that it had been heard.
+/// Source: WHATWG HTML, "Interpreting an event stream".
+///
+/// Deviation: a client silently ignores an unfinished block, and a stream without data. Here both are errors, because
+/// the publisher would believe that subscribers got its events.
 ///
 /// # Errors
-/// The first rule that the body breaks.
+/// The refusal for the first rule that the body breaks.
 pub fn parse(body: &str) -> Result<Vec<Event>, Reject> {
     let mut events = Vec::new();
     let mut name = "";
     let mut retry = None;
     let mut data = Vec::new();
-    let mut open = false; // a field line stands since the last blank line
-    let body = body.strip_prefix('\u{feff}').unwrap_or(body);
-    let mut lines = lines(body).peekable();
+    let mut in_block = false; // there was a field line after the last blank line
+    let mut lines = lines(body.strip_prefix('\u{feff}').unwrap_or(body)).peekable();
     while let Some(line) = lines.next() {
         match Line::read(line) {
             Line::Comment(_) => continue,
-            Line::Blank if lines.peek().is_none() => continue, // behind the last line end there is no further line
+            Line::Blank if lines.peek().is_none() => continue, // the text ends here
             Line::Blank => {
                 if !data.is_empty() {
                     events.push(Event { retry: retry.take(), ..Event::new(data.join("\n")).named(name)? });
                 }
                 name = "";
                 data.clear();
-                open = false;
+                in_block = false;
                 continue;
             }
             Line::Data(value) => data.push(value),
@@ -195,25 +199,26 @@ pub fn parse(body: &str) -> Result<Vec<Event>, Reject> {
             Line::Id(_) => return Err(BLOCK_ID),
             Line::Ignored(_) => {}
         }
-        open = true;
+        in_block = true;
     }
-    // A client obeys a retry also in a block without data: it goes with the next event, or behind the last one with that.
+    // A client obeys a retry even in a block without data. Here that retry moves to the next event. If there is no next
+    // event, it moves to the last one.
     if let Some(last) = events.last_mut() {
         last.retry = retry.or(last.retry);
     }
     match events.is_empty() {
-        _ if open => Err(UNFINISHED),
+        _ if in_block => Err(UNFINISHED),
         true => Err(NO_DATA),
         false => Ok(events),
     }
 }
 
-/// Whether a media type is that of an event stream.
+/// Returns whether a media type is `text/event-stream`.
 pub fn is_event_stream(media_type: &str) -> bool {
     media_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("text/event-stream")
 }
 
-/// A text as a JSON string, quotes included (RFC 8259 §7).
+/// Returns a text as a JSON string, with its quotes (RFC 8259 §7).
 pub fn json(text: &str) -> String {
     let mut out = String::from('"');
     for c in text.chars() {

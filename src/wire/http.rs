@@ -1,6 +1,6 @@
-//! HTTP/1.1: bytes to [`Request`], and the heads of responses. Pure: no sockets, no clock but for `Date`.
+//! HTTP/1.1: parses the heads of requests, and writes the heads of responses. Pure, except that `Date` needs the clock.
 //!
-//! The grammar (RFC 9112 §2.1, §3, §5; RFC 9110 §5.6.2 for `token`):
+//! The grammar of a request (RFC 9112 §2.1, §3, §5; RFC 9110 §5.6.2 for `token`):
 //!
 //! ```text
 //! request      = request-line CRLF *( field-line CRLF ) CRLF [ body ]
@@ -8,13 +8,16 @@
 //! field-line   = token ":" OWS field-value OWS
 //! ```
 //!
-//! Reading is in three steps, so that a refusal comes as soon as it is certain: [`HeadEnd`] sees whole lines and the
-//! limits while the head arrives, [`Request::parse`] takes the complete head; `chunked.rs` or a length has the body.
+//! A request is read in three steps, so that a refusal is sent as soon as it is certain:
 //!
-//! Deviation: §2.2 lets a server accept a lone LF as a line end. We refuse it, for two parsers that disagree about
-//! where a line ends are what request smuggling is made of.
+//! 1. While the head arrives, [`HeadEnd`] looks for its end. It checks the line ends and the limits.
+//! 2. [`Request::parse`] parses the complete head.
+//! 3. The caller reads the body, by its length or with `chunked.rs`.
 //!
-//! Limits: [`MAX_TARGET`], [`MAX_FIELDS`], [`MAX_SECTION`]; the body's is the caller's.
+//! Deviation: RFC 9112 §2.2 lets a server accept a lone LF as a line end. We refuse it. If two parsers disagree about
+//! where a line ends, an attacker can smuggle a request past one of them.
+//!
+//! Limits: [`MAX_TARGET`], [`MAX_FIELDS`], [`MAX_SECTION`], `MAX_METHOD`, `MAX_VERSION`; the caller limits the body.
 //! Deliberately absent: HTTP/2, compression, ranges, conditional requests.
 
 use crate::wire::percent;
@@ -23,64 +26,66 @@ use std::mem::take;
 use std::net::Ipv6Addr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Limit: bytes in a request target.
+/// Limit: the bytes of a request target.
 pub const MAX_TARGET: usize = 8 << 10;
-/// Limit: bytes in a header section or a trailer section.
+/// Limit: the bytes of a header section or a trailer section.
 pub const MAX_SECTION: usize = 16 << 10;
-/// Limit: field lines in a header section.
+/// Limit: the field lines of a header section.
 pub const MAX_FIELDS: usize = 100;
-/// Limit: bytes before the request target. The longest registered method has 17.
+/// Limit: the bytes before the request target. The longest registered method has 17.
 const MAX_METHOD: usize = 32;
-/// Limit: bytes behind the request target. A version has 8, with its space and CR 10.
+/// Limit: the bytes after the request target. A version has 8, or 10 with its space and CR.
 const MAX_VERSION: usize = 32;
 
-/// How long the body is (RFC 9112 §6.3).
+/// The length of a body (RFC 9112 §6.3).
 #[derive(Debug, PartialEq)]
 pub enum BodyLength {
-    /// This many bytes; none where nothing is said.
+    /// A number of bytes. It is 0 if the head gives no length.
     Known(usize),
-    /// Until the last chunk.
+    /// The body is in chunks and ends with the last chunk.
     Chunked,
 }
 
 /// The head of a request.
 pub struct Request<'a> {
-    /// As sent; methods are case-sensitive (RFC 9110 §9.1).
+    /// The method as sent. Methods are case-sensitive (RFC 9110 §9.1).
     pub method: &'a str,
-    /// The path with its percent-encoding undone.
+    /// The path, percent-decoded.
     pub path: String,
     query: &'a str,
-    /// As sent, for the log: free of control characters.
+    /// The request target as sent, for the request log. It has no control characters.
     pub target: &'a str,
-    /// Host and port, from the target's absolute form, else from `Host` (RFC 9112 §3.2.2); HTTP/1.0 may have none.
+    /// Host and port: from the request target if it has the absolute form, else from `Host` (RFC 9112 §3.2.2). A
+    /// request of HTTP/1.0 may have none.
     pub authority: Option<&'a str>,
-    /// 0 for HTTP/1.0; 1 for HTTP/1.1, and for every higher minor version, which is treated alike (RFC 9110 §2.5).
+    /// The minor version: 0 for HTTP/1.0, else 1. All versions from HTTP/1.1 on are treated alike (RFC 9110 §2.5).
     pub minor: u8,
-    /// How long the body is.
+    /// The length of the body.
     pub body_length: BodyLength,
-    /// The client waits for `100 Continue` before it sends the body (RFC 9110 §10.1.1).
+    /// Whether the client waits for `100 Continue` before it sends the body (RFC 9110 §10.1.1).
     pub expects: bool,
     fields: Vec<(&'a [u8], &'a [u8])>,
 }
 
-/// Where a head ends that is still arriving. Each byte is looked at as it comes, and each line once more as it ends.
+/// Finds the end of a head while the head arrives. It looks at each byte twice: when the byte comes, and when its line
+/// ends.
 #[derive(Default)]
 pub struct HeadEnd {
-    seen: usize,
-    line: usize,  // where the last line begins
-    part: usize,  // where its method, target or version begins; or the section
-    parts: usize, // that have ended: those three, and then the field lines
+    seen: usize,       // the number of bytes that were looked at
+    line_start: usize, // of the current line
+    part_start: usize, // of the current part: the method, the target, the version, or the header section
+    parts: usize,      // how many parts have ended: the method, the target, the version, and then each field line
 }
 
 impl HeadEnd {
-    /// Looks at what has come since the last time: how many bytes the head has, or `None` if the blank line is not there
-    /// yet. `buf` has all of it so far. Empty lines before the request line are not its business.
+    /// Looks at the bytes that came since the last call. Returns the length of the head, or `None` if its blank line
+    /// has not come yet. `buf` has all bytes of the head so far. The caller skips empty lines before the request line.
     ///
     /// # Errors
-    /// A line end that is no CR LF, a target or a section over its limit.
+    /// If a line does not end with CR LF, or if a part is over its limit.
     pub fn find(&mut self, buf: &[u8]) -> Result<Option<usize>, Reject> {
         while let Some(&byte) = buf.get(self.seen) {
-            let line = buf.get(self.line..self.seen).unwrap_or_default();
+            let line = buf.get(self.line_start..self.seen).unwrap_or_default();
             self.seen += 1;
             if byte == b'\n' {
                 let text = line.strip_suffix(b"\r").ok_or(LONE_LF)?;
@@ -90,56 +95,49 @@ impl HeadEnd {
                 if text.is_empty() {
                     return Ok(Some(self.seen));
                 }
-                self.line = self.seen;
+                self.line_start = self.seen;
                 if self.parts < 3 {
-                    self.part = self.seen;
+                    self.part_start = self.seen;
                 }
                 self.parts = self.parts.max(2) + 1;
             }
-            let (most, reject) = match self.parts {
-                0 => (MAX_METHOD, REQUEST_LINE), // with the space behind it
+            let (max, reject) = match self.parts {
+                0 => (MAX_METHOD, REQUEST_LINE), // with the space after it
                 1 => (MAX_TARGET + usize::from(byte == b' '), LONG_TARGET),
                 2 => (MAX_VERSION - 1, REQUEST_LINE), // the space before it is one of its bytes
                 _ => (MAX_SECTION + 1, LARGE_SECTION), // with the CR of the blank line
             };
-            if self.seen - self.part > most || self.parts > 3 + MAX_FIELDS {
-                let is_method = self.parts == 0 && is_token(buf.get(self.part..self.seen - 1).unwrap_or_default());
+            if self.seen - self.part_start > max || self.parts > 3 + MAX_FIELDS {
+                let is_method =
+                    self.parts == 0 && is_token(buf.get(self.part_start..self.seen - 1).unwrap_or_default());
                 return Err(if is_method { METHOD } else { reject });
             }
             if byte == b' ' && self.parts < 2 {
                 self.parts += 1;
-                self.part = self.seen;
+                self.part_start = self.seen;
             }
         }
         Ok(None)
     }
 }
 
-/// Whether this is a `token` (RFC 9110 §5.6.2).
+/// Returns whether a text is a `token` (RFC 9110 §5.6.2).
 pub fn is_token(text: &[u8]) -> bool {
     percent::is_made_of(text, b"!#$%&'*+-.^_`|~")
 }
 
 impl<'a> Request<'a> {
-    /// Parses a complete head: request line to blank line.
+    /// Parses a complete head, from the request line to the blank line.
     ///
     /// # Errors
-    /// The first rule that the head breaks.
+    /// The refusal for the first rule that the head breaks.
     pub fn parse(head: &'a [u8]) -> Result<Request<'a>, Reject> {
-        let mut lines = head.split(|&b| b == b'\n').map(|l| l.strip_suffix(b"\r").unwrap_or(l));
-        let line = str::from_utf8(lines.next().unwrap_or_default()).map_err(|_| REQUEST_LINE)?;
-        let [method, target, version] = line.split(' ').collect::<Vec<_>>()[..] else { return Err(REQUEST_LINE) };
-        let minor = match version.strip_prefix("HTTP/").ok_or(REQUEST_LINE)?.as_bytes() {
-            [b'1', b'.', minor] if minor.is_ascii_digit() => u8::from(*minor > b'0'),
-            [a, b'.', b] if a.is_ascii_digit() && b.is_ascii_digit() => return Err(VERSION),
-            _ => return Err(REQUEST_LINE),
-        };
-        if !is_token(method.as_bytes()) {
-            return Err(REQUEST_LINE);
-        }
-        let fields = lines.take_while(|l| !l.is_empty()).map(field_line).collect::<Result<_, _>>()?;
+        let mut lines = head.split(|&b| b == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+        let (method, target, minor) = request_line(lines.next().unwrap_or_default())?;
+        let fields = lines.take_while(|line| !line.is_empty()).map(field_line).collect::<Result<_, _>>()?;
         let (authority, target_path) = match target {
             "*" if method == "OPTIONS" => (None, "*"),
+            // Only CONNECT has the authority form (RFC 9112 §3.2.3). `route.rs` refuses it by its method.
             _ if method == "CONNECT" && !split_port(target).1.is_empty() => {
                 (Some(host_of(target.as_bytes()).ok_or(TARGET)?), "*")
             }
@@ -148,14 +146,13 @@ impl<'a> Request<'a> {
         let (path, query) = target_path.split_once('?').unwrap_or((target_path, ""));
         // An empty path is `/` (RFC 9110 §4.2.3).
         let path = percent::decode(if path.is_empty() { "/" } else { path }, false).ok_or(TARGET)?;
-        let framing = BodyLength::Known(0);
-        let mut req =
-            Request { method, path, query, target, authority, minor, body_length: framing, expects: false, fields };
-        match (&req.field_values("host").collect::<Vec<_>>()[..], minor) {
-            ([], 1) => return Err(NO_HOST),
-            ([], _) => {}
-            // The target's own authority replaces the field (RFC 9112 §3.2.2), which must be valid all the same.
-            ([host], _) => req.authority = authority.or(Some(host_of(host).ok_or(BAD_HOST)?)),
+        let body_length = BodyLength::Known(0);
+        let mut req = Request { method, path, query, target, authority, minor, body_length, expects: false, fields };
+        match req.field_values("host").collect::<Vec<_>>()[..] {
+            [] if minor == 1 => return Err(NO_HOST),
+            [] => {}
+            // The authority of the request target replaces the field, which must still be valid (RFC 9112 §3.2.2).
+            [host] => req.authority = authority.or(Some(host_of(host).ok_or(BAD_HOST)?)),
             _ => return Err(TWO_HOSTS),
         }
         req.body_length = req.find_body_length()?;
@@ -167,45 +164,46 @@ impl<'a> Request<'a> {
         Ok(req)
     }
 
-    /// RFC 9112 §6.3. A length that does not parse is an error, never "no body".
+    /// Returns the length of the body (RFC 9112 §6.3). A malformed length is an error, and never means "no body".
     fn find_body_length(&self) -> Result<BodyLength, Reject> {
-        let chunked = |coding: &&[u8]| coding.eq_ignore_ascii_case(b"chunked");
-        // In a length an empty member is an error, for the field is no list but by a common mistake (RFC 9110 §8.6).
+        let is_chunked = |coding: &&[u8]| coding.eq_ignore_ascii_case(b"chunked");
+        // Content-Length is not a list, but some senders repeat it (RFC 9110 §8.6). An empty member is an error.
         match (self.field_bytes("transfer-encoding"), &self.members("content-length")[..]) {
             (None, []) => Ok(BodyLength::Known(0)),
-            (None, [one @ [_, ..], others @ ..])
-                if one.iter().all(u8::is_ascii_digit) && others.iter().all(|l| l == one) =>
+            (None, [first @ [_, ..], others @ ..])
+                if first.iter().all(u8::is_ascii_digit) && others.iter().all(|other| other == first) =>
             {
-                // Digits that are no usize are a number all the same, and too large for any limit.
-                Ok(BodyLength::Known(String::from_utf8_lossy(one).parse().unwrap_or(usize::MAX)))
+                // A number that does not fit into a usize is larger than any limit.
+                Ok(BodyLength::Known(String::from_utf8_lossy(first).parse().unwrap_or(usize::MAX)))
             }
             (None, _) => Err(LENGTH),
             (_, [_, ..]) => Err(BOTH_LENGTHS),
             _ if self.minor == 0 => Err(CODING_1_0),
             _ => match &self.list("transfer-encoding")[..] {
-                [one] if chunked(one) => Ok(BodyLength::Chunked),
-                [before @ .., _] if before.iter().any(chunked) => Err(NOT_LAST),
+                [coding] if is_chunked(coding) => Ok(BodyLength::Chunked),
+                [before @ .., _] if before.iter().any(is_chunked) => Err(NOT_LAST),
                 _ => Err(CODING),
             },
         }
     }
 
-    /// The values of all field lines of a name, in any case.
+    /// Returns the values of all field lines of this name. The case of the name does not matter.
     pub fn field_values(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         self.fields.iter().filter(move |f| f.0.eq_ignore_ascii_case(name.as_bytes())).map(|f| f.1)
     }
 
-    /// The first value of a field. `name` in any case.
+    /// Returns the first value of a field. The case of the name does not matter.
     pub fn field_bytes(&self, name: &str) -> Option<&'a [u8]> {
         self.field_values(name).next()
     }
 
-    /// The first value of a field, empty where it is not UTF-8. `name` in any case.
+    /// Returns the first value of a field as text. It is empty if it is not UTF-8. The case of the name does not
+    /// matter.
     pub fn field(&self, name: &str) -> Option<&'a str> {
         self.field_bytes(name).map(|v| str::from_utf8(v).unwrap_or_default())
     }
 
-    /// The members of a field that is a comma-separated list, over all its field lines. Empty ones do not count
+    /// Returns the members of a comma-separated list, from all field lines of this name. Empty members do not count
     /// (RFC 9110 §5.6.1.2).
     pub fn list(&self, name: &str) -> Vec<&'a [u8]> {
         let mut members = self.members(name);
@@ -213,62 +211,63 @@ impl<'a> Request<'a> {
         members
     }
 
+    /// Returns the members of a comma-separated list, empty ones included.
     fn members(&self, name: &str) -> Vec<&'a [u8]> {
         self.field_values(name).flat_map(|value| split(value, b',')).collect()
     }
 
-    /// Whether a field that is a list has this member, in any case.
+    /// Returns whether a list has this member. The case of name and member does not matter.
     pub fn list_has(&self, name: &str, member: &str) -> bool {
         self.list(name).iter().any(|m| m.eq_ignore_ascii_case(member.as_bytes()))
     }
 
-    /// The query's parameters, names and values, as sent.
+    /// Returns the names and values of the query's parameters, as sent.
     pub fn params(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
         self.query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")))
     }
 
-    /// The value of a query parameter, decoded as an HTML form encodes it.
+    /// Returns the value of a query parameter, decoded as from an HTML form.
     ///
     /// # Errors
-    /// If its encoding is broken, or not UTF-8.
+    /// [`TARGET`] if the encoding is malformed, or if the value is not UTF-8.
     pub fn param(&self, name: &str) -> Result<Option<String>, Reject> {
         let found = self.params().find(|pair| pair.0 == name);
         found.map(|(_, value)| percent::decode(value, true).ok_or(TARGET)).transpose()
     }
 
-    /// The place from which a client goes on: that of its `Last-Event-ID` field, or else of the query, in any case of letters.
-    /// Polyfills say it there if they cannot send the field, and some add one each time, so the last one counts.
+    /// Returns the last event ID of a client: the value of `Last-Event-ID`, else of the query parameter `lastEventId`.
+    /// The case of both names does not matter. Polyfills use the parameter if they cannot send the field. Some append
+    /// one more to the URL at each reconnection, so the last one counts.
     pub fn last_event_id(&self) -> Option<String> {
         let field = self.field_bytes("last-event-id").filter(|id| !id.is_empty());
-        let is_id = |(name, id): &(&str, &str)| name.eq_ignore_ascii_case("lastEventId") && !id.is_empty();
-        let query = || self.params().filter(is_id).last().map(|(_, id)| percent::decode(id, true).unwrap_or(id.into()));
+        let ids = self.params().filter(|(name, id)| name.eq_ignore_ascii_case("lastEventId") && !id.is_empty());
+        let query = || ids.last().map(|(_, id)| percent::decode(id, true).unwrap_or(id.into()));
         field.map(|id| String::from_utf8_lossy(id).into()).or_else(query)
     }
 
-    /// Whether the connection can carry another request (RFC 9112 §9.3).
+    /// Returns whether the connection can carry another request (RFC 9112 §9.3).
     pub fn keep_alive(&self) -> bool {
         !self.list_has("connection", "close") && (self.minor == 1 || self.list_has("connection", "keep-alive"))
     }
 
-    /// How much the client wants this media type, in thousandths (RFC 9110 §12.5.1): the most specific range decides;
-    /// without an `Accept` field everything is as good as anything.
+    /// Returns the weight that `Accept` gives to a media type, in thousandths (RFC 9110 §12.5.1). The most specific
+    /// range decides. Without `Accept` every media type has the full weight.
     pub fn quality(&self, main_type: &str, subtype: &str) -> u16 {
         let ranges = [&format!("{main_type}/{subtype}"), &format!("{main_type}/*"), "*/*"];
-        let without = if self.field_bytes("accept").is_none() { 1000 } else { 0 };
-        ranges.into_iter().find_map(|range| self.weight(range)).unwrap_or(without)
+        let default = if self.field_bytes("accept").is_none() { 1000 } else { 0 };
+        ranges.into_iter().find_map(|range| self.weight(range)).unwrap_or(default)
     }
 
-    /// Whether `Accept` names `text/event-stream` itself, as EventSource does.
+    /// Returns whether `Accept` names `text/event-stream` itself. That of EventSource does.
     pub fn is_event_source(&self) -> bool {
         self.weight("text/event-stream").is_some()
     }
 
-    /// The weight of a range that `Accept` names.
+    /// Returns the weight of a range in `Accept`, or `None` if `Accept` does not name that range.
     fn weight(&self, range: &str) -> Option<u16> {
+        let mut members = self.list("accept").into_iter().map(|member| split(member, b';'));
         let is_range = |name: &&[u8]| name.eq_ignore_ascii_case(range.as_bytes());
-        let accepted = self.list("accept");
-        let mut named = accepted.iter().map(|accepted| split(accepted, b';'));
-        let parts = named.find(|parts| parts.first().is_some_and(is_range))?;
+        let parts = members.find(|parts| parts.first().is_some_and(is_range))?;
         let weight = parts.into_iter().find_map(|part| {
             let (name, value) = str::from_utf8(part).ok()?.split_once('=')?;
             name.eq_ignore_ascii_case("q").then_some(value)
@@ -277,7 +276,8 @@ impl<'a> Request<'a> {
     }
 }
 
-/// A weight such as `0.8` (RFC 9110 §12.4.2: at most 1, and at most three decimals); 1000 where it is none.
+/// Returns a weight such as `0.8` in thousandths (RFC 9110 §12.4.2: at most 1, and at most three decimals). A malformed
+/// weight counts as 1.
 fn thousandths(weight: &str) -> u16 {
     let (whole, decimals) = weight.split_once('.').unwrap_or((weight, ""));
     match (whole, format!("{decimals:0<3}").parse()) {
@@ -286,10 +286,24 @@ fn thousandths(weight: &str) -> u16 {
     }
 }
 
-/// A field line, without its end: name and value.
+/// Parses the request line, which comes without its line end. Returns the method, the request target and the minor
+/// version.
+fn request_line(line: &[u8]) -> Result<(&str, &str, u8), Reject> {
+    let line = str::from_utf8(line).map_err(|_| REQUEST_LINE)?;
+    let [method, target, version] = line.split(' ').collect::<Vec<_>>()[..] else { return Err(REQUEST_LINE) };
+    match version.strip_prefix("HTTP/").map(str::as_bytes) {
+        Some([b'1', b'.', minor @ b'0'..=b'9']) if is_token(method.as_bytes()) => {
+            Ok((method, target, u8::from(*minor > b'0')))
+        }
+        Some([b'0' | b'2'..=b'9', b'.', b'0'..=b'9']) => Err(VERSION),
+        _ => Err(REQUEST_LINE),
+    }
+}
+
+/// Parses a field line, which comes without its line end. Returns its name and value.
 ///
 /// # Errors
-/// The rule that it breaks.
+/// The refusal for the first rule that the line breaks.
 pub fn field_line(line: &[u8]) -> Result<(&[u8], &[u8]), Reject> {
     if let [b' ' | b'\t', ..] = line {
         return Err(FOLDED);
@@ -297,29 +311,25 @@ pub fn field_line(line: &[u8]) -> Result<(&[u8], &[u8]), Reject> {
     let mut parts = line.splitn(2, |&b| b == b':');
     let name = parts.next().unwrap_or_default();
     let value = parts.next().ok_or(FIELD_NAME)?;
-    if let [.., b' ' | b'\t'] = name {
-        return Err(SPACE_BEFORE_COLON);
+    match name {
+        [.., b' ' | b'\t'] => Err(SPACE_BEFORE_COLON),
+        _ if !is_token(name) => Err(FIELD_NAME),
+        _ if has_control(value) => Err(FIELD_VALUE),
+        // Optional white space is space and tab (RFC 9110 §5.6.3). Other white space is a control character.
+        _ => Ok((name, value.trim_ascii())),
     }
-    if !is_token(name) {
-        return Err(FIELD_NAME);
-    }
-    if has_control(value) {
-        return Err(FIELD_VALUE);
-    }
-    // Optional white space is space and tab (RFC 9110 §5.6.3); other white space is a control character.
-    Ok((name, value.trim_ascii()))
 }
 
-/// Whether a control character stands there, other than a tab.
+/// Returns whether a text contains a control character other than a tab.
 pub fn has_control(text: &[u8]) -> bool {
     text.iter().any(|&b| b.is_ascii_control() && b != b'\t')
 }
 
-/// Origin form or absolute form (RFC 9112 §3.2.1, §3.2.2): the authority, if any, and path with query. The authority form
-/// (§3.2.3) is CONNECT's alone, which is understood, and refused for its method.
+/// Splits a request target in origin form or absolute form (RFC 9112 §3.2.1, §3.2.2). Returns its authority, if it has
+/// one, and its path with the query.
 fn split_target(target: &str) -> Option<(Option<&str>, &str)> {
-    // Deviation: RFC 3986 §2 has no `|`, `\`, `^`, braces or grave accents, but browsers leave them in a query as they
-    // are (WHATWG URL, "query percent-encode set").
+    // Deviation: RFC 3986 §2 does not allow `|`, `\`, `^`, braces and grave accents. We accept them, because browsers
+    // do not encode them in a query (WHATWG URL, "query percent-encode set").
     if !target.bytes().all(|b| b.is_ascii_graphic() && !b"#\"<>".contains(&b)) {
         return None;
     }
@@ -332,21 +342,21 @@ fn split_target(target: &str) -> Option<(Option<&str>, &str)> {
     Some((Some(host_of(authority.as_bytes()).filter(|_| known)?), path))
 }
 
-/// `uri-host [ ":" port ]` (RFC 9110 §7.2), as text where it is one.
+/// Returns a value as text if it is `uri-host [ ":" port ]` (RFC 9110 §7.2).
 pub fn host_of(value: &[u8]) -> Option<&str> {
     let text = str::from_utf8(value).ok()?;
     let (host, port) = split_port(text);
-    // Deviation: a registered name may be percent-encoded and have other characters; no name in the DNS has them.
-    let known = is_ipv6(host) || percent::is_made_of(host, b"-._~");
-    (known && port.bytes().all(|b| b.is_ascii_digit())).then_some(text)
+    // Deviation: RFC 3986 §3.2.2 allows more characters in a name, and percent-encoding. No name in the DNS has them.
+    let is_host = is_ipv6(host) || percent::is_made_of(host, b"-._~");
+    (is_host && port.bytes().all(|b| b.is_ascii_digit())).then_some(text)
 }
 
-/// Whether a host is an IPv6 address, which stands in brackets (RFC 3986 §3.2.2).
+/// Returns whether a host is an IPv6 address in brackets (RFC 3986 §3.2.2).
 pub fn is_ipv6(host: &str) -> bool {
     host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).is_some_and(|h| h.parse::<Ipv6Addr>().is_ok())
 }
 
-/// Host and port of an authority; the port is empty if there is none.
+/// Splits an authority into host and port. The port is empty if there is none.
 pub fn split_port(authority: &str) -> (&str, &str) {
     match authority.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, port),
@@ -354,7 +364,8 @@ pub fn split_port(authority: &str) -> (&str, &str) {
     }
 }
 
-/// An authority without a port that is empty, or the default of its scheme, for both equal none (RFC 9110 §4.2.3).
+/// Returns an authority without its port, if the port is empty or the default of the scheme. Both equal no port (RFC
+/// 9110 §4.2.3).
 pub fn without_default_port<'a>(authority: &'a str, scheme: &str) -> &'a str {
     match (split_port(authority), scheme) {
         ((host, ""), _) | ((host, "80"), "http") | ((host, "443"), "https") => host,
@@ -362,7 +373,7 @@ pub fn without_default_port<'a>(authority: &'a str, scheme: &str) -> &'a str {
     }
 }
 
-/// An origin as it is compared: in lower case, and without a default port.
+/// Returns an origin in the form in which origins are compared: in lower case, and without a default port.
 pub fn origin(text: &str) -> String {
     let text = text.to_ascii_lowercase();
     match text.split_once("://") {
@@ -371,31 +382,33 @@ pub fn origin(text: &str) -> String {
     }
 }
 
-/// The parts of a value between delimiters that stand in no quoted string (RFC 9110 §5.6.4), without white space around
-/// them.
+/// Splits a value at each delimiter outside quoted strings (RFC 9110 §5.6.4). Returns the parts without the white space
+/// around them.
 pub fn split(value: &[u8], delimiter: u8) -> Vec<&[u8]> {
     let mut quoted = false;
     let mut escaped = false;
     let ends = move |&byte: &u8| {
-        let pair = take(&mut escaped);
-        escaped = quoted && !pair && byte == b'\\';
-        quoted ^= byte == b'"' && !pair;
+        let is_escaped = take(&mut escaped);
+        escaped = quoted && !is_escaped && byte == b'\\';
+        quoted ^= byte == b'"' && !is_escaped;
         byte == delimiter && !quoted
     };
     value.split(ends).map(<[u8]>::trim_ascii).collect()
 }
 
-/// The `Cache-Control` of everything but the pages' files, refusals too (RFC 9111 §5.2.2).
+/// The `Cache-Control` of all responses except the pages' files, refusals included (RFC 9111 §5.2.2).
 ///
-/// - `no-store`: what is said now is not true later. Browsers keep polls on their disk otherwise, and a cache may keep a
-///   404, 405, 414 or 501 that says nothing (RFC 9110 §15.1).
-/// - `no-transform`: development servers and frameworks compress event streams otherwise, and hold them back meanwhile.
+/// - `no-store`: a response is valid only now. Without this, browsers store polls on their disk, and a cache may store
+///   a 404, 405, 414 or 501 that has no `Cache-Control` (RFC 9110 §15.1).
+/// - `no-transform`: without this, development servers and frameworks compress event streams, and delay events
+///   meanwhile.
 pub const NO_STORE: &str = "Cache-Control: no-store, no-transform\r\n";
-/// That of the pages' files: they may be kept, but a cache asks before it uses one, for tomorrow's server may be a newer one.
+/// The `Cache-Control` of the pages' files. A cache may store a file, but asks the server before it uses the file,
+/// because a new version of the server may have another one.
 pub const NO_CACHE: &str = "Cache-Control: no-cache\r\n";
 
-/// The head of a response up to, but without, its blank line: status line, `Date`, `nosniff`, and `fields`, which are
-/// whole field lines with their CRLF.
+/// Returns the head of a response without its blank line: the status line, `Date`, `nosniff`, and `fields`. Each of
+/// `fields` is a sequence of field lines, each with its CRLF.
 pub fn head(status: u16, fields: &[&str]) -> String {
     format!(
         "HTTP/1.1 {status} {}\r\nDate: {}\r\nX-Content-Type-Options: nosniff\r\n{}",
@@ -405,17 +418,18 @@ pub fn head(status: u16, fields: &[&str]) -> String {
     )
 }
 
-/// The time, as [`date`] writes it.
+/// Returns the current time in the format of [`date`].
 pub fn now() -> String {
     date(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()))
 }
 
-/// An IMF-fixdate (RFC 9110 §5.6.7) of a second since 1970, by the Gregorian calendar.
+/// Returns a time in seconds since 1970 as an IMF-fixdate (RFC 9110 §5.6.7), by the Gregorian calendar.
 pub fn date(secs: u64) -> String {
     let days = secs / 86_400;
     let time = secs % 86_400;
-    // Years that begin with March end with their leap day, so that months have a fixed place in them. Counted from
-    // 1 March of the year 0, in quarters of a day: a century has 36,524 days and a quarter, then a year 365 and a quarter.
+    // If a year begins in March, its leap day is its last day, and each month begins at a fixed day of the year. So we
+    // count from 1 March of the year 0. The unit is a quarter of a day: then a century has a whole number of units
+    // (36,524 days and a quarter), and so has a year (365 days and a quarter).
     let quarters = 4 * (days + 719_468) + 3;
     let century = quarters / 146_097;
     let quarters = (quarters % 146_097) | 3;
@@ -425,6 +439,6 @@ pub fn date(secs: u64) -> String {
     let year = 100 * century + quarters / 1_461 + u64::from(month >= 10);
     let name = |names: &'static str, n: u64| names.split(' ').nth(n as usize).unwrap_or_default();
     let month = name("Mar Apr May Jun Jul Aug Sep Oct Nov Dec Jan Feb", month);
-    let weekday = name("Thu Fri Sat Sun Mon Tue Wed", days % 7); // 1970 began with a Thursday
+    let weekday = name("Thu Fri Sat Sun Mon Tue Wed", days % 7); // 1 January 1970 was a Thursday
     format!("{weekday}, {day:02} {month} {year} {:02}:{:02}:{:02} GMT", time / 3600, time / 60 % 60, time % 60)
 }

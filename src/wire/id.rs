@@ -1,13 +1,13 @@
-//! An event's id, as the log gives it out. Pure.
+//! The ids of events. Pure.
 
 use std::fmt;
 
-/// An event's id, `EPOCH-SEQ`: the millisecond in which the log was opened, and a number that grows by one.
+/// The id of an event, `EPOCH-SEQ`. Ids only grow.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Id {
-    /// Milliseconds since 1970, made unique by whoever opens the log.
+    /// The time in milliseconds since 1970 at which the log was opened. No two openings of a log have the same epoch.
     pub epoch: u64,
-    /// Starts at 1; 0 is the place before the first event.
+    /// The number of the event within its epoch. It starts at 1 and grows by one; 0 means "before the first event".
     pub seq: u64,
 }
 
@@ -18,24 +18,25 @@ impl fmt::Display for Id {
 }
 
 impl Id {
-    /// Reads an id in exactly the form in which it is written: two decimal numbers, no sign, no leading zero.
+    /// Parses an id. Accepts only the form that `Display` writes: two decimal numbers without sign or leading zeros.
     pub fn parse(text: &str) -> Option<Id> {
         let (epoch, seq) = text.split_once('-')?;
         let id = Id { epoch: epoch.parse().ok()?, seq: seq.parse().ok()? };
         (id.to_string() == text).then_some(id)
     }
 
-    /// Reads an `id` line of an event stream, without its end.
+    /// Parses an `id` line of an event stream. `line` comes without its line end.
     pub fn from_line(line: &[u8]) -> Option<Id> {
         Id::parse(str::from_utf8(line.strip_prefix(b"id: ")?).ok()?)
     }
 
-    /// The id this many events later in its epoch.
+    /// Returns the id that comes this many events later in the same epoch.
     pub fn plus(self, events: u64) -> Id {
         Id { seq: self.seq.saturating_add(events), ..self }
     }
 
-    /// Whether `next` can be the id of the very next event: of the same epoch, or the first of a later one.
+    /// Returns whether `next` can be the id of the next event: the following number of this epoch, or 1 in a later
+    /// epoch.
     pub fn precedes(self, next: Id) -> bool {
         next == self.plus(1) || (next.epoch > self.epoch && next.seq == 1)
     }

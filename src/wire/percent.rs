@@ -1,13 +1,13 @@
-//! Percent-encoding, undone; and what texts that need none are made of. Pure.
+//! Percent-decoding, and a test for texts of certain characters. Pure.
 
-/// Whether a text has something, and nothing but ASCII letters, digits and these.
+/// Returns whether a text is not empty and contains only ASCII letters, digits and the bytes in `further`.
 pub fn is_made_of(text: impl AsRef<[u8]>, further: &[u8]) -> bool {
     let text = text.as_ref();
     !text.is_empty() && text.iter().all(|b| b.is_ascii_alphanumeric() || further.contains(b))
 }
 
-/// Undoes percent-encoding (RFC 3986 §2.1), and with `form` also `+` for a space (WHATWG URL,
-/// "application/x-www-form-urlencoded"). `None` where it is broken or the result is no UTF-8.
+/// Decodes percent-encoding (RFC 3986 §2.1). With `form`, `+` means a space (WHATWG URL,
+/// "application/x-www-form-urlencoded"). Returns `None` if the encoding is malformed or the result is not UTF-8.
 pub fn decode(text: &str, form: bool) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();

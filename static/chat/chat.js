@@ -1,20 +1,23 @@
 'use strict';
-// The chat page of one channel. Plan: show what the channel's line tells (shared.js has the EventSource), tell the truth
-// about the connection, send with POST. Words are those of WHATWG HTML, "Server-sent events". Received text only ever
-// becomes textContent.
+// The chat page of one channel. It shows the messages that come from the channel's line (shared.js has the EventSource)
+// and the state of the connection. It sends messages with POST. Received text only becomes textContent, never markup.
+// The terms are those of WHATWG HTML, "Server-sent events".
 
-const ASK_EVERY = 10000;           // ms between two questions for the number of listeners
-const PATIENCE = 120000;           // ms for an answer
-const UNANSWERED = 3;              // seconds after which a worker that says nothing is taken for dead
+const ASK_EVERY = 10000;           // ms between two requests for the number of subscribers
+const PATIENCE = 120000;           // ms of patience with a response
+const UNANSWERED = 3;              // seconds after which a silent worker counts as dead
 
-const STATES = Object.fromEntries(['connecting', 'open', 'waiting', 'deaf', 'polling'].map(state => [state, word(state)]));
+const STATES = Object.fromEntries(
+  ['connecting', 'open', 'waiting', 'deaf', 'polling'].map(state => [state, word(state)]));
 const $ = id => document.getElementById(id);
 const channel = location.pathname.slice(1) || 'chat';
-const url = `${location.origin}/${channel}`;   // a relative one takes over a password in the page's; fetch refuses that
+// An absolute URL: a relative one takes over a password from the page's URL, and fetch refuses such a URL.
+const url = `${location.origin}/${channel}`;
 const token = takeToken();
 const headers = token ? { Authorization: `Bearer ${token}` } : undefined;
 
-// From /NAME#token=TOKEN: a fragment is not sent (RFC 3986 §3.5). Kept for this tab alone; an empty one is none.
+// Returns the token from the URL /NAME#token=TOKEN, or the one that is stored for this tab. A fragment is not sent to
+// the server (RFC 3986 §3.5). An empty token means no token.
 function takeToken() {
   let given;
   try {
@@ -22,12 +25,12 @@ function takeToken() {
     if (given === undefined) return sessionStorage.getItem('tincan-token');
     history.replaceState(null, '', location.pathname + location.search);
     sessionStorage.setItem('tincan-token', given);
-  } catch { /* storage is blocked, or this is no token */ }
+  } catch { /* storage is blocked, or the fragment is malformed */ }
   return given;
 }
 
-// Whoever has a token wants no dialog of the browser's when it is refused.
-function ask(url, ms, options) {
+// Sends a request. With a token it omits the browser's credentials: a refusal must not open the browser's login dialog.
+function request(url, ms, options) {
   const credentials = token ? 'omit' : 'same-origin';
   return fetchText(url, ms, { ...options, headers: { ...options.headers, ...headers }, credentials });
 }
@@ -35,14 +38,15 @@ function ask(url, ms, options) {
 // ---- The connection ---------------------------------------------------------------------------------------------
 
 let port = null;                   // to the line
-let ownLine = null;                // where it is not shared
-let unanswered = 0;                // seconds
-let deaths = 0;                    // of workers
+let ownLine = null;                // this page's own line, if it is not shared
+let unanswered = 0;                // seconds since the line's last message
+let deaths = 0;                    // workers that stopped responding
 
-// Alone: where the browser has no SharedWorker or it fails, and with a token, which is not for tabs that lack it.
+// Joins the channel's line. `alone`: with a line of the page's own. The page needs its own line if there is no
+// SharedWorker or if the worker fails. It also needs one with a token: tabs without the token must not use it.
 function listen(alone) {
   leave();
-  $('messages').replaceChildren(); // the line tells all of it again
+  $('messages').replaceChildren(); // the line sends all messages again
   pending.length = unanswered = 0;
   if (alone) {
     const ends = new MessageChannel();
@@ -50,7 +54,7 @@ function listen(alone) {
     ownLine ??= openLine(url, headers);
     ownLine(ends.port2);
   } else try {
-    // A worker of another version, which older tabs keep alive, is not ours: it has another name.
+    // Older tabs may keep a worker of another version alive. Its name differs by the hash of its code.
     const worker = new SharedWorker('/assets/shared.js', `${channel} ${hash(String(openLine))}`);
     worker.onerror = () => { if (port === worker.port) listen(true); };
     port = worker.port;
@@ -75,73 +79,73 @@ function connect() { port.postMessage('connect'); }
 function showState(state, seconds) {
   $('seconds').textContent = seconds ? word('seconds', { n: seconds }) : '';
   if (state === $('state').dataset.state) return;
-  $('word').textContent = STATES[state];         // a status is read out whenever it is set
+  $('word').textContent = STATES[state];         // only on a change: a screen reader reads out each assignment
   $('state').dataset.state = state;
   $('now').hidden = state !== 'waiting';
   if (state !== 'open') $('listeners').textContent = '';
   if (state === 'open' || state === 'polling') {
-    reached();
+    clearPassingError();
     askListeners();
   }
   if (state === 'waiting') askWhy();
 }
 
-// An EventSource does not tell why it failed, and for a worker the browser asks nobody for a token: for both it takes a
-// request of the page's.
+// Asks the server why the connection failed, for an EventSource does not report it. If the server wants a token, this
+// request of the page also opens the browser's login dialog. The request of a worker does not.
 async function askWhy() {
   if (document.hidden) return;
   try {
-    const answer = await ask(`${url}?wait=0`, PATIENCE, { cache: 'no-store' });
-    if (answer.status === 401 && $('state').dataset.state !== 'open') refuse(answer, true);
-  } catch { /* nobody is there to ask */ }
+    const response = await request(`${url}?wait=0`, PATIENCE, { cache: 'no-store' });
+    if (response.status === 401 && $('state').dataset.state !== 'open') showRefusal(response, true);
+  } catch { /* the server does not respond */ }
 }
 
-let passes = false;                // the error is one of the connection: it is over once the server is reached
+let passes = false;                // the error shown is one of the connection: it is removed when the server responds
 
-function fail(text, once = false) {
+function fail(text, isPassing = false) {
   $('error').textContent = text;
-  passes = once;
+  passes = isPassing;
 }
 
-function reached() { if (passes) fail(''); }
+function clearPassingError() { if (passes) fail(''); }
 
 function everySecond() {
   if (document.hidden) return;
-  if (++unanswered > UNANSWERED) return listen(++deaths > 1);   // a crashed one can be replaced
+  if (++unanswered > UNANSWERED) return listen(++deaths > 1);   // the first time a new worker replaces the dead one
   port.postMessage(Date.now());
   if (performance.now() > askAt) askListeners();
 }
 
-// ---- What is heard ----------------------------------------------------------------------------------------------
+// ---- Messages ---------------------------------------------------------------------------------------------------
 
-const pending = [];                // list items on their way to the page
-let following = true;              // the reader is at the bottom
-let heard = false;                 // a message was shown
+const pending = [];                // list items that are not in the page yet
+let following = true;              // the list is scrolled to its end
+let hasMessages = false;           // a message was shown
 
 function show({ data, gap }) {
   if (data === undefined) return add(element('li', 'gap', gap > 0 ? word('missed', { n: gap }) : word('gap')));
-  const said = parseMessage(data);
-  const item = element('li', said.name === null ? 'plain' : 'said');
-  if (said.name !== null) item.append(element('b', 'name hue' + hash(said.name) % 8, said.name));
-  item.append(element('p', 'text', said.msg));
+  const { name, msg } = parseMessage(data);
+  const item = element('li', name === null ? 'plain' : 'said');
+  if (name !== null) item.append(element('b', 'name hue' + hash(name) % 8, name));
+  item.append(element('p', 'text', msg));
   item.lastChild.dataset.empty = word('empty');
   add(item);
-  if (!heard) $('terminal').open = false;      // once: whoever opens it again keeps it
-  heard = true;
+  if (!hasMessages) $('terminal').open = false;   // only once: the user may open it again
+  hasMessages = true;
   askAt = Math.min(askAt, performance.now() + 1000);
 }
 
-// What this page sends is JSON with a name; everything else (curl) is shown as it is.
+// This page sends JSON with a name. Any other data, such as curl's, is shown unchanged.
 function parseMessage(data) {
   try {
     const { name, msg } = JSON.parse(data);
     if (typeof name === 'string' && typeof msg === 'string') return { name, msg };
-  } catch { /* not JSON, or null */ }
+  } catch { /* the data is not JSON, or it is null */ }
   return { name: null, msg: data };
 }
 
-// Thousands of events come at once when history is replayed: one change of the page for all that came within a frame.
-// (No requestAnimationFrame: a hidden page has no frames.)
+// Adds an item to the page, together with all others of the same 16 ms: a replay brings thousands of events at once.
+// (requestAnimationFrame would not do, for a hidden page has no frames.)
 function add(item) {
   if (pending.push(item) > KEPT) pending.shift();
   if (pending.length === 1) setTimeout(flush, 16);
@@ -160,7 +164,7 @@ function element(tag, className, text = '') {
   const made = document.createElement(tag);
   made.className = className;
   made.textContent = text;
-  if (tag === 'b') made.title = text;   // a long name is cut
+  if (tag === 'b') made.title = text;   // a long name is cut in the page
   if (tag !== 'li') made.dir = 'auto';
   return made;
 }
@@ -171,7 +175,7 @@ function hash(text) {
   return sum;
 }
 
-// ---- How many listen --------------------------------------------------------------------------------------------
+// ---- The number of subscribers ----------------------------------------------------------------------------------
 
 let askAt = Infinity;              // when to ask next, in the time of performance.now()
 
@@ -180,51 +184,53 @@ async function askListeners() {
   if (!['open', 'polling'].includes($('state').dataset.state)) return;
   let text = '';
   try {
-    const answer = await ask(`${location.origin}/metrics?channel=${channel}`, ASK_EVERY / 2, { cache: 'no-store' });
-    if (answer.ok) {
-      reached();
-      const line = answer.said.match(new RegExp(`^tincan_subscribers\\{channel="${channel}"\\} (\\d+)`, 'm'));
+    const metrics = `${location.origin}/metrics?channel=${channel}`;
+    const response = await request(metrics, ASK_EVERY / 2, { cache: 'no-store' });
+    if (response.ok) {
+      clearPassingError();
+      const line = response.content.match(new RegExp(`^tincan_subscribers\\{channel="${channel}"\\} (\\d+)`, 'm'));
       text = word('listeners', { n: line ? Number(line[1]) : 0 });
     }
-  } catch { /* then it is not known */ }
+  } catch { /* the number is unknown */ }
   if ($('state').dataset.state === 'open') $('listeners').textContent = text;
 }
 
 // ---- Sending ----------------------------------------------------------------------------------------------------
 
-// No echo here: the sender hears the event like everyone else, so what the page shows is what the channel has.
+// Sends a message. The page does not show it at once: it receives the event like any other subscriber. So it shows only
+// what is in the channel.
 async function send(event) {
   event.preventDefault();
   const msg = $('msg').value;
   if (msg.trim() === '' || $('send').disabled) return;
   $('send').disabled = true;
   fail('');
-  $('msg').value = '';             // so that what is typed meanwhile stands alone
+  $('msg').value = '';             // the user may type the next message meanwhile
   let sent = false;
   try {
     const body = JSON.stringify({ name: $('name').value.trim() || $('name').placeholder, msg });
     const headers = { 'Content-Type': 'text/plain;charset=utf-8' };
-    const answer = await ask(url, PATIENCE, { method: 'POST', headers, body });
-    // A stream may be dead without the browser's knowing. What has an id must be heard.
-    const id = answer.said.trim();
-    sent = answer.status === 200 && /^\d+-\d+$/.test(id);
-    if (sent) port.postMessage({ said: id });
-    else refuse(answer);
+    const response = await request(url, PATIENCE, { method: 'POST', headers, body });
+    // The stream may be dead, and the browser may not know it. So the line expects the event with this ID.
+    const id = response.content.trim();
+    sent = response.status === 200 && /^\d+-\d+$/.test(id);
+    if (sent) port.postMessage({ published: id });
+    else showRefusal(response);
   } catch (e) {
     fail(word(e.name === 'TimeoutError' ? 'silent' : 'unreachable'), true);
     port.postMessage('look');
   }
-  if (!sent) $('msg').value = msg + $('msg').value;   // nothing that was typed is lost
+  if (!sent) $('msg').value = msg + $('msg').value;   // before what was typed meanwhile
   $('send').disabled = false;
   $('msg').focus();
 }
 
-// The server refuses with one line of plain text; a proxy between us may answer with a page.
-function refuse({ status, statusText, headers, said }, once) {
+// Shows a refusal. The server's refusal is one line of plain text. A proxy may respond with an HTML page instead.
+function showRefusal({ status, statusText, headers, content }, isPassing) {
   const plain = status !== 200 && /^text\/plain\b/i.test(headers.get('Content-Type') || '');
-  // A proxy's own words have no status before them.
-  const line = plain && said.startsWith(status) ? said.trim().split('\n')[0].slice(0, 500) : '';
-  fail(line || word('answered', { status: `${status} ${statusText}`.trim() }), once || (!line && status > 500));
+  // The server's line begins with the status. A proxy's text does not.
+  const line = plain && content.startsWith(status) ? content.trim().split('\n')[0].slice(0, 500) : '';
+  fail(line || word('answered', { status: `${status} ${statusText}`.trim() }), isPassing || (!line && status > 500));
 }
 
 // ---- Start ------------------------------------------------------------------------------------------------------
@@ -233,22 +239,24 @@ document.title = `${channel} · tincan`;
 $('channel').textContent = channel;
 $('curl-listen').textContent = `curl -N ${url}`;
 $('curl-say').textContent = `curl -d 'soup is ready' ${url}`;
-// What the server puts in for `further` may link to a page that shows the same channel.
+// The server may put links in place of the comment `further`. Some of them lead to a page about the same channel.
 for (const link of document.querySelectorAll('[data-channel-href]')) link.href = link.dataset.channelHref + channel;
 
 try { $('name').value = localStorage.getItem('tincan-name') || ''; } catch { /* storage is blocked */ }
-$('name').oninput = () => { try { localStorage.setItem('tincan-name', $('name').value); } catch { /* as above */ } };
+$('name').oninput = () => {
+  try { localStorage.setItem('tincan-name', $('name').value); } catch { /* storage is blocked */ }
+};
 
 $('form').onsubmit = send;
 $('now').onclick = connect;
 $('log').onscroll = () => { following = $('log').scrollHeight - $('log').scrollTop - $('log').clientHeight < 16; };
-new ResizeObserver(follow).observe($('log'));                       // a phone's keyboard, or the curl lines closing
+new ResizeObserver(follow).observe($('log'));                       // a phone's keyboard opens, or the curl lines close
 document.onvisibilitychange = everySecond;
 addEventListener('pagehide', leave);
 addEventListener('pageshow', event => { if (event.persisted) listen(Boolean(token)); });
-addEventListener('hashchange', () => location.reload());            // another token
+addEventListener('hashchange', () => location.reload());            // the fragment may have another token
 addEventListener('online', connect);
-addEventListener('offline', () => port.postMessage('look'));         // a server on this machine is still there
+addEventListener('offline', () => port.postMessage('look'));         // a server on this machine still responds
 setInterval(everySecond, 1000);
-if (!matchMedia('(pointer: coarse)').matches) $('msg').focus();     // there it would open a phone's keyboard
+if (!matchMedia('(pointer: coarse)').matches) $('msg').focus();     // on a phone this would open the keyboard
 listen(Boolean(token));

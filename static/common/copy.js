@@ -1,10 +1,10 @@
 'use strict';
-// The buttons that copy the code before them.
+// The buttons that copy the code element before them.
 
-// navigator.clipboard is there in secure contexts only; http://192.168.1.5:8000 is none.
+// navigator.clipboard exists only in secure contexts. http://192.168.1.5:8000 is not a secure context.
 async function copy(button) {
   const code = button.previousElementSibling;
-  const told = document.getElementById('copied');
+  const announcement = document.getElementById('copied');
   let done = true;
   try {
     await navigator.clipboard.writeText(code.textContent);
@@ -12,8 +12,8 @@ async function copy(button) {
     getSelection().selectAllChildren(code);
     done = document.execCommand('copy');
   }
-  button.textContent = told.textContent = word(done ? 'copied' : 'selected');
-  setTimeout(() => { button.textContent = word('copy'); told.textContent = ''; }, 2000);
+  button.textContent = announcement.textContent = word(done ? 'copied' : 'selected');
+  setTimeout(() => { button.textContent = word('copy'); announcement.textContent = ''; }, 2000);
 }
 
 for (const button of document.querySelectorAll('.copy')) button.onclick = () => copy(button);

@@ -1,42 +1,43 @@
 'use strict';
-// EventSource in plain JavaScript, after WHATWG HTML, "Server-sent events"; names in quotes are its sections.
-//   EventStreamParser    bytes in, events out, and every step between them can be watched; it knows no connection.
-//   TincanEventSource    the EventSource interface around it, and one option more: { headers: { Authorization: ... } }.
-// Both are globals of a plain script, without modules or a build: <script src="/assets/eventsource.js">. Where there is
-// no EventSource, it becomes that too.
+// EventSource in plain JavaScript, after WHATWG HTML, "Server-sent events". Names in quotes are sections of that text.
+//   EventStreamParser    turns bytes into events. Every step can be watched. It has no connection.
+//   TincanEventSource    has the interface of EventSource, and one more option: { headers: { Authorization: ... } }.
+// Both are globals of a plain script, without modules and without a build: <script src="/assets/eventsource.js">.
+// In a browser without EventSource, TincanEventSource takes that name too.
 
 globalThis.EventStreamParser = class EventStreamParser {
-  // What is known at any time, to be read by whoever watches ("Interpreting an event stream").
-  data = '';                       // data buffer: each data line with a line feed behind it
+  // The state of the algorithm ("Interpreting an event stream"). The caller may read it at any time.
+  data = '';                       // data buffer: each data line, with a line feed after it
   type = '';                       // event type buffer
-  id = '';                         // last event ID buffer: what was read
-  lastEventId = '';                // last event ID string: what holds since the last blank line
+  id = '';                         // last event ID buffer: the value of the last id field
+  lastEventId = '';                // last event ID string: the value of `id` at the last blank line
 
   #watch;
-  #decoder = new TextDecoder();    // UTF-8; U+FFFD for what is none; takes off one leading BOM, even one that was split
-  #rest = '';                      // a line that has no end yet
-  #afterCR = false;                // a line feed now would be the second half of a CR LF
+  #decoder = new TextDecoder();    // UTF-8; malformed bytes become U+FFFD; removes a leading BOM, even a split one
+  #unfinished = '';                // the beginning of a line whose end has not come yet
+  #afterCR = false;                // if a line feed comes next, it is the second half of a CR LF
 
-  // `watch` has functions, all optional: line(text), comment(text), field(name, value, effect), retry(ms),
-  // dispatch({ type, data, lastEventId }), and nothing() for a blank line that fires nothing.
-  // Deviation: the text has each stream begin with an empty last event ID buffer, so that a blank line before the first
-  // id forgets the place. Chromium goes on with the last event ID string of the stream before: a caller can hand it in.
+  // `watch` is an object with functions, all optional: line(text), comment(text), field(name, value, effect),
+  // retry(ms), dispatch({ type, data, lastEventId }), and nothing() for a blank line that fires nothing.
+  // Deviation: by the text each stream begins with an empty last event ID buffer, so a blank line before the first id
+  // field clears the last event ID. Chromium goes on with the last event ID string of the previous stream. A caller can
+  // do the same: it passes that string here.
   constructor(watch = {}, lastEventId = '') {
     this.#watch = watch;
     this.id = this.lastEventId = lastEventId;
   }
 
-  // Takes the next bytes (Uint8Array), cut anywhere; or text, which is decoded already and has no BOM any more.
-  // At the end of the stream there is nothing to call: an event without its blank line is discarded.
+  // Interprets the next bytes (a Uint8Array), which may begin and end anywhere. Or the next text, which is decoded
+  // already and has no BOM. At the end of the stream nothing is called: an event without blank line is discarded.
   feed(chunk) {
     let text = typeof chunk === 'string' ? chunk : this.#decoder.decode(chunk, { stream: true });
-    if (text === '') return;       // half a character
+    if (text === '') return;       // a part of a character
     const afterCR = this.#afterCR;
     this.#afterCR = text.endsWith('\r');
     if (afterCR && text[0] === '\n') text = text.slice(1);
     const lines = text.split(/\r\n?|\n/);
-    lines[0] = this.#rest + lines[0];
-    this.#rest = lines.pop();
+    lines[0] = this.#unfinished + lines[0];
+    this.#unfinished = lines.pop();
     lines.forEach(line => this.#interpret(line));
   }
 
@@ -52,7 +53,7 @@ globalThis.EventStreamParser = class EventStreamParser {
     }
   }
 
-  // Returns the effect, in words. Field names are compared as they are: `Data` is none.
+  // Returns the effect, in words. Field names are case-sensitive: `Data` is an unknown field.
   #process(name, value) {
     switch (name) {
       case 'event':
@@ -66,7 +67,7 @@ globalThis.EventStreamParser = class EventStreamParser {
         this.id = value;
         return 'the last event ID, from the blank line on';
       case 'retry':
-        // Chromium takes an empty value as its own default, and ignores what does not fit into 64 bits.
+        // Chromium reads an empty value as its default, and ignores a number that does not fit into 64 bits.
         if (!/^[0-9]+$/.test(value)) return 'ignored: not only digits';
         this.#watch.retry?.(Number(value));
         return 'the reconnection time';
@@ -76,7 +77,7 @@ globalThis.EventStreamParser = class EventStreamParser {
   }
 
   #dispatch() {
-    this.lastEventId = this.id;    // also where nothing is fired
+    this.lastEventId = this.id;    // even if nothing fires
     const { data, type, lastEventId } = this;
     this.data = this.type = '';
     if (data === '') this.#watch.nothing?.();
@@ -86,18 +87,18 @@ globalThis.EventStreamParser = class EventStreamParser {
 
 globalThis.TincanEventSource = class TincanEventSource extends EventTarget {
   static #LIMITS = {
-    pause: 30000,                  // ms; Limit: no pause grows longer, unless the server asked for more
-    timer: 2 ** 31 - 1,            // ms; a longer one would fire at once
-    text: 1 << 24,                 // Limit: characters that an XMLHttpRequest may pile up
+    pause: 30000,                  // ms; Limit: the longest pause, unless the server asks for a longer one
+    timer: 2 ** 31 - 1,            // ms; a longer timer would fire at once
+    text: 1 << 24,                 // Limit: characters that one XMLHttpRequest may hold
   };
 
   #url; #target; #withCredentials; #headers;
   #readyState = 0;
   #parser = new EventStreamParser();
-  #reconnectionTime = 3000;        // ms, as in Chromium; the text leaves it to the browser
-  #failures = 0;                   // failed attempts since the last stream that opened
+  #reconnectionTime = 3000;        // ms, as in Chromium; the text leaves the value to the browser
+  #failures = 0;                   // failed attempts since a stream was last open
   #timer = 0;
-  #abort = new AbortController();  // of the connection
+  #abort = new AbortController();  // ends the connection
 
   constructor(url, init) {
     super();
@@ -107,8 +108,8 @@ globalThis.TincanEventSource = class TincanEventSource extends EventTarget {
     } catch {
       throw new DOMException(`Cannot open an EventSource to '${url}'. The URL is invalid.`, 'SyntaxError');
     }
-    // Deviation: fetch refuses a URL with a user name and a password. They are left out, and the browser answers a
-    // challenge with what it remembers.
+    // Deviation: fetch refuses a URL with a user name and a password, so they are removed. If the server asks for
+    // credentials, the browser sends those that it remembers.
     this.#target = new URL(this.#url);
     this.#target.username = this.#target.password = '';
     this.#withCredentials = Boolean(init?.withCredentials);
@@ -126,36 +127,37 @@ globalThis.TincanEventSource = class TincanEventSource extends EventTarget {
     this.#abort.abort();
   }
 
-  // "Processing model". Each connection has its own abort signal: nothing that one still has to say is heard after it.
+  // "Processing model". Each connection has its own abort signal. After the abort, nothing of that connection fires.
   #connect() {
     const headers = new Headers(this.#headers);
     headers.set('Accept', 'text/event-stream');
-    // A header is bytes: one character stands for each byte of the UTF-8 ("The `Last-Event-ID` header").
+    // A field value is bytes. Here each character stands for one byte of the UTF-8 ("The `Last-Event-ID` header").
     const id = new TextEncoder().encode(this.#parser.lastEventId);
     if (id.length > 0) headers.set('Last-Event-ID', Array.from(id, byte => String.fromCharCode(byte)).join(''));
     const { signal } = this.#abort = new AbortController();
-    // Whoever brings a token of his own wants no dialog when it is refused; the price is that no cookie is sent either.
-    const own = this.#headers?.has('Authorization') ? 'omit' : 'same-origin';
-    const credentials = this.#withCredentials ? 'include' : own;
+    // With a token of the caller's, a refusal must not open the browser's login dialog. So the browser sends no
+    // credentials, and no cookies either.
+    const withoutCredentials = this.#headers?.has('Authorization') ? 'omit' : 'same-origin';
+    const credentials = this.#withCredentials ? 'include' : withoutCredentials;
     const transport = 'body' in Response.prototype ? TincanEventSource.#byFetch : TincanEventSource.#byXHR;
     transport(this.#target.href, { headers, credentials, cache: 'no-store', signal },
-      (...head) => { if (!signal.aborted) this.#hearHead(...head); },
+      (...head) => { if (!signal.aborted) this.#receiveHead(...head); },
       chunk => { if (!signal.aborted) this.#parser.feed(chunk); },
-    ).catch(() => { /* a network error is an end like any other */ }).then(() => signal.aborted || this.#reconnect());
+    ).catch(() => { /* a network error: it reconnects */ }).then(() => signal.aborted || this.#reconnect());
   }
 
-  #hearHead(status, type, url) {
-    // Parameters are allowed and mean nothing: the stream is UTF-8. (Chromium fails where charset names another.)
+  #receiveHead(status, type, url) {
+    // Parameters are allowed, and ignored: the stream is UTF-8. (Chromium fails if charset names another encoding.)
     if (status !== 200 || !/^\s*text\/event-stream\s*(;|$)/i.test(type ?? '')) return this.#fail();
-    // Later attempts go to where the redirects led, as in Chromium. Not with headers of the caller's: they are not for
-    // another origin, and fetch only takes care of that while it follows the redirect itself.
-    const final = new URL(url || this.#target);            // what a service worker makes up has no URL
+    // Later attempts go to the URL at the end of the redirects, as in Chromium. With headers of the caller's they go to
+    // the first URL again: another origin must not get these headers, and fetch removes them only while it redirects.
+    const final = new URL(url || this.#target);            // the response of a service worker may have no URL
     if (!this.#headers) this.#target = final;
     this.#failures = 0;
     this.#parser = new EventStreamParser({
       retry: ms => { this.#reconnectionTime = ms; },
-      // Deviation: the events of a chunk are fired in one task, so what a listener awaits comes after the last of them.
-      // One of them may have called close(): then the rest is not heard.
+      // Deviation: all events of a chunk fire in one task. If a listener awaits something, it goes on after the last of
+      // them. If a listener calls close(), the events after that one do not fire.
       dispatch: ({ type, ...event }) => {
         if (this.#readyState !== this.OPEN) return;
         this.dispatchEvent(new MessageEvent(type, { ...event, origin: final.origin }));
@@ -171,7 +173,7 @@ globalThis.TincanEventSource = class TincanEventSource extends EventTarget {
     this.dispatchEvent(new Event('error'));
   }
 
-  // "Reestablish the connection". Pauses double with each attempt that fails, as the text allows; Chromium's do not.
+  // "Reestablish the connection". The pause doubles with each failed attempt, as the text allows. Chromium's does not.
   #reconnect() {
     const time = this.#reconnectionTime;
     const { pause, timer } = TincanEventSource.#LIMITS;
@@ -182,9 +184,9 @@ globalThis.TincanEventSource = class TincanEventSource extends EventTarget {
     this.dispatchEvent(new Event('error'));
   }
 
-  // A transport calls opened(status, media type, final URL) once and feed(chunk) for what comes; its promise ends with
-  // the connection. Deviation: if an answer breaks off, fetch throws away what was not read yet. No event that has an id
-  // is lost by that, for the next connection goes on behind the last one that was heard.
+  // A transport calls opened(status, media type, final URL) once, and feed(chunk) for each part of the body. Its
+  // promise is settled when the connection ends. Deviation: if a response is cut off, fetch discards the bytes that
+  // were not read yet. No event with an ID is lost: the next connection goes on after the last event that fired.
   static async #byFetch(url, init, opened, feed) {
     const response = await fetch(url, init);
     opened(response.status, response.headers.get('Content-Type'), response.url);
@@ -192,8 +194,8 @@ globalThis.TincanEventSource = class TincanEventSource extends EventTarget {
     for (let next; !(next = await reader.read()).done;) feed(next.value);
   }
 
-  // For where fetch cannot stream. responseText only grows, so its memory is held until the connection ends: past a
-  // limit we end it and go on behind the last id.
+  // For browsers in which fetch cannot stream. responseText only grows, and its memory is freed when the connection
+  // ends. So at a limit the connection is ended, and the next one goes on after the last event.
   static #byXHR(url, { headers, credentials, signal }, opened, feed) {
     return new Promise(done => {
       const xhr = new XMLHttpRequest();
@@ -202,7 +204,7 @@ globalThis.TincanEventSource = class TincanEventSource extends EventTarget {
       xhr.withCredentials = credentials === 'include';
       headers.forEach((value, name) => xhr.setRequestHeader(name, value));
       xhr.setRequestHeader('Cache-Control', 'no-cache');   // in place of the cache mode
-      xhr.overrideMimeType('text/plain; charset=utf-8');   // whatever charset the server names
+      xhr.overrideMimeType('text/plain; charset=utf-8');   // even if the server names another charset
       xhr.onreadystatechange = () => {
         const type = xhr.getResponseHeader('Content-Type');
         if (xhr.readyState === xhr.HEADERS_RECEIVED) opened(xhr.status, type, xhr.responseURL);
@@ -219,24 +221,24 @@ globalThis.TincanEventSource = class TincanEventSource extends EventTarget {
   }
 };
 
-// Makes onopen, onmessage and onerror, which hear in the order in which they were set, and the constants. (Not in the class:
-// Safari has no static blocks before 16.4.)
+// Defines onopen, onmessage and onerror, and the constants. A handler is called in the order in which it was set, among
+// the other listeners. (This block is not in the class: Safari before 16.4 has no static blocks.)
 {
   const handlers = new WeakMap();
-  const of = source => handlers.get(source) ?? handlers.set(source, {}).get(source);
+  const handlersOf = source => handlers.get(source) ?? handlers.set(source, {}).get(source);
   const { prototype } = TincanEventSource;
   for (const type of ['open', 'message', 'error']) {
     Object.defineProperty(prototype, `on${type}`, {
-      get() { return of(this)[type]?.hear ?? null; },
-      set(hear) {
-        const old = of(this)[type];
-        if (typeof hear !== 'function') {
+      get() { return handlersOf(this)[type]?.callback ?? null; },
+      set(callback) {
+        const old = handlersOf(this)[type];
+        if (typeof callback !== 'function') {
           this.removeEventListener(type, old?.listener);
-          delete of(this)[type];
+          delete handlersOf(this)[type];
         } else if (old) {
-          old.hear = hear;
+          old.callback = callback;
         } else {
-          const handler = of(this)[type] = { hear, listener: event => handler.hear.call(this, event) };
+          const handler = handlersOf(this)[type] = { callback, listener: event => handler.callback.call(this, event) };
           this.addEventListener(type, handler.listener);
         }
       },
@@ -244,7 +246,7 @@ globalThis.TincanEventSource = class TincanEventSource extends EventTarget {
     });
   }
   ['CONNECTING', 'OPEN', 'CLOSED'].forEach((name, value) => {
-    for (const at of [TincanEventSource, prototype]) Object.defineProperty(at, name, { value, enumerable: true });
+    for (const owner of [TincanEventSource, prototype]) Object.defineProperty(owner, name, { value, enumerable: true });
   });
 }
 

@@ -1,6 +1,7 @@
 'use strict';
-// The answer to a request, with its text in `said`; after `ms` a TimeoutError instead. If it may be `slow`, only its head
-// must come by then. (In 2022 not every browser had AbortSignal.timeout, and none AbortSignal.any.)
+// Sends a request. Resolves with the response, which has the text of its body in `content`. Fails with a TimeoutError
+// if the response does not come within `ms`. With `slow`, only the head must come within that time. (In 2022 some
+// browsers had no AbortSignal.timeout, and none had AbortSignal.any.)
 function fetchText(url, ms, { signal, slow, ...options } = {}) {
   const abort = new AbortController();
   const stop = () => abort.abort();
@@ -10,11 +11,11 @@ function fetchText(url, ms, { signal, slow, ...options } = {}) {
   const late = new Promise((_, fail) => {
     timer = setTimeout(() => { fail(new DOMException('', 'TimeoutError')); stop(); }, ms);
   });
-  const whole = async answer => {
+  const read = async response => {
     if (slow) clearTimeout(timer);
-    return Object.assign(answer, { said: await answer.text() });
+    return Object.assign(response, { content: await response.text() });
   };
-  return Promise.race([fetch(url, { ...options, signal: abort.signal }).then(whole), late]).finally(() => {
+  return Promise.race([fetch(url, { ...options, signal: abort.signal }).then(read), late]).finally(() => {
     clearTimeout(timer);
     signal?.removeEventListener('abort', stop);
   });

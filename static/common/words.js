@@ -1,13 +1,14 @@
 'use strict';
-// The words of the pages, in English and in Chinese: whichever the browser's list of languages has first, and English
-// if it has neither. What the server itself says (one line of English) is shown as it is.
+// The texts of the pages, in English and in Chinese. The page uses the language that comes first in the browser's list
+// of languages, and English if the list has neither. Texts of the server (one line of English) are shown unchanged.
 //
-//   <p data-word="say">Say</p>                   gets this text; a key that is not in the table leaves it as it is
-//   <input data-word-placeholder="anonymous">    gets this attribute; so for aria-label and title
-//   <a data-zh="频道">Channel</a>                 brings its Chinese itself
-//   word('missed', { n: 3 })                     is for scripts. {n} is filled in; of "one|many" n takes one
+//   <p data-word="say">Say</p>                   gets the text of this key; without such a key it is unchanged
+//   <input data-word-placeholder="anonymous">    gets this attribute; aria-label and title work in the same way
+//   <a data-zh="频道">Channel</a>                 contains its Chinese text itself
+//   word('missed', { n: 3 })                     returns a text for a script. {n} is replaced by 3. If a text has the
+//                                                form "one|many", the first part is for n = 1
 //
-// Here are the words of the chat page. Those that another page has besides are in files of their own, behind this one.
+// This table has the texts of the chat page. The other pages load further tables after this file.
 
 const WORDS = {};
 const chinese = /^zh\b/i.test(navigator.languages.find(tag => /^(en|zh)\b/i.test(tag)));
@@ -17,7 +18,7 @@ function word(key, values = {}) {
   return (values.n === 1 ? one : many).replace(/\{(\w+)\}/g, (_, name) => values[name]);
 }
 
-// Puts words into the table, and into the page.
+// Adds texts to the table, and puts them into the page.
 function addWords(words) {
   Object.assign(WORDS, words);
   for (const node of document.querySelectorAll('*')) {
@@ -40,17 +41,17 @@ addWords({
   connecting: ['connecting…', '正在连接…'],
   open: ['open', '已连接'],
   waiting: ['waiting', '等待重连'],
-  deaf: ['nothing comes through; trying again', '收不到消息，正在重试'],
+  deaf: ['no data arrives; connecting again', '收不到数据，正在重新连接'],
   polling: ['open, by polling', '已连接（轮询）'],
   seconds: ['{n} s', '{n} 秒'],
-  now: ['now', '立即重连'],
-  listeners: ['{n} listener|{n} listeners', '{n} 个连接在收听'],
+  now: ['reconnect now', '立即重连'],
+  listeners: ['{n} subscriber|{n} subscribers', '{n} 个订阅者'],
 
   // The chat page
   terminal: ['From a terminal', '从终端使用'],
   channel: [
-    'This channel is a URL: what is posted to it, everyone who has it open hears.',
-    '频道就是一个 URL：向它 POST 的内容，打开它的人都能收到。',
+    'This channel is a URL. Everyone who has it open receives what is posted to it.',
+    '这个频道就是一个 URL。打开它的人，都能收到向它 POST 的内容。',
   ],
   listen: ['Listen', '收听'],
   say: ['Say', '发言'],
@@ -63,9 +64,9 @@ addWords({
   message: ['Message', '消息'],
   send: ['Send', '发送'],
   empty: ['(empty)', '（空）'],
-  gap: ['Some messages may have been missed here', '这里可能漏掉了一些消息'],
-  missed: ['{n} message was missed here|{n} messages were missed here', '这里漏掉了 {n} 条消息'],
-  silent: ['the server did not answer', '服务器没有响应'],
+  gap: ['Some messages may be missing here', '这里可能漏掉了一些消息'],
+  missed: ['{n} message is missing here|{n} messages are missing here', '这里漏掉了 {n} 条消息'],
+  silent: ['the server did not respond', '服务器没有响应'],
   unreachable: ['could not reach the server', '无法连接服务器'],
-  answered: ['the server answered {status}', '服务器返回了 {status}'],
+  answered: ['the server responded with {status}', '服务器返回了 {status}'],
 });

@@ -1,29 +1,32 @@
 'use strict';
-// The wire lab. One EventSource listens to a URL. The server tells each byte of that connection as events of a second
-// stream, the tap (`?tap=KEY`, src/lab.rs). The page sets these bytes beside what the specification's algorithm does with
-// them (EventStreamParser, eventsource.js) and beside what the EventSource fired: a row of the table is a line of the wire.
-// A channel can be heard with a WebSocket as well; then a row is a part of a frame (RFC 6455 §5.2).
+// The wire lab. One EventSource listens to a URL. The server reports each byte of that connection in a second stream,
+// the tap (`?tap=KEY`, src/wings/lab). The table shows these bytes. Beside them it shows what the algorithm of the
+// specification does with them (EventStreamParser, eventsource.js), and what the browser's EventSource fired. A row of
+// the table is a line of the wire. For a channel the lab can use a WebSocket instead. Then a row is a part of a frame
+// (RFC 6455 §5.2).
 
-const KEPT_ROWS = 800;             // Limit: rows of the table; the oldest go first
-const ROUNDS = 4;                  // Limit: connections that a lesson with a retry field ends; then the lab closes
-const LATE = 2000;                 // ms after which what was fired gets a row of its own
-const RETRY = 3000;                // ms; the browser's own reconnection time, and ours
-const PATIENCE = 10000;            // ms for an answer
+const KEPT_ROWS = 800;             // Limit: rows of the table; the oldest are removed
+const ROUNDS = 4;                  // Limit: connections that a lesson with a retry field ends; then the lab closes it
+const LATE = 2000;                 // ms after which a fired event gets a row of its own
+const RETRY = 3000;                // ms; the reconnection time of the browser, and of this page
+const PATIENCE = 10000;            // ms of patience with a response
 const NAME = /^(?!(lab|lessons|assets|metrics|health)$)[A-Za-z0-9_-]{1,64}$/;
 
 const $ = id => document.getElementById(id);
 
-// ---- Bytes, visible ---------------------------------------------------------------------------------------------
+// ---- Visible bytes ----------------------------------------------------------------------------------------------
 
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 const CONTROLS = ('NUL SOH STX ETX EOT ENQ ACK BEL BS TAB LF VT FF CR SO SI ' +
   'DLE DC1 DC2 DC3 DC4 NAK SYN ETB CAN EM SUB ESC FS GS RS US').split(' ');
 const hex = byte => byte.toString(16).padStart(2, '0').toUpperCase();
 const numbers = bytes => [...bytes].map(hex).join(' ');
-// A byte with its bits, in groups.
-const bits = (groups, spaced) => ([byte]) => `${hex(byte)} = ${byte.toString(2).padStart(8, '0').replace(groups, spaced)}`;
+// Returns a function that shows a byte with its bits, in groups.
+const bits = (groups, spaced) => ([byte]) =>
+  `${hex(byte)} = ${byte.toString(2).padStart(8, '0').replace(groups, spaced)}`;
 
-// A text in which every byte can be seen. What is no UTF-8, and what has no picture, is shown as numbers.
+// Returns the bytes as text in which every byte is visible. Malformed UTF-8 and invisible characters are shown in
+// hexadecimal.
 function visible(bytes) {
   const shown = document.createDocumentFragment();
   let text = '';
@@ -31,7 +34,7 @@ function visible(bytes) {
   const mark = (className, content, name = '') => {
     flush();
     const made = element('span', className, content);
-    made.dataset.name = name;      // is shown in place of the content: many fonts lack the control pictures
+    made.dataset.name = name;      // shown in place of the content: many fonts lack the control pictures
     shown.append(made);
   };
   for (let at = 0; at < bytes.length;) {
@@ -43,14 +46,15 @@ function visible(bytes) {
     else if (byte === 0x7f) mark('control', '\u2421', 'DEL');
     else {
       let character = '';
-      try { character = utf8.decode(part); } catch { /* no UTF-8, or a part of it */ }
+      try { character = utf8.decode(part); } catch { /* malformed UTF-8, or a part of a character */ }
       if (character === '') {
         mark('control', `⟨${hex(byte)}⟩`, hex(byte));
         at++;
         continue;
       }
       const shown = numbers(part);
-      if (/[\p{C}\p{Z}]/u.test(character)) mark('control', `⟨${shown}⟩`, character === '\ufeff' ? `BOM ${shown}` : shown);
+      const name = character === '\ufeff' ? `BOM ${shown}` : shown;
+      if (/[\p{C}\p{Z}]/u.test(character)) mark('control', `⟨${shown}⟩`, name);
       else text += character;
     }
     at += length;
@@ -72,7 +76,7 @@ function exact(tag, text) {
   return made;
 }
 
-// How much of these bytes is the first line, with its end: CR LF, LF or CR. It may have none.
+// Returns the length of the first line with its end: CR LF, LF or CR. If no line ends here, that is all bytes.
 function lineLength(bytes) {
   const end = bytes.findIndex((byte, at) => byte === 10 || (byte === 13 && bytes[at + 1] !== 10));
   return end < 0 ? bytes.length : end + 1;
@@ -81,16 +85,16 @@ function lineLength(bytes) {
 // ---- The table --------------------------------------------------------------------------------------------------
 
 const body = $('wire').tBodies[0];
-const notes = new WeakMap();       // of a row: { block, state }
-let following = true;              // the reader is at the bottom
+const notes = new WeakMap();       // row: { block, state }
+let following = true;              // the table is scrolled to its end
 
 function addRow(className, cells, note = {}) {
   const row = element('tr', className);
   row.append(...cells);
-  // On a phone the rows are blocks, which takes their roles from them.
-  row.setAttribute('role', 'row');   // Firefox before 119 has no `role`
+  // On a phone the rows are blocks in CSS, and lose their roles by that.
+  row.setAttribute('role', 'row');   // Firefox before 119 has no property `role`
   for (const cell of cells) cell.setAttribute('role', cell.scope ? 'rowheader' : 'cell');
-  row.tabIndex = body.querySelector('[tabindex="0"]') ? -1 : 0;   // one stop for the Tab key
+  row.tabIndex = body.querySelector('[tabindex="0"]') ? -1 : 0;   // the Tab key stops only once in the table
   notes.set(row, note);
   body.append(row);
   while (body.childElementCount > KEPT_ROWS) body.firstElementChild.remove();
@@ -98,10 +102,10 @@ function addRow(className, cells, note = {}) {
   return row;
 }
 
-// Also behind each change of a row: one that grew would otherwise look as if the reader had gone up.
+// Keeps the table at its end. To be called after each change of a row: a row that grew also moves the end.
 function follow() { if (following) $('scroll').scrollTop = $('scroll').scrollHeight; }
 
-// A line over all columns.
+// Adds a row over all columns.
 function addHeading(className, text) {
   const cell = element('th', '', text);
   cell.colSpan = 3;
@@ -109,18 +113,18 @@ function addHeading(className, text) {
   return addRow(className, [cell]);
 }
 
-// `shown` is a text that stands for the bytes, where they are none.
-function addLine(way, bytes, note, shown) {
+// Adds a row for a line of the wire, or for a part of a frame. `shown` is shown in place of the bytes, if it is given.
+function addLine(direction, bytes, note, shown) {
   const wire = element('td', 'bytes');
   const code = element('code');
   code.append(shown ?? visible(bytes));
   wire.append(code);
   if (shown === undefined) wire.append(element('code', 'hex', numbers(bytes)));
-  const made = addRow(`row ${way}`, [wire, element('td', 'steps'), element('td', 'fired')], note);
+  const made = addRow(`row ${direction}`, [wire, element('td', 'steps'), element('td', 'fired')], note);
   return { row: made, steps: made.cells[1], fired: made.cells[2] };
 }
 
-// What belongs to this row is marked, and the buffers are shown as they were behind it.
+// Marks the rows of the same block, and shows the buffers as they were after this row.
 let pointed = null;
 
 function point(row) {
@@ -154,7 +158,7 @@ function step(event) {
 
 // ---- The buffers ------------------------------------------------------------------------------------------------
 
-let latest = null;                 // what the algorithm remembers now
+let latest = null;                 // the state of the algorithm now
 
 function showBuffers() {
   const { data = '', type = '', id = '', lastEventId = '', retry = null } = notes.get(pointed)?.state ?? latest ?? {};
@@ -180,52 +184,53 @@ for (const name of BUFFERS) {
   $('buffers').append(pair);
 }
 
-// ---- What the tap tells -----------------------------------------------------------------------------------------
+// ---- The bytes that the tap reports -----------------------------------------------------------------------------
 
 let connections = new Map();       // by their number in the tap
 let count = 0;
-let began = 0;                     // the server's time of the first byte, ms
-let opened = 0;                    // connections of the stream
+let began = 0;                     // ms; the server's time of the first byte
+let opened = 0;                    // connections of the stream so far
 
 class Connection {
   constructor(at) {
     this.number = ++count;
     this.blocks = 0;
-    this.ways = { in: { head: true }, out: { head: true } };
-    // Half of the reconnection time is for what we do not know of the clocks.
+    this.sides = { in: { head: true }, out: { head: true } };
+    // Half of the reconnection time is a margin for the difference of the clocks, which is not known exactly.
     this.began = at - (latest?.retry ?? RETRY) / 2;
   }
 
   get attempt() {
-    const skew = Math.min(most, Math.max(least, 0));
+    const skew = Math.min(maxAhead, Math.max(minAhead, 0));
     return errors.filter(error => error < this.began + skew).length;
   }
 
   get block() { return `${this.number}.${this.blocks}`; }
 
-  hear(way, bytes, at) {
+  receive(direction, bytes, at) {
     began ||= at;
     const time = ((at - began) / 1000).toFixed(3);
-    addHeading(`piece ${way}`, word(`lab-${way}`, { time, number: this.number, size: word('lab-size', { n: bytes.length }) }));
-    const side = this.ways[way];
+    const size = word('lab-size', { n: bytes.length });
+    addHeading(`piece ${direction}`, word(`lab-${direction}`, { time, number: this.number, size }));
+    const side = this.sides[direction];
     while (bytes.length > 0) {
-      if (side.frames) return this.hearFrames(way, side, bytes);
+      if (side.frames) return this.receiveFrames(direction, side, bytes);
       const { chunk } = side;
       const line = bytes.subarray(0, lineLength(bytes.subarray(0, chunk?.left || bytes.length)));
       bytes = bytes.subarray(line.length);
       if (chunk?.left === 0) {
-        this.hearChunk(way, chunk, line);
+        this.receiveChunkLine(direction, chunk, line);
       } else {
         if (chunk) chunk.left -= line.length;
-        this.hearLine(way, side, line);
+        this.receiveLine(direction, side, line);
       }
     }
   }
 
-  // The framing of a body in chunks (RFC 9112 §7.1): a line with the size of each, and a line end behind it. What is in the
-  // chunks is read as if it had come without them, wherever they end.
-  hearChunk(way, chunk, bytes) {
-    const { steps } = addLine(`${way} framing`, bytes, { state: latest });
+  // Reads a line of the chunk framing (RFC 9112 §7.1): the size of a chunk, or the line end after it. The content of
+  // the chunks goes to receiveLine, as if there were no chunks.
+  receiveChunkLine(direction, chunk, bytes) {
+    const { steps } = addLine(`${direction} framing`, bytes, { state: latest });
     chunk.line += new TextDecoder().decode(bytes);
     if (!chunk.line.endsWith('\n')) return steps.textContent = word('lab-unended');
     const size = /^[0-9a-f]+\r\n$/i.test(chunk.line) ? parseInt(chunk.line, 16) : NaN;
@@ -237,35 +242,38 @@ class Connection {
     chunk.next = { size: size === 0 ? 'over' : 'end', end: 'size' }[chunk.next] ?? chunk.next;
   }
 
-  // So many bytes are missing: behind the end of a chunk nobody knows where the next one begins, until its size is seen.
+  // This number of bytes is missing. If the end of a chunk is among them, the place of the next chunk is unknown until
+  // a line with a size comes.
   lose(bytes) {
     addHeading('ended', word('lab-lost', { n: bytes, number: this.number }));
-    const { chunk } = this.ways.out;
+    const { chunk } = this.sides.out;
     if (!chunk) return;
     if (bytes > chunk.left) Object.assign(chunk, { left: bytes, next: 'lost', line: '' });
     chunk.left -= bytes;
   }
 
-  hearLine(way, side, bytes) {
-    const text = (side.rest ?? '') + new TextDecoder().decode(bytes);
-    const whole = (side.parser ? /[\r\n]$/ : /\n$/).test(text);
-    side.rest = whole ? '' : text;
-    if (side.parser) return this.hearStream(side, bytes, whole);
-    const line = addLine(way, bytes, { block: this.block });
-    if (!whole) line.steps.textContent = side.head ? word('lab-unended') : word('lab-body');
+  receiveLine(direction, side, bytes) {
+    const text = (side.unfinished ?? '') + new TextDecoder().decode(bytes);
+    const isComplete = (side.parser ? /[\r\n]$/ : /\n$/).test(text);
+    side.unfinished = isComplete ? '' : text;
+    if (side.parser) return this.receiveStreamLine(side, bytes, isComplete);
+    const line = addLine(direction, bytes, { block: this.block });
+    if (!isComplete) line.steps.textContent = side.head ? word('lab-unended') : word('lab-body');
     else if (!side.head) line.steps.textContent = word('lab-body');
-    else this.hearHead(way, side, text.trimEnd(), line);
+    else this.receiveHeadLine(direction, side, text.trimEnd(), line);
   }
 
-  hearHead(way, side, text, line) {
-    const kind = !side.first ? (way === 'in' ? 'lab-request' : 'lab-status') : text === '' ? 'lab-end' : 'lab-field';
+  receiveHeadLine(direction, side, text, line) {
+    const first = direction === 'in' ? 'lab-request' : 'lab-status';
+    const kind = !side.first ? first : text === '' ? 'lab-end' : 'lab-field';
     line.steps.textContent = word(kind);
     const [name, value] = [text.split(':')[0].toLowerCase(), text.slice(text.indexOf(':') + 1).trim()];
-    if (way === 'in' && !side.first) {
+    if (direction === 'in' && !side.first) {
       this.isStream = text.startsWith('GET ');
-      if (this.isStream && opened++ === 0) fired(line.fired, 'new', word('lab-new', { name: asSocket() ? 'WebSocket' : 'EventSource' }));
+      const created = asSocket() ? 'WebSocket' : 'EventSource';
+      if (this.isStream && opened++ === 0) showFired(line.fired, 'new', word('lab-new', { name: created }));
     } else if (kind === 'lab-field') {
-      const known = `lab-${way}-${name}`;
+      const known = `lab-${direction}-${name}`;
       const fits = name !== 'connection' || value === 'close';
       if (fits && known in WORDS) line.steps.append(element('small', '', word(known)));
       if (name === 'content-type') side.type = value;
@@ -276,24 +284,26 @@ class Connection {
     side.head = false;
     if (side.chunked) side.chunk = { left: 0, next: 'size', line: '' };
     this.blocks++;
-    if (way !== 'out' || !this.isStream) return;
+    if (direction !== 'out' || !this.isStream) return;
     const status = side.first.split(' ')[1];
     if (status === '200' && /^text\/event-stream\s*(;|$)/i.test(side.type)) {
-      // By the text each stream begins with empty buffers, but the last event ID string stays. (Chromium keeps its buffer.)
+      // By the specification each stream begins with empty buffers, but the last event ID string stays. (Chromium also
+      // keeps the last event ID buffer.)
       side.parser = new EventStreamParser(this.watch());
       side.parser.lastEventId = latest?.lastEventId ?? '';
       this.expect('open', line.fired);
     } else if (status === '101') {
-      for (const way of ['in', 'out']) this.beginFrames(way);
+      for (const direction of ['in', 'out']) this.beginFrames(direction);
       this.expect('open', line.fired);
     } else {
       this.failed = true;
-      line.steps.append(element('small', '', word(asSocket() ? 'lab-not-101' : 'lab-fails', { status, type: side.type ?? '-' })));
+      const why = word(asSocket() ? 'lab-not-101' : 'lab-fails', { status, type: side.type ?? '-' });
+      line.steps.append(element('small', '', why));
       this.expectEnd(line.fired);
     }
   }
 
-  // A WebSocket that was not closed in order fires both. `round`: the end of a lesson that we did not cut.
+  // A WebSocket that was not closed in order fires both events. `round`: a lesson has ended by itself.
   expectEnd(cell, round) {
     this.expect('error', cell, { round });
     if (asSocket()) this.expect('close', cell);
@@ -301,81 +311,84 @@ class Connection {
 
   expect(kind, cell, more) {
     places.push({ kind, cell, connection: this, ...more });
-    meet();
+    matchFired();
   }
 
-  beginFrames(way) {
-    const frames = this.frames(way);
-    Object.assign(this.ways[way], { frames, got: [], wants: frames.next().value });
+  beginFrames(direction) {
+    const frames = this.frames(direction);
+    Object.assign(this.sides[direction], { frames, got: [], wants: frames.next().value });
   }
 
-  // Frames and pieces are cut independently of each other. A part of a frame that is in two pieces has two rows.
-  hearFrames(way, side, bytes) {
+  // A piece may end anywhere in a frame. A part of a frame that is in two pieces has two rows.
+  receiveFrames(direction, side, bytes) {
     while (bytes.length > 0) {
       const [length, shown] = side.wants;
       const part = bytes.subarray(0, length - side.got.length);
       bytes = bytes.subarray(part.length);
-      this.line = addLine(way, part, side.note, shown?.(part));
+      this.line = addLine(direction, part, side.note, shown?.(part));
       side.got.push(...part);
       if (side.got.length < length) this.line.steps.textContent = word('lab-part');
       else side.wants = side.frames.next(side.got.splice(0)).value;
     }
   }
 
-  // Asks for the parts of frames (RFC 6455 §5.2) one after the other: how many bytes, and what to show instead of them.
-  * frames(way) {
+  // Asks for the parts of frames (RFC 6455 §5.2), one after the other. It yields the number of bytes, and the function
+  // that returns what to show in place of these bytes.
+  * frames(direction) {
     const text = bytes => new TextDecoder().decode(Uint8Array.from(bytes));
-    const say = (key, values, className) => this.line.steps.append(element('span', className, word(key, values)));
+    const addStep = (key, values, className) => this.line.steps.append(element('span', className, word(key, values)));
     for (let message;;) {
-      const note = this.ways[way].note = { block: `${this.number}.${++this.blocks}` };
+      const note = this.sides[direction].note = { block: `${this.number}.${++this.blocks}` };
       const [first] = yield [1, bits(/^(.)(...)/, '$1 $2 ')];
       const [fin, opcode] = [first >> 7, first & 15];
-      if (opcode === 0) note.block = message.block;                    // rows of one message belong together
+      if (opcode === 0) note.block = message.block;                    // all frames of a message are one block
       else if (opcode < 8) message = { ...note, bytes: [] };
-      say(`lab-fin-${fin}`);
-      say('lab-rsv');
-      say(`lab-opcode-${opcode}`);
+      addStep(`lab-fin-${fin}`);
+      addStep('lab-rsv');
+      addStep(`lab-opcode-${opcode}`);
 
       const [second] = yield [1, bits(/^./, '$& ')];
       const masked = second >> 7;
       let n = second & 127;
-      say(`lab-mask-${masked}`);
-      say(n < 126 ? 'lab-length' : `lab-length-${n}`, { n });
+      addStep(`lab-mask-${masked}`);
+      addStep(n < 126 ? 'lab-length' : `lab-length-${n}`, { n });
       if (n > 125) {
         n = (yield [n === 126 ? 2 : 8, numbers]).reduce((sum, byte) => 256 * sum + byte);
-        say('lab-longer', { n });
+        addStep('lab-longer', { n });
       }
       const key = masked && (yield [4, numbers]);
-      if (key) say('lab-key');
+      if (key) addStep('lab-key');
       let payload = n ? yield [n, masked || opcode === 8 ? numbers : undefined] : [];
-      if (n) say(masked ? 'lab-unmasked' : 'lab-payload');
+      if (n) addStep(masked ? 'lab-unmasked' : 'lab-payload');
       if (key) payload = payload.map((byte, at) => byte ^ key[at % 4]);
       if (opcode === 8) {
-        say(n ? 'lab-code' : 'lab-no-code', { code: 256 * payload[0] + payload[1], reason: JSON.stringify(text(payload.slice(2))) });
-        if (way === 'in') this.expect('call', this.line.fired);
+        const reason = JSON.stringify(text(payload.slice(2)));
+        addStep(n ? 'lab-code' : 'lab-no-code', { code: 256 * payload[0] + payload[1], reason });
+        if (direction === 'in') this.expect('call', this.line.fired);
       } else if (n && masked) {
         this.line.steps.append(exact('q', text(payload)));
       }
       if (opcode < 8) message.bytes = message.bytes.concat(payload);
       if (opcode < 8 && fin) {
-        say(`lab-received-${way}`, {}, 'dispatch');
-        if (way === 'out') this.expect('event', this.line.fired);
-        else fired(this.line.fired, 'new', `send(${JSON.stringify(text(message.bytes))})`);
+        addStep(`lab-received-${direction}`, {}, 'dispatch');
+        if (direction === 'out') this.expect('event', this.line.fired);
+        else showFired(this.line.fired, 'new', `send(${JSON.stringify(text(message.bytes))})`);
       } else if (opcode > 7) {
-        say(`lab-effect-${opcode}`, {}, 'dispatch');
+        addStep(`lab-effect-${opcode}`, {}, 'dispatch');
       }
       this.line.row.classList.add('block-end');
     }
   }
 
-  // The parser is given each piece for itself, so that each of its steps has its line.
-  hearStream(side, bytes, whole) {
+  // The parser gets one line at a time, so each of its steps belongs to a row.
+  receiveStreamLine(side, bytes, isComplete) {
     const line = addLine('out', bytes, { block: this.block });
     this.line = line;
     this.wasEmpty = false;
     side.parser.feed(bytes);
     if (!line.steps.hasChildNodes()) {
-      line.steps.textContent = bytes.length === 1 && bytes[0] === 10 ? word('lab-half') : whole ? '' : word('lab-unended');
+      const isHalf = bytes.length === 1 && bytes[0] === 10;
+      line.steps.textContent = isHalf ? word('lab-half') : isComplete ? '' : word('lab-unended');
     }
     const { data, type, id, lastEventId } = side.parser;
     latest = { ...latest, data, type, id, lastEventId };
@@ -386,20 +399,20 @@ class Connection {
   }
 
   watch() {
-    const say = (className, text) => this.line.steps.append(element('span', className, text));
+    const addStep = (className, text) => this.line.steps.append(element('span', className, text));
     return {
       line: text => { this.wasEmpty ||= text === ''; },
-      comment: text => say('comment', word(text === 'ping' ? 'lab-ping' : 'lab-comment')),
+      comment: text => addStep('comment', word(text === 'ping' ? 'lab-ping' : 'lab-comment')),
       field: (name, value, effect) => {
         this.line.steps.append(exact('b', name), ' ', exact('q', value));
-        say(effect.startsWith('ignored') ? 'ignored' : '', word(effect));
+        addStep(effect.startsWith('ignored') ? 'ignored' : '', word(effect));
       },
       retry: ms => { latest = { ...latest, retry: ms }; },
-      nothing: () => say('nothing', word('lab-nothing')),
+      nothing: () => addStep('nothing', word('lab-nothing')),
       dispatch: event => {
-        say('dispatch', word('lab-dispatch', event));
+        addStep('dispatch', word('lab-dispatch', event));
         if (types.has(event.type)) this.expect('event', this.line.fired, { data: event.data });
-        else fired(this.line.fired, 'unheard', word('lab-unheard', event));
+        else showFired(this.line.fired, 'unheard', word('lab-unheard', event));
       },
     };
   }
@@ -407,10 +420,10 @@ class Connection {
   end(at) {
     if (!this.isStream) return;
     const row = addHeading('ended', word('lab-ended', { n: this.number, time: ((at - began) / 1000).toFixed(3) }));
-    const { rest, parser, chunk } = this.ways.out;
-    const say = key => row.cells[0].append(' ', element('small', '', word(key)));
-    if (/^(size|end)$/.test(chunk?.next) && readyState() !== 'CLOSED') say('lab-chunk-missing');
-    if (rest || parser?.data) say('lab-discarded');
+    const { unfinished, parser, chunk } = this.sides.out;
+    const addNote = key => row.cells[0].append(' ', element('small', '', word(key)));
+    if (/^(size|end)$/.test(chunk?.next) && readyState() !== 'CLOSED') addNote('lab-chunk-missing');
+    if (unfinished || parser?.data) addNote('lab-discarded');
     row.cells[0].colSpan = 2;
     const cell = element('td', 'fired');
     row.append(cell);
@@ -418,90 +431,92 @@ class Connection {
   }
 }
 
-function hearTap(event) {
+function receiveTap(event) {
   const { connection: number, at, bytes } = JSON.parse(event.data);
-  most = Math.min(most, Date.now() - at);
-  least ??= connected - at;
+  maxAhead = Math.min(maxAhead, Date.now() - at);
+  minAhead ??= connectedAt - at;
   let connection = connections.get(number);
   if (!connection) {
     connections.set(number, connection = new Connection(at));
     if (/^GET /.test(bytes)) {
       streams.push(connection);
-      news.filter(one => one.attempt < connection.attempt).forEach(standAlone);
+      unplaced.filter(fired => fired.attempt < connection.attempt).forEach(addAlone);
     }
   }
   if (event.type === 'end') connection.end(at);
   else if (event.type === 'lost') connection.lose(bytes);
-  else connection.hear(event.type, Uint8Array.from(bytes, character => character.charCodeAt(0)), at);
+  else connection.receive(event.type, Uint8Array.from(bytes, character => character.charCodeAt(0)), at);
   follow();
   showBuffers();
 }
 
-// ---- What the EventSource fires ---------------------------------------------------------------------------------
+// ---- The events that the browser fires --------------------------------------------------------------------------
 
 let source = null;
 let tap = null;
 let key = '';
-const OWN = ['open', 'error'];     // a stream may name its events like the EventSource's own; both have data then
+const OWN = ['open', 'error'];     // events of a stream may have these names too; then they have data
 let types = new Set();
-let places = [];                   // { kind, connection, cell } that wait for what is fired
-let news = [];                     // { kind, attempt, text } that waits for its place
+let places = [];                   // { kind, connection, cell }: cells that wait for a fired event
+let unplaced = [];                 // { kind, attempt, text }: fired events that wait for their cell
 
-// The tap and the stream are two connections, and either may be late. Behind each error another attempt to connect begins.
-// Some never reach the server, so the time tells from which one a connection is.
-let errors = [];                   // ms
-let streams = [];                  // connections of attempts
-let connected = 0;                 // ms; the first attempt
-let [least, most] = [];            // ms by which our clock is ahead of the server's; 0 if that may be
-let tapped = 0;                    // ms; when the tap was opened, infinite while it is not
+// The tap and the stream are two connections, and each may be later than the other. After each error the browser begins
+// another attempt to connect. Some attempts never reach the server. So the time decides to which attempt a connection
+// belongs.
+let errors = [];                   // ms; the times of the errors
+let streams = [];                  // the connections of the attempts
+let connectedAt = 0;               // ms; the time of the first attempt
+let [minAhead, maxAhead] = [];     // ms by which the browser's clock is ahead of the server's: at least, at most
+let tapOpenedAt = 0;               // ms; infinite while the tap is not open
 let rounds = 0;                    // connections that the lesson has ended
 
-function hear(kind, className, text, data) {
-  const one = { kind, className, text, data, attempt: errors.length, isEnd: /error|close/.test(kind) };
-  news.push(one);
-  meet();
+function addFired(kind, className, text, data) {
+  const fired = { kind, className, text, data, attempt: errors.length, isEnd: /error|close/.test(kind) };
+  unplaced.push(fired);
+  matchFired();
   showBuffers();
   const late = () => {
-    if (!news.includes(one)) return;
-    if (one.isEnd || Date.now() - tapped > LATE) standAlone(one);
+    if (!unplaced.includes(fired)) return;
+    if (fired.isEnd || Date.now() - tapOpenedAt > LATE) addAlone(fired);
     else setTimeout(late, LATE);
   };
   setTimeout(late, LATE);
 }
 
-// Its connection never reached the server, or the tap does not tell of it.
-function standAlone(one) {
-  news.splice(news.indexOf(one), 1);
+// Adds a row for an event without a cell: its connection never reached the server, or the tap does not report it.
+function addAlone(fired) {
+  unplaced.splice(unplaced.indexOf(fired), 1);
   const cell = element('td', 'fired');
-  const n = one.isEnd && streams.find(({ attempt }) => attempt === one.attempt)?.number;
+  const n = fired.isEnd && streams.find(({ attempt }) => attempt === fired.attempt)?.number;
   const none = element('td', '', word(n ? 'lab-broken' : 'lab-no-bytes', { n }));
   none.colSpan = 2;
   addRow('row', [none, cell]);
-  fired(cell, one.className, one.text);
+  showFired(cell, fired.className, fired.text);
 }
 
-function meet() {
-  for (const one of [...news]) {
-    // Where the browser is stricter than the specification, it fails where it should have opened.
-    const place = places.find(({ connection, data, kind }) => connection.attempt === one.attempt && data === one.data &&
-      (kind === one.kind || (kind === 'open' && one.className === 'failed')));
+function matchFired() {
+  for (const fired of [...unplaced]) {
+    // If the browser is stricter than the specification, it fails in place of `open`.
+    const place = places.find(({ connection, data, kind }) =>
+      connection.attempt === fired.attempt && data === fired.data &&
+      (kind === fired.kind || (kind === 'open' && fired.className === 'failed')));
     if (!place) continue;
     places.splice(places.indexOf(place), 1);
-    news.splice(news.indexOf(one), 1);
-    fired(place.cell, one.className, one.text);
+    unplaced.splice(unplaced.indexOf(fired), 1);
+    showFired(place.cell, fired.className, fired.text);
     if (place.round && ++rounds >= limit) disconnect('lab-over');
   }
 }
 
-function fired(cell, className, text) {
+function showFired(cell, className, text) {
   cell.append(element('span', className, text));
   follow();
 }
 
-function hearEvent(event) {
-  const who = ['message', ...OWN].includes(event.type) ? `on${event.type}` : `addEventListener('${event.type}')`;
+function receiveEvent(event) {
+  const handler = ['message', ...OWN].includes(event.type) ? `on${event.type}` : `addEventListener('${event.type}')`;
   const [data, id] = [event.data, event.lastEventId].map(text => JSON.stringify(text));
-  hear('event', 'event', word('lab-heard', { who, data, id }), event.data);
+  addFired('event', 'event', word('lab-heard', { handler, data, id }), event.data);
   if (event.type === 'pause' && lesson()) disconnect('lab-paused');
 }
 
@@ -523,20 +538,20 @@ function connect() {
   body.replaceChildren();
   $('unknown').hidden = true;
   location.replace(fragment());
-  [connections, places, news, errors, streams, latest, pointed] = [new Map(), [], [], [], [], null, null];
+  [connections, places, unplaced, errors, streams, latest, pointed] = [new Map(), [], [], [], [], null, null];
   [rounds, count, began, opened] = [0, 0, 0, 0];
-  [connected, least, most, tapped] = [Date.now(), undefined, Infinity, Infinity];
-  trouble = 'lab-state-connecting';
+  [connectedAt, minAhead, maxAhead, tapOpenedAt] = [Date.now(), undefined, Infinity, Infinity];
+  connectingText = 'lab-state-connecting';
   key = Array.from(crypto.getRandomValues(new Uint8Array(12)), hex).join('');
   types = new Set([...$('types').value.split(/\s+/).filter(Boolean), ...OWN]);
   following = true;
 
   tap = new EventSource(`/lab/${key}?since=all`);
-  for (const type of ['in', 'out', 'lost', 'end']) tap.addEventListener(type, hearTap);
-  // The server began anew, or we were too slow: what is said from here on stands by itself.
+  for (const type of ['in', 'out', 'lost', 'end']) tap.addEventListener(type, receiveTap);
+  // The server was restarted, or this page was too slow. The next bytes do not continue the earlier ones.
   tap.addEventListener('gap', () => { connections = new Map(); places = []; });
-  tap.onopen = () => { tapped = Date.now(); };
-  tap.onerror = () => { tapped = Infinity; };
+  tap.onopen = () => { tapOpenedAt = Date.now(); };
+  tap.onerror = () => { tapOpenedAt = Infinity; };
 
   const url = `${path()}?${[query(), `tap=${key}`].filter(Boolean).join('&')}`;
   if (asSocket()) openSocket(url);
@@ -544,24 +559,24 @@ function connect() {
   showState();
 }
 
-let trouble = '';                  // what is said while it connects
+let connectingText = '';           // the text that is shown while the browser connects
 function openSource(url) {
   source = new EventSource(url);
   source.onopen = event => {
-    if ('data' in event) return hearEvent(event);
-    trouble = 'ways-lost';         // if it connects again
+    if ('data' in event) return receiveEvent(event);
+    connectingText = 'ways-lost';  // if it connects again
     showState();
-    hear('open', 'open', word('lab-opened'));
+    addFired('open', 'open', word('lab-opened'));
   };
   source.onerror = event => {
-    if ('data' in event) return hearEvent(event);
+    if ('data' in event) return receiveEvent(event);
     const closed = source.readyState === EventSource.CLOSED;
-    hear('error', closed ? 'failed' : 'error', word(closed ? 'lab-error-closed' : 'lab-error'));
+    addFired('error', closed ? 'failed' : 'error', word(closed ? 'lab-error-closed' : 'lab-error'));
     if (!closed) errors.push(Date.now() - performance.now() + event.timeStamp);
     showState();
-    trouble = 'lab-unreached';     // if it does not open before the next one
+    connectingText = 'lab-unreached';   // if it does not open before the next one
   };
-  for (const type of types) if (!OWN.includes(type)) source.addEventListener(type, hearEvent);
+  for (const type of types) if (!OWN.includes(type)) source.addEventListener(type, receiveEvent);
 }
 
 const socketURL = path => location.origin.replace('http', 'ws') + path;
@@ -569,23 +584,24 @@ const protocols = () => $('as').value === 'WebSocket' ? [] : [$('as').value];
 
 function openSocket(url) {
   const socket = source = new WebSocket(socketURL(url), protocols());
-  const hearSocket = (kind, className, text) => {
-    if (socket !== source) return;           // it was closed to make room for another
-    hear(kind, className, text);
+  const receiveFromSocket = (kind, className, text) => {
+    if (socket !== source) return;           // it was closed, and another one was opened
+    addFired(kind, className, text);
     showState();
     if (kind === 'close') endTap('lab-no-return');
   };
-  socket.onopen = () => hearSocket('open', 'open', word('lab-opened'));
-  socket.onmessage = ({ data }) => hearSocket('event', 'event', word('lab-message', { data: JSON.stringify(data) }));
-  socket.onerror = () => hearSocket('error', 'error', word('lab-socket-error'));
+  socket.onopen = () => receiveFromSocket('open', 'open', word('lab-opened'));
+  socket.onmessage = ({ data }) =>
+    receiveFromSocket('event', 'event', word('lab-message', { data: JSON.stringify(data) }));
+  socket.onerror = () => receiveFromSocket('error', 'error', word('lab-socket-error'));
   socket.onclose = ({ code, reason, wasClean }) =>
-    hearSocket('close', 'failed', word('lab-socket-closed', { code, reason: JSON.stringify(reason), wasClean }));
+    receiveFromSocket('close', 'failed', word('lab-socket-closed', { code, reason: JSON.stringify(reason), wasClean }));
 }
 
 function disconnect(why = 'lab-closed') {
   if (asSocket()) {
-    source.close(1000);            // begins the closing handshake; onclose comes at its end
-    hear('call', 'new', 'close(1000)');
+    source.close(1000);            // begins the closing handshake; onclose fires at its end
+    addFired('call', 'new', 'close(1000)');
   } else {
     source.close();
     endTap(why);
@@ -593,22 +609,22 @@ function disconnect(why = 'lab-closed') {
   showState();
 }
 
-// For what needs the browser's six connections more.
-function makeRoom() {
+// Gives up the lab's connections, if another part of the page needs the browser's six.
+function freeConnections() {
   if ($('state').dataset.state === 'closed') tap?.close();
   else disconnect();
 }
 
-// What the tap still has to say is waited for.
+// Waits for the last reports of the tap, and closes it.
 function endTap(why) {
   const mine = tap;
   setTimeout(() => {
     mine?.close();
     if (mine !== tap) return;
-    [...news].forEach(standAlone);
+    [...unplaced].forEach(addAlone);
     const row = addHeading('ended', word(why));
     if (why !== 'lab-closed') row.classList.add('over');
-  }, why === 'lab-paused' ? 300 : 600);                    // the lesson goes on after 500
+  }, why === 'lab-paused' ? 300 : 600);                    // the lesson of the pause event goes on after 500
 }
 
 function stop() {
@@ -619,15 +635,15 @@ function stop() {
 async function pull() {
   for (const connection of connections.values()) connection.pulled = true;
   try {
-    const answer = await fetch(`/lab/${key}`, { method: 'POST', body: 'pull the plug' });
-    if (!answer.ok) addHeading('ended', await answer.text());
-  } catch { /* the EventSource says so as well */ }
+    const response = await fetch(`/lab/${key}`, { method: 'POST', body: 'pull the plug' });
+    if (!response.ok) addHeading('ended', await response.text());
+  } catch { /* the EventSource shows the same error */ }
 }
 
 function showState() {
   const state = readyState().toLowerCase();
   $('state').dataset.state = state;
-  $('state').textContent = word(state === 'connecting' ? trouble : `lab-state-${state}`);
+  $('state').textContent = word(state === 'connecting' ? connectingText : `lab-state-${state}`);
   if (state === 'open' && $('sent').textContent === word('unreachable')) $('sent').textContent = '';
   if (others.length > 0) countOthers();
   $('disconnect').disabled = /^clos/.test(state);
@@ -639,14 +655,15 @@ function showState() {
 
 let limit = 1;                     // connections of this lesson
 
-// Does it as soon as the server is reached; not again if it refuses, for the browser may ask for a token each time.
-let again = 0;
-async function insist(what) {
-  clearTimeout(again);
-  try { await what(); } catch (e) {
+// Runs an action until the server can be reached. After a refusal it does not try again: the browser might open its
+// login dialog each time.
+let retryTimer = 0;
+async function retry(action) {
+  clearTimeout(retryTimer);
+  try { await action(); } catch (e) {
     const refused = typeof e === 'string';
     $('state').textContent = refused ? e : word('unreachable');
-    if (!refused) again = setTimeout(insist, RETRY, what);
+    if (!refused) retryTimer = setTimeout(retry, RETRY, action);
   }
 }
 
@@ -669,7 +686,7 @@ async function listLessons() {
 async function choose(unknown = '') {
   const name = lesson();
   clear();
-  others.splice(0).forEach(other => other.close());   // else the next lesson may wait for them for ever
+  others.splice(0).forEach(other => other.close());   // otherwise the next lesson may wait for them for ever
   $('lesson').hidden = name === '';
   $('channel-field').hidden = $('as-field').hidden = $('publish').hidden = name !== '';
   $('since').value = '';
@@ -680,15 +697,17 @@ async function choose(unknown = '') {
     $('types').value = 'message gap';
   } else {
     const text = await load(`/lessons/${name}.txt`);
-    if (lesson() !== name) return false;           // another one was chosen meanwhile
+    if (lesson() !== name) return false;           // the user has chosen another one meanwhile
     const [english, translated] = text.split(/^: 中文.*$/m);
-    const says = what => [...(chinese && translated || english).matchAll(new RegExp(`^: ${what}: (.*)$`, 'gm'))][0]?.[1] ?? '';
-    $('lesson-title').textContent = says('lesson');
-    $('look').textContent = says('look');
-    $('question').textContent = says('question');
+    const comments = chinese && translated || english;
+    const comment = name => comments.match(new RegExp(`^: ${name}: (.*)$`, 'm'))?.[1] ?? '';
+    $('lesson-title').textContent = comment('lesson');
+    $('look').textContent = comment('look');
+    $('question').textContent = comment('question');
     $('answer').open = false;
-    $('answer').lastElementChild.textContent = says('answer');
-    $('types').value = [...new Set(['message', ...[...english.matchAll(/^event: ?(\S+)$/gm)].map(found => found[1])])].join(' ');
+    $('answer').lastElementChild.textContent = comment('answer');
+    const names = Array.from(english.matchAll(/^event: ?(\S+)$/gm), found => found[1]);
+    $('types').value = [...new Set(['message', ...names])].join(' ');
     limit = /^\{repeat/m.test(english) ? Infinity : /^retry/m.test(english) ? ROUNDS : 1;
     $('file').href = `/lessons/${name}.txt`;
     $('more').hidden = name !== 'six-connections';
@@ -706,7 +725,7 @@ function clear() {
   latest = pointed = null;
 }
 
-// What differs between an EventSource and a WebSocket.
+// Shows what differs between an EventSource and a WebSocket.
 function showClient() {
   $('types-field').hidden = $('types-help').hidden = $('event-field').hidden = asSocket();
   $('client').textContent = asSocket() ? 'WebSocket' : 'EventSource';
@@ -722,16 +741,16 @@ async function play() {
 
 function turn(by) {
   $('what').selectedIndex += by;
-  insist(play);
+  retry(play);
 }
 
-// The lesson about the limit: each click opens the same stream once more.
+// The lesson about the six connections: each click opens the same stream once more.
 const others = [];
 
 function openMore() {
-  const one = new EventSource(`${path()}?n=${others.length}`);
-  others.push(one);
-  one.onopen = one.onerror = countOthers;
+  const source = new EventSource(`${path()}?n=${others.length}`);
+  others.push(source);
+  source.onopen = source.onerror = countOthers;
   countOthers();
 }
 
@@ -742,7 +761,7 @@ function countOthers() {
   $('more').querySelector('output').textContent = word('lab-counted', { open, waiting }) + held;
 }
 
-// ---- The same with curl, and publishing -------------------------------------------------------------------------
+// ---- The curl lines, and publishing -----------------------------------------------------------------------------
 
 const quoted = text => `'${text.replaceAll("'", "'\\''")}'`;
 const event = () => asSocket() ? '' : $('event').value.trim();
@@ -764,9 +783,9 @@ async function publish(submitted) {
   if (asSocket() && source?.readyState === WebSocket.OPEN) return source.send($('data').value);
   const url = publishPath() + (key && `${event() ? '&' : '?'}tap=${key}`);
   try {
-    const answer = await fetchText(url, PATIENCE, { method: 'POST', headers: { 'Content-Type': 'text/plain;charset=utf-8' },
-      body: $('data').value });
-    if (!answer.ok) $('sent').textContent = answer.said;
+    const headers = { 'Content-Type': 'text/plain;charset=utf-8' };
+    const response = await fetchText(url, PATIENCE, { method: 'POST', headers, body: $('data').value });
+    if (!response.ok) $('sent').textContent = response.content;
   } catch (e) { $('sent').textContent = word(e.name === 'TimeoutError' ? 'ways-timeout' : 'unreachable'); }
 }
 
@@ -777,7 +796,7 @@ $('disconnect').onclick = () => disconnect();
 $('plug').onclick = pull;
 $('publish').onsubmit = publish;
 $('as').onchange = () => { clear(); showClient(); };
-$('what').onchange = () => insist(play);
+$('what').onchange = () => retry(play);
 $('previous').onclick = () => turn(-1);
 $('next').onclick = () => turn(1);
 $('more').firstElementChild.onclick = openMore;
@@ -788,16 +807,18 @@ body.onmouseleave = unpoint;
 body.addEventListener('focusin', moved => point(moved.target.closest('tr')));
 body.addEventListener('focusout', unpoint);
 body.onkeydown = step;
-$('scroll').onscroll = () => { following = $('scroll').scrollHeight - $('scroll').scrollTop - $('scroll').clientHeight < 24; };
+$('scroll').onscroll = () => {
+  following = $('scroll').scrollHeight - $('scroll').scrollTop - $('scroll').clientHeight < 24;
+};
 new ResizeObserver(follow).observe($('scroll'));
 addEventListener('pagehide', stop);
 
 document.title = `${word('lab-title')} · tincan`;
-async function go() {
+async function start() {
   await listLessons();
   let asked = location.hash.slice(1) || 'first-event';
-  try { asked = decodeURIComponent(asked); } catch { /* then as it is */ }
-  // Whoever made the link wrote it, and a shell may get it with the curl line.
+  try { asked = decodeURIComponent(asked); } catch { /* malformed; shown unchanged */ }
+  // The fragment comes from a link, so it is not trusted: the user may copy the curl line into a shell.
   const isChannel = asked[0] === '/';
   const known = isChannel ? NAME.test(asked.slice(1)) : [...$('what').options].some(({ value }) => value === asked);
   $('what').value = known && !isChannel ? asked : '';
@@ -806,5 +827,5 @@ async function go() {
   if (chosen && known) connect();
 }
 
-insist(go);
-addEventListener('hashchange', () => { if (location.hash !== fragment() || !$('unknown').hidden) insist(go); });
+retry(start);
+addEventListener('hashchange', () => { if (location.hash !== fragment() || !$('unknown').hidden) retry(start); });

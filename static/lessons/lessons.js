@@ -1,12 +1,12 @@
 'use strict';
-// The list of the lessons: for the page that shows it, and for the lab.
+// The list of the lessons, for the page of the lessons and for the lab.
 
-// The text behind a path; or what a refusal says. The URL is made a whole one: a relative one takes over a password in the
-// page's, and fetch refuses that.
+// Returns the text at a path. After a refusal it throws the text of that. The URL is absolute: a relative one takes
+// over a password from the page's URL, and fetch refuses such a URL.
 async function load(path) {
-  const answer = await fetch(location.origin + path, { headers: { Accept: 'text/plain' } });
-  if (!answer.ok) throw await answer.text();
-  return answer.text();
+  const response = await fetch(location.origin + path, { headers: { Accept: 'text/plain' } });
+  if (!response.ok) throw await response.text();
+  return response.text();
 }
 
 async function readLessons() {
@@ -14,14 +14,14 @@ async function readLessons() {
   return Array.from(lines, ([, name, titles]) => ({ name, title: titles.split(' · ')[Number(chinese)] ?? titles }));
 }
 
-// Whether this server has a lab. If not, nothing on the page leads there.
+// Returns whether this server has a lab. If not, it removes what leads to the lab from the page.
 async function findLab() {
   const { ok } = await fetch(`${location.origin}/lab`, { method: 'HEAD' });
   if (!ok) document.querySelectorAll('[data-lab]').forEach((part) => part.remove());
   return ok;
 }
 
-// A failure is shown until it is over.
+// Shows the list. After a failure it shows the error, and tries again.
 async function showLessons(list, error) {
   const link = (href, text) => Object.assign(document.createElement('a'), { href, textContent: text });
   document.title = `${word('lessons-title')} · tincan`;

@@ -1,15 +1,15 @@
 #![doc = include_str!("README.md")]
-
-//! Addresses: each stream is told its own in the prelude, and whoever is given it can speak to that subscriber alone, or to all
-//! others.
+//!
+//! Addresses: the prelude of each stream has an address. Any client that knows the address can publish to that
+//! subscriber alone, or to all others.
 //!
 //! ```text
 //! : connected to /kitchen as 525e11ee725930b439a7415d18ba425c
-//! POST /kitchen?to=525e11ee725930b439a7415d18ba425c         past the log, without an id
-//! POST /kitchen?except=525e11ee725930b439a7415d18ba425c     a field `except` if the log is elsewhere
+//! POST /kitchen?to=525e11ee725930b439a7415d18ba425c         not in the log, and without an id
+//! POST /kitchen?except=525e11ee725930b439a7415d18ba425c     in the log; in Redis as a field `except`
 //! ```
 //!
-//! An address is the subscriber's key, and what a secret of this process makes of it: a name that nobody can guess.
+//! An address is the subscriber's key, and a hash of the key and of a secret of this process. So nobody can guess it.
 //!
 //! Limits: `MAX_SKIP_RANGES`.
 
@@ -27,29 +27,29 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Limit: what a subscriber that is behind has still to pass over.
+/// Limit: ranges of the log that a subscriber behind has still to skip.
 const MAX_SKIP_RANGES: usize = 64;
 
 table! {
     TO_EXCEPT 400 "tincan, ?to= and ?except=" "both ?to= and ?except= are given; leave one out"
-    NOBODY 404 "tincan, ?to= and ?except=" "no reader of this channel has this address; a reader's first line tells its own, and it ends with the connection"
-    BEHIND 503 "tincan, ?to= and ?except=" "the reader of this address does not keep up; come back later" => LATER
+    NOBODY 404 "tincan, ?to= and ?except=" "no subscriber of this channel has this address; an address is in the first line of a stream, and is valid until the stream ends"
+    BEHIND 503 "tincan, ?to= and ?except=" "the subscriber with this address does not keep up; come back later" => LATER
 }
 
-/// What it adds to the tables.
+/// The rows that this wing adds to the tables of the core.
 pub const TABLES: WingTables =
     WingTables { refusals: TABLE, ..WingTables::new(|_| Ok(Box::new(Addresses(RandomState::new())))) };
 
-/// The addresses of a server, by its secret.
+/// The secret of the addresses of this server.
 struct Addresses(RandomState);
 
 impl Addresses {
-    /// The address of the subscriber with this key.
+    /// Returns the address of the subscriber with this key.
     fn address(&self, key: u64) -> String {
         format!("{key:016x}{:016x}", self.0.hash_one(key))
     }
 
-    /// The subscriber with this address.
+    /// Returns the subscriber with this address, which may not exist.
     fn find(&self, address: String) -> Addressee {
         let key = address.get(..16).and_then(|key| u64::from_str_radix(key, 16).ok());
         Addressee { key: key.filter(|key| self.address(*key) == address), address }
@@ -71,26 +71,27 @@ impl Wing for Addresses {
         let name = req.path.strip_prefix('/').filter(|name| req.method == "POST" && app.hub.is_channel(name));
         let Some(name) = name else { return Ok(None) };
         let to = req.param("to")?;
-        let alone = to.is_some();
+        let is_private = to.is_some();
         let address = match (to, req.param("except")?) {
             (None, None) => return Ok(None),
             (Some(_), Some(_)) => return Err(TO_EXCEPT),
             (Some(address), None) | (None, Some(address)) => address,
         };
-        let one = self.find(address);
-        let at = app.clone();
+        let addressee = self.find(address);
+        let publishing_app = app.clone();
         let publish = move |name: &str, events: &[Event]| {
-            if !alone {
-                return at.hub.publish_for(name, events, Some(&one)).map(ids_response);
+            if !is_private {
+                return publishing_app.hub.publish_for(name, events, Some(&addressee)).map(ids_response);
             }
-            send(&at, name, one.key.ok_or(NOBODY)?, events)?;
-            Ok(Response::text("given to that reader; not kept\n"))
+            send(&publishing_app, name, addressee.key.ok_or(NOBODY)?, events)?;
+            Ok(Response::text("given to that subscriber; not kept\n"))
         };
         app.publish_route(req, name, connection, publish).map(Some)
     }
 }
 
-/// Gives events to one subscriber alone; they are not kept. It first gets what was said before, from the pump.
+/// Gives events to one subscriber alone, without the log. The pump first gives it all events that were published
+/// before.
 fn send(app: &App, name: &str, key: u64, events: &[Event]) -> Result<(), Reject> {
     let channel = app.hub.channel(name)?;
     let mut bytes = Vec::new();
@@ -106,17 +107,19 @@ fn send(app: &App, name: &str, key: u64, events: &[Event]) -> Result<(), Reject>
         }
         _ => Some(Err(NOBODY)),
     });
-    app.hub.wake(&channel); // its socket may not have taken all of it
+    app.hub.wake(&channel); // its socket may not have taken all bytes
     given.unwrap_or(Err(BEHIND))
 }
 
-/// One subscriber, which is there if it has a key. As an audience: all others.
+/// The subscriber of an address. It has no key if the address is not of this process. As an audience it means all
+/// others.
 struct Addressee {
     address: String,
     key: Option<u64>,
 }
 
 impl Addressee {
+    /// Returns the subscriber, if it is still connected.
     fn find<'a>(&self, subscribers: &'a mut [Subscriber]) -> Result<&'a mut Subscriber, Reject> {
         subscribers
             .iter_mut()
@@ -132,7 +135,7 @@ impl Audience for Addressee {
 
     fn check(&self, subscribers: &mut [Subscriber], from: u64) -> Result<(), Reject> {
         let subscriber = self.find(subscribers)?;
-        let skips = subscriber.extras.as_ref().map_or(&[][..], |more| &more.skip_ranges);
+        let skips = subscriber.extras.as_ref().map_or(&[][..], |extras| &extras.skip_ranges);
         let has_room = skips.len() < MAX_SKIP_RANGES || skips.last().is_some_and(|last| last.1 == from);
         if has_room { Ok(()) } else { Err(BEHIND) }
     }
@@ -147,7 +150,7 @@ impl Audience for Addressee {
                     None => skips.push((from, to)),
                 }
             }
-            Err(_) => {} // it has gone meanwhile
+            Err(_) => {} // it has left meanwhile
         }
     }
 }

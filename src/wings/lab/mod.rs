@@ -1,20 +1,21 @@
 #![doc = include_str!("README.md")]
 //!
-//! The wire lab's server side: a channel of its own for what is said on a connection.
+//! The server's side of the wire lab: the exact bytes of a connection become events of a channel.
 //!
-//! `GET /kitchen?tap=KEY` is answered as ever, and each byte of that exchange is also an event in the channel `/lab/KEY`
-//! (`taps.rs`): the page listens to both. `POST /lab/KEY` pulls the plug: the connections of that tap end at once, in the
-//! middle of whatever they were saying.
+//! `GET /kitchen?tap=KEY` is served like any other request. In addition, each byte of the request and of the response
+//! is published in the channel `/lab/KEY` (`taps.rs`). The page of the lab subscribes to both. `POST /lab/KEY` cuts
+//! the connections with that key at once, even in the middle of a response.
 //!
 //! ```text
 //! event: in
 //! data: {"connection":7,"at":1763654400123.456,"bytes":"GET /kitchen?tap=x HTTP/1.1\r\nHost: …"}
 //! ```
 //!
-//! `in` is what the client sent, `out` what it was sent, each as it was read or written; at last comes `end`, as soon as
-//! the server has said all or the plug is pulled. `at` is in milliseconds since 1970. In `bytes` each character stands for
-//! one byte, so that all of them survive JSON. If more is said than can be told, an event `lost` comes in its place. Its
-//! `bytes` is a number: how many bytes of that connection are missing here.
+//! `in` has bytes from the client, as they were read. `out` has bytes to the client, as they were written. The last
+//! event is `end`. It comes when the server has sent everything, or when the connection is cut. `at` is in
+//! milliseconds since 1970. Each character of `bytes` means one byte, so that JSON can hold any byte. If a connection
+//! is too fast for the tap, an event `lost` replaces events. Its `bytes` is a number: how many bytes of that
+//! connection are missing here.
 
 pub mod taps;
 
@@ -28,7 +29,7 @@ use crate::wire::http::Request;
 use crate::wire::reject::{ALLOW_CHANNEL, CHANNEL_METHOD, Reject};
 use std::sync::Arc;
 
-/// What it adds to the tables.
+/// The rows that this wing adds to the tables of the core.
 pub const TABLES: WingTables = WingTables {
     refusals: TABLE,
     files: files! { "../../../static/lab/": "lab.css" "lab.js" "lab-words.js" "ways.css" "ways.js"; },
@@ -36,14 +37,14 @@ pub const TABLES: WingTables = WingTables {
     ..WingTables::new(|app| Ok(Box::new(Lab(Taps::new(app.hub.clone())?))))
 };
 
-/// The page.
+/// The page of the lab.
 const PAGE: &[u8] = include_bytes!("../../../static/lab/lab.html");
 
-/// The lab, with its taps.
+/// The lab: its taps.
 struct Lab(Arc<Taps>);
 
 impl Lab {
-    /// What is asked of a channel of the lab.
+    /// Decides how a request for a channel of the lab is served.
     fn tap_channel_route(
         &self, app: &Arc<App>, req: &Request, key: &str, connection: &mut Connection,
     ) -> Result<Route, Reject> {

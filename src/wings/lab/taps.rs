@@ -1,13 +1,13 @@
-//! Taps: what is said on a connection becomes events of a channel.
+//! Taps: a tap publishes the bytes of one connection as events of a channel.
 //!
-//! Whoever writes to a tapped connection, the pump above all, copies the bytes into a queue and goes on. One thread
-//! makes events of them, a few milliseconds later, so that a busy connection seldom has to wake it.
+//! Threads that write to a tapped connection, above all the pump, only copy the bytes into a queue. Another thread
+//! makes events of them. It waits a few milliseconds first, so that a busy connection seldom has to wake it.
 //!
-//! Such a channel is kept in memory, and forgotten soon after the page has gone. Whoever knows the key can read along;
-//! the page draws it at random, and it stands in no list.
+//! The channel is kept in memory, and forgotten soon after the page is closed. Any client that knows the key can
+//! subscribe to it. The page draws the key at random, and no list shows it.
 //!
-//! Limits: `MAX_TAPS`, `PIECE`, `MAX_QUEUE`, `MAX_CHANNELS`, `HISTORY`. A tap holds a second descriptor for its socket,
-//! and so it counts as a second connection.
+//! Limits: `MAX_TAPS`, `MAX_PIECE`, `MAX_QUEUE`, `MAX_CHANNELS`, `HISTORY`. A tap holds a second descriptor for its
+//! socket, so it counts as a second connection.
 
 use crate::channel::hub::{GroupLimits, Hub};
 use crate::channel::publish::NewIds;
@@ -27,73 +27,76 @@ use std::sync::{Arc, Mutex};
 use std::thread::{Thread, park, sleep};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Limit: channels of the lab. One that nobody reads, and into which nothing is told, gives way to a new one.
+/// Limit: channels of the lab. A new channel replaces one without subscribers and without new events.
 const MAX_CHANNELS: usize = 64;
-/// Limit: bytes kept of each, in place of `--history`.
+/// Limit: bytes that are kept of each channel, instead of `--history`.
 const HISTORY: usize = 64 << 10;
-/// Limit: connections with a tap, at a time; half of them for one client's address.
+/// Limit: tapped connections at the same time, and half of that for one client's address.
 const MAX_TAPS: usize = 256;
-/// Limit: bytes that are told at a time.
-const PIECE: usize = 8192;
-/// Limit: bytes of all taps that wait to be told, each piece with those that it takes beside. As many are being told.
+/// Limit: bytes of the connection in one event.
+const MAX_PIECE: usize = 8192;
+/// Limit: bytes in the queue of all taps. Each piece counts with `PIECE_OVERHEAD`. As many bytes may be in
+/// publication.
 const MAX_QUEUE: usize = 512 << 10;
 const PIECE_OVERHEAD: usize = size_of::<Piece>() + 16;
-/// How long pieces gather that are told together, so that a busy connection seldom has to wake who tells them.
-const GATHER: Duration = Duration::from_millis(5);
+/// How long the publishing thread lets pieces gather, so that a busy connection seldom has to wake it.
+const GATHER_TIME: Duration = Duration::from_millis(5);
 
 table! {
-    TAP 400 "tincan, /lab" "a tap's name is 1 to 64 of A-Z a-z 0-9 _ -, and a tap is not tapped itself; mend it"
-    TAPS 503 "tincan, ?tap=" "there is no room for a further tap, or for a further one of this address; close lab pages that nobody needs, or come back later" => LATER
+    TAP 400 "tincan, /lab" "a tap's key is 1 to 64 of A-Z a-z 0-9 _ -, and a channel of the lab cannot be tapped; correct the key, or leave it out"
+    TAPS 503 "tincan, ?tap=" "there are too many taps, in all or of this address; close the lab pages that you do not need, or come back later" => LATER
 }
 
-/// What is to be told.
+/// A part of a connection's bytes, which becomes an event.
 struct Piece {
     connection: u64,
     channel: Arc<Channel>,
     name: &'static str,
-    at: Duration, // since 1970
+    at: Duration, // time since 1970
     bytes: Box<[u8]>,
-    lost: usize, // bytes before these
+    lost: usize, // bytes before these that are missing
 }
 
 impl Piece {
+    /// Publishes the piece, after an event `lost` if bytes are missing.
     fn publish(&self, hub: &Hub) {
         let at = self.at.as_micros() as u64;
-        let tell = |name: &str, bytes: String| {
+        let publish_event = |name: &str, bytes: String| {
             let connection = self.connection;
             let data = format!("{{\"connection\":{connection},\"at\":{}.{:03}{bytes}}}", at / 1000, at % 1000);
             let event = Event::new(data).named(name).unwrap_or_default();
-            let _ = self.channel.publish(&[event], NewIds::Next, None); // it is in memory, and nothing there can fail
+            let _ = self.channel.publish(&[event], NewIds::Next, None); // this cannot fail in memory
             hub.wake(&self.channel);
         };
         if self.lost > 0 {
-            tell("lost", format!(",\"bytes\":{}", self.lost));
+            publish_event("lost", format!(",\"bytes\":{}", self.lost));
         }
         let bytes: String = self.bytes.iter().map(|byte| char::from(*byte)).collect();
-        tell(self.name, if bytes.is_empty() { bytes } else { format!(",\"bytes\":{}", json(&bytes)) });
+        publish_event(self.name, if bytes.is_empty() { bytes } else { format!(",\"bytes\":{}", json(&bytes)) });
     }
 }
 
-/// What waits to be told, and its bytes.
+/// The pieces that wait for publication, and their size.
 #[derive(Default)]
 struct Queue {
     pieces: Vec<Piece>,
     bytes: usize,
 }
 
-/// The tap of a connection.
+/// Puts the bytes of one connection into the queue.
 struct Recorder {
     connection: u64,
     channel: Arc<Channel>,
     taps: Arc<Taps>,
-    lost: usize, // bytes that were not told, and that nobody was told of
+    lost: usize, // missing bytes that no event `lost` has counted yet
 }
 
 impl Recorder {
+    /// Puts bytes into the queue, or counts them as lost if it is full.
     fn record(&mut self, name: &'static str, bytes: &[u8]) {
         let size = PIECE_OVERHEAD + bytes.len();
         let mut queue = lock(&self.taps.queue);
-        // The end is told in any case: it comes once for each tap.
+        // The end goes into the queue even if that is full: it comes once for each tap.
         if queue.bytes + size > MAX_QUEUE && !bytes.is_empty() {
             self.lost += bytes.len();
             return;
@@ -117,16 +120,17 @@ impl Drop for Recorder {
     }
 }
 
-/// A tapped connection: the key of its tap, its socket, which counts, and its line until the end is told.
+/// A tapped connection.
 struct TappedConnection {
-    key: Box<str>,
+    key: Box<str>, // of its tap
     stream: TcpStream,
-    _slot: Slot,
-    recorder: Mutex<Option<Recorder>>,
+    _slot: Slot,                       // for the second descriptor
+    recorder: Mutex<Option<Recorder>>, // none after the end
 }
 
-fn record(line: &mut Option<Recorder>, name: &'static str, bytes: &[u8]) {
-    line.iter_mut().for_each(|line| bytes.chunks(PIECE).for_each(|piece| line.record(name, piece)));
+/// Records bytes in pieces, if the connection is not cut.
+fn record(recorder: &mut Option<Recorder>, name: &'static str, bytes: &[u8]) {
+    recorder.iter_mut().for_each(|recorder| bytes.chunks(MAX_PIECE).for_each(|piece| recorder.record(name, piece)));
 }
 
 impl Watch for Arc<TappedConnection> {
@@ -135,9 +139,9 @@ impl Watch for Arc<TappedConnection> {
     }
 
     fn send(&mut self, bytes: &[u8], write: &mut dyn FnMut() -> io::Result<usize>) -> io::Result<usize> {
-        let mut line = lock(&self.recorder); // so that the end is not told between the two
+        let mut recorder = lock(&self.recorder); // held: the end must not come between the write and its bytes
         let taken = write()?;
-        record(&mut line, "out", bytes.get(..taken).unwrap_or_default());
+        record(&mut recorder, "out", bytes.get(..taken).unwrap_or_default());
         Ok(taken)
     }
 
@@ -146,7 +150,7 @@ impl Watch for Arc<TappedConnection> {
     }
 }
 
-/// The tapped connections.
+/// All tapped connections, the queue, and the thread that publishes.
 pub struct Taps {
     hub: Arc<Hub>,
     next_connection: AtomicU64,
@@ -156,10 +160,10 @@ pub struct Taps {
 }
 
 impl Taps {
-    /// No taps yet, but the channels, and the thread that tells what taps hear.
+    /// Creates it without taps. It adds the channels of the lab to the hub, and starts the thread that publishes.
     ///
     /// # Errors
-    /// If a thread cannot be started.
+    /// If the thread cannot be started.
     pub fn new(hub: Arc<Hub>) -> io::Result<Arc<Taps>> {
         hub.add_group(GroupLimits {
             prefix: "lab/",
@@ -168,57 +172,58 @@ impl Taps {
             forget: hub.config().forget / 60,
         });
         let queue = Arc::<Mutex<Queue>>::default();
-        let told = hub.clone();
-        let waiting = queue.clone();
-        let tell = move || loop {
+        let publishing_hub = hub.clone();
+        let publishing_queue = queue.clone();
+        let publish = move || loop {
             park();
-            sleep(GATHER);
-            let pieces = take(&mut *lock(&waiting)).pieces;
-            pieces.into_iter().for_each(|piece| piece.publish(&told)); // each is free then
+            sleep(GATHER_TIME);
+            let pieces = take(&mut *lock(&publishing_queue)).pieces;
+            pieces.into_iter().for_each(|piece| piece.publish(&publishing_hub)); // frees each at once
         };
-        let teller = spawn("taps", Box::new(tell))?;
+        let publisher = spawn("taps", Box::new(publish))?;
         Ok(Arc::new(Taps {
             hub,
             next_connection: AtomicU64::new(1),
             connections: Quota(Mutex::default()),
             queue,
-            publisher: teller,
+            publisher,
         }))
     }
 
-    /// A tap on this connection, for the channel of this key.
+    /// Taps this connection, for the channel with this key.
     ///
     /// # Errors
-    /// [`CONNECTIONS`] or [`TAPS`] if it is one too many.
+    /// [`CONNECTIONS`] or [`TAPS`] if there is no room for it.
     pub fn tap(self: &Arc<Taps>, app: &App, key: &str, stream: &TcpStream) -> Result<Box<dyn Watch>, Reject> {
-        let plug = TappedConnection {
+        let tapped = TappedConnection {
             key: key.into(),
             _slot: app.extra_connection()?,
             stream: stream.try_clone().map_err(|_| CONNECTIONS)?,
             recorder: Mutex::default(),
         };
-        let plug = self.connections.claim(MAX_TAPS, stream, plug).ok_or(TAPS)?;
+        let tapped = self.connections.claim(MAX_TAPS, stream, tapped).ok_or(TAPS)?;
         if lock(&self.queue).bytes > MAX_QUEUE {
-            return Err(TAPS); // the ends of those that there were are still to be told
+            return Err(TAPS); // the queue is full of ends of earlier taps
         }
-        *lock(&plug.recorder) = Some(Recorder {
+        *lock(&tapped.recorder) = Some(Recorder {
             connection: self.next_connection.fetch_add(1, Relaxed),
             channel: self.hub.channel(&format!("lab/{key}")).map_err(|_| TAPS)?,
             taps: self.clone(),
             lost: 0,
         });
-        Ok(Box::new(plug))
+        Ok(Box::new(tapped))
     }
 
-    /// Pulls the plug of the connections of this key: for their taps this is the end, whenever those that use them notice.
-    /// Returns how many there were.
+    /// Cuts the connections with this key. For their taps this is the end at once, even if the threads that use them
+    /// notice it later. Returns the number of the connections.
     pub fn cut(&self, key: &str) -> usize {
-        let plugs = lock(&self.connections.0); // no other tap begins before the ends are told
-        let own = plugs.iter().filter_map(|place| place.1.upgrade()).filter(|plug| *plug.key == *key);
-        own.filter(|plug| {
-            // A write that waits, and has us wait, is over then.
-            plug.stream.shutdown(Shutdown::Both).is_ok() & lock(&plug.recorder).take().is_some()
-        })
-        .count()
+        let connections = lock(&self.connections.0); // held, so that no tap begins before the ends are recorded
+        let of_key = connections.iter().filter_map(|entry| entry.1.upgrade()).filter(|tapped| *tapped.key == *key);
+        of_key
+            .filter(|tapped| {
+                // This ends a write that waits while it holds the recorder's lock.
+                tapped.stream.shutdown(Shutdown::Both).is_ok() & lock(&tapped.recorder).take().is_some()
+            })
+            .count()
     }
 }

@@ -1,6 +1,6 @@
 #![doc = include_str!("README.md")]
 //!
-//! The lessons: event streams that explain themselves, played to whoever GETs them (`script.rs`).
+//! Lessons: event streams that explain themselves. The server plays them at a readable pace (`script.rs`).
 //!
 //! Limits: `MAX_PLAYERS`.
 
@@ -18,25 +18,26 @@ use crate::wire::reject::{LATER, Reject, SINCE, table};
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
-/// Limit: lessons that are played at a time, each by its connection's own thread; half of them for one client's address.
+/// Limit: lessons that are played at the same time, and half of that for one client's address. Each takes its
+/// connection's thread.
 const MAX_PLAYERS: usize = 64;
 
 table! {
     NO_LESSON 404 "tincan, URLs" "there is no lesson of this name; GET /lessons for the list"
-    PLAYING 503 "tincan, 64 lessons at a time, 32 for one address" "no further lesson can be played now, or none for this address; come back later" => LATER
+    PLAYING 503 "tincan, 64 lessons at a time, 32 for one address" "too many lessons are being played, in all or to this address; come back later" => LATER
 }
 
-/// What it adds to the tables.
+/// The rows that this wing adds to the tables of the core.
 pub const TABLES: WingTables = WingTables {
     refusals: TABLE,
     files: files! { "../../../static/lessons/": "lessons.css" "lessons.js" "lessons-words.js"; },
     ..WingTables::new(|_| Ok(Box::new(Lessons(Arc::new(Quota(Mutex::default()))))))
 };
 
-/// The page that lists them.
+/// The page that lists the lessons.
 const PAGE: &[u8] = include_bytes!("../../../static/lessons/lessons.html");
 
-/// The lessons that are being played.
+/// The lessons that are being played, counted.
 struct Lessons(Arc<Quota<()>>);
 
 impl Wing for Lessons {
@@ -60,21 +61,22 @@ impl Wing for Lessons {
 }
 
 impl Lessons {
-    /// A lesson for this client, or its file.
+    /// Decides how a request for a lesson, or for its file, is served.
     fn lesson_route(&self, req: &Request, name: &str) -> Result<Route, Reject> {
         let file = name.strip_suffix(".txt");
         let text = LESSONS.iter().find(|lesson| lesson.name == file.unwrap_or(name)).ok_or(NO_LESSON)?.text;
         if file.is_some() {
             return Ok(Route::Response(page_file(Response::text(text), "")));
         }
-        let script = parse(text, last_event_id(req)?.as_bytes()).map_err(|_| NO_LESSON)?; // a test parses them all
+        // A test parses all lessons, so this error does not happen.
+        let script = parse(text, last_event_id(req)?.as_bytes()).map_err(|_| NO_LESSON)?;
         let players = self.0.clone();
         Ok(Route::Handler(Box::new(move |req, _, connection| play(req, &script, &players, connection))))
     }
 }
 
-/// The id after which a client begins, or nothing. A lesson has ids of its own, so it may be any text; but a lesson may say it
-/// again, and it must not become a line of its own.
+/// Returns the last event ID of a client, or an empty text. The ids of a lesson may be any text. But a lesson may
+/// send the client's id back, so it must not contain a line end.
 fn last_event_id(req: &Request) -> Result<String, Reject> {
     let is_id = |id: &String| !id.contains(char::is_control);
     let since = req.param("since")?.filter(|since| since != "all").unwrap_or_default();
@@ -84,28 +86,28 @@ fn last_event_id(req: &Request) -> Result<String, Reject> {
     Ok(req.last_event_id().filter(is_id).unwrap_or(since))
 }
 
-/// A lesson, to its end.
+/// Plays a lesson to its end.
 fn play(req: &Request, script: &Script, players: &Quota<()>, connection: &mut Connection) -> Result<Outcome, Reject> {
-    let usual = |line: &&str| !line.split(':').take(1).any(|name| script.fields.contains(name));
-    let all = [STREAM_FIELDS, http::NO_STORE].concat();
-    let fields = all.split_inclusive('\n').filter(usual).collect::<String>() + &script.fields;
+    let is_kept = |line: &&str| !line.split(':').take(1).any(|name| script.fields.contains(name));
+    let usual = [STREAM_FIELDS, http::NO_STORE].concat();
+    let fields = usual.split_inclusive('\n').filter(is_kept).collect::<String>() + &script.fields;
     // RFC 9110 §15.3.5: a 204 has no content.
     if req.method == "HEAD" || script.status == 204 {
         return Ok(Outcome::Response(Response { cache: "", ..Response::empty(script.status, fields) }));
     }
     let place = players.claim(MAX_PLAYERS, &connection.stream, ());
-    let _place = place.filter(|_| !connection.brief).ok_or(PLAYING)?; // others wait if it is brief
+    let _place = place.filter(|_| !connection.brief).ok_or(PLAYING)?; // if brief, others wait for its thread
     connection.log_request(script.status);
     let framing = chunked(is_chunked(req));
     let head = http::head(script.status, &[&fields, &connection.cors, CLOSE, framing.field, "\r\n"]);
-    // If a write fails the client is gone.
+    // If a write fails, the client has closed the connection.
     if connection.write_all(head.as_bytes()).is_ok() {
         let _ = script.play(framing, connection);
     }
     Ok(Outcome::Sent)
 }
 
-/// The list of the lessons, as a text.
+/// Returns the list of the lessons, as text.
 pub fn list() -> String {
     let mut out = String::from(
         "Lessons: play one to `curl -N` or to an EventSource. With .txt behind its name it is a file, not played.\n\n",

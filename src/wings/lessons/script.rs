@@ -1,27 +1,34 @@
-//! The lessons: text files in `static/lessons/`, played as event streams to whoever GETs them.
+//! The files of the lessons (`static/lessons/`), and how they are played as event streams.
 //!
-//! A lesson's file is sent as it stands, comments included (WHATWG HTML, "Parsing an event stream": a line that begins
-//! with a colon is ignored), block by block, with a pause after each blank line. Four comments, a line each, say what it
-//! teaches: `: lesson:` (its title), `: look:`, `: question:` and `: answer:`. The line `: 中文 (not sent)` ends what is
-//! sent: behind it stand the same four in Chinese, for the lab page and for who reads the file.
+//! A lesson is sent as its file says, block by block, with a pause after each blank line. Its comments are sent too:
+//! a client ignores lines that begin with a colon (WHATWG HTML, "Parsing an event stream"). Four comments explain the
+//! lesson, each in one line: `: lesson:` (its title), `: look:`, `: question:` and `: answer:`. The line
+//! `: 中文 (not sent)` ends what is sent. After it the same four comments follow in Chinese. They are for the lab page
+//! and for readers of the file.
 //!
-//! Four more comments are obeyed:
+//! Four more comments control how the lesson is played:
 //!
-//! - `: status: 503` is the status of the answer;
-//! - `: field: NAME: VALUE` is a field line of its head, in place of the usual one of that name;
-//! - `: pace: 2 s` is the pause after each blank line from here on, otherwise a second;
-//! - `: when Last-Event-ID: 3` begins the part that is played to a client that brings this id. What stands before the first
-//!   such line is played to everyone else.
+//! - `: status: 503` sets the status of the response.
+//! - `: field: NAME: VALUE` sets a field line of the response's head. It replaces the usual one of that name.
+//! - `: pace: 2 s` sets the pause after each blank line from here on. Without it the pause is a second.
+//! - `: when Last-Event-ID: 3` begins the part for clients that send this id. All other clients get the part before
+//!   the first such line.
 //!
-//! And what stands in braces is not sent but done: `{CR}`, `{NUL}`, `{BOM}` send bytes that no editor shows, `{time}` the
-//! time and `{last-event-id}` the id that the client brought; `{wait 2 s}` pauses there; a line `{no pause}` is a blank
-//! line without a pause; `{cut}` ends the stream there, and `{repeat}` plays the block before it for ever. A brace has no
-//! other use in a lesson, so none is ever data.
+//! Words in braces are not sent. They are commands:
 //!
-//! To HTTP/1.1 what is sent between two pauses is a chunk (RFC 9112 §7.1). The last chunk says that the lesson is over, or its
-//! time is: there is none at `{cut}`.
+//! - `{CR}`, `{NUL}` and `{BOM}` send bytes that no editor shows.
+//! - `{time}` sends the time, and `{last-event-id}` the id that the client sent.
+//! - `{wait 2 s}` pauses.
+//! - A line `{no pause}` is a blank line without a pause.
+//! - `{cut}` ends the stream there.
+//! - `{repeat}` plays the block before it again and again.
 //!
-//! Limits: `PLAY_TIME`; `connection.rs` bounds each write.
+//! A brace has no other use in a lesson, so data never has one.
+//!
+//! To HTTP/1.1 all bytes between two pauses are one chunk (RFC 9112 §7.1). The last chunk comes when the lesson ends
+//! or its time is over. After `{cut}` there is no last chunk.
+//!
+//! Limits: `PLAY_TIME`; `connection.rs` limits each write.
 
 use crate::channel::framing::FramingRef;
 use crate::wire::http;
@@ -29,14 +36,14 @@ use std::io::{self, Write};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Limit: how long a lesson is played. EventSource then comes back by itself.
+/// Limit: how long a lesson is played. EventSource then reconnects by itself.
 const PLAY_TIME: Duration = Duration::from_secs(600);
 
 /// A lesson.
 pub struct Lesson {
-    /// Its name below `/lessons/`.
+    /// Its name, which is also the end of its path `/lessons/NAME`.
     pub name: &'static str,
-    /// Its file.
+    /// The text of its file.
     pub text: &'static str,
 }
 
@@ -46,7 +53,7 @@ macro_rules! lessons {
     };
 }
 
-/// All lessons, in the order in which one learns.
+/// All lessons, in the order in which a student reads them.
 pub const LESSONS: &[Lesson] = lessons! {
     "first-event" "fields" "lines" "one-space" "missing-blank-line" "named" "ignored" "line-ends" "byte-order-mark"
     "greeting" "clock" "heartbeat" "buffering" "retry" "reconnection" "cut-id" "chunks" "empty-id" "nul-in-id"
@@ -54,18 +61,18 @@ pub const LESSONS: &[Lesson] = lessons! {
     "websocket"
 };
 
-/// What a player does next; after the last step the stream ends.
+/// A step of a lesson. The stream ends after the last one.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Send these bytes.
+    /// Sends these bytes.
     Send(Vec<u8>),
-    /// Send the time.
+    /// Sends the time.
     Time,
-    /// Pause.
+    /// Pauses.
     Wait(Duration),
-    /// Go on at the step of this number.
+    /// Goes back to the step with this index.
     Repeat(usize),
-    /// It is over: send the last chunk.
+    /// Ends the stream, with the last chunk.
     End,
 }
 
@@ -73,49 +80,49 @@ pub enum Step {
 pub struct Script {
     /// The status code.
     pub status: u16,
-    /// Field lines of its own, each with its CRLF.
+    /// Field lines that replace the usual ones, each with its CRLF.
     pub fields: String,
-    /// What is played behind the head.
+    /// The steps after the head.
     pub steps: Vec<Step>,
-    /// How long it is played at most.
+    /// The limit of its playing time.
     pub time: Duration,
 }
 
 impl Script {
-    /// Plays it; returns when it ends, or at the first step after its time.
+    /// Plays the lesson. Returns when it ends, or at the first step after its time.
     ///
     /// # Errors
-    /// Where the client is gone, or does not read.
+    /// If the client has closed the connection, or does not read.
     pub fn play(&self, framing: FramingRef, out: &mut impl Write) -> io::Result<()> {
-        let end = Instant::now() + self.time;
-        let mut at = 0;
-        let mut said = Vec::new(); // up to a pause all is one write, and one chunk
-        while let Some(step) = self.steps.get(at).filter(|_| Instant::now() < end) {
+        let deadline = Instant::now() + self.time;
+        let mut index = 0;
+        let mut unsent = Vec::new(); // all bytes up to a pause are one write, and one chunk
+        while let Some(step) = self.steps.get(index).filter(|_| Instant::now() < deadline) {
             match step {
-                Step::Send(bytes) => said.extend_from_slice(bytes),
-                Step::Time => said.extend_from_slice(http::now().as_bytes()),
+                Step::Send(bytes) => unsent.extend_from_slice(bytes),
+                Step::Time => unsent.extend_from_slice(http::now().as_bytes()),
                 Step::Wait(pause) => {
-                    out.write_all(&framing.wrap_all(&said))?;
-                    said.clear();
+                    out.write_all(&framing.wrap_all(&unsent))?;
+                    unsent.clear();
                     sleep(*pause);
                 }
                 Step::Repeat(step) => {
-                    at = *step;
+                    index = *step;
                     continue;
                 }
                 Step::End => break,
             }
-            at += 1;
+            index += 1;
         }
-        let last = if at < self.steps.len() { (framing.last)() } else { Vec::new() }; // else it is cut
-        out.write_all(&[framing.wrap_all(&said), last].concat())
+        let last = if index < self.steps.len() { (framing.last)() } else { Vec::new() }; // after `{cut}` there is none
+        out.write_all(&[framing.wrap_all(&unsent), last].concat())
     }
 
-    /// Obeys a line, if it is a comment of that kind. None: it is wrong.
+    /// Applies a line, if it is a comment that sets the status, a field line or the pace. None if it is malformed.
     fn apply_directive(&mut self, line: &str, pace: &mut Duration) -> Option<()> {
         let comment = line.strip_prefix(": ").and_then(|comment| comment.split_once(": "));
-        let (what, value) = comment.unwrap_or_default();
-        match what {
+        let (name, value) = comment.unwrap_or_default();
+        match name {
             "status" => self.status = value.parse().ok()?,
             "field" => {
                 value.split_once(": ")?;
@@ -128,19 +135,19 @@ impl Script {
     }
 }
 
-/// Reads a lesson for a client that brings this last event ID, which is empty where it brings none. Returns the script,
-/// or the line that is wrong.
+/// Reads a lesson for a client with this last event ID, which may be empty. Returns the script, or the first line
+/// that is malformed.
 pub fn parse<'a>(text: &'a str, last_id: &[u8]) -> Result<Script, &'a str> {
     let mut script = Script { status: 200, fields: String::new(), steps: Vec::new(), time: PLAY_TIME };
     let text = languages(text).0;
-    let for_this = |line| comment(line, "when Last-Event-ID").map(|id| id.as_bytes() == last_id);
-    let mut here = !text.lines().any(|line| for_this(line) == Some(true));
+    let is_for_client = |line| comment(line, "when Last-Event-ID").map(|id| id.as_bytes() == last_id);
+    let mut is_played = !text.lines().any(|line| is_for_client(line) == Some(true));
     let mut pace = Duration::from_secs(1);
     let mut block = 0;
-    let mut before = 0;
+    let mut previous_block = 0;
     for line in text.lines() {
-        here = for_this(line).unwrap_or(here);
-        if !here {
+        is_played = is_for_client(line).unwrap_or(is_played);
+        if !is_played {
             continue;
         }
         script.apply_directive(line, &mut pace).ok_or(line)?;
@@ -150,8 +157,8 @@ pub fn parse<'a>(text: &'a str, last_id: &[u8]) -> Result<Script, &'a str> {
             script.steps.push(match word {
                 sent if !in_braces => Step::Send(sent.into()),
                 "cut" => return Ok(script),
-                "repeat" if block > before => {
-                    script.steps.push(Step::Repeat(before));
+                "repeat" if block > previous_block => {
+                    script.steps.push(Step::Repeat(previous_block));
                     return Ok(script);
                 }
                 _ => step_in_braces(word, last_id).ok_or(line)?,
@@ -163,7 +170,7 @@ pub fn parse<'a>(text: &'a str, last_id: &[u8]) -> Result<Script, &'a str> {
         script.steps.push(Step::Send("\n".into()));
         if line.is_empty() {
             script.steps.push(Step::Wait(pace));
-            before = block;
+            previous_block = block;
             block = script.steps.len();
         }
     }
@@ -171,7 +178,7 @@ pub fn parse<'a>(text: &'a str, last_id: &[u8]) -> Result<Script, &'a str> {
     Ok(script)
 }
 
-/// The step that stands in braces.
+/// Returns the step for a word in braces.
 fn step_in_braces(word: &str, last_id: &[u8]) -> Option<Step> {
     let bytes: &[u8] = match word {
         "CR" => b"\r",
@@ -185,25 +192,25 @@ fn step_in_braces(word: &str, last_id: &[u8]) -> Option<Step> {
     Some(Step::Send(bytes.into()))
 }
 
-/// Limit: a single pause, such as `2 s` or `500 ms`. Who has left is found by the writes that follow; and it is more than
-/// nothing, so that what repeats never spins.
+/// Limit: a pause, such as `2 s` or `500 ms`, has 100 ms to 5 s. So the next write soon finds out that the client has
+/// left, and a lesson that repeats does not spin. Returns None if the text is malformed or over a limit.
 fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_once(' ')?;
-    let times = match unit {
+    let factor = match unit {
         "s" => 1000,
         "ms" => 1,
         _ => return None,
     };
-    let pause = number.parse::<u64>().ok()?.checked_mul(times)?;
+    let pause = number.parse::<u64>().ok()?.checked_mul(factor)?;
     (100..=5000).contains(&pause).then(|| Duration::from_millis(pause))
 }
 
-/// The two parts of a lesson's file: what is played, and its Chinese.
+/// Splits a lesson's file into its two parts: the part that is played, and the Chinese one.
 pub fn languages(text: &str) -> (&str, &str) {
     text.split_once(": 中文 (not sent)\n").unwrap_or((text, ""))
 }
 
-/// What a part says: its first comment `: WHAT: …`.
-pub fn comment<'a>(text: &'a str, what: &str) -> Option<&'a str> {
-    text.lines().find_map(|line| line.strip_prefix(": ")?.strip_prefix(what)?.strip_prefix(": "))
+/// Returns the text of a part's first comment with this name.
+pub fn comment<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(": ")?.strip_prefix(name)?.strip_prefix(": "))
 }

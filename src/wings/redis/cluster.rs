@@ -1,40 +1,45 @@
-//! Channels whose logs are Redis streams, which many nodes share: publish there, and follow what is published.
+//! A node: its channels are copies of Redis streams, which many nodes share. It publishes to the streams, and follows
+//! them.
 //!
-//! A channel of this node holds a copy of the stream's last `--history` bytes, and its readers read that: the log is the
-//! same, only somebody else numbers it. Two connections serve all channels. One sends commands (`Pipe`). On the other a
-//! thread *follows*: an `XREAD BLOCK` of all streams in use, over and over; a new channel interrupts it (`CLIENT UNBLOCK`).
+//! A channel of a node holds a copy of the last `--history` bytes of its stream, and its subscribers receive this
+//! copy. The copy is a log like any other, but Redis gives the ids. Two connections serve all channels. One sends
+//! commands (`Pipe`). On the other a thread *follows* the streams (`follower.rs`): it waits for new entries with
+//! `XREAD BLOCK`, again and again. A new channel interrupts that wait (`CLIENT UNBLOCK`).
 //!
-//! *Nothing doubled.* An `XADD` whose reply was lost is not sent again before it is known that it was not, and will not be,
-//! carried out: `Pipe` ends the lost connection, and then the stream has an entry with this `post`, or it has not.
+//! *No event is added twice.* If the reply to an `XADD` is lost, the node does not send it again at once. First
+//! `Pipe` closes the lost connection, so that Redis cannot execute the command later. Then the node looks for an
+//! entry with the same `post` in the stream. Only if there is none, it sends the command again.
 //!
-//! *A gap is told whenever in doubt.* What is new is read together with the last entry that is there already (`take`): the
-//! page begins with that one, or something is missing, and so it is if an entry that was acknowledged here does not come
-//! by. Then readers hear of a gap. If ids fell back, or others cannot know of it, a `gap` event is added to the stream
-//! for all, with an id above all that were seen, so that no id is given out twice.
+//! *In doubt, subscribers get a gap.* New entries are read in pages. A page is read from the last entry that the copy
+//! already has (`apply_page`). Something is missing if the page does not begin with that entry, or if an event that
+//! was acknowledged to this node is not in it. Then subscribers get a `gap` event. If the stream's ids have fallen
+//! back, or if other nodes cannot notice the loss, the node adds the `gap` event to the stream for all nodes. Its id
+//! is above all ids that this node knows, so that no id is given twice.
 //!
-//! *No stream harms another.* What anybody adds to one is taken over a page at a time, by turns with the others. An entry that
-//! is too large is left out, and a `gap` with its id stands in its place. A key that cannot be read is left alone.
+//! *No stream harms another.* Streams take turns: in each turn a node reads one page of a stream, whatever was added
+//! to it. An entry that is too large is left out, and a `gap` with its id replaces it. A key that cannot be read is
+//! left alone.
 //!
-//! Limits: `PAGE`, `MAX_ENTRY`, `MAX_UNREAD`, `MAX_REPORTS`, `MAX_WAITING_LINES`, `PATIENCE`. Shortcut: all nodes should have the same `--history`; the
-//! smallest one counts, and nobody waits for a node that is slower than the publishers of the others. Nobody is told of an
-//! entry that was deleted (`XDEL`) before a node had read it.
+//! Limits: `MAX_PAGE`, `MAX_ENTRY`, `MAX_UNREAD`, `MAX_REPORTS`, `MAX_WAITING_LINES`, `MAX_WAIT`.
+//! Shortcut: all nodes should have the same `--history`. The smallest one counts.
+//! Shortcut: a publisher does not wait for other nodes, even if one of them is too slow to follow.
+//! Shortcut: if an entry is deleted (`XDEL`) before a node has read it, the node does not notice.
 
 use crate::channel::hub::{Metric, RemoteLog};
 use crate::channel::publish::{NewIds, Recipients};
 use crate::channel::state::Channel;
 use crate::config::Config;
 use crate::log::positions::{Gap, Log, Since};
+use crate::log::writer::Writer;
 use crate::server::doors::App;
 use crate::system::report::{report, visible};
 use crate::system::threads::{STACK, lock};
 use crate::wings::redis::pipe::{Pipe, REFUSED, UNSENT};
 use crate::wings::redis::resp::{Address, Reply, command};
+use crate::wings::redis::stream::{self, Entry, above, below, entry_id, key, parse_id, removed_count};
 use crate::wire::event::Event;
 use crate::wire::id::Id;
 use crate::wire::reject::{LATER, Reject, table};
-
-use crate::log::writer::Writer;
-use crate::wings::redis::stream::{self, Entry, above, below, entry_id, key, parse_id, removed_count};
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
@@ -46,113 +51,119 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 table! {
-    REDIS_AWAY 503 "tincan, --redis" "Redis does not answer, so nothing can be kept, and what was said elsewhere is not known; come back later" => LATER
+    REDIS_AWAY 503 "tincan, --redis" "Redis does not reply, so nothing can be published, and what other nodes publish is not known; come back later" => LATER
     REDIS_REFUSES 503 "tincan, --redis" "Redis refuses this, and nothing of it was kept; the server's standard error says why" => LATER
-    REDIS_LOST 503 "tincan, --redis" "Redis went away before it answered, and it is not known whether this was kept; read the channel before you send it again" => LATER
+    REDIS_LOST 503 "tincan, --redis" "the connection to Redis was lost before the reply, so it is not known whether this was kept; read the channel before you send it again" => LATER
 }
 
-/// Limit: entries of one stream in one reply.
-const PAGE: usize = 32;
-/// Limit: bytes of an entry, and `--max-body` more. A page has at most twice as much.
+/// Limit: entries of one stream in one page.
+const MAX_PAGE: usize = 32;
+/// Limit: bytes of an entry, not counting `--max-body`. An entry may have this and `--max-body`, and a page twice as
+/// much.
 const MAX_ENTRY: usize = 32 << 20;
-/// Limit: events that were acknowledged, and have not come by yet.
+/// Limit: events of one channel that were acknowledged, and that this node has not read back yet.
 const MAX_UNREAD: usize = 256;
-/// Limit: how long a publisher or a reader waits while Redis is away, and one round trip more.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// The pause before the same is asked again.
+/// Limit: how long a publisher or a subscriber waits while Redis is away. One round trip more is possible.
+const MAX_WAIT: Duration = Duration::from_secs(2);
+/// The pause before a command is tried again.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
-/// Limit: lines on standard error about single streams.
+/// Limit: lines on standard error about single streams, since the start.
 const MAX_REPORTS: usize = 100;
-/// Limit: lines that wait for standard error; further ones are dropped.
+/// Limit: lines that wait for standard error. Further lines are dropped.
 const MAX_WAITING_LINES: usize = 100;
-const REFUSES: &str = "refuses events";
+/// The beginning of a report that Redis does not take events.
+const REFUSES_EVENTS: &str = "refuses events";
 
-/// Channels in use.
-pub type Channels = Vec<Arc<Channel>>;
+/// A list of channels. While it exists, none of them is forgotten.
+pub type ChannelList = Vec<Arc<Channel>>;
 
-/// A channel that is followed.
+/// A channel, and how far this node has read its stream.
 #[derive(Default)]
-pub struct Followed {
-    /// It, as long as it is in use.
+pub struct FollowedChannel {
+    /// The channel, if it is still in use.
     pub channel: Weak<Channel>,
-    /// What publishers here were told of, and has not come by.
-    pub acked: BTreeSet<Id>,
-    complete_up_to: Id,   // nothing is missing up to here, or that was told
-    removed: Option<i64>, // from the stream, when the copy began, if there was nothing to go on from
-    /// Entries that are asked for at a time: more and more, as long as they are not too large.
-    pub page: usize,
-    /// It was read to the end once.
+    /// Ids of events that were acknowledged to publishers on this node, and that it has not read back yet.
+    pub unread: BTreeSet<Id>,
+    complete_up_to: Id, // up to here nothing is missing, or a gap event says so
+    /// How many entries had been removed from the stream when the copy began. Only set if the copy began with the first
+    /// entry ever, or with an empty stream.
+    removed_before: Option<i64>,
+    /// How many new entries the next page may have. It doubles from page to page, and shrinks after a page that was too
+    /// large.
+    pub page_size: usize,
+    /// Whether it was read to the stream's end once.
     pub ready: bool,
-    /// Redis does not let us read it, for it is no stream or not ours.
+    /// Whether Redis refuses to read it: the key is no stream, or this node has no right to it.
     pub unreadable: bool,
 }
 
-/// What was asked for, and what it goes on from.
+/// A request for a page. The page begins with the entry `last`.
 pub struct PageRequest {
-    /// The channel.
+    /// The channel that is to get the page.
     pub channel: Arc<Channel>,
     last: Id,
-    newest: Id, // of what publishers here had been told of by then, or `last`
-    page: usize,
+    newest_known: Id, // the last id of the copy, or a later one that was acknowledged before the request
+    size: usize,
 }
 
-/// What the thread that follows is about: from `Following` on it hears of all that is new.
+/// The state of the thread that follows. From `Following` on, the node learns of all new entries.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
 pub enum FollowerState {
     /// It tries to connect, and has not failed yet.
     Connecting,
-    /// It has failed, and tries again and again.
+    /// It has failed to connect, and tries again and again.
     Away,
-    /// It takes over what is new.
+    /// It reads pages.
     Following,
-    /// Its `XREAD` is under way: the number of its connection, and since when.
+    /// It waits for the reply to an `XREAD`. The values are the number of its connection, and when it began to wait.
     Waiting(i64, Instant),
 }
 
-/// What the channels of this node have in common.
+/// A node: the state that its channels share.
 pub struct Node {
-    /// What sends commands.
+    /// The connection for commands.
     pub pipe: Pipe,
-    history: usize,
-    name: String,
+    history: usize, // bytes
+    name: String,   // drawn at random, so nobody can guess it
     next_post: AtomicU64,
-    /// The channels that are followed, by their names.
-    pub followed: Mutex<BTreeMap<String, Followed>>,
-    /// What the thread that follows is about.
+    /// The channels in use, by their names.
+    pub followed: Mutex<BTreeMap<String, FollowedChannel>>,
+    /// The state of the thread that follows.
     pub follower: Mutex<FollowerState>,
-    /// How often it has connected.
+    /// How often that thread has connected.
     pub connections: AtomicU64,
-    /// When this node last had everything.
-    pub current: Mutex<Instant>,
-    reported: Mutex<BTreeSet<String>>, // about single streams, as they were told
-    state: Mutex<String>,              // as it was last told on standard error
-    reports: SyncSender<String>,       // to the thread that tells it, so that nobody else waits for a terminal
-    app: Arc<App>,                     // of this server
+    /// When this node last had all events.
+    pub last_complete: Mutex<Instant>,
+    stream_reports: Mutex<BTreeSet<String>>, // about single streams; each is reported once
+    last_report: Mutex<String>,              // on standard error
+    report_queue: SyncSender<String>, // to a thread that writes them, so that no other thread waits for a terminal
+    app: Arc<App>,
 }
 
-/// The last event that publishers here were told of, and has not come by.
-fn newest_acked(followed: &mut Followed) -> Id {
-    followed.acked.last().copied().unwrap_or_default()
+/// Returns the newest id that was acknowledged and not yet read back.
+fn newest_unread(followed: &mut FollowedChannel) -> Id {
+    followed.unread.last().copied().unwrap_or_default()
 }
 
-/// The event that tells of what is gone behind this id, up to the event `from`.
-fn gap_event(last: Id, from: Option<Id>) -> Event {
-    Gap { from, lost: None }.event(&last.to_string())
+/// Returns a gap event: events after `last` are missing, up to the event `next` if that is known.
+fn gap_event(last: Id, next: Option<Id>) -> Event {
+    Gap { from: next, lost: None }.event(&last.to_string())
 }
 
-/// Whether an error is one of a single stream, which is no stream, or not ours.
+/// Returns whether an error concerns one stream only: it is no stream, this node has no right to it, or its ids are
+/// used up.
 fn is_of_key(why: &str) -> bool {
     ["WRONGTYPE", "NOPERM", "ERR The stream has exhausted"].iter().any(|code| why.starts_with(code))
 }
 
 impl Node {
-    /// A node of the Redis at this address. It connects when something is asked for, or
-    /// followed.
+    /// Creates a node for the Redis at this address. It connects when it has a command, or follows.
     pub fn new(address: Address, config: &Config, app: Arc<App>) -> Node {
-        let (news, lines) = sync_channel(MAX_WAITING_LINES);
-        let tell = move || lines.into_iter().for_each(report);
-        let _ = thread::Builder::new().name("news".into()).stack_size(STACK).spawn(tell); // without it nothing is told
+        let (report_queue, lines) = sync_channel(MAX_WAITING_LINES);
+        let write = move || lines.into_iter().for_each(report);
+        // If this thread cannot be started, nothing is reported.
+        let _ = thread::Builder::new().name("news".into()).stack_size(STACK).spawn(write);
         Node {
             pipe: Pipe::new(address, MAX_ENTRY as u64 + config.max_body as u64),
             history: config.history,
@@ -161,311 +172,342 @@ impl Node {
             followed: Mutex::default(),
             follower: Mutex::new(FollowerState::Connecting),
             connections: AtomicU64::new(0),
-            current: Mutex::new(Instant::now()),
-            state: Mutex::default(),
-            reported: Mutex::default(),
-            reports: news,
+            last_complete: Mutex::new(Instant::now()),
+            last_report: Mutex::default(),
+            stream_reports: Mutex::default(),
+            report_queue,
             app,
         }
     }
 
-    /// Tells a person, if it is news.
-    pub fn report_state(&self, news: String) {
-        let mut state = lock(&self.state);
-        if *state != news {
-            let text = visible(&news); // in part what Redis says
-            let _ = self.reports.try_send(format!("tincan: redis: {}: {text}", self.pipe.address));
-            *state = news;
+    /// Reports the state of this node to the operator, if it has changed.
+    pub fn report_state(&self, message: String) {
+        let mut last_report = lock(&self.last_report);
+        if *last_report != message {
+            let text = visible(&message); // a part of it may be the text of Redis
+            let _ = self.report_queue.try_send(format!("tincan: redis: {}: {text}", self.pipe.address));
+            *last_report = message;
         }
     }
 
-    /// Tells a person once what is wrong with a single stream: it may come by turns with others, as often as a client likes.
-    fn report_once(&self, complaint: String) {
-        let mut told = lock(&self.reported);
-        if told.len() < MAX_REPORTS && told.insert(complaint.clone()) {
-            self.report_state(complaint);
+    /// Reports an error of a single stream, but only once. Errors of several streams may alternate, as often as
+    /// clients like.
+    fn report_once(&self, message: String) {
+        let mut reports = lock(&self.stream_reports);
+        if reports.len() < MAX_REPORTS && reports.insert(message.clone()) {
+            self.report_state(message);
         }
     }
 
-    /// Whether this node follows: what it could not hear it does not publish. If a connection was lost just now, this waits
-    /// for the next one.
-    fn is_followed(&self) -> Result<(), Reject> {
-        let until = Instant::now() + PATIENCE;
-        while *lock(&self.follower) == FollowerState::Connecting && Instant::now() < until {
+    /// Checks that this node follows. It does not publish events that it could not read back. If the connection was
+    /// lost just now, this waits for the next one.
+    fn check_following(&self) -> Result<(), Reject> {
+        let deadline = Instant::now() + MAX_WAIT;
+        while *lock(&self.follower) == FollowerState::Connecting && Instant::now() < deadline {
             thread::sleep(RETRY_PAUSE);
         }
         if *lock(&self.follower) >= FollowerState::Following { Ok(()) } else { Err(REDIS_AWAY) }
     }
 
-    /// What a client is told of a failure, and a person of what Redis refuses.
-    fn reject(&self, name: &str, failed: &io::Error) -> Reject {
-        if failed.kind() != REFUSED {
+    /// Returns the refusal for a command that failed. If Redis refused the command, it reports that to the operator.
+    fn reject(&self, name: &str, error: &io::Error) -> Reject {
+        if error.kind() != REFUSED {
             return REDIS_AWAY;
         }
-        let why = failed.to_string();
+        let why = error.to_string();
         if is_of_key(&why) {
             self.report_once(format!(
                 "refuses {}: {why}; allow, rename or delete that key, and if its ids were used up, start the nodes again",
                 key(name)
             ));
         } else {
-            self.report_state(format!("{REFUSES}: {why}"));
+            self.report_state(format!("{REFUSES_EVENTS}: {why}"));
         }
         REDIS_REFUSES
     }
 
-    /// Copies a stream, up to what is there now: what comes meanwhile may have no end, and the follower hears of it.
+    /// Creates a channel with a copy of a stream, up to the stream's present end. Later entries may have no end; the
+    /// follower reads them.
     fn copy_stream(&self, name: &str) -> io::Result<Arc<Channel>> {
         let info = self.stream_info(name)?;
         let first = info.get("first-entry").and_then(entry_id);
         let last = info.get("last-generated-id").and_then(parse_id).unwrap_or_default();
-        let removed = removed_count(&info).filter(|removed| *removed == 0 || first.is_none());
-        let start = if removed == Some(0) { Id::default() } else { first.map_or(last, below) };
+        let removed_before = removed_count(&info).filter(|removed| *removed == 0 || first.is_none());
+        let start = if removed_before == Some(0) { Id::default() } else { first.map_or(last, below) };
         let channel = Arc::new(Channel::new(name, Log::copy(start, self.history), Writer::default()));
-        let followed = Followed {
+        let followed = FollowedChannel {
             channel: Arc::downgrade(&channel),
             complete_up_to: start,
-            removed,
-            page: 1,
-            ..Followed::default()
+            removed_before,
+            page_size: 1,
+            ..FollowedChannel::default()
         };
         lock(&self.followed).insert(name.into(), followed);
         while channel.last_id() < last {
             let mut command = Vec::new();
-            let asked = self.request_page(&channel, &mut command);
+            let request = self.request_page(&channel, &mut command);
             let page = self.pipe.call(command, 1)?;
-            if self.apply_page(&asked, page)? != Some(true) {
+            if self.apply_page(&request, page)? != Some(true) {
                 break;
             }
         }
         Ok(channel)
     }
 
-    /// Notes something of a channel that is in use, or looks it up.
-    fn with_followed<T>(&self, name: &str, what: impl FnOnce(&mut Followed) -> T) -> T {
-        what(lock(&self.followed).entry(name.into()).or_default())
+    /// Gives `action` the state of a channel, which is created if there is none.
+    fn with_followed<T>(&self, name: &str, action: impl FnOnce(&mut FollowedChannel) -> T) -> T {
+        action(lock(&self.followed).entry(name.into()).or_default())
     }
 
-    /// The channels for which this holds, as long as they are in use.
-    pub fn channels(&self, which: impl Fn(&Followed) -> bool) -> Channels {
-        lock(&self.followed).values().filter(|f| which(f)).filter_map(|f| f.channel.upgrade()).collect()
+    /// Returns the channels in use that fulfil a condition.
+    pub fn channels(&self, condition: impl Fn(&FollowedChannel) -> bool) -> ChannelList {
+        lock(&self.followed)
+            .values()
+            .filter(|followed| condition(followed))
+            .filter_map(|followed| followed.channel.upgrade())
+            .collect()
     }
 
-    /// Writes the command that asks for what is new in a channel.
+    /// Adds the command for the next page of a channel to `commands`. Returns the request.
     pub fn request_page(&self, channel: &Arc<Channel>, commands: &mut Vec<u8>) -> PageRequest {
         let name = &channel.name;
         let last = channel.last_id();
-        let (page, newest) = self.with_followed(name, |f| (f.page, newest_acked(f).max(last)));
-        commands.extend(command(&["XRANGE", &key(name), &last.to_string(), "+", "COUNT", &(page + 1).to_string()]));
-        PageRequest { channel: channel.clone(), last, newest, page }
+        let (size, newest_known) =
+            self.with_followed(name, |followed| (followed.page_size, newest_unread(followed).max(last)));
+        commands.extend(command(&["XRANGE", &key(name), &last.to_string(), "+", "COUNT", &(size + 1).to_string()]));
+        PageRequest { channel: channel.clone(), last, newest_known, size }
     }
 
-    /// Takes over a page of a stream. Returns whether there is more; nothing if nothing was new.
+    /// Adds the new entries of a page to its channel. Returns whether the stream has more, or None if the page has
+    /// nothing new.
     ///
     /// # Errors
     /// If the stream cannot be read.
-    pub fn apply_page(&self, asked: &PageRequest, page: Reply) -> io::Result<Option<bool>> {
-        let PageRequest { channel, last, newest, .. } = asked;
+    pub fn apply_page(&self, request: &PageRequest, page: Reply) -> io::Result<Option<bool>> {
+        let PageRequest { channel, last, newest_known, .. } = request;
         let name = &channel.name;
         let Reply::List(page) = page else { return self.mark_unreadable(name, page) };
-        let large = page.last() == Some(&Reply::Large);
-        let whole = page.len() <= asked.page && !large;
+        let is_cut = page.last() == Some(&Reply::Large);
+        let is_complete = page.len() <= request.size && !is_cut;
         let entries: Vec<Entry> = page.into_iter().filter_map(|entry| Entry::read(&entry)).collect();
         let ids: Vec<Id> = entries.iter().map(|entry| entry.id).collect();
-        // Of what was acknowledged only since it was asked for, it may know nothing.
-        let due = if whole { *newest } else { ids.last().map_or(*last, |end| *end.min(newest)) };
-        let is_gone = |id: &&Id| *id > last && !ids.contains(id);
-        let (told, lost) =
-            self.with_followed(name, |f| (f.complete_up_to, f.acked.range(..=due).find(is_gone).copied()));
-        let first = ids.iter().copied().find(|id| id > last);
-        let gone = match first {
-            Some(first) if channel.is_empty() => first != above(*last),
-            _ => *last > told && ids.first() != Some(last),
+        // The page must have each acknowledged event up to this id. It need not have an event that was acknowledged
+        // after the request.
+        let expected_up_to = if is_complete {
+            *newest_known
+        } else {
+            ids.last().map_or(*last, |last_in_page| *last_in_page.min(newest_known))
         };
-        if (gone || lost.is_some()) && !entries.iter().any(|entry| entry.lost >= Some(lost.unwrap_or(*last))) {
-            self.handle_missing(asked, lost, first)?;
-        }
-        let given = self.publish_entries(asked, entries);
-        self.with_followed(name, |f| {
-            f.unreadable = false;
-            f.acked.retain(|id| *id > due);
-            f.page = if large { given.max(1) } else { (2 * asked.page).min(PAGE) };
+        let is_lost = |id: &&Id| *id > last && !ids.contains(id);
+        let (complete_up_to, lost) = self.with_followed(name, |followed| {
+            (followed.complete_up_to, followed.unread.range(..=expected_up_to).find(is_lost).copied())
         });
-        Ok(first.map(|_| !whole))
+        let first_new = ids.iter().copied().find(|id| id > last);
+        // The page must begin with the copy's last entry. In an empty copy the first entry must follow its start.
+        let has_gap = match first_new {
+            Some(first_new) if channel.is_empty() => first_new != above(*last),
+            _ => *last > complete_up_to && ids.first() != Some(last),
+        };
+        // A gap event of another node in the page may report the loss already.
+        if (has_gap || lost.is_some()) && !entries.iter().any(|entry| entry.lost_up_to >= Some(lost.unwrap_or(*last))) {
+            self.handle_loss(request, lost, first_new)?;
+        }
+        let count = self.publish_entries(request, entries);
+        self.with_followed(name, |followed| {
+            followed.unreadable = false;
+            followed.unread.retain(|id| *id > expected_up_to);
+            followed.page_size = if is_cut { count.max(1) } else { (2 * request.size).min(MAX_PAGE) };
+        });
+        Ok(first_new.map(|_| !is_complete))
     }
 
-    /// Gives the entries of a page that are new to those who read here. Returns how many they are.
-    fn publish_entries(&self, asked: &PageRequest, entries: Vec<Entry>) -> usize {
-        let PageRequest { channel, last, .. } = asked;
-        let mut before = *last;
-        let mut given = 0;
-        for Entry { id, event, other_fields: further, is_large, .. } in entries {
-            if id <= before {
-                continue; // a Redis that is none may say one twice
+    /// Adds the new entries of a page to its channel's log. Returns their number.
+    fn publish_entries(&self, request: &PageRequest, entries: Vec<Entry>) -> usize {
+        let PageRequest { channel, last, .. } = request;
+        let mut previous = *last;
+        let mut count = 0;
+        for Entry { id, event, other_fields, is_large, .. } in entries {
+            if id <= previous {
+                continue; // only a server that is not a real Redis sends an entry twice
             }
             if is_large {
                 self.report_once(format!(
-                    "{} has entries of more than 32 MiB and --max-body; in their place readers hear a gap; XDEL removes them",
+                    "{} has entries of more than 32 MiB + --max-body; subscribers get a gap in their place; remove them with XDEL",
                     key(&channel.name)
                 ));
             }
-            let event = [if is_large { gap_event(before, None) } else { event }];
-            let recipients = further.iter().find_map(|(name, value)| self.app.audience(name, value));
+            let event = [if is_large { gap_event(previous, None) } else { event }];
+            let recipients = other_fields.iter().find_map(|(name, value)| self.app.audience(name, value));
             let publish = |recipients: Recipients| channel.publish(&event, NewIds::Given(id), recipients);
-            // Memory alone takes an event, which does not fail; but this node may not know the subscriber that is left out.
+            // A log in memory does not fail. But the subscriber to leave out may not be on this node.
             let _ = publish(recipients.as_deref()).or_else(|_| publish(None));
             self.app.hub.wake(channel);
-            before = id;
-            given += 1;
+            previous = id;
+            count += 1;
         }
         channel.notify();
-        given
+        count
     }
 
-    /// Leaves a stream alone that Redis does not let us read any more. Any other error ends the reading, such as that it is
-    /// loading its file.
-    fn mark_unreadable(&self, name: &str, page: Reply) -> io::Result<Option<bool>> {
-        let Reply::Error(why) = page else { return Err(io::Error::other("it answers without entries")) };
-        let barred = self.with_followed(name, |f| {
-            f.unreadable = f.ready && is_of_key(&why);
-            f.unreadable
+    /// Marks a stream as unreadable, if Redis refuses this one alone. Any other error ends the connection: Redis may
+    /// be loading its file, for example.
+    fn mark_unreadable(&self, name: &str, reply: Reply) -> io::Result<Option<bool>> {
+        let Reply::Error(why) = reply else { return Err(io::Error::other("its reply has no entries")) };
+        let is_unreadable = self.with_followed(name, |followed| {
+            followed.unreadable = followed.ready && is_of_key(&why);
+            followed.unreadable
         });
-        let failed = io::Error::other(why);
-        if !barred {
-            return Err(failed);
+        let error = io::Error::other(why);
+        if !is_unreadable {
+            return Err(error);
         }
-        self.reject(name, &failed);
+        self.reject(name, &error);
         Ok(None)
     }
 
-    /// Tells of what is gone, if something is: what a channel goes on from, what came before its first event, or what was
-    /// acknowledged.
-    fn handle_missing(&self, asked: &PageRequest, lost: Option<Id>, from: Option<Id>) -> io::Result<()> {
-        let PageRequest { channel, last, newest: top, .. } = asked;
+    /// Handles a page in which something is missing: the entry `last`, the first entries of an empty copy, or the
+    /// acknowledged event `lost`. If events may be missing, subscribers get a gap event. `next` is the first new event.
+    fn handle_loss(&self, request: &PageRequest, lost: Option<Id>, next: Option<Id>) -> io::Result<()> {
+        let PageRequest { channel, last, newest_known, .. } = request;
         let name = &channel.name;
         let info = self.stream_info(name)?;
-        let newest = info.get("last-generated-id").and_then(parse_id).unwrap_or_default();
+        let last_generated = info.get("last-generated-id").and_then(parse_id).unwrap_or_default();
         let removed = removed_count(&info);
-        let is_as_before = |before| removed.is_none_or(|now| now == before);
-        let is_first = channel.is_empty() && self.with_followed(name, |f| f.removed).is_some_and(is_as_before);
-        if (newest == *top || is_first) && lost.is_none() || newest < *top && self.add_gap(name, *top, true)? {
-            return Ok(()); // nothing came behind it, or before it; or all hear of it
+        let is_unchanged = |count_before| removed.is_none_or(|count| count == count_before);
+        let is_beginning = channel.is_empty()
+            && self.with_followed(name, |followed| followed.removed_before).is_some_and(is_unchanged);
+        if (last_generated == *newest_known || is_beginning) && lost.is_none()
+            || last_generated < *newest_known && self.add_gap(name, *newest_known, true)?
+        {
+            // Nothing was added after the last known entry, or nothing was removed before the copy's first one. Or all
+            // nodes get the gap event that was added.
+            return Ok(());
         }
-        let _ = channel.publish(&[gap_event(*last, from)], NewIds::None, None);
+        let _ = channel.publish(&[gap_event(*last, next)], NewIds::None, None);
         self.app.hub.wake(channel);
-        self.with_followed(name, |f| f.complete_up_to = *last);
-        // Others may lack what they have not heard, and cannot know; unless the stream has just dropped its oldest.
+        self.with_followed(name, |followed| followed.complete_up_to = *last);
+        // Other nodes may lack these events too, and cannot notice. But if the stream only dropped its oldest
+        // entries, they can.
         if removed == Some(0) || info.get("first-entry").and_then(entry_id) <= lost.or(Some(*last)) {
-            self.add_gap(name, *top, false)?;
+            self.add_gap(name, *newest_known, false)?;
         }
         Ok(())
     }
 
-    /// Has the follower begin its `XREAD` again, so that it knows of a change.
+    /// Interrupts the follower's `XREAD`, so that the follower begins again and reads a new channel too.
     fn interrupt_follower(&self) {
-        let until = Instant::now() + PATIENCE;
-        let under_way = *lock(&self.follower);
-        let FollowerState::Waiting(link, _) = under_way else { return };
-        // If it may not be interrupted, it begins again when BLOCK is over.
-        while *lock(&self.follower) == under_way
-            && Instant::now() < until
-            && matches!(self.pipe.ask(&["CLIENT", "UNBLOCK", &link.to_string()]), Ok(Reply::Number(0)))
+        let deadline = Instant::now() + MAX_WAIT;
+        let waiting = *lock(&self.follower);
+        let FollowerState::Waiting(connection, _) = waiting else { return };
+        // If this node has no right to CLIENT UNBLOCK, the follower begins again when its BLOCK time is over.
+        while *lock(&self.follower) == waiting
+            && Instant::now() < deadline
+            && matches!(self.pipe.ask(&["CLIENT", "UNBLOCK", &connection.to_string()]), Ok(Reply::Number(0)))
         {
-            thread::sleep(Duration::from_millis(1)); // it is about to begin
+            thread::sleep(Duration::from_millis(1)); // the follower is about to send its XREAD
         }
         let mut follower = lock(&self.follower);
-        if *follower == under_way {
-            *follower = FollowerState::Following; // it is about to see that
+        if *follower == waiting {
+            *follower = FollowerState::Following; // the follower is about to notice the reply
         }
     }
 
-    /// What Redis knows of a stream; nothing if there is none.
+    /// Returns the reply to `XINFO STREAM`, or null if there is no such stream.
     fn stream_info(&self, name: &str) -> io::Result<Reply> {
         match self.pipe.ask(&["XINFO", "STREAM", &key(name)]) {
-            Err(failed) if failed.to_string() == "ERR no such key" => Ok(Reply::Null),
+            Err(error) if error.to_string() == "ERR no such key" => Ok(Reply::Null),
             info => info,
         }
     }
 
-    /// What marks so many events as published here.
-    fn new_posts(&self, count: usize) -> Vec<String> {
+    /// Returns new values for the field `post`.
+    fn new_post_ids(&self, count: usize) -> Vec<String> {
         (0..count).map(|_| format!("{}-{}", self.name, self.next_post.fetch_add(1, Relaxed))).collect()
     }
 
-    /// Makes out what came of events that were to be added behind the last one. Returns their ids; none if they were not
-    /// added, and will not be.
+    /// Finds out whether events were added after the entry `last`. Returns their ids. None if they
+    /// were not added, and never will be.
+    ///
+    /// # Errors
+    /// If Redis refuses the events, or if it is not known whether they were added.
     fn added_ids(
-        &self, channel: &Channel, posts: &[String], last: Id, answer: io::Result<Reply>, until: Instant,
+        &self, channel: &Channel, post_ids: &[String], last: Id, result: io::Result<Reply>, deadline: Instant,
     ) -> Result<Option<Vec<Id>>, Reject> {
         let name = &channel.name;
-        let replies = match answer {
+        let replies = match result {
             Ok(Reply::List(replies)) => replies,
             Ok(reply) => vec![reply],
-            Err(failed) if failed.kind() == UNSENT => return Err(REDIS_AWAY),
-            Err(_) => return self.find_posts(name, posts, last, until),
+            Err(error) if error.kind() == UNSENT => return Err(REDIS_AWAY),
+            Err(_) => return self.find_posts(name, post_ids, last, deadline),
         };
         let ids: Vec<Id> = replies.iter().filter_map(parse_id).collect();
-        if ids.len() == posts.len() {
+        if ids.len() == post_ids.len() {
             return Ok(Some(ids));
         }
-        let Some(refused) = replies.into_iter().find(|reply| *reply != Reply::Null) else {
-            // The stream is gone. Whoever takes its name next begins above all that was said.
-            let top = self.with_followed(name, newest_acked).max(channel.last_id());
-            let _ = self.add_gap(name, top, true); // or somebody else has begun it
+        let Some(refusal) = replies.into_iter().find(|reply| *reply != Reply::Null) else {
+            // The stream is gone. The gap event begins a new one, and its id is above all ids of the old one.
+            let top = self.with_followed(name, newest_unread).max(channel.last_id());
+            let _ = self.add_gap(name, top, true); // this fails if another node has begun it
             return Ok(None);
         };
-        let why = if let Reply::Error(why) = refused { why } else { "it answers without an id".into() };
+        let why = if let Reply::Error(why) = refusal { why } else { "its reply has no id".into() };
         Err(self.reject(name, &io::Error::other(why)))
     }
 
-    /// Looks for events whose reply was lost, behind the last one that was there before. Returns their ids; none if they
-    /// were not added, and will not be.
-    fn find_posts(&self, name: &str, posts: &[String], last: Id, until: Instant) -> Result<Option<Vec<Id>>, Reject> {
+    /// Looks for events whose reply was lost. They can only be after the entry `last`, which was there before.
+    /// Returns their ids. None if they were not added, and never will be.
+    ///
+    /// # Errors
+    /// [`REDIS_LOST`] if it cannot be known.
+    fn find_posts(
+        &self, name: &str, post_ids: &[String], last: Id, deadline: Instant,
+    ) -> Result<Option<Vec<Id>>, Reject> {
         let mut found = Vec::new();
-        let mut at = last;
-        let mut sure = true;
-        let mut again = RETRY_PAUSE;
-        while Instant::now() < until {
-            let words = ["XRANGE", &key(name), &at.to_string(), "+", "COUNT", &PAGE.to_string()];
+        let mut after = last;
+        let mut nothing_removed = true;
+        let mut pause = RETRY_PAUSE;
+        while Instant::now() < deadline {
+            let words = ["XRANGE", &key(name), &after.to_string(), "+", "COUNT", &MAX_PAGE.to_string()];
             let Ok(Reply::List(page)) = self.pipe.ask(&words) else {
-                thread::sleep(again);
-                again *= 2;
+                thread::sleep(pause);
+                pause *= 2;
                 continue;
             };
-            let end = page.len() < PAGE && page.last() != Some(&Reply::Large);
+            let is_last_page = page.len() < MAX_PAGE && page.last() != Some(&Reply::Large);
             let entries: Vec<Entry> = page.iter().filter_map(Entry::read).collect();
-            for entry in entries.iter().filter(|entry| entry.id > at) {
-                if posts.get(found.len()) == Some(&entry.post) {
-                    found.push(entry.id); // they stand in their order
+            for entry in entries.iter().filter(|entry| entry.id > after) {
+                if post_ids.get(found.len()) == Some(&entry.post_id) {
+                    found.push(entry.id); // they are in the order in which they were sent
                 }
             }
-            if found.len() == posts.len() {
+            if found.len() == post_ids.len() {
                 return Ok(Some(found));
             }
-            // What a page goes on from must be there: if it is gone, so may be what came behind it.
-            sure &= entries.first().is_some_and(|first| first.id == at)
-                || at == Id::default() && self.stream_info(name).is_ok_and(|info| removed_count(&info) == Some(0));
-            if end {
-                return if sure && self.pipe.is_settled() { Ok(None) } else { Err(REDIS_LOST) };
+            // Each page must begin with the entry `after`. If that was removed, later entries may have been removed
+            // too.
+            nothing_removed &= entries.first().is_some_and(|first| first.id == after)
+                || after == Id::default() && self.stream_info(name).is_ok_and(|info| removed_count(&info) == Some(0));
+            if is_last_page {
+                return if nothing_removed && self.pipe.is_settled() { Ok(None) } else { Err(REDIS_LOST) };
             }
-            at = entries.last().map_or(at, |last| last.id);
+            after = entries.last().map_or(after, |last| last.id);
         }
         Err(REDIS_LOST)
     }
 
-    /// Adds a `gap` behind this id to the stream, for the readers of all nodes; `raise`: with an id just above it. Returns
-    /// whether that could be done.
+    /// Adds a `gap` event to the stream, for the subscribers of all nodes: events up to `top` may be missing. With
+    /// `raise` its id is the one after `top`, else Redis chooses it. Returns whether Redis has added it.
     fn add_gap(&self, name: &str, top: Id, raise: bool) -> io::Result<bool> {
         if raise && above(top) == top {
-            return Ok(false); // there is none, and the stream must not be used up anew
+            return Ok(false); // there is no greater id, and this one would use up the new stream's ids
         }
-        let at = if raise { above(top).to_string() } else { "*".into() };
-        let how = [&at, "lost", &top.to_string()];
-        let added = stream::add_command(name, &how, &gap_event(top, None), None, &self.new_posts(1).concat());
-        Ok(parse_id(&self.pipe.call(added, 1)?).is_some())
+        let id = if raise { above(top).to_string() } else { "*".into() };
+        let options = [&id, "lost", &top.to_string()];
+        let command = stream::add_command(name, &options, &gap_event(top, None), None, &self.new_post_ids(1).concat());
+        Ok(parse_id(&self.pipe.call(command, 1)?).is_some())
     }
 
-    /// The name of a stream that is not there, and that nobody could know of.
+    /// Returns the key of a stream that does not exist, and that nobody can guess.
     pub fn absent_key(&self) -> String {
         key(&self.name)
     }
@@ -473,41 +515,42 @@ impl Node {
 
 impl RemoteLog for Node {
     fn open(&self, name: &str) -> Result<Arc<Channel>, Reject> {
-        self.is_followed()?;
-        let channel = self.copy_stream(name).map_err(|failed| self.reject(name, &failed))?;
-        self.with_followed(name, |f| f.ready = true);
+        self.check_following()?;
+        let channel = self.copy_stream(name).map_err(|error| self.reject(name, &error))?;
+        self.with_followed(name, |followed| followed.ready = true);
         self.interrupt_follower();
         Ok(channel)
     }
 
     fn publish(&self, channel: &Channel, events: &[Event], recipients: Recipients) -> Result<Vec<Id>, Reject> {
         let name = &channel.name;
-        self.is_followed()?;
-        let (acked, unheard) = self.with_followed(name, |f| (newest_acked(f), f.acked.len()));
-        if unheard >= MAX_UNREAD && !channel.wait_for(acked, PATIENCE) {
+        self.check_following()?;
+        let (newest, unread) = self.with_followed(name, |followed| (newest_unread(followed), followed.unread.len()));
+        if unread >= MAX_UNREAD && !channel.wait_for(newest, MAX_WAIT) {
             return Err(REDIS_AWAY);
         }
-        let posts = self.new_posts(events.len());
-        let further = recipients.map(|audience| audience.field());
-        let until = Instant::now() + PATIENCE;
-        let mut again = RETRY_PAUSE;
-        while Instant::now() < until {
+        let post_ids = self.new_post_ids(events.len());
+        let extra_field = recipients.map(|audience| audience.field());
+        let deadline = Instant::now() + MAX_WAIT;
+        let mut pause = RETRY_PAUSE;
+        while Instant::now() < deadline {
             let last = channel.last_id();
-            let top = last.max(acked);
-            let (commands, replies) = stream::add_commands(name, events, further, &posts, top, channel.kept_after());
-            let answer = self.pipe.call(commands, replies);
-            if let Some(ids) = self.added_ids(channel, &posts, last, answer, until)? {
+            let top = last.max(newest);
+            let (commands, replies) =
+                stream::add_commands(name, events, extra_field, &post_ids, top, channel.kept_after());
+            let result = self.pipe.call(commands, replies);
+            if let Some(ids) = self.added_ids(channel, &post_ids, last, result, deadline)? {
                 if ids.first() <= Some(&last) {
-                    let _ = self.add_gap(name, top, true); // its ids fell back
+                    let _ = self.add_gap(name, top, true); // the ids of the stream have fallen back
                 }
-                self.with_followed(name, |f| f.acked.extend(&ids));
-                if lock(&self.state).starts_with(REFUSES) {
+                self.with_followed(name, |followed| followed.unread.extend(&ids));
+                if lock(&self.last_report).starts_with(REFUSES_EVENTS) {
                     self.report_state("takes events again".into());
                 }
                 return Ok(ids);
             }
-            thread::sleep(again); // it was not sent, or in vain
-            again *= 2;
+            thread::sleep(pause); // the events were not added
+            pause *= 2;
         }
         Err(REDIS_AWAY)
     }
@@ -515,34 +558,34 @@ impl RemoteLog for Node {
     fn catch_up(&self, channel: &Channel, since: &Since) -> Result<(), Reject> {
         let name = &channel.name;
         if let Since::After(text) = since
-            && let Some(asked) = Id::parse(text)
-            && asked > channel.last_id()
+            && let Some(wanted) = Id::parse(text)
+            && wanted > channel.last_id()
         {
-            self.is_followed()?;
-            let info = self.stream_info(name).map_err(|failed| self.reject(name, &failed))?;
+            self.check_following()?;
+            let info = self.stream_info(name).map_err(|error| self.reject(name, &error))?;
             let last = info.get("last-entry").and_then(entry_id).unwrap_or_default();
-            return if channel.wait_for(asked.min(last), PATIENCE) { Ok(()) } else { Err(REDIS_AWAY) };
+            return if channel.wait_for(wanted.min(last), MAX_WAIT) { Ok(()) } else { Err(REDIS_AWAY) };
         }
-        channel.wait_for(self.with_followed(name, newest_acked), PATIENCE);
+        channel.wait_for(self.with_followed(name, newest_unread), MAX_WAIT);
         Ok(())
     }
 
     fn health(&self) -> Result<(), Reject> {
-        self.is_followed()?;
+        self.check_following()?;
         let added = self.pipe.ask(&["XADD", &self.absent_key(), "NOMKSTREAM", "*", "data", ""]);
-        added.map(drop).map_err(|failed| self.reject("", &failed))
+        added.map(drop).map_err(|error| self.reject("", &error))
     }
 
     fn metrics(&self) -> Vec<Metric> {
         let connected = u8::from(*lock(&self.follower) >= FollowerState::Following).to_string();
-        let lag = lock(&self.current).elapsed();
-        // Without the code for floating point numbers, which is 15 KB.
+        let lag = lock(&self.last_complete).elapsed();
+        // Formatting a floating point number would add 15 KB of code.
         let lag = format!("{}.{:03}", lag.as_secs(), lag.subsec_millis());
-        let again = self.connections.load(Relaxed).saturating_sub(1);
+        let reconnections = self.connections.load(Relaxed).saturating_sub(1).to_string();
         vec![
             ("redis_connected", "gauge", "Whether this node follows Redis.", connected),
-            ("redis_lag_seconds", "gauge", "Since when this node may lack something; up to 1 is usual.", lag),
-            ("redis_reconnections_total", "counter", "Connections to Redis after the first.", again.to_string()),
+            ("redis_lag_seconds", "gauge", "Seconds since this node last had all events; up to 1 is usual.", lag),
+            ("redis_reconnections_total", "counter", "Connections to Redis after the first.", reconnections),
         ]
     }
 }

@@ -1,16 +1,21 @@
-//! The thread that follows: one connection for all channels of a node.
+//! The thread that follows: one connection on which a node reads all streams in use.
 //!
-//! It has Redis wait for news of all streams in use (`XREAD BLOCK`), and then asks for a page of each that has some. A stream
-//! that has more has news again, with all others that have some by then: so none keeps it from the others, however much
-//! comes. What had news before is asked for in the same breath, and Redis answers both at once. Whoever brings a new
-//! channel interrupts it (`CLIENT UNBLOCK`). When the connection is lost it makes another, after a pause that grows, and
-//! takes over what is new in all.
+//! The thread repeats three steps. It has Redis wait until a stream in use has new entries (`XREAD BLOCK`). Then it
+//! asks for one page of each stream that has some. Then it adds the pages to the channels. If a stream has more
+//! entries, it takes its turn again, together with all other streams. So no stream holds up the others, however many
+//! entries it gets.
+//!
+//! The last streams that had new entries probably get more. So their pages are asked for together with the next
+//! `XREAD`, and Redis replies to both at once.
+//!
+//! A new channel interrupts the wait (`CLIENT UNBLOCK`). If the connection is lost, the thread makes another one,
+//! after a pause that grows, and reads a page of every channel.
 //!
 //! Limits: `BLOCK`, `MAX_RECENT`, `MAX_PAGES`.
 
 use crate::channel::state::Channel;
 use crate::system::threads::lock;
-use crate::wings::redis::cluster::{Channels, FollowerState, Node, PageRequest, RETRY_PAUSE};
+use crate::wings::redis::cluster::{ChannelList, FollowerState, Node, PageRequest, RETRY_PAUSE};
 use crate::wings::redis::pipe::{REPLY_TIME, RedisConnection, pause};
 use crate::wings::redis::resp::{Reply, command};
 use crate::wings::redis::stream::key;
@@ -24,95 +29,104 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Limit: how long an `XREAD` waits for news; and how often a stream that we may not read is tried again.
+/// Limit: how long an `XREAD` waits. It is also the time between two tries to read the streams that cannot be read.
 const BLOCK: Duration = Duration::from_secs(1);
 
-/// Limit: streams that are asked for before it is known whether they have news.
+/// Limit: streams whose pages are asked for together with an `XREAD`.
 const MAX_RECENT: usize = 4;
 
-/// Limit: streams of which pages are asked for together.
+/// Limit: pages that are asked for together.
 const MAX_PAGES: usize = 16;
 
-/// If more streams than this are waited for, there is a pause between two `XREAD`s, so much for each: each names all of
-/// them again, and takes Redis half a microsecond for each.
+/// With more streams than this, the thread pauses between two `XREAD`s, for `PAUSE_PER_STREAM` times their number. Each
+/// `XREAD` names all streams, and each name takes Redis half a microsecond.
 const MANY_STREAMS: u32 = 50;
 const PAUSE_PER_STREAM: Duration = Duration::from_micros(5);
 
 impl Node {
-    /// The life of the thread that follows.
+    /// Runs the thread.
     pub fn follow(&self) -> ! {
         let mut failures = 0;
         loop {
-            // A panic is a bug; it must not end what all channels live from.
-            let followed = catch_unwind(AssertUnwindSafe(|| self.follow_connection(&mut failures)));
+            // A panic is a bug. It must not end this thread, on which all channels depend.
+            let result = catch_unwind(AssertUnwindSafe(|| self.follow_connection(&mut failures)));
             *lock(&self.follower) = if failures == 0 { FollowerState::Connecting } else { FollowerState::Away };
-            // A page may have been too large to be read, or to come in time.
-            lock(&self.followed).values_mut().for_each(|f| f.page = 1);
-            let Err(why) = followed.unwrap_or_else(|_| Err(io::Error::other("a bug")));
+            // The connection may have failed because a page was too large, or too slow.
+            lock(&self.followed).values_mut().for_each(|followed| followed.page_size = 1);
+            let Err(why) = result.unwrap_or_else(|_| Err(io::Error::other("its thread panicked, which is a bug")));
             self.report_state(format!("away: {why}"));
             thread::sleep(pause(failures));
             failures = failures.saturating_add(1);
         }
     }
 
-    /// Follows on a new connection, until that fails.
+    /// Follows on a new connection, until it fails.
     fn follow_connection(&self, failures: &mut u32) -> io::Result<Infallible> {
-        let mut link = RedisConnection::connect(&self.pipe)?;
-        self.read_pages(&mut link, &self.channels(|f| f.ready))?;
+        let mut connection = RedisConnection::connect(&self.pipe)?;
+        self.read_pages(&mut connection, &self.channels(|f| f.ready))?;
         *lock(&self.follower) = FollowerState::Following;
         self.connections.fetch_add(1, Relaxed);
         self.report_state("connected".into());
-        let mut tried = Instant::now();
-        let mut hot = Vec::new();
+        let mut last_retry = Instant::now();
+        let mut recent = Vec::new();
         loop {
-            let began = Instant::now();
-            let (heard, streams) = self.wait_for_news(&mut link, &mut hot)?;
-            if heard.is_none() && began.elapsed() < RETRY_PAUSE {
-                thread::sleep(RETRY_PAUSE); // news that are none must not make us spin
+            let begin = Instant::now();
+            let (progress, stream_count) = self.wait_for_news(&mut connection, &mut recent)?;
+            if progress.is_none() && begin.elapsed() < RETRY_PAUSE {
+                thread::sleep(RETRY_PAUSE); // an XREAD that ends at once without new entries must not make us spin
             }
-            if heard != Some(true) {
-                *lock(&self.current) = Instant::now();
+            if progress != Some(true) {
+                *lock(&self.last_complete) = Instant::now();
             }
-            if streams > MANY_STREAMS {
-                thread::sleep((PAUSE_PER_STREAM * streams).min(BLOCK / 10)); // news come together meanwhile
+            if stream_count > MANY_STREAMS {
+                // Meanwhile several streams get new entries.
+                thread::sleep((PAUSE_PER_STREAM * stream_count).min(BLOCK / 10));
             }
-            if self.pipe.leads_elsewhere(&link) {
+            if self.pipe.leads_elsewhere(&connection) {
                 return Err(io::Error::other("its name leads to another server now"));
             }
             *failures = 0;
-            if tried.elapsed() >= BLOCK {
-                self.read_pages(&mut link, &self.channels(|f| f.unreadable))?;
-                tried = Instant::now();
+            if last_retry.elapsed() >= BLOCK {
+                self.read_pages(&mut connection, &self.channels(|f| f.unreadable))?;
+                last_retry = Instant::now();
             }
         }
     }
 
-    /// Waits for news, and takes over a page of each channel that has some; of those that had some before, with the same
-    /// reply. Returns what [`Node::apply_page`] does, of all together and of an interruption, and how many channels are waited for.
-    fn wait_for_news(&self, link: &mut RedisConnection, hot: &mut Channels) -> io::Result<(Option<bool>, u32)> {
-        *lock(&self.follower) = FollowerState::Waiting(link.id, Instant::now());
-        let (mut commands, streams) = self.xread_command();
-        hot.truncate(MAX_RECENT);
-        let asked: Vec<PageRequest> = hot.iter().map(|channel| self.request_page(channel, &mut commands)).collect();
-        link.send(&commands, BLOCK + REPLY_TIME)?;
-        let news = link.read_news(streams)?;
-        // Whatever changes from here on is seen before it waits again; what has interrupted it is a change.
+    /// Waits until streams have new entries, and reads a page of each of these. A page of each `recent` channel is
+    /// asked for together with the `XREAD`. Returns the progress and the number of the streams. The progress is the
+    /// greatest result of [`Node::apply_page`]: `None` if there was nothing new, `Some(true)` if there is more. An
+    /// interruption counts as `Some(false)`.
+    fn wait_for_news(
+        &self, connection: &mut RedisConnection, recent: &mut ChannelList,
+    ) -> io::Result<(Option<bool>, u32)> {
+        *lock(&self.follower) = FollowerState::Waiting(connection.id, Instant::now());
+        let (mut commands, stream_count) = self.xread_command();
+        recent.truncate(MAX_RECENT);
+        let requests: Vec<PageRequest> =
+            recent.iter().map(|channel| self.request_page(channel, &mut commands)).collect();
+        connection.send(&commands, BLOCK + REPLY_TIME)?;
+        let news = connection.read_news(stream_count)?;
+        // A change from here on, such as a new channel, is in the next XREAD. If the state is no longer `Waiting`, a
+        // change has interrupted this one.
         let interrupted = replace(&mut *lock(&self.follower), FollowerState::Following) == FollowerState::Following;
-        let heard = interrupted.then_some(false).max(self.apply_pages(link, &asked)?);
-        *hot = self.channels_with_news(&news);
-        let mut others = hot.clone();
-        others.retain(|channel| !asked.iter().any(|asked| Arc::ptr_eq(&asked.channel, channel)));
-        let heard = heard.max(self.read_pages(link, &others)?);
+        let progress = interrupted.then_some(false).max(self.apply_pages(connection, &requests)?);
+        *recent = self.channels_with_news(&news);
+        let mut others = recent.clone();
+        others.retain(|channel| !requests.iter().any(|request| Arc::ptr_eq(&request.channel, channel)));
+        let progress = progress.max(self.read_pages(connection, &others)?);
         match news {
             Reply::Error(why) if self.channels(|f| f.unreadable).is_empty() => Err(io::Error::other(why)),
-            _ => Ok((heard, streams)),
+            _ => Ok((progress, stream_count)),
         }
     }
 
-    /// The channels that have news by the reply to an `XREAD`, or may have some.
-    fn channels_with_news(&self, news: &Reply) -> Channels {
-        // One that we may not read must not keep us from all others. If none has news, some may have been acknowledged.
-        let mut channels = self.channels(|f| f.ready && (*news != Reply::Null || !f.acked.is_empty()));
+    /// Returns the channels whose streams have new entries, or may have some, by the reply to an `XREAD`.
+    fn channels_with_news(&self, news: &Reply) -> ChannelList {
+        // An error concerns one stream, but does not name it: then all channels are read. Without new entries, the
+        // channels with unread acknowledged events are read, because those events may be lost.
+        let mut channels =
+            self.channels(|followed| followed.ready && (*news != Reply::Null || !followed.unread.is_empty()));
         if let Reply::List(streams) = news {
             let named: BTreeSet<_> = streams.iter().filter_map(|stream| stream.list().first()?.text()).collect();
             channels.retain(|channel| named.contains(key(&channel.name).as_bytes()));
@@ -120,32 +134,36 @@ impl Node {
         channels
     }
 
-    /// Takes over a page of what is new in each of these channels. Returns what [`Node::apply_page`] does, of all together.
-    fn read_pages(&self, link: &mut RedisConnection, channels: &[Arc<Channel>]) -> io::Result<Option<bool>> {
-        let mut heard = None;
+    /// Reads a page of each of these channels. Returns the progress, as [`Node::wait_for_news`].
+    fn read_pages(&self, connection: &mut RedisConnection, channels: &[Arc<Channel>]) -> io::Result<Option<bool>> {
+        let mut progress = None;
         for channels in channels.chunks(MAX_PAGES) {
             let mut commands = Vec::new();
-            let asked: Vec<PageRequest> =
+            let requests: Vec<PageRequest> =
                 channels.iter().map(|channel| self.request_page(channel, &mut commands)).collect();
-            link.send(&commands, REPLY_TIME)?;
-            heard = heard.max(self.apply_pages(link, &asked)?);
+            connection.send(&commands, REPLY_TIME)?;
+            progress = progress.max(self.apply_pages(connection, &requests)?);
         }
-        Ok(heard)
+        Ok(progress)
     }
 
-    /// Takes over one page after another, so that one at a time is held.
-    fn apply_pages(&self, link: &mut RedisConnection, asked: &[PageRequest]) -> io::Result<Option<bool>> {
-        asked.iter().try_fold(None, |heard, asked| Ok(self.apply_page(asked, link.reply(0)?)?.max(heard)))
+    /// Adds the pages of these requests to their channels. It reads one page after the other, so that only one is in
+    /// memory.
+    fn apply_pages(&self, connection: &mut RedisConnection, requests: &[PageRequest]) -> io::Result<Option<bool>> {
+        requests
+            .iter()
+            .try_fold(None, |progress, request| Ok(self.apply_page(request, connection.reply(0)?)?.max(progress)))
     }
 
-    /// The command that waits for news of the channels in use, and how many these are.
+    /// Returns the `XREAD` for all streams in use, and their number. It forgets the channels that are no longer in
+    /// use.
     fn xread_command(&self) -> (Vec<u8>, u32) {
-        lock(&self.followed).retain(|_, f| f.channel.strong_count() > 0);
-        // Not one of them is held while it waits: else it would never be forgotten.
-        let channels = self.channels(|f| f.ready && !f.unreadable);
+        lock(&self.followed).retain(|_, followed| followed.channel.strong_count() > 0);
+        // These references end before the wait. A channel that is referenced would never be forgotten.
+        let channels = self.channels(|followed| followed.ready && !followed.unreadable);
         let block = BLOCK.as_millis().to_string();
         let mut words = ["XREAD", "COUNT", "1", "BLOCK", &block, "STREAMS"].map(String::from).to_vec();
-        words.push(self.absent_key()); // so that there is one
+        words.push(self.absent_key()); // so that the command names a stream in any case
         words.extend(channels.iter().map(|channel| key(&channel.name)));
         words.push("$".into());
         words.extend(channels.iter().map(|channel| channel.last_id().to_string()));

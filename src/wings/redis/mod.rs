@@ -17,10 +17,10 @@ use crate::wings::redis::resp::{Address, MAX_STRING};
 use std::io;
 use std::sync::Arc;
 
-/// What would be right.
-const RIGHT: &str = "HOST:PORT, or redis://USER:PASSWORD@HOST:PORT/DB, percent-encoded";
+/// The form of the value of `--redis`.
+const EXPECTED: &str = "HOST:PORT, or redis://USER:PASSWORD@HOST:PORT/DB, percent-encoded";
 
-/// What it adds to the tables.
+/// The rows that this wing adds to the tables of the core.
 pub const TABLES: WingTables = WingTables {
     options: &[Opt {
         name: "redis",
@@ -28,7 +28,7 @@ pub const TABLES: WingTables = WingTables {
         help: "keep the logs in Redis Streams, and share them with every other node",
         set: |config, value| {
             config.wing_options.set("redis", value);
-            check(Address::parse(value).is_some(), RIGHT)
+            check(Address::parse(value).is_some(), EXPECTED)
         },
         secret: true,
     }],
@@ -37,10 +37,10 @@ pub const TABLES: WingTables = WingTables {
     ..WingTables::new(open)
 };
 
-/// Whether the other options fit.
+/// Checks that the other options agree with `--redis`.
 fn check_options(config: &Config) -> Result<(), String> {
     let Some(address) = config.wing_options.get("redis") else { return Ok(()) };
-    check(Address::parse(address).is_some(), RIGHT).map_err(|right| format!("redis: give {right}"))?;
+    check(Address::parse(address).is_some(), EXPECTED).map_err(|expected| format!("redis: give {expected}"))?;
     if config.max_body as u64 > MAX_STRING {
         return Err("--redis takes no string over 512M; give a smaller --max-body".into());
     }
@@ -55,18 +55,18 @@ fn open(app: &Arc<App>) -> io::Result<Box<dyn Wing>> {
     let Some(address) = config.wing_options.get("redis").and_then(Address::parse) else {
         return Ok(Box::new(Redis(None)));
     };
-    let cluster = Arc::new(Node::new(address, config, app.clone()));
-    app.hub.set_remote_log(cluster.clone());
-    Ok(Box::new(Redis(Some(cluster))))
+    let node = Arc::new(Node::new(address, config, app.clone()));
+    app.hub.set_remote_log(node.clone());
+    Ok(Box::new(Redis(Some(node))))
 }
 
-/// The node, if there is a Redis.
+/// The node. None without `--redis`.
 struct Redis(Option<Arc<Node>>);
 
 impl Wing for Redis {
     fn run(&self) {
-        let Some(cluster) = self.0.clone() else { return };
-        if spawn("follower", Box::new(move || cluster.follow())).is_err() {
+        let Some(node) = self.0.clone() else { return };
+        if spawn("follower", Box::new(move || node.follow())).is_err() {
             report("tincan: no thread can be had to follow Redis with; start the server again".into());
         }
     }

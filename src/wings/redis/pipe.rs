@@ -1,15 +1,16 @@
-//! Connections to a Redis server: one command after another, or those of many threads in one round trip.
+//! Connections to a Redis server. A connection carries the commands of one thread, or of many in one round trip.
 //!
-//! [`Pipe`] is one connection for all who have something to ask. Whoever comes while a round trip is under way leaves its
-//! commands; one of those who wait then sends them all in one write, and reads all replies (as `Channel::wait_heard` has one
-//! publisher write to the disk for all).
+//! A [`Pipe`] is one connection for all threads. While a round trip is under way, further threads leave their
+//! commands and wait. Then one of them sends all commands in one write, and reads all replies. (In the same way
+//! `Channel::wait_heard` has one publisher sync the disk for all.)
 //!
-//! *Lost* is a command that was sent, and whose reply did not come: it may have been carried out, or it still will be, as
-//! long as the old connection has bytes that the server has not read. So with each new connection the server is told to
-//! end the one before (`CLIENT KILL ID`); only what one finds from then on is final.
+//! A command is *lost* if it was sent and its reply did not come. Redis may have executed it. It may even execute it
+//! later, as long as the old connection has bytes that Redis has not read. So each new connection first has Redis
+//! close the old one (`CLIENT KILL ID`). Only after that a look at the stream is final: the pipe is then *settled*.
 //!
-//! Limits: `CONNECT_TIME`, `MAX_ADDRESSES`, [`REPLY_TIME`], `MAX_PAUSE`; `resp.rs` has those of a reply. Shortcut: the system looks up the
-//! name of the server, in a time of its own. Deliberately absent: what the commands mean.
+//! Limits: `CONNECT_TIME`, `MAX_ADDRESSES`, [`REPLY_TIME`], `MAX_PAUSE`; `resp.rs` has the limits of a reply.
+//! Shortcut: the system looks up the server's name, in its own time.
+//! Deliberately absent: the meaning of the commands.
 
 use crate::system::threads::lock;
 use crate::system::time::jitter;
@@ -23,138 +24,143 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Limit: how long a connection to one address may take.
+/// Limit: the time for a connection to one address.
 const CONNECT_TIME: Duration = Duration::from_secs(1);
-/// Limit: addresses of one name that are tried.
+/// Limit: addresses of the server's name that are tried.
 const MAX_ADDRESSES: usize = 4;
 /// Limit: the stack of a thread that looks up a name.
 const RESOLVER_STACK: usize = 1 << 20;
-/// Limit: how long a round trip may take, and how much longer for each byte of the replies (100 KB a second).
+/// Limit: the time for a round trip. Each byte of the replies adds `TIME_PER_BYTE`, so the slowest rate is 100 KB a
+/// second.
 pub const REPLY_TIME: Duration = Duration::from_secs(2);
 const TIME_PER_BYTE: Duration = Duration::from_micros(10);
-/// Limit: bytes that are kept of what an `XREAD` says of one stream: its name, and the id of an entry.
-const NEWS: u64 = 1 << 10;
-/// Limit: bytes that are kept of a reply beside two entries.
+/// Limit: bytes of the reply to an `XREAD` that are kept for one stream: its name, and the id of an entry.
+const NEWS_SIZE: u64 = 1 << 10;
+/// Limit: bytes of a reply that are kept beside two entries.
 const REPLY_OVERHEAD: u64 = 8 << 10;
-/// Limit: the pause before the server is tried again: 100 ms, doubled up to this many, give or take half.
+/// Limit, in milliseconds: the pause before the node connects again. It begins with 100, doubles up to this, and
+/// varies by half.
 const MAX_PAUSE: u64 = 3000;
 
-/// The pause after so many failures in a row.
+/// Returns the pause after so many failures in a row.
 pub fn pause(failures: u32) -> Duration {
     let middle = 100 << failures.min(16);
     Duration::from_millis(jitter(middle.min(MAX_PAUSE), 50))
 }
 
-/// The addresses of the server's name. The system's resolver needs a larger stack than our threads have.
+/// Looks up the addresses of the server's name. The system's resolver needs a larger stack than our threads have.
 fn resolve(address: &Address) -> io::Result<Vec<SocketAddr>> {
     let address = (address.host.clone(), address.port);
-    // No scoped one: the end of a scope unparks who began it, and the follower's next pause would be over at once.
+    // It is no scoped thread: the end of a scope unparks this thread, and the follower's next pause would end at
+    // once.
     let resolver = thread::Builder::new().stack_size(RESOLVER_STACK);
     let resolver = resolver.spawn(move || address.to_socket_addrs().map(Iterator::collect))?;
     resolver.join().unwrap_or_else(|_| Err(io::Error::other("its name could not be looked up")))
 }
 
-/// A socket whose reads end in time.
-struct Timed {
+/// A socket whose reads have a deadline. Each byte that is read moves the deadline.
+struct TimedStream {
     stream: TcpStream,
-    until: Instant,
+    deadline: Instant,
 }
 
-impl Read for Timed {
+impl Read for TimedStream {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let left = self.until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        let remaining = self.deadline.saturating_duration_since(Instant::now());
+        if remaining.is_zero() {
             return Err(ErrorKind::TimedOut.into());
         }
-        self.stream.set_read_timeout(Some(left))?;
+        self.stream.set_read_timeout(Some(remaining))?;
         let len = match self.stream.read(out) {
             Err(e) if e.kind() == ErrorKind::WouldBlock => return Err(ErrorKind::TimedOut.into()),
             read => read?,
         };
-        self.until += TIME_PER_BYTE * len as u32; // no read has 2 GiB (read(2))
+        self.deadline += TIME_PER_BYTE * len as u32; // no read has 2 GiB (read(2))
         Ok(len)
     }
 }
 
-/// One connection.
+/// One connection to Redis.
 pub struct RedisConnection {
-    stream: BufReader<Timed>,
+    stream: BufReader<TimedStream>,
     max_entry: u64, // bytes of an entry that are kept
-    /// Its number (`CLIENT ID`), if the server tells it; else 0, which no connection has.
+    /// Its number on the server (`CLIENT ID`). If the server does not give it, this is 0, which no connection has.
     pub id: i64,
-    run_id: Option<Vec<u8>>, // the server's process
+    run_id: Option<Vec<u8>>, // identifies the server's process
 }
 
 impl RedisConnection {
-    /// Connects to where a pipe leads, and says who we are. Its replies have the pipe's limit.
+    /// Connects to the server of a pipe, authenticates, and selects the database. Replies have the pipe's limit.
     ///
     /// # Errors
-    /// If the server is not there, or does not take us. The password is in none of them.
+    /// If the server is not reachable, or refuses the user, the password or the database. No error shows the
+    /// password.
     pub fn connect(pipe: &Pipe) -> io::Result<RedisConnection> {
-        let Pipe { address, each, .. } = pipe;
-        let none = Err(io::Error::other("its name has no address"));
+        let Pipe { address, max_entry, .. } = pipe;
+        let error = Err(io::Error::other("its name has no address"));
         let addresses = resolve(address)?.into_iter().take(MAX_ADDRESSES);
         let stream =
-            addresses.fold(none, |tried, ip| tried.or_else(|_| TcpStream::connect_timeout(&ip, CONNECT_TIME)))?;
+            addresses.fold(error, |result, ip| result.or_else(|_| TcpStream::connect_timeout(&ip, CONNECT_TIME)))?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(REPLY_TIME))?;
-        let timed = Timed { stream, until: Instant::now() };
-        let mut link = RedisConnection { stream: BufReader::new(timed), max_entry: *each, id: 0, run_id: None };
+        let timed = TimedStream { stream, deadline: Instant::now() };
+        let mut connection =
+            RedisConnection { stream: BufReader::new(timed), max_entry: *max_entry, id: 0, run_id: None };
         let Address { user, password, .. } = address;
         let auth: &[&str] = if user.is_empty() { &["AUTH", password] } else { &["AUTH", user, password] };
         if !password.is_empty()
-            && let Reply::Error(why) = link.ask(auth)?
+            && let Reply::Error(why) = connection.ask(auth)?
         {
-            // Not its whole text: a server without this command shows what it was given.
+            // Only the first word of the error is shown: a server without AUTH repeats the password in its error.
             let code = why.split(' ').next().unwrap_or_default();
-            return Err(io::Error::other(format!("it does not take the user and the password ({code})")));
+            return Err(io::Error::other(format!("it refuses the user and the password ({code})")));
         }
         let database = address.database.to_string();
         if address.database > 0
-            && let Reply::Error(why) = link.ask(&["SELECT", &database])?
+            && let Reply::Error(why) = connection.ask(&["SELECT", &database])?
         {
-            return Err(io::Error::other(format!("it has no database {database} for us: {why}")));
+            return Err(io::Error::other(format!("it refuses database {database}: {why}")));
         }
-        match link.ask(&["CLIENT", "ID"])? {
-            Reply::Number(id) => link.id = id,
-            // Who may not ask this may still do all else; anything more is said of the connection.
+        match connection.ask(&["CLIENT", "ID"])? {
+            Reply::Number(id) => connection.id = id,
+            // Without the right to CLIENT ID the node still works. Any other error is an error of the connection.
             Reply::Error(why) if !["NOPERM", "ERR unknown"].iter().any(|code| why.starts_with(code)) => {
                 return Err(io::Error::other(why));
             }
             _ => {}
         }
-        if let Reply::Text(info) = link.ask(&["INFO", "server"])? {
-            link.run_id =
+        if let Reply::Text(info) = connection.ask(&["INFO", "server"])? {
+            connection.run_id =
                 info.split(|&b| b == b'\n').find_map(|line| Some(line.strip_prefix(b"run_id:")?.trim_ascii().into()));
         }
-        Ok(link)
+        Ok(connection)
     }
 
-    /// Sends commands whose replies are to begin in this time.
+    /// Sends commands. The first reply must begin within `time`.
     ///
     /// # Errors
-    /// As the socket has them.
+    /// The errors of the socket.
     pub fn send(&mut self, commands: &[u8], time: Duration) -> io::Result<()> {
         let timed = self.stream.get_mut();
-        timed.until = Instant::now() + time + TIME_PER_BYTE * u32::try_from(commands.len()).unwrap_or(u32::MAX);
+        timed.deadline = Instant::now() + time + TIME_PER_BYTE * u32::try_from(commands.len()).unwrap_or(u32::MAX);
         timed.stream.write_all(commands)
     }
 
-    /// Reads one reply to commands of so many bytes. Two entries are kept, as far as they are not over the limit, and the id of
-    /// each event that was published: it is shorter than the command.
+    /// Reads one reply to commands of `commands` bytes. It keeps at most two entries of the largest size, and one id
+    /// for each published event. An id is shorter than the command that published the event.
     ///
     /// # Errors
-    /// As [`resp::read`].
+    /// The errors of [`resp::read`].
     pub fn reply(&mut self, commands: usize) -> io::Result<Reply> {
         resp::read(&mut self.stream, self.max_entry, 2 * self.max_entry + REPLY_OVERHEAD + commands as u64)
     }
 
-    /// Reads the reply to an `XREAD` of so many streams, and keeps only which of them have news.
+    /// Reads the reply to an `XREAD` of so many streams. It keeps only the names of the streams that have news.
     ///
     /// # Errors
-    /// As [`resp::read`].
+    /// The errors of [`resp::read`].
     pub fn read_news(&mut self, streams: u32) -> io::Result<Reply> {
-        resp::read(&mut self.stream, NEWS, NEWS * u64::from(streams) + NEWS)
+        resp::read(&mut self.stream, NEWS_SIZE, NEWS_SIZE * u64::from(streams) + NEWS_SIZE)
     }
 
     fn ask(&mut self, words: &[&str]) -> io::Result<Reply> {
@@ -162,65 +168,68 @@ impl RedisConnection {
         self.reply(0)
     }
 
-    /// Whether the server has not closed it, as far as can be seen.
+    /// Returns whether the connection can be used: the server has not closed it, as far as can be seen, and no bytes
+    /// wait.
     fn is_open(&self) -> bool {
         let stream = &self.stream.get_ref().stream;
         let seen = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0]));
-        // What is there already is the answer to nothing: all that follow would be taken for others' answers.
+        // Bytes that wait belong to no command. They would shift all later replies.
         self.stream.buffer().is_empty()
             && seen.is_err_and(|e| e.kind() == ErrorKind::WouldBlock)
             && stream.set_nonblocking(false).is_ok()
     }
 }
 
-/// The kind of error if commands were not sent.
+/// The kind of error if the commands were not sent.
 pub const UNSENT: ErrorKind = ErrorKind::NotConnected;
-/// The kind of error if commands were sent, at least in part, and have no replies.
+/// The kind of error if the commands are lost: at least a part was sent, and a reply is missing.
 const LOST: ErrorKind = ErrorKind::ConnectionAborted;
-/// The kind of error if the one that was sent has an error for a reply.
+/// The kind of error if Redis replied with an error.
 pub const REFUSED: ErrorKind = ErrorKind::Other;
 
+/// The commands of one thread.
 struct Call {
     commands: Vec<u8>,
     replies: usize,
-    answer: SyncSender<io::Result<Reply>>, // the first one counts
+    result: SyncSender<io::Result<Reply>>, // only the first one counts
 }
 
+/// The state that the threads of a pipe share.
 #[derive(Default)]
 struct State {
     waiting: Vec<Call>,
     busy: bool,
-    link: Option<RedisConnection>,
-    before: Option<(Option<Vec<u8>>, i64)>, // the last connection: the server's process, its number
-    settled: bool,                          // nothing more comes of those before this one
+    connection: Option<RedisConnection>,
+    previous: Option<(Option<Vec<u8>>, i64)>, // the connection before: its `run_id` and `id`
+    settled: bool,                            // no lost command of earlier connections can be executed any more
 }
 
 /// One connection for the commands of many threads.
 pub struct Pipe {
-    /// Where it leads.
+    /// The address of the server.
     pub address: Address,
-    each: u64, // bytes of an entry that are kept
+    max_entry: u64, // bytes of an entry that are kept
     state: Mutex<State>,
     changed: Condvar,
 }
 
 impl Pipe {
-    /// A pipe to a server, which is connected to when something is to be sent. Limit: of an entry `each` bytes are kept.
-    pub fn new(address: Address, each: u64) -> Pipe {
-        Pipe { address, each, state: Mutex::default(), changed: Condvar::new() }
+    /// Creates a pipe. It connects when something is to be sent. Limit: it keeps `max_entry` bytes of an entry.
+    pub fn new(address: Address, max_entry: u64) -> Pipe {
+        Pipe { address, max_entry, state: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// Sends commands that have so many replies, in one piece; returns the last one.
+    /// Sends commands in one piece. Returns the last of their `replies`.
     ///
     /// # Errors
-    /// [`UNSENT`], or that they are lost.
+    /// [`UNSENT`] or [`LOST`].
     pub fn call(&self, commands: Vec<u8>, replies: usize) -> io::Result<Reply> {
         let mut state = lock(&self.state);
-        let (answer, answered) = sync_channel(1);
-        state.waiting.push(Call { commands, replies, answer });
+        let (result, receiver) = sync_channel(1);
+        state.waiting.push(Call { commands, replies, result });
         loop {
-            if let Ok(answer) = answered.try_recv() {
-                return answer;
+            if let Ok(result) = receiver.try_recv() {
+                return result;
             }
             if state.busy {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -228,52 +237,52 @@ impl Pipe {
             }
             state.busy = true;
             let calls = take(&mut state.waiting);
-            let link = state.link.take();
+            let connection = state.connection.take();
             drop(state);
-            let mut failed = UNSENT;
-            // A panic is a bug; even then each call is answered, and the next round trip can begin.
-            let trip = catch_unwind(AssertUnwindSafe(|| self.round_trip(link, &calls, &mut failed)));
+            let mut error_kind = UNSENT;
+            // A panic is a bug. Even then each call gets a result, and the next round trip can begin.
+            let finished = catch_unwind(AssertUnwindSafe(|| self.round_trip(connection, &calls, &mut error_kind)));
             for call in calls {
-                let _ = call.answer.try_send(Err(failed.into())); // if it has none
+                let _ = call.result.try_send(Err(error_kind.into())); // if it has no result yet
             }
             state = lock(&self.state);
-            state.link = trip.ok().and_then(Result::ok);
+            state.connection = finished.ok().and_then(Result::ok);
             state.busy = false;
             self.changed.notify_all();
         }
     }
 
-    /// A round trip for all of these calls. Returns the connection.
+    /// Makes a round trip for all of these calls. Returns the connection.
     ///
     /// # Errors
-    /// If it cannot serve the next one; whoever has no answer by then gets `failed`.
+    /// If the connection cannot be used again. Each call that has no result by then gets `error_kind`.
     fn round_trip(
-        &self, link: Option<RedisConnection>, calls: &[Call], failed: &mut ErrorKind,
+        &self, connection: Option<RedisConnection>, calls: &[Call], error_kind: &mut ErrorKind,
     ) -> io::Result<RedisConnection> {
-        let mut link = match link.filter(RedisConnection::is_open) {
-            Some(link) => link,
+        let mut connection = match connection.filter(RedisConnection::is_open) {
+            Some(connection) => connection,
             None => self.connect()?,
         };
-        *failed = LOST;
+        *error_kind = LOST;
         let commands: Vec<&[u8]> = calls.iter().map(|call| &*call.commands).collect();
-        link.send(&commands.concat(), REPLY_TIME)?;
-        let mut turned_away = false;
+        connection.send(&commands.concat(), REPLY_TIME)?;
+        let mut is_replica = false;
         for call in calls {
             let mut last = Reply::Null;
             for _ in 0..call.replies {
-                last = link.reply(call.commands.len())?;
-                // It has become a replica: its name may by now lead to the one that took its place.
-                turned_away |= matches!(&last, Reply::Error(why) if why.starts_with("READONLY"));
+                last = connection.reply(call.commands.len())?;
+                // The server has become a replica. Its name may by now lead to the new master.
+                is_replica |= matches!(&last, Reply::Error(why) if why.starts_with("READONLY"));
             }
-            let _ = call.answer.try_send(Ok(last));
+            let _ = call.result.try_send(Ok(last));
         }
-        if turned_away { Err(LOST.into()) } else { Ok(link) }
+        if is_replica { Err(LOST.into()) } else { Ok(connection) }
     }
 
-    /// Sends one command; returns its reply.
+    /// Sends one command. Returns its reply.
     ///
     /// # Errors
-    /// As [`Pipe::call`]; [`REFUSED`], with what Redis says.
+    /// The errors of [`Pipe::call`]; [`REFUSED`] with the text of Redis, if the reply is an error.
     pub fn ask(&self, words: &[&str]) -> io::Result<Reply> {
         match self.call(command(words), 1)? {
             Reply::Error(why) => Err(io::Error::other(why)),
@@ -281,34 +290,38 @@ impl Pipe {
         }
     }
 
-    /// Whether nothing more can come of what was lost, now that there is an answer to something later.
+    /// Returns whether no lost command can be executed any more. Ask this after a reply to a later command.
     pub fn is_settled(&self) -> bool {
         lock(&self.state).settled
     }
 
-    /// Whether it leads to another process than this link does; then it connects again as well.
-    pub fn leads_elsewhere(&self, link: &RedisConnection) -> bool {
+    /// Returns whether the pipe is connected to another server process than this connection. If so, the pipe connects
+    /// again.
+    pub fn leads_elsewhere(&self, connection: &RedisConnection) -> bool {
         let mut state = lock(&self.state);
-        let other =
-            |ours: &mut RedisConnection| ours.run_id.is_some() && link.run_id.is_some() && ours.run_id != link.run_id;
-        state.link.take_if(other).is_some_and(|ours| ours.is_open()) // else it is only what is left of the one before
+        let differs = |own: &mut RedisConnection| {
+            own.run_id.is_some() && connection.run_id.is_some() && own.run_id != connection.run_id
+        };
+        // A closed one is left from an earlier server process. It says nothing about where the name leads now.
+        state.connection.take_if(differs).is_some_and(|own| own.is_open())
     }
 
+    /// Connects, and has Redis close the connection before.
     fn connect(&self) -> io::Result<RedisConnection> {
-        let mut link = RedisConnection::connect(self)?;
-        let before = lock(&self.state).before.clone();
-        let settled = match (before, &link.run_id) {
+        let mut connection = RedisConnection::connect(self)?;
+        let previous = lock(&self.state).previous.clone();
+        let settled = match (previous, &connection.run_id) {
             (None, _) => true,
             (_, None) => false,
-            (Some((Some(run), _)), Some(now)) if run != *now => true, // another process has no part of ours
-            (Some((_, id)), _) => {
-                let killed = link.ask(&["CLIENT", "KILL", "ID", &id.to_string()])?;
+            (Some((Some(run), _)), Some(now)) if run != *now => true, // a new process has no commands of ours
+            (Some((_, previous_id)), _) => {
+                let killed = connection.ask(&["CLIENT", "KILL", "ID", &previous_id.to_string()])?;
                 matches!(killed, Reply::Number(_)) && self.is_settled()
             }
         };
         let mut state = lock(&self.state);
         state.settled = settled;
-        state.before = Some((link.run_id.clone(), link.id));
-        Ok(link)
+        state.previous = Some((connection.run_id.clone(), connection.id));
+        Ok(connection)
     }
 }

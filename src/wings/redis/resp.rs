@@ -1,47 +1,48 @@
-//! RESP, the protocol of Redis and Valkey, in its version 2, and the address of such a server. Pure.
+//! RESP version 2, the protocol of Redis and Valkey, and the address of such a server. Pure.
 //!
-//! A command is an array of bulk strings; a reply begins with a byte that says what it is:
+//! A command is an array of bulk strings. The first byte of a reply says what it is:
 //!
 //! ```text
-//! *2 $4 AUTH $6 secret       each word with its length, each line ended with CR LF
-//! +OK                        a text
+//! *2 $4 AUTH $6 secret       a command: each word with its length, each line ended with CR LF
+//! +OK                        a simple string
 //! -ERR unknown command       an error
 //! :42                        a number
-//! $5 hello                   a bulk string: five bytes, and CR LF behind them
+//! $5 hello                   a bulk string: five bytes, then CR LF
 //! *2 :1 :2                   an array of two replies
 //! $-1  *-1                   null
 //! ```
 //!
-//! Source: Redis documentation, "Redis serialization protocol specification"; for the address the `redis` scheme in the
-//! registry of URI schemes (RFC 7595).
+//! Source: Redis documentation, "Redis serialization protocol specification". For the address: the `redis` scheme in
+//! the registry of URI schemes (RFC 7595).
 //!
-//! Any program that may write to a Redis can make a reply of any size. What is too large to be kept is read and dropped, and
-//! [`Reply::Large`] stands in its place: the next reply is found all the same.
+//! Any program that may write to a Redis can make a reply of any size. A part that is too large to be kept is read
+//! and dropped, and [`Reply::Large`] replaces it. So the next reply is found all the same.
 //!
-//! Limits: [`MAX_LINE`], [`MAX_DEPTH`], [`MAX_STRING`], `MAX_ELEMENTS`, `MAX_REPLY`, and the bytes that are kept, which the caller gives.
-//! Memory is taken for bytes that are there, not for a length that is only claimed. Deliberately absent: RESP3, TLS.
+//! Limits: [`MAX_LINE`], [`MAX_DEPTH`], [`MAX_STRING`], `MAX_ELEMENTS`, `MAX_REPLY`. The caller limits the bytes that
+//! are kept. Memory is only taken for bytes that have arrived, never for a claimed length.
+//! Deliberately absent: RESP3, TLS.
 
 use crate::wire::percent;
 use std::fmt;
 use std::io::{self, BufRead, ErrorKind, Read};
 
-/// Limit: bytes of a line: an error, a number, a length.
+/// Limit: bytes of a line. A line is an error, a number or a length.
 pub const MAX_LINE: u64 = 64 << 10;
-/// What an element takes in memory, roughly.
+/// The memory that an element takes beside its own bytes, roughly.
 pub const ELEMENT: u64 = 64;
 /// Limit: arrays within arrays. `XREAD` needs four.
 pub const MAX_DEPTH: u8 = 8;
-/// Limit: bytes of a string, as Redis has it (redis.conf, `proto-max-bulk-len`).
+/// Limit: bytes of a string. It is the limit of Redis itself (redis.conf, `proto-max-bulk-len`).
 pub const MAX_STRING: u64 = 512 << 20;
 /// Limit: elements of an array.
 const MAX_ELEMENTS: u64 = 64 << 20;
-/// Limit: bytes that are read of one reply. It has two entries at least, and none has more than 1 GB (redis.conf,
-/// `client-query-buffer-limit`).
+/// Limit: bytes of one reply that are read. It has room for two entries of a stream: none has more than 1 GB
+/// (redis.conf, `client-query-buffer-limit`).
 const MAX_REPLY: u64 = 5 << 29;
-/// Where a Redis listens if nobody says otherwise.
+/// The default port of Redis.
 const PORT: u16 = 6379;
 
-/// What a server answered.
+/// A reply of the server.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reply {
     /// A simple string, or a bulk string.
@@ -50,88 +51,91 @@ pub enum Reply {
     Error(String),
     /// A number.
     Number(i64),
-    /// No string, or no array.
+    /// Null: no string, or no array.
     Null,
     /// An array. If it ends with [`Reply::Large`], further elements were dropped.
     List(Vec<Reply>),
-    /// What was too large to be kept.
+    /// A part of a reply that was too large to be kept.
     Large,
 }
 
 impl Reply {
-    /// The bytes of a text.
+    /// Returns the bytes, if this is a string.
     pub fn text(&self) -> Option<&[u8]> {
         if let Reply::Text(text) = self { Some(text) } else { None }
     }
 
-    /// The elements of an array; of anything else none.
+    /// Returns the elements, or none if this is not an array.
     pub fn list(&self) -> &[Reply] {
         if let Reply::List(list) = self { list } else { &[] }
     }
 
-    /// In an array of names and values, the value of this name.
+    /// Returns the value of a name, if this is an array of names and values.
     pub fn get(&self, name: &str) -> Option<&Reply> {
         let name = Some(name.as_bytes());
         self.list().as_chunks().0.iter().find_map(|[key, value]| (key.text() == name).then_some(value))
     }
 }
 
-/// A command.
+/// Returns the bytes of a command with these words.
 pub fn command(words: &[impl AsRef<str>]) -> Vec<u8> {
     let words = words.iter().map(AsRef::as_ref);
     let strings = words.map(|word| format!("${}\r\n{word}\r\n", word.len()));
     format!("*{}\r\n{}", strings.len(), strings.collect::<String>()).into()
 }
 
-/// Reads one reply, and keeps at most `most` bytes of it; if it is an array, `each` of an element. A part of a reply counts as
-/// [`ELEMENT`] beside its own bytes.
+/// Reads one reply. It keeps at most `max` bytes of the reply, and at most `max_element` bytes of an element of an
+/// array. Each part of a reply counts as [`ELEMENT`] bytes more.
 ///
 /// # Errors
-/// `UnexpectedEof` if the stream, or what may be read of it, ends within it; `InvalidData` if it is none, or over a limit; and
-/// what the stream itself answers.
-pub fn read(stream: &mut impl BufRead, each: u64, most: u64) -> io::Result<Reply> {
-    reply(&mut stream.take(MAX_REPLY), MAX_DEPTH, each, &mut { most })
+/// `UnexpectedEof` if the stream or `MAX_REPLY` ends inside the reply; `InvalidData` if the bytes are not a reply, or
+/// a reply is over a limit; and the errors of the stream itself.
+pub fn read(stream: &mut impl BufRead, max_element: u64, max: u64) -> io::Result<Reply> {
+    reply(&mut stream.take(MAX_REPLY), MAX_DEPTH, max_element, &mut { max })
 }
 
-/// What is no reply.
-fn wrong(what: &str) -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, what)
+/// Returns the error for bytes that are not a reply.
+fn invalid(why: &str) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, why)
 }
 
-/// Reads a reply for which there is so much `room`; with the first byte that does not fit, none is left.
-fn reply(stream: &mut impl BufRead, depth: u8, each: u64, room: &mut u64) -> io::Result<Reply> {
+/// Reads a reply and takes its size from `room`. The first byte that does not fit makes `room` zero.
+fn reply(stream: &mut impl BufRead, depth: u8, max_element: u64, room: &mut u64) -> io::Result<Reply> {
     let line = line(stream)?;
     *room = room.saturating_sub(ELEMENT + line.len() as u64);
     let fits = *room > 0;
-    let (kind, rest) = line.split_first().ok_or_else(|| wrong("this is no Redis: an empty line"))?;
-    let text = String::from_utf8_lossy(rest);
-    let number = || text.parse::<i64>().map_err(|_| wrong("this is no Redis: no number where one is due"));
-    let reply = match kind {
-        b'+' => Reply::Text(rest.into()),
+    let (first, text_bytes) = line.split_first().ok_or_else(|| invalid("this is not a Redis server: an empty line"))?;
+    let text = String::from_utf8_lossy(text_bytes);
+    let number = || text.parse::<i64>().map_err(|_| invalid("this is not a Redis server: a number is missing"));
+    let reply = match first {
+        b'+' => Reply::Text(text_bytes.into()),
         b'-' => Reply::Error(text.into()),
         b':' => Reply::Number(number()?),
-        b'$' | b'*' => match (kind, u64::try_from(number()?)) {
+        b'$' | b'*' => match (first, u64::try_from(number()?)) {
             (_, Err(_)) => Reply::Null,
             (b'$', Ok(length @ ..=MAX_STRING)) => string(stream, length, room)?,
-            (b'*', Ok(length @ ..=MAX_ELEMENTS)) => Reply::List(elements(stream, length, depth, each, room)?),
-            _ => return Err(wrong("this is no Redis: an array or a string is too large")),
+            (b'*', Ok(length @ ..=MAX_ELEMENTS)) => Reply::List(elements(stream, length, depth, max_element, room)?),
+            _ => return Err(invalid("this is not a Redis server: an array or a string is too large")),
         },
-        _ => return Err(wrong("this is no Redis: a reply begins with none of + - : $ *")),
+        _ => return Err(invalid("this is not a Redis server: a reply begins with none of + - : $ *")),
     };
     Ok(if fits { reply } else { Reply::Large })
 }
 
-/// Reads the elements of an array, and keeps them up to the first that is too large.
-fn elements(stream: &mut impl BufRead, length: u64, depth: u8, each: u64, room: &mut u64) -> io::Result<Vec<Reply>> {
-    let depth = depth.checked_sub(1).ok_or_else(|| wrong("this is no Redis: too many arrays within arrays"))?;
+/// Reads the elements of an array. It keeps them up to the first that is too large.
+fn elements(
+    stream: &mut impl BufRead, length: u64, depth: u8, max_element: u64, room: &mut u64,
+) -> io::Result<Vec<Reply>> {
+    let depth =
+        depth.checked_sub(1).ok_or_else(|| invalid("this is not a Redis server: too many arrays within arrays"))?;
     let mut list = Vec::new();
     for _ in 0..length {
-        let mut own = each.min(*room);
-        *room -= own;
-        let mut element = reply(stream, depth, u64::MAX, &mut own)?;
-        *room += own;
+        let mut element_room = max_element.min(*room);
+        *room -= element_room;
+        let mut element = reply(stream, depth, u64::MAX, &mut element_room)?;
+        *room += element_room;
         if *room == 0 {
-            element = Reply::Large; // there is no room left at all
+            element = Reply::Large; // this reply has no room left at all
         }
         if list.last() != Some(&Reply::Large) {
             list.push(element);
@@ -140,7 +144,7 @@ fn elements(stream: &mut impl BufRead, length: u64, depth: u8, each: u64, room: 
     Ok(list)
 }
 
-/// Reads a string, and what ends it.
+/// Reads a bulk string and its CR LF.
 fn string(stream: &mut impl BufRead, length: u64, room: &mut u64) -> io::Result<Reply> {
     *room = room.saturating_sub(length);
     let kept = if *room > 0 { length } else { 0 };
@@ -150,38 +154,41 @@ fn string(stream: &mut impl BufRead, length: u64, room: &mut u64) -> io::Result<
     io::copy(&mut stream.take(length - kept), &mut io::sink())?;
     stream.read_exact(&mut end)?;
     if end != *b"\r\n" {
-        return Err(wrong("this is no Redis: a string does not end where it should"));
+        return Err(invalid("this is not a Redis server: a string does not end with CR LF"));
     }
     Ok(if *room > 0 { Reply::Text(bytes) } else { Reply::Large })
 }
 
-/// Reads a line; returns it without its end.
+/// Reads a line. Returns it without its end.
 fn line(stream: &mut impl BufRead) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     stream.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)?;
     if !line.ends_with(b"\n") && line.len() as u64 != MAX_LINE {
         return Err(ErrorKind::UnexpectedEof.into());
     }
-    Ok(line.strip_suffix(b"\r\n").ok_or_else(|| wrong("this is no Redis: a line does not end with CR LF"))?.into())
+    Ok(line
+        .strip_suffix(b"\r\n")
+        .ok_or_else(|| invalid("this is not a Redis server: a line does not end with CR LF"))?
+        .into())
 }
 
-/// Where a server is, and as whom to speak to it. What is shown of it is host and port alone.
+/// The address of a server, and the user and password for it. Only host and port are ever shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Address {
     /// A name or an IP address, without brackets.
     pub host: String,
     /// Its port.
     pub port: u16,
-    /// A user; empty: the default one.
+    /// The user. Empty for the default user.
     pub user: String,
-    /// The password; empty: none.
+    /// The password. Empty if there is none.
     pub password: String,
     /// The number of the database.
     pub database: u32,
 }
 
 impl Address {
-    /// Reads `HOST:PORT` or `redis://USER:PASSWORD@HOST:PORT/DATABASE`, where all but HOST can be left out.
+    /// Reads `HOST:PORT` or `redis://USER:PASSWORD@HOST:PORT/DATABASE`. Everything but HOST may be left out.
     pub fn parse(text: &str) -> Option<Address> {
         let rest = text.strip_prefix("redis://").or_else(|| Some(text).filter(|t| !t.contains(['/', '@'])))?;
         let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
@@ -191,8 +198,8 @@ impl Address {
             Some(rest) => rest.split_once(']')?,
             None => host.split_at(host.find(':').unwrap_or(host.len())),
         };
-        let number = |text: &str, none: u32| match text {
-            "" => Some(none),
+        let number = |text: &str, default: u32| match text {
+            "" => Some(default),
             digits => digits.parse().ok().filter(|_| !digits.starts_with('+')),
         };
         let port =
@@ -201,7 +208,7 @@ impl Address {
         let user = percent::decode(user, false)?;
         let password = percent::decode(password, false)?;
         let database = number(database, 0)?;
-        // A user without a password could be nobody, and is more likely a password without its colon.
+        // A user without a password is refused. It is probably a password without its colon.
         (user.is_empty() || !password.is_empty()).then(|| Address { host: host.into(), port, user, password, database })
     }
 }
@@ -213,7 +220,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// The password is not shown.
+/// Does not show the password.
 impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "Address({self})")

@@ -1,4 +1,5 @@
-//! The bytes of one connection, cut anywhere, to lines for a person: a line of the wire a line, with what it is. Pure.
+//! Turns the bytes of one connection into lines for a person: one line for each line of the wire, with a note. The
+//! bytes may come in any pieces. Pure.
 //!
 //! ```text
 //! #1 > GET /kitchen HTTP/1.1␍␊                   request line
@@ -6,18 +7,21 @@
 //! #1 < ␊                                         fires nothing
 //! ```
 //!
-//! `>` is what the client sent, `<` what it was sent. A line is shown when it has ended; only what is sent behind a head is
-//! shown at once, so that one can see half an event. `http.rs` decides where a request's body begins; behind what it
-//! refuses there are only lines, for nobody can tell what they are. What the lines of an event stream do is told after
-//! WHATWG HTML, "Interpreting an event stream". Behind a 101 there are frames: of each the header, then the payload, in plain
+//! `>` marks what the client sent, `<` what the server sent. A line is shown when it has ended. Only bytes that the
+//! server sends after a head are shown at once, so that a person can see half an event.
+//!
+//! `http.rs` decides where the body of a request begins. After a head that it refuses the meaning of the bytes is
+//! unknown, so they are only shown as lines. The notes on an event stream follow WHATWG HTML, "Interpreting an event
+//! stream". After a 101 there are frames: each is shown as its header, then its payload, unmasked
 //! (`channel/watch.rs`).
 //!
 //! No token is ever shown, wherever a line, a chunk or the connection is cut:
-//! 1. outside bodies, the value of `Authorization`, `Cookie` and fields of similar names, and their folded lines;
+//! 1. outside bodies, the values of `Authorization`, `Cookie` and fields of similar names, and their folded lines;
 //! 2. outside bodies, user information (RFC 3986 §3.2.1): the word before an `@`;
 //! 3. anywhere, each secret that this server knows (`secrets.rs`).
 //!
-//! Limits: [`MAX_LINE`], `MAX_HEAD`, `MAX_REQUESTS`; behind a handshake what `connection.rs` read together with it.
+//! Limits: [`MAX_LINE`], `MAX_HEAD`, `MAX_REQUESTS`; after a handshake, the bytes that `connection.rs` read together
+//! with it.
 
 use crate::channel::watch::{FramePosition, Frames};
 use crate::wings::trace::secrets::{MarkedByte, Secrets, hide, is_credential, plain_bytes, unmarked, visible};
@@ -30,18 +34,18 @@ use std::collections::VecDeque;
 use std::mem::take;
 use std::sync::Arc;
 
-/// Limit: bytes of a line that are kept; a longer one is shown in pieces. No line that is obeyed is longer.
+/// Limit: bytes of a line that are kept. A longer line is shown in pieces; the server accepts none.
 pub const MAX_LINE: usize = MAX_SECTION + 1;
-/// Limit: behind so many bytes of a head no further line is kept. No head that is obeyed is longer.
+/// Limit: bytes of a head after which no further line is kept. The server accepts no head that is longer.
 const MAX_HEAD: usize = MAX_TARGET + MAX_SECTION + 1024;
-/// Limit: requests that were read and not yet answered, of which it is known whether they were a HEAD.
+/// Limit: requests without a response for which this remembers whether they are a HEAD.
 const MAX_REQUESTS: usize = 4096;
-/// Between two frames.
+/// A position between two frames.
 const BETWEEN: FramePosition = FramePosition::Header { begun: false };
-/// Where the notes begin; behind a longer line they follow it.
+/// The column in which the notes begin. After a longer line the note follows the line.
 const COLUMN: usize = 40;
 
-/// Lines on their way out.
+/// The lines that are ready to be shown.
 #[derive(Default)]
 struct Output {
     out: String,
@@ -53,7 +57,7 @@ struct Output {
 impl Output {
     fn write(&mut self, text: &[MarkedByte], note: &str) {
         let mut note = unmarked(note.as_bytes());
-        self.secrets.mark(&mut note); // an event's name is the peer's
+        self.secrets.mark(&mut note); // the note may have an event's name, which the client chose
         let text = visible(text);
         let note = visible(&note);
         let (dim, plain) = if self.color { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
@@ -61,18 +65,18 @@ impl Output {
     }
 }
 
-/// A line as far as it has come.
+/// A line of the wire, as far as it has come.
 #[derive(Default)]
 struct Line {
     beginning: Vec<u8>,       // its first bytes, at most `MAX_LINE`
-    unshown: Vec<MarkedByte>, // what was not yet shown
-    cr: bool,                 // its last byte is a CR: if no LF follows, it has ended
-    partly_shown: bool,       // some of it was shown
+    unshown: Vec<MarkedByte>, // its bytes that are not shown yet
+    cr: bool,                 // its last byte is a CR; if no LF follows, the line has ended
+    partly_shown: bool,       // a part of it was shown
 }
 
 impl Line {
-    /// Takes from the front of `bytes` what belongs to it: whether it ends, or it is time to show a piece. None: there is no
-    /// byte left.
+    /// Takes the bytes of this line from the front of `bytes`. Returns true if the line ends, false if a piece of it
+    /// is to be shown. None: all bytes are taken.
     fn fill(&mut self, bytes: &mut &[u8]) -> Option<bool> {
         while let &[b, ref rest @ ..] = *bytes {
             if self.cr && b != b'\n' {
@@ -89,46 +93,47 @@ impl Line {
         None
     }
 
-    /// Its first bytes without its end.
+    /// Returns its first bytes, without its end.
     fn text(&self) -> &[u8] {
         self.beginning.split(|b| b"\r\n".contains(b)).next().unwrap_or_default()
     }
 
-    /// Shows all that is there, as its end.
-    fn show(&mut self, pen: &mut Output, note: &str) {
-        pen.secrets.mark(&mut self.unshown);
+    /// Shows the rest of the line, and begins the next one.
+    fn show(&mut self, output: &mut Output, note: &str) {
+        output.secrets.mark(&mut self.unshown);
         let before = if self.partly_shown { "... " } else { "" };
-        pen.write(&self.unshown, &format!("{before}{note}"));
+        output.write(&self.unshown, &format!("{before}{note}"));
         *self = Line::default();
     }
 
-    /// Shows what can be shown before more comes: no half of a CR LF, of a character or of a secret.
-    fn show_part(&mut self, pen: &mut Output, note: &str) {
-        let sure = pen.secrets.mark(&mut self.unshown).min(self.unshown.len() - usize::from(self.cr));
-        let bytes = plain_bytes(self.unshown.get(..sure).unwrap_or_default());
-        let sure = sure - bytes.utf8_chunks().last().map_or(0, |chunk| chunk.invalid().len());
-        if sure > 0 {
-            pen.write(&self.unshown.drain(..sure).collect::<Vec<_>>(), note);
+    /// Shows a part of the line before the rest has come. It holds back half of a CR LF, of a character or of a
+    /// secret.
+    fn show_part(&mut self, output: &mut Output, note: &str) {
+        let certain = output.secrets.mark(&mut self.unshown).min(self.unshown.len() - usize::from(self.cr));
+        let bytes = plain_bytes(self.unshown.get(..certain).unwrap_or_default());
+        let certain = certain - bytes.utf8_chunks().last().map_or(0, |chunk| chunk.invalid().len());
+        if certain > 0 {
+            output.write(&self.unshown.drain(..certain).collect::<Vec<_>>(), note);
             self.partly_shown = true;
         }
     }
 }
 
-/// What comes next in one direction.
+/// The next part of one direction.
 #[derive(Default, PartialEq)]
 enum Next {
     #[default]
     Head,
-    /// So many bytes.
+    /// So many bytes of a body.
     Body(usize),
-    /// All until the connection ends.
+    /// A body that ends with the connection.
     Rest,
-    /// Of a body in chunks.
+    /// A part of a body in chunks.
     Chunked(ChunkState),
-    /// Behind a handshake: that depends on the answer.
+    /// The bytes after a request for an upgrade. The response decides what they are.
     Undecided,
     Frames,
-    /// Nobody can tell.
+    /// Bytes whose meaning is unknown.
     Lost,
 }
 
@@ -137,19 +142,19 @@ enum Next {
 struct Direction {
     client: bool,
     next: Next,
-    line: Line,                      // outside bodies
+    line: Line,                      // the current line, outside bodies
     secret: bool,                    // the last field line has credentials
-    head: Vec<u8>,                   // its lines so far
-    text: Line,                      // of a body, over all its chunks
-    stream: Option<StreamExplainer>, // the body is one
-    undecided: Vec<u8>,              // it is not yet known what this is
-    frames: Option<Box<dyn Frames>>, // behind a 101
-    head_requests: VecDeque<bool>,   // for each request that is not answered yet, whether it is a HEAD
+    head: Vec<u8>,                   // the lines of the current head
+    text: Line,                      // the current line of a body; it may go over several chunks
+    stream: Option<StreamExplainer>, // if the body is an event stream
+    undecided: Vec<u8>,              // the bytes of `Next::Undecided`
+    frames: Option<Box<dyn Frames>>, // explains the frames after a 101
+    head_requests: VecDeque<bool>,   // for each request without a response, whether it is a HEAD
     output: Output,
 }
 
 impl Direction {
-    /// Takes what was said; returns the lines to show.
+    /// Takes bytes; returns the lines to show.
     fn feed(&mut self, mut bytes: &[u8]) -> String {
         while !bytes.is_empty() {
             match &mut self.next {
@@ -181,7 +186,7 @@ impl Direction {
         take(&mut self.output.out)
     }
 
-    /// Takes what belongs to a line outside bodies.
+    /// Takes bytes of a line outside bodies.
     fn add_line_bytes(&mut self, bytes: &mut &[u8]) {
         let Some(ended) = self.line.fill(bytes) else { return };
         self.hide_credentials(!ended);
@@ -193,7 +198,7 @@ impl Direction {
         }
     }
 
-    /// Takes some of a body.
+    /// Takes bytes of a body.
     fn add_body_bytes(&mut self, mut bytes: &[u8]) {
         while let Some(ended) = self.text.fill(&mut bytes) {
             if ended {
@@ -205,7 +210,7 @@ impl Direction {
         }
     }
 
-    /// Takes the next byte of a frame's header, or what is there of its payload.
+    /// Takes the next byte of a frame's header, or bytes of its payload.
     fn add_frame_bytes(&mut self, bytes: &mut &[u8]) {
         let Some(frames) = &mut self.frames else { return self.add_body_bytes(take(bytes)) };
         if let FramePosition::Header { .. } = frames.position() {
@@ -249,18 +254,18 @@ impl Direction {
         }
     }
 
-    /// A body ends, perhaps in the middle of a line.
+    /// Ends a body, perhaps in the middle of a line.
     fn finish(&mut self) {
         if !self.text.unshown.is_empty() || (self.stream.is_some() && !self.text.beginning.is_empty()) {
-            let none = if self.text.cr || self.stream.is_none() { "" } else { ", without a line end" };
-            let note = self.body_line_note() + none;
+            let no_end = if self.text.cr || self.stream.is_none() { "" } else { ", without a line end" };
+            let note = self.body_line_note() + no_end;
             self.text.show(&mut self.output, &note);
         }
         self.text = Line::default();
         self.stream = None;
     }
 
-    /// What a whole line is, outside a body; and what comes next.
+    /// Returns the note for a whole line outside a body, and decides what comes next.
     fn line_note(&mut self) -> String {
         let text = self.line.text();
         let empty = self.line.beginning == b"\r\n";
@@ -302,12 +307,12 @@ impl Direction {
         note.into()
     }
 
-    /// What follows a head (RFC 9112 §6.3).
+    /// Ends a head: decides what follows (RFC 9112 §6.3) and returns the note.
     fn end_head(&mut self) -> String {
         let head = take(&mut self.head);
         let followed = if self.client { self.end_request_head(&head) } else { Ok(self.end_response_head(&head)) };
         self.stream = (followed == Ok(true)).then(StreamExplainer::default);
-        let what = match self.next {
+        let detail = match self.next {
             _ if let Err(reject) = followed => {
                 self.next = Next::Lost;
                 &format!("; refused by {}", reject.rule)
@@ -318,10 +323,10 @@ impl Direction {
             Next::Body(n @ 1..) => &format!("; length of the body: {n}"),
             _ => "",
         };
-        format!("end of the head{what}")
+        format!("end of the head{detail}")
     }
 
-    /// Whether the body of a request is an event stream.
+    /// Decides what follows a request's head. Returns whether the body is an event stream.
     fn end_request_head(&mut self, head: &[u8]) -> Result<bool, Reject> {
         self.head_requests.push_back(head.starts_with(b"HEAD "));
         HeadEnd::default().find(head)?;
@@ -334,12 +339,12 @@ impl Direction {
         Ok(req.field("content-type").is_some_and(is_event_stream))
     }
 
-    /// Whether the body of an answer is an event stream.
+    /// Decides what follows a response's head. Returns whether the body is an event stream.
     fn end_response_head(&mut self, head: &[u8]) -> bool {
         let head = String::from_utf8_lossy(head).to_ascii_lowercase();
         let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         let status = head.split_whitespace().nth(1).unwrap_or_default();
-        // Each answer but an interim one is that to the next request.
+        // Each response belongs to the next request, but an interim one (100) does not.
         let bodiless = status == "100" || self.head_requests.pop_front() == Some(true) || status == "204";
         self.next = match status {
             "101" => Next::Frames,
@@ -350,48 +355,49 @@ impl Direction {
         status == "200" && field("content-type:").is_some_and(is_event_stream)
     }
 
-    /// Marks the credentials in a line outside a body. `cut`: what is there may go on.
+    /// Marks the credentials in a line outside a body. `cut`: the line may not be complete.
     fn hide_credentials(&mut self, cut: bool) {
-        let Line { beginning: begin, unshown: rest, partly_shown: parts, .. } = &mut self.line;
-        let folded = matches!(begin.first(), Some(b' ' | b'\t'));
-        let mut from = 0;
-        if !(*parts || self.secret && folded) {
-            let text = begin.trim_ascii_start();
+        let Line { beginning, unshown, partly_shown, .. } = &mut self.line;
+        let folded = matches!(beginning.first(), Some(b' ' | b'\t'));
+        let mut start_of_value = 0;
+        if !(*partly_shown || self.secret && folded) {
+            let text = beginning.trim_ascii_start();
             let word = text.split(|b| b": \t".contains(b)).next().unwrap_or_default();
             self.secret = is_credential(word);
-            from = begin.len() - text.len() + word.len();
-            from += begin.iter().skip(from).take_while(|b| b": \t".contains(b)).count();
+            start_of_value = beginning.len() - text.len() + word.len();
+            start_of_value += beginning.iter().skip(start_of_value).take_while(|b| b": \t".contains(b)).count();
         }
         if self.secret {
-            hide(rest.iter_mut().skip(from));
+            hide(unshown.iter_mut().skip(start_of_value));
         }
-        let bytes = plain_bytes(rest);
+        let bytes = plain_bytes(unshown);
         let mut start = 0;
         for word in bytes.split(|b| b" \t/?#".contains(b)) {
             let before = bytes.get(..start).unwrap_or_default();
-            let uri = matches!(before, [.., b'/', b'/']);
-            if uri || matches!(before, [] | [.., b' ' | b'\t']) {
-                // Of a word that is cut off nobody knows yet: it is one that may be in a URI, or have a password.
-                let open = cut && start + word.len() == bytes.len() && (uri || word.contains(&b':'));
+            let in_uri = matches!(before, [.., b'/', b'/']);
+            if in_uri || matches!(before, [] | [.., b' ' | b'\t']) {
+                // If the word is cut off, its end is not known: it may be user information of a URI, or have a
+                // password.
+                let may_go_on = cut && start + word.len() == bytes.len() && (in_uri || word.contains(&b':'));
                 let last = word.iter().rposition(|b| *b == b'@').unwrap_or(0);
-                hide(rest.iter_mut().skip(start).take(if open { word.len() } else { last }));
+                hide(unshown.iter_mut().skip(start).take(if may_go_on { word.len() } else { last }));
             }
             start += word.len() + 1;
         }
     }
 
-    /// The connection ends: shows what is left; says in the middle of what.
+    /// Ends the connection: shows the remaining bytes. Returns what is incomplete, as a part of a note.
     fn end(&mut self) -> String {
         self.hide_credentials(true);
         for line in [&mut self.line, &mut self.text] {
-            let sure = self.output.secrets.mark(&mut line.unshown);
-            hide(line.unshown.iter_mut().skip(sure)); // it may be a secret's beginning
+            let certain = self.output.secrets.mark(&mut line.unshown);
+            hide(line.unshown.iter_mut().skip(certain)); // it may be the beginning of a secret
             if !line.unshown.is_empty() {
                 self.output.write(&line.unshown, "no line end");
             }
         }
-        let why = match self.next {
-            Next::Body(n) | Next::Chunked(ChunkState::Data(n)) => &format!("; length of what is missing: {n}"),
+        let incomplete = match self.next {
+            Next::Body(n) | Next::Chunked(ChunkState::Data(n)) => &format!("; missing bytes: {n}"),
             Next::Head if !(self.head.is_empty() && self.line.beginning.is_empty()) => ", in the middle of a head",
             Next::Chunked(_) => ", in the middle of a body",
             Next::Frames if self.frames.as_ref().is_some_and(|frames| frames.position() != BETWEEN) => {
@@ -399,46 +405,46 @@ impl Direction {
             }
             _ => "",
         };
-        why.to_string() + self.loss_note()
+        incomplete.to_string() + self.loss_note()
     }
 
-    /// What becomes of an answer's stream that ends here.
+    /// Returns a note if the stream of a response ends here with an incomplete event.
     fn loss_note(&self) -> &'static str {
         match &self.stream {
             Some(stream) if !self.client && (stream.is_open() || !self.text.beginning.is_empty()) => {
-                "; what stands behind the last blank line is thrown away"
+                "; the client discards the lines after the last blank line"
             }
             _ => "",
         }
     }
 }
 
-/// What is said on one connection, and what it means.
+/// Explains both directions of one connection.
 pub struct Explainer {
     client: Direction,
     server: Direction,
 }
 
 impl Explainer {
-    /// For the connection of this number.
+    /// Creates one for the connection of this number.
     pub fn new(number: u64, color: bool, secrets: Arc<Secrets>) -> Explainer {
-        let way = |client, sign, code| {
-            let sign =
-                if color { format!("\x1b[{code}m#{number} {sign}\x1b[0m ") } else { format!("#{number} {sign} ") };
-            let pen = Output { prefix: sign, color, secrets: secrets.clone(), ..Output::default() };
-            Direction { client, output: pen, ..Direction::default() }
+        let direction = |client, prefix, code| {
+            let prefix =
+                if color { format!("\x1b[{code}m#{number} {prefix}\x1b[0m ") } else { format!("#{number} {prefix} ") };
+            let output = Output { prefix, color, secrets: secrets.clone(), ..Output::default() };
+            Direction { client, output, ..Direction::default() }
         };
-        // Cyan for what came, green for what went.
-        Explainer { client: way(true, '>', 36), server: way(false, '<', 32) }
+        // Cyan for the client's bytes, green for the server's.
+        Explainer { client: direction(true, '>', 36), server: direction(false, '<', 32) }
     }
 
-    /// Behind a 101 this reads the frames of the client, and those of the server.
+    /// Sets the readers for the frames after a 101: those of the client, and those of the server.
     pub fn frames(&mut self, client: Box<dyn Frames>, server: Box<dyn Frames>) {
         self.client.frames = Some(client);
         self.server.frames = Some(server);
     }
 
-    /// The client sent this: whole lines for a person.
+    /// Takes bytes from the client. Returns the lines to show.
     pub fn received(&mut self, bytes: &[u8]) -> String {
         let out = self.client.feed(bytes);
         self.server.head_requests.append(&mut self.client.head_requests);
@@ -446,11 +452,11 @@ impl Explainer {
         out
     }
 
-    /// The client was sent this.
+    /// Takes bytes to the client. Returns the lines to show.
     pub fn sent(&mut self, bytes: &[u8]) -> String {
         let refused = [&self.client.head, &self.client.line.beginning].iter().any(|head| head.starts_with(b"HEAD "));
         if refused && self.server.head_requests.is_empty() && self.server.next == Next::Head {
-            self.server.head_requests.push_back(true); // it is not yet whole
+            self.server.head_requests.push_back(true); // this HEAD is refused before its head is whole
         }
         let out = self.server.feed(bytes);
         if self.client.next == Next::Undecided && self.server.head_requests.is_empty() {
@@ -461,14 +467,14 @@ impl Explainer {
         out
     }
 
-    /// The connection ends.
+    /// Ends the connection. Returns the last lines to show.
     pub fn end(&mut self) -> String {
         let request = self.client.end();
-        let answer = self.server.end();
-        let why = if request.is_empty() { answer } else { request };
+        let response = self.server.end();
+        let incomplete = if request.is_empty() { response } else { request };
         let last = &mut self.server.output;
         last.prefix = last.prefix.replace('<', "-");
-        last.write(&[], &format!("the connection ends{why}"));
+        last.write(&[], &format!("the connection ends{incomplete}"));
         take(&mut self.client.output.out) + &last.out
     }
 }

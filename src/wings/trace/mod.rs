@@ -1,9 +1,10 @@
 #![doc = include_str!("README.md")]
 //!
-//! The trace: `--trace` shows every connection's bytes on standard error, each line with what it is (`explain.rs`).
+//! The trace: `--trace` shows every connection's bytes on standard error, each line with a note that explains it
+//! (`explain.rs`).
 //!
-//! No credentials: the value of a field that carries them is masked.
-//! Shortcut: a standard error that nobody reads holds everything up.
+//! The trace shows no credentials: it masks the value of a field that carries them.
+//! Shortcut: if nobody reads standard error, all writes to clients wait.
 
 pub mod stream;
 pub mod secrets;
@@ -20,7 +21,7 @@ use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// What it adds to the tables.
+/// The rows that this wing adds to the tables of the core.
 pub const TABLES: WingTables = WingTables {
     options: &[option(
         "trace",
@@ -31,14 +32,14 @@ pub const TABLES: WingTables = WingTables {
     ..WingTables::new(|app| {
         let on = app.hub.config().wing_options.get("trace") == Some("1");
         let secrets = Arc::new(Secrets::new(app.tokens.all()));
-        // In colour on a terminal that has some, if nobody said otherwise (no-color.org).
-        let says = |name: &str| var_os(name).unwrap_or_default();
-        let color = io::stderr().is_terminal() && says("NO_COLOR").is_empty() && says("TERM") != "dumb";
+        // In colour on a terminal that has colours, unless NO_COLOR is set (no-color.org).
+        let variable = |name: &str| var_os(name).unwrap_or_default();
+        let color = io::stderr().is_terminal() && variable("NO_COLOR").is_empty() && variable("TERM") != "dumb";
         Ok(Box::new(Trace { on, count: AtomicU64::new(1), color, secrets }))
     })
 };
 
-/// Numbers connections, and has each of them explained on standard error.
+/// Numbers the connections, and shows their bytes on standard error.
 struct Trace {
     on: bool,
     count: AtomicU64, // the number of the next connection
@@ -59,10 +60,10 @@ impl Wing for Trace {
     }
 }
 
-/// Has one connection explained.
+/// Shows the bytes of one connection.
 struct TraceWatcher(Explainer);
 
-/// Shows whole lines together, so that those of several connections do not mix.
+/// Writes lines to standard error. They are written together, so that lines of several connections do not mix.
 fn show(lines: String) {
     if !lines.is_empty() {
         report(lines);
@@ -91,7 +92,7 @@ impl Drop for TraceWatcher {
     }
 }
 
-/// A head without the credentials in it.
+/// Returns a head in which the values of fields with credentials are masked.
 pub fn without_credentials(head: &[u8]) -> Vec<u8> {
     let lines = head.split_inclusive(|&b| b == b'\n').map(|line| {
         let name = line.split(|&b| b == b':').next().unwrap_or_default();

@@ -1,8 +1,9 @@
-//! What the lines of an event stream do, told for a person. Pure.
+//! Notes that explain the lines of an event stream. Pure.
 
 use crate::wire::event::Line;
 
-/// An event stream, read line by line: what stands in its buffers (WHATWG HTML, "Interpreting an event stream").
+/// Reads an event stream line by line. It knows what a client's buffers hold (WHATWG HTML, "Interpreting an event
+/// stream").
 #[derive(Default)]
 pub struct StreamExplainer {
     begun: bool,
@@ -12,12 +13,12 @@ pub struct StreamExplainer {
 }
 
 impl StreamExplainer {
-    /// Takes the next line, without its end; says what it does.
+    /// Reads the next line, without its end. Returns a note that says what the line does.
     pub fn explain_line(&mut self, line: &[u8]) -> String {
         let line = String::from_utf8_lossy(line);
         if let Some(line) = line.strip_prefix('\u{feff}').filter(|_| !self.begun) {
             self.begun = true;
-            return self.explain_line(line.as_bytes()) + ", behind a byte order mark";
+            return self.explain_line(line.as_bytes()) + ", after a byte order mark";
         }
         let note = match Line::read(&line) {
             Line::Blank => match std::mem::take(self) {
@@ -36,20 +37,20 @@ impl StreamExplainer {
                 self.name = name.into();
                 "event: the name of this event"
             }
-            Line::Id(id) if id.contains('\0') => "id: ignored, for it has a NUL",
+            Line::Id(id) if id.contains('\0') => "id: ignored, because it has a NUL",
             Line::Id(id) => {
                 self.id = true;
                 if id.is_empty() { "id: none, from the blank line on" } else { "id, from the blank line on" }
             }
             Line::Retry(time) => &format!("retry: after {time} ms"),
-            Line::Ignored("retry") => "retry: ignored, for it is no number",
+            Line::Ignored("retry") => "retry: ignored, because it is not a number",
             Line::Ignored(_) => "ignored: there is no such field",
         };
         self.begun = true;
         note.into()
     }
 
-    /// Whether something stands there that an end of the stream would throw away.
+    /// Returns whether an end of the stream would discard an unfinished event or an id.
     pub fn is_open(&self) -> bool {
         self.data || self.id || !self.name.is_empty()
     }

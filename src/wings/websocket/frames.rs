@@ -1,20 +1,21 @@
-//! Frames of WebSocket (RFC 6455), to and from bytes. Pure: no sockets.
+//! WebSocket frames (RFC 6455), from bytes and to bytes. Pure: no sockets.
 //!
-//! A frame (§5.2), and in brackets the bits of each part:
+//! A frame (§5.2), with the bits of each part in brackets:
 //!
 //! ```text
 //! FIN(1) RSV1(1) RSV2(1) RSV3(1) opcode(4) MASK(1) length(7)
-//! the length itself, where those 7 bits are 126 (16) or 127 (64)
-//! masking key, where MASK is 1 (32)
+//! longer length, if those 7 bits are 126 (16) or 127 (64)
+//! masking key, if MASK is 1 (32)
 //! payload
 //! ```
 //!
-//! A message is one frame, or several of which the last has FIN (§5.4); between them control frames may stand (§5.5).
-//! [`Parser`] checks each byte as it comes: a frame is refused before its payload is read, and a text at the first byte
-//! that no text can have there. A client's frames are masked, ours are not (§5.1).
+//! A message is one frame, or several frames of which the last has FIN (§5.4). Control frames may come between them
+//! (§5.5). [`Parser`] checks each byte as it comes. It refuses a bad frame before it reads the payload, and a text
+//! that is not UTF-8 at its first wrong byte. A client masks its frames, a server does not (§5.1).
 //!
-//! Limits: [`MAX_CONTROL`]; a message's is the caller's. Memory is taken for bytes that came, never for a length.
-//! Deliberately absent: extensions, so no compression; binary messages; fragments of ours, which nobody needs.
+//! Limits: [`MAX_CONTROL`]; the caller limits a message. Memory is only taken for bytes that have arrived, never for
+//! a claimed length.
+//! Deliberately absent: extensions, and so compression; binary messages; fragmented messages to the client.
 
 use crate::channel::watch::{FramePosition, Frames};
 use crate::wire::reject::{Reject, table};
@@ -33,8 +34,8 @@ pub const PING: u8 = 9;
 /// The opcode of a Pong frame (§5.5.3).
 pub const PONG: u8 = 10;
 
-// Why a connection fails by its client's frames (§7.1.7). The status is that of the Close frame (§7.4.1), in which all the
-// rest must fit as well.
+// The reasons for which a client's frames fail the connection (§7.1.7). The status is sent in a Close frame (§7.4.1),
+// which must have room for the text and the rule as well.
 table! {
     RESERVED_BITS 1002 "RFC 6455 §5.2" "a reserved bit is 1, but no extension is in use; set RSV1, RSV2 and RSV3 to 0"
     RESERVED_OPCODE 1002 "RFC 6455 §5.2" "an opcode is reserved; use 0, 1, 8, 9 or 10"
@@ -44,25 +45,25 @@ table! {
     CONTROL_LENGTH 1002 "RFC 6455 §5.5" "a control frame has more than 125 bytes; send fewer"
     CONTROL_FRAGMENT 1002 "RFC 6455 §5.5" "a control frame is fragmented; set FIN"
     NO_BEGINNING 1002 "RFC 6455 §5.4" "a continuation frame has no message to continue; begin one with opcode 1"
-    NO_END 1002 "RFC 6455 §5.4" "a message begins within another one; end that first, with FIN"
+    NO_END 1002 "RFC 6455 §5.4" "a message begins inside another one; end the first one with FIN"
     CLOSE_LENGTH 1002 "RFC 6455 §5.5.1" "a Close frame has half a status code; send 2 bytes, or nothing"
-    CLOSE_CODE 1002 "RFC 6455 §7.4" "a Close frame has a status code that is not for sending; send 1000, or nothing"
-    BINARY_DATA 1003 "RFC 6455 §7.4.1" "events are text; send it as a text message"
+    CLOSE_CODE 1002 "RFC 6455 §7.4" "a Close frame has a status code that must not be sent; send 1000, or no code"
+    BINARY_DATA 1003 "RFC 6455 §7.4.1" "an event is text; send a text message"
     TEXT_UTF8 1007 "RFC 6455 §8.1" "a text message is not UTF-8; convert it"
     REASON_UTF8 1007 "RFC 6455 §8.1" "the reason in a Close frame is not UTF-8; convert it"
     TOO_LONG 1009 "tincan, --max-body" "the message is too large; send less, or raise --max-body"
 }
 
-/// What a client sent.
+/// A message or a control frame from a client.
 #[derive(Debug, PartialEq)]
 pub enum Received {
     /// A whole text message.
     Message(String),
-    /// A Ping frame, to be answered with this payload (§5.5.2).
+    /// A Ping frame. The response is a Pong frame with this payload (§5.5.2).
     Ping(Vec<u8>),
     /// A Pong frame.
     Pong,
-    /// A Close frame, to be answered with its status code.
+    /// A Close frame. The response is a Close frame with the same status code.
     Close(Option<u16>),
 }
 
@@ -71,22 +72,23 @@ pub enum Received {
 pub struct Parser {
     max: usize,
     frame: Frame,
-    /// The last frame of the message has not begun.
+    /// More frames of the message are to come.
     unfinished: bool,
     message: Vec<u8>,
-    /// So many bytes of the message are whole characters.
+    /// The length of the part of the message that is checked as UTF-8.
     valid: usize,
     control: Vec<u8>,
 }
 
 impl Parser {
-    /// Before a client's first frame. `max` limits a message, in bytes.
+    /// Creates a parser for a client's first frame. `max` limits a message, in bytes.
     pub fn new(max: usize) -> Parser {
         Parser { max, ..Parser::default() }
     }
 
-    /// Takes bytes from the front up to the end of a message or a control frame. `None` where all are taken and more
-    /// must come. Behind a Close frame or a failure nothing counts any more (§5.5.1, §7.1.7), and its caller reads no further.
+    /// Takes bytes from the front of `bytes`, up to the end of a message or a control frame. Returns `None` if all
+    /// bytes are taken and nothing is complete. After a Close frame or an error the caller must not call it again
+    /// (§5.5.1, §7.1.7).
     ///
     /// # Errors
     /// The first rule that the bytes break.
@@ -125,7 +127,7 @@ impl Parser {
             (2, _) if opcode >= CLOSE && byte & 0x7f > 125 => return Err(CONTROL_LENGTH),
             (10, Some((length, []))) if length >> 63 == 1 => return Err(HIGH_BIT),
             (10, Some((..0x1_0000, []))) | (4, Some((..126, []))) => return Err(LONG_FORM),
-            // The limit is the whole message's (§10.4), so that many frames do not get around it.
+            // The limit counts the whole message (§10.4), so many frames do not get around it.
             (_, Some((length, [])))
                 if opcode < CLOSE && length > self.max.saturating_sub(self.message.len()) as u64 =>
             {
@@ -136,8 +138,8 @@ impl Parser {
         Ok(())
     }
 
-    /// Takes payload: unmasked (§5.3), and where it is text, checked (§8.1). A character may go over the end of a frame.
-    /// Returns what the frame completes, if it is whole.
+    /// Takes bytes of a payload, unmasks them (§5.3), and checks that a text is UTF-8 (§8.1). A character may
+    /// continue in the next frame. Returns what the frame completes.
     fn payload(&mut self, bytes: &mut &[u8]) -> Result<Option<Received>, Reject> {
         let opcode = self.frame.opcode();
         let (payload, whole) = self.frame.payload(bytes);
@@ -168,15 +170,15 @@ impl Parser {
     }
 }
 
-/// The payload of a Close frame (§5.5.1): nothing, or a status code and a reason.
+/// Reads the payload of a Close frame (§5.5.1): it is empty, or a status code and a reason.
 fn parse_close(payload: &[u8]) -> Result<Received, Reject> {
     if payload.is_empty() {
         return Ok(Received::Close(None));
     }
     let (code, reason) = payload.split_first_chunk().ok_or(CLOSE_LENGTH)?;
     let code = u16::from_be_bytes(*code);
-    // §7.4.1, §7.4.2, and what was registered since (IANA, "WebSocket Close Code Number Registry": 1012 to 1014). 1004,
-    // 1005, 1006 and 1015 are no codes to send.
+    // §7.4.1, §7.4.2, and codes that were registered later (IANA, "WebSocket Close Code Number Registry": 1012 to
+    // 1014). 1004, 1005, 1006 and 1015 must not be sent.
     if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
         return Err(CLOSE_CODE);
     }
@@ -184,47 +186,47 @@ fn parse_close(payload: &[u8]) -> Result<Received, Reject> {
     Ok(Received::Close(Some(code)))
 }
 
-/// The header of a frame of ours: whole, not masked, its length in the shortest form. A control frame's payload has at most
-/// [`MAX_CONTROL`] bytes.
+/// Returns the header of a frame to the client: FIN, not masked, the length in its shortest form. The payload of a
+/// control frame has at most [`MAX_CONTROL`] bytes.
 pub fn header(opcode: u8, length: u64) -> Vec<u8> {
-    let (seven, from) = match length {
+    let (short_length, start) = match length {
         0..126 => (length as u8, 8),
         126..0x1_0000 => (126, 6),
         _ => (127, 0),
     };
-    let further = length.to_be_bytes();
-    [&[0x80 | opcode, seven], further.get(from..).unwrap_or_default()].concat()
+    let long_length = length.to_be_bytes();
+    [&[0x80 | opcode, short_length], long_length.get(start..).unwrap_or_default()].concat()
 }
 
-/// A frame of ours. A text must be UTF-8.
+/// Returns a frame to the client. The payload of a text frame must be UTF-8.
 pub fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     [&header(opcode, payload.len() as u64), payload].concat()
 }
 
-/// A Close frame with a status code, and of the reason as many characters as fit; an empty one without a code.
+/// Returns a Close frame with a status code, and with as much of the reason as fits. Without a code it is empty.
 pub fn close(code: Option<u16>, reason: &str) -> Vec<u8> {
     let reason = reason.get(..reason.floor_char_boundary(MAX_CONTROL - 2)).unwrap_or_default();
     let body = code.map(|code| [&code.to_be_bytes(), reason.as_bytes()].concat());
     frame(CLOSE, &body.unwrap_or_default())
 }
 
-/// The Close frame for a failure.
-pub fn close_for(fail: Reject) -> Vec<u8> {
-    close(Some(fail.status), &format!("{} ({})", fail.why, fail.rule))
+/// Returns the Close frame for a client that broke a rule.
+pub fn close_for(reject: Reject) -> Vec<u8> {
+    close(Some(reject.status), &format!("{} ({})", reject.why, reject.rule))
 }
 
-/// A frame as it comes from either side, whatever it says.
+/// A frame from either side. Nothing is checked.
 #[derive(Default)]
 struct Frame {
-    header: Vec<u8>, // as far as it has come
+    header: Vec<u8>, // the bytes of the header so far
     first: u8,       // FIN, RSV1 to RSV3, opcode
     second: u8,      // MASK, 7 bits of the length
     key: [u8; 4],
-    left: Option<u64>, // bytes of its payload that are still to come, once its header is whole
+    left: Option<u64>, // missing bytes of the payload, once the header is complete
 }
 
 impl Frame {
-    /// Takes a byte of the header; returns the length of the payload with the last one.
+    /// Takes a byte of the header. The last one returns the length of the payload.
     fn header(&mut self, byte: u8) -> Option<u64> {
         match self.header.len() {
             0 => self.first = byte,
@@ -240,7 +242,7 @@ impl Frame {
         self.left
     }
 
-    /// The length of its payload, once it is told, and what is there of the masking key.
+    /// Returns the length of the payload, once that is known, and the part of the masking key that has come.
     fn length(&self) -> Option<(u64, &[u8])> {
         let rest = self.header.get(2..)?;
         let (length, key) = rest.split_at_checked(match self.second & 0x7f {
@@ -259,8 +261,8 @@ impl Frame {
         self.second & 0x80 != 0
     }
 
-    /// Takes payload from the front of `bytes`; returns it unmasked, and whether that was the last of it. Then this is the
-    /// next frame.
+    /// Takes bytes of the payload from the front of `bytes`. Returns them unmasked, and whether the frame is
+    /// complete. If it is, `self` becomes the next frame.
     fn payload(&mut self, bytes: &mut &[u8]) -> (Vec<u8>, bool) {
         let left = self.left.unwrap_or_default();
         let size = left.min(bytes.len() as u64);
@@ -276,14 +278,14 @@ impl Frame {
     }
 }
 
-/// Reads the frames of one direction for those who watch.
+/// Reads the frames of one direction, for watchers.
 pub struct FrameReader {
     frame: Frame,
     blocks: bool,
 }
 
 impl FrameReader {
-    /// For messages that are whole `blocks` of an event stream, or are not.
+    /// Creates a reader. `blocks`: messages are whole blocks of an event stream.
     pub fn new(blocks: bool) -> FrameReader {
         FrameReader { frame: Frame::default(), blocks }
     }

@@ -1,6 +1,6 @@
 #![doc = include_str!("README.md")]
-
-//! WebSocket (RFC 6455): the same channel, at the same URL.
+//!
+//! WebSocket (RFC 6455): a channel as messages, at the channel's URL.
 
 pub mod sha1;
 pub mod handshake;
@@ -18,7 +18,7 @@ use crate::wire::http::{self, Request};
 use crate::wire::reject::{CONNECTIONS, Reject};
 use std::sync::Arc;
 
-/// What it adds to the tables.
+/// The rows that this wing adds to the tables of the core.
 pub const TABLES: WingTables = WingTables { refusals: TABLE, ..WingTables::new(|_| Ok(Box::new(WebSockets))) };
 
 struct WebSockets;
@@ -33,20 +33,20 @@ impl Wing for WebSockets {
     ) -> Result<Option<Route>, Reject> {
         let Some(name) = req.path.strip_prefix('/').filter(|name| app.hub.is_channel(name)) else { return Ok(None) };
         let Some(handshake) = handshake(req)? else { return Ok(None) };
-        let from = since(req)?;
+        let since = since(req)?;
         let template = event_template(req)?;
         let name = name.to_string();
         let app = app.clone();
         Ok(Some(Route::Handler(Box::new(move |req, _, connection| {
             if connection.brief {
-                return Err(CONNECTIONS); // others wait for this thread
+                return Err(CONNECTIONS); // other clients wait for this thread
             }
             let head = http::head(101, &[&handshake.fields]);
-            let (channel, mut opening) = app.opening(req, &name, from, head)?;
-            let further = app.extra_connection()?;
+            let (channel, mut opening) = app.opening(req, &name, since, head)?;
+            let extra_slot = app.extra_connection()?;
             let blocks = handshake.event_stream;
             if !blocks {
-                opening.prelude_suffix = None; // it has no data
+                opening.prelude_suffix = None; // the prelude has no data, so it would be no message
             }
             let accepted = Accepted {
                 hub: app.hub.clone(),
@@ -56,8 +56,9 @@ impl Wing for WebSockets {
                 template,
             };
             Ok(Outcome::TakenOver(Box::new(|connection, slot| {
-                // A thread of its own, which has not yet used much of its stack. If there is none, the client is sent away.
-                let _ = spawn("websocket", Box::new(move || accepted.serve(connection, slot, further, opening)));
+                // It runs on a new thread, which has not yet used much of its stack. If none can be started, the
+                // connection is closed.
+                let _ = spawn("websocket", Box::new(move || accepted.serve(connection, slot, extra_slot, opening)));
             })))
         }))))
     }

@@ -1,21 +1,22 @@
-//! A WebSocket's connection: a channel heard and fed with frames.
+//! The connection of a WebSocket: its client receives a channel's events and publishes, in frames.
 //!
-//! Its subscriber is one like any other, with framings of its own (`messages.rs`): the pump writes to the socket. The
-//! connection's thread reads the client's frames, and publishes; a Pong frame waits for the channel.
+//! It is a subscriber like any other, with its own framings (`messages.rs`), and the pump writes to its socket. The
+//! connection's thread reads the client's frames and publishes.
 //!
-//! - a block of the log is a text message: its data, or with the subprotocol `event-stream` the whole block;
-//! - a heartbeat is a Ping frame (RFC 6455 §5.5.2);
-//! - the end is a Close frame behind whole messages: 1013, come back with `?since=`, or what the client's frames ask for.
+//! - A block of the log is a text message: its data, or the whole block with the subprotocol `event-stream`.
+//! - A heartbeat is a Ping frame (RFC 6455 §5.5.2).
+//! - The end is a Close frame after a complete message. Its code is 1013 (come back with `?since=`), or the one that
+//!   the client's frames ask for.
 //!
-//! The thread that reads waits in `read`, so the socket blocks; those that write never wait. A write makes the socket
-//! non-blocking for its own length. The flag counts when a call begins, so a read that waits goes on waiting. A read that
-//! begins just then gets `WouldBlock`, and is tried again.
+//! The connection's thread waits in `read`, so the socket is blocking. The threads that write must not wait, so they make
+//! it non-blocking during each write. A `read` that is already waiting goes on waiting, because the flag only counts when
+//! a call begins. A `read` that begins during a write may get `WouldBlock`, and is then tried again.
 //!
-//! The channel alone writes, so no frame lands inside another. What the thread that reads has to say waits here until the
-//! channel stands between two frames. One Pong frame, the newest (RFC 6455 §5.5.3).
+//! Only the channel writes, so no frame lands inside another. A Pong frame of the reading thread waits here until the
+//! channel is between two frames. Only the newest Pong frame waits (RFC 6455 §5.5.3).
 //!
-//! Limits: `MAX_CLOSE_TIME` and `subscriber.rs` have those of its end; `--max-body` for a message. A WebSocket holds two
-//! descriptors, and so it counts as two connections.
+//! Limits: `MAX_PONG_WAIT`, `MAX_CLOSE_TIME`, `MAX_UNANSWERED`; `--max-body` for a message. `subscriber.rs` has the
+//! limits of an end. A WebSocket holds two descriptors, so it counts as two connections.
 
 use crate::channel::framing::FramingRef;
 use crate::channel::hub::Hub;
@@ -34,22 +35,22 @@ use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// Limit: how long a Pong frame waits before more is read.
+/// Limit: how long the reading thread waits until a Pong frame is sent.
 const MAX_PONG_WAIT: Duration = Duration::from_secs(1);
-/// Limit: how long it may take to send the end that its client asked for.
+/// Limit: how long it may take to send the Close frame that the client's frames ask for.
 const MAX_CLOSE_TIME: Duration = Duration::from_secs(2);
-/// Limit: Ping frames that go unanswered.
+/// Limit: Ping frames in a row that the client may leave without a Pong frame.
 const MAX_UNANSWERED: u32 = 2;
 
-/// What the threads share that use one socket.
+/// The state that the threads of one socket share.
 #[derive(Default)]
 struct Shared {
     watchers: Watchers,
-    pong: Vec<u8>,   // a frame that waits; else nothing
-    unanswered: u32, // Ping frames
+    pong: Vec<u8>,   // a Pong frame that waits, or empty
+    unanswered: u32, // Ping frames since the last Pong frame
 }
 
-/// The half of a WebSocket that its channel writes to.
+/// The side of a WebSocket to which its channel writes.
 struct SocketTransport {
     shared: Arc<Mutex<Shared>>,
     framing: FramingRef,
@@ -83,27 +84,28 @@ impl Transport for SocketTransport {
     }
 }
 
-/// A WebSocket that is accepted.
+/// An accepted WebSocket.
 pub struct Accepted {
-    /// Where its channel is.
+    /// The hub of its channel.
     pub hub: Arc<Hub>,
     /// Its channel.
     pub channel: Arc<Channel>,
-    /// Each message is a whole block.
+    /// Whether each message is a whole block.
     pub blocks: bool,
-    /// Whether its client may publish.
+    /// Whether its client may publish, or why not.
     pub may_publish: Result<(), Reject>,
-    /// What it publishes, but for the data.
+    /// The name of the events that its client publishes; they have no data yet.
     pub template: Event,
 }
 
-/// What comes next, however long it takes; and whether it was read with what was before, and so is explained already.
+/// Waits for bytes. Returns them, and whether they came together with the request: then watchers have already
+/// received them.
 fn receive(connection: &mut Connection, shared: &Mutex<Shared>) -> Result<(Vec<u8>, bool), Stop> {
     let mut bytes = connection.drain(usize::MAX);
     let early = !bytes.is_empty();
     while bytes.is_empty() {
         if !connection.read(Duration::MAX)? {
-            drop(lock(shared)); // the socket did not block, for another thread is just writing to it
+            drop(lock(shared)); // the socket did not block, because a write is under way; this waits for its end
         }
         bytes = connection.drain(usize::MAX);
     }
@@ -111,14 +113,16 @@ fn receive(connection: &mut Connection, shared: &Mutex<Shared>) -> Result<(Vec<u
 }
 
 impl Accepted {
-    /// Reads and obeys the client's frames, until there are no more. Returns the Close frame with which
-    /// it ends, if one is due.
+    /// Reads the client's frames and serves them, until the client closes the connection or breaks a rule.
+    ///
+    /// # Errors
+    /// The Close frame with which the WebSocket is to end, if one is due.
     fn serve_frames(&self, connection: &mut Connection, shared: &Mutex<Shared>) -> Result<(), Vec<u8>> {
         let mut parser = Parser::new(self.hub.config().max_body);
         while let Ok((bytes, early)) = receive(connection, shared) {
             let mut watched = lock(shared);
             if !early {
-                watched.watchers.each(|watcher| watcher.received(&bytes)); // else it came with the request
+                watched.watchers.each(|watcher| watcher.received(&bytes)); // early bytes were received with the request
             }
             watched.watchers.each(|watcher| watcher.body(&bytes));
             drop(watched);
@@ -135,7 +139,7 @@ impl Accepted {
                     Received::Ping(payload) => {
                         lock(shared).pong = frames::frame(frames::PONG, &payload);
                         self.hub.wake(&self.channel);
-                        // Else a newer one takes its place.
+                        // If it takes longer, a newer Pong frame may replace this one.
                         self.channel.wait_until(MAX_PONG_WAIT, || lock(shared).pong.is_empty());
                     }
                     Received::Pong => lock(shared).unanswered = 0,
@@ -146,29 +150,30 @@ impl Accepted {
         Ok(())
     }
 
-    /// Serves it to its end, with the client's slot and a further one.
-    pub fn serve(self, mut connection: Connection, _slot: Slot, further: Slot, mut opening: Opening) {
+    /// Serves the WebSocket to its end. It holds the client's slot and a slot for the second descriptor.
+    pub fn serve(self, mut connection: Connection, _slot: Slot, extra_slot: Slot, mut opening: Opening) {
         let mut watchers = take(&mut connection.watchers);
         watchers.each(|watcher| watcher.frames(&|client| Box::new(FrameReader::new(self.blocks && !client))));
         let shared = Arc::new(Mutex::new(Shared { watchers, ..Shared::default() }));
         let framing: FramingRef = if self.blocks { &BLOCKS } else { &DATA };
         opening.extras.transport = Some(Box::new(SocketTransport { shared: shared.clone(), framing }));
         let key = opening.key;
-        // If this fails the client is gone.
+        // If this fails, the client has closed the connection.
         if let Ok(stream) = connection.stream.try_clone()
-            && self.hub.subscribe(&self.channel, stream, further, opening).is_ok()
+            && self.hub.subscribe(&self.channel, stream, extra_slot, opening).is_ok()
         {
             connection.log_request(101);
-            let last = self.serve_frames(&mut connection, &shared).err().unwrap_or_default();
+            let close_frame = self.serve_frames(&mut connection, &shared).err().unwrap_or_default();
             let now = self.hub.now();
-            // Behind the frame that is open. If its socket does not take that in time, or there is nothing, it is just dropped.
+            // The Close frame follows the frame that is open. If the socket does not take it in time, or none is due,
+            // the subscriber is dropped without it.
             self.channel.with_subscriber(key, Instant::now() + MAX_CLOSE_TIME, |found| {
                 let Some((subscriber, _)) = found else { return Some(()) };
                 if !subscriber.has_ending() {
-                    subscriber.end_at(subscriber.cursor().end(), last.clone());
+                    subscriber.end_at(subscriber.cursor().end(), close_frame.clone());
                 }
-                let gone = subscriber.finish(now).is_err() || subscriber.is_ended() || last.is_empty();
-                gone.then_some(())
+                let is_done = subscriber.finish(now).is_err() || subscriber.is_ended() || close_frame.is_empty();
+                is_done.then_some(())
             });
             self.channel.remove(key, now);
             connection.close(Stop::Close);

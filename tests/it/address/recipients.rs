@@ -46,7 +46,7 @@ fn what_is_said_to_one_reader_is_heard_by_it_alone_and_not_kept() {
         let (mut other, ..) = listen(server, "/a");
         let mut blocks = has("websocket").then(|| Ws::blocks(server, "/a", ""));
         let mut plain = has("websocket").then(|| Ws::open(server, "/a"));
-        let (before, given) = (server.post("/a", "before").remove(0), "given to that reader; not kept\n");
+        let (before, given) = (server.post("/a", "before").remove(0), "given to that subscriber; not kept\n");
         assert_eq!(to(server, "/a", &address, "two\nlines").text(), given);
         assert_eq!(to(server, "/a", &format!("{address}&event=soup"), "").text(), given);
         let fields = "Content-Type: text/event-stream\r\n";

@@ -234,7 +234,7 @@ fn a_variable_that_is_no_options_is_noted_and_never_refused() {
     command.env("TINCAN_HEARTBEET", "5").env("TINCAN_LISTEN", "127.0.0.1:0").env("TINCAN_MAX_BODY", "1M");
     command.env("TINCAN_PORT_8000_TCP", "tcp://10.0.0.1:8000").env("TINCAN_a\u{1b}[2J", "").env("OTHER", "x");
     let server = Tincan::run(command);
-    let note = "  note: no option has these variables, see --help: TINCAN_HEARTBEET, TINCAN_PORT_8000_TCP, TINCAN_a\u{241b}[2J\n";
+    let note = "  note: these variables belong to no option, see --help: TINCAN_HEARTBEET, TINCAN_PORT_8000_TCP, TINCAN_a\u{241b}[2J\n";
     eventually("the variable is noted", || server.stderr().ends_with(note));
     let mut command = Command::new(env!("CARGO_BIN_EXE_tincan"));
     command.env("TINCAN_LISTEN", "127.0.0.1:0").env("TINCAN_QUIET", "1");
@@ -261,8 +261,8 @@ fn the_start_says_what_the_process_can_hold_and_warns() {
             &data,
             format!("{many} 32\n  warning: there are descriptors for 8 channels in use at a time; raise `ulimit -n`\n"),
         ),
-        ("-v 500000", "", "  warning: --history may come to need 1000 MiB, and `ulimit -v` allows 500000 KiB\n".into()),
-        ("-f 100", &data, "  warning: --history may come to need 512 KiB, and `ulimit -f` allows ".into()),
+        ("-v 500000", "", "  warning: --history may need 1000 MiB, but `ulimit -v` allows 500000 KiB\n".into()),
+        ("-f 100", &data, "  warning: --history may need 512 KiB, but `ulimit -f` allows ".into()),
     ] {
         let mut command = Command::new("sh");
         let line = format!("ulimit {limit}; exec {} --listen 127.0.0.1:0 {args}", env!("CARGO_BIN_EXE_tincan"));

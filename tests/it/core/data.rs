@@ -316,7 +316,7 @@ fn a_hole_is_cut_out_with_what_follows_it_and_kept_beside_the_log() {
         assert_eq!(from(&server, name, "all"), kept.strip_prefix(HEAD).unwrap_or_default(), "{name}");
         assert_eq!(fs::read(dir.0.join(format!("{name}.cut-1"))).unwrap(), bytes[*good..], "{name}");
         let (prefix, cut) = (format!("--data: /{name}: "), bytes.len() - good);
-        let kept = format!("{prefix}{name}.cut-1 is new: it keeps what had to be cut off\n");
+        let kept = format!("{prefix}{name}.cut-1 is a new file: it keeps the bytes that were cut off\n");
         let line = format!("{prefix}a hole that a power cut left was cut off, with what follows it, {cut} bytes\n");
         assert!(server.stderr().contains(&kept) && server.stderr().contains(&line), "{}", server.stderr());
         let id = server.post(&format!("/{name}"), "next").remove(0);

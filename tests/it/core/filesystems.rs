@@ -265,7 +265,7 @@ fn a_log_that_is_a_link_is_not_followed() {
         let _socket = UnixListener::bind(at("socket")).unwrap();
         for name in ["link", "dangling", "elsewhere", "directory", "pipe", "socket"] {
             server.post_with(&format!("/{name}{n}"), "", "x").refused(LOG_CLOSED);
-            let why = "it is no file, or a link to one; move it away";
+            let why = "it is not a regular file; move it away";
             let why = format!("tincan: /{name}{n} cannot be opened: {}: {why}\n", at(name).display());
             eventually("the error is reported", || server.stderr().contains(&why));
             let kind = fs::symlink_metadata(at(name)).unwrap().file_type();
@@ -310,11 +310,11 @@ fn the_directory_may_be_a_link_and_be_named_in_any_way() {
     for (name, words) in [("dangling", "File exists (os error 17)"), ("file", "File exists (os error 17)")] {
         let dir = sandbox.root.0.join(name);
         let (code, text) = ended(&[OsStr::new("--data"), dir.as_os_str()], &[]);
-        let why = "is no directory that can be read; give one, with the rights to read and write it";
+        let why = "is not a directory that can be read; give one that this user may read and write";
         assert_eq!((code, text), (Some(1), format!("tincan: --data {} {why}: {words}", dir.display())));
     }
     let (code, text) = ended(&[OsStr::new("--data"), OsStr::new("")], &[]);
-    assert_eq!((code, &*text), (Some(2), "tincan: --data: \"\" will not do; give a directory"));
+    assert_eq!((code, &*text), (Some(2), "tincan: --data: \"\" is not valid; give a directory"));
 }
 
 #[test]
@@ -326,7 +326,7 @@ fn without_the_rights_to_read_write_or_enter_the_start_is_refused() {
     if !works(&format!("exec {user} {} --version", env!("CARGO_BIN_EXE_tincan"))) {
         return;
     }
-    let read = "is no directory that can be read; give one, with the rights to read and write it";
+    let read = "is not a directory that can be read; give one that this user may read and write";
     for (mode, why) in [(0o333, read), (0o555, "will not do; give another"), (0o666, "will not do; give another")] {
         fs::set_permissions(sandbox.data(), PermissionsExt::from_mode(mode)).unwrap();
         let line = format!("exec timeout 10 {user} \"$0\" --listen 127.0.0.1:0 --data \"$1\"");
@@ -436,7 +436,7 @@ fn a_path_cannot_break_a_line_or_drive_a_terminal() {
     let dir = sandbox.root.0.join("a\n\x1b[2J\u{202e}b");
     let shown = format!("{}/a␊␛[2J⟨U+202E⟩b", sandbox.root.arg());
     fs::write(&dir, "").unwrap();
-    let why = "is no directory that can be read; give one, with the rights to read and write it";
+    let why = "is not a directory that can be read; give one that this user may read and write";
     let words = format!("tincan: --data {shown} {why}: File exists (os error 17)");
     assert_eq!(ended(&[OsStr::new("--data"), dir.as_os_str()], &[]), (Some(1), words));
     let (code, text) = ended(&[OsStr::new("--token-file"), dir.as_os_str()], &[]);

@@ -323,7 +323,7 @@ fn append(log: &mut Log, writer: &mut Writer, event: &Event) -> Id {
     let id = end.written.id.plus(1);
     writer.block.clear();
     event.write(Some(id), &mut writer.block);
-    let settle = writer.seal(1, end.newest);
+    let settle = writer.seal(1, end.newest_len);
     let begun = writer.write(&end, settle).unwrap();
     log.commit(&writer.block, id, begun, true);
     log.set_heard(log.tail().written);

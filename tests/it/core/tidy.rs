@@ -1,4 +1,4 @@
-//! Rules of the repository, held by a test.
+//! The rules of the repository for its sources: reading order, size, and words that must not occur.
 
 use crate::support::documents::{document, documents, headings, links};
 use crate::support::wings::{is_gone, went_with_its_wing};
@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// A source file.
 struct Source {
-    /// Its path below `src`.
+    /// The path below `src`.
     path: String,
     text: String,
 }
@@ -17,7 +17,7 @@ impl Source {
         !self.path.starts_with("wings/")
     }
 
-    /// Its lines but for those that are comments, with their numbers.
+    /// Returns the lines that are not comments, with their numbers.
     fn code(&self) -> impl Iterator<Item = (usize, &str)> {
         self.text.lines().enumerate().map(|(n, line)| (n + 1, line)).filter(|(_, line)| !line.trim().starts_with("//"))
     }
@@ -28,7 +28,7 @@ fn read(path: &str) -> Source {
     Source { path: path.into(), text }
 }
 
-/// The source files in reading order: as `pub mod` lists them, a `mod.rs` behind those that it lists.
+/// Returns the source files in reading order: as `pub mod` lists them, and each `mod.rs` after the files that it lists.
 fn sources() -> Vec<Source> {
     let mut sources = Vec::new();
     read_folder("", read("lib.rs"), &mut sources);
@@ -51,7 +51,7 @@ fn read_folder(folder: &str, list: Source, sources: &mut Vec<Source>) {
     sources.push(list);
 }
 
-/// All Rust files below a folder.
+/// Collects the paths of all Rust files below a folder.
 fn files(folder: &Path, found: &mut Vec<String>) {
     for entry in read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -63,9 +63,10 @@ fn files(folder: &Path, found: &mut Vec<String>) {
     }
 }
 
-/// The size of source: its identifiers, literals and operators. Comments and white space count nothing, so clear names
-/// and empty lines are free.
-/// Shortcut: `//` begins a comment in a string as well.
+/// Counts the identifiers, literals and operators of a source text. Comments and white space do not count, so clear
+/// names and empty lines are free.
+///
+/// Shortcut: `//` begins a comment even in a string.
 fn tokens(text: &str) -> usize {
     let text = without_comments(text);
     let mut rest = text.as_str();
@@ -89,7 +90,7 @@ fn without_comments(mut text: &str) -> String {
     code.split('\n').map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n")
 }
 
-/// The length of the token at the beginning, or of one character of white space.
+/// Returns the length of the token at the beginning of a text, or of the white space character there.
 fn token(text: &str, first: char) -> usize {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let run = |fits: &dyn Fn(char) -> bool| text.find(|c| !fits(c)).unwrap_or(text.len());
@@ -110,7 +111,7 @@ fn token(text: &str, first: char) -> usize {
     }
 }
 
-/// The length of the string literal at the beginning, raw or not, if there is one.
+/// Returns the length of the string literal at the beginning of a text, if there is one. It may be a raw string.
 fn string(text: &str) -> Option<usize> {
     let body = text.strip_prefix('r').unwrap_or(text).trim_start_matches('#').strip_prefix('"')?;
     let mut escaped = false;
@@ -129,7 +130,7 @@ fn string(text: &str) -> Option<usize> {
     None
 }
 
-/// The length of the character literal at the beginning, if there is one.
+/// Returns the length of the character literal at the beginning of a text, if there is one.
 fn character(text: &str) -> Option<usize> {
     let mut body = text.strip_prefix('\'')?.chars();
     match body.next()? {
@@ -141,7 +142,7 @@ fn character(text: &str) -> Option<usize> {
     Some(text.len() - behind.len())
 }
 
-/// What a file imports from the crate: paths, of which the last parts may be items.
+/// Returns the paths that a file imports from the crate. The last parts of a path may be items.
 fn imports(source: &Source) -> Vec<String> {
     let code: Vec<&str> = source.code().map(|(_, line)| line).collect();
     let code = code.join("\n");
@@ -149,7 +150,7 @@ fn imports(source: &Source) -> Vec<String> {
     code.split("crate::").skip(1).map(path).collect()
 }
 
-/// The place in the reading order of what a path leads to.
+/// Returns the place in the reading order of the file that a path leads to.
 fn place(sources: &[Source], path: &str) -> Option<usize> {
     let mut parts: Vec<&str> = path.split("::").filter(|part| !part.is_empty()).collect();
     while !parts.is_empty() {
@@ -171,10 +172,10 @@ fn a_file_imports_only_from_files_above_it_in_the_reading_order() {
     let missing = |path: &&String| !sources.iter().any(|source| path.ends_with(&format!("/src/{}", source.path)));
     assert_eq!(found.iter().find(missing), None, "each file is listed by a `pub mod`");
     let mut below = Vec::new();
-    for (own, source) in sources.iter().enumerate() {
+    for (importer, source) in sources.iter().enumerate() {
         for import in imports(source) {
             let place = place(&sources, &import).unwrap_or_else(|| panic!("{} imports {import}", source.path));
-            if place > own {
+            if place > importer {
                 below.push(format!("{} imports {import}", source.path));
             }
         }
@@ -189,7 +190,7 @@ fn a_file_imports_only_from_files_above_it_in_the_reading_order() {
     }
 }
 
-/// The rows of the table in `lib.rs`: folder, files.
+/// Returns the rows of the table in `lib.rs`: a folder and its files.
 fn table() -> Vec<(String, Vec<String>)> {
     let words = |cell: &str| cell.split('`').skip(1).step_by(2).map(String::from).collect::<Vec<_>>();
     let text = read("lib.rs").text;
@@ -198,7 +199,7 @@ fn table() -> Vec<(String, Vec<String>)> {
     rows.filter_map(|(mut folder, files)| Some((folder.pop()?, files))).collect()
 }
 
-/// The name of a file, or of a folder in the folder of the wings, by which the table lists it.
+/// Returns the name by which the table lists a file. For a file of a wing this is the name of the wing.
 fn listed(path: &str, folder: &str) -> Option<String> {
     let rest = path.strip_prefix(folder)?.strip_prefix('/')?;
     let name = rest.split('/').next()?.trim_end_matches(".rs");
@@ -209,7 +210,7 @@ fn listed(path: &str, folder: &str) -> Option<String> {
 fn no_file_of_the_core_names_a_wing() {
     let mut named = Vec::new();
     for source in sources().iter().filter(|source| source.is_core()) {
-        // These know that there are wings: the guide, the program and its command line.
+        // These three may name wings: the guide, the program and its command line.
         let knows = ["lib.rs", "main.rs", "flags.rs"].contains(&&*source.path);
         for (n, line) in source.text.lines().enumerate().filter(|_| !knows) {
             let words = line.split(|c: char| !c.is_alphanumeric() && c != '_').map(str::to_ascii_lowercase);
@@ -359,7 +360,7 @@ fn a_manual_lists_the_files_of_its_folder_in_reading_order() {
             let code = read(path).text;
             for name in look_for.split('`').skip(1).step_by(2) {
                 let is = |kind: &&str| code.contains(&format!("{kind} {name}"));
-                assert!(["fn", "struct", "const", "static"].iter().any(|kind| is(kind)), "{name} is not in {path}");
+                assert!(["fn", "struct", "const", "static"].iter().any(is), "{name} is not in {path}");
             }
         }
         listed += 1;

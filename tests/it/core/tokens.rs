@@ -325,7 +325,7 @@ fn a_token_file_that_others_can_read_or_change_is_refused() {
             continue; // root's own file may be readable by a group, and only root can change an owner
         }
         let why = refused_at_start(&path);
-        let advice = " so others than its owner can read or change it; chmod 600 it";
+        let advice = " so users other than its owner can read or change it; chmod 600 it";
         assert_eq!(why, format!(" has mode {mode:o},{advice}"));
         // A link has its own mode, 777, which does not matter. The mode of its file counts.
         let link = scratch.0.join(format!("link-{mode:o}"));
@@ -394,7 +394,7 @@ fn a_wrong_token_file_is_named_with_its_line_and_no_token_is_shown() {
     let why = refused_at_start(&scratch.0.join("missing"));
     assert!(why.starts_with(": No such file"), "{why}");
     // The message does not advise to `chmod 600` a directory.
-    let no_file = " is no file; write lines `publish TOKEN` and `read TOKEN` into one";
+    let no_file = " is not a file; write lines `publish TOKEN` and `read TOKEN` into a file";
     for mode in [0o700, 0o755] {
         fs::set_permissions(&scratch.0, Permissions::from_mode(mode)).unwrap();
         assert_eq!(refused_at_start(&scratch.0), no_file);

@@ -96,8 +96,9 @@ type Edits = &'static [(&'static str, &'static str)];
 
 /// The proxies, with the edits of their configuration.
 const PROXIES: [(&str, &str, Edits); 4] = [
-    ("behind nginx", "nginx", &[]), // it speaks HTTP/1.0 to the server
-    ("behind nginx with HTTP/1.1", "nginx", &[("proxy_pass ", "proxy_http_version 1.1; proxy_pass ")]),
+    ("behind nginx", "nginx", &[]),
+    // nginx speaks HTTP/1.0 to the server if its configuration lacks this line.
+    ("behind nginx with HTTP/1.0", "nginx", &[("proxy_http_version 1.1;", "proxy_http_version 1.0;")]),
     ("behind haproxy", "haproxy", &[]),
     // Caddy only serves the names of its sites.
     ("behind caddy", "caddy", &[("http://chat.example.org:", "http://127.0.0.1:")]),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 const WORD: &str = "q('#word').textContent";
 const ERROR: &str = "q('#error').textContent";
-const DEAF: &str = "nothing comes through; trying again";
+const DEAF: &str = "no data arrives; connecting again";
 /// Makes the page note its states.
 const NOTES: &str = "window.states = [], new MutationObserver(() => states.push(q('#state').dataset.state)) \
     .observe(q('#state'), { attributes: true })";
@@ -280,7 +280,7 @@ fn a_server_that_falls_silent_is_not_called_open() {
     let server = Tincan::start(&["--retry", "200"]);
     let relay = Relay::start(server.port, Keeps::Nothing);
     let page = driver.page(&relay.url());
-    page.becomes("q('#listeners').textContent", "1 listener");
+    page.becomes("q('#listeners').textContent", "1 subscriber");
     relay.keep(Keeps::Requests);
     page.becomes(STATE, "connecting");
     assert_eq!(page.text("#listeners"), "");
@@ -314,7 +314,7 @@ fn an_error_of_the_connection_goes_with_its_reason_and_a_refusal_stays() {
     let end_gateway = bad_gateway(server.port);
     page.becomes(STATE, "waiting");
     page.keys("#msg", ENTER);
-    page.becomes(ERROR, "the server answered 502 Bad Gateway");
+    page.becomes(ERROR, "the server responded with 502 Bad Gateway");
     end_gateway();
     server = Tincan::spawn(&format!("127.0.0.1:{}", server.port), &["--max-body", "100"]);
     page.is_open();
@@ -331,15 +331,15 @@ fn an_error_of_the_connection_goes_with_its_reason_and_a_refusal_stays() {
     page.becomes(ERROR, "");
     page.js("(q('#state').dataset.state = 'open')");
     // The text of a gateway's response is not shown as the server's.
-    page.js("refuse({ status: 502, statusText: 'Bad Gateway', headers: new Headers({ 'Content-Type': 'text/plain' }), said: 'Bad Gateway' })");
-    assert_eq!(page.js(&format!("[{ERROR}, passes]")), "the server answered 502 Bad Gateway,true");
+    page.js("showRefusal({ status: 502, statusText: 'Bad Gateway', headers: new Headers({ 'Content-Type': 'text/plain' }), content: 'Bad Gateway' })");
+    assert_eq!(page.js(&format!("[{ERROR}, passes]")), "the server responded with 502 Bad Gateway,true");
     // A refusal of the server stays as long as the message.
     page.keys("#msg", &format!("{}{ENTER}", "x".repeat(200)));
     let refused = tincan::wire::reject::TOO_LARGE.line();
     page.becomes(ERROR, refused.trim_end());
     eventually("abandoned streams have ended", || server.readers("kitchen") == 1);
     page.js("(q('#listeners').textContent = '', askListeners())");
-    page.becomes("q('#listeners').textContent", "1 listener");
+    page.becomes("q('#listeners').textContent", "1 subscriber");
     page.js("(showState('connecting'), showState('open'))");
     assert_eq!(page.text("#error"), refused.trim_end());
     drop(server);
@@ -380,7 +380,7 @@ fn a_post_that_something_else_has_answered_is_not_taken_for_said() {
         ));
         page.js("q('#msg').value = ''");
         page.keys("#msg", &format!("soup{ENTER}"));
-        page.becomes(&format!("[{ERROR}, q('#msg').value]"), "the server answered 200 OK,soup");
+        page.becomes(&format!("[{ERROR}, q('#msg').value]"), "the server responded with 200 OK,soup");
     }
 }
 

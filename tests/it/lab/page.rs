@@ -58,16 +58,16 @@ fn the_lab_sets_bytes_algorithm_and_eventsource_beside_each_other() {
     let last = |n: usize| format!("{ROWS}.slice(-{n}).join('\\n')");
     let fired = |handler: &str, data: &str, id: &str| format!("{handler}\ndata \"{data}\"\nlastEventId \"{id}\"");
     let id_row =
-        |id: &str| format!("id: {id}␊ | id/ /{id}/into the last event ID buffer; counts from the blank line on | ");
+        |id: &str| format!("id: {id}␊ | id/ /{id}/into the last event ID buffer; takes effect at the blank line | ");
     let received = fired("onmessage", "soup", &id);
     page.becomes(&last(3), &format!("{SOUP}\n{}\n␊ | blank line: fire “message” | {received}", id_row(&id)));
     // An event whose type has no listener is not fired.
     page.js("(q('#event').value = 'stew', q('#data').value = 'two\\nlines', q('#send').click())");
     page.becomes(
         &format!("{ROWS}.findLast(row => row.includes('fire “stew”'))"),
-        "␊ | blank line: fire “stew” | nobody listens for “stew”: not heard",
+        "␊ | blank line: fire “stew” | no listener for “stew”: the page does not receive it",
     );
-    assert_eq!(page.text("#sent"), "Nobody here listens for “stew”.");
+    assert_eq!(page.text("#sent"), "This page has no listener for “stew”.");
     // The page shows exactly those bytes of its two connections that the tap has. (In the tap, the response to a POST
     // comes after the event.)
     let (mut bytes, mut shown) = (String::new(), String::new());
@@ -95,12 +95,12 @@ fn the_plug_is_pulled_and_the_eventsource_comes_back_with_its_last_event_id() {
     page.js("q('#plug').click()");
     page.becomes("all('.fired .error').length + ' ' + all('.fired .open').length", "1 2");
     let ended = "all('.ended').map(row => [...row.cells].map(c => c.textContent).join(' | ').replace(/^\\S+/, ''))[0]";
-    let cut = "Without the last chunk: the answer was cut off.";
-    let error = "onerror\nreadyState 0: it will come back by itself";
+    let cut = "The last chunk is missing: the response was cut off.";
+    let error = "onerror\nreadyState 0: it reconnects by itself";
     page.becomes(ended, &format!(" s · connection 1 has ended {cut} | {error}"));
     page.becomes(
         &format!("{ROWS}.filter(row => row.startsWith('Last-Event-ID')).join()"),
-        &format!("Last-Event-ID: {id}␍␊ | field line/the client says where it was | "),
+        &format!("Last-Event-ID: {id}␍␊ | field line/the ID of the last event that the client received | "),
     );
     server.post("/kitchen", "after");
     page.becomes("all('.fired .event').at(-1).textContent.split('\\n')[1]", "data \"after\"");
@@ -203,7 +203,7 @@ fn chunks_in_the_lab_are_shown_as_what_frames_the_stream_and_not_as_its_lines() 
             "HTTP: end of the chunk",
             "HTTP: the last chunk, of size 0",
             "HTTP: end of the body",
-            "Without the last chunk: the answer was cut off.",
+            "The last chunk is missing: the response was cut off.",
         ),
         (
             "zh",
@@ -211,7 +211,7 @@ fn chunks_in_the_lab_are_shown_as_what_frames_the_stream_and_not_as_its_lines() 
             "HTTP：块结束",
             "HTTP：最后一块，大小为 0",
             "HTTP：正文结束",
-            "没有最后一块：响应被切断。",
+            "缺少最后一块：响应被切断。",
         ),
     ] {
         let server = Tincan::start(&[]);
@@ -229,7 +229,7 @@ fn chunks_in_the_lab_are_shown_as_what_frames_the_stream_and_not_as_its_lines() 
             "data \"this line comes in two chunks\",data \"two events\",data \"in one chunk\"",
         );
         assert_eq!(
-            page.js("all('tbody tr').filter(row => /ignored: no such|没有这个字段/.test(row.textContent)).length"),
+            page.js("all('tbody tr').filter(row => /ignored: unknown field|未知的字段/.test(row.textContent)).length"),
             "0"
         );
         // The connections end with the last chunk, without it, and with it again.
@@ -265,7 +265,7 @@ fn chunks_are_read_wherever_they_and_their_pieces_are_cut() {
     let text = "all('tbody .row.out:not(.framing) code:first-child').map(code => code.textContent).join('')";
     let play = |all: String| {
         page.js("body.replaceChildren()");
-        page.js(&format!("[{all}].forEach(hearTap)"));
+        page.js(&format!("[{all}].forEach(receiveTap)"));
         assert_eq!(page.js("all('.fired .failed').length"), "0");
         (page.js(steps), page.js(text))
     };
@@ -302,8 +302,16 @@ fn chunks_are_read_wherever_they_and_their_pieces_are_cut() {
     ];
     let (_, shown) = play(all.join(","));
     assert!(shown.ends_with("␍␊␍␊data:a␊bcd␊␊:e␊:gh␊␊"), "{shown}");
-    let sizes = ["␍␊ HTTP: end of the chunk", "40␍␊ HTTP: a chunk of 64 bytes", "f␊ of the body, or of a chunk"];
-    let other_lines = ["␊ of the body, or of a chunk", "␍␊ of the body, or of a chunk", "5␍␊ HTTP: a chunk of 5 bytes"];
+    let sizes = [
+        "␍␊ HTTP: end of the chunk",
+        "40␍␊ HTTP: a chunk of 64 bytes",
+        "f␊ body or framing: the lab cannot tell which",
+    ];
+    let other_lines = [
+        "␊ body or framing: the lab cannot tell which",
+        "␍␊ body or framing: the lab cannot tell which",
+        "5␍␊ HTTP: a chunk of 5 bytes",
+    ];
     let rows = page.js(&format!("{CHUNKS}.map(text => text.trim()).join('\\n')"));
     assert!(rows.contains(&[sizes, other_lines].concat().join("\n")), "{rows}");
 }
@@ -315,8 +323,8 @@ fn what_a_tap_lost_is_shown() {
     }
     let Some(driver) = driver() else { return };
     for (language, shown) in [
-        ("en", "connection 1 · 1234 bytes are missing here: more was said than the lab could note"),
-        ("zh", "连接 1 · 此处缺少 1234 字节：内容太多，实验室来不及记录"),
+        ("en", "connection 1 · 1234 bytes are missing here: too much was sent for the lab to record it"),
+        ("zh", "连接 1 · 此处缺少 1234 字节：数据太多，实验室来不及记录"),
     ] {
         let server = Tincan::start(&[]);
         let page = driver.chromium(language, "normal");
@@ -394,11 +402,11 @@ fn a_websocket_in_the_lab_is_shown_part_by_part_of_its_frames() {
     let page = driver.page(&url(&server, "/lab"));
     on_socket(&page, &server, "kitchen", "WebSocket");
     server.post("/kitchen", "soup");
-    let head = "FIN 1: the message ends with this frame/RSV1 to RSV3: 0, as no extension uses them";
+    let head = "FIN 1: the message ends with this frame/RSV1 to RSV3: 0, because no extension uses them";
     let soup = [
         &format!("81 = 1 000 0001 | {head}/opcode 1: text frame | "),
-        "04 = 0 0000100 | MASK 0: not masked, like all that a server sends/payload length: 4 bytes | ",
-        "soup | payload data/a message was received: fire “message” | onmessage\ndata \"soup\"",
+        "04 = 0 0000100 | MASK 0: not masked, like every frame from a server/payload length: 4 bytes | ",
+        "soup | payload data/message received: fire “message” | onmessage\ndata \"soup\"",
     ];
     page.becomes(&format!("{ROWS}.slice(-3).join('\\n')"), &soup.join("\n"));
     // The page sends its message over the same connection, masked. The server sends the message back too.
@@ -408,14 +416,14 @@ fn a_websocket_in_the_lab_is_shown_part_by_part_of_its_frames() {
     assert_eq!(page.js("q('.steps q').textContent"), visible(&message));
     assert_eq!(page.js("all('.fired .new').at(-1).textContent"), format!("send({})", quoted(&message)));
     // A Ping frame, and the response to it.
-    page.becomes("all('.in .dispatch').at(-1).textContent", "the answer to the Ping: the client is there");
+    page.becomes("all('.in .dispatch').at(-1).textContent", "the response to the Ping: the client is still there");
     page.js("q('#disconnect').click()");
     page.becomes("all('.ended .fired').length", "1");
     page.becomes(
         "all('.fired .failed, .fired .new').slice(-2).map(e => e.textContent).join()",
         "close(1000),onclose\ncode 1000\nreason \"\"\nwasClean true\nreadyState 3",
     );
-    page.becomes("all('.ended').at(-1).textContent.split('.')[0]", "A WebSocket does not come back by itself");
+    page.becomes("all('.ended').at(-1).textContent.split('.')[0]", "A WebSocket does not reconnect by itself");
     assert_eq!(page.js("source.readyState + q('#state').textContent + q('#disconnect').disabled"), "3closedtrue");
     // Each byte of the tap is displayed with its meaning, and no other bytes are.
     let tap = server.get(&format!("/lab/{}?wait=0&since=all", page.js("key"))).text();
@@ -472,7 +480,7 @@ fn frames_are_read_wherever_they_are_cut() {
         let (begin, rest) = out.split_at(fine);
         let pieces = begin.chunks(1).chain(rest.chunks(large)).map(|piece| tap_event("out", 900 + n, piece));
         let all: Vec<String> = heads.into_iter().chain(pieces).collect();
-        page.js(&format!("[{}].forEach(hearTap)", all.join(",")));
+        page.js(&format!("[{}].forEach(receiveTap)", all.join(",")));
         let got = page.js(parts).replace("⟨C3⟩⟨A9⟩", "é"); // a character that is cut is displayed as bytes
         if n == 0 {
             expected = got;
@@ -484,11 +492,7 @@ fn frames_are_read_wherever_they_are_cut() {
         expected.lines().find(|line| line.starts_with(bytes)).unwrap_or_else(|| panic!("{bytes}: {expected}"))
     };
     assert!(line("soé").ends_with("payload data | 4"), "{}", line("soé"));
-    assert!(
-        line("hi").ends_with("the browser answers with a Pong; the page hears nothing of it | 5"),
-        "{}",
-        line("hi")
-    );
+    assert!(line("hi").ends_with("the browser responds with a Pong; the page does not notice | 5"), "{}", line("hi"));
     assert!(line("␊p").ends_with("fire “message” | 4"), "{}", line("␊p"));
     assert!(line("01 2C").ends_with("extended payload length: 300 bytes | 7"), "{}", line("01 2C"));
     assert!(line("00 00 00 00 00 01 01 D0 | extended payload length: 66000 bytes").ends_with('8'));
@@ -541,7 +545,7 @@ fn a_websocket_in_the_lab_does_not_come_back_and_says_why_it_ended() {
     // A handshake that is refused.
     page.js("(q('#since').value = 'nonsense', q('#connect').click())");
     page.becomes("all('.fired .failed, .fired .error').length", "2");
-    page.becomes("/400 and not 101/.test(q('#wire').textContent)", "true");
+    page.becomes("/400, not 101/.test(q('#wire').textContent)", "true");
     assert_eq!(page.js("source.readyState"), "3");
     page.js("(q('#what').value = 'named', q('#what').onchange())");
     page.becomes("q('#as-field').hidden + ' ' + all('.fired .open').length", "true 1");
@@ -634,10 +638,10 @@ fn a_lesson_comes_whatever_the_lesson_of_the_six_connections_holds() {
     let page = driver.page(&url(&server, "/lab#six-connections"));
     page.becomes("source?.readyState", "1");
     page.js("Array.from({ length: 7 }, () => q('#more button').click()).length");
-    page.becomes("q('#more output').textContent", "4 open, 3 waiting; the lab itself holds two more");
+    page.becomes("q('#more output').textContent", "4 open, 3 waiting; the lab itself uses two more connections");
     // Another fragment loads its lesson.
     page.js("location.hash = '#one-space'");
-    page.becomes("q('#lesson-title').textContent + source?.readyState", "One leading space1");
+    page.becomes("q('#lesson-title').textContent + source?.readyState", "One space after the colon1");
 }
 
 #[test]
@@ -647,7 +651,7 @@ fn where_the_browser_is_stricter_than_the_specification_the_failure_stands_at_th
     let page = driver.page(&url(&server, "/lab#wrong-charset"));
     page.becomes(
         &format!("{ROWS}.find(row => row.includes('onerror'))"),
-        "␍␊ | end of the head | onerror\nreadyState 2: it never comes back",
+        "␍␊ | end of the head | onerror\nreadyState 2: it does not reconnect",
     );
 }
 
@@ -673,7 +677,7 @@ fn what_curl_would_do_is_written_so_that_a_shell_reads_it() {
     // The text of a link is not displayed as a command.
     page.open("about:blank");
     page.open(&url(&server, "/lab#/kitchen;id"));
-    page.becomes("/^“\\/kitchen;id” is no channel/.test(q('#unknown').textContent)", "true");
+    page.becomes("/^“\\/kitchen;id” is not the name of a channel/.test(q('#unknown').textContent)", "true");
     assert!(!page.js("all('code').map(code => code.textContent).join()").contains(";id"));
     on_channel(&page, &server, "kitchen");
     type_in("since", "7-1");
@@ -761,7 +765,7 @@ fn behind_a_plug_that_was_pulled_the_story_goes_on_in_its_order_in_every_lesson_
         server.post("/kitchen", "the end");
         page.becomes("q('#state').textContent", "open");
         assert_eq!(page.js("all('.over').length"), "0", "{name}: the EventSource reconnects");
-        assert_eq!(page.js("/told of/.test(q('#wire').textContent)"), "false", "{name}");
+        assert_eq!(page.js("/has not reported/.test(q('#wire').textContent)"), "false", "{name}");
     }
     // A lesson that ends by itself reconnects after a pulled plug, and closes only at its end.
     let server = Tincan::start(&[]);
@@ -817,15 +821,13 @@ fn a_server_that_goes_away_is_told_and_forgotten_once_it_is_back() {
         page.becomes("all('.fired .open').length", "1");
         page.becomes("all('.out').length > 9", "true");
         server.kill();
-        let (lost, unreachable) = (
-            "the connection has ended; the browser makes a new one",
-            "could not reach the server; the browser tries again",
-        );
+        let (lost, unreachable) =
+            ("the connection has ended; the browser reconnects", "could not reach the server; the browser tries again");
         page.becomes(&format!("/^{lost}|{unreachable}$/.test(q('#state').textContent)"), "true");
         page.js("(q('#data').value = 'nobody hears it', q('#send').click())");
         page.becomes("q('#sent').textContent", "could not reach the server");
         page.becomes("q('#state').textContent", unreachable);
-        let broken = "connection 1 broke off; the server has not told of its end | onerror\nreadyState 0: it will come back by itself";
+        let broken = "connection 1 is lost; the server has not reported its end | onerror\nreadyState 0: it reconnects by itself";
         let rows_without_bytes =
             "all('.row:not(:has(code))').map(row => [...row.cells].map(cell => cell.textContent).join(' | '))";
         page.becomes(&format!("{rows_without_bytes}[0]"), broken);
@@ -884,7 +886,7 @@ fn a_name_that_is_no_lesson_or_channel_plays_none() {
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&[]);
     for (language, lesson, channel) in [
-        ("en", "There is no lesson “nosuch”.", "“/bad name!” is no channel"),
+        ("en", "There is no lesson “nosuch”.", "“/bad name!” is not the name of a channel"),
         ("zh", "没有名为“nosuch”的课程", "“/bad name!”不是频道"),
     ] {
         let page = driver.chromium(language, "normal");
@@ -946,17 +948,17 @@ fn each_number_has_its_noun() {
         tap_event("out", 900, b"x"),
         tap_event("out", 900, b"xy")
     );
-    page.js(&format!("{all}.forEach(hearTap)"));
+    page.js(&format!("{all}.forEach(receiveTap)"));
     let pieces = "all('.piece').slice(-4).map(row => row.textContent.replace(/.* /, '') && row.textContent.split(' · ')[2]).join()";
     assert_eq!(
         page.js(pieces),
         "the client sends 16 bytes,the client sends 1 byte,the server sends 1 byte,the server sends 2 bytes"
     );
-    page.js("hearTap({ type: 'lost', data: '{\"connection\":900,\"at\":1,\"bytes\":1}' })");
+    page.js("receiveTap({ type: 'lost', data: '{\"connection\":900,\"at\":1,\"bytes\":1}' })");
     assert!(page.js("all('.ended').at(-1).textContent").contains(" 1 byte is missing here"));
     // Each word that takes a number and a noun has a form for one.
     let without = "Object.entries(WORDS).filter(([, [text]]) => !text.includes('|') &&
-        /\\{\\w+\\} (bytes|listeners|messages|connections|seconds)/.test(text.replace('after {n} seconds', ''))).map(([key]) => key)";
+        /\\{\\w+\\} (bytes|subscribers|messages|connections|seconds)/.test(text.replace('after {n} seconds', ''))).map(([key]) => key)";
     assert_eq!(page.js(without), "");
 }
 
@@ -972,13 +974,13 @@ fn with_a_server_that_is_not_there_at_first_the_lab_waits_for_it() {
     page.open(&url(&server, "/lab#named"));
     page.becomes("q('#state').textContent", "could not reach the server");
     page.js("window.gone = false");
-    page.becomes("q('#state').textContent + q('#lesson-title').textContent", "openEvents with a name");
+    page.becomes("q('#state').textContent + q('#lesson-title').textContent", "openNamed events");
     assert_eq!(page.js("q('#what').options.length"), (LESSONS.len() + 1).to_string());
     page.js("window.gone = true");
     page.js("q('#next').click()");
     page.becomes("q('#state').textContent", "could not reach the server");
     page.js("window.gone = false");
-    page.becomes("q('#state').textContent + q('#lesson-title').textContent", "openWhat is ignored");
+    page.becomes("q('#state').textContent + q('#lesson-title').textContent", "openLines that are ignored");
     assert_eq!(page.console(), [""; 0]);
 }
 
@@ -991,11 +993,11 @@ fn the_lab_tells_the_truth_behind_a_server_that_ends_streams() {
     page.becomes("all('.fired .open').length > 3", "true");
     let story = page.js(&format!("{STORY}.split(' 4')[0]"));
     assert_eq!(story, "1 new open end1 error 2 open end2 error 3 open end3 error");
-    assert_eq!(page.js("/Without the last chunk/.test(q('#wire').textContent)"), "false");
+    assert_eq!(page.js("/last chunk is missing/.test(q('#wire').textContent)"), "false");
     // No other program than the page itself has ended it.
     page.js("q('#disconnect').click()");
     page.becomes("q('.ended:last-child') && all('.ended').at(-1).textContent", "close() was called: readyState 2");
-    assert_eq!(page.js("/Without the last chunk/.test(q('#wire').textContent)"), "false");
+    assert_eq!(page.js("/last chunk is missing/.test(q('#wire').textContent)"), "false");
 }
 
 #[test]
@@ -1005,7 +1007,7 @@ fn in_the_lesson_of_the_six_connections_the_lab_counts_its_own_only_while_it_has
     let page = driver.page(&url(&server, "/lab#six-connections"));
     page.becomes("source?.readyState", "1");
     page.js("Array.from({ length: 5 }, () => q('#more button').click()).length");
-    page.becomes("q('#more output').textContent", "4 open, 1 waiting; the lab itself holds two more");
+    page.becomes("q('#more output').textContent", "4 open, 1 waiting; the lab itself uses two more connections");
     page.js("q('#disconnect').click()");
     page.becomes("q('#more output').textContent", "5 open, 0 waiting");
 }
@@ -1058,7 +1060,7 @@ fn behind_a_relay_that_is_slow_or_tears_its_connections_each_error_stands_at_its
         page.becomes("all('.fired .error').length", "2");
         let at = "all('.fired .error').map(e => /connection \\d/.exec(e.closest('tr').textContent)[0]).join()";
         assert_eq!(page.js(at), "connection 1,connection 2", "{late}");
-        assert_eq!(page.js("/told of no bytes/.test(q('#wire').textContent)"), "false", "{late}");
+        assert_eq!(page.js("/has not reported any bytes/.test(q('#wire').textContent)"), "false", "{late}");
         // The server finds out with a ping that the client of the broken connection no longer reads.
         let mut story = page.js(STORY);
         for may in [" late1", " end1", " alone", " end2"] {

@@ -341,7 +341,7 @@ fn whoever_leaves_or_forgets_it_stops_it() {
     page.becomes("/^Start in \\/lab-side-by-side-[a-z]{4}$/.test(q('#ways-start')?.textContent)", "true");
     let channel = page.runs();
     page.js("(real => performance.now = () => real() + 700000)(performance.now.bind(performance))");
-    page.becomes(STATE, "Stopped by itself, after ten minutes.");
+    page.becomes(STATE, "Stopped automatically after ten minutes.");
     eventually("no subscribers", || server.readers(&channel) == 0);
     let log = server.get(&format!("/{first}?wait=0&since=all")).text();
     assert!(log.contains("\ndata: soup 2 ("), "{log}");
@@ -369,21 +369,21 @@ fn it_says_what_is_wrong_and_goes_on_by_itself() {
         says(&format!("\\b{name}[^:.]*: could not reach the server\\."));
     }
     let end_gateway = bad_gateway(server.port);
-    says("Polling.*: the server answered 502\\.");
+    says("Polling.*: the server responded with 502\\.");
     says("Event stream: the server refused");
-    says("WebSocket: closed with 1006; a WebSocket does not come back by itself");
+    says("WebSocket: closed with 1006; a WebSocket does not reconnect by itself");
     end_gateway();
     server = Tincan::spawn(&format!("127.0.0.1:{}", server.port), &["--retry", "200"]);
     // The same for publishing: the error is gone as soon as another client can publish.
     page.becomes(
-        "/(olling|stream|Socket|Publishing)[^.]*(answered|refused|reach|closed)/.test(q('#ways-state').textContent)",
+        "/(olling|stream|Socket|Publishing)[^.]*(responded|refused|reach|closed)/.test(q('#ways-state').textContent)",
         "false",
     );
     page.click("one");
     page.all_become("heard", "2");
     page.becomes(
         "q('#ways-state').textContent.match(/[A-Z][^.]*/g).sort().join('. ')",
-        &format!("Bytes: some bytes were not counted. Channel: some messages may have been missed. Running on {path}"),
+        &format!("Bytes: some bytes were not counted. Channel: some messages may be missing. Running on {path}"),
     );
     server.post(path, "after");
     page.all_become("heard", "3");

@@ -20,12 +20,12 @@ fn the_chat_page_leads_to_the_lab_and_has_nothing_else_of_it() {
     let Some(driver) = driver() else { return };
     let server = Tincan::start(&[]);
     for (languages, text) in [
-        ("en-US,en", "See each byte of it in the wire lab"),
-        ("zh-CN,zh,en", "在实验室里查看它的每个字节"),
-        ("zh-TW", "在实验室里查看它的每个字节"),
-        ("fr", "See each byte of it in the wire lab"),
-        ("fr,zh-CN,en", "在实验室里查看它的每个字节"),
-        ("en,zh-CN", "See each byte of it in the wire lab"),
+        ("en-US,en", "See each byte of this channel in the wire lab"),
+        ("zh-CN,zh,en", "在字节实验室里查看本频道的每个字节"),
+        ("zh-TW", "在字节实验室里查看本频道的每个字节"),
+        ("fr", "See each byte of this channel in the wire lab"),
+        ("fr,zh-CN,en", "在字节实验室里查看本频道的每个字节"),
+        ("en,zh-CN", "See each byte of this channel in the wire lab"),
     ] {
         let page = driver.chromium(languages, "normal");
         page.open(&url(&server, "/kitchen"));

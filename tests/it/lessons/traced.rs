@@ -11,11 +11,11 @@ fn lessons_show_their_special_bytes_and_what_comes_of_them() {
     let lessons = [
         (
             "nul-in-id",
-            "id: 2␀␊ | id: ignored, for it has a NUL\ndata: its id is still 1␊ | data\n␊ | dispatch: message",
+            "id: 2␀␊ | id: ignored, because it has a NUL\ndata: its id is still 1␊ | data\n␊ | dispatch: message",
         ),
         (
             "byte-order-mark",
-            "⟨U+FEFF⟩data: The mark before this line was taken off␊ | data, behind a byte order mark\n\
+            "⟨U+FEFF⟩data: The mark before this line was taken off␊ | data, after a byte order mark\n\
             ⟨U+FEFF⟩data: never heard␊ | ignored: there is no such field\n␊ | fires nothing",
         ),
         (
@@ -45,7 +45,7 @@ fn lessons_show_their_special_bytes_and_what_comes_of_them() {
         ),
         (
             "cut-id",
-            "id: 2␊ | id, from the blank line on\ndata: tw | not ended yet\n | the connection ends, in the middle of a body; what stands behind the last blank line is thrown away",
+            "id: 2␊ | id, from the blank line on\ndata: tw | not ended yet\n | the connection ends, in the middle of a body; the client discards the lines after the last blank line",
         ),
         (
             "chunks",
@@ -57,7 +57,7 @@ fn lessons_show_their_special_bytes_and_what_comes_of_them() {
         (
             "missing-blank-line",
             "data: never heard␊ | data\n␍␊ | end of the chunk\n0␍␊ | last chunk\n\
-            ␍␊ | end of the body; what stands behind the last blank line is thrown away\n | the connection ends",
+            ␍␊ | end of the body; the client discards the lines after the last blank line\n | the connection ends",
         ),
         ("wrong-type", "␍␊ | end of the head; chunks follow\n: look: | body\n0␍␊ | last chunk"),
         ("unavailable", "HTTP/1.1 503 Service Unavailable␍␊ | status line\ndata: | body"),

@@ -14,14 +14,14 @@ fn two_people_and_curl_hear_the_same() {
     let (kitchen, listeners) = (url(&server, "/kitchen"), "q('#listeners').textContent");
     let ada = driver.page(&kitchen);
     ada.is_open();
-    ada.becomes(listeners, "1 listener");
+    ada.becomes(listeners, "1 subscriber");
     // An empty channel shows how to use it.
     assert_eq!((ada.text("#channel"), ada.js("document.title")), ("kitchen".into(), "kitchen · tincan".into()));
     assert_eq!(ada.js("q('#empty').checkVisibility()"), "true");
     assert_eq!(ada.text("#curl-listen"), format!("curl -N {kitchen}"));
     assert_eq!(ada.text("#curl-say"), format!("curl -d 'soup is ready' {kitchen}"));
     let bob = driver.page(&kitchen);
-    bob.becomes(listeners, "2 listeners");
+    bob.becomes(listeners, "2 subscribers");
     let (mut curl, start_id) = server.listen("/kitchen", "");
     let epoch = start_id.strip_suffix("-0").unwrap();
 
@@ -31,7 +31,7 @@ fn two_people_and_curl_hear_the_same() {
     for page in [&ada, &bob] {
         page.shows(&["said|Ada|who cooks?"]);
         page.becomes("q('#terminal').open", "false");
-        page.becomes(listeners, "3 listeners");
+        page.becomes(listeners, "3 subscribers");
     }
     server.post("/kitchen", "soup is ready");
     curl.expect(format!("data: soup is ready\nid: {epoch}-2\n\n"));
@@ -370,7 +370,7 @@ fn a_browser_asks_for_the_token_and_the_page_then_comes_back_by_itself() {
     page.open(&signed_url(&server, "s3same"));
     page.open(&kitchen);
     page.is_open();
-    page.becomes("/^\\d listener/.test(q('#listeners').textContent)", "true");
+    page.becomes("/^\\d subscriber/.test(q('#listeners').textContent)", "true");
     page.say("open");
     page.shows(&["said|anonymous|open"]);
     if let Some(dir) = std::env::var_os("TINCAN_SHOTS").map(PathBuf::from) {
@@ -459,7 +459,7 @@ fn pictures() {
     let shot = |name: &str| page.shot(&dir.join(name));
     page.size(1280, 800, false);
     other.is_open();
-    page.becomes("q('#listeners').textContent", "2 listeners");
+    page.becomes("q('#listeners').textContent", "2 subscribers");
     shot("empty.png");
     let recipe = "For whoever asks: sweat the leeks in butter, add the potatoes and the stock, wait for twenty minutes, \
                   blend, and be generous with the pepper. https://example.org/recipes/leek-and-potato-soup";
@@ -481,7 +481,7 @@ fn pictures() {
     }
     page.keys("#name", "Ada");
     page.keys("#msg", "Save me a bowl");
-    page.becomes("[all('li').length, q('#listeners').textContent]", "8,2 listeners");
+    page.becomes("[all('li').length, q('#listeners').textContent]", "8,2 subscribers");
     shot("wide.png");
     page.cdp("Emulation.setEmulatedMedia", "{\"features\":[{\"name\":\"prefers-color-scheme\",\"value\":\"dark\"}]}");
     shot("dark.png");
@@ -493,6 +493,6 @@ fn pictures() {
     let _gateway = bad_gateway(server.port);
     page.becomes("parseInt(q('#seconds').textContent) > 2", "true");
     page.keys("#msg", ENTER);
-    page.becomes("q('#error').textContent", "the server answered 502 Bad Gateway");
+    page.becomes("q('#error').textContent", "the server responded with 502 Bad Gateway");
     shot("waiting.png");
 }

@@ -166,7 +166,7 @@ fn old_browsers_chat() {
         let mut page = Engine::start(&path, "en");
         page.open(&url(&server, "/kitchen"));
         page.becomes(STATE, "open");
-        page.becomes("q('#listeners').textContent", "1 listener");
+        page.becomes("q('#listeners').textContent", "1 subscriber");
         page.say("soup is ready");
         page.becomes(SAID, "anonymoussoup is ready");
         server.post("/kitchen", message("Ada", "coming"));

@@ -73,7 +73,7 @@ fn nine_tabs_hear_and_speak_over_one_connection() {
     for page in tabs.all() {
         page.shows(&log);
         page.js("askListeners()");
-        page.becomes("q('#listeners').textContent", "1 listener");
+        page.becomes("q('#listeners').textContent", "1 subscriber");
     }
     assert_eq!((server.readers("kitchen"), streams(&server)), (1, 1));
 
@@ -336,7 +336,7 @@ fn a_token_in_the_fragment_is_taken_for_this_tab_alone() {
     assert_eq!(page.js("location.href"), kitchen);
     page.say("soup");
     page.shows(&["said|anonymous|soup"]);
-    page.becomes("q('#listeners').textContent", "1 listener");
+    page.becomes("q('#listeners').textContent", "1 subscriber");
     page.reload();
     page.say("bread");
     let log = ["said|anonymous|soup", "said|anonymous|bread"];

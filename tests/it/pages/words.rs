@@ -19,10 +19,10 @@ const ALL: &str = "((texts, found) => {
     return found.concat(all('*').flatMap(e => names.map(name => e.getAttribute(name)).filter(Boolean))).join(' | ');
 })(document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), [document.documentElement.lang])";
 
-const ENGLISH: &str = "en | 1 listener | open | now | From a terminal | This channel is a URL: what is posted to it, \
-    everyone who has it open hears. | Listen | Copy | Say | Copy | 3 messages were missed here | Name | Message | Send | Messages | (empty) | anonymous";
-const CHINESE: &str = "zh-CN | 1 个连接在收听 | 已连接 | 立即重连 | 从终端使用 | 频道就是一个 URL：向它 POST \
-    的内容，打开它的人都能收到。 | 收听 | 复制 | 发言 | 复制 | 这里漏掉了 3 条消息 | 昵称 | 消息 | 发送 | 消息列表 | （空） | 匿名";
+const ENGLISH: &str = "en | 1 subscriber | open | reconnect now | From a terminal | This channel is a URL. Everyone who has it open \
+    receives what is posted to it. | Listen | Copy | Say | Copy | 3 messages are missing here | Name | Message | Send | Messages | (empty) | anonymous";
+const CHINESE: &str = "zh-CN | 1 个订阅者 | 已连接 | 立即重连 | 从终端使用 | 这个频道就是一个 URL。打开它的人，\
+    都能收到向它 POST 的内容。 | 收听 | 复制 | 发言 | 复制 | 这里漏掉了 3 条消息 | 昵称 | 消息 | 发送 | 消息列表 | （空） | 匿名";
 
 #[test]
 fn the_page_speaks_the_language_that_the_browser_asks_for() {
@@ -59,7 +59,7 @@ fn what_the_chinese_page_tells_later_is_chinese_too() {
     let page = driver.chromium("zh-CN", "normal");
     page.open(&url(&server, "/kitchen"));
     page.is_open();
-    page.becomes("q('#listeners').textContent", "1 个连接在收听");
+    page.becomes("q('#listeners').textContent", "1 个订阅者");
     server.post("/kitchen", message("小明", "汤好了"));
     page.say("谢谢");
     page.shows(&["said|小明|汤好了", "said|匿名|谢谢"]);

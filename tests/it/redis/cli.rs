@@ -56,8 +56,8 @@ fn a_redis_is_named_by_flag_or_environment_and_a_value_that_will_not_do_is_not_s
     const BAD: &str = "redis://ann:s3cr3t@h:port/0";
     let right = "give HOST:PORT, or redis://USER:PASSWORD@HOST:PORT/DB, percent-encoded";
     let refused = |args: &[&str], env: &[(&str, &str)]| ask(args, env).unwrap_err();
-    assert_eq!(refused(&["--redis", BAD], &[]), format!("--redis: this value will not do; {right}"));
-    assert_eq!(refused(&[], &[("TINCAN_REDIS", BAD)]), format!("TINCAN_REDIS: this value will not do; {right}"));
+    assert_eq!(refused(&["--redis", BAD], &[]), format!("--redis: this value is not valid; {right}"));
+    assert_eq!(refused(&[], &[("TINCAN_REDIS", BAD)]), format!("TINCAN_REDIS: this value is not valid; {right}"));
     let both = "--redis and --data both keep the logs; leave one of them out";
     assert_eq!(refused(&["--redis", "h"], &[("TINCAN_DATA", "d")]), both);
     for (args, says) in [
@@ -68,12 +68,12 @@ fn a_redis_is_named_by_flag_or_environment_and_a_value_that_will_not_do_is_not_s
         (&["--redis"], "--redis needs a value: --redis HOST:PORT"),
         (&["--redis", "redis://:s3cr3t@h", "--data", "d"], both),
         (&["--redis=h", "--data=d", "--sync"], both),
-        (&["--redis", "redis://:s3cr3t@h", "--sync"], "--sync needs a disk"),
+        (&["--redis", "redis://:s3cr3t@h", "--sync"], "--sync needs --data"),
         // Mistakes next to the value.
-        (&["redis://:s3cr3t@h"], "is no option"),
-        (&["--reddis=redis://:s3cr3t@h"], "is no option"),
-        (&["--reddis", "redis://:s3cr3t@h"], "\"--reddis\" is no option"),
-        (&["--redis", "--quiet", "redis://:s3cr3t@h"], "is no option"),
+        (&["redis://:s3cr3t@h"], "is not an option"),
+        (&["--reddis=redis://:s3cr3t@h"], "is not an option"),
+        (&["--reddis", "redis://:s3cr3t@h"], "\"--reddis\" is not an option"),
+        (&["--redis", "--quiet", "redis://:s3cr3t@h"], "is not an option"),
     ] {
         let out = tincan(args);
         let text = String::from_utf8(out.stderr).unwrap();

@@ -442,7 +442,7 @@ fn a_redis_that_does_not_speak_harms_nobody() {
 fn a_redis_that_refuses_harms_nobody_and_its_words_are_shown_as_text_without_the_password() {
     let always = |error: &'static str| Way::Answers(Box::new(move |_, _| bytes(error)));
     let case = |name, way, says| Case { name, way, says, post: Some(503), connections: 24, commands: 3000, memory: 16 };
-    let taken = "it does not take the user and the password";
+    let taken = "it refuses the user and the password";
     all(vec![
         case("NOAUTH", always("-NOAUTH Authentication required.\r\n"), "(NOAUTH)"),
         case("WRONGPASS", but("AUTH", |_, _| bytes("-WRONGPASS invalid username-password pair\r\n")), "(WRONGPASS)"),
@@ -458,7 +458,7 @@ fn a_redis_that_refuses_harms_nobody_and_its_words_are_shown_as_text_without_the
         case(
             "SELECT",
             but("SELECT", |_, _| bytes("-ERR DB index is out of range\r\n")),
-            "no database 3 for us: ERR DB",
+            "it refuses database 3: ERR DB",
         ),
         case(
             "control characters",

@@ -519,7 +519,7 @@ fn whatever_stands_in_an_entry_it_is_one_event() {
     let fields: Vec<&[u8]> =
         names.iter().flat_map(|name| [name.as_bytes(), b"x", b"data", b"a", b"post", b"p"]).collect();
     let read = Entry::read(&entry("5-6", &fields)).unwrap();
-    assert_eq!((read.other_fields.len(), &*read.other_fields[7].0, &*read.post), (8, "field 7", "p"));
+    assert_eq!((read.other_fields.len(), &*read.other_fields[7].0, &*read.post_id), (8, "field 7", "p"));
     // Fields that are not text are ignored. Other replies in place of the fields count as no fields.
     let fields = Reply::List(vec![text("data"), Reply::Number(1), Reply::Null, text("x"), text("data"), text("a")]);
     let strange =

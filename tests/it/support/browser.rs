@@ -26,7 +26,7 @@ const SHORT: &str = "const q = css => document.querySelector(css), all = css => 
     const log = () => all('#messages li').map(li => [li.className, ...(li.children.length ?
     [...li.children].map(c => c.textContent) : [li.textContent])].join('|')).join('\\n');";
 pub const STATE: &str = "q('#state').dataset.state";
-pub const MISSED: &str = "gap|Some messages may have been missed here";
+pub const MISSED: &str = "gap|Some messages may be missing here";
 pub const ENTER: &str = "\u{e007}"; // WebDriver, "Keyboard actions"
 pub const TAB: &str = "\u{e004}";
 

@@ -276,7 +276,7 @@ fn what_cannot_be_understood_is_shown_and_said_to_be_refused() {
         let lines = ended(&server, 1);
         let up: Vec<_> = lines.lines().filter(|l| l.starts_with("#1 > ")).collect();
         assert!(up.last().unwrap().ends_with(last), "{request:?}: {lines}");
-        assert!(!lines.contains("length of what is missing"), "{request:?}: {lines}");
+        assert!(!lines.contains("missing bytes"), "{request:?}: {lines}");
         assert_eq!(lines.ends_with("connection ends, in the middle of a head\n"), response.is_empty(), "{lines}");
         let bytes: usize = up.iter().map(|l| l.matches(['␍', '␊']).count()).sum();
         assert_eq!(bytes, request.matches(['\r', '\n']).count(), "{lines}");
@@ -287,7 +287,7 @@ fn what_cannot_be_understood_is_shown_and_said_to_be_refused() {
     let lines = explained(&none(), [(true, long.as_bytes()), (false, response)]);
     assert!(lines.contains("  end of the head\n#1 > HEAD /aaa"), "{lines}");
     let lines = explained(&none(), [(false, &b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab"[..])]);
-    assert!(lines.ends_with("the connection ends; length of what is missing: 7\n"), "{lines}");
+    assert!(lines.ends_with("the connection ends; missing bytes: 7\n"), "{lines}");
 }
 
 #[test]
@@ -380,7 +380,7 @@ fn the_lines_of_a_stream_go_over_the_borders_of_its_chunks_unharmed() {
 
 #[test]
 fn how_an_answer_in_chunks_ends_is_told() {
-    let thrown = "; what stands behind the last blank line is thrown away";
+    let thrown = "; the client discards the lines after the last blank line";
     let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
     for (body, end, last) in [
         ("7\r\n:ping\n\n\r\n0\r\n\r\n", "end of the body", ""),
@@ -389,7 +389,7 @@ fn how_an_answer_in_chunks_ends_is_told() {
         ("7\r\n:ping\n\n", "fires nothing", ", in the middle of a body"),
         ("6\r\ndata:a\r\n", "end of the chunk", &format!(", in the middle of a body{thrown}")),
         ("7\r\ndata:a\n\r\n0\r\n\r\n", &format!("end of the body{thrown}"), ""),
-        ("9\r\ndata:a\n", "data", &format!("; length of what is missing: 2{thrown}")),
+        ("9\r\ndata:a\n", "data", &format!("; missing bytes: 2{thrown}")),
         ("", "end of the head; chunks follow", ", in the middle of a body"),
     ] {
         let lines = explained(&none(), [(false, head.as_bytes()), (false, body.as_bytes())]);
