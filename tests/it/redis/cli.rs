@@ -99,7 +99,7 @@ fn the_server_starts_while_redis_is_away_and_says_so_without_the_password() {
         let away = format!("tincan: redis: {closed}: away: Connection refused");
         eventually("it says that Redis is away", || server.stderr().contains(&away));
         let answer = server.post_with("/kitchen", "", "soup");
-        answer.refused(tincan::wings::redis::cluster::REDIS_AWAY);
+        answer.refused(tincan::wings::redis::node::REDIS_AWAY);
         assert_eq!((answer.field("retry-after"), server.get("/health").status), (Some("5"), 503));
         let metrics = server.get("/metrics").text();
         assert!(metrics.contains("\ntincan_redis_connected 0\n"), "{metrics}");

@@ -11,13 +11,13 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread::scope;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tincan::wings::redis::cluster::{REDIS_AWAY, REDIS_LOST, REDIS_REFUSES};
+use tincan::wings::redis::node::{REDIS_AWAY, REDIS_LOST, REDIS_REFUSES};
 use tincan::wings::redis::pipe::REPLY_TIME;
 use tincan::wire::id::Id;
 use tincan::wire::reject::Reject;
 
 const STREAM: &str = "Accept: text/event-stream\r\n"; // as EventSource asks for it
-/// How long a node tries to do what a publisher asks for, at least (`cluster.rs`).
+/// How long a node tries to do what a publisher asks for, at least (`node.rs`).
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a publisher was told.
