@@ -15,7 +15,7 @@
 
 use crate::channel::state::Channel;
 use crate::system::threads::lock;
-use crate::wings::redis::cluster::{ChannelList, FollowerState, Node, PageRequest, RETRY_PAUSE};
+use crate::wings::redis::node::{ChannelList, FollowerState, Node, PageRequest, RETRY_PAUSE};
 use crate::wings::redis::pipe::{REPLY_TIME, RedisConnection, pause};
 use crate::wings::redis::resp::{Reply, command};
 use crate::wings::redis::stream::key;

@@ -1,18 +1,18 @@
 #![doc = include_str!("README.md")]
-
+//!
 //! Redis: the log of each channel is a Redis stream, which many nodes share.
 
 pub mod resp;
 pub mod stream;
 pub mod pipe;
-pub mod cluster;
+pub mod node;
 pub mod follower;
 
 use crate::config::{Config, Opt, check};
 use crate::server::doors::{App, Wing, WingTables};
 use crate::system::report::report;
 use crate::system::threads::spawn;
-use crate::wings::redis::cluster::{Node, TABLE};
+use crate::wings::redis::node::{Node, TABLE};
 use crate::wings::redis::resp::{Address, MAX_STRING};
 use std::io;
 use std::sync::Arc;

@@ -99,7 +99,7 @@ fn the_server_starts_while_redis_is_away_and_says_so_without_the_password() {
         let away = format!("tincan: redis: {closed}: away: Connection refused");
         eventually("the server reports that Redis is away", || server.stderr().contains(&away));
         let response = server.post_with("/kitchen", "", "soup");
-        response.refused(tincan::wings::redis::cluster::REDIS_AWAY);
+        response.refused(tincan::wings::redis::node::REDIS_AWAY);
         assert_eq!((response.field("retry-after"), server.get("/health").status), (Some("5"), 503));
         let metrics = server.get("/metrics").text();
         assert!(metrics.contains("\ntincan_redis_connected 0\n"), "{metrics}");

@@ -2,7 +2,7 @@
 
 use crate::support::refusals::{covered, elsewhere};
 use tincan::wings::redis::TABLES;
-use tincan::wings::redis::cluster::{REDIS_AWAY, REDIS_LOST, REDIS_REFUSES};
+use tincan::wings::redis::node::{REDIS_AWAY, REDIS_LOST, REDIS_REFUSES};
 
 #[test]
 fn every_line_of_its_table_is_tested() {

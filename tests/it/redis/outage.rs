@@ -11,7 +11,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread::scope;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tincan::wings::redis::cluster::{REDIS_AWAY, REDIS_LOST, REDIS_REFUSES};
+use tincan::wings::redis::node::{REDIS_AWAY, REDIS_LOST, REDIS_REFUSES};
 use tincan::wings::redis::pipe::REPLY_TIME;
 use tincan::wire::id::Id;
 use tincan::wire::reject::Reject;
