@@ -78,7 +78,7 @@ pub fn cors(config: &Config, req: &Request) -> String {
         fields += "Access-Control-Allow-Credentials: true\r\n";
     }
     if req.method == "OPTIONS" {
-        fields += PREFLIGHT;
+        fields += "Access-Control-Allow-Methods: GET, HEAD, POST, OPTIONS\r\nAccess-Control-Max-Age: 86400\r\n";
         // The names are listed, because `*` covers neither `Authorization` nor a request with credentials.
         let mut names = req.list("access-control-request-headers");
         names.retain(|name| is_token(name));
@@ -89,8 +89,6 @@ pub fn cors(config: &Config, req: &Request) -> String {
     }
     fields
 }
-
-const PREFLIGHT: &str = "Access-Control-Allow-Methods: GET, HEAD, POST, OPTIONS\r\nAccess-Control-Max-Age: 86400\r\n";
 
 /// The tokens of `--token-file`. If a right has no token, everybody has that right. There is no `Debug`, so tokens
 /// cannot be printed.

@@ -40,8 +40,6 @@ pub const MAX_LINE: usize = MAX_SECTION + 1;
 const MAX_HEAD: usize = MAX_TARGET + MAX_SECTION + 1024;
 /// Limit: requests without a response for which this remembers whether they are a HEAD.
 const MAX_REQUESTS: usize = 4096;
-/// A position between two frames.
-const BETWEEN: FramePosition = FramePosition::Header { begun: false };
 /// The column in which the notes begin. After a longer line the note follows the line.
 const COLUMN: usize = 40;
 
@@ -400,7 +398,12 @@ impl Direction {
             Next::Body(n) | Next::Chunked(ChunkState::Data(n)) => &format!("; missing bytes: {n}"),
             Next::Head if !(self.head.is_empty() && self.line.beginning.is_empty()) => ", in the middle of a head",
             Next::Chunked(_) => ", in the middle of a body",
-            Next::Frames if self.frames.as_ref().is_some_and(|frames| frames.position() != BETWEEN) => {
+            Next::Frames
+                if self
+                    .frames
+                    .as_ref()
+                    .is_some_and(|frames| frames.position() != FramePosition::Header { begun: false }) =>
+            {
                 ", in the middle of a frame"
             }
             _ => "",

@@ -84,7 +84,7 @@ fn its_manual_has_the_lines_that_a_node_says() {
     for line in &all {
         assert!(manual.contains(&format!("`{line}`")), "the manual does not have: {line}");
     }
-    for word in ["connected", "(WRONGPASS)", "NOAUTH", "no database", "tincan:NAME", "OOM", "takes events again"] {
+    for word in ["connected", "(WRONGPASS)", "NOAUTH", "refuses database", "tincan:NAME", "OOM", "takes events again"] {
         assert!(all.iter().any(|line| line.contains(word)), "{word}: {all:?}");
     }
     redis.kill();
