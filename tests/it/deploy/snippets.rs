@@ -75,7 +75,7 @@ fn the_code_for_go_subscribes() {
     }
     let server = Tincan::start(&[]);
     let scratch = Scratch::new();
-    let imports = r#"import ("bufio"; "fmt"; "log"; "net/http")"#;
+    let imports = r#"import ("io"; "log"; "net/http"; "os")"#;
     let program = format!("package main\n{imports}\nfunc main() {{\n{}}}\n", code("go", server.port)[0]);
     std::fs::write(scratch.0.join("main.go"), program).unwrap();
     let mut build = shell("exec go build -o program main.go");
