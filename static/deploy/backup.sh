@@ -2,9 +2,10 @@
 # Copies the logs of a server, which may run meanwhile: sh backup.sh DIR COPY
 #
 # A channel has up to two files. From time to time NAME.sse becomes NAME.old.sse, and a new NAME.sse begins. If that
-# happens during the copy, one of them would be missing, or be there twice. The first line of each file differs from that
-# of all others of its channel, so it shows whether this happened. Then the channel is copied again.
+# happens during the copy, one of them would be missing, or be there twice. The names and first lines of the two files
+# are then others than before. So the channel is copied again.
 set -eu
+[ $# -eq 2 ] || { echo "usage: sh backup.sh DIR COPY" >&2; exit 2; }
 from=$1
 to=$2
 files=$(ls "$from")

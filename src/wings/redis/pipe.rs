@@ -222,7 +222,7 @@ impl Pipe {
     /// Sends commands in one piece. Returns the last of their `replies`.
     ///
     /// # Errors
-    /// [`UNSENT`] or [`LOST`].
+    /// [`UNSENT`] or `LOST`.
     pub fn call(&self, commands: Vec<u8>, replies: usize) -> io::Result<Reply> {
         let mut state = lock(&self.state);
         let (result, receiver) = sync_channel(1);

@@ -171,6 +171,8 @@ fn a_plain_copy_of_the_newer_file_first_can_have_a_file_twice_and_needs_one_remo
 #[test]
 fn the_backup_script_fails_if_it_cannot_copy() {
     let dir = Scratch::new();
+    let out = Command::new("sh").arg(SCRIPT).output().unwrap();
+    assert_eq!((out.status.code(), &*out.stderr), (Some(2), &b"usage: sh backup.sh DIR COPY\n"[..]));
     create_dir(dir.0.join("taken")).unwrap();
     for (from, to) in [(dir.0.clone(), dir.0.join("taken")), (dir.0.join("missing"), dir.0.join("new"))] {
         let out = Command::new("sh").args([Path::new(SCRIPT), &from, &to]).output().unwrap();

@@ -1,4 +1,5 @@
-//! What `static/deploy/README.md` says about limits, logs, `/health` and `/metrics` is true.
+//! What `static/deploy/README.md` says about limits, messages, `/health` and `/metrics` is true, and what the manual of
+//! the server says about limits.
 
 use crate::support::documents::{blocks, document, text_block};
 use crate::support::harness::*;
@@ -34,12 +35,8 @@ fn same(line: &str) -> String {
 }
 
 #[test]
-fn the_lines_of_the_log_are_as_the_readme_shows_them() {
-    let dir = Scratch::new();
-    let server = Tincan::start(&["--data", dir.arg()]);
-    let limits = text_block(README, "  limits: ");
-    assert!(server.stderr().lines().any(|line| same(line) == same(limits.trim_end())), "{}", server.stderr());
-
+fn the_lines_of_requests_are_as_the_readme_shows_them() {
+    let server = Tincan::start(&[]);
     let shown = blocks(README, "text").into_iter().find(|block| block.contains(" GMT ")).unwrap();
     let request = |line: &str| line.split(" GMT ").nth(1).unwrap().split_once(' ').unwrap().1.to_string();
     for line in shown.lines() {
@@ -76,6 +73,18 @@ fn a_log_file_can_be_copied_and_cut() {
     assert_eq!(wire.response().text(), "ok\n");
     let log = read_to_string(&path).unwrap();
     assert!(log.ends_with(" GET /health 200\n") && !log.contains('\0') && log.lines().count() == 1, "{log}");
+}
+
+#[test]
+fn the_lines_of_limits_are_as_the_manual_of_the_server_shows_them() {
+    let dir = Scratch::new();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 1024 && exec \"$@\"", "sh", TINCAN, "--listen", "127.0.0.1:0"]);
+    command.args(["--data", dir.arg()]);
+    let server = Tincan::run(command);
+    let shown = text_block("src/server/README.md", "  limits: ");
+    let shown = shown.trim_end();
+    eventually(shown, || server.stderr().contains(shown));
 }
 
 #[test]

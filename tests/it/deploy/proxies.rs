@@ -415,11 +415,42 @@ fn a_page_of_an_allowed_origin_can_read_that_tincan_is_away_and_nobody_the_metri
         };
         let Some(proxy) = Proxy::start(name, free_port(), &edits) else { return };
         assert_eq!(proxy.ask(get("/metrics", "")).status, 404);
+        for path in ["/lab", "/lab/mine", "/lessons/1"] {
+            assert!(name != "nginx" || proxy.ask(get(path, "")).status == 404, "{path}");
+        }
         let away = proxy.ask(get("/kitchen", &format!("{STREAM}Origin: https://app.example.org\r\n")));
         assert_eq!((away.status, away.field("content-type")), (200, Some("text/event-stream")));
         assert_eq!(away.field("access-control-allow-origin"), Some("https://app.example.org"));
         assert_eq!(away.field("access-control-allow-credentials"), Some("true"));
     });
+}
+
+/// With the lines of nginx's file for many nodes and for a limit, which are comments there.
+#[test]
+fn behind_nginx_nodes_take_turns_and_a_client_over_its_limit_comes_back() {
+    let nodes = [(); 2].map(|()| Tincan::start(&["--quiet", "--host", HOST]));
+    let [first, second] = nodes.each_ref().map(|node| format!("127.0.0.1:{}", node.port));
+    let edits = [
+        ("# upstream", "upstream"),
+        ("10.0.0.5:8000", &*first),
+        ("10.0.0.6:8000", &*second),
+        (&*format!("proxy_pass http://{first}"), "proxy_pass http://tincan"),
+        ("# limit_conn", "limit_conn"),
+        ("clients 100;", "clients 2;"),
+    ];
+    let Some(proxy) = Proxy::start("nginx", nodes[0].port, &edits) else { return };
+    let streams = [(); 2].map(|()| proxy.open("/kitchen", STREAM).0);
+    nodes.iter().for_each(|node| assert_eq!(node.readers("kitchen"), 1));
+    let away = proxy.ask(get("/kitchen", STREAM));
+    assert_eq!((away.status, away.field("content-type")), (200, Some("text/event-stream")));
+    assert_eq!(away.text(), ": tincan is away\n");
+    drop(streams);
+    eventually("they are gone", || nodes.iter().all(|node| node.readers("kitchen") == 0));
+    // A node that is away is passed over.
+    let [mut gone, stays] = nodes;
+    gone.kill();
+    (0..4).for_each(|_| drop(proxy.post("/kitchen", "soup is ready")));
+    assert!(stays.get("/kitchen?wait=0&since=all").text().matches("data: soup is ready").count() == 4);
 }
 
 /// With the lines for TLS, and a certificate of this test's own.
