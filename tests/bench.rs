@@ -1,5 +1,5 @@
-//! The benchmark. `cargo bench` runs all of it, in eight minutes; `cargo bench -- flood` runs the rows whose name has
-//! that word.
+//! The benchmark. `cargo bench` runs all of it, in about seven minutes; `cargo bench -- flood` runs the rows whose name
+//! has that word.
 //!
 //! Each row compares tincan with a *bare write loop*. That is this program again, as a server of its own. For each
 //! subscriber and message it does one write and nothing else. So the ratio shows what tincan adds to the cost of the
