@@ -48,13 +48,13 @@ addWords({
   listeners: ['{n} subscriber|{n} subscribers', '{n} 个订阅者'],
 
   // The chat page
-  terminal: ['From a terminal', '从终端使用'],
+  terminal: ['From a terminal', '在终端中使用'],
   channel: [
     'This channel is a URL. Everyone who has it open receives what is posted to it.',
-    '这个频道就是一个 URL。打开它的人，都能收到向它 POST 的内容。',
+    '这个频道就是一个 URL。向它 POST 的内容，所有打开它的人都能收到。',
   ],
-  listen: ['Listen', '收听'],
-  say: ['Say', '发言'],
+  listen: ['Listen', '订阅'],
+  say: ['Say', '发布'],
   copy: ['Copy', '复制'],
   copied: ['Copied', '已复制'],
   selected: ['Selected', '已选中'],
@@ -67,6 +67,6 @@ addWords({
   gap: ['Some messages may be missing here', '这里可能漏掉了一些消息'],
   missed: ['{n} message is missing here|{n} messages are missing here', '这里漏掉了 {n} 条消息'],
   silent: ['the server did not respond', '服务器没有响应'],
-  unreachable: ['could not reach the server', '无法连接服务器'],
+  unreachable: ['could not reach the server', '无法连接到服务器'],
   answered: ['the server responded with {status}', '服务器返回了 {status}'],
 });

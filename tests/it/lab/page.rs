@@ -207,11 +207,11 @@ fn chunks_in_the_lab_are_shown_as_what_frames_the_stream_and_not_as_its_lines() 
         ),
         (
             "zh",
-            "HTTP：一个 31 字节的块",
-            "HTTP：块结束",
-            "HTTP：最后一块，大小为 0",
-            "HTTP：正文结束",
-            "缺少最后一块：响应被切断。",
+            "HTTP：一个 31 字节的分块",
+            "HTTP：分块结束",
+            "HTTP：最后一个分块，大小为 0",
+            "HTTP：消息体结束",
+            "缺少最后一个分块：响应被切断。",
         ),
     ] {
         let server = Tincan::start(&[]);

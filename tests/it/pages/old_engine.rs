@@ -197,7 +197,7 @@ fn old_browsers_have_their_users_language() {
         page.becomes("q('#name').placeholder + q('#log').getAttribute('aria-label')", "匿名消息列表");
         server.kill();
         page.say("1");
-        page.becomes(ERROR, "无法连接服务器");
+        page.becomes(ERROR, "无法连接到服务器");
         page.is_content("net::ERR_CONNECTION_REFUSED");
     }
 }

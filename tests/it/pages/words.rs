@@ -21,8 +21,8 @@ const ALL: &str = "((texts, found) => {
 
 const ENGLISH: &str = "en | 1 subscriber | open | reconnect now | From a terminal | This channel is a URL. Everyone who has it open \
     receives what is posted to it. | Listen | Copy | Say | Copy | 3 messages are missing here | Name | Message | Send | Messages | (empty) | anonymous";
-const CHINESE: &str = "zh-CN | 1 个订阅者 | 已连接 | 立即重连 | 从终端使用 | 这个频道就是一个 URL。打开它的人，\
-    都能收到向它 POST 的内容。 | 收听 | 复制 | 发言 | 复制 | 这里漏掉了 3 条消息 | 昵称 | 消息 | 发送 | 消息列表 | （空） | 匿名";
+const CHINESE: &str = "zh-CN | 1 个订阅者 | 已连接 | 立即重连 | 在终端中使用 | 这个频道就是一个 URL。向它 POST 的内容，\
+    所有打开它的人都能收到。 | 订阅 | 复制 | 发布 | 复制 | 这里漏掉了 3 条消息 | 昵称 | 消息 | 发送 | 消息列表 | （空） | 匿名";
 
 #[test]
 fn the_page_speaks_the_language_that_the_browser_asks_for() {
@@ -70,7 +70,7 @@ fn what_the_chinese_page_tells_later_is_chinese_too() {
     page.becomes("q('#word').textContent", "正在连接…");
     let error = "q('#error').textContent";
     page.keys("#msg", &format!("1{ENTER}"));
-    page.becomes(error, "无法连接服务器");
+    page.becomes(error, "无法连接到服务器");
     let end_gateway = bad_gateway(server.port);
     page.becomes("q('#word').textContent", "等待重连");
     page.becomes("/^\\d+ 秒$/.test(q('#seconds').textContent) && q('#now').checkVisibility()", "true");
