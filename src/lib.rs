@@ -14,13 +14,16 @@
 //! - A poll ends after the first events.
 //! - With `--data` the log is in files, so it survives a restart.
 //!
-//! No subscriber has a queue or a buffer of its own. A replay and a live event use the same code.
+//! No subscriber has a queue. It has a buffer only for the rest of bytes that it alone receives, such as its response
+//! head. A replay and a live event use the same code.
 //!
 //! # Words
 //!
 //! - A *client* is any program that connects. A *publisher* sends events to a channel. A *subscriber* receives them.
-//! - A *block* is one event on the wire: its lines and the blank line that ends it.
-//! - A *position* is a place in a log. It counts bytes since the log was opened.
+//! - A *block* is some lines and the blank line that ends them. Each event is a block. A *unit* is what one POST
+//!   writes: one or more blocks.
+//! - A *position* is a place in a log: a number of bytes. Position 0 is the oldest byte that was kept when the log was
+//!   opened.
 //! - The *prelude* is the first block that a subscriber gets. It holds the id from which a reconnecting client resumes.
 //! - The *hub* has all channels by their names. The *pump* is the thread that writes new events to subscribers.
 //! - In a *turn* each subscriber of one channel gets its next piece of the log.
@@ -46,19 +49,21 @@
 //! | `wings/` | `trace` `lessons` `lab` `websocket` `address` `redis` | optional parts, each a feature of Cargo |
 //! | | `flags`, `main` | the command line and the start |
 //!
-//! Everything outside `wings/` is the core. Its doors are in `server/doors.rs`. No file of the core names a wing,
-//! except this guide and the command line. `wings/mod.rs` lists all wings.
+//! Everything outside `wings/` is the core. Its doors are in `server/doors.rs`, and where a comment says `Door:`. No
+//! file of the core names a wing, except this guide and the command line. `wings/mod.rs` lists all wings.
 //!
-//! An auditor can search for three fixed words. `Limit:` marks a bound on memory, time or a number. `Deviation:` marks
-//! a difference from a standard. `Shortcut:` marks a simplification that was chosen.
+//! An auditor can search for fixed words. `Limit:` marks a bound on memory, time or a number. `Deviation:` marks a
+//! difference from a standard. `Shortcut:` marks a simplification that was chosen. `Deliberately absent:` names what a
+//! file leaves to others. A file that is *pure* uses no socket, no file, no clock and no lock.
 //!
 //! # What a POST does
 //!
-//! 1. A thread waits in `accept`. When it gets a connection, it starts the next waiting thread. Then it reads the head
-//!    of the request (`connection`). `http` finds the end of the head, checks it and parses it.
+//! 1. A thread, the *leader*, waits in `accept`. When it gets a connection, it starts the next leader. Then it reads
+//!    the head of the request (`connection`). `http` finds the end of the head, checks it and parses it.
 //! 2. `route` asks `gate` whether the host name, the web page and the token are allowed. Then it asks each wing whether
 //!    the request belongs to it. If none claims it, and if the path names a channel, `route` checks the rest of the
-//!    head. A refusal that needs only the head is sent here, before the body arrives.
+//!    head. The head alone may decide that the request is refused. The body is still read before the refusal is sent,
+//!    unless the client waits for `100 Continue`.
 //! 3. `connection` reads the body. If the body is in chunks, `chunked` joins them. `event` turns the body into events.
 //! 4. `hub` finds the channel, and opens its log if it is not open yet. `publish` gives each event an id, and appends
 //!    all of them to the log at once (`positions`; with `--data` also `writer` and `disk`). With `--sync` it waits for
@@ -77,8 +82,8 @@
 //!    its position to the channel's list. The thread is free again.
 //! 4. From then on turns write everything that the subscriber gets. A poll ends after the events that are there
 //!    already, else after the first new ones or when its time is over.
-//! 5. The heartbeat thread (`pump`) looks for closed sockets. It writes `:ping` to a subscriber that got no bytes for a
-//!    while.
+//! 5. The heartbeat thread (in `pump.rs`) looks for closed sockets. It writes `:ping` to a subscriber that got no bytes
+//!    for a while.
 //!
 //! # Embedding
 //!

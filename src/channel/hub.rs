@@ -52,7 +52,7 @@ struct Entry {
 struct Names {
     all: BTreeMap<Box<str>, Entry>,
     open_count: usize, // channels that are open, or being opened
-    next_purge: u64,   // when to forget unused channels again
+    next_forget: u64,  // when to forget unused channels again
     next_search: u64,  // when to search for room again
 }
 
@@ -83,8 +83,9 @@ struct ChannelGroup {
     limits: GroupLimits,
 }
 
-/// The limits of a second group of channels. The door for everything that needs channels of its own. They are in
-/// memory. A channel of this group that is not in use is forgotten if a new one needs room, even if it has events.
+/// The limits of a group of channels. A hub has one group, and with [`Hub::add_group`] an extra one. Door: for
+/// everything that needs channels of its own. The channels of the extra group are in memory. If a new one needs room,
+/// unused ones are forgotten, even with events.
 pub struct GroupLimits {
     /// The prefix of the channels' names.
     pub prefix: &'static str,
@@ -105,7 +106,7 @@ impl GroupLimits {
 /// A metric: its name, type, help text and value.
 pub type Metric = (&'static str, &'static str, &'static str, String);
 
-/// A log elsewhere. The door for everything that keeps events outside this process and its disk.
+/// A remote log. Door: for everything that keeps events outside this process and its disk.
 pub trait RemoteLog: Send + Sync {
     /// Opens the channel of this name, with the events that are kept of it.
     ///
@@ -259,7 +260,7 @@ impl Hub {
         self.dir.as_ref().filter(|_| self.extra_group(name).is_none())
     }
 
-    /// Returns whether this can be a channel's name: 1 to 64 of `A-Z a-z 0-9 _ -`, and not reserved.
+    /// Returns whether this can be a channel's name. Limit: 1 to 64 of `A-Z a-z 0-9 _ -`, and not reserved.
     pub fn is_channel(&self, name: &str) -> bool {
         name.len() <= 64 && is_made_of(name, b"_-") && !self.reserved.contains(&name)
     }
@@ -394,8 +395,8 @@ impl Hub {
         let names = group.opened.wait_while(lock(&group.names), busy);
         let names = &mut *names.unwrap_or_else(PoisonError::into_inner);
         let now = self.now();
-        if now >= names.next_purge {
-            names.next_purge = now + forget / 60;
+        if now >= names.next_forget {
+            names.next_forget = now + forget / 60;
             names.forget_unused(forgotten, &|c| c.idle(now) >= forget);
         }
         if let Some(Entry { channel: Some(channel), .. }) = names.all.get(name) {
@@ -508,7 +509,7 @@ impl Hub {
         metric(
             "dropped_subscribers_total",
             "counter",
-            "Subscribers dropped because their position was no longer kept.",
+            "Subscribers dropped because the log could not give them their next bytes.",
             &self.counters.dropped,
         );
         for (name, kind, help, value) in remote_metrics {

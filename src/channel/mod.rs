@@ -3,8 +3,9 @@
 //! Channels: publishers append events, and subscribers receive them.
 //!
 //! A channel is one log and the subscribers that read it. A publisher appends to the log. The pump, a thread, gives
-//! each subscriber the bytes between its position and the end of the log. No thread waits for a subscriber: its socket
-//! does not block, and if it is full it is tried again after a pause, which grows with each try.
+//! each subscriber the bytes between its position and the end of the log. Writes to a
+//! subscriber's socket do not block. If the socket is full, it is tried again after a pause, which grows up to half a
+//! second. Only a publisher in a flood may wait for subscribers, and only for a limited time (see *pumped*).
 //!
 //! # Locks
 //!
@@ -12,8 +13,8 @@
 //!
 //! | lock | guards | is held | holder may wait for |
 //! |---|---|---|---|
-//! | `Channel::writer` | the files of the log, and the next block | while one publisher appends | the disk, the pump |
-//! | `Channel::subscribers` | the subscribers, and writes to their sockets | for a turn, sweep, visit, join | nothing |
+//! | `Channel::writer` | the files of the log, and the next unit | while one publisher appends | the disk, the pump |
+//! | `Channel::subscribers` | the subscribers, and writes to their sockets | for a turn, sweep, visit, join or removal; while a publisher excludes recipients | nothing |
 //! | `Channel::joining` | the subscribers that join during a turn | for such a join | nothing |
 //! | `Channel::state` | the log, and the results of the last turn | for a few steps in memory | nothing |
 //! | the lock of a `Transport` | what its two threads share | while it writes to its socket | nothing |
@@ -29,10 +30,11 @@
 //! `Channel::changed` holds no lock, except that a publisher may hold `writer`.
 //!
 //! So under a lock, only publishers wait for a disk, and only for that of their own log. With `--sync` one publisher
-//! syncs for all that wait. It holds no lock meanwhile, with two exceptions, when it holds `writer`: for the first
-//! event of a file or an epoch, and before an event that is not for all subscribers. Bytes that are only in a file are
-//! read without a lock: by the thread whose client asked for them, or by a thread that replays the channel. A file is
-//! closed only after all locks are released, because that may take long.
+//! syncs for all that wait, and holds no lock meanwhile. In three cases a publisher syncs while it holds `writer`, in
+//! the first and the last also without `--sync`: for the first event of a file or an epoch; before and after the write
+//! of an event that is not for all subscribers; when it cuts off what a failed write has left. Bytes that are only in a
+//! file are read without a lock: by the thread whose client asked for them, or by a thread that replays the channel. A
+//! file is closed under no lock except `writer`, because that may take long.
 //!
 //! # Written, heard, pumped
 //!
@@ -40,8 +42,8 @@
 //!
 //! - *written*: it is in the log, and with `--data` in its file. No subscriber may receive it yet. If the disk then
 //!   fails, it is removed again.
-//! - *heard*: subscribers may receive it, and its POST has its response. It is never taken back. With `--sync` it is on
-//!   the disk.
+//! - *heard*: subscribers may receive it, and then its POST gets its response. It is never taken back. With `--sync` it
+//!   is on the disk.
 //! - *pumped*: each subscriber that keeps up has received it. Before the log drops an event that is not yet pumped, a
 //!   publisher waits for the pump, but only for a limited time. Otherwise a flood could be faster than the pump.
 //!

@@ -31,7 +31,7 @@ pub enum NewIds {
     None,
 }
 
-/// The recipients of events that are not for all. The door for everything that chooses recipients.
+/// The recipients of events that are not for all. Door: for everything that chooses recipients.
 pub trait Audience {
     /// Returns a name and a value, from which another server can make the same audience.
     fn field(&self) -> (&'static str, &str);
@@ -68,9 +68,9 @@ impl Channel {
             audience.check(&mut subscribers, from)?;
         }
         let written = self.write(&mut writer, events, new_ids, recipients);
-        let len = writer.block.len() as u64;
-        writer.block.clear();
-        writer.block.shrink_to(PIECE);
+        let len = writer.unit.len() as u64;
+        writer.unit.clear();
+        writer.unit.shrink_to(PIECE);
         drop(writer);
         let result = written.and_then(|(ids, tail)| self.wait_heard(&tail, len).map(|()| (ids, len)));
         self.report_outcome(result.as_ref().err());
@@ -110,10 +110,10 @@ impl Channel {
                 NewIds::None => None,
             };
             let mut ids = Vec::new();
-            writer.block.clear();
+            writer.unit.clear();
             for (event, n) in events.iter().zip(0..) {
                 let id = first.map(|first| first.plus(n));
-                event.write(id, &mut writer.block);
+                event.write(id, &mut writer.unit);
                 ids.extend(id);
             }
             let last = *ids.last().unwrap_or(&tail.written.id);
@@ -123,7 +123,7 @@ impl Channel {
             }
             let done = writer.write(&tail, durable).and_then(|new_part| {
                 let heard = durable || !writer.syncs();
-                self.commit(&tail, last, &writer.block, new_part, recipients, heard)
+                self.commit(&tail, last, &writer.unit, new_part, recipients, heard)
             });
             return done.map(|()| (ids, tail));
         }
@@ -133,7 +133,7 @@ impl Channel {
     fn commit(
         &self, tail: &Tail, last: Id, block: &[u8], new_part: Option<NewPart>, recipients: Recipients, heard: bool,
     ) -> io::Result<()> {
-        let _dropped; // declared before the locks, so dropped after they are released: to close a file may take long
+        let _dropped; // declared before the locks taken here, so dropped after them: to close a file may take long
         // The subscribers stay locked, so that none receives the block before the excluded ones are set to skip it.
         let mut locked = recipients.map(|audience| (self.subscribers(), audience));
         if let Some((subscribers, audience)) = &mut locked {

@@ -1,4 +1,4 @@
-//! The pump and the heartbeat: the two threads that write to the subscribers of all channels.
+//! The pump and the heartbeat: the two threads that always run, and write to the subscribers of all channels.
 //!
 //! - The *pump* takes a channel with news from its queue, and sends each subscriber the next piece of what is between
 //!   its position and the end of the log (`Channel::turn`). Broadcast, replay, the rest of an event for a slow
@@ -98,7 +98,7 @@ impl Hub {
                 // A panic is a bug. It must not end the pump for all channels.
                 if let Ok(Some(retry)) = catch_unwind(turn) {
                     next_retry = next_retry.min(retry);
-                    if channel.retry.swap(retry, Relaxed) == 0 {
+                    if channel.next_try.swap(retry, Relaxed) == 0 {
                         stalled.push(channel);
                     }
                 }
@@ -109,12 +109,12 @@ impl Hub {
             if next_retry <= now {
                 next_retry = u64::MAX;
                 stalled.retain(|channel| {
-                    let retry = channel.retry.load(Relaxed);
+                    let retry = channel.next_try.load(Relaxed);
                     if retry > now {
                         next_retry = next_retry.min(retry);
                         return true;
                     }
-                    channel.retry.store(0, Relaxed);
+                    channel.next_try.store(0, Relaxed);
                     self.wake(channel);
                     false
                 });
@@ -129,7 +129,7 @@ impl Hub {
             self.wake(channel); // after the other channels with news
         }
         let again = if turn.needs_replay { self.start_replay(channel) } else { None };
-        turn.retry.into_iter().chain(again).min()
+        turn.next_try.into_iter().chain(again).min()
     }
 
     fn heartbeat(&self) {

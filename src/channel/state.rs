@@ -48,11 +48,11 @@ pub struct Channel {
     subscribers: Mutex<Vec<Subscriber>>,
     pub(super) joining: Mutex<Vec<Subscriber>>, // so that a join does not wait for the end of a turn
     count: AtomicUsize,                         // the subscribers in both lists
-    leaving: AtomicUsize,                       // those of them that receive nothing new
+    leaving: AtomicUsize,                       // those of them with a transport whose stream is ending
     /// Whether it is in the pump's queue.
     pub queued: AtomicBool,
     /// When the pump tries its full sockets again, or ends a poll; 0 if there is none of these.
-    pub retry: AtomicU64,
+    pub next_try: AtomicU64,
 }
 
 /// What the metrics count.
@@ -61,7 +61,7 @@ pub(super) struct Counters {
     pub events: AtomicU64,    // events published
     pub published: AtomicU64, // bytes of these
     pub delivered: AtomicU64, // bytes of the log sent to subscribers
-    pub dropped: AtomicU64,   // subscribers dropped because their position was no longer kept
+    pub dropped: AtomicU64,   // subscribers whose next bytes were no longer kept or not readable
 }
 
 /// How a subscriber's stream begins.
@@ -100,7 +100,7 @@ impl Channel {
         self.count.load(SeqCst)
     }
 
-    /// Returns how many subscribers receive new events.
+    /// Returns how many subscribers it has, without those with a transport whose stream is ending.
     pub fn active_count(&self) -> usize {
         self.subscriber_count().saturating_sub(self.leaving.load(SeqCst))
     }
@@ -235,7 +235,7 @@ impl Channel {
             stalls: 0,
             chunked: opening.chunked && !at_once,
             drop_reason: None,
-            peer_shut: false,
+            client_shut: false,
             slot,
         };
         let framing = subscriber.framing();
@@ -330,7 +330,7 @@ impl Channel {
         }
     }
 
-    /// Locks the subscribers, with those that have joined since.
+    /// Locks the subscribers. First adds those that joined during a turn.
     pub(super) fn subscribers(&self) -> MutexGuard<'_, Vec<Subscriber>> {
         let mut subscribers = lock(&self.subscribers);
         subscribers.append(&mut take(&mut *lock(&self.joining)));

@@ -6,7 +6,8 @@
 //! two frames it can receive bytes that are not in the log: a heartbeat, an event for it alone, the end of the stream.
 //! Times are milliseconds on the caller's clock.
 //!
-//! Limits: `MAX_STALL`; 48 bytes for each subscriber. Deliberately absent: where the bytes of the log come from.
+//! Limits: `MAX_STALL`; 48 bytes for each subscriber, without its [`Extras`]. Deliberately absent: where the bytes of
+//! the log come from.
 
 use crate::channel::framing::{Cursor, FramedBytes, FramingRef, chunked};
 use crate::channel::watch::Watchers;
@@ -32,8 +33,8 @@ const MAX_SILENT_HEARTBEATS: u64 = 3;
 const MAX_SILENCE: u64 = 120_000;
 /// In milliseconds: the time between two looks of the heartbeat for closed sockets. The second look drops a closed one.
 pub const LOOK_INTERVAL: u64 = 500;
-/// Limit: bytes from a client that one look discards. Only after them it sees whether the client has stopped sending.
-const MAX_DROPPED: u64 = 256 << 10;
+/// Limit: bytes from a client that one look discards. It sees that a client has stopped sending only after these.
+const MAX_DISCARDED: u64 = 256 << 10;
 /// In milliseconds: a subscriber is not looked at if it was written to within this time.
 const QUIET_TIME: u64 = LOOK_INTERVAL * 3 / 2;
 
@@ -63,7 +64,7 @@ pub enum Ending {
     Reached,
 }
 
-/// The transport of a subscriber whose client also sends: another thread reads from the same socket. The door for
+/// The transport of a subscriber whose client also sends: another thread reads from the same socket. Door: for
 /// framings that are not HTTP's. The socket blocks, except during a write.
 pub trait Transport: Send {
     /// Returns how it wraps log bytes.
@@ -95,7 +96,7 @@ pub struct Extras {
     /// When to end the stream (`--max-age`). If the stream is ending: when to drop the subscriber.
     pub expires: Option<u64>,
     /// Ranges of the log that the subscriber must not receive: from one position to another, in order, all ahead of it.
-    /// The door for everything that chooses the recipients of an event.
+    /// Door: for everything that chooses the recipients of an event.
     pub skip_ranges: Vec<(u64, u64)>,
     /// The rest of bytes that only this subscriber receives. Limit: until they are sent, it receives nothing else.
     pub direct: IntoIter<u8>,
@@ -120,7 +121,7 @@ pub struct Subscriber {
     pub stream: TcpStream,
     /// The position of the next byte of the log to send.
     pub pos: u64,
-    /// None: none of these is needed.
+    /// None if the subscriber needs no [`Extras`].
     pub extras: Option<Box<Extras>>,
     /// The time of the last write, even if the socket took no bytes.
     pub last_write: u64,
@@ -128,12 +129,12 @@ pub struct Subscriber {
     pub key: u64,
     /// How many writes in a row found the socket full.
     pub stalls: u8,
-    /// Whether log bytes are wrapped in chunks. It counts only without a transport.
+    /// Whether log bytes are wrapped in chunks. It is ignored if there is a transport.
     pub chunked: bool,
     /// Why to drop it at the end of this turn.
     pub drop_reason: Option<DropReason>,
     /// The client sends no more: it has closed the connection, or only its own direction of it.
-    pub peer_shut: bool,
+    pub client_shut: bool,
     /// Counts its connection.
     pub slot: Slot,
 }
@@ -167,7 +168,8 @@ impl Subscriber {
         self.transport().is_none()
     }
 
-    /// Returns whether it receives no new events, but only the rest of its open message, and the end.
+    /// Returns whether it has a transport and its stream is ending: it receives the rest of its open message, and the
+    /// end.
     pub fn is_leaving(&self) -> bool {
         !self.is_http() && self.has_ending()
     }
@@ -241,7 +243,7 @@ impl Subscriber {
     }
 
     /// Returns when to try a full socket again, or when a poll ends.
-    pub fn retry_at(&self) -> Option<u64> {
+    pub fn next_try(&self) -> Option<u64> {
         self.stalled_until().or(self.poll_deadline())
     }
 
@@ -407,8 +409,8 @@ impl Subscriber {
     /// If the subscriber is to be dropped.
     pub fn heartbeat(&mut self, end: u64, now: u64, heartbeat: u64) -> Result<(), DropReason> {
         // Soon after a write, a look is not needed: the write would have found an error.
-        let looks = self.peer_shut || self.stalls > 0 || self.has_ending() || now >= self.last_write + QUIET_TIME;
-        let just_shut = looks && self.look_at_peer()?;
+        let looks = self.client_shut || self.stalls > 0 || self.has_ending() || now >= self.last_write + QUIET_TIME;
+        let just_shut = looks && self.look_at_client()?;
         let time_is_up = self.extras.as_ref().and_then(|extras| extras.expires).is_some_and(|time| now >= time);
         if time_is_up && !self.has_ending() {
             self.begin_leaving(now + MAX_END_TIME);
@@ -416,7 +418,7 @@ impl Subscriber {
         }
         let stalled = u64::from(self.stalls.saturating_sub(MAX_STALL)) << MAX_STALL;
         let silent = !self.is_http() && stalled >= (heartbeat * MAX_SILENT_HEARTBEATS).min(MAX_SILENCE);
-        if time_is_up || silent || (self.peer_shut && self.is_ended()) {
+        if time_is_up || silent || (self.client_shut && self.is_ended()) {
             return Err(DropReason::Finished);
         }
         let has_more = self.stalls > 0 || self.is_busy() || self.pos < end || self.pos == self.end_position();
@@ -434,14 +436,14 @@ impl Subscriber {
     ///
     /// Then it has closed the connection, or only its own direction with `shutdown` (`nc -N`), and still reads. The
     /// ping that follows shows which: a closed socket responds with a reset to the next byte (RFC 9293 §3.5.2, §3.6).
-    fn look_at_peer(&mut self) -> Result<bool, DropReason> {
+    fn look_at_client(&mut self) -> Result<bool, DropReason> {
         if !self.is_http() {
             return Ok(false); // its own thread reads all the time
         }
-        match copy(&mut (&self.stream).take(MAX_DROPPED), &mut sink()) {
-            Ok(MAX_DROPPED) => Ok(false), // there may be more bytes to read
-            Ok(_) if !self.peer_shut => {
-                self.peer_shut = true;
+        match copy(&mut (&self.stream).take(MAX_DISCARDED), &mut sink()) {
+            Ok(MAX_DISCARDED) => Ok(false), // there may be more bytes to read
+            Ok(_) if !self.client_shut => {
+                self.client_shut = true;
                 Ok(true)
             }
             Ok(_) if !matches!(self.stream.take_error(), Ok(None)) => Err(DropReason::Finished),

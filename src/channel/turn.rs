@@ -1,6 +1,7 @@
 //! A turn: each subscriber of a channel is sent its next piece.
 //!
-//! Limits: a turn has at most one thread for each `MIN_SHARE` subscribers.
+//! Limits: a turn has at most `MAX_CORES` threads (`hub.rs`), and a second one only for more than `MIN_SHARE`
+//! subscribers.
 
 use crate::channel::framing::{FramedBytes, block_end};
 use crate::channel::state::{Channel, Counters};
@@ -72,7 +73,7 @@ pub struct Turn {
     /// Whether a subscriber needs bytes from a file, and no thread reads them yet.
     pub needs_replay: bool,
     /// When to try the first full socket again, or to end the first poll.
-    pub retry: Option<u64>,
+    pub next_try: Option<u64>,
     lowest: u64,                 // the lowest position of a subscriber that keeps up
     wanted: Option<(u64, bool)>, // what to read from a file next
     held: Vec<u64>,              // positions of subscribers within a message, whose bytes must stay readable
@@ -201,8 +202,8 @@ impl Turn {
         if in_file.is_some() {
             self.wanted = self.wanted.into_iter().chain(in_file).min_by_key(ahead);
         } else {
-            let retry = subscriber.retry_at();
-            self.retry = self.retry.into_iter().chain(retry).min();
+            let retry = subscriber.next_try();
+            self.next_try = self.next_try.into_iter().chain(retry).min();
             self.more |= is_due && retry.is_none();
         }
         if !subscriber.is_http() && subscriber.cursor().frame.is_some() {

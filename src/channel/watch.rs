@@ -1,4 +1,4 @@
-//! The door for everything that shows or explains the bytes of a connection, in both directions.
+//! Door: for everything that shows or explains the bytes of a connection, in both directions.
 //!
 //! Deliberately absent: watchers. Without one, a write to a connection is a plain write to its socket.
 
@@ -7,10 +7,10 @@ use std::net::TcpStream;
 
 /// Watches one connection. A watcher that may wait says so: the threads that write to the connection wait with it.
 pub trait Watch: Send {
-    /// Is given bytes that the client has sent.
+    /// Receives all bytes that the client has sent.
     fn received(&mut self, _bytes: &[u8]) {}
 
-    /// Is given those of them that are of a request's body, or that follow a handshake.
+    /// Receives the bytes of a request's body, or those after a handshake. `received` had them before.
     fn body(&mut self, _bytes: &[u8]) {}
 
     /// Calls `write` once, which writes these bytes to the socket. Returns what `write` returns: how many bytes the
@@ -25,8 +25,8 @@ pub trait Watch: Send {
         true
     }
 
-    /// Notes that both sides send frames from now on (after a 101). `reader` returns a reader for the frames of the
-    /// client, or, with `false`, of the server.
+    /// Notes that both sides send frames from now on (after a 101). `reader(true)` reads the
+    /// frames of the client, `reader(false)` those of the server.
     fn frames(&mut self, _reader: &dyn Fn(bool) -> Box<dyn Frames>) {}
 }
 
@@ -39,11 +39,11 @@ pub trait Frames: Send {
     /// whether the frame is complete.
     fn payload(&mut self, bytes: &mut &[u8]) -> (Vec<u8>, bool);
 
-    /// Returns its place among the frames.
+    /// Returns its position among the frames.
     fn position(&self) -> FramePosition;
 }
 
-/// A place among the frames of one direction.
+/// A position among the frames of one direction.
 #[derive(PartialEq)]
 pub enum FramePosition {
     /// Between two frames, or in a header.
@@ -58,7 +58,7 @@ pub enum FramePosition {
         /// Whether it is of the last frame of a message.
         last: bool,
         /// Whether the message is an event stream.
-        streams: bool,
+        is_event_stream: bool,
     },
 }
 

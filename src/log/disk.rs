@@ -109,12 +109,12 @@ impl Dir {
         match dir.probe() {
             // A full disk does not stop the start: what is there can be read. A publisher gets the error. `create`
             // probes again.
-            Err(e) if !is_full(&e) => with_context(Err(e), message("will not do; give another")),
+            Err(e) if !is_full(&e) => with_context(Err(e), message("cannot be used; give another directory")),
             _ => Ok(dir),
         }
     }
 
-    /// Tests by trying it whether the file system does what logs need. A list of file systems that do not would be
+    /// Tests on real files whether the file system does what logs need. A list of file systems that do not would be
     /// long.
     fn probe(&self) -> io::Result<()> {
         if self.probed.get().is_some() {
@@ -128,7 +128,7 @@ impl Dir {
         let _ = fs::remove_file(&other);
         result?;
         self.sync_names().or_else(|e| {
-            let remedy = if has_no_sync(&e) { " (without --sync it will do)" } else { "" };
+            let remedy = if has_no_sync(&e) { " (it can be used without --sync)" } else { "" };
             with_context(Err(e), format!("it cannot be synced{remedy}"))
         })?;
         self.probed.get_or_init(|| ());
@@ -146,7 +146,7 @@ impl Dir {
             );
         }
         if !is_at(name, &meta) {
-            return failure("its file system cannot say which name is which file");
+            return failure("its file system does not give files stable numbers");
         }
         if self.private && meta.mode() & 0o077 != 0 {
             return failure("others can read the files that are made there, and reading needs a token");
@@ -192,7 +192,7 @@ impl Dir {
         let locked = self.handle.metadata()?;
         match fs::metadata(&self.path) {
             Ok(current) if is_same(&locked, &current) => Ok(()),
-            _ => failure("its directory is gone, or another has its place; put it back, or start the server again"),
+            _ => failure("its directory is gone, or was replaced; put it back, or start the server again"),
         }
     }
 
@@ -235,7 +235,7 @@ impl ChannelFiles {
     pub fn open(&self, name: &str) -> io::Result<Option<LogFile>> {
         let path = self.path(name);
         match self.open_file(name, &path) {
-            Ok(file) => Ok(Some(LogFile { path, file, head: 0 })),
+            Ok(file) => Ok(Some(LogFile { path, file, head_len: 0 })),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(e) => with_context(Err(e), path.display()),
         }
@@ -259,7 +259,7 @@ impl ChannelFiles {
             self.copy(&File::open(path)?, 0, name)?;
         }
         let file = File::options().read(true).write(true).open(path)?;
-        if is_at(path, &file.metadata()?) { Ok(file) } else { failure("another program replaces it") }
+        if is_at(path, &file.metadata()?) { Ok(file) } else { failure("another program has replaced it") }
     }
 
     /// Copies a file, from this byte on, to a file of this name, and syncs both the copy and the directory.
@@ -286,7 +286,7 @@ impl ChannelFiles {
     pub fn save_cut(&self, log: &LogFile, from: u64) -> io::Result<String> {
         let is_free = |name: &String| fs::symlink_metadata(self.path(name)).is_err();
         let name = (1u64..).map(|n| format!("NAME.cut-{n}")).find(is_free).unwrap_or_default();
-        let why = "what a crash left in it has to be cut off, and cannot be kept first";
+        let why = "a crash left a damaged end, which must be cut off but cannot be saved first";
         log.with_path(with_context(self.copy(&log.file, from, &name), why))?;
         Ok(name.replace("NAME", &self.name))
     }
@@ -299,7 +299,7 @@ impl ChannelFiles {
         self.dir.probe()?;
         let next = self.path(NEXT);
         let file = with_context(self.dir.create_file(&next), next.display())?;
-        let mut appender = Appender::new(LogFile { path: self.path(NEWEST), file, head: head.len() as u64 }, 0);
+        let mut appender = Appender::new(LogFile { path: self.path(NEWEST), file, head_len: head.len() as u64 }, 0);
         let result = appender.append(&[head, events].concat()).and_then(|()| appender.file.sync());
         result.inspect_err(|_| drop(self.remove(NEXT)))?;
         Ok(appender)
@@ -344,7 +344,7 @@ pub struct LogFile {
     /// The open file.
     pub file: File,
     /// The length of the head in bytes. The first event follows it.
-    pub head: u64,
+    pub head_len: u64,
 }
 
 impl LogFile {

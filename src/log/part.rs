@@ -79,13 +79,15 @@ impl Part {
         positions.iter().any(|pos| (self.start..self.end()).contains(pos))
     }
 
-    /// Checks that the file was not shortened. So a subscriber gets an error before it gets only some of the events.
+    /// Checks that the file was not shortened. So a client gets an error, not only some of the events.
     ///
     /// # Errors
     /// If the file was shortened, or if the disk fails.
     pub fn check(&self) -> io::Result<()> {
         match &self.file {
-            Some(file) if file.file.metadata()?.len() < file.head + self.len => file.with_path(Err(shortened_error())),
+            Some(file) if file.file.metadata()?.len() < file.head_len + self.len => {
+                file.with_path(Err(shortened_error()))
+            }
             _ => Ok(()),
         }
     }
@@ -99,7 +101,7 @@ impl Part {
         };
         let len = self.len.saturating_sub(from).min(out.len() as u64) as usize;
         let out = out.get_mut(..len).unwrap_or_default();
-        file.with_path(file.file.read_exact_at(out, file.head + from))?;
+        file.with_path(file.file.read_exact_at(out, file.head_len + from))?;
         Ok(len)
     }
 

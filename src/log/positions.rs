@@ -1,8 +1,8 @@
 //! The append-only log of one channel: the bytes of its events, exactly as they go over the wire.
 //!
-//! Subscribers receive copies of ranges of this log. A *position* is a number of bytes since the log was opened.
-//! Positions that may be heard only grow, and none is used twice. So a subscriber's position stays valid when older
-//! events are dropped.
+//! Subscribers receive copies of ranges of this log. A *position* is a number of bytes: 0 is the oldest byte kept at
+//! the start. Positions that may be heard only grow, and none is used twice. So a subscriber's position stays valid
+//! when older events are dropped.
 //!
 //! The bytes are in parts (`part.rs`), in memory or in files (`--data`). What one POST publishes is never split between
 //! two parts. The oldest part is dropped as a whole. In memory, a part has at most a sixteenth of the limit, and at
@@ -92,16 +92,16 @@ fn open_part(
 ) -> io::Result<Option<(LogFile, Scan)>> {
     let Some(mut file) = files.open(name)? else { return Ok(None) };
     let scan = file.with_path(recovery::recover(&file.file, last))?;
-    file.head = scan.head;
-    if scan.good < scan.len {
-        let saved = files.save_cut(&file, scan.good)?;
-        file.cut(scan.good)?;
+    file.head_len = scan.head_len;
+    if scan.whole_len < scan.len {
+        let saved = files.save_cut(&file, scan.whole_len)?;
+        file.cut(scan.whole_len)?;
         note(format!("{saved} is a new file: it keeps the bytes that were cut off"));
         let description = match scan.hole {
             true => "a hole that a power cut left was cut off, with what follows it",
             false => "an unfinished event was cut off",
         };
-        note(format!("{description}, {} bytes", scan.len - scan.good));
+        note(format!("{description}, {} bytes", scan.len - scan.whole_len));
     }
     Ok(Some((file, scan)))
 }
@@ -185,9 +185,9 @@ impl Log {
                 log.hole_after = before;
             }
             oldest = oldest.or(scan.first);
-            let appender = Appender::new(file, scan.good);
+            let appender = Appender::new(file, scan.whole_len);
             log.add_part(before, Some(appender.file.clone()), u64::MAX);
-            log.grow(scan.good - scan.head);
+            log.grow(scan.whole_len - scan.head_len);
             newest = Some(appender).filter(|_| file_name == NEWEST);
         }
         // The id in the newest file's head counts only if it fits the oldest event. Otherwise files were removed.
@@ -234,27 +234,28 @@ impl Log {
         self.parts.front().map_or(self.before_epoch, |part| part.before)
     }
 
-    /// Returns how many of the newest bytes a commit certainly keeps, if its block is not larger than this number.
+    /// Returns how far the pump may be behind before a publisher waits. A commit of at most this many bytes usually
+    /// keeps as many before it. Exceptions: a part with one very large POST, and a new file after a failed sync.
     pub fn slack(&self) -> u64 {
         self.limit / 4
     }
 
-    /// Adds a block that was written. `last_id` is the id of its last event; for a gap, which has no id, it is the last
-    /// id so far. `new_part`: the block begins this part. `has_subscribers`: the block is kept in memory for them.
+    /// Adds a unit that was written. `last_id` is the id of its last event; for a gap, which has no id, it is the last
+    /// id so far. `new_part`: the unit begins this part. `has_subscribers`: the unit is kept in memory for them.
     ///
     /// Drops the oldest parts, if the log would be over its limit, and returns them. To close a file may take long, so
-    /// the caller does that without a lock.
-    pub fn commit(&mut self, block: &[u8], last_id: Id, new_part: Option<NewPart>, has_subscribers: bool) -> Vec<Part> {
+    /// the caller does that after it has released the lock of the log.
+    pub fn commit(&mut self, unit: &[u8], last_id: Id, new_part: Option<NewPart>, has_subscribers: bool) -> Vec<Part> {
         // Without subscribers, no dropped part has to stay readable.
         let mut dropped = if has_subscribers { Vec::new() } else { self.hold_parts(Vec::new()) };
-        if let Some(NewPart { file, keep_before }) = new_part.or_else(|| self.next_part(block.len())) {
+        if let Some(NewPart { file, keep_before }) = new_part.or_else(|| self.next_part(unit.len())) {
             dropped.extend(self.add_part(self.last(), file, keep_before));
         }
-        self.grow(block.len() as u64);
+        self.grow(unit.len() as u64);
         self.written.id = last_id;
         match self.parts.back_mut() {
-            Some(Part { file: None, memory, .. }) => memory.extend_from_slice(block),
-            _ if has_subscribers => self.keep_recent(block),
+            Some(Part { file: None, memory, .. }) => memory.extend_from_slice(unit),
+            _ if has_subscribers => self.keep_recent(unit),
             _ => self.recent = Vec::new(),
         }
         dropped
@@ -409,7 +410,7 @@ impl Log {
         let len = (part.end().min(self.heard.pos) - pos).min(PIECE as u64) as usize;
         let (bytes, start) = match &part.file {
             Some(file) if pos < self.memory_start() => {
-                return Ok(Some(FileRange { file: file.clone(), offset: file.head + pos - part.start, len }));
+                return Ok(Some(FileRange { file: file.clone(), offset: file.head_len + pos - part.start, len }));
             }
             Some(_) => (&self.recent, self.memory_start()),
             None => (&part.memory, part.start),

@@ -79,9 +79,9 @@ pub fn head(dropped: Id) -> String {
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Scan {
     /// The length of the head in bytes; 0 if the head is not whole.
-    pub head: u64,
+    pub head_len: u64,
     /// The bytes up to the end of the last whole unit; what follows is to be cut off.
-    pub good: u64,
+    pub whole_len: u64,
     /// The length of the file in bytes.
     pub len: u64,
     /// Whether the unit after `good` has a hole. Otherwise that unit is unfinished.
@@ -123,10 +123,10 @@ pub fn recover(mut file: &File, last_id: &mut Id) -> io::Result<Scan> {
             continue;
         }
         if unit.expected == Expected::Broken || unit.nuls < unit.sealed_nuls {
-            return Err(damaged(scan.good));
+            return Err(damaged(scan.whole_len));
         }
-        if scan.good == 0 {
-            unit.scan.head = unit.scan.good;
+        if scan.whole_len == 0 {
+            unit.scan.head_len = unit.scan.whole_len;
         }
         scan = unit.scan;
         *last_id = unit.last_id;
@@ -164,7 +164,7 @@ struct Unit {
 impl Unit {
     /// Adds the next piece. `begins_line`: it begins a line; otherwise it continues a long one.
     fn add(&mut self, piece: &[u8], begins_line: bool) {
-        self.scan.good += piece.len() as u64;
+        self.scan.whole_len += piece.len() as u64;
         self.nuls += piece.iter().filter(|&&byte| byte == 0).count() as u64;
         if begins_line {
             let line = piece.strip_suffix(b"\n").unwrap_or(piece);

@@ -66,7 +66,7 @@ pub struct NewPart {
 #[derive(Default)]
 pub struct Writer {
     /// The block that is being written.
-    pub block: Vec<u8>,
+    pub unit: Vec<u8>,
     files: Option<Files>,
 }
 
@@ -87,7 +87,7 @@ impl Writer {
     /// Returns a writer to a channel's files. `newest` is the end of `NAME.sse`, if that file has events.
     pub fn new(channel_files: ChannelFiles, limit: u64, sync: bool, newest: Option<Appender>) -> Writer {
         let files = Files { channel_files, sync, limit, epoch_begins: true, unreliable: false, newest };
-        Writer { block: Vec::new(), files: Some(files) }
+        Writer { unit: Vec::new(), files: Some(files) }
     }
 
     /// Returns whether an event may be heard only once it is on the disk.
@@ -103,7 +103,7 @@ impl Writer {
     pub fn mend(&mut self, newest_len: u64) -> io::Result<()> {
         match &mut self.files {
             Some(Files { newest: Some(appender), unreliable, sync, .. }) => {
-                appender.cut(appender.file.head + newest_len).inspect_err(|_| *unreliable = !*sync)
+                appender.cut(appender.file.head_len + newest_len).inspect_err(|_| *unreliable = !*sync)
             }
             _ => Ok(()),
         }
@@ -113,8 +113,8 @@ impl Writer {
     /// because it begins a file or an epoch.
     pub fn seal(&mut self, events: usize, newest_len: u64) -> bool {
         let Some(files) = &self.files else { return false };
-        event::seal(events, &mut self.block);
-        files.epoch_begins || !files.fits(newest_len, self.block.len() as u64)
+        event::seal(events, &mut self.unit);
+        files.epoch_begins || !files.fits(newest_len, self.unit.len() as u64)
     }
 
     /// Appends the block to the log's files. `durable`: the block and the names of the files are on the disk when this
@@ -124,10 +124,10 @@ impl Writer {
     /// If the disk fails; see [`Appender::append`]. The log is then as it was before.
     pub fn write(&mut self, tail: &Tail, durable: bool) -> io::Result<Option<NewPart>> {
         let Some(files) = &mut self.files else { return Ok(None) };
-        let fits = files.fits(tail.newest_len, self.block.len() as u64);
+        let fits = files.fits(tail.newest_len, self.unit.len() as u64);
         let new_part = match &mut files.newest {
             Some(appender) if fits => {
-                appender.append(&self.block)?;
+                appender.append(&self.unit)?;
                 if durable {
                     files.unreliable = !files.sync; // until both syncs have succeeded
                     appender.file.sync()?;
@@ -135,7 +135,7 @@ impl Writer {
                 }
                 None
             }
-            _ => Some(files.begin_file(tail, &self.block)?),
+            _ => Some(files.begin_file(tail, &self.unit)?),
         };
         if durable {
             files.epoch_begins = false;
@@ -159,7 +159,7 @@ impl Files {
         let head = recovery::head(if keep_before > 0 { tail.before_newest } else { tail.last });
         let mut next = self.channel_files.create(head.as_bytes(), block)?;
         self.put_in_place(tail).inspect_err(|_| {
-            let _ = next.cut(next.file.head);
+            let _ = next.cut(next.file.head_len);
             let _ = self.channel_files.remove(NEXT);
         })?;
         if tail.newest_len > keep_before {

@@ -177,8 +177,8 @@ fn bytes(number: u64) -> String {
 
 impl Server {
     /// Runs a thread: it waits in `accept()`, starts the next leader, serves the connection. A thread that `stays`
-    /// then begins again. For `paid_until` see [`wait_for_first_byte`].
-    fn accept_loop(self: &Arc<Self>, mut early: Option<(TcpStream, SocketAddr)>, mut paid_until: Instant, stays: bool) {
+    /// then begins again. For `debt_end` see [`wait_for_first_byte`].
+    fn accept_loop(self: &Arc<Self>, mut early: Option<(TcpStream, SocketAddr)>, mut debt_end: Instant, stays: bool) {
         let mut leads = true;
         while leads || stays {
             let Ok((stream, peer)) = early.take().map_or_else(|| self.listener.accept(), Ok) else {
@@ -186,11 +186,11 @@ impl Server {
                 continue;
             };
             if leads {
-                paid_until = wait_for_first_byte(&stream, paid_until);
+                debt_end = wait_for_first_byte(&stream, debt_end);
                 let next = self.clone();
                 // If no thread can be started, this one still leads: the next connection waits in the backlog
                 // meanwhile.
-                leads = spawn("connection", Box::new(move || next.accept_loop(None, paid_until, false))).is_err();
+                leads = spawn("connection", Box::new(move || next.accept_loop(None, debt_end, false))).is_err();
             }
             // A panic is a bug. It ends this connection alone, and its slot is free as the stack unwinds.
             drop(catch_unwind(AssertUnwindSafe(|| self.serve(stream, peer, leads))));
@@ -263,13 +263,14 @@ fn refusal_response(req: &Request, reject: Reject, connection: &mut Connection) 
 /// its request, and the memory of a thread stays in use. Most requests come at once, and then a few threads serve
 /// all.
 ///
-/// A wait costs twice its own time, and a wait in vain twice the whole window. All waits so far are paid off at
-/// `paid_until`. If that is more than a window ahead, this does not wait. Returns the new `paid_until`.
-fn wait_for_first_byte(stream: &TcpStream, paid_until: Instant) -> Instant {
+/// A debt limits these waits. A wait adds twice its own time to it, and a wait in vain twice the window. The debt
+/// shrinks with time, and is gone at `debt_end`. If it is larger than a window, this does not wait. Returns the new
+/// `debt_end`.
+fn wait_for_first_byte(stream: &TcpStream, debt_end: Instant) -> Instant {
     let now = Instant::now();
-    if paid_until >= now + FIRST_BYTE_WINDOW || stream.set_read_timeout(Some(FIRST_BYTE_TIME)).is_err() {
-        return paid_until;
+    if debt_end >= now + FIRST_BYTE_WINDOW || stream.set_read_timeout(Some(FIRST_BYTE_TIME)).is_err() {
+        return debt_end;
     }
     let in_vain = stream.peek(&mut [0]).is_err();
-    paid_until.max(now) + 2 * if in_vain { FIRST_BYTE_WINDOW } else { now.elapsed() }
+    debt_end.max(now) + 2 * if in_vain { FIRST_BYTE_WINDOW } else { now.elapsed() }
 }

@@ -108,7 +108,7 @@ pub struct Connection {
     read_size: usize, // bytes that the next read can take
     /// Whether other clients wait for its place. Then it gets one response, and little time.
     pub brief: bool,
-    head_only: bool, // the request is a HEAD, so its response has no body, even if it is a refusal (RFC 9110 §9.3.2)
+    is_head_request: bool, // the request is a HEAD, so its response has no body, even if it is a refusal (RFC 9110 §9.3.2)
     quiet: bool,
     peer: SocketAddr,
     /// The method and the request target of the current request, for the request log. Empty before the first request,
@@ -136,7 +136,7 @@ impl Connection {
             buf: Vec::new(),
             read_size: FIRST_READ,
             brief,
-            head_only: false,
+            is_head_request: false,
             quiet,
             peer,
             request_line: String::new(),
@@ -164,7 +164,7 @@ impl Connection {
             // Empty lines before the request line are skipped (RFC 9112 §2.2).
             let empty = self.buf.chunks(2).take_while(|pair| *pair == b"\r\n").count();
             self.buf.drain(..2 * empty);
-            self.head_only = self.buf.starts_with(b"HEAD ");
+            self.is_head_request = self.buf.starts_with(b"HEAD ");
             // A CR alone may be the first half of another empty line.
             if self.buf != b"\r"
                 && let Some(end) = end.find(&self.buf)?
@@ -259,7 +259,7 @@ impl Connection {
         self.log_request(response.status);
         let mut head = http::head(response.status, &[&response.fields, response.cache, &self.cors, option]);
         // A 204 has no Content-Length (RFC 9110 §8.6). Nor has the response to a HEAD if the GET would be a stream.
-        let has_length = response.status != 204 && !(self.head_only && response.body.is_empty());
+        let has_length = response.status != 204 && !(self.is_head_request && response.body.is_empty());
         let framing = chunked(response.chunked);
         if has_length && !response.chunked {
             head += &format!("Content-Length: {}\r\n", response.body.len());
@@ -267,7 +267,7 @@ impl Connection {
         head += framing.field;
         head += "\r\n";
         let mut bytes = head.into_bytes();
-        if !self.head_only {
+        if !self.is_head_request {
             bytes.extend(framing.wrap_all(&response.body));
             bytes.extend((framing.last)());
         }

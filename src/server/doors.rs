@@ -63,7 +63,7 @@ pub trait Wing: Send + Sync {
         None
     }
 
-    /// Begins to work. The server begins to accept connections.
+    /// Is called once, just before the server accepts connections.
     fn run(&self) {}
 
     /// Returns a watcher for a connection that was just accepted, or none.
@@ -71,8 +71,7 @@ pub trait Wing: Send + Sync {
         None
     }
 
-    /// Checks whether a request does more than read, although its method may be GET. Then it returns the refusal that
-    /// the request gets at a URL that can only be read.
+    /// Returns a refusal if a request does more than read, even with GET. A URL that can only be read responds with it.
     fn more_than_read(&self, _req: &Request) -> Option<Reject> {
         None
     }

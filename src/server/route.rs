@@ -1,7 +1,8 @@
 //! Routing: from a request to its response.
 //!
-//! The head of a request decides whether it is refused, so a refused client need not send its body. The work is done
-//! when the body is there ([`Route::Handler`]).
+//! The head of a request decides whether it is refused. If the client waits for `100 Continue`, it need not send the
+//! body of a refused request. Otherwise the body is read and dropped. The work is done when the body is there
+//! ([`Route::Handler`]).
 //!
 //! Limits: `MAX_WAIT`; `--max-body` for a body.
 

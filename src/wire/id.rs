@@ -5,7 +5,8 @@ use std::fmt;
 /// The id of an event, `EPOCH-SEQ`. Ids only grow.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Id {
-    /// The time in milliseconds since 1970 at which the log was opened. No two openings of a log have the same epoch.
+    /// The time in milliseconds since 1970 at which the log was opened, or more, so that epochs only grow. The ids of a
+    /// remote log may have other numbers.
     pub epoch: u64,
     /// The number of the event within its epoch. It starts at 1 and grows by one; 0 means "before the first event".
     pub seq: u64,

@@ -215,7 +215,7 @@ impl Direction {
             let Some((header, note)) = bytes.split_off_first().and_then(|byte| frames.header(*byte)) else { return };
             self.output.write(&unmarked(header.as_bytes()), &note);
         }
-        let FramePosition::Payload { control, last, streams } = frames.position() else { return };
+        let FramePosition::Payload { control, last, is_event_stream: streams } = frames.position() else { return };
         let (payload, whole) = frames.payload(bytes);
         if control {
             self.line.unshown.extend(unmarked(&payload));

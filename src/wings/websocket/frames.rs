@@ -321,7 +321,7 @@ impl Frames for FrameReader {
             Some(_) => FramePosition::Payload {
                 control: self.frame.opcode() >= CLOSE && second & 0x7f < 126,
                 last: first & 0x80 != 0,
-                streams: self.blocks,
+                is_event_stream: self.blocks,
             },
         }
     }

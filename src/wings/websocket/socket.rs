@@ -8,9 +8,9 @@
 //! - The end is a Close frame after a complete message. Its code is 1013 (come back with `?since=`), or the one that
 //!   the client's frames ask for.
 //!
-//! The connection's thread waits in `read`, so the socket is blocking. The threads that write must not wait, so they make
-//! it non-blocking during each write. A `read` that is already waiting goes on waiting, because the flag only counts when
-//! a call begins. A `read` that begins during a write may get `WouldBlock`, and is then tried again.
+//! The connection's thread waits in `read`, so the socket is blocking. The threads that write must not wait, so they
+//! make it non-blocking during each write. A `read` that is already waiting goes on waiting, because the flag only
+//! counts when a call begins. A `read` that begins during a write may get `WouldBlock`, and is then tried again.
 //!
 //! Only the channel writes, so no frame lands inside another. A Pong frame of the reading thread waits here until the
 //! channel is between two frames. Only the newest Pong frame waits (RFC 6455 §5.5.3).

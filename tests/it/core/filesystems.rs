@@ -115,7 +115,7 @@ const ROLLS: [&str; 2] = ["--history", "4K"];
 #[test]
 fn names_that_are_one_file_are_refused_at_the_start() {
     let Some(sandbox) = Sandbox::odd(&[("QUIRK_FOLD", "1")]) else { return };
-    let why = "will not do; give another: names that differ in case alone are one file there, so /ROOM would replace \
+    let why = "cannot be used; give another directory: names that differ in case alone are one file there, so /ROOM would replace \
         what /room keeps";
     assert_eq!(sandbox.refusal(&[]), why);
     assert_eq!(sandbox.refusal(&["--sync"]), why);
@@ -139,7 +139,7 @@ fn names_that_are_too_long_are_refused_at_the_start() {
         if refused {
             assert_eq!(
                 sandbox.refusal(&[]),
-                "will not do; give another: a log cannot be made there: File name too long (os error 36)"
+                "cannot be used; give another directory: a log cannot be made there: File name too long (os error 36)"
             );
             continue;
         }
@@ -189,7 +189,7 @@ fn a_directory_that_cannot_be_synced_will_do_without_sync_alone() {
     ] {
         let Some(sandbox) = Sandbox::odd(&[("QUIRK_DIRSYNC", error)]) else { return };
         is_used(&sandbox.server(&ROLLS));
-        let why = "will not do; give another: it cannot be synced (without --sync it will do)";
+        let why = "cannot be used; give another directory: it cannot be synced (it can be used without --sync)";
         assert_eq!(sandbox.refusal(&["--sync"]), format!("{why}: {words} (os error {error})"));
     }
 }
@@ -201,10 +201,10 @@ fn a_disk_that_fails_or_has_no_sync_for_files_is_refused() {
         ("QUIRK_SYNC", "22", "its files cannot be synced: Invalid argument (os error 22)"),
         ("QUIRK_SYNC", "5", "its files cannot be synced: Input/output error (os error 5)"),
         ("QUIRK_REPLACE", "13", "a file cannot be put there in place of another: Permission denied (os error 13)"),
-        ("QUIRK_INODES", "1", "its file system cannot say which name is which file"),
+        ("QUIRK_INODES", "1", "its file system does not give files stable numbers"),
     ] {
         let Some(sandbox) = Sandbox::odd(&[(quirk, error)]) else { return };
-        assert_eq!(sandbox.refusal(&[]), format!("will not do; give another: {why}"));
+        assert_eq!(sandbox.refusal(&[]), format!("cannot be used; give another directory: {why}"));
         assert_eq!(fs::read_dir(sandbox.data()).unwrap().count(), 0, "it leaves no files behind");
     }
 }
@@ -327,7 +327,11 @@ fn without_the_rights_to_read_write_or_enter_the_start_is_refused() {
         return;
     }
     let read = "is not a directory that can be read; give one that this user may read and write";
-    for (mode, why) in [(0o333, read), (0o555, "will not do; give another"), (0o666, "will not do; give another")] {
+    for (mode, why) in [
+        (0o333, read),
+        (0o555, "cannot be used; give another directory"),
+        (0o666, "cannot be used; give another directory"),
+    ] {
         fs::set_permissions(sandbox.data(), PermissionsExt::from_mode(mode)).unwrap();
         let line = format!("exec timeout 10 {user} \"$0\" --listen 127.0.0.1:0 --data \"$1\"");
         let mut command = Command::new("sh");
@@ -353,7 +357,7 @@ fn a_file_system_that_is_mounted_read_only_is_refused() {
     command.args(["-rm", "sh", "-c", line, env!("CARGO_BIN_EXE_tincan")]).arg(sandbox.data());
     bare(&mut command);
     let text = String::from_utf8(command.output().unwrap().stderr).unwrap();
-    let why = "will not do; give another: a log cannot be made there: Read-only file system (os error 30)";
+    let why = "cannot be used; give another directory: a log cannot be made there: Read-only file system (os error 30)";
     assert_eq!(text, format!("tincan: --data {} {why}\n", sandbox.data().display()));
 }
 
@@ -364,7 +368,7 @@ fn a_directory_that_is_replaced_is_written_to_no_more() {
     server.post("/a", "x");
     let moved = sandbox.root.0.join("moved");
     fs::rename(sandbox.data(), &moved).unwrap();
-    let why = "its directory is gone, or another has its place; put it back, or start the server again";
+    let why = "its directory is gone, or was replaced; put it back, or start the server again";
     for replaced in [false, true] {
         if replaced {
             fs::create_dir(sandbox.data()).unwrap();
@@ -520,6 +524,6 @@ fn a_file_system_without_modes_is_refused_if_reading_needs_a_token() {
     let Some(sandbox) = Sandbox::odd(&[("QUIRK_MODES", "1")]) else { return };
     let file = tokens(&sandbox, "read abcdefgh\n");
     let why = "others can read the files that are made there, and reading needs a token";
-    assert_eq!(sandbox.refusal(&["--token-file", &file]), format!("will not do; give another: {why}"));
+    assert_eq!(sandbox.refusal(&["--token-file", &file]), format!("cannot be used; give another directory: {why}"));
     sandbox.server(&[]).post("/a", "x");
 }

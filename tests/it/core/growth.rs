@@ -304,7 +304,7 @@ fn what_is_for_one_alone_and_is_read_bit_by_bit() {
             stalls: 0,
             chunked: true,
             drop_reason: None,
-            peer_shut: false,
+            client_shut: false,
             slot,
         };
         thread_time(|| {

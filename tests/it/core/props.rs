@@ -321,11 +321,11 @@ fn a_log_in_files_finds_every_place_in_any_part_and_epoch() {
 fn append(log: &mut Log, writer: &mut Writer, event: &Event) -> Id {
     let end = log.tail();
     let id = end.written.id.plus(1);
-    writer.block.clear();
-    event.write(Some(id), &mut writer.block);
+    writer.unit.clear();
+    event.write(Some(id), &mut writer.unit);
     let settle = writer.seal(1, end.newest_len);
     let begun = writer.write(&end, settle).unwrap();
-    log.commit(&writer.block, id, begun, true);
+    log.commit(&writer.unit, id, begun, true);
     log.set_heard(log.tail().written);
     id
 }

@@ -105,8 +105,8 @@ impl Written {
             n => n > nuls(&self.bytes) || found.hole,
         };
         let expected = Scan {
-            head: if whole > 0 { self.ends[0].0 as u64 } else { 0 },
-            good: good as u64,
+            head_len: if whole > 0 { self.ends[0].0 as u64 } else { 0 },
+            whole_len: good as u64,
             len: bytes.len() as u64,
             hole,
             dropped: (whole > 0).then_some(BEFORE),
@@ -243,7 +243,7 @@ fn a_file_that_ends_anywhere_is_cut_behind_its_last_whole_unit() {
     }
     // A line that is no line of an event counts as unfinished too, if no blank line follows it.
     let bytes = [&log.bytes[..end], b"data: x\nso"].concat();
-    assert_eq!(log.file.recover(&bytes).0.unwrap().good, end as u64);
+    assert_eq!(log.file.recover(&bytes).0.unwrap().whole_len, end as u64);
 }
 
 /// Asserts that a file is damaged from this byte on.
@@ -311,7 +311,7 @@ fn a_seal_that_does_not_fit_is_damage() {
     let next = sealed("2", "0") + &block(4, "x") + &block(5, "x");
     let right = [&file, &sealed("2", "2"), &two, &next].map(String::as_str).concat();
     let (found, last) = on_disk.recover(right.as_bytes());
-    assert_eq!((found.unwrap().good, last), (right.len() as u64, Id { epoch: 7, seq: 5 }));
+    assert_eq!((found.unwrap().whole_len, last), (right.len() as u64, Id { epoch: 7, seq: 5 }));
     for (what, unit) in [
         ("more NULs than there are", sealed("2", "3") + &two),
         ("more events than there are", sealed("3", "2") + &two),
@@ -336,9 +336,9 @@ fn a_seal_that_does_not_fit_is_damage() {
     // Too few: with more NULs than the seal says there is a hole. One more event than the seal says is a unit by
     // itself.
     let (found, _) = on_disk.recover((file.clone() + &sealed("2", "1") + &two + &next).as_bytes());
-    assert!(found.is_ok_and(|found| found.hole && found.good == byte as u64));
+    assert!(found.is_ok_and(|found| found.hole && found.whole_len == byte as u64));
     let (found, last) = on_disk.recover((file.clone() + &sealed("1", "1") + &two + &next).as_bytes());
-    assert!(found.is_ok_and(|found| found.hole && found.good > byte as u64));
+    assert!(found.is_ok_and(|found| found.hole && found.whole_len > byte as u64));
     assert_eq!(last, Id { epoch: 7, seq: 2 });
 }
 
