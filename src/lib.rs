@@ -24,6 +24,7 @@
 //!   writes: one or more blocks.
 //! - A *position* is a place in a log: a number of bytes. Position 0 is the oldest byte that was kept when the log was
 //!   opened.
+//! - A *remote log* keeps a channel's events outside this process. The channel has a copy of it.
 //! - The *prelude* is the first block that a subscriber gets. It holds the id from which a reconnecting client resumes.
 //! - The *hub* has all channels by their names. The *pump* is the thread that writes new events to subscribers.
 //! - In a *turn* each subscriber of one channel gets its next piece of the log.

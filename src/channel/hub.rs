@@ -43,31 +43,31 @@ const SEARCH_PAUSE: u64 = 100;
 #[derive(Default)]
 struct Entry {
     channel: Option<Arc<Channel>>,
-    opening: bool,
+    is_opening: bool,
     error: Option<String>, // why its log cannot be used
 }
 
 /// Channels by their names.
 #[derive(Default)]
-struct Names {
+struct ChannelTable {
     all: BTreeMap<Box<str>, Entry>,
     open_count: usize, // channels that are open, or being opened
     next_forget: u64,  // when to forget unused channels again
     next_search: u64,  // when to search for room again
 }
 
-impl Names {
+impl ChannelTable {
     fn open_channels(&self) -> impl Iterator<Item = &Arc<Channel>> {
         self.all.values().filter_map(|entry| entry.channel.as_ref())
     }
 
-    /// Forgets channels that are not in use and for which `useless` is true. The name of a channel that has files
+    /// Forgets channels that are not in use and for which `may_forget` is true. The name of a channel that has files
     /// stays.
-    fn forget_unused(&mut self, forgotten: &mut Vec<Arc<Channel>>, useless: &dyn Fn(&Channel) -> bool) {
+    fn forget_unused(&mut self, forgotten: &mut Vec<Arc<Channel>>, may_forget: &dyn Fn(&Channel) -> bool) {
         // If only this list refers to a channel, no thread is using it.
         let unused = |c: &Arc<Channel>| Arc::strong_count(c) == 1 && c.subscriber_count() == 0;
         self.all.retain(|_, entry| {
-            let Some(channel) = entry.channel.take_if(|c| unused(c) && useless(c)) else { return true };
+            let Some(channel) = entry.channel.take_if(|c| unused(c) && may_forget(c)) else { return true };
             let remembered = channel.state().log.unsynced().1.is_some();
             self.open_count -= 1;
             forgotten.push(channel);
@@ -78,7 +78,7 @@ impl Names {
 
 /// Channels that share their limits.
 struct ChannelGroup {
-    names: Mutex<Names>,
+    names: Mutex<ChannelTable>,
     opened: Condvar, // a channel was opened, or failed to open
     limits: GroupLimits,
 }
@@ -230,7 +230,7 @@ impl Hub {
         Ok(())
     }
 
-    /// Sets the log elsewhere. From now on it keeps the events of all channels, except those of the extra group.
+    /// Sets the remote log. From now on it keeps the events of all channels, except those of the extra group.
     pub fn set_remote_log(&self, remote: Arc<dyn RemoteLog>) {
         let _ = self.remote_log.set(remote); // there is one at most
     }
@@ -250,7 +250,7 @@ impl Hub {
         self.extra_group(name).unwrap_or(&self.channels)
     }
 
-    /// Returns the log elsewhere, if it keeps the channel of this name.
+    /// Returns the remote log, if it keeps the channel of this name.
     fn remote_log(&self, name: &str) -> Option<&dyn RemoteLog> {
         self.remote_log.get().filter(|_| self.extra_group(name).is_none()).map(|remote| &**remote)
     }
@@ -318,7 +318,7 @@ impl Hub {
             notes.push(format!("tincan: /{name} cannot be opened: {error}"));
         }
         if channel.is_some() || error.is_some() {
-            names.all.insert(name.into(), Entry { channel, error, opening: false });
+            names.all.insert(name.into(), Entry { channel, error, is_opening: false });
         }
         drop(names);
         group.opened.notify_all();
@@ -389,7 +389,7 @@ impl Hub {
     /// Returns the channel of this name if it is open. Otherwise it returns None, and the caller must open the channel:
     /// other threads wait for that.
     fn find_or_claim(&self, name: &str, forgotten: &mut Vec<Arc<Channel>>) -> Result<Option<Arc<Channel>>, Reject> {
-        let busy = |names: &mut Names| names.all.get(name).is_some_and(|entry| entry.opening);
+        let busy = |names: &mut ChannelTable| names.all.get(name).is_some_and(|entry| entry.is_opening);
         let group = self.group(name);
         let forget = millis(group.limits.forget);
         let names = group.opened.wait_while(lock(&group.names), busy);
@@ -403,13 +403,13 @@ impl Hub {
             return Ok(Some(channel.clone()));
         }
         self.check_room(names, name)?;
-        names.all.entry(name.into()).or_default().opening = true;
+        names.all.entry(name.into()).or_default().is_opening = true;
         names.open_count += 1;
         Ok(None)
     }
 
     /// Checks that there is room for a channel of this name.
-    fn check_room(&self, names: &Names, name: &str) -> Result<(), Reject> {
+    fn check_room(&self, names: &ChannelTable, name: &str) -> Result<(), Reject> {
         if names.all.len() >= self.group(name).limits.channels && !names.all.contains_key(name) {
             return Err(CHANNELS);
         }
@@ -417,7 +417,7 @@ impl Hub {
     }
 
     /// Returns whether as many logs are open as there are descriptors for.
-    fn is_full(&self, names: &Names, name: &str) -> bool {
+    fn is_full(&self, names: &ChannelTable, name: &str) -> bool {
         self.dir(name).is_some() && names.open_count >= self.shares.logs
     }
 
@@ -431,7 +431,7 @@ impl Hub {
         }
         let all = self.is_full(&names, name) || self.extra_group(name).is_some() || self.remote_log(name).is_some();
         // Unused channels without events are forgotten. Otherwise a client could use up all channels by asking for many
-        // names. Unused channels with events are forgotten too, if files or a log elsewhere keep the events, or if the
+        // names. Unused channels with events are forgotten too, if files or a remote log keep the events, or if the
         // channels are of the extra group.
         names.forget_unused(forgotten, &|c| all || c.is_empty());
         if self.check_room(&names, name).is_ok() {
@@ -446,7 +446,7 @@ impl Hub {
         // A channel that was used meanwhile may have got its first file, so it stays.
         names.forget_unused(forgotten, &|c| has_file(&c.name) == Some(false) && c.idle(now) > 0);
         names.all.retain(|name, entry| {
-            has_file(name).unwrap_or(entry.error.is_none()) || entry.channel.is_some() || entry.opening
+            has_file(name).unwrap_or(entry.error.is_none()) || entry.channel.is_some() || entry.is_opening
         });
         let end = self.now();
         names.next_search = end;

@@ -11,7 +11,7 @@
 //! A turn with many subscribers uses further threads until it ends.
 
 use crate::channel::hub::Hub;
-use crate::channel::state::{Channel, Opening};
+use crate::channel::state::{Channel, StreamStart};
 use crate::channel::subscriber::{LOOK_INTERVAL, Slot};
 use crate::channel::turn::Piece;
 use crate::system::threads::{lock, spawn};
@@ -52,7 +52,9 @@ impl Hub {
     ///
     /// # Errors
     /// If the socket fails.
-    pub fn subscribe(&self, channel: &Arc<Channel>, stream: TcpStream, slot: Slot, opening: Opening) -> io::Result<()> {
+    pub fn subscribe(
+        &self, channel: &Arc<Channel>, stream: TcpStream, slot: Slot, opening: StreamStart,
+    ) -> io::Result<()> {
         let waits = opening.wait.is_some(); // the pump has to know when a poll ends
         let has_more = channel.join(self.config(), self.now(), stream, slot, opening)?;
         if has_more || waits {

@@ -65,7 +65,7 @@ pub(super) struct Counters {
 }
 
 /// How a subscriber's stream begins.
-pub struct Opening {
+pub struct StreamStart {
     /// Its response head, without the field line of the framing and without the blank line.
     pub head: String,
     /// Whether HTTP frames its body in chunks. A poll that ends at once has a `Content-Length` instead.
@@ -190,7 +190,9 @@ impl Channel {
     ///
     /// # Errors
     /// If the socket fails.
-    pub fn join(&self, config: &Config, now: u64, stream: TcpStream, slot: Slot, opening: Opening) -> io::Result<bool> {
+    pub fn join(
+        &self, config: &Config, now: u64, stream: TcpStream, slot: Slot, opening: StreamStart,
+    ) -> io::Result<bool> {
         let (mut subscriber, beginning) = self.new_subscriber(config, now, stream, slot, opening);
         subscriber.stream.set_nonblocking(subscriber.is_http())?;
         let pos = subscriber.pos;
@@ -212,10 +214,10 @@ impl Channel {
 
     /// Returns the subscriber, and the bytes that it is sent first: its response head, and the prelude.
     fn new_subscriber(
-        &self, config: &Config, now: u64, stream: TcpStream, slot: Slot, opening: Opening,
+        &self, config: &Config, now: u64, stream: TcpStream, slot: Slot, opening: StreamStart,
     ) -> (Subscriber, Vec<u8>) {
         let prelude = self.prelude(config.retry, &opening);
-        let Opening { head, key, start: Start { pos, gap, .. }, wait, mut extras, .. } = opening;
+        let StreamStart { head, key, start: Start { pos, gap, .. }, wait, mut extras, .. } = opening;
         let end = self.heard_end();
         let at_once = wait.is_some_and(|wait| wait.is_zero() || pos < end || gap.is_some());
         let ending =
@@ -247,7 +249,7 @@ impl Channel {
 
     /// Returns the prelude of a stream: a comment, the reconnection time and the id after which the stream starts. If
     /// the client may have missed events, the gap follows.
-    fn prelude(&self, retry: u64, opening: &Opening) -> Vec<u8> {
+    fn prelude(&self, retry: u64, opening: &StreamStart) -> Vec<u8> {
         let Start { id, gap, .. } = &opening.start;
         let mut prelude = Vec::new();
         if let Some(suffix) = &opening.prelude_suffix {

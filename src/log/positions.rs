@@ -19,7 +19,7 @@
 //! event of a file and the first event of an epoch wait for the disk. So no id is given to two events, whatever a power
 //! cut takes.
 //!
-//! Ids are *counted* by this log, one by one. If the log is a copy of a log elsewhere, ids are *given*: they grow by
+//! Ids are *counted* by this log, one by one. If the log is a copy of a remote log, ids are *given*: they grow by
 //! any amount.
 //!
 //! Limits: the log keeps at most `limit` bytes, but it keeps the newest POST even if that alone is larger;
@@ -112,7 +112,7 @@ enum Ids {
     /// Counted here. Within an epoch, each id is the next number.
     #[default]
     Counted,
-    /// Given by a log elsewhere. They only grow.
+    /// Given by a remote log. They only grow.
     Given,
 }
 
@@ -143,11 +143,11 @@ pub struct Log {
 impl Log {
     /// Returns an empty log in memory that keeps `limit` bytes. No two logs of a channel may have the same epoch.
     pub fn new(epoch: u64, limit: usize) -> Log {
-        Log { ids: Ids::Counted, ..Log::copy(Id { epoch, seq: 0 }, limit) }
+        Log { ids: Ids::Counted, ..Log::copy_of_remote(Id { epoch, seq: 0 }, limit) }
     }
 
-    /// Returns an empty copy of a log elsewhere, for the events after this id.
-    pub fn copy(start: Id, limit: usize) -> Log {
+    /// Returns an empty copy of a remote log, for the events after this id.
+    pub fn copy_of_remote(start: Id, limit: usize) -> Log {
         let start = Boundary { pos: 0, id: start };
         Log {
             limit: limit as u64,

@@ -7,7 +7,7 @@
 //! Limits: `MAX_WAIT`; `--max-body` for a body.
 
 use crate::channel::hub::Hub;
-use crate::channel::state::{Channel, Opening};
+use crate::channel::state::{Channel, StreamStart};
 use crate::log::positions::Since;
 use crate::server::connection::{Connection, Response};
 use crate::server::doors::{App, Handler, Outcome, Route};
@@ -130,7 +130,7 @@ impl App {
     fn channel_route(self: &Arc<App>, req: &Request, name: &str, connection: &mut Connection) -> Result<Route, Reject> {
         match req.method {
             "OPTIONS" => Ok(options_response(ALLOW_CHANNEL)),
-            "GET" | "HEAD" if req.quality("text", "html") > req.quality("text", "event-stream") => {
+            "GET" | "HEAD" if req.type_weight("text", "html") > req.type_weight("text", "event-stream") => {
                 Ok(Route::Response(self.chat("Vary: Accept\r\n"))) // for clients that prefer HTML
             }
             "GET" | "HEAD" => self.subscribe_route(req, name).map(Route::Handler),
@@ -159,7 +159,7 @@ impl App {
                 return Ok(Outcome::Response(Response::empty(200, STREAM_FIELDS)));
             }
             let head = http::head(200, &[STREAM_FIELDS, http::NO_STORE, &connection.cors, CLOSE]);
-            let (channel, mut opening) = app.opening(req, &name, since, head)?;
+            let (channel, mut opening) = app.prepare_stream(req, &name, since, head)?;
             connection.log_request(200);
             opening.wait = wait;
             if wait.is_some() {
@@ -177,14 +177,14 @@ impl App {
     ///
     /// # Errors
     /// If the channel cannot be opened or read.
-    pub fn opening(
+    pub fn prepare_stream(
         &self, req: &Request, name: &str, since: Since, head: String,
-    ) -> Result<(Arc<Channel>, Opening), Reject> {
+    ) -> Result<(Arc<Channel>, StreamStart), Reject> {
         let channel = self.hub.channel_from(name, &since)?;
         let start = channel.find_start(&since)?;
         let key = random();
         let prelude_suffix = Some(self.wings().map(|wing| wing.prelude_suffix(key)).collect());
-        let opening = Opening {
+        let opening = StreamStart {
             head,
             chunked: is_chunked(req),
             prelude_suffix,

@@ -252,19 +252,19 @@ impl<'a> Request<'a> {
 
     /// Returns the weight that `Accept` gives to a media type, in thousandths (RFC 9110 §12.5.1). The most specific
     /// range decides. Without `Accept` every media type has the full weight.
-    pub fn quality(&self, main_type: &str, subtype: &str) -> u16 {
+    pub fn type_weight(&self, main_type: &str, subtype: &str) -> u16 {
         let ranges = [&format!("{main_type}/{subtype}"), &format!("{main_type}/*"), "*/*"];
         let default = if self.field_bytes("accept").is_none() { 1000 } else { 0 };
-        ranges.into_iter().find_map(|range| self.weight(range)).unwrap_or(default)
+        ranges.into_iter().find_map(|range| self.range_weight(range)).unwrap_or(default)
     }
 
     /// Returns whether `Accept` names `text/event-stream` itself. That of EventSource does.
     pub fn is_event_source(&self) -> bool {
-        self.weight("text/event-stream").is_some()
+        self.range_weight("text/event-stream").is_some()
     }
 
     /// Returns the weight of a range in `Accept`, or `None` if `Accept` does not name that range.
-    fn weight(&self, range: &str) -> Option<u16> {
+    fn range_weight(&self, range: &str) -> Option<u16> {
         let mut members = self.list("accept").into_iter().map(|member| split(member, b';'));
         let is_range = |name: &&[u8]| name.eq_ignore_ascii_case(range.as_bytes());
         let parts = members.find(|parts| parts.first().is_some_and(is_range))?;

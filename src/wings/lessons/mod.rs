@@ -46,7 +46,9 @@ impl Wing for Lessons {
     ) -> Result<Option<Route>, Reject> {
         let vary = "Vary: Accept\r\n";
         let route = match req.path.strip_prefix("/lessons") {
-            Some("") if req.quality("text", "html") > req.quality("text", "plain") => Route::Response(page(PAGE, vary)),
+            Some("") if req.type_weight("text", "html") > req.type_weight("text", "plain") => {
+                Route::Response(page(PAGE, vary))
+            }
             Some("") => Route::Response(page_file(Response::text(list()), vary)),
             Some(path)
                 if !path.ends_with('/')

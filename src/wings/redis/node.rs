@@ -234,7 +234,7 @@ impl Node {
         let last = info.get("last-generated-id").and_then(parse_id).unwrap_or_default();
         let removed_before = removed_count(&info).filter(|removed| *removed == 0 || first.is_none());
         let start = if removed_before == Some(0) { Id::default() } else { first.map_or(last, below) };
-        let channel = Arc::new(Channel::new(name, Log::copy(start, self.history), Writer::default()));
+        let channel = Arc::new(Channel::new(name, Log::copy_of_remote(start, self.history), Writer::default()));
         let followed = FollowedChannel {
             channel: Arc::downgrade(&channel),
             complete_up_to: start,

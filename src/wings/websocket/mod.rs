@@ -42,7 +42,7 @@ impl Wing for WebSockets {
                 return Err(CONNECTIONS); // other clients wait for this thread
             }
             let head = http::head(101, &[&handshake.fields]);
-            let (channel, mut opening) = app.opening(req, &name, since, head)?;
+            let (channel, mut opening) = app.prepare_stream(req, &name, since, head)?;
             let extra_slot = app.extra_connection()?;
             let blocks = handshake.event_stream;
             if !blocks {

@@ -20,7 +20,7 @@
 
 use crate::channel::framing::FramingRef;
 use crate::channel::hub::Hub;
-use crate::channel::state::{Channel, Opening};
+use crate::channel::state::{Channel, StreamStart};
 use crate::channel::subscriber::{Slot, Transport};
 use crate::channel::watch::Watchers;
 use crate::server::connection::{Connection, Stop};
@@ -151,7 +151,7 @@ impl Accepted {
     }
 
     /// Serves the WebSocket to its end. It holds the client's slot and a slot for the second descriptor.
-    pub fn serve(self, mut connection: Connection, _slot: Slot, extra_slot: Slot, mut opening: Opening) {
+    pub fn serve(self, mut connection: Connection, _slot: Slot, extra_slot: Slot, mut opening: StreamStart) {
         let mut watchers = take(&mut connection.watchers);
         watchers.each(|watcher| watcher.frames(&|client| Box::new(FrameReader::new(self.blocks && !client))));
         let shared = Arc::new(Mutex::new(Shared { watchers, ..Shared::default() }));

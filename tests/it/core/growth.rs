@@ -50,7 +50,7 @@ fn heads() {
     linear("blanks", 5000, |n| {
         let blanks = " \t".repeat(n);
         let head = format!("GET / HTTP/1.1\r\nHost:{blanks}a{blanks}\r\nAccept:{blanks},{blanks}\r\n\r\n");
-        thread_time(|| assert_eq!(Request::parse(head.as_bytes()).unwrap().quality("text", "html"), 0))
+        thread_time(|| assert_eq!(Request::parse(head.as_bytes()).unwrap().type_weight("text", "html"), 0))
     });
 }
 
@@ -60,17 +60,17 @@ fn lists_in_a_head() {
     linear("media ranges", 500, |n| {
         let head = request(&format!("Accept: a/b{}", ",c/d;q=0.5".repeat(n)));
         let req = Request::parse(head.as_bytes()).unwrap();
-        thread_time(|| assert!(req.quality("text", "html") == 0 && !req.is_event_source()))
+        thread_time(|| assert!(req.type_weight("text", "html") == 0 && !req.is_event_source()))
     });
     linear("parameters of a media range", 500, |n| {
         let head = request(&format!("Accept: text/html{};q=0.5", ";a=b".repeat(n)));
         let req = Request::parse(head.as_bytes()).unwrap();
-        thread_time(|| assert_eq!(req.quality("text", "html"), 500))
+        thread_time(|| assert_eq!(req.type_weight("text", "html"), 500))
     });
     linear("decimals of a weight", 5000, |n| {
         let head = request(&format!("Accept: text/html;q=0.{}", "5".repeat(n)));
         let req = Request::parse(head.as_bytes()).unwrap();
-        thread_time(|| assert_eq!(req.quality("text", "html"), 1000))
+        thread_time(|| assert_eq!(req.type_weight("text", "html"), 1000))
     });
     linear("connection options", 1000, |n| {
         let head = request(&format!("Connection: a{}", ",b".repeat(n)));

@@ -623,7 +623,7 @@ impl Model {
 fn a_copy_finds_every_place(seed: u64, limit: usize, rounds: usize, gaps: u64) {
     let mut random = Random(seed);
     let start = Id { epoch: random.below(3), seq: random.below(3) };
-    let (mut log, mut model) = (Log::copy(start, limit), Model { start, blocks: Vec::new() });
+    let (mut log, mut model) = (Log::copy_of_remote(start, limit), Model { start, blocks: Vec::new() });
     model.compare(&log, limit, &mut random);
     for _ in 0..rounds {
         let (last, mut block) = (log.written.id, Vec::new());
