@@ -175,7 +175,7 @@ fn what_stands_behind_a_body() {
         wire.send(begin);
         server.rests();
         // The server finds all the rest when it reads on.
-        assert!(signal("STOP", server.pid()));
+        server.stop();
         wire.send(rest);
         spent(&server, || {
             assert!(signal("CONT", server.pid()));

@@ -136,16 +136,26 @@ impl Tincan {
     /// Waits until each of its threads waits for something, or is stopped. Then it has read everything that was sent
     /// to it.
     pub fn rests(&self) {
+        self.threads_are(&['S', 'T']);
+    }
+
+    /// Stops it, and waits until each of its threads is stopped: until then one could still read what is sent to it.
+    pub fn stop(&self) {
+        assert!(signal("STOP", self.pid()));
+        self.threads_are(&['T']);
+    }
+
+    /// Waits until each of its threads is in one of these states (proc_pid_stat(5)).
+    fn threads_are(&self, states: &[char]) {
         let tasks = format!("/proc/{}/task", self.pid());
-        let rests =
-            |stat: String| stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['S', 'T']));
+        let is = |stat: String| stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(states));
         let began = Instant::now();
         // A thread may end while this looks at it.
         while !std::fs::read_dir(&tasks)
             .unwrap()
-            .all(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).map_or(true, rests))
+            .all(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).map_or(true, is))
         {
-            assert!(began.elapsed() < SOON, "its threads never rest");
+            assert!(began.elapsed() < SOON, "its threads are never {states:?}");
             std::thread::yield_now();
         }
     }
