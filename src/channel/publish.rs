@@ -131,18 +131,18 @@ impl Channel {
 
     /// Adds to the log what was written at its end, so that subscribers can receive it.
     fn commit(
-        &self, tail: &Tail, last: Id, block: &[u8], new_part: Option<NewPart>, recipients: Recipients, heard: bool,
+        &self, tail: &Tail, last: Id, unit: &[u8], new_part: Option<NewPart>, recipients: Recipients, heard: bool,
     ) -> io::Result<()> {
         let _dropped; // declared before the locks taken here, so dropped after them: to close a file may take long
-        // The subscribers stay locked, so that none receives the block before the excluded ones are set to skip it.
+        // The subscribers stay locked, so that none receives the unit before the excluded ones are set to skip it.
         let mut locked = recipients.map(|audience| (self.subscribers(), audience));
         if let Some((subscribers, audience)) = &mut locked {
-            audience.exclude(subscribers, tail.written.pos, tail.written.pos + block.len() as u64);
+            audience.exclude(subscribers, tail.written.pos, tail.written.pos + unit.len() as u64);
         }
         let has_subscribers = self.subscriber_count() > 0;
         let mut state = self.state();
-        tail.check_rollback(block.len() as u64)?;
-        _dropped = state.log.commit(block, last, new_part, has_subscribers);
+        tail.check_rollback(unit.len() as u64)?;
+        _dropped = state.log.commit(unit, last, new_part, has_subscribers);
         let written = state.log.written;
         if heard {
             state.log.set_heard(written);

@@ -53,10 +53,10 @@ impl Hub {
     /// # Errors
     /// If the socket fails.
     pub fn subscribe(
-        &self, channel: &Arc<Channel>, stream: TcpStream, slot: Slot, opening: StreamStart,
+        &self, channel: &Arc<Channel>, stream: TcpStream, slot: Slot, stream_start: StreamStart,
     ) -> io::Result<()> {
-        let waits = opening.wait.is_some(); // the pump has to know when a poll ends
-        let has_more = channel.join(self.config(), self.now(), stream, slot, opening)?;
+        let waits = stream_start.wait.is_some(); // the pump has to know when a poll ends
+        let has_more = channel.join(self.config(), self.now(), stream, slot, stream_start)?;
         if has_more || waits {
             self.wake(channel);
         }

@@ -191,9 +191,9 @@ impl Channel {
     /// # Errors
     /// If the socket fails.
     pub fn join(
-        &self, config: &Config, now: u64, stream: TcpStream, slot: Slot, opening: StreamStart,
+        &self, config: &Config, now: u64, stream: TcpStream, slot: Slot, stream_start: StreamStart,
     ) -> io::Result<bool> {
-        let (mut subscriber, beginning) = self.new_subscriber(config, now, stream, slot, opening);
+        let (mut subscriber, beginning) = self.new_subscriber(config, now, stream, slot, stream_start);
         subscriber.stream.set_nonblocking(subscriber.is_http())?;
         let pos = subscriber.pos;
         // If a turn holds the subscribers, this does not wait for its end.
@@ -214,10 +214,10 @@ impl Channel {
 
     /// Returns the subscriber, and the bytes that it is sent first: its response head, and the prelude.
     fn new_subscriber(
-        &self, config: &Config, now: u64, stream: TcpStream, slot: Slot, opening: StreamStart,
+        &self, config: &Config, now: u64, stream: TcpStream, slot: Slot, stream_start: StreamStart,
     ) -> (Subscriber, Vec<u8>) {
-        let prelude = self.prelude(config.retry, &opening);
-        let StreamStart { head, key, start: Start { pos, gap, .. }, wait, mut extras, .. } = opening;
+        let prelude = self.prelude(config.retry, &stream_start);
+        let StreamStart { head, key, start: Start { pos, gap, .. }, wait, mut extras, .. } = stream_start;
         let end = self.heard_end();
         let at_once = wait.is_some_and(|wait| wait.is_zero() || pos < end || gap.is_some());
         let ending =
@@ -235,7 +235,7 @@ impl Channel {
             last_write: now,
             key,
             stalls: 0,
-            chunked: opening.chunked && !at_once,
+            chunked: stream_start.chunked && !at_once,
             drop_reason: None,
             client_shut: false,
             slot,
@@ -249,14 +249,14 @@ impl Channel {
 
     /// Returns the prelude of a stream: a comment, the reconnection time and the id after which the stream starts. If
     /// the client may have missed events, the gap follows.
-    fn prelude(&self, retry: u64, opening: &StreamStart) -> Vec<u8> {
-        let Start { id, gap, .. } = &opening.start;
+    fn prelude(&self, retry: u64, stream_start: &StreamStart) -> Vec<u8> {
+        let Start { id, gap, .. } = &stream_start.start;
         let mut prelude = Vec::new();
-        if let Some(suffix) = &opening.prelude_suffix {
+        if let Some(suffix) = &stream_start.prelude_suffix {
             prelude =
                 format!(": connected to /{}{suffix}\nretry: {}\nid: {id}\n\n", self.name, jitter(retry, 50)).into();
         }
-        if let (Since::After(asked), Some(gap)) = (&opening.since, gap) {
+        if let (Since::After(asked), Some(gap)) = (&stream_start.since, gap) {
             gap.event(asked).write(None::<Id>, &mut prelude);
         }
         prelude

@@ -275,13 +275,13 @@ impl Log {
     }
 
     /// Keeps in memory what was also written to a file.
-    fn keep_recent(&mut self, block: &[u8]) {
-        let room = MAX_RECENT.saturating_sub(block.len());
+    fn keep_recent(&mut self, unit: &[u8]) {
+        let room = MAX_RECENT.saturating_sub(unit.len());
         if self.recent.len() > room {
             // Keeps at most half of the room, so that the bytes are not moved at every call.
             self.recent.drain(..self.recent.len() - room / 2);
         }
-        self.recent.extend_from_slice(block);
+        self.recent.extend_from_slice(unit);
     }
 
     /// Drops the oldest part. Returns it, unless it has to stay readable. Limit: such parts have at most as many bytes

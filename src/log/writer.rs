@@ -1,17 +1,17 @@
 //! The writer: appends to a channel's files, for one publisher at a time. It may wait for the disk. The only lock that
 //! is held meanwhile is its own, `Channel::writer`.
 //!
-//! A block is appended to the newest file by one write. If the events of that file would then be more than half of the
-//! history, the block begins the next file instead. This takes three steps. Each is on the disk before the next one
-//! begins:
+//! A unit (what one POST writes) is appended to the newest file by one write. If the events of that file would then be
+//! more than half of the history, the unit begins the next file instead. This takes three steps. Each is on the disk
+//! before the next one begins:
 //!
-//! 1. The next file is written as `.NAME.new`, complete with the block, and the newest file is synced.
+//! 1. The next file is written as `.NAME.new`, complete with the unit, and the newest file is synced.
 //! 2. The newest file is renamed to `NAME.old.sse`, and so becomes the older part. It replaces the older part before
 //!    it.
 //! 3. The next file is renamed to `NAME.sse`. If the older part leaves no room for it, the older part is removed.
 //!
 //! So after a power cut at any time, the events of the newest file are still there, under one of the two names. The
-//! block is there as a whole or not at all.
+//! unit is there as a whole or not at all.
 //!
 //! Limits: those of the log. Deliberately absent: positions and subscribers; `positions.rs` has the positions.
 
@@ -65,7 +65,7 @@ pub struct NewPart {
 /// What appends to a channel's log. By default there are no files: the log is in memory.
 #[derive(Default)]
 pub struct Writer {
-    /// The block that is being written.
+    /// The unit that is being written.
     pub unit: Vec<u8>,
     files: Option<Files>,
 }
@@ -77,7 +77,7 @@ struct Files {
     epoch_begins: bool, // the next event is the first of an epoch
     // A cut or a sync of the newest file has failed, and without `--sync` earlier bytes of the file may not be on the
     // disk either. The kernel has forgotten what it could not write, so a later sync succeeds, but leaves a hole.
-    // Recovery would cut off what follows the hole, perhaps the first event of an epoch. So the next block begins a new
+    // Recovery would cut off what follows the hole, perhaps the first event of an epoch. So the next unit begins a new
     // file.
     unreliable: bool,
     newest: Option<Appender>, // the end of `NAME.sse`; None if there is no such file, or no event in it
@@ -109,7 +109,7 @@ impl Writer {
         }
     }
 
-    /// Seals the block, if it is for a file. Returns whether the block must be durable before anything else is written,
+    /// Seals the unit, if it is for a file. Returns whether the unit must be durable before anything else is written,
     /// because it begins a file or an epoch.
     pub fn seal(&mut self, events: usize, newest_len: u64) -> bool {
         let Some(files) = &self.files else { return false };
@@ -117,8 +117,8 @@ impl Writer {
         files.epoch_begins || !files.fits(newest_len, self.unit.len() as u64)
     }
 
-    /// Appends the block to the log's files. `durable`: the block and the names of the files are on the disk when this
-    /// returns. Returns the new part, if the block begins one.
+    /// Appends the unit to the log's files. `durable`: the unit and the names of the files are on the disk when this
+    /// returns. Returns the new part, if the unit begins one.
     ///
     /// # Errors
     /// If the disk fails; see [`Appender::append`]. The log is then as it was before.
@@ -151,13 +151,13 @@ impl Files {
         !self.unreliable && self.newest.is_some() && newest_len + len <= self.limit / 2
     }
 
-    /// Begins the next file with a block. If that fails, the block is cut off that file again, and the next attempt
+    /// Begins the next file with a unit. If that fails, the unit is cut off that file again, and the next attempt
     /// replaces the file.
-    fn begin_file(&mut self, tail: &Tail, block: &[u8]) -> io::Result<NewPart> {
-        let room = self.limit.saturating_sub((self.limit / 2).max(block.len() as u64));
+    fn begin_file(&mut self, tail: &Tail, unit: &[u8]) -> io::Result<NewPart> {
+        let room = self.limit.saturating_sub((self.limit / 2).max(unit.len() as u64));
         let keep_before = if tail.newest_len <= room { tail.newest_len } else { 0 };
         let head = recovery::head(if keep_before > 0 { tail.before_newest } else { tail.last });
-        let mut next = self.channel_files.create(head.as_bytes(), block)?;
+        let mut next = self.channel_files.create(head.as_bytes(), unit)?;
         self.put_in_place(tail).inspect_err(|_| {
             let _ = next.cut(next.file.head_len);
             let _ = self.channel_files.remove(NEXT);

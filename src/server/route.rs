@@ -159,16 +159,16 @@ impl App {
                 return Ok(Outcome::Response(Response::empty(200, STREAM_FIELDS)));
             }
             let head = http::head(200, &[STREAM_FIELDS, http::NO_STORE, &connection.cors, CLOSE]);
-            let (channel, mut opening) = app.prepare_stream(req, &name, since, head)?;
+            let (channel, mut stream_start) = app.prepare_stream(req, &name, since, head)?;
             connection.log_request(200);
-            opening.wait = wait;
+            stream_start.wait = wait;
             if wait.is_some() {
-                opening.prelude_suffix = Some(String::new()); // no address: the stream ends before anybody can use it
+                stream_start.prelude_suffix = Some(String::new()); // no address: the stream ends before anybody can use it
             }
             // If this fails, the client has closed the connection.
             Ok(Outcome::TakenOver(Box::new(move |connection, slot| {
-                opening.extras.watchers = connection.watchers;
-                drop(app.hub.subscribe(&channel, connection.stream, slot, opening));
+                stream_start.extras.watchers = connection.watchers;
+                drop(app.hub.subscribe(&channel, connection.stream, slot, stream_start));
             })))
         }))
     }
@@ -184,7 +184,7 @@ impl App {
         let start = channel.find_start(&since)?;
         let key = random();
         let prelude_suffix = Some(self.wings().map(|wing| wing.prelude_suffix(key)).collect());
-        let opening = StreamStart {
+        let stream_start = StreamStart {
             head,
             chunked: is_chunked(req),
             prelude_suffix,
@@ -194,7 +194,7 @@ impl App {
             wait: None,
             extras: Default::default(),
         };
-        Ok((channel, opening))
+        Ok((channel, stream_start))
     }
 
     /// Returns a route that reads the events from the body and gives them to `publish`.

@@ -42,11 +42,11 @@ impl Wing for WebSockets {
                 return Err(CONNECTIONS); // other clients wait for this thread
             }
             let head = http::head(101, &[&handshake.fields]);
-            let (channel, mut opening) = app.prepare_stream(req, &name, since, head)?;
+            let (channel, mut stream_start) = app.prepare_stream(req, &name, since, head)?;
             let extra_slot = app.extra_connection()?;
             let blocks = handshake.event_stream;
             if !blocks {
-                opening.prelude_suffix = None; // the prelude has no data, so it would be no message
+                stream_start.prelude_suffix = None; // the prelude has no data, so it would be no message
             }
             let accepted = Accepted {
                 hub: app.hub.clone(),
@@ -58,7 +58,8 @@ impl Wing for WebSockets {
             Ok(Outcome::TakenOver(Box::new(|connection, slot| {
                 // It runs on a new thread, which has not yet used much of its stack. If none can be started, the
                 // connection is closed.
-                let _ = spawn("websocket", Box::new(move || accepted.serve(connection, slot, extra_slot, opening)));
+                let _ =
+                    spawn("websocket", Box::new(move || accepted.serve(connection, slot, extra_slot, stream_start)));
             })))
         }))))
     }

@@ -151,16 +151,16 @@ impl Accepted {
     }
 
     /// Serves the WebSocket to its end. It holds the client's slot and a slot for the second descriptor.
-    pub fn serve(self, mut connection: Connection, _slot: Slot, extra_slot: Slot, mut opening: StreamStart) {
+    pub fn serve(self, mut connection: Connection, _slot: Slot, extra_slot: Slot, mut stream_start: StreamStart) {
         let mut watchers = take(&mut connection.watchers);
         watchers.each(|watcher| watcher.frames(&|client| Box::new(FrameReader::new(self.blocks && !client))));
         let shared = Arc::new(Mutex::new(Shared { watchers, ..Shared::default() }));
         let framing: FramingRef = if self.blocks { &BLOCKS } else { &DATA };
-        opening.extras.transport = Some(Box::new(SocketTransport { shared: shared.clone(), framing }));
-        let key = opening.key;
+        stream_start.extras.transport = Some(Box::new(SocketTransport { shared: shared.clone(), framing }));
+        let key = stream_start.key;
         // If this fails, the client has closed the connection.
         if let Ok(stream) = connection.stream.try_clone()
-            && self.hub.subscribe(&self.channel, stream, extra_slot, opening).is_ok()
+            && self.hub.subscribe(&self.channel, stream, extra_slot, stream_start).is_ok()
         {
             connection.log_request(101);
             let close_frame = self.serve_frames(&mut connection, &shared).err().unwrap_or_default();

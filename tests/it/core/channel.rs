@@ -2,7 +2,7 @@
 
 use crate::support::browser::{driver, url};
 use crate::support::commands::{commands, run, shell};
-use crate::support::documents::{blocks, document, text_block};
+use crate::support::documents::{blocks, document, quoted, text_block};
 use crate::support::harness::*;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -94,7 +94,7 @@ fn the_names_and_limits_are_those_that_it_gives() {
     let manual = document(MANUAL);
     let server = Tincan::start(&[]);
     let (_, names) = manual.split_once("Five names are reserved").unwrap();
-    let names: Vec<_> = names.split('.').next().unwrap().split('`').skip(1).step_by(2).collect();
+    let names: Vec<_> = quoted(names.split('.').next().unwrap()).collect();
     let wings = DOORS.iter().flat_map(|door| door.paths).copied();
     for name in wings.chain(["assets", "metrics", "health"]) {
         assert!(names.contains(&name), "{name}");

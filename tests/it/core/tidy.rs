@@ -1,6 +1,6 @@
 //! The rules of the repository for its sources: reading order, size, and words that must not occur.
 
-use crate::support::documents::{document, documents, headings, links};
+use crate::support::documents::{document, documents, headings, links, quoted};
 use crate::support::wings::{is_gone, went_with_its_wing};
 use std::fs::{read_dir, read_to_string};
 use std::path::Path;
@@ -192,7 +192,7 @@ fn a_file_imports_only_from_files_above_it_in_the_reading_order() {
 
 /// Returns the rows of the table in `lib.rs`: a folder and its files.
 fn table() -> Vec<(String, Vec<String>)> {
-    let words = |cell: &str| cell.split('`').skip(1).step_by(2).map(String::from).collect::<Vec<_>>();
+    let words = |cell: &str| quoted(cell).map(String::from).collect::<Vec<_>>();
     let text = read("lib.rs").text;
     let rows = text.lines().filter_map(|line| line.strip_prefix("//! | "));
     let rows = rows.filter_map(|row| row.split_once(" | ")).map(|(folder, files)| (words(folder), words(files)));
@@ -358,7 +358,7 @@ fn a_manual_lists_the_files_of_its_folder_in_reading_order() {
         // A last column has functions to look for.
         for (path, look_for) in cells.iter().filter_map(|(path, rest)| Some((path, rest.split_once(" | ")?.1))) {
             let code = read(path).text;
-            for name in look_for.split('`').skip(1).step_by(2) {
+            for name in quoted(look_for) {
                 let is = |kind: &&str| code.contains(&format!("{kind} {name}"));
                 assert!(["fn", "struct", "const", "static"].iter().any(is), "{name} is not in {path}");
             }

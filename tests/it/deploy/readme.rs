@@ -1,7 +1,7 @@
 //! What the README shows is true: its commands run, its transcript is what the wire carries, its claims have tests.
 
 use crate::support::commands::{commands, run};
-use crate::support::documents::{document, documents, text_block};
+use crate::support::documents::{document, documents, quoted, text_block};
 use crate::support::harness::*;
 use crate::support::sources;
 use crate::support::wings::{ALL, has_all, is_gone, went_with_its_wing};
@@ -82,11 +82,6 @@ fn the_options_are_those_of_the_program() {
     assert!(readme().contains(&help), "the README does not show the help as it is:\n{help}");
 }
 
-/// The words between grave accents.
-fn words(text: &str) -> impl Iterator<Item = &str> {
-    text.split('`').skip(1).step_by(2)
-}
-
 /// Directives of nginx, which look like names of tests.
 const NGINX: [&str; 4] = ["proxy_read_timeout", "proxy_set_header", "client_max_body_size", "worker_rlimit_nofile"];
 
@@ -114,7 +109,7 @@ fn every_claim_names_a_test_and_a_file_that_exist() {
     let metrics = metrics.iter().filter(|path| there(path)).map(|path| document(path)).collect::<String>();
     let mut named = 0;
     for (name, text) in documents() {
-        for word in words(&text) {
+        for word in quoted(&text) {
             let paths = paths(&name, word);
             let gone = paths.iter().any(|path| went_with_its_wing(path));
             assert!(paths.is_empty() || gone || paths.iter().any(there), "{name}: there is no {word}");
@@ -147,11 +142,11 @@ fn rows() -> Vec<Row> {
     let row = |line: &str| {
         let cells: Vec<&str> = line.trim_matches(['|', ' ']).split(" | ").collect();
         let [claim, part, file, names, tests @ ..] = &cells[..] else { return None };
-        let all = |cell: &str| words(cell).map(String::from).collect();
+        let all = |cell: &str| quoted(cell).map(String::from).collect();
         Some(Row {
             claim: claim.to_string(),
             part: part.to_string(),
-            file: words(file).next().filter(|file| file.ends_with(".rs") || file.ends_with(".js"))?.into(),
+            file: quoted(file).next().filter(|file| file.ends_with(".rs") || file.ends_with(".js"))?.into(),
             names: all(names),
             tests: tests.first().map(|cell| all(cell)),
         })

@@ -1,7 +1,7 @@
 //! Nodes that share one Redis, while all goes well: CONTRACT section 9. What goes wrong is in `outage.rs`.
 
 use crate::redis::server::*;
-use crate::support::documents::document;
+use crate::support::documents::{document, quoted};
 use crate::support::harness::*;
 use crate::support::manual;
 use crate::support::websocket::{Ws, text};
@@ -494,7 +494,7 @@ fn a_user_needs_the_commands_of_the_manual_and_no_other() {
     let manual = document(&manual::path("redis")).replace('\n', " ");
     let list =
         manual.split("The user needs the commands ").nth(1).and_then(|rest| rest.split(" on keys").next()).unwrap();
-    let list = list.split('`').skip(1).step_by(2).flat_map(|names| names.split(' '));
+    let list = quoted(list).flat_map(|names| names.split(' '));
     let commands: BTreeSet<String> = list.map(|name| name.to_ascii_lowercase()).collect();
     let allowed: Vec<String> = commands.iter().map(|name| format!("+{name}")).collect();
     let mut words = vec!["ACL", "SETUSER", "tincan", "on", ">p@ss", "~tincan:*"];

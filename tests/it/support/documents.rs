@@ -41,6 +41,11 @@ pub fn text_block(path: &str, begin: &str) -> String {
     blocks(path, "text").into_iter().find(|block| block.starts_with(begin)).unwrap_or_else(|| panic!("{path}: {begin}"))
 }
 
+/// Returns the words of a text that are in backticks.
+pub fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
 /// Returns the relative links of a document, except those in its code.
 pub fn links(text: &str) -> Vec<String> {
     let prose: String = text.split("```").step_by(2).collect();

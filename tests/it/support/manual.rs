@@ -1,7 +1,7 @@
 //! The manuals of the wings: the `README.md` of each folder in `src/wings`. These checks are common to all of them.
 
-use crate::support::commands::shell;
-use crate::support::documents::{blocks, document};
+use crate::support::commands::{self, shell};
+use crate::support::documents::{document, quoted};
 use crate::support::harness::*;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -14,9 +14,8 @@ pub fn path(wing: &str) -> String {
 
 /// Returns the commands of a manual, with other ports in place of those that it shows.
 pub fn commands(wing: &str, ports: &[(&str, String)]) -> Vec<String> {
-    let text = blocks(&path(wing), "sh").concat().replace("\\\n", "");
-    let adapted = |line: &str| ports.iter().fold(line.to_string(), |line, (shown, real)| line.replace(shown, real));
-    text.lines().map(adapted).collect()
+    let here = |line: &String| ports.iter().fold(line.clone(), |line, (shown, real)| line.replace(shown, real));
+    commands::commands(&path(wing)).iter().map(here).collect()
 }
 
 /// Runs a command; returns its output.
@@ -77,7 +76,7 @@ pub fn metrics(wing: &str, server: &Tincan, begin: &str) {
     let (text, present) = (document(&path(wing)), server.get("/metrics").text());
     let present: Vec<&str> =
         present.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
-    let named: Vec<&str> = text.split('`').skip(1).step_by(2).filter(|word| word.starts_with("tincan_")).collect();
+    let named: Vec<&str> = quoted(&text).filter(|word| word.starts_with("tincan_")).collect();
     for name in &named {
         assert!(present.contains(name), "the metric {name} does not exist");
     }
