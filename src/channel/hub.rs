@@ -29,7 +29,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{self, Write as _};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -153,9 +153,9 @@ pub struct Hub {
     pub(super) queue: Mutex<VecDeque<Arc<Channel>>>, // each at most once, see `Channel::queued`
     pub(super) pump: OnceLock<Thread>,
     pub(super) heartbeat: OnceLock<Thread>,
-    epoch: AtomicU64,
+    epoch: Mutex<u64>, // the greatest one that was given
     connections: Arc<AtomicUsize>,
-    pub(super) counters: Counters,
+    pub(super) counters: Mutex<Counters>,
 }
 
 /// Shows the options, but no event.
@@ -200,9 +200,9 @@ impl Hub {
             queue: Mutex::default(),
             pump: OnceLock::new(),
             heartbeat: OnceLock::new(),
-            epoch: AtomicU64::new(0),
+            epoch: Mutex::default(),
             connections: Arc::default(),
-            counters: Counters::default(),
+            counters: Mutex::default(),
         };
         hub.scan_data(private)?;
         let hub = Arc::new(hub);
@@ -455,7 +455,8 @@ impl Hub {
         }
         for channel in forgotten {
             // Its epoch may be ahead of the clock. The next epoch of a channel of this name must be greater.
-            self.epoch.fetch_max(channel.last_id().epoch, SeqCst);
+            let mut epoch = lock(&self.epoch);
+            *epoch = epoch.max(channel.last_id().epoch);
         }
     }
 
@@ -463,8 +464,9 @@ impl Hub {
     /// was set back.
     fn new_epoch(&self) -> u64 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| d.as_millis() as u64);
-        self.epoch.fetch_max(now.saturating_sub(1), SeqCst);
-        self.epoch.fetch_add(1, SeqCst) + 1
+        let mut epoch = lock(&self.epoch);
+        *epoch = now.max(*epoch + 1);
+        *epoch
     }
 
     /// Appends events to a log as [`Hub::publish`] does, for these recipients.
@@ -482,8 +484,10 @@ impl Hub {
             }
             None => channel.publish(events, NewIds::Next, recipients)?,
         };
-        self.counters.events.fetch_add(events.len() as u64, Relaxed);
-        self.counters.published.fetch_add(bytes, Relaxed);
+        let mut counters = lock(&self.counters);
+        counters.events += events.len() as u64;
+        counters.published += bytes;
+        drop(counters);
         self.wake(&channel);
         Ok(ids)
     }
@@ -492,6 +496,7 @@ impl Hub {
     pub fn metrics(&self, only: Option<&str>) -> String {
         let remote_metrics = self.remote_log.get().map(|remote| remote.metrics()).unwrap_or_default();
         let names = lock(&self.group(only.unwrap_or_default()).names);
+        let counters = lock(&self.counters);
         let mut out = String::new();
         let mut metric = |name: &str, kind: &str, help: &str, value: &dyn fmt::Debug| {
             let _ = writeln!(out, "# HELP tincan_{name} {help}\n# TYPE tincan_{name} {kind}\ntincan_{name} {value:?}");
@@ -503,14 +508,14 @@ impl Hub {
             &self.connections.load(Relaxed),
         );
         metric("channels", "gauge", "Channels in use.", &names.open_count);
-        metric("events_total", "counter", "Events published.", &self.counters.events);
-        metric("published_bytes_total", "counter", "Bytes of events published.", &self.counters.published);
-        metric("delivered_bytes_total", "counter", "Bytes of events sent to subscribers.", &self.counters.delivered);
+        metric("events_total", "counter", "Events published.", &counters.events);
+        metric("published_bytes_total", "counter", "Bytes of events published.", &counters.published);
+        metric("delivered_bytes_total", "counter", "Bytes of events sent to subscribers.", &counters.delivered);
         metric(
             "dropped_subscribers_total",
             "counter",
             "Subscribers dropped because the log could not give them their next bytes.",
-            &self.counters.dropped,
+            &counters.dropped,
         );
         for (name, kind, help, value) in remote_metrics {
             metric(name, kind, help, &format_args!("{value}"));

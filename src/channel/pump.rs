@@ -16,10 +16,11 @@ use crate::channel::subscriber::{LOOK_INTERVAL, Slot};
 use crate::channel::turn::Piece;
 use crate::system::threads::{lock, spawn};
 use std::io;
+use std::mem::replace;
 use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 use std::time::Duration;
 
@@ -100,7 +101,7 @@ impl Hub {
                 // A panic is a bug. It must not end the pump for all channels.
                 if let Ok(Some(retry)) = catch_unwind(turn) {
                     next_retry = next_retry.min(retry);
-                    if channel.next_try.swap(retry, Relaxed) == 0 {
+                    if replace(&mut channel.state().next_try, retry) == 0 {
                         stalled.push(channel);
                     }
                 }
@@ -111,12 +112,12 @@ impl Hub {
             if next_retry <= now {
                 next_retry = u64::MAX;
                 stalled.retain(|channel| {
-                    let retry = channel.next_try.load(Relaxed);
+                    let retry = channel.state().next_try;
                     if retry > now {
                         next_retry = next_retry.min(retry);
                         return true;
                     }
-                    channel.next_try.store(0, Relaxed);
+                    channel.state().next_try = 0;
                     self.wake(channel);
                     false
                 });

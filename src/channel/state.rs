@@ -15,7 +15,7 @@ use crate::wire::reject::{LOG_UNREADABLE, Reject};
 use std::io;
 use std::mem::take;
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,7 @@ pub(super) struct State {
     pub replay_wanted: Option<(u64, bool)>, // what has to be read from a file next; see `Subscriber::next_read`
     pub replaying: bool, // a thread reads from files for this channel
     pub replay_end: u64, // the end of what was last read from a file
+    pub next_try: u64,  // when the pump tries full sockets again, or ends a poll; 0 if there is none of these
 }
 
 /// A log and its subscribers. Times are milliseconds on the hub's clock.
@@ -51,17 +52,15 @@ pub struct Channel {
     leaving: AtomicUsize,                       // those of them with a transport whose stream is ending
     /// Whether it is in the pump's queue.
     pub queued: AtomicBool,
-    /// When the pump tries its full sockets again, or ends a poll; 0 if there is none of these.
-    pub next_try: AtomicU64,
 }
 
-/// What the metrics count.
+/// What the metrics count. It is under a lock, because some 32-bit processors have no atomic numbers of 64 bits.
 #[derive(Default)]
 pub(super) struct Counters {
-    pub events: AtomicU64,    // events published
-    pub published: AtomicU64, // bytes of these
-    pub delivered: AtomicU64, // bytes of the log sent to subscribers
-    pub dropped: AtomicU64,   // subscribers whose next bytes were no longer kept or not readable
+    pub events: u64,    // events published
+    pub published: u64, // bytes of these
+    pub delivered: u64, // bytes of the log sent to subscribers
+    pub dropped: u64,   // subscribers whose next bytes were no longer kept or not readable
 }
 
 /// How a subscriber's stream begins.

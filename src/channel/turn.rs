@@ -9,8 +9,7 @@ use crate::channel::subscriber::{DropReason, Subscriber};
 use crate::log::positions::Trimmed;
 use crate::system::threads::{STACK, lock};
 use std::mem::{replace, take};
-use std::sync::MutexGuard;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, MutexGuard};
 use std::thread;
 
 /// The least number of subscribers in the share of a thread. Only the last share may have fewer.
@@ -94,7 +93,7 @@ impl Channel {
 
     /// Sends each subscriber its next piece, from those bytes that were `replayed` from a file, or from memory. It uses
     /// up to `cores` threads.
-    pub(super) fn turn(&self, replayed: &Piece, cores: usize, counters: &Counters, now: u64) -> Turn {
+    pub(super) fn turn(&self, replayed: &Piece, cores: usize, counters: &Mutex<Counters>, now: u64) -> Turn {
         let mut batches: Vec<_> = (0..cores).map(|_| Batch::default()).collect();
         let mut subscribers = self.subscribers();
         let end = self.heard_end();
@@ -112,7 +111,7 @@ impl Channel {
                     }
                 }
             }
-            counters.delivered.fetch_add(delivered, Relaxed);
+            lock(counters).delivered += delivered;
         };
         // Each thread takes a share. If a thread cannot be started, all subscribers are served once more by this one.
         let share = subscribers.len().div_ceil(cores).max(MIN_SHARE);
@@ -156,7 +155,7 @@ impl Channel {
 
     /// Ends a turn: drops subscribers, and collects what the others need next.
     fn end_turn(
-        &self, mut subscribers: MutexGuard<'_, Vec<Subscriber>>, end: u64, counters: &Counters, now: u64,
+        &self, mut subscribers: MutexGuard<'_, Vec<Subscriber>>, end: u64, counters: &Mutex<Counters>, now: u64,
     ) -> Turn {
         let state = self.state();
         let memory = state.log.memory_start();
@@ -167,7 +166,7 @@ impl Channel {
         self.retain(&mut subscribers, now, |subscriber| {
             let falls = subscriber.fall_behind(start, now);
             if falls || (subscriber.drop_reason == Some(DropReason::CutOff) && !subscriber.is_leaving()) {
-                counters.dropped.fetch_add(1, Relaxed);
+                lock(counters).dropped += 1;
             }
             if subscriber.drop_reason.is_none() {
                 turn.note_subscriber(subscriber, subscriber.is_due(end, now), memory, replay_end);

@@ -360,7 +360,8 @@ impl Log {
         if let Some(part) = self.parts.back_mut() {
             part.len = part.len.saturating_sub(unheard);
         }
-        self.recent.truncate(self.recent.len().saturating_sub(unheard as usize));
+        let unheard = usize::try_from(unheard).unwrap_or(usize::MAX);
+        self.recent.truncate(self.recent.len().saturating_sub(unheard));
         self.written = self.heard;
     }
 

@@ -20,3 +20,10 @@ pub fn spawn(name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
 pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Counts one more, and returns the new number. Some 32-bit processors have no atomic numbers of 64 bits.
+pub fn count_one(number: &Mutex<u64>) -> u64 {
+    let mut number = lock(number);
+    *number += 1;
+    *number
+}

@@ -16,13 +16,12 @@ use crate::channel::subscriber::Slot;
 use crate::channel::watch::Watch;
 use crate::server::doors::App;
 use crate::system::limits::Quota;
-use crate::system::threads::{lock, spawn};
+use crate::system::threads::{count_one, lock, spawn};
 use crate::wire::event::{Event, json};
 use crate::wire::reject::{CONNECTIONS, LATER, Reject, table};
 use std::io;
 use std::mem::take;
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread::{Thread, park, sleep};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -54,7 +53,7 @@ struct Piece {
     name: &'static str,
     at: Duration, // time since 1970
     bytes: Box<[u8]>,
-    lost: usize, // bytes before these that are missing
+    lost: u64, // bytes before these that are missing
 }
 
 impl Piece {
@@ -88,7 +87,7 @@ struct Recorder {
     connection: u64,
     channel: Arc<Channel>,
     taps: Arc<Taps>,
-    lost: usize, // missing bytes that no event `lost` has counted yet
+    lost: u64, // missing bytes that no event `lost` has counted yet
 }
 
 impl Recorder {
@@ -98,7 +97,7 @@ impl Recorder {
         let mut queue = lock(&self.taps.queue);
         // The end goes into the queue even if that is full: it comes once for each tap.
         if queue.bytes + size > MAX_QUEUE && !bytes.is_empty() {
-            self.lost += bytes.len();
+            self.lost += bytes.len() as u64;
             return;
         }
         queue.bytes += size;
@@ -153,7 +152,7 @@ impl Watch for Arc<TappedConnection> {
 /// All tapped connections, the queue, and the thread that publishes.
 pub struct Taps {
     hub: Arc<Hub>,
-    next_connection: AtomicU64,
+    connection_count: Mutex<u64>,
     connections: Quota<TappedConnection>,
     queue: Arc<Mutex<Queue>>,
     publisher: Thread,
@@ -183,7 +182,7 @@ impl Taps {
         let publisher = spawn("taps", Box::new(publish))?;
         Ok(Arc::new(Taps {
             hub,
-            next_connection: AtomicU64::new(1),
+            connection_count: Mutex::default(),
             connections: Quota(Mutex::default()),
             queue,
             publisher,
@@ -206,7 +205,7 @@ impl Taps {
             return Err(TAPS); // the queue is full of ends of earlier taps
         }
         *lock(&tapped.recorder) = Some(Recorder {
-            connection: self.next_connection.fetch_add(1, Relaxed),
+            connection: count_one(&self.connection_count),
             channel: self.hub.channel(&format!("lab/{key}")).map_err(|_| TAPS)?,
             taps: self.clone(),
             lost: 0,

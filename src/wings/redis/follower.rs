@@ -14,7 +14,7 @@
 //! Limits: `BLOCK`, `MAX_RECENT`, `MAX_PAGES`.
 
 use crate::channel::state::Channel;
-use crate::system::threads::lock;
+use crate::system::threads::{count_one, lock};
 use crate::wings::redis::node::{ChannelList, FollowerState, Node, PageRequest, RETRY_PAUSE};
 use crate::wings::redis::pipe::{REPLY_TIME, RedisConnection, pause};
 use crate::wings::redis::resp::{Reply, command};
@@ -25,7 +25,6 @@ use std::io;
 use std::mem::replace;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -65,7 +64,7 @@ impl Node {
         let mut connection = RedisConnection::connect(&self.pipe)?;
         self.read_pages(&mut connection, &self.channels(|f| f.ready))?;
         *lock(&self.follower) = FollowerState::Following;
-        self.connections.fetch_add(1, Relaxed);
+        count_one(&self.connections);
         self.report_state("connected".into());
         let mut last_retry = Instant::now();
         let mut recent = Vec::new();

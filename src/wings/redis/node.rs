@@ -33,7 +33,7 @@ use crate::log::positions::{Gap, Log, Since};
 use crate::log::writer::Writer;
 use crate::server::doors::App;
 use crate::system::report::{report, visible};
-use crate::system::threads::{STACK, lock};
+use crate::system::threads::{STACK, count_one, lock};
 use crate::wings::redis::pipe::{Pipe, REFUSED, UNSENT};
 use crate::wings::redis::resp::{Address, Reply, command};
 use crate::wings::redis::stream::{self, Entry, above, below, entry_id, key, parse_id, removed_count};
@@ -44,7 +44,6 @@ use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
@@ -124,15 +123,15 @@ pub enum FollowerState {
 pub struct Node {
     /// The connection for commands.
     pub pipe: Pipe,
-    history: usize, // bytes
-    name: String,   // drawn at random, so nobody can guess it
-    next_post: AtomicU64,
+    history: usize,    // bytes
+    name: String,      // drawn at random, so nobody can guess it
+    posts: Mutex<u64>, // published by this node so far
     /// The channels in use, by their names.
     pub followed: Mutex<BTreeMap<String, FollowedChannel>>,
     /// The state of the thread that follows.
     pub follower: Mutex<FollowerState>,
     /// How often that thread has connected.
-    pub connections: AtomicU64,
+    pub connections: Mutex<u64>,
     /// When this node last had all events.
     pub last_complete: Mutex<Instant>,
     stream_reports: Mutex<BTreeSet<String>>, // about single streams; each is reported once
@@ -168,10 +167,10 @@ impl Node {
             pipe: Pipe::new(address, MAX_ENTRY as u64 + config.max_body as u64),
             history: config.history,
             name: format!("{:016x}", RandomState::new().hash_one(())),
-            next_post: AtomicU64::new(1),
+            posts: Mutex::default(),
             followed: Mutex::default(),
             follower: Mutex::new(FollowerState::Connecting),
-            connections: AtomicU64::new(0),
+            connections: Mutex::default(),
             last_complete: Mutex::new(Instant::now()),
             last_report: Mutex::default(),
             stream_reports: Mutex::default(),
@@ -422,7 +421,7 @@ impl Node {
 
     /// Returns new values for the field `post`.
     fn new_post_ids(&self, count: usize) -> Vec<String> {
-        (0..count).map(|_| format!("{}-{}", self.name, self.next_post.fetch_add(1, Relaxed))).collect()
+        (0..count).map(|_| format!("{}-{}", self.name, count_one(&self.posts))).collect()
     }
 
     /// Finds out whether events were added after the entry `last`. Returns their ids. None if they
@@ -581,7 +580,7 @@ impl RemoteLog for Node {
         let lag = lock(&self.last_complete).elapsed();
         // Formatting a floating point number would add 15 KB of code.
         let lag = format!("{}.{:03}", lag.as_secs(), lag.subsec_millis());
-        let reconnections = self.connections.load(Relaxed).saturating_sub(1).to_string();
+        let reconnections = lock(&self.connections).saturating_sub(1).to_string();
         vec![
             ("redis_connected", "gauge", "Whether this node follows Redis.", connected),
             ("redis_lag_seconds", "gauge", "Seconds since this node last had all events; up to 1 is usual.", lag),

@@ -14,12 +14,12 @@ use crate::channel::watch::{Frames, Watch};
 use crate::config::{option, switch};
 use crate::server::doors::{Wing, WingTables};
 use crate::system::report::report;
+use crate::system::threads::count_one;
 use crate::wings::trace::explain::Explainer;
 use crate::wings::trace::secrets::{Secrets, is_credential};
 use std::env::var_os;
 use std::io::{self, IsTerminal};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 
 /// The rows that this wing adds to the tables of the core.
 pub const TABLES: WingTables = WingTables {
@@ -35,14 +35,14 @@ pub const TABLES: WingTables = WingTables {
         // In colour on a terminal that has colours, unless NO_COLOR is set (no-color.org).
         let variable = |name: &str| var_os(name).unwrap_or_default();
         let color = io::stderr().is_terminal() && variable("NO_COLOR").is_empty() && variable("TERM") != "dumb";
-        Ok(Box::new(Trace { on, count: AtomicU64::new(1), color, secrets }))
+        Ok(Box::new(Trace { on, count: Mutex::default(), color, secrets }))
     })
 };
 
 /// Numbers the connections, and shows their bytes on standard error.
 struct Trace {
     on: bool,
-    count: AtomicU64, // the number of the next connection
+    count: Mutex<u64>, // connections so far
     color: bool,
     secrets: Arc<Secrets>,
 }
@@ -54,8 +54,7 @@ impl Wing for Trace {
     }
 
     fn watch(&self) -> Option<Box<dyn Watch>> {
-        let watcher =
-            || TraceWatcher(Explainer::new(self.count.fetch_add(1, Relaxed), self.color, self.secrets.clone()));
+        let watcher = || TraceWatcher(Explainer::new(count_one(&self.count), self.color, self.secrets.clone()));
         self.on.then(|| Box::new(watcher()) as _)
     }
 }
