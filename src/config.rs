@@ -27,6 +27,9 @@ pub struct Config {
     pub sync: bool,
     /// The bytes of each log that are kept.
     pub history: usize,
+    /// Limit: the bytes of all logs in memory and of all bodies in flight. `None` means a share of what the system
+    /// allows.
+    pub memory: Option<usize>,
     /// The time after which a subscriber that got no bytes gets a comment.
     pub heartbeat: Duration,
     /// The mean reconnection time of subscribers, in milliseconds. Each gets a random time within half of it.
@@ -38,6 +41,9 @@ pub struct Config {
     pub max_body: usize,
     /// Limit: open connections, subscribers included.
     pub max_connections: usize,
+    /// Limit: open connections of one client address. An IPv6 /64 network counts as one address, and the addresses of
+    /// this machine do not count. `None` means half of all.
+    pub max_per_address: Option<usize>,
     /// Limit: channels, with those that only have a file.
     pub max_channels: usize,
     /// Host names of this server, beside addresses and local names. They are in lower case.
@@ -61,11 +67,13 @@ impl Default for Config {
             data: None,
             sync: false,
             history: 1 << 20,
+            memory: None,
             heartbeat: Duration::from_secs(15),
             retry: 2000,
             max_age: None,
             max_body: 64 << 10,
             max_connections: 10_000,
+            max_per_address: None,
             max_channels: 1000,
             hosts: Vec::new(),
             origins: Vec::new(),
@@ -150,6 +158,15 @@ pub const OPTIONS: &[Opt] = &[
     option("history", "SIZE", "bytes to keep for each channel [1M]", |config, value| {
         size(value).map(|n| config.history = n)
     }),
+    option(
+        "memory",
+        "SIZE",
+        "bytes for all logs in memory and all bodies [a share of the system's]",
+        |config, value| {
+            size_up_to(value, 1 << 40, "a size from 1 to 1024G: bytes, or a number with K, M or G")
+                .map(|n| config.memory = Some(n))
+        },
+    ),
     option("heartbeat", "SECS", "send an idle subscriber a comment this often [15]", |config, value| {
         number(value, 1, 86_400, "a number of seconds from 1 to 86400 (a day)")
             .map(|n| config.heartbeat = Duration::from_secs(n))
@@ -166,6 +183,9 @@ pub const OPTIONS: &[Opt] = &[
     }),
     option("max-connections", "N", "connections at a time, subscribers included [10000]", |config, value| {
         count(value).map(|n| config.max_connections = n)
+    }),
+    option("max-per-address", "N", "connections of one client address at a time [half of all]", |config, value| {
+        count(value).map(|n| config.max_per_address = Some(n))
     }),
     option("max-channels", "N", "channels, including those that only have a file [1000]", |config, value| {
         count(value).map(|n| config.max_channels = n)
@@ -218,7 +238,10 @@ fn count(text: &str) -> ValueResult<usize> {
 }
 
 fn size(text: &str) -> ValueResult<usize> {
-    let expected = "a size from 1 to 1G: bytes, or a number with K, M or G";
+    size_up_to(text, MAX_SIZE, "a size from 1 to 1G: bytes, or a number with K, M or G")
+}
+
+fn size_up_to(text: &str, max: u64, expected: &'static str) -> ValueResult<usize> {
     let shift = match text.as_bytes() {
         [.., b'K' | b'k'] => 10,
         [.., b'M' | b'm'] => 20,
@@ -226,5 +249,5 @@ fn size(text: &str) -> ValueResult<usize> {
         _ => 0,
     };
     let digits = text.get(..text.len() - usize::from(shift > 0)).unwrap_or_default();
-    number(digits, 1, MAX_SIZE >> shift, expected).map(|n| (n as usize) << shift)
+    number(digits, 1, max >> shift, expected).map(|n| usize::try_from(n << shift).unwrap_or(usize::MAX))
 }

@@ -41,8 +41,8 @@
 //!
 //! | folder | files | contents |
 //! |---|---|---|
+//! | `system/` | `report` `threads` `time` `limits` `memory` `listener` | what the operating system provides |
 //! | `wire/` | `reject` `id` `percent` `base64` `event` `http` `chunked` | what bytes mean; no sockets and no files |
-//! | `system/` | `report` `threads` `time` `limits` `listener` | what the operating system provides |
 //! | | `config` | the settings of a server |
 //! | `log/` | `recovery` `disk` `part` `writer` `positions` | the bytes of a channel, in memory or in files |
 //! | `channel/` | `framing` `watch` `subscriber` `state` `publish` `turn` `hub` `pump` | publishers and subscribers |
@@ -104,9 +104,9 @@
 
 // A program uses the four items at the end. The modules are public only for `main.rs` and for the tests.
 #[doc(hidden)]
-pub mod wire;
-#[doc(hidden)]
 pub mod system;
+#[doc(hidden)]
+pub mod wire;
 #[doc(hidden)]
 pub mod config;
 pub mod log;

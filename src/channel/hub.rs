@@ -12,27 +12,27 @@
 
 use crate::channel::publish::{NewIds, Recipients};
 use crate::channel::state::{Channel, Counters};
-use crate::channel::subscriber::Slot;
 use crate::config::Config;
 use crate::log::disk::Dir;
 use crate::log::positions::{Log, Since};
 use crate::log::writer::Writer;
-use crate::system::limits::{self, Shares};
+use crate::system::limits::{self, Connections, Shares};
+use crate::system::memory::{Budget, Counted};
 use crate::system::report::report;
 use crate::system::threads::lock;
-use crate::system::time::millis;
+use crate::system::time::{clock, is_clock_set, millis, random};
 use crate::wire::event::Event;
 use crate::wire::id::Id;
 use crate::wire::percent::is_made_of;
-use crate::wire::reject::{CHANNELS, LOG_CLOSED, OPEN_LOGS, Reject};
+use crate::wire::reject::{CHANNELS, LOG_CLOSED, MEMORY, OPEN_LOGS, Reject};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{self, Write as _};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// Limit: threads that send to the subscribers of one channel at a time.
 const MAX_CORES: usize = 8;
@@ -147,6 +147,8 @@ pub struct Hub {
     reserved: Vec<&'static str>,
     /// How many descriptors there are for each purpose.
     pub shares: Shares,
+    /// The memory for logs and bodies.
+    pub budget: Budget,
     pub(super) cores: usize,
     channels: ChannelGroup,
     extra_group: OnceLock<ChannelGroup>,
@@ -154,7 +156,8 @@ pub struct Hub {
     pub(super) pump: OnceLock<Thread>,
     pub(super) heartbeat: OnceLock<Thread>,
     epoch: Mutex<u64>, // the greatest one that was given
-    connections: Arc<AtomicUsize>,
+    /// The open connections.
+    pub connections: Arc<Connections>,
     pub(super) counters: Mutex<Counters>,
 }
 
@@ -188,6 +191,7 @@ impl Hub {
             GroupLimits { prefix: "", channels: config.max_channels, history: config.history, forget: config.forget };
         let mut hub = Hub {
             shares: limits::shares(config.max_connections, logs),
+            budget: Budget { max: config.memory.unwrap_or_else(limits::memory_share), ..Budget::default() },
             config,
             started: Instant::now(),
             dir: None,
@@ -200,7 +204,7 @@ impl Hub {
             queue: Mutex::default(),
             pump: OnceLock::new(),
             heartbeat: OnceLock::new(),
-            epoch: Mutex::default(),
+            epoch: Mutex::new(random() >> 24),
             connections: Arc::default(),
             counters: Mutex::default(),
         };
@@ -275,9 +279,9 @@ impl Hub {
         millis(self.started.elapsed())
     }
 
-    /// Counts a connection as long as the slot exists. Returns the slot, and how many connections there are with it.
-    pub fn connect(&self) -> (Slot, usize) {
-        Slot::claim(&self.connections)
+    /// Limit: the bytes of a body. If the budget is small, this is less than `--max-body`.
+    pub fn max_body(&self) -> usize {
+        self.config.max_body.min(self.budget.max / 4)
     }
 
     /// Returns the channel of this name. Opens it if needed.
@@ -344,7 +348,7 @@ impl Hub {
                 LOG_CLOSED
             })?,
         };
-        Ok(Arc::new(Channel::new(name, log, writer)))
+        Ok(Arc::new(Channel::new(name, log, writer, &self.budget)))
     }
 
     /// Returns the channel of this name for a client that wants to start at `since`. The channel then has all events
@@ -376,12 +380,11 @@ impl Hub {
         Ok(names.all.iter().filter(|(_, entry)| is_bad(entry)).map(|(name, _)| name.to_string()).collect())
     }
 
-    /// Returns the channels that have subscribers.
-    pub(super) fn channels_with_subscribers(&self) -> Vec<Arc<Channel>> {
+    /// Returns the open channels for which a condition is true.
+    pub(super) fn open_channels(&self, condition: impl Fn(&Channel) -> bool) -> Vec<Arc<Channel>> {
         let mut channels = Vec::new();
         for group in self.extra_group.get().into_iter().chain([&self.channels]) {
-            channels
-                .extend(lock(&group.names).open_channels().filter(|channel| channel.subscriber_count() > 0).cloned());
+            channels.extend(lock(&group.names).open_channels().filter(|channel| condition(channel)).cloned());
         }
         channels
     }
@@ -461,9 +464,10 @@ impl Hub {
     }
 
     /// Returns the clock in milliseconds, or more: it is greater than every epoch of this process, even if the clock
-    /// was set back.
+    /// was set back. If the clock is not set, it is greater than a random number that is below all times since 2004. So
+    /// two starts give the same epoch as seldom as two random numbers of 40 bits are equal.
     fn new_epoch(&self) -> u64 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| d.as_millis() as u64);
+        let now = if is_clock_set() { millis(clock()) } else { 0 };
         let mut epoch = lock(&self.epoch);
         *epoch = now.max(*epoch + 1);
         *epoch
@@ -488,8 +492,38 @@ impl Hub {
         counters.events += events.len() as u64;
         counters.published += bytes;
         drop(counters);
-        self.wake(&channel);
+        self.appended(&channel);
         Ok(ids)
+    }
+
+    /// Gives the news of a channel to the pump. Every publisher calls this after it has appended to the log. If the
+    /// logs are over the budget, the oldest parts of the largest ones give way.
+    pub fn appended(&self, channel: &Arc<Channel>) {
+        self.wake(channel);
+        self.free_memory();
+    }
+
+    /// Drops the oldest part of the largest log, until logs and bodies are within the budget. (If several threads do this
+    /// at a time, each may drop one part more.)
+    fn free_memory(&self) {
+        while self.budget.is_over() {
+            let channels = self.open_channels(|channel| channel.memory.bytes() > 0);
+            let Some(largest) = channels.iter().max_by_key(|channel| channel.memory.bytes()) else { return };
+            largest.give_way();
+        }
+    }
+
+    /// Counts what has come of a body, and makes room for it.
+    ///
+    /// # Errors
+    /// [`MEMORY`] if there is no room for it.
+    pub fn admit(&self, body: &Counted, bytes: usize) -> Result<(), Reject> {
+        body.set(bytes);
+        if !self.budget.has_room(body) {
+            return Err(MEMORY);
+        }
+        self.free_memory();
+        Ok(())
     }
 
     /// Returns the metrics in Prometheus's text format. `only`: of all channels, only this one is listed.
@@ -505,7 +539,7 @@ impl Hub {
             "connections",
             "gauge",
             "Open connections, including those of subscribers.",
-            &self.connections.load(Relaxed),
+            &self.connections.count.load(Relaxed),
         );
         metric("channels", "gauge", "Channels in use.", &names.open_count);
         metric("events_total", "counter", "Events published.", &counters.events);

@@ -5,7 +5,6 @@
 use crate::channel::state::{Channel, State};
 use crate::channel::subscriber::Subscriber;
 use crate::log::disk;
-use crate::log::positions::PIECE;
 use crate::log::writer::{NewPart, Tail, Writer};
 use crate::system::report::report;
 use crate::system::threads::lock;
@@ -69,8 +68,7 @@ impl Channel {
         }
         let written = self.write(&mut writer, events, new_ids, recipients);
         let len = writer.unit.len() as u64;
-        writer.unit.clear();
-        writer.unit.shrink_to(PIECE);
+        writer.unit = Vec::new(); // it may be large
         drop(writer);
         let result = written.and_then(|(ids, tail)| self.wait_heard(&tail, len).map(|()| (ids, len)));
         self.report_outcome(result.as_ref().err());
@@ -143,6 +141,7 @@ impl Channel {
         let mut state = self.state();
         tail.check_rollback(unit.len() as u64)?;
         _dropped = state.log.commit(unit, last, new_part, has_subscribers);
+        self.memory.set(state.log.memory());
         let written = state.log.written;
         if heard {
             state.log.set_heard(written);

@@ -5,15 +5,15 @@
 //!   subscriber and the response to a long poll are all done by this one loop. It never waits for a disk: bytes that
 //!   are only in a file are read by a thread that *replays* that channel. This thread has turns of its own, and ends
 //!   when no subscriber needs bytes from a file.
-//! - The *heartbeat* looks twice a second for closed sockets, and for subscribers that have received nothing for the
-//!   time of `--heartbeat` (`Channel::sweep`). Without subscribers it does not wake up at all.
+//! - The *heartbeat* looks for closed sockets, and for subscribers that have received nothing for the time of
+//!   `--heartbeat` (`Channel::sweep`). Without subscribers it does not wake up at all.
 //!
 //! A turn with many subscribers uses further threads until it ends.
 
 use crate::channel::hub::Hub;
 use crate::channel::state::{Channel, StreamStart};
-use crate::channel::subscriber::{LOOK_INTERVAL, Slot};
 use crate::channel::turn::Piece;
+use crate::system::limits::Slot;
 use crate::system::threads::{lock, spawn};
 use std::io;
 use std::mem::replace;
@@ -24,6 +24,9 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 use std::time::Duration;
 
+/// The pauses between the sweeps of the heartbeat, in milliseconds. Before the first pause it looks at all clients. The
+/// second sweep drops those that have closed. So a client that closes is dropped within two seconds.
+const SWEEP_PAUSES: [u64; 4] = [100, 550, 550, 550];
 /// The pause before a replay is tried again if no thread could be started for it, in milliseconds.
 const REPLAY_PAUSE: u64 = 20;
 
@@ -136,19 +139,20 @@ impl Hub {
     }
 
     fn heartbeat(&self) {
-        loop {
+        for (number, pause) in SWEEP_PAUSES.into_iter().enumerate().cycle() {
             let now = self.now();
-            let channels = self.channels_with_subscribers();
+            let channels = self.open_channels(|channel| channel.subscriber_count() > 0);
             if channels.is_empty() {
                 thread::park(); // until a subscriber joins; returns at once if one has joined since the last park
                 continue;
             }
             for channel in channels {
-                if let Ok(true) = catch_unwind(AssertUnwindSafe(|| channel.sweep(now, self.config().heartbeat))) {
+                let sweep = AssertUnwindSafe(|| channel.sweep(now, self.config().heartbeat, number == 0));
+                if let Ok(true) = catch_unwind(sweep) {
                     self.wake(&channel);
                 }
             }
-            thread::sleep(Duration::from_millis(LOOK_INTERVAL));
+            thread::sleep(Duration::from_millis(pause));
         }
     }
 }

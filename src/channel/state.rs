@@ -3,10 +3,12 @@
 //! Limits: `--history` for the log.
 //! Deliberately absent: HTTP. The server supplies response heads that are ready to be sent.
 
-use crate::channel::subscriber::{Ending, Extras, Slot, Subscriber};
+use crate::channel::subscriber::{Ending, Extras, Subscriber};
 use crate::config::Config;
 use crate::log::positions::{Log, Since, Start};
 use crate::log::writer::Writer;
+use crate::system::limits::Slot;
+use crate::system::memory::{Budget, Counted};
 use crate::system::report::report;
 use crate::system::threads::lock;
 use crate::system::time::{jitter, millis};
@@ -48,6 +50,7 @@ pub struct Channel {
     pub(super) changed: Condvar, // a turn has ended, or more may be heard
     subscribers: Mutex<Vec<Subscriber>>,
     pub(super) joining: Mutex<Vec<Subscriber>>, // so that a join does not wait for the end of a turn
+    pub(super) memory: Counted,                 // what the log takes
     count: AtomicUsize,                         // the subscribers in both lists
     leaving: AtomicUsize,                       // those of them with a transport whose stream is ending
     /// Whether it is in the pump's queue.
@@ -84,14 +87,28 @@ pub struct StreamStart {
 }
 
 impl Channel {
-    /// Returns a channel without subscribers.
-    pub fn new(name: &str, log: Log, writer: Writer) -> Channel {
+    /// Returns a channel without subscribers. Its log counts against this budget.
+    pub fn new(name: &str, mut log: Log, writer: Writer, budget: &Budget) -> Channel {
+        log.fit_into(budget.max);
         let state = State { pumped: log.heard.pos, log, ..State::default() };
-        Channel { name: name.into(), writer: Mutex::new(writer), state: Mutex::new(state), ..Channel::default() }
+        Channel {
+            name: name.into(),
+            writer: Mutex::new(writer),
+            state: Mutex::new(state),
+            memory: Counted::new(&budget.logs),
+            ..Channel::default()
+        }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+
+    /// Drops the oldest part of its log in memory. Subscribers that needed it hear a gap when they come back.
+    pub(super) fn give_way(&self) {
+        let mut state = self.state();
+        state.log.give_way();
+        self.memory.set(state.log.memory());
     }
 
     /// Returns how many subscribers it has, including those that are leaving.
@@ -294,13 +311,14 @@ impl Channel {
         self.retain(&mut self.subscribers(), now, |subscriber| subscriber.key != key);
     }
 
-    /// Does the heartbeat's work for each subscriber. Returns whether the pump has to try one of them again.
-    pub fn sweep(&self, now: u64, heartbeat: Duration) -> bool {
+    /// Does the heartbeat's work for each subscriber, see [`Subscriber::heartbeat`]. Returns whether the pump has to
+    /// try one of them again.
+    pub fn sweep(&self, now: u64, heartbeat: Duration, looks_at_all: bool) -> bool {
         let mut subscribers = self.subscribers();
         let end = self.heard_end();
         let mut again = false;
         self.retain(&mut subscribers, now, |subscriber| {
-            subscriber.drop_reason = subscriber.heartbeat(end, now, millis(heartbeat)).err();
+            subscriber.drop_reason = subscriber.heartbeat(end, now, millis(heartbeat), looks_at_all).err();
             again |= subscriber.is_busy();
             subscriber.drop_reason.is_none()
         });

@@ -11,11 +11,10 @@
 
 use crate::channel::framing::{Cursor, FramedBytes, FramingRef, chunked};
 use crate::channel::watch::Watchers;
+use crate::system::limits::Slot;
 use std::io::{self, ErrorKind, Read, Write, copy, sink};
 use std::mem::take;
 use std::net::{Shutdown, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::vec::IntoIter;
 
 /// Limit: after the nth write in a row that finds the socket full, there is a pause of 2^n ms. n is at most this, so
@@ -31,29 +30,8 @@ const MAX_LEAVE_TIME: u64 = 10_000;
 const MAX_SILENT_HEARTBEATS: u64 = 3;
 /// Limit, in milliseconds: the same limit, if three heartbeats take longer. `stalls` cannot count a longer time.
 const MAX_SILENCE: u64 = 120_000;
-/// In milliseconds: the time between two looks of the heartbeat for closed sockets. The second look drops a closed one.
-pub const LOOK_INTERVAL: u64 = 500;
 /// Limit: bytes from a client that one look discards. It sees that a client has stopped sending only after these.
 const MAX_DISCARDED: u64 = 256 << 10;
-/// In milliseconds: a subscriber is not looked at if it was written to within this time.
-const QUIET_TIME: u64 = LOOK_INTERVAL * 3 / 2;
-
-/// One open connection. It is counted until this is dropped. A subscriber keeps the slot of its connection.
-pub struct Slot(Arc<AtomicUsize>);
-
-impl Slot {
-    /// Counts one more connection. Returns its slot, and how many connections there are with it.
-    pub fn claim(count: &Arc<AtomicUsize>) -> (Slot, usize) {
-        (Slot(count.clone()), count.fetch_add(1, Relaxed) + 1)
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
-
 /// How a subscriber's stream ends.
 pub enum Ending {
     /// It ends with the first event, or at this time.
@@ -403,13 +381,12 @@ impl Subscriber {
     }
 
     /// Does the heartbeat's work: ends the stream if its time is up, sends a ping if the subscriber is idle, and drops
-    /// it if the client has closed.
+    /// it if the client has closed. `looks_at_all`: the client of a subscriber that is just idle is looked at, too.
     ///
     /// # Errors
     /// If the subscriber is to be dropped.
-    pub fn heartbeat(&mut self, end: u64, now: u64, heartbeat: u64) -> Result<(), DropReason> {
-        // Soon after a write, a look is not needed: the write would have found an error.
-        let looks = self.client_shut || self.stalls > 0 || self.has_ending() || now >= self.last_write + QUIET_TIME;
+    pub fn heartbeat(&mut self, end: u64, now: u64, heartbeat: u64, looks_at_all: bool) -> Result<(), DropReason> {
+        let looks = looks_at_all || self.client_shut || self.stalls > 0 || self.has_ending();
         let just_shut = looks && self.look_at_client()?;
         let time_is_up = self.extras.as_ref().and_then(|extras| extras.expires).is_some_and(|time| now >= time);
         if time_is_up && !self.has_ending() {

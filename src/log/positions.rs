@@ -6,7 +6,7 @@
 //!
 //! The bytes are in parts (`part.rs`), in memory or in files (`--data`). What one POST publishes is never split between
 //! two parts. The oldest part is dropped as a whole. In memory, a part has at most a sixteenth of the limit, and at
-//! most [`PIECE`]; only a single POST can be larger. On disk there are two parts. `NAME.sse` becomes `NAME.old.sse`
+//! most [`PIECE`]; only a single POST can be larger. If the budget for all logs is small (`memory.rs`), parts are smaller. On disk there are two parts. `NAME.sse` becomes `NAME.old.sse`
 //! when it has half of the limit. There is no index: ids only grow, so [`Log::find_start`] searches the bytes
 //! themselves by bisection.
 //!
@@ -125,6 +125,7 @@ fn preceding(id: Id) -> Id {
 #[derive(Clone, Default)]
 pub struct Log {
     limit: u64,
+    share: u64, // the bytes from which the sizes of parts are derived
     ids: Ids,
     before_epoch: Id, // the id of the last event before this epoch
     hole_after: Id,   // a power cut took events after this id
@@ -151,6 +152,7 @@ impl Log {
         let start = Boundary { pos: 0, id: start };
         Log {
             limit: limit as u64,
+            share: limit as u64,
             ids: Ids::Given,
             before_epoch: start.id,
             written: start,
@@ -237,7 +239,7 @@ impl Log {
     /// Returns how far the pump may be behind before a publisher waits. A commit of at most this many bytes usually
     /// keeps as many before it. Exceptions: a part with one very large POST, and a new file after a failed sync.
     pub fn slack(&self) -> u64 {
-        self.limit / 4
+        self.share / 4
     }
 
     /// Adds a unit that was written. `last_id` is the id of its last event; for a gap, which has no id, it is the last
@@ -261,6 +263,32 @@ impl Log {
         dropped
     }
 
+    /// Makes the parts smaller, if the budget for all logs has only `max` bytes. Then several logs fit into it, each
+    /// with many parts.
+    pub fn fit_into(&mut self, max: usize) {
+        self.share = self.limit.min(max as u64 / 64);
+    }
+
+    /// Returns the bytes of memory that the log takes. Those in files do not count.
+    pub fn memory(&self) -> usize {
+        let newest = self.parts.back().filter(|part| part.file.is_none());
+        // No earlier part has room to spare, see `add_part`.
+        newest.map_or(0, |newest| (newest.start - self.start() + self.held_bytes()) as usize + newest.memory.capacity())
+    }
+
+    fn held_bytes(&self) -> u64 {
+        self.held_parts.iter().map(|part| part.len).sum()
+    }
+
+    /// Drops the oldest part of a log in memory, even if that is the only one, and the parts that should stay readable.
+    pub fn give_way(&mut self) {
+        self.held_parts.clear();
+        self.parts.pop_front();
+        if self.parts.is_empty() {
+            self.add_part(self.last(), None, 0); // it has the id after which events are kept
+        }
+    }
+
     /// Returns the next part, if `len` bytes more need one. It is in memory.
     fn next_part(&self, len: usize) -> Option<NewPart> {
         let fits = |part: &Part| part.file.is_some() || part.memory.len() + len <= self.part_limit();
@@ -271,7 +299,7 @@ impl Log {
 
     /// Returns the size of a part in memory. Only a part with a single larger POST exceeds it.
     fn part_limit(&self) -> usize {
-        PIECE.min(self.limit as usize / 16)
+        PIECE.min(self.share as usize / 16)
     }
 
     /// Keeps in memory what was also written to a file.
@@ -288,8 +316,7 @@ impl Log {
     /// as the log keeps.
     fn drop_part(&mut self) -> Option<Part> {
         let part = self.parts.pop_front()?;
-        let held_bytes: u64 = self.held_parts.iter().map(|part| part.len).sum();
-        if held_bytes + part.len > self.limit || !part.has_any(&self.held_positions) {
+        if self.held_bytes() + part.len > self.limit || !part.has_any(&self.held_positions) {
             return Some(part);
         }
         self.held_parts.push(part);
@@ -324,6 +351,9 @@ impl Log {
         let mut memory = dropped.last_mut().map(|part| take(&mut part.memory)).unwrap_or_default();
         memory.clear();
         memory.shrink_to(self.part_limit());
+        if let Some(newest) = self.parts.back_mut() {
+            newest.memory.shrink_to_fit();
+        }
         self.parts.push_back(Part { start, len: 0, before, file, memory });
         dropped
     }

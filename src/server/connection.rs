@@ -179,8 +179,11 @@ impl Connection {
     /// waits for it.
     ///
     /// # Errors
-    /// A refusal if the body is too large, malformed or late.
-    pub fn read_body(&mut self, req: &Request, max: usize, deadline: Instant) -> Result<Vec<u8>, Stop> {
+    /// A refusal if the body is too large, malformed or late, or if it is not admitted. `admit` gets the size of the
+    /// buffer with the body so far.
+    pub fn read_body(
+        &mut self, req: &Request, max: usize, deadline: Instant, admit: impl Fn(usize) -> Result<(), Reject>,
+    ) -> Result<Vec<u8>, Stop> {
         let mut deadline = deadline;
         let mut received = Chunked::default();
         let mut expects = req.expects;
@@ -196,6 +199,7 @@ impl Connection {
                     (data.len(), data.len() == left)
                 }
             };
+            admit(received.body.capacity())?;
             let used = self.drain(used);
             self.watchers.each(|watcher| watcher.body(&used));
             if complete {

@@ -6,15 +6,16 @@
 
 use crate::channel::hub::Hub;
 use crate::channel::publish::Audience;
-use crate::channel::subscriber::Slot;
 use crate::channel::watch::Watch;
 use crate::config::{Config, Opt};
 use crate::server::connection::{Connection, Response};
 use crate::server::gate::Tokens;
 use crate::server::pages::File;
+use crate::system::limits::Slot;
 use crate::wire::http::Request;
 use crate::wire::reject::{CONNECTIONS, NO_WING, NO_WING_HERE, Reject};
 use std::io;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, OnceLock};
 
 /// An entry of the list of doors.
@@ -165,7 +166,8 @@ impl App {
     /// # Errors
     /// [`CONNECTIONS`] if there is no room for it.
     pub fn extra_connection(&self) -> Result<Slot, Reject> {
-        let (slot, number) = self.hub.connect();
+        // It is not a further connection of the client.
+        let (slot, number, _) = self.hub.connections.claim(Ipv4Addr::LOCALHOST.into());
         if number > self.hub.shares.connections { Err(CONNECTIONS) } else { Ok(slot) }
     }
 

@@ -4,8 +4,11 @@
 //! are unknown, and the server acts as if there were none.
 
 use crate::system::threads::lock;
+use std::collections::BTreeMap;
 use std::fs::read_to_string;
 use std::net::{IpAddr, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
 
 /// Limit: connections over `--max-connections` that still get a refusal. Any further connection is closed at once.
@@ -18,9 +21,30 @@ fn proc_value(file: &str, name: &str) -> Option<String> {
     read_to_string(file).ok()?.lines().find_map(|line| line.strip_prefix(name)).map(String::from)
 }
 
+/// Returns the number at the beginning of a text.
+fn number(text: String) -> Option<u64> {
+    text.split_whitespace().next()?.parse().ok()
+}
+
 /// Returns a soft limit by its name in `/proc/self/limits`, or `None` if it is unlimited or unknown.
 pub fn soft_limit(name: &str) -> Option<u64> {
-    proc_value("/proc/self/limits", name)?.split_whitespace().next()?.parse().ok()
+    proc_value("/proc/self/limits", name).and_then(number)
+}
+
+/// Returns a quarter of the memory that the process may have: the rest is for stacks, sockets and other programs.
+pub fn memory_share() -> usize {
+    let total = proc_value("/proc/meminfo", "MemTotal:").and_then(number).map(|kib| kib << 10);
+    let mut limits = vec![total, soft_limit("Max address space"), Some(usize::MAX as u64)];
+    // A line is `0::/PATH` in version 2 of control groups, and `NUMBER:CONTROLLER:/PATH` in version 1 (cgroups(7)). The
+    // groups above limit the process too.
+    for group in read_to_string("/proc/self/cgroup").unwrap_or_default().lines() {
+        let path = group.split_once(':').unwrap_or_default().1.replacen(':', "", 1);
+        for directory in Path::new("/sys/fs/cgroup").join(path).ancestors() {
+            let files = ["memory.max", "memory.limit_in_bytes"].map(|name| directory.join(name));
+            limits.extend(files.map(|file| number(read_to_string(file).ok()?)));
+        }
+    }
+    (limits.into_iter().flatten().min().unwrap_or_default() / 4) as usize
 }
 
 /// Returns the number of cores that this process may run on, or 1 if that is unknown. (The function of std also reads
@@ -51,6 +75,43 @@ pub fn shares(connections: usize, logs: usize) -> Shares {
     let logs = logs.min(all / 8);
     let connections = connections.min(all.saturating_sub(OTHER_DESCRIPTORS + turned_away + 2 * logs).max(1));
     Shares { descriptors, connections, turned_away, logs }
+}
+
+/// The open connections of a server.
+#[derive(Default)]
+pub struct Connections {
+    /// How many there are.
+    pub count: AtomicUsize,
+    clients: Mutex<BTreeMap<u128, Weak<Client>>>, // by their networks
+}
+
+/// A client, to which each of its connections refers.
+type Client = Arc<Connections>;
+
+/// One open connection. It is counted until this is dropped. A subscriber keeps the slot of its connection.
+pub struct Slot(Arc<Client>);
+
+impl Connections {
+    /// Counts one more connection. Returns its slot, how many connections there are with it, and how many of these are
+    /// of its client. Clients on this machine have none: one of them may be a proxy for all others.
+    pub fn claim(self: &Client, address: IpAddr) -> (Slot, usize, usize) {
+        let network = network(address);
+        let all = self.count.fetch_add(1, Relaxed) + 1;
+        let mut clients = lock(&self.clients);
+        let client = clients.get(&network).and_then(Weak::upgrade).unwrap_or_else(|| Arc::new(self.clone()));
+        clients.insert(network, Arc::downgrade(&client));
+        if clients.len() > 2 * all {
+            clients.retain(|_, client| client.strong_count() > 0);
+        }
+        let same = if address.to_canonical().is_loopback() { 0 } else { Arc::strong_count(&client) };
+        (Slot(client), all, same)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Relaxed);
+    }
 }
 
 /// A limited number of places for clients. Each place has a value, and is taken as long as that value is in use.

@@ -4,4 +4,5 @@ pub mod report;
 pub mod threads;
 pub mod time;
 pub mod limits;
+pub mod memory;
 pub mod listener;

@@ -1,8 +1,22 @@
-//! Durations in milliseconds, and random numbers.
+//! The clock, durations in milliseconds, and random numbers.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A time before this program was made, in seconds since 1970: the beginning of 2025.
+const PAST: u64 = 1_735_689_600;
+
+/// Returns the time since 1970 that the clock shows.
+pub fn clock() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Returns whether the clock is set. It clearly is not if it shows a time before this program was made: boards without
+/// a battery start in 1970.
+pub fn is_clock_set() -> bool {
+    clock().as_secs() >= PAST
+}
 
 /// Returns a random number. It comes from the random keys of a hash map, because std has no other source.
 pub fn random() -> u64 {

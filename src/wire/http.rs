@@ -20,11 +20,11 @@
 //! Limits: [`MAX_TARGET`], [`MAX_FIELDS`], [`MAX_SECTION`], `MAX_METHOD`, `MAX_VERSION`; the caller limits the body.
 //! Deliberately absent: HTTP/2, compression, ranges, conditional requests.
 
+use crate::system::time::{clock, is_clock_set};
 use crate::wire::percent;
 use crate::wire::reject::*;
 use std::mem::take;
 use std::net::Ipv6Addr;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Limit: the bytes of a request target.
 pub const MAX_TARGET: usize = 8 << 10;
@@ -408,19 +408,20 @@ pub const NO_STORE: &str = "Cache-Control: no-store, no-transform\r\n";
 pub const NO_CACHE: &str = "Cache-Control: no-cache\r\n";
 
 /// Returns the head of a response without its blank line: the status line, `Date`, `nosniff`, and `fields`. Each of
-/// `fields` is a sequence of field lines, each with its CRLF.
+/// `fields` is a sequence of field lines, each with its CRLF. If the clock is not set, there is no `Date` (RFC 9110
+/// §6.6.1).
 pub fn head(status: u16, fields: &[&str]) -> String {
     format!(
-        "HTTP/1.1 {status} {}\r\nDate: {}\r\nX-Content-Type-Options: nosniff\r\n{}",
+        "HTTP/1.1 {status} {}\r\n{}X-Content-Type-Options: nosniff\r\n{}",
         reason(status),
-        now(),
+        if is_clock_set() { format!("Date: {}\r\n", now()) } else { String::new() },
         fields.concat()
     )
 }
 
 /// Returns the current time in the format of [`date`].
 pub fn now() -> String {
-    date(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()))
+    date(clock().as_secs())
 }
 
 /// Returns a time in seconds since 1970 as an IMF-fixdate (RFC 9110 §5.6.7), by the Gregorian calendar.

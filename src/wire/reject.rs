@@ -91,7 +91,7 @@ self::table! {
     MULTIPART 415 "tincan, POST" "the body is a form in several parts (`curl -F`); send the text itself, as with `curl -d` or `curl --data-binary @FILE`"
     // Limits.
     TIMEOUT 408 "tincan, 10 s and 1 KiB/s" "the request did not arrive in time; send its head within 10 s, and its body faster than 1 KiB a second"
-    TOO_LARGE 413 "tincan, --max-body" "the body is too large; send less, or raise --max-body"
+    TOO_LARGE 413 "tincan, --max-body" "the body is too large; send less, or raise --max-body, and --memory if that is less than four bodies"
     LONG_TARGET 414 "tincan, 8 KiB" "the request target is too long; put the data into the body"
     EXPECT 417 "RFC 9110 §10.1.1" "the server supports only `Expect: 100-continue`; leave the field out"
     LARGE_SECTION 431 "tincan, 16 KiB and 100 fields" "the header or trailer section is too large; send fewer or shorter fields"
@@ -101,6 +101,8 @@ self::table! {
     CODING 501 "RFC 9112 §6.1" "the server supports no transfer coding but chunked; send `Transfer-Encoding: chunked`, or Content-Length"
     CHANNELS 503 "tincan, --max-channels" "there are too many channels; use one that exists, or ask the operator to remove the files of unused channels, to raise --max-channels, or to keep strangers out with --token-file" => LATER
     CONNECTIONS 503 "tincan, --max-connections" "there are too many connections; come back later" => LATER
+    MEMORY 503 "tincan, --memory" "the bodies that are being received need all the memory that they may take; come back later" => LATER
+    ADDRESS 503 "tincan, --max-per-address" "there are too many connections from your address; close some, or come back later" => LATER
     OPEN_LOGS 503 "tincan, --data" "the channels in use need all descriptors that logs may take (`ulimit -n`); come back later" => LATER
     LOG_CLOSED 503 "tincan, --data" "the channel is closed, because its log is damaged or cannot be opened; see the server's standard error for the reason" => LATER
     LOG_SICK 503 "tincan, --data" "logs of these channels are damaged or cannot be read; see the server's standard error for the reason" => LATER

@@ -12,11 +12,11 @@
 use crate::channel::hub::{GroupLimits, Hub};
 use crate::channel::publish::NewIds;
 use crate::channel::state::Channel;
-use crate::channel::subscriber::Slot;
 use crate::channel::watch::Watch;
 use crate::server::doors::App;
-use crate::system::limits::Quota;
+use crate::system::limits::{Quota, Slot};
 use crate::system::threads::{count_one, lock, spawn};
+use crate::system::time::clock;
 use crate::wire::event::{Event, json};
 use crate::wire::reject::{CONNECTIONS, LATER, Reject, table};
 use std::io;
@@ -24,7 +24,7 @@ use std::mem::take;
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread::{Thread, park, sleep};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// Limit: channels of the lab. A new channel replaces one without subscribers and without new events.
 const MAX_CHANNELS: usize = 64;
@@ -65,7 +65,7 @@ impl Piece {
             let data = format!("{{\"connection\":{connection},\"at\":{}.{:03}{bytes}}}", at / 1000, at % 1000);
             let event = Event::new(data).named(name).unwrap_or_default();
             let _ = self.channel.publish(&[event], NewIds::Next, None); // this cannot fail in memory
-            hub.wake(&self.channel);
+            hub.appended(&self.channel);
         };
         if self.lost > 0 {
             publish_event("lost", format!(",\"bytes\":{}", self.lost));
@@ -105,7 +105,7 @@ impl Recorder {
             connection: self.connection,
             channel: self.channel.clone(),
             name,
-            at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+            at: clock(),
             bytes: bytes.into(),
             lost: take(&mut self.lost),
         });

@@ -233,7 +233,12 @@ impl Node {
         let last = info.get("last-generated-id").and_then(parse_id).unwrap_or_default();
         let removed_before = removed_count(&info).filter(|removed| *removed == 0 || first.is_none());
         let start = if removed_before == Some(0) { Id::default() } else { first.map_or(last, below) };
-        let channel = Arc::new(Channel::new(name, Log::copy_of_remote(start, self.history), Writer::default()));
+        let channel = Arc::new(Channel::new(
+            name,
+            Log::copy_of_remote(start, self.history),
+            Writer::default(),
+            &self.app.hub.budget,
+        ));
         let followed = FollowedChannel {
             channel: Arc::downgrade(&channel),
             complete_up_to: start,
@@ -340,7 +345,7 @@ impl Node {
             let publish = |recipients: Recipients| channel.publish(&event, NewIds::Given(id), recipients);
             // A log in memory does not fail. But the subscriber to leave out may not be on this node.
             let _ = publish(recipients.as_deref()).or_else(|_| publish(None));
-            self.app.hub.wake(channel);
+            self.app.hub.appended(channel);
             previous = id;
             count += 1;
         }
@@ -383,7 +388,7 @@ impl Node {
             return Ok(());
         }
         let _ = channel.publish(&[gap_event(*last, next)], NewIds::None, None);
-        self.app.hub.wake(channel);
+        self.app.hub.appended(channel);
         self.with_followed(name, |followed| followed.complete_up_to = *last);
         // Other nodes may lack these events too, and cannot notice. But if the stream only dropped its oldest
         // entries, they can.

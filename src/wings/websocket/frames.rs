@@ -86,6 +86,11 @@ impl Parser {
         Parser { max, ..Parser::default() }
     }
 
+    /// Returns the bytes of the message so far.
+    pub fn message_len(&self) -> usize {
+        self.message.len()
+    }
+
     /// Takes bytes from the front of `bytes`, up to the end of a message or a control frame. Returns `None` if all
     /// bytes are taken and nothing is complete. After a Close frame or an error the caller must not call it again
     /// (§5.5.1, §7.1.7).

@@ -21,9 +21,11 @@
 use crate::channel::framing::FramingRef;
 use crate::channel::hub::Hub;
 use crate::channel::state::{Channel, StreamStart};
-use crate::channel::subscriber::{Slot, Transport};
+use crate::channel::subscriber::Transport;
 use crate::channel::watch::Watchers;
 use crate::server::connection::{Connection, Stop};
+use crate::system::limits::Slot;
+use crate::system::memory::Counted;
 use crate::system::threads::lock;
 use crate::wings::websocket::frames::{self, FrameReader, Parser, Received};
 use crate::wings::websocket::messages::{BLOCKS, DATA};
@@ -118,8 +120,13 @@ impl Accepted {
     /// # Errors
     /// The Close frame with which the WebSocket is to end, if one is due.
     fn serve_frames(&self, connection: &mut Connection, shared: &Mutex<Shared>) -> Result<(), Vec<u8>> {
-        let mut parser = Parser::new(self.hub.config().max_body);
+        let mut parser = Parser::new(self.hub.max_body());
+        let message = Counted::new(&self.hub.budget.bodies);
         while let Ok((bytes, early)) = receive(connection, shared) {
+            // A message in one piece is counted as well: it is in flight until it is published.
+            self.hub
+                .admit(&message, parser.message_len() + bytes.len())
+                .map_err(|reject| frames::close(Some(1013), reject.why))?;
             let mut watched = lock(shared);
             if !early {
                 watched.watchers.each(|watcher| watcher.received(&bytes)); // early bytes were received with the request
