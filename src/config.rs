@@ -161,11 +161,8 @@ pub const OPTIONS: &[Opt] = &[
     option(
         "memory",
         "SIZE",
-        "bytes for all logs in memory and all bodies [a share of the system's]",
-        |config, value| {
-            size_up_to(value, 1 << 40, "a size from 1 to 1024G: bytes, or a number with K, M or G")
-                .map(|n| config.memory = Some(n))
-        },
+        "all logs in memory and all bodies; without it, a quarter of the memory",
+        |config, value| size(value).map(|n| config.memory = Some(n)),
     ),
     option("heartbeat", "SECS", "send an idle subscriber a comment this often [15]", |config, value| {
         number(value, 1, 86_400, "a number of seconds from 1 to 86400 (a day)")
@@ -184,7 +181,7 @@ pub const OPTIONS: &[Opt] = &[
     option("max-connections", "N", "connections at a time, subscribers included [10000]", |config, value| {
         count(value).map(|n| config.max_connections = n)
     }),
-    option("max-per-address", "N", "connections of one client address at a time [half of all]", |config, value| {
+    option("max-per-address", "N", "connections from one address; without it, half of all", |config, value| {
         count(value).map(|n| config.max_per_address = Some(n))
     }),
     option("max-channels", "N", "channels, including those that only have a file [1000]", |config, value| {
@@ -238,10 +235,7 @@ fn count(text: &str) -> ValueResult<usize> {
 }
 
 fn size(text: &str) -> ValueResult<usize> {
-    size_up_to(text, MAX_SIZE, "a size from 1 to 1G: bytes, or a number with K, M or G")
-}
-
-fn size_up_to(text: &str, max: u64, expected: &'static str) -> ValueResult<usize> {
+    let expected = "a size from 1 to 1G: bytes, or a number with K, M or G";
     let shift = match text.as_bytes() {
         [.., b'K' | b'k'] => 10,
         [.., b'M' | b'm'] => 20,
@@ -249,5 +243,5 @@ fn size_up_to(text: &str, max: u64, expected: &'static str) -> ValueResult<usize
         _ => 0,
     };
     let digits = text.get(..text.len() - usize::from(shift > 0)).unwrap_or_default();
-    number(digits, 1, max >> shift, expected).map(|n| usize::try_from(n << shift).unwrap_or(usize::MAX))
+    number(digits, 1, MAX_SIZE >> shift, expected).map(|n| (n as usize) << shift)
 }

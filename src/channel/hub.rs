@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::log::disk::Dir;
 use crate::log::positions::{Log, Since};
 use crate::log::writer::Writer;
-use crate::system::limits::{self, Connections, Shares};
+use crate::system::limits::{self, Places, Shares};
 use crate::system::memory::{Budget, Counted};
 use crate::system::report::report;
 use crate::system::threads::lock;
@@ -157,7 +157,7 @@ pub struct Hub {
     pub(super) heartbeat: OnceLock<Thread>,
     epoch: Mutex<u64>, // the greatest one that was given
     /// The open connections.
-    pub connections: Arc<Connections>,
+    pub connections: Arc<Places>,
     pub(super) counters: Mutex<Counters>,
 }
 
@@ -185,13 +185,15 @@ impl Hub {
     ///
     /// # Errors
     /// If the directory cannot be used, or if the threads cannot be started.
-    pub fn new(config: Config, private: bool, reserved: Vec<&'static str>) -> io::Result<Arc<Hub>> {
+    pub fn new(mut config: Config, private: bool, reserved: Vec<&'static str>) -> io::Result<Arc<Hub>> {
         let logs = if config.data.is_some() { config.max_channels } else { 0 };
+        let max = config.memory.unwrap_or_else(limits::memory_share);
+        config.max_body = config.max_body.min(max / 4);
         let all =
             GroupLimits { prefix: "", channels: config.max_channels, history: config.history, forget: config.forget };
         let mut hub = Hub {
             shares: limits::shares(config.max_connections, logs),
-            budget: Budget { max: config.memory.unwrap_or_else(limits::memory_share), ..Budget::default() },
+            budget: Budget { max, ..Budget::default() },
             config,
             started: Instant::now(),
             dir: None,
@@ -277,11 +279,6 @@ impl Hub {
     /// Returns the milliseconds since the hub was made.
     pub fn now(&self) -> u64 {
         millis(self.started.elapsed())
-    }
-
-    /// Limit: the bytes of a body. If the budget is small, this is less than `--max-body`.
-    pub fn max_body(&self) -> usize {
-        self.config.max_body.min(self.budget.max / 4)
     }
 
     /// Returns the channel of this name. Opens it if needed.
@@ -492,20 +489,13 @@ impl Hub {
         counters.events += events.len() as u64;
         counters.published += bytes;
         drop(counters);
-        self.appended(&channel);
+        self.wake(&channel);
         Ok(ids)
-    }
-
-    /// Gives the news of a channel to the pump. Every publisher calls this after it has appended to the log. If the
-    /// logs are over the budget, the oldest parts of the largest ones give way.
-    pub fn appended(&self, channel: &Arc<Channel>) {
-        self.wake(channel);
-        self.free_memory();
     }
 
     /// Drops the oldest part of the largest log, until logs and bodies are within the budget. (If several threads do this
     /// at a time, each may drop one part more.)
-    fn free_memory(&self) {
+    pub(super) fn free_memory(&self) {
         while self.budget.is_over() {
             let channels = self.open_channels(|channel| channel.memory.bytes() > 0);
             let Some(largest) = channels.iter().max_by_key(|channel| channel.memory.bytes()) else { return };
@@ -519,11 +509,7 @@ impl Hub {
     /// [`MEMORY`] if there is no room for it.
     pub fn admit(&self, body: &Counted, bytes: usize) -> Result<(), Reject> {
         body.set(bytes);
-        if !self.budget.has_room(body) {
-            return Err(MEMORY);
-        }
-        self.free_memory();
-        Ok(())
+        self.budget.has_room(body).then(|| self.free_memory()).ok_or(MEMORY)
     }
 
     /// Returns the metrics in Prometheus's text format. `only`: of all channels, only this one is listed.

@@ -44,12 +44,14 @@ impl Hub {
         Ok(())
     }
 
-    /// Puts a channel with news in the pump's queue, unless it is there already, and wakes the pump.
+    /// Puts a channel with news in the pump's queue, unless it is there already, and wakes the pump. Whoever appends to
+    /// a log calls this, so here is looked whether logs have to give way.
     pub fn wake(&self, channel: &Arc<Channel>) {
         if channel.subscriber_count() > 0 && !channel.queued.swap(true, SeqCst) {
             lock(&self.queue).push_back(channel.clone());
             self.pump.get().inspect(|pump| pump.unpark());
         }
+        self.free_memory();
     }
 
     /// Makes a connection a subscriber.

@@ -6,9 +6,9 @@
 //!
 //! The bytes are in parts (`part.rs`), in memory or in files (`--data`). What one POST publishes is never split between
 //! two parts. The oldest part is dropped as a whole. In memory, a part has at most a sixteenth of the limit, and at
-//! most [`PIECE`]; only a single POST can be larger. If the budget for all logs is small (`memory.rs`), parts are smaller. On disk there are two parts. `NAME.sse` becomes `NAME.old.sse`
-//! when it has half of the limit. There is no index: ids only grow, so [`Log::find_start`] searches the bytes
-//! themselves by bisection.
+//! most [`PIECE`]; only a single POST can be larger. If the budget for all logs is small (`memory.rs`), parts are
+//! smaller. On disk there are two parts. `NAME.sse` becomes `NAME.old.sse` when it has half of the limit. There is no
+//! index: ids only grow, so [`Log::find_start`] searches the bytes themselves by bisection.
 //!
 //! A log with files knows what is in them, but does not touch them under its lock. `writer.rs` appends, and the
 //! publisher then adds the same bytes to the log ([`Log::commit`]). New bytes are kept in memory as well, until all
@@ -390,8 +390,7 @@ impl Log {
         if let Some(part) = self.parts.back_mut() {
             part.len = part.len.saturating_sub(unheard);
         }
-        let unheard = usize::try_from(unheard).unwrap_or(usize::MAX);
-        self.recent.truncate(self.recent.len().saturating_sub(unheard));
+        self.recent.truncate((self.recent.len() as u64).saturating_sub(unheard) as usize);
         self.written = self.heard;
     }
 

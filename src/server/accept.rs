@@ -13,8 +13,8 @@
 //! In a burst the kernel keeps 128 connections waiting (std's backlog; `--listen -` can bring a longer one). Further
 //! clients try again after a second.
 //!
-//! Limits: the constants below; `--max-body`, `--max-connections`, `--max-per-address`. `connection.rs` has the deadlines, `limits.rs` the
-//! descriptors.
+//! Limits: the constants below; `--max-body`, `--max-connections`, `--max-per-address`. `connection.rs` has the
+//! deadlines, `limits.rs` the descriptors, `memory.rs` the memory.
 //! Deliberately absent: TLS, compression, a shutdown. The process can be killed at any time.
 
 use crate::channel::hub::Hub;
@@ -29,7 +29,7 @@ use crate::system::memory::Counted;
 use crate::system::threads::spawn;
 use crate::system::time::jitter;
 use crate::wire::http::Request;
-use crate::wire::reject::{ADDRESS, CONNECTIONS, LOG_UNREADABLE, Reject};
+use crate::wire::reject::{CONNECTIONS, LOG_UNREADABLE, Reject};
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -99,8 +99,7 @@ impl Server {
         let place = if config.data.is_some() { "on the disk" } else { "in memory" };
         let each = bytes(history);
         let mut notes = vec![format!(
-            "limits: {connections} connections{of_descriptors}; {channels} channels of up to {each}, {place}; {} of memory for logs and bodies",
-            bytes(self.hub().budget.max as u64)
+            "limits: {connections} connections{of_descriptors}; {channels} channels of up to {each}, {place}"
         )];
         if connections < wanted {
             notes.push(format!(
@@ -112,10 +111,13 @@ impl Server {
                 "warning: there are descriptors for {logs} channels in use at a time; raise `ulimit -n`"
             ));
         }
+        notes.push(format!(
+            "memory: up to {} for all logs in memory and all bodies",
+            bytes(self.hub().budget.max as u64)
+        ));
         let need = history / 2;
-        if let Some(limit) = limits::soft_limit("Max file size").filter(|limit| config.data.is_some() && *limit <= need)
-        {
-            let limit = bytes(limit);
+        let limit = limits::soft_limit("Max file size").filter(|limit| config.data.is_some() && *limit <= need);
+        if let Some(limit) = limit.map(bytes) {
             let need = bytes(need);
             notes.push(format!("warning: --history may need {need}, but `ulimit -f` allows {limit}"));
         }
@@ -200,43 +202,47 @@ impl Server {
 
     /// Serves a connection. It gets little time if the server is full, or if this thread still `leads`.
     fn serve(&self, stream: TcpStream, peer: SocketAddr, leads: bool) {
-        let app = &self.app;
-        let config = app.hub.config();
-        let Shares { connections, turned_away, .. } = app.hub.shares;
-        let (slot, all, same) = app.hub.connections.claim(peer.ip());
-        let max = config.max_per_address.unwrap_or(connections.div_ceil(2));
-        let of_all = all.saturating_sub(connections);
-        let of_client = same.saturating_sub(max);
-        let (excess, reject) = if of_all > 0 { (of_all, CONNECTIONS) } else { (of_client, ADDRESS) };
+        let hub = self.hub();
+        let config = hub.config();
+        let Shares { connections, turned_away, .. } = hub.shares;
+        let (slot, all, same) = hub.connections.claim(peer.ip());
+        // A client on this machine may be a proxy for all others.
+        let max = if peer.ip().to_canonical().is_loopback() {
+            usize::MAX
+        } else {
+            config.max_per_address.unwrap_or(connections.div_ceil(2))
+        };
+        let excess = all.saturating_sub(connections).max(same.saturating_sub(max));
         if excess > turned_away {
             return;
         }
-        let refusal = (excess > 0).then_some(reject);
-        let brief = refusal.is_some() || leads;
-        let Ok(mut connection) = Connection::new(stream, peer, config.quiet, brief) else { return };
-        connection.watchers.0.extend(app.wings().filter_map(|wing| wing.watch()));
-        match self.serve_requests(&mut connection, refusal) {
+        let full = excess > 0;
+        let Ok(mut connection) = Connection::new(stream, peer, config.quiet, full || leads) else { return };
+        connection.watchers.0.extend(self.app.wings().filter_map(|wing| wing.watch()));
+        match self.serve_requests(&mut connection, full) {
             Err(stop) => connection.close(stop),
             Ok(take_over) => take_over(connection, slot),
         }
     }
 
-    /// Reads requests and sends responses, until a request takes the connection over. All are refused, if there is a
-    /// `refusal`.
-    fn serve_requests(&self, connection: &mut Connection, refusal: Option<Reject>) -> Result<Takeover, Stop> {
+    /// Reads requests and sends responses, until a request takes the connection over.
+    fn serve_requests(&self, connection: &mut Connection, full: bool) -> Result<Takeover, Stop> {
         let hub = self.hub();
         loop {
             let (head, deadline) = connection.read_head()?;
             let req = Request::parse(&head)?;
             connection.request_line = format!("{} {}", req.method, req.target);
             connection.cors = gate::cors(hub.config(), &req);
-            let route = refusal.map_or_else(|| self.app.route(&req, &head, connection), Err);
+            let route = if full { Err(CONNECTIONS) } else { self.app.route(&req, &head, connection) };
             // A client that waits for `100 Continue` does not send the body of a request that is refused.
             let withheld = req.expects && route.is_err();
             let in_flight = Counted::new(&hub.budget.bodies);
             let admit = |bytes| hub.admit(&in_flight, bytes);
-            let body =
-                if withheld { Vec::new() } else { connection.read_body(&req, hub.max_body(), deadline, admit)? };
+            let body = if withheld {
+                Vec::new()
+            } else {
+                connection.read_body(&req, hub.config().max_body, deadline, admit)?
+            };
             let outcome = route.and_then(|route| match route {
                 Route::Response(response) => Ok(Outcome::Response(response)),
                 Route::Handler(handler) => handler(&req, body, connection),

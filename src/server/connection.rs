@@ -110,7 +110,8 @@ pub struct Connection {
     pub brief: bool,
     is_head_request: bool, // the request is a HEAD, so its response has no body, even if it is a refusal (RFC 9110 §9.3.2)
     quiet: bool,
-    peer: SocketAddr,
+    /// The client's address.
+    pub peer: SocketAddr,
     /// The method and the request target of the current request, for the request log. Empty before the first request,
     /// and if the request is malformed.
     pub request_line: String,

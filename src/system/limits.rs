@@ -6,7 +6,7 @@
 use crate::system::threads::lock;
 use std::collections::BTreeMap;
 use std::fs::read_to_string;
-use std::net::{IpAddr, TcpStream};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
@@ -31,7 +31,7 @@ pub fn soft_limit(name: &str) -> Option<u64> {
     proc_value("/proc/self/limits", name).and_then(number)
 }
 
-/// Returns a quarter of the memory that the process may have: the rest is for stacks, sockets and other programs.
+/// Returns a quarter of the memory that the process may have, in whole MiB: the rest is for stacks, sockets and other programs.
 pub fn memory_share() -> usize {
     let total = proc_value("/proc/meminfo", "MemTotal:").and_then(number).map(|kib| kib << 10);
     let mut limits = vec![total, soft_limit("Max address space"), Some(usize::MAX as u64)];
@@ -44,7 +44,7 @@ pub fn memory_share() -> usize {
             limits.extend(files.map(|file| number(read_to_string(file).ok()?)));
         }
     }
-    (limits.into_iter().flatten().min().unwrap_or_default() / 4) as usize
+    (limits.into_iter().flatten().min().unwrap_or_default() >> 22 << 20) as usize
 }
 
 /// Returns the number of cores that this process may run on, or 1 if that is unknown. (The function of std also reads
@@ -77,23 +77,23 @@ pub fn shares(connections: usize, logs: usize) -> Shares {
     Shares { descriptors, connections, turned_away, logs }
 }
 
-/// The open connections of a server.
+/// Places that clients take: those of all connections, or of one use of them.
 #[derive(Default)]
-pub struct Connections {
-    /// How many there are.
+pub struct Places {
+    /// How many are taken.
     pub count: AtomicUsize,
     clients: Mutex<BTreeMap<u128, Weak<Client>>>, // by their networks
 }
 
-/// A client, to which each of its connections refers.
-type Client = Arc<Connections>;
+/// A client, to which each of its slots refers.
+type Client = Arc<Places>;
 
-/// One open connection. It is counted until this is dropped. A subscriber keeps the slot of its connection.
+/// One place. It is taken until this is dropped. A subscriber keeps the slot of its connection.
 pub struct Slot(Arc<Client>);
 
-impl Connections {
-    /// Counts one more connection. Returns its slot, how many connections there are with it, and how many of these are
-    /// of its client. Clients on this machine have none: one of them may be a proxy for all others.
+impl Places {
+    /// Takes one more place. Returns its slot, how many are taken with it, and how many of these by clients with this
+    /// address. The caller compares these numbers with its limits.
     pub fn claim(self: &Client, address: IpAddr) -> (Slot, usize, usize) {
         let network = network(address);
         let all = self.count.fetch_add(1, Relaxed) + 1;
@@ -103,7 +103,7 @@ impl Connections {
         if clients.len() > 2 * all {
             clients.retain(|_, client| client.strong_count() > 0);
         }
-        let same = if address.to_canonical().is_loopback() { 0 } else { Arc::strong_count(&client) };
+        let same = Arc::strong_count(&client);
         (Slot(client), all, same)
     }
 }
@@ -111,28 +111,6 @@ impl Connections {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.0.count.fetch_sub(1, Relaxed);
-    }
-}
-
-/// A limited number of places for clients. Each place has a value, and is taken as long as that value is in use.
-pub struct Quota<T>(pub Mutex<Vec<(u128, Weak<T>)>>);
-
-impl<T> Quota<T> {
-    /// Takes one of `max` places for the client of this socket. Returns `value`, whose last drop frees the place, or
-    /// `None` if no place is free.
-    ///
-    /// Limit: a client address has at most half of the places, so that one client cannot keep out all others.
-    pub fn claim(&self, max: usize, client: &TcpStream, value: T) -> Option<Arc<T>> {
-        let address = network(client.peer_addr().ok()?.ip());
-        let mut taken = lock(&self.0);
-        taken.retain(|place| place.1.strong_count() > 0);
-        let same = taken.iter().filter(|place| place.0 == address).count();
-        if taken.len() >= max || same >= max / 2 {
-            return None;
-        }
-        let value = Arc::new(value);
-        taken.push((address, Arc::downgrade(&value)));
-        Some(value)
     }
 }
 

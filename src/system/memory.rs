@@ -30,7 +30,7 @@ pub struct Counted {
 impl Counted {
     /// Creates a counter for something of size 0.
     pub fn new(sum: &Arc<AtomicUsize>) -> Counted {
-        Counted { bytes: AtomicUsize::new(0), sum: sum.clone() }
+        Counted { bytes: AtomicUsize::default(), sum: sum.clone() }
     }
 
     /// Returns the size.

@@ -14,7 +14,7 @@ use crate::channel::publish::NewIds;
 use crate::channel::state::Channel;
 use crate::channel::watch::Watch;
 use crate::server::doors::App;
-use crate::system::limits::{Quota, Slot};
+use crate::system::limits::{Places, Slot};
 use crate::system::threads::{count_one, lock, spawn};
 use crate::system::time::clock;
 use crate::wire::event::{Event, json};
@@ -22,7 +22,7 @@ use crate::wire::reject::{CONNECTIONS, LATER, Reject, table};
 use std::io;
 use std::mem::take;
 use std::net::{Shutdown, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::{Thread, park, sleep};
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ impl Piece {
             let data = format!("{{\"connection\":{connection},\"at\":{}.{:03}{bytes}}}", at / 1000, at % 1000);
             let event = Event::new(data).named(name).unwrap_or_default();
             let _ = self.channel.publish(&[event], NewIds::Next, None); // this cannot fail in memory
-            hub.appended(&self.channel);
+            hub.wake(&self.channel);
         };
         if self.lost > 0 {
             publish_event("lost", format!(",\"bytes\":{}", self.lost));
@@ -123,7 +123,7 @@ impl Drop for Recorder {
 struct TappedConnection {
     key: Box<str>, // of its tap
     stream: TcpStream,
-    _slot: Slot,                       // for the second descriptor
+    _slots: (Slot, Slot),              // for the second descriptor, and of the tap
     recorder: Mutex<Option<Recorder>>, // none after the end
 }
 
@@ -153,7 +153,8 @@ impl Watch for Arc<TappedConnection> {
 pub struct Taps {
     hub: Arc<Hub>,
     connection_count: Mutex<u64>,
-    connections: Quota<TappedConnection>,
+    places: Arc<Places>,
+    connections: Mutex<Vec<Weak<TappedConnection>>>,
     queue: Arc<Mutex<Queue>>,
     publisher: Thread,
 }
@@ -183,7 +184,8 @@ impl Taps {
         Ok(Arc::new(Taps {
             hub,
             connection_count: Mutex::default(),
-            connections: Quota(Mutex::default()),
+            places: Arc::default(),
+            connections: Mutex::default(),
             queue,
             publisher,
         }))
@@ -194,13 +196,20 @@ impl Taps {
     /// # Errors
     /// [`CONNECTIONS`] or [`TAPS`] if there is no room for it.
     pub fn tap(self: &Arc<Taps>, app: &App, key: &str, stream: &TcpStream) -> Result<Box<dyn Watch>, Reject> {
-        let tapped = TappedConnection {
+        let (slot, all, same) = self.places.claim(stream.peer_addr().map_err(|_| CONNECTIONS)?.ip());
+        if all > MAX_TAPS || same > MAX_TAPS / 2 {
+            return Err(TAPS);
+        }
+        let tapped = Arc::new(TappedConnection {
             key: key.into(),
-            _slot: app.extra_connection()?,
+            _slots: (app.extra_connection()?, slot),
             stream: stream.try_clone().map_err(|_| CONNECTIONS)?,
             recorder: Mutex::default(),
-        };
-        let tapped = self.connections.claim(MAX_TAPS, stream, tapped).ok_or(TAPS)?;
+        });
+        let mut connections = lock(&self.connections);
+        connections.retain(|tapped| tapped.strong_count() > 0);
+        connections.push(Arc::downgrade(&tapped));
+        drop(connections);
         if lock(&self.queue).bytes > MAX_QUEUE {
             return Err(TAPS); // the queue is full of ends of earlier taps
         }
@@ -216,8 +225,8 @@ impl Taps {
     /// Cuts the connections with this key. For their taps this is the end at once, even if the threads that use them
     /// notice it later. Returns the number of the connections.
     pub fn cut(&self, key: &str) -> usize {
-        let connections = lock(&self.connections.0); // held, so that no tap begins before the ends are recorded
-        let of_key = connections.iter().filter_map(|entry| entry.1.upgrade()).filter(|tapped| *tapped.key == *key);
+        let connections = lock(&self.connections); // held, so that no tap begins before the ends are recorded
+        let of_key = connections.iter().filter_map(Weak::upgrade).filter(|tapped| *tapped.key == *key);
         of_key
             .filter(|tapped| {
                 // This ends a write that waits while it holds the recorder's lock.

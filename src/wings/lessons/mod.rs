@@ -11,12 +11,12 @@ use crate::server::connection::{Connection, Response};
 use crate::server::doors::{App, Outcome, Route, Wing, WingTables};
 use crate::server::pages::files;
 use crate::server::route::{CLOSE, STREAM_FIELDS, is_chunked, page, page_file};
-use crate::system::limits::Quota;
+use crate::system::limits::Places;
 use crate::wings::lessons::script::{LESSONS, Lesson, Script, comment, languages, parse};
 use crate::wire::http::{self, Request};
 use crate::wire::reject::{LATER, Reject, SINCE, table};
 use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 /// Limit: lessons that are played at the same time, and half of that for one client's address. Each takes its
 /// connection's thread.
@@ -31,14 +31,14 @@ table! {
 pub const TABLES: WingTables = WingTables {
     refusals: TABLE,
     files: files! { "../../../static/lessons/": "lessons.css" "lessons.js" "lessons-words.js"; },
-    ..WingTables::new(|_| Ok(Box::new(Lessons(Arc::new(Quota(Mutex::default()))))))
+    ..WingTables::new(|_| Ok(Box::new(Lessons(Arc::default()))))
 };
 
 /// The page that lists the lessons.
 const PAGE: &[u8] = include_bytes!("../../../static/lessons/lessons.html");
 
 /// The lessons that are being played, counted.
-struct Lessons(Arc<Quota<()>>);
+struct Lessons(Arc<Places>);
 
 impl Wing for Lessons {
     fn request(
@@ -89,7 +89,7 @@ fn last_event_id(req: &Request) -> Result<String, Reject> {
 }
 
 /// Plays a lesson to its end.
-fn play(req: &Request, script: &Script, players: &Quota<()>, connection: &mut Connection) -> Result<Outcome, Reject> {
+fn play(req: &Request, script: &Script, players: &Arc<Places>, connection: &mut Connection) -> Result<Outcome, Reject> {
     let is_kept = |line: &&str| !line.split(':').take(1).any(|name| script.fields.contains(name));
     let usual = [STREAM_FIELDS, http::NO_STORE].concat();
     let fields = usual.split_inclusive('\n').filter(is_kept).collect::<String>() + &script.fields;
@@ -97,8 +97,10 @@ fn play(req: &Request, script: &Script, players: &Quota<()>, connection: &mut Co
     if req.method == "HEAD" || script.status == 204 {
         return Ok(Outcome::Response(Response { cache: "", ..Response::empty(script.status, fields) }));
     }
-    let place = players.claim(MAX_PLAYERS, &connection.stream, ());
-    let _place = place.filter(|_| !connection.brief).ok_or(PLAYING)?; // if brief, others wait for its thread
+    let (_slot, all, same) = players.claim(connection.peer.ip());
+    if all > MAX_PLAYERS || same > MAX_PLAYERS / 2 || connection.brief {
+        return Err(PLAYING); // if brief, others wait for its thread
+    }
     connection.log_request(script.status);
     let framing = chunked(is_chunked(req));
     let head = http::head(script.status, &[&fields, &connection.cors, CLOSE, framing.field, "\r\n"]);

@@ -345,7 +345,7 @@ impl Node {
             let publish = |recipients: Recipients| channel.publish(&event, NewIds::Given(id), recipients);
             // A log in memory does not fail. But the subscriber to leave out may not be on this node.
             let _ = publish(recipients.as_deref()).or_else(|_| publish(None));
-            self.app.hub.appended(channel);
+            self.app.hub.wake(channel);
             previous = id;
             count += 1;
         }
@@ -388,7 +388,7 @@ impl Node {
             return Ok(());
         }
         let _ = channel.publish(&[gap_event(*last, next)], NewIds::None, None);
-        self.app.hub.appended(channel);
+        self.app.hub.wake(channel);
         self.with_followed(name, |followed| followed.complete_up_to = *last);
         // Other nodes may lack these events too, and cannot notice. But if the stream only dropped its oldest
         // entries, they can.

@@ -74,7 +74,8 @@ pub struct Parser {
     frame: Frame,
     /// More frames of the message are to come.
     unfinished: bool,
-    message: Vec<u8>,
+    /// The message so far.
+    pub message: Vec<u8>,
     /// The length of the part of the message that is checked as UTF-8.
     valid: usize,
     control: Vec<u8>,
@@ -84,11 +85,6 @@ impl Parser {
     /// Creates a parser for a client's first frame. `max` limits a message, in bytes.
     pub fn new(max: usize) -> Parser {
         Parser { max, ..Parser::default() }
-    }
-
-    /// Returns the bytes of the message so far.
-    pub fn message_len(&self) -> usize {
-        self.message.len()
     }
 
     /// Takes bytes from the front of `bytes`, up to the end of a message or a control frame. Returns `None` if all

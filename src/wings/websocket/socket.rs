@@ -120,13 +120,12 @@ impl Accepted {
     /// # Errors
     /// The Close frame with which the WebSocket is to end, if one is due.
     fn serve_frames(&self, connection: &mut Connection, shared: &Mutex<Shared>) -> Result<(), Vec<u8>> {
-        let mut parser = Parser::new(self.hub.max_body());
+        let close = |reject: Reject| frames::close(Some(if reject.status == 500 { 1011 } else { 1013 }), reject.why);
+        let mut parser = Parser::new(self.hub.config().max_body);
         let message = Counted::new(&self.hub.budget.bodies);
         while let Ok((bytes, early)) = receive(connection, shared) {
             // A message in one piece is counted as well: it is in flight until it is published.
-            self.hub
-                .admit(&message, parser.message_len() + bytes.len())
-                .map_err(|reject| frames::close(Some(1013), reject.why))?;
+            self.hub.admit(&message, parser.message.capacity() + bytes.len()).map_err(close)?;
             let mut watched = lock(shared);
             if !early {
                 watched.watchers.each(|watcher| watcher.received(&bytes)); // early bytes were received with the request
@@ -139,9 +138,7 @@ impl Accepted {
                     Received::Message(text) => {
                         self.may_publish.map_err(|reject| frames::close(Some(1008), reject.why))?;
                         let event = self.template.clone().with_data(text);
-                        self.hub
-                            .publish(&self.channel.name, &[event])
-                            .map_err(|r| frames::close(Some(if r.status == 500 { 1011 } else { 1013 }), r.why))?;
+                        self.hub.publish(&self.channel.name, &[event]).map_err(close)?;
                     }
                     Received::Ping(payload) => {
                         lock(shared).pong = frames::frame(frames::PONG, &payload);

@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use tincan::channel::subscriber::Subscriber;
-use tincan::system::limits::Connections;
+use tincan::system::limits::Places;
 use tincan::wire::chunked::Chunked;
 use tincan::wire::event::{Event, parse};
 use tincan::wire::http::{HeadEnd, Request};
@@ -296,7 +296,7 @@ fn what_is_for_one_alone_and_is_read_bit_by_bit() {
         let (mut client, server) = UnixStream::pair().unwrap();
         let stream = TcpStream::from(OwnedFd::from(server));
         stream.set_nonblocking(true).unwrap();
-        let slot = Arc::<Connections>::default().claim(Ipv4Addr::LOCALHOST.into()).0;
+        let slot = Arc::<Places>::default().claim(Ipv4Addr::LOCALHOST.into()).0;
         let mut sub = Subscriber {
             stream,
             pos: 0,
