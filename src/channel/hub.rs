@@ -187,12 +187,13 @@ impl Hub {
     /// If the directory cannot be used, or if the threads cannot be started.
     pub fn new(mut config: Config, private: bool, reserved: Vec<&'static str>) -> io::Result<Arc<Hub>> {
         let logs = if config.data.is_some() { config.max_channels } else { 0 };
-        let max = config.memory.unwrap_or_else(limits::memory_share);
+        let shares = limits::shares(config.max_connections, logs);
+        let max = config.memory.unwrap_or(shares.memory);
         config.max_body = config.max_body.min(max / 4);
         let all =
             GroupLimits { prefix: "", channels: config.max_channels, history: config.history, forget: config.forget };
         let mut hub = Hub {
-            shares: limits::shares(config.max_connections, logs),
+            shares,
             budget: Budget { max, ..Budget::default() },
             config,
             started: Instant::now(),
@@ -496,9 +497,9 @@ impl Hub {
     /// Drops the oldest part of the largest log, until logs and bodies are within the budget. (If several threads do this
     /// at a time, each may drop one part more.)
     pub(super) fn free_memory(&self) {
-        while self.budget.is_over() {
-            let channels = self.open_channels(|channel| channel.memory.bytes() > 0);
-            let Some(largest) = channels.iter().max_by_key(|channel| channel.memory.bytes()) else { return };
+        while self.budget.is_over()
+            && let Some(largest) = self.open_channels(|c| c.memory.bytes() > 0).iter().max_by_key(|c| c.memory.bytes())
+        {
             largest.give_way();
         }
     }

@@ -26,7 +26,7 @@ use crate::server::route::{CLOSE, STREAM_FIELDS, is_chunked};
 use crate::system::limits::{self, Shares};
 use crate::system::listener::{accept_waiting, cannot_listen, listen_on};
 use crate::system::memory::Counted;
-use crate::system::threads::spawn;
+use crate::system::threads::{STACK, spawn};
 use crate::system::time::jitter;
 use crate::wire::http::Request;
 use crate::wire::reject::{CONNECTIONS, LOG_UNREADABLE, Reject};
@@ -201,10 +201,10 @@ impl Server {
     }
 
     /// Serves a connection. It gets little time if the server is full, or if this thread still `leads`.
-    fn serve(&self, stream: TcpStream, peer: SocketAddr, leads: bool) {
+    fn serve(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, leads: bool) {
         let hub = self.hub();
         let config = hub.config();
-        let Shares { connections, turned_away, .. } = hub.shares;
+        let Shares { connections, turned_away, memory, .. } = hub.shares;
         let (slot, all, same) = hub.connections.claim(peer.ip());
         // A client on this machine may be a proxy for all others.
         let max = if peer.ip().to_canonical().is_loopback() {
@@ -212,7 +212,8 @@ impl Server {
         } else {
             config.max_per_address.unwrap_or(connections.div_ceil(2))
         };
-        let excess = all.saturating_sub(connections).max(same.saturating_sub(max));
+        let threads = Arc::strong_count(self).saturating_sub(memory / STACK); // each refers to the server
+        let excess = all.saturating_sub(connections).max(same.saturating_sub(max)).max(threads);
         if excess > turned_away {
             return;
         }

@@ -32,16 +32,17 @@ pub fn soft_limit(name: &str) -> Option<u64> {
 }
 
 /// Returns a quarter of the memory that the process may have, in whole MiB: the rest is for stacks, sockets and other programs.
-pub fn memory_share() -> usize {
+fn memory_share() -> usize {
     let total = proc_value("/proc/meminfo", "MemTotal:").and_then(number).map(|kib| kib << 10);
     let mut limits = vec![total, soft_limit("Max address space"), Some(usize::MAX as u64)];
     // A line is `0::/PATH` in version 2 of control groups, and `NUMBER:CONTROLLER:/PATH` in version 1 (cgroups(7)). The
     // groups above limit the process too.
     for group in read_to_string("/proc/self/cgroup").unwrap_or_default().lines() {
         let path = group.split_once(':').unwrap_or_default().1.replacen(':', "", 1);
-        for directory in Path::new("/sys/fs/cgroup").join(path).ancestors() {
-            let files = ["memory.max", "memory.limit_in_bytes"].map(|name| directory.join(name));
-            limits.extend(files.map(|file| number(read_to_string(file).ok()?)));
+        for directory in Path::new(&format!("/sys/fs/cgroup/{path}")).ancestors() {
+            for file in ["memory.max", "memory.limit_in_bytes"] {
+                limits.push(read_to_string(directory.join(file)).ok().and_then(number));
+            }
         }
     }
     (limits.into_iter().flatten().min().unwrap_or_default() >> 22 << 20) as usize
@@ -55,7 +56,7 @@ pub fn cores() -> usize {
     bits.max(1) as usize
 }
 
-/// How the descriptors are divided, so that the process never runs out of them.
+/// How descriptors and memory are divided, so that the process never runs out of them.
 pub struct Shares {
     /// All descriptors that the process may have; `None` if their number is unlimited or unknown.
     pub descriptors: Option<usize>,
@@ -65,16 +66,19 @@ pub struct Shares {
     pub turned_away: usize,
     /// The number of logs that are open at a time. Each has up to two files.
     pub logs: usize,
+    /// A quarter of the memory, for logs and bodies if `--memory` is not given. The stacks of threads take another one
+    /// at most.
+    pub memory: usize,
 }
 
-/// Divides the descriptors. Returns at most as many connections and logs as given.
+/// Divides descriptors and memory. Returns at most as many connections and logs as given.
 pub fn shares(connections: usize, logs: usize) -> Shares {
     let descriptors = soft_limit("Max open files").map(|n| usize::try_from(n).unwrap_or(usize::MAX));
     let all = descriptors.unwrap_or(usize::MAX);
     let turned_away = MAX_TURNED_AWAY.min(all / 8);
     let logs = logs.min(all / 8);
     let connections = connections.min(all.saturating_sub(OTHER_DESCRIPTORS + turned_away + 2 * logs).max(1));
-    Shares { descriptors, connections, turned_away, logs }
+    Shares { descriptors, connections, turned_away, logs, memory: memory_share() }
 }
 
 /// Places that clients take: those of all connections, or of one use of them.

@@ -100,7 +100,7 @@ self::table! {
     METHOD 501 "RFC 9110 §9.1" "the server does not support this method; use GET, HEAD, POST or OPTIONS, in capital letters"
     CODING 501 "RFC 9112 §6.1" "the server supports no transfer coding but chunked; send `Transfer-Encoding: chunked`, or Content-Length"
     CHANNELS 503 "tincan, --max-channels" "there are too many channels; use one that exists, or ask the operator to remove the files of unused channels, to raise --max-channels, or to keep strangers out with --token-file" => LATER
-    CONNECTIONS 503 "tincan, --max-connections and --max-per-address" "there are too many connections; come back later" => LATER
+    CONNECTIONS 503 "tincan, limits of connections" "there are too many connections; come back later" => LATER
     MEMORY 503 "tincan, --memory" "the bodies that are being received need all the memory that they may take; come back later" => LATER
     OPEN_LOGS 503 "tincan, --data" "the channels in use need all descriptors that logs may take (`ulimit -n`); come back later" => LATER
     LOG_CLOSED 503 "tincan, --data" "the channel is closed, because its log is damaged or cannot be opened; see the server's standard error for the reason" => LATER
