@@ -379,7 +379,7 @@ impl Hub {
     }
 
     /// Returns the open channels for which a condition is true.
-    pub(super) fn open_channels(&self, condition: impl Fn(&Channel) -> bool) -> Vec<Arc<Channel>> {
+    pub fn open_channels(&self, condition: impl Fn(&Channel) -> bool) -> Vec<Arc<Channel>> {
         let mut channels = Vec::new();
         for group in self.extra_group.get().into_iter().chain([&self.channels]) {
             channels.extend(lock(&group.names).open_channels().filter(|channel| condition(channel)).cloned());
@@ -496,7 +496,7 @@ impl Hub {
 
     /// Drops the oldest part of the largest log, until logs and bodies are within the budget. (If several threads do this
     /// at a time, each may drop one part more.)
-    pub(super) fn free_memory(&self) {
+    pub fn free_memory(&self) {
         while self.budget.is_over()
             && let Some(largest) = self.open_channels(|c| c.memory.bytes() > 0).iter().max_by_key(|c| c.memory.bytes())
         {
@@ -510,7 +510,7 @@ impl Hub {
     /// [`MEMORY`] if there is no room for it.
     pub fn admit(&self, body: &Counted, bytes: usize) -> Result<(), Reject> {
         body.set(bytes);
-        self.budget.has_room(body).then(|| self.free_memory()).ok_or(MEMORY)
+        self.budget.has_room(bytes).then(|| self.free_memory()).ok_or(MEMORY)
     }
 
     /// Returns the metrics in Prometheus's text format. `only`: of all channels, only this one is listed.

@@ -96,29 +96,26 @@ impl Server {
         let wanted = config.max_connections;
         let channels = config.max_channels;
         let history = config.history as u64;
-        let place = if config.data.is_some() { "on the disk" } else { "in memory" };
+        let on_disk = config.data.is_some();
+        let place = if on_disk { "on the disk" } else { "in memory" };
         let each = bytes(history);
+        let memory = bytes(self.hub().budget.max as u64);
         let mut notes = vec![format!(
-            "limits: {connections} connections{of_descriptors}; {channels} channels of up to {each}, {place}"
+            "limits: {connections} connections{of_descriptors}; {channels} channels of up to {each}, {place}; {memory} for logs in memory and bodies"
         )];
         if connections < wanted {
             notes.push(format!(
                 "warning: --max-connections {wanted} needs more descriptors; raise `ulimit -n`, or give --max-connections {connections}"
             ));
         }
-        if config.data.is_some() && logs < channels {
+        if on_disk && logs < channels {
             notes.push(format!(
                 "warning: there are descriptors for {logs} channels in use at a time; raise `ulimit -n`"
             ));
         }
-        notes.push(format!(
-            "memory: up to {} for all logs in memory and all bodies",
-            bytes(self.hub().budget.max as u64)
-        ));
-        let need = history / 2;
-        let limit = limits::soft_limit("Max file size").filter(|limit| config.data.is_some() && *limit <= need);
+        let limit = limits::soft_limit("Max file size").filter(|limit| on_disk && *limit <= history / 2);
         if let Some(limit) = limit.map(bytes) {
-            let need = bytes(need);
+            let need = bytes(history / 2);
             notes.push(format!("warning: --history may need {need}, but `ulimit -f` allows {limit}"));
         }
         if let Some(rights) = self.app.tokens.open_to_all()

@@ -253,15 +253,17 @@ fn the_start_says_what_the_process_can_hold_and_warns() {
     for (limit, args, says) in [
         (
             "-n 64",
-            "",
-            format!("  limits: 48 connections (64 descriptors); 1000 channels of up to 1 MiB, in memory\n{many} 48\n"),
+            "--memory 1500K",
+            format!(
+                "  limits: 48 connections (64 descriptors); 1000 channels of up to 1 MiB, in memory; 1500 KiB for logs in memory and bodies\n{many} 48\n"
+            ),
         ),
         (
             "-n 64",
             &data,
             format!("{many} 32\n  warning: there are descriptors for 8 channels in use at a time; raise `ulimit -n`\n"),
         ),
-        ("-v 500000", "", "  warning: --history may need 1000 MiB, but `ulimit -v` allows 500000 KiB\n".into()),
+        ("-v 500000", "", "1 MiB, in memory; 122 MiB for logs in memory and bodies\n".into()),
         ("-f 100", &data, "  warning: --history may need 512 KiB, but `ulimit -f` allows ".into()),
     ] {
         let mut command = Command::new("sh");

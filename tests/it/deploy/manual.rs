@@ -80,7 +80,7 @@ fn the_lines_of_limits_are_as_the_manual_of_the_server_shows_them() {
     let dir = Scratch::new();
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -n 1024 && exec \"$@\"", "sh", TINCAN, "--listen", "127.0.0.1:0"]);
-    command.args(["--data", dir.arg()]);
+    command.args(["--data", dir.arg(), "--memory", "8M"]);
     let server = Tincan::run(command);
     let shown = text_block("src/server/README.md", "  limits: ");
     let shown = shown.trim_end();
