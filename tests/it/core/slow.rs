@@ -214,7 +214,7 @@ impl Run<'_> {
     fn listen(&self, wire: Wire, name: &str) -> Moments {
         let (mut received, mut late, mut from) = (Vec::new(), Vec::new(), Instant::now());
         self.blocks(wire, |block| {
-            // Pings come after a second, and the heartbeat checks twice a second.
+            // Pings come after a second, and the heartbeat sweeps about twice a second.
             late.push(Sample::since(from + Duration::from_millis(1500)));
             from = Instant::now();
             if block != PING && !is_end(block) {
