@@ -156,8 +156,10 @@ pub struct Hub {
     pub(super) pump: OnceLock<Thread>,
     pub(super) heartbeat: OnceLock<Thread>,
     epoch: Mutex<u64>, // the greatest one that was given
-    /// The open connections.
+    /// The open connections, without the refused ones.
     pub connections: Arc<Places>,
+    /// The open connections that are refused.
+    pub refused: Arc<Places>,
     pub(super) counters: Mutex<Counters>,
 }
 
@@ -209,6 +211,7 @@ impl Hub {
             heartbeat: OnceLock::new(),
             epoch: Mutex::new(random() >> 24),
             connections: Arc::default(),
+            refused: Arc::default(),
             counters: Mutex::default(),
         };
         hub.scan_data(private)?;

@@ -202,19 +202,20 @@ impl Server {
         let hub = self.hub();
         let config = hub.config();
         let Shares { connections, turned_away, memory, .. } = hub.shares;
-        let (slot, all, same) = hub.connections.claim(peer.ip());
-        // A client on this machine may be a proxy for all others.
-        let max = if peer.ip().to_canonical().is_loopback() {
-            usize::MAX
-        } else {
-            config.max_per_address.unwrap_or(connections.div_ceil(2))
-        };
-        let threads = Arc::strong_count(self).saturating_sub(memory / STACK); // each refers to the server
-        let excess = all.saturating_sub(connections).max(same.saturating_sub(max)).max(threads);
-        if excess > turned_away {
-            return;
+        let (mut slot, all, same) = hub.connections.claim(peer.ip());
+        let max = config.max_per_address.unwrap_or(connections.div_ceil(2));
+        // A client on this machine may be a proxy for all others. Each thread refers to the server.
+        let full = all > connections
+            || (same > max && !peer.ip().to_canonical().is_loopback())
+            || Arc::strong_count(self) > memory / STACK;
+        if full {
+            // Connections that are refused have other places. Otherwise those of one client would keep out all others.
+            let number;
+            (slot, number, _) = hub.refused.claim(peer.ip());
+            if number > turned_away {
+                return;
+            }
         }
-        let full = excess > 0;
         let Ok(mut connection) = Connection::new(stream, peer, config.quiet, full || leads) else { return };
         connection.watchers.0.extend(self.app.wings().filter_map(|wing| wing.watch()));
         match self.serve_requests(&mut connection, full) {
