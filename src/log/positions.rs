@@ -6,7 +6,7 @@
 //!
 //! The bytes are in parts (`part.rs`), in memory or in files (`--data`). What one POST publishes is never split between
 //! two parts. The oldest part is dropped as a whole. In memory, a part has at most a sixteenth of the limit, and at
-//! most [`PIECE`]; only a single POST can be larger. If the budget for all logs is small (`memory.rs`), parts are
+//! most [`PIECE`] or a 256th of it; only a single POST can be larger. If the budget for all logs is small (`memory.rs`), parts are
 //! smaller. On disk there are two parts. `NAME.sse` becomes `NAME.old.sse` when it has half of the limit. There is no
 //! index: ids only grow, so [`Log::find_start`] searches the bytes themselves by bisection.
 //!
@@ -255,8 +255,16 @@ impl Log {
         }
         self.grow(unit.len() as u64);
         self.written.id = last_id;
+        let part_limit = self.part_limit();
+        let is_first = self.parts.len() == 1;
         match self.parts.back_mut() {
-            Some(Part { file: None, memory, .. }) => memory.extend_from_slice(unit),
+            Some(Part { file: None, memory, .. }) => {
+                if !is_first {
+                    // Parts of the same size leave no small holes in the heap when they are dropped.
+                    memory.reserve_exact(part_limit.max(unit.len()).saturating_sub(memory.len()));
+                }
+                memory.extend_from_slice(unit);
+            }
             _ if has_subscribers => self.keep_recent(unit),
             _ => self.recent = Vec::new(),
         }
@@ -271,9 +279,7 @@ impl Log {
 
     /// Returns the bytes of memory that the log takes. Those in files do not count.
     pub fn memory(&self) -> usize {
-        let newest = self.parts.back().filter(|part| part.file.is_none());
-        // No earlier part has room to spare, see `add_part`.
-        newest.map_or(0, |newest| (newest.start - self.start() + self.held_bytes()) as usize + newest.memory.capacity())
+        self.parts.iter().chain(&self.held_parts).map(|part| part.memory.capacity()).sum()
     }
 
     fn held_bytes(&self) -> u64 {
@@ -297,9 +303,11 @@ impl Log {
         is_needed.then_some(NewPart { file: None, keep_before })
     }
 
-    /// Returns the size of a part in memory. Only a part with a single larger POST exceeds it.
+    /// Returns the size of a part in memory. Only a part with a single larger POST exceeds it. A log has at most 256 full
+    /// parts.
     fn part_limit(&self) -> usize {
-        PIECE.min(self.share as usize / 16)
+        let share = self.share as usize;
+        PIECE.max(share / 256).min(share / 16)
     }
 
     /// Keeps in memory what was also written to a file.
@@ -351,9 +359,6 @@ impl Log {
         let mut memory = dropped.last_mut().map(|part| take(&mut part.memory)).unwrap_or_default();
         memory.clear();
         memory.shrink_to(self.part_limit());
-        if let Some(newest) = self.parts.back_mut() {
-            newest.memory.shrink_to_fit();
-        }
         self.parts.push_back(Part { start, len: 0, before, file, memory });
         dropped
     }

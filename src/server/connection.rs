@@ -200,7 +200,7 @@ impl Connection {
                     (data.len(), data.len() == left)
                 }
             };
-            admit(received.body.capacity())?;
+            admit(received.body.capacity().min(max))?;
             let used = self.drain(used);
             self.watchers.each(|watcher| watcher.body(&used));
             if complete {

@@ -121,11 +121,10 @@ impl Accepted {
     /// The Close frame with which the WebSocket is to end, if one is due.
     fn serve_frames(&self, connection: &mut Connection, shared: &Mutex<Shared>) -> Result<(), Vec<u8>> {
         let close = |reject: Reject| frames::close(Some(if reject.status == 500 { 1011 } else { 1013 }), reject.why);
-        let mut parser = Parser::new(self.hub.config().max_body);
-        let message = Counted::new(&self.hub.budget.bodies);
+        let max = self.hub.config().max_body;
+        let mut parser = Parser::new(max);
+        let message = Counted::new(&self.hub.budget.bodies); // what has come of it
         while let Ok((bytes, early)) = receive(connection, shared) {
-            // A message in one piece is counted as well: it is in flight until it is published.
-            self.hub.admit(&message, parser.message.capacity() + bytes.len()).map_err(close)?;
             let mut watched = lock(shared);
             if !early {
                 watched.watchers.each(|watcher| watcher.received(&bytes)); // early bytes were received with the request
@@ -150,6 +149,7 @@ impl Accepted {
                     Received::Close(code) => return Err(frames::close(code, "")),
                 }
             }
+            self.hub.admit(&message, parser.message.capacity().min(max)).map_err(close)?;
         }
         Ok(())
     }
