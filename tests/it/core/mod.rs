@@ -12,6 +12,7 @@ pub mod growth;
 pub mod hostile;
 pub mod http;
 pub mod listen;
+pub mod places;
 pub mod props;
 pub mod publish;
 pub mod recovery;
