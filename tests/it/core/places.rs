@@ -32,6 +32,8 @@ fn an_address_has_its_places_and_others_are_served() {
             ask(&server, from, HEALTH).refused(ADDRESS);
         }
         assert_eq!(ask(&server, other, HEALTH).text(), "ok\n");
+        // The server may see a little later that a client has closed. The last connection is that of the question.
+        eventually("only subscribers are left", || server.metric("tincan_connections") == Some(3 + 1));
         let mut others = subscribe_to_the_limit(&server, other);
         assert_eq!(others.len(), 3, "{other}");
         // A place comes back when its connection closes, and it is only one.
@@ -41,10 +43,13 @@ fn an_address_has_its_places_and_others_are_served() {
             subscribers.len() == 3
         });
         ask(&server, one, HEALTH).refused(ADDRESS);
+        eventually("all are counted", || server.readers("a") == 6);
         let ids = server.post("/a", "x");
         for subscriber in subscribers.iter_mut().chain(&mut others) {
             subscriber.expect(format!("data: x\nid: {}\n\n", ids[0]));
         }
+        drop((subscribers, others));
+        eventually("all have left", || server.metric("tincan_connections") == Some(1));
     }
 }
 
