@@ -5,7 +5,7 @@ use crate::support::harness::*;
 use crate::support::process::{is_alone, run_alone};
 use std::net::{IpAddr, TcpStream};
 use std::process::Command;
-use tincan::wire::reject::ADDRESS;
+use tincan::wire::reject::CONNECTIONS;
 
 /// An address of each kind.
 pub const ONE: &str = "10.9.0.1";
@@ -81,7 +81,7 @@ pub fn subscribe_to_the_limit(server: &Tincan, address: &str) -> Vec<Wire> {
         match subscribe(server, address) {
             Ok(subscriber) => subscribers.push(subscriber),
             Err(response) => {
-                response.refused(ADDRESS);
+                response.refused(CONNECTIONS);
                 return subscribers;
             }
         }

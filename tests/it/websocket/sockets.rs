@@ -407,7 +407,7 @@ fn websockets_of_one_address_leave_the_places_of_others() {
         sockets.push(Ws(wire));
     };
     assert_eq!(sockets.len(), 5, "each takes two places of ten");
-    refused.refused(reject::ADDRESS);
+    refused.refused(reject::CONNECTIONS);
     let others: Vec<_> = (0..10).filter_map(|_| subscribe(&server, OTHER).ok()).collect();
     assert_eq!(others.len(), 10, "the others have their places");
     sockets.into_iter().for_each(Ws::close);
