@@ -2,6 +2,7 @@
 
 pub mod channel;
 pub mod cli;
+pub mod clock;
 pub mod crash;
 pub mod data;
 pub mod faults;
@@ -12,8 +13,10 @@ pub mod growth;
 pub mod hostile;
 pub mod http;
 pub mod listen;
+pub mod places;
 pub mod props;
 pub mod publish;
+pub mod quiet;
 pub mod recovery;
 pub mod report;
 pub mod slow;

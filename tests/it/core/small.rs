@@ -1,14 +1,17 @@
 //! A small board: memory, start, address space. The figures hold for the release build, which `.ci/run` names in
-//! `TINCAN_RELEASE`. Without this variable, only the tests that hold for every build run.
+//! `TINCAN_RELEASE`, and for the static release build, which it names in `TINCAN_STATIC`. Without these variables, only
+//! the tests that hold for every build run.
 
 use crate::support::harness::*;
-use crate::support::process::release;
+use crate::support::process::{release, status};
 use std::fs::read_to_string;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use tincan::system::limits::soft_limit;
+use tincan::wire::reject::TIMEOUT;
 
 /// Returns the memory that a process needs for itself, in KiB: first the pages that it has written, then these and
 /// all pages of its program in memory, as if no other process shared them. Unchanged pages of the system's libraries
@@ -49,6 +52,42 @@ fn an_idle_server_takes_about_a_mebibyte() {
     // 180 to 200: threads, the loader and the C library write some more pages on some machines.
     assert!(written < 256, "{written} KiB written");
     assert!(own < most + 256, "{own} KiB");
+}
+
+#[test]
+fn after_three_thousand_silent_clients_the_memory_is_free_again() {
+    const CLIENTS: usize = 3_000;
+    let Ok(program) = std::env::var("TINCAN_STATIC") else {
+        return eprintln!("left out: TINCAN_STATIC names no static release build");
+    };
+    if soft_limit("Max open files").is_some_and(|limit| limit < 7_000) {
+        return eprintln!("left out: `ulimit -n` is below 7000");
+    }
+    let mut command = Command::new(program);
+    command.args(["--listen", "127.0.0.1:0", "--quiet"]);
+    let server = Tincan::run(command);
+    // Only this connection is left.
+    let is_empty = || server.metric("tincan_connections") == Some(1);
+    let others: Vec<Wire> = (0..20).map(|_| server.listen("/a", "").0).collect();
+    server.post("/a", "x");
+    drop(others);
+    eventually("the first subscribers have left", is_empty);
+    let threads = status(&server, "Threads:");
+    let before = own_memory(server.pid());
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS / 100 {
+        clients.extend((0..100).map(|_| server.connect()));
+        server.get("/health"); // the server has accepted those before it, so that no client has to try again
+    }
+    assert!(status(&server, "Threads:") > CLIENTS as u64 / 2, "most of them are there at one time");
+    for mut client in clients {
+        client.response().refused(TIMEOUT);
+    }
+    eventually("all have left", is_empty);
+    eventually("their threads have ended", || status(&server, "Threads:") <= threads);
+    let after = own_memory(server.pid());
+    println!("KiB written, and of its own: {before:?} before the crowd, {after:?} after it");
+    assert!(after.1 <= before.1 + 1024, "{after:?} KiB after the crowd, {before:?} before it");
 }
 
 #[test]

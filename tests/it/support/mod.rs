@@ -7,6 +7,7 @@ pub mod growth;
 pub mod harness;
 #[allow(dead_code)] // the core alone has no manual of a wing
 pub mod manual;
+pub mod network;
 pub mod process;
 pub mod refusals;
 pub mod slow_readers;

@@ -47,3 +47,22 @@ pub fn release() -> Option<String> {
     }
     program
 }
+
+/// Returns whether this process runs only one test, because of [`run_alone`].
+pub fn is_alone() -> bool {
+    std::env::var_os("TINCAN_ALONE").is_some()
+}
+
+/// Runs a test again, in a process of its own that the command `wrapper` starts. The test has to pass there.
+/// `module` is the `module_path!()` of the test.
+#[track_caller]
+pub fn run_alone(wrapper: &[&str], module: &str, test: &str) {
+    let (_, module) = module.split_once("::").unwrap();
+    let program = std::env::current_exe().unwrap();
+    let mut words = wrapper.iter().copied().chain([program.to_str().unwrap()]);
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words).args(["--exact", &format!("{module}::{test}"), "--nocapture"]).env("TINCAN_ALONE", "1");
+    let out = command.output().unwrap();
+    let [stdout, stderr] = [&out.stdout, &out.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    assert!(out.status.success() && stdout.contains("\ntest result: ok. 1 passed;"), "{test}: {stdout}{stderr}");
+}

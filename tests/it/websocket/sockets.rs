@@ -3,6 +3,7 @@
 
 use crate::support::browser::{driver, url};
 use crate::support::harness::*;
+use crate::support::network::*;
 use crate::support::process::descriptors;
 use crate::support::process::{shell, works};
 use crate::support::websocket::*;
@@ -387,6 +388,32 @@ fn a_websocket_counts_as_two_connections_and_a_full_server_says_503() {
     let server = Tincan::start(&["--max-channels", "1"]);
     server.post("/a", "x");
     server.ask(handshake("/b", "")).refused(reject::CHANNELS);
+}
+
+#[test]
+fn websockets_of_one_address_leave_the_places_of_others() {
+    if !has_network(module_path!(), "websockets_of_one_address_leave_the_places_of_others") {
+        return;
+    }
+    let server = everywhere(&["--max-connections", "20"]);
+    let mut sockets = Vec::new();
+    let refused = loop {
+        let mut wire = connect(&server, ONE);
+        wire.send(handshake("/a", ""));
+        let head = wire.head();
+        if head.status != 101 {
+            break wire.body(head);
+        }
+        sockets.push(Ws(wire));
+    };
+    assert_eq!(sockets.len(), 5, "each takes two places of ten");
+    refused.refused(reject::CONNECTIONS);
+    let others: Vec<_> = (0..10).filter_map(|_| subscribe(&server, OTHER).ok()).collect();
+    assert_eq!(others.len(), 10, "the others have their places");
+    sockets.into_iter().for_each(Ws::close);
+    drop(others);
+    eventually("no connection is left", || server.metric("tincan_connections") == Some(1));
+    assert_eq!(subscribe_to_the_limit(&server, ONE).len(), 10);
 }
 
 /// Checks the first message of a subscriber with the subprotocol; returns its id.
