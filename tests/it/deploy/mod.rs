@@ -1,6 +1,7 @@
 //! tincan in use: behind proxies, in a container, with other clients, and as the README shows it.
 
 pub mod backup;
+pub mod board;
 pub mod clients;
 pub mod container;
 pub mod manual;
