@@ -2,6 +2,7 @@
 
 use crate::support::harness::*;
 use crate::support::websocket::*;
+use tincan::wings::websocket::frames::TOO_LONG;
 use tincan::wire::reject::MEMORY;
 
 /// Publishes a large event over HTTP; returns the status.
@@ -66,4 +67,24 @@ fn a_message_that_is_published_does_not_count_any_more() {
     let mut ws = Ws::open(&server, "/a");
     ws.send(text("b".repeat(60_000)));
     ws.hears(&"b".repeat(60_000));
+}
+
+#[test]
+fn a_message_may_be_a_quarter_of_the_budget_in_one_frame_or_in_many() {
+    let server = Tincan::start(&["--quiet", "--memory", "128K"]);
+    let mut ws = Ws::open(&server, "/a");
+    for length in [32 << 10, (32 << 10) - 1, 24 << 10, 17_000] {
+        let message = "a".repeat(length);
+        ws.send(text(&message));
+        ws.hears(&message);
+        let parts: Vec<&str> =
+            [&message[..5000], &message[5000..5001], &message[5001..16_000], &message[16_000..]].into();
+        for fragment in fragments(&parts) {
+            ws.send(fragment);
+            server.rests();
+        }
+        ws.hears(&message);
+    }
+    ws.send(text("a".repeat((32 << 10) + 1)));
+    ws.closes(1009, TOO_LONG.why);
 }
