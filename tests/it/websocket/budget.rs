@@ -86,5 +86,5 @@ fn a_message_may_be_a_quarter_of_the_budget_in_one_frame_or_in_many() {
         ws.hears(&message);
     }
     ws.send(text("a".repeat((32 << 10) + 1)));
-    ws.closes(1009, TOO_LONG.why);
+    ws.closes(1009, &format!("{} ({})", TOO_LONG.why, TOO_LONG.rule));
 }
