@@ -1,5 +1,7 @@
 //! The core: behaviour that every build has, even one without wings.
 
+pub mod board;
+pub mod budget;
 pub mod channel;
 pub mod cli;
 pub mod clock;

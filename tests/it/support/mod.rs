@@ -3,10 +3,12 @@
 pub mod browser;
 pub mod commands;
 pub mod documents;
+pub mod follower;
 pub mod growth;
 pub mod harness;
 #[allow(dead_code)] // the core alone has no manual of a wing
 pub mod manual;
+pub mod memory_group;
 pub mod network;
 pub mod process;
 pub mod refusals;

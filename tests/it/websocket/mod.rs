@@ -1,5 +1,6 @@
 //! The wing WebSocket.
 
+pub mod budget;
 pub mod frames;
 pub mod framing;
 pub mod growth;
