@@ -187,18 +187,18 @@ fn places_are_counted_by_client() {
         "2001:db8::ffff:1:2:3", // the same network
         "2001:db8:0:1::1",
         "2001:db8::1",
-        "::192.0.2.1", // no mapped address
+        "::192.0.2.1", // no mapped address, but one in ::/64
         "127.0.0.1",
         "127.255.255.254",
         "::ffff:127.0.0.1",
-        "::1",
+        "::1", // in ::/64 as well
         "192.0.2.1",
     ] {
         let (slot, count) = counts(address);
         slots.push(slot);
         counted.push(count);
     }
-    let same = [1, 2, 1, 1, 1, 2, 1, 3, 1, 1, 1, 2, 1, 3];
+    let same = [1, 2, 1, 1, 1, 2, 1, 3, 1, 1, 1, 2, 2, 3];
     let expected: Vec<_> = same.into_iter().enumerate().map(|(n, same)| (n + 1, same)).collect();
     assert_eq!(counted, expected);
     drop(slots);
