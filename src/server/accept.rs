@@ -19,7 +19,7 @@
 
 use crate::channel::hub::Hub;
 use crate::config::Config;
-use crate::server::connection::{Connection, Response, Stop};
+use crate::server::connection::{BRIEF_TIME, Connection, Response, Stop};
 use crate::server::doors::{App, Door, Outcome, Route, Takeover};
 use crate::server::gate::{self, Tokens};
 use crate::server::route::{CLOSE, STREAM_FIELDS, is_chunked};
@@ -29,7 +29,7 @@ use crate::system::memory::Counted;
 use crate::system::threads::{STACK, spawn};
 use crate::system::time::jitter;
 use crate::wire::http::Request;
-use crate::wire::reject::{CONNECTIONS, LOG_UNREADABLE, Reject};
+use crate::wire::reject::{CONNECTIONS, LOG_UNREADABLE, Reject, TIMEOUT};
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -185,6 +185,9 @@ impl Server {
                 thread::sleep(ACCEPT_PAUSE);
                 continue;
             };
+            if self.is_crowded(self.hub().shares.turned_away) {
+                continue; // the connection is closed at once, without a further thread
+            }
             if leads {
                 debt_end = wait_for_first_byte(&stream, debt_end);
                 let next = self.clone();
@@ -197,17 +200,21 @@ impl Server {
         }
     }
 
+    /// Returns whether there are too many threads for the memory, by more than this number.
+    fn is_crowded(self: &Arc<Self>, excess: usize) -> bool {
+        Arc::strong_count(self) > self.hub().shares.memory / STACK + excess // each thread refers to the server
+    }
+
     /// Serves a connection. It gets little time if the server is full, or if this thread still `leads`.
     fn serve(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, leads: bool) {
         let hub = self.hub();
         let config = hub.config();
-        let Shares { connections, turned_away, memory, .. } = hub.shares;
+        let Shares { connections, turned_away, .. } = hub.shares;
         let (mut slot, all, same) = hub.connections.claim(peer.ip());
         let max = config.max_per_address.unwrap_or(connections.div_ceil(2));
-        // A client on this machine may be a proxy for all others. Each thread refers to the server.
-        let full = all > connections
-            || (same > max && !peer.ip().to_canonical().is_loopback())
-            || Arc::strong_count(self) > memory / STACK;
+        // A client on this machine may be a proxy for all others.
+        let is_proxy = peer.ip().to_canonical().is_loopback();
+        let full = all > connections || (same > max && !is_proxy) || self.is_crowded(0);
         if full {
             // Connections that are refused have other places. Otherwise those of one client would keep out all others.
             let number;
@@ -225,7 +232,7 @@ impl Server {
     }
 
     /// Reads requests and sends responses, until a request takes the connection over.
-    fn serve_requests(&self, connection: &mut Connection, full: bool) -> Result<Takeover, Stop> {
+    fn serve_requests(self: &Arc<Self>, connection: &mut Connection, full: bool) -> Result<Takeover, Stop> {
         let hub = self.hub();
         loop {
             let (head, deadline) = connection.read_head()?;
@@ -236,7 +243,12 @@ impl Server {
             // A client that waits for `100 Continue` does not send the body of a request that is refused.
             let withheld = req.expects && route.is_err();
             let in_flight = Counted::new(&hub.budget.bodies);
-            let admit = |bytes| hub.admit(&in_flight, bytes);
+            let begin = Instant::now();
+            let admit = |bytes| {
+                // If there are too many threads, a slow client gives its own to another.
+                let is_late = self.is_crowded(0) && begin.elapsed() > BRIEF_TIME;
+                if is_late { Err(TIMEOUT) } else { hub.admit(&in_flight, bytes) }
+            };
             let body = if withheld {
                 Vec::new()
             } else {

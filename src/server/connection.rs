@@ -26,7 +26,7 @@ const REQUEST_TIME: Duration = Duration::from_secs(10);
 const LEAST_RATE: u64 = 1 << 10;
 /// Limit: the same time for a whole request, if other clients wait for this connection's place. A silent client must
 /// not keep the place for long.
-const BRIEF_TIME: Duration = Duration::from_secs(1);
+pub const BRIEF_TIME: Duration = Duration::from_secs(1);
 /// Limit: the time between a response and the next request. It is above the 60 s after which nginx closes an idle
 /// connection to a server.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -240,8 +240,13 @@ impl Connection {
     pub fn read(&mut self, timeout: Duration) -> Result<bool, Stop> {
         self.stream.set_read_timeout(Some(timeout))?;
         let before = self.buf.len();
-        self.buf.resize(before + self.read_size, 0);
-        let read = self.stream.read(self.buf.get_mut(before..).unwrap_or_default()).map_err(|e| e.kind());
+        // Before it takes a large buffer, it waits without one.
+        let waited = if self.read_size > FIRST_READ { self.stream.peek(&mut [0]) } else { Ok(0) };
+        let read = waited.and_then(|_| {
+            self.buf.resize(before + self.read_size, 0);
+            self.stream.read(self.buf.get_mut(before..).unwrap_or_default())
+        });
+        let read = read.map_err(|e| e.kind());
         self.buf.truncate(before + read.unwrap_or(0));
         self.read_size = if read == Ok(self.read_size) { NEXT_READ } else { FIRST_READ };
         match read {
