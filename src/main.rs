@@ -1,15 +1,20 @@
 //! The program in three steps: read the command line, bind the socket, serve.
 #![forbid(unsafe_code)]
 
-use std::env::{args_os, var_os, vars_os};
+use std::env::{args_os, current_exe, var_os, vars_os};
 use std::ffi::OsString;
 use std::io::{Write, stdout};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::process::exit;
+use std::os::unix::process::CommandExt;
+use std::process::{self, exit};
 use tincan::Server;
 use tincan::flags::{Command, parse, unknown_variables};
+use tincan::system::limits::memory_share;
 use tincan::system::listener::outward_address;
 use tincan::system::report::{report, visible};
+
+/// A quarter of the memory is little if it is less than this, in bytes.
+const SMALL_SHARE: usize = 64 << 20;
 
 fn main() {
     let args: Vec<String> = args_os().skip(1).map(|arg| text("an argument", arg)).collect();
@@ -18,9 +23,24 @@ fn main() {
         Ok(Command::Print(text)) => exit(i32::from(stdout().write_all(text.as_bytes()).is_err())),
         Err(why) => fail(2, &why),
     };
+    save_memory();
     let server = Server::bind(config).unwrap_or_else(|e| fail(1, &e.to_string()));
     report_start(&server);
     server.run()
+}
+
+/// With glibc, freed memory stays with the thread that freed it. If there is little memory, this begins the program again,
+/// with settings of glibc that prevent that. (Programs that are linked with musl need no such settings.)
+fn save_memory() {
+    const SETTINGS: &str = "glibc.malloc.tcache_count=0:glibc.malloc.arena_max=1";
+    if cfg!(target_env = "gnu")
+        && memory_share() < SMALL_SHARE
+        && var_os("GLIBC_TUNABLES").is_none()
+        && let Ok(program) = current_exe()
+    {
+        // If this fails, the program goes on as it is.
+        let _ = process::Command::new(program).args(args_os().skip(1)).env("GLIBC_TUNABLES", SETTINGS).exec();
+    }
 }
 
 /// Returns the value of an argument or an environment variable as text. If it is not UTF-8, the program ends: replacing

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::log::disk::Dir;
 use crate::log::positions::{Log, Since};
 use crate::log::writer::Writer;
-use crate::system::limits::{self, Places, Shares};
+use crate::system::limits::{self, Places, Shares, Slot};
 use crate::system::memory::{Budget, Counted};
 use crate::system::report::report;
 use crate::system::threads::lock;
@@ -28,6 +28,7 @@ use crate::wire::reject::{CHANNELS, LOG_CLOSED, MEMORY, OPEN_LOGS, Reject};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{self, Write as _};
 use std::io;
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
@@ -283,6 +284,15 @@ impl Hub {
     /// Returns the milliseconds since the hub was made.
     pub fn now(&self) -> u64 {
         millis(self.started.elapsed())
+    }
+
+    /// Takes a place for a connection of this client. Returns its slot, and whether there is room for it.
+    pub fn connect(&self, client: IpAddr) -> (Slot, bool) {
+        let max = self.shares.connections;
+        let max_per_address = self.config.max_per_address.unwrap_or(max.div_ceil(2));
+        let (slot, all, same) = self.connections.claim(client);
+        // A client on this machine may be a proxy for all others.
+        (slot, all <= max && (same <= max_per_address || client.to_canonical().is_loopback()))
     }
 
     /// Returns the channel of this name. Opens it if needed.

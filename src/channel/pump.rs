@@ -25,8 +25,9 @@ use std::thread;
 use std::time::Duration;
 
 /// The pauses between the sweeps of the heartbeat, in milliseconds. Before the first pause it looks at all clients. The
-/// second sweep drops those that have closed. So a client that closes is dropped within two seconds.
-const SWEEP_PAUSES: [u64; 4] = [100, 550, 550, 550];
+/// second sweep drops those that have closed, if a round trip takes less than the first pause. So a client that closes is
+/// dropped within two seconds.
+const SWEEP_PAUSES: [u64; 4] = [200, 500, 500, 500];
 /// The pause before a replay is tried again if no thread could be started for it, in milliseconds.
 const REPLAY_PAUSE: u64 = 20;
 

@@ -208,22 +208,17 @@ impl Server {
     /// Serves a connection. It gets little time if the server is full, or if this thread still `leads`.
     fn serve(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, leads: bool) {
         let hub = self.hub();
-        let config = hub.config();
-        let Shares { connections, turned_away, .. } = hub.shares;
-        let (mut slot, all, same) = hub.connections.claim(peer.ip());
-        let max = config.max_per_address.unwrap_or(connections.div_ceil(2));
-        // A client on this machine may be a proxy for all others.
-        let is_proxy = peer.ip().to_canonical().is_loopback();
-        let full = all > connections || (same > max && !is_proxy) || self.is_crowded(0);
+        let (mut slot, has_room) = hub.connect(peer.ip());
+        let full = !has_room || self.is_crowded(0);
         if full {
             // Connections that are refused have other places. Otherwise those of one client would keep out all others.
             let number;
             (slot, number, _) = hub.refused.claim(peer.ip());
-            if number > turned_away {
+            if number > hub.shares.turned_away {
                 return;
             }
         }
-        let Ok(mut connection) = Connection::new(stream, peer, config.quiet, full || leads) else { return };
+        let Ok(mut connection) = Connection::new(stream, peer, hub.config().quiet, full || leads) else { return };
         connection.watchers.0.extend(self.app.wings().filter_map(|wing| wing.watch()));
         match self.serve_requests(&mut connection, full) {
             Err(stop) => connection.close(stop),

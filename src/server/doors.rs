@@ -15,7 +15,7 @@ use crate::system::limits::Slot;
 use crate::wire::http::Request;
 use crate::wire::reject::{CONNECTIONS, NO_WING, NO_WING_HERE, Reject};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 /// An entry of the list of doors.
@@ -161,14 +161,13 @@ impl App {
         self.wings().find_map(|wing| wing.audience(name, value))
     }
 
-    /// Counts a further connection, for code that holds a second descriptor.
+    /// Counts a further connection of this client, for code that holds a second descriptor.
     ///
     /// # Errors
     /// [`CONNECTIONS`] if there is no room for it.
-    pub fn extra_connection(&self) -> Result<Slot, Reject> {
-        // It is not a further connection of the client.
-        let (slot, number, _) = self.hub.connections.claim(Ipv4Addr::LOCALHOST.into());
-        if number > self.hub.shares.connections { Err(CONNECTIONS) } else { Ok(slot) }
+    pub fn extra_connection(&self, client: IpAddr) -> Result<Slot, Reject> {
+        let (slot, has_room) = self.hub.connect(client);
+        has_room.then_some(slot).ok_or(CONNECTIONS)
     }
 
     /// Returns whether a parameter belongs to a wing. [`App::check_wings`] has refused those of wings that are not in

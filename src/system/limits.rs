@@ -32,7 +32,7 @@ pub fn soft_limit(name: &str) -> Option<u64> {
 }
 
 /// Returns a quarter of the memory that the process may have, in whole MiB: the rest is for stacks, sockets and other programs.
-fn memory_share() -> usize {
+pub fn memory_share() -> usize {
     let total = proc_value("/proc/meminfo", "MemTotal:").and_then(number).map(|kib| kib << 10);
     let mut limits = vec![total, soft_limit("Max address space"), Some(usize::MAX as u64)];
     // A line is `0::/PATH` in version 2 of control groups, and `NUMBER:CONTROLLER:/PATH` in version 1 (cgroups(7)). The

@@ -196,13 +196,14 @@ impl Taps {
     /// # Errors
     /// [`CONNECTIONS`] or [`TAPS`] if there is no room for it.
     pub fn tap(self: &Arc<Taps>, app: &App, key: &str, stream: &TcpStream) -> Result<Box<dyn Watch>, Reject> {
-        let (slot, all, same) = self.places.claim(stream.peer_addr().map_err(|_| CONNECTIONS)?.ip());
+        let client = stream.peer_addr().map_err(|_| CONNECTIONS)?.ip();
+        let (slot, all, same) = self.places.claim(client);
         if all > MAX_TAPS || same > MAX_TAPS / 2 {
             return Err(TAPS);
         }
         let tapped = Arc::new(TappedConnection {
             key: key.into(),
-            _slots: (app.extra_connection()?, slot),
+            _slots: (app.extra_connection(client)?, slot),
             stream: stream.try_clone().map_err(|_| CONNECTIONS)?,
             recorder: Mutex::default(),
         });

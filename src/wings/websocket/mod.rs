@@ -43,7 +43,7 @@ impl Wing for WebSockets {
             }
             let head = http::head(101, &[&handshake.fields]);
             let (channel, mut stream_start) = app.prepare_stream(req, &name, since, head)?;
-            let extra_slot = app.extra_connection()?;
+            let extra_slot = app.extra_connection(connection.peer.ip())?;
             let blocks = handshake.event_stream;
             if !blocks {
                 stream_start.prelude_suffix = None; // the prelude has no data, so it would be no message
