@@ -3,7 +3,7 @@
 //! Limits: `--history` for the log.
 //! Deliberately absent: HTTP. The server supplies response heads that are ready to be sent.
 
-use crate::channel::subscriber::{Ending, Extras, Subscriber};
+use crate::channel::subscriber::{Client, Ending, Extras, Subscriber};
 use crate::config::Config;
 use crate::log::positions::{Log, Since, Start};
 use crate::log::writer::Writer;
@@ -253,7 +253,7 @@ impl Channel {
             stalls: 0,
             chunked: stream_start.chunked && !at_once,
             drop_reason: None,
-            client_shut: false,
+            client: Client::Quiet,
             slot,
         };
         let framing = subscriber.framing();

@@ -84,6 +84,17 @@ pub struct Extras {
     pub transport: Option<Box<dyn Transport>>,
 }
 
+/// What a look at a client finds.
+#[derive(PartialEq)]
+pub enum Client {
+    /// It sends little or nothing, as a subscriber does.
+    Quiet,
+    /// It has sent so much that there may be more to read.
+    Talks,
+    /// It sends no more: it has closed the connection, or only its own direction of it.
+    Shut,
+}
+
 /// Why a subscriber is to be dropped.
 #[derive(Clone, Copy, PartialEq)]
 pub enum DropReason {
@@ -111,8 +122,8 @@ pub struct Subscriber {
     pub chunked: bool,
     /// Why to drop it at the end of this turn.
     pub drop_reason: Option<DropReason>,
-    /// The client sends no more: it has closed the connection, or only its own direction of it.
-    pub client_shut: bool,
+    /// What the last look at the client found.
+    pub client: Client,
     /// Counts its connection.
     pub slot: Slot,
 }
@@ -386,7 +397,7 @@ impl Subscriber {
     /// # Errors
     /// If the subscriber is to be dropped.
     pub fn heartbeat(&mut self, end: u64, now: u64, heartbeat: u64, looks_at_all: bool) -> Result<(), DropReason> {
-        let looks = looks_at_all || self.client_shut || self.stalls > 0 || self.has_ending();
+        let looks = looks_at_all || self.client != Client::Quiet || self.stalls > 0 || self.has_ending();
         let just_shut = looks && self.look_at_client()?;
         let time_is_up = self.extras.as_ref().and_then(|extras| extras.expires).is_some_and(|time| now >= time);
         if time_is_up && !self.has_ending() {
@@ -395,7 +406,7 @@ impl Subscriber {
         }
         let stalled = u64::from(self.stalls.saturating_sub(MAX_STALL)) << MAX_STALL;
         let silent = !self.is_http() && stalled >= (heartbeat * MAX_SILENT_HEARTBEATS).min(MAX_SILENCE);
-        if time_is_up || silent || (self.client_shut && self.is_ended()) {
+        if time_is_up || silent || (self.client == Client::Shut && self.is_ended()) {
             return Err(DropReason::Finished);
         }
         let has_more = self.stalls > 0 || self.is_busy() || self.pos < end || self.pos == self.end_position();
@@ -418,9 +429,12 @@ impl Subscriber {
             return Ok(false); // its own thread reads all the time
         }
         match copy(&mut (&self.stream).take(MAX_DISCARDED), &mut sink()) {
-            Ok(MAX_DISCARDED) => Ok(false), // there may be more bytes to read
-            Ok(_) if !self.client_shut => {
-                self.client_shut = true;
+            Ok(MAX_DISCARDED) => {
+                self.client = Client::Talks;
+                Ok(false)
+            }
+            Ok(_) if self.client != Client::Shut => {
+                self.client = Client::Shut;
                 Ok(true)
             }
             Ok(_) if !matches!(self.stream.take_error(), Ok(None)) => Err(DropReason::Finished),

@@ -253,6 +253,7 @@ impl Server {
                 Route::Response(response) => Ok(Outcome::Response(response)),
                 Route::Handler(handler) => handler(&req, body, connection),
             });
+            drop(in_flight); // before the client can send the next body
             let response = match outcome {
                 Ok(Outcome::Response(response)) => response,
                 Ok(Outcome::TakenOver(take_over)) => return Ok(take_over),

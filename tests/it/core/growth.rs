@@ -12,7 +12,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use tincan::channel::subscriber::Subscriber;
+use tincan::channel::subscriber::{Client, Subscriber};
 use tincan::system::limits::Places;
 use tincan::wire::chunked::Chunked;
 use tincan::wire::event::{Event, parse};
@@ -306,7 +306,7 @@ fn what_is_for_one_alone_and_is_read_bit_by_bit() {
             stalls: 0,
             chunked: true,
             drop_reason: None,
-            client_shut: false,
+            client: Client::Quiet,
             slot,
         };
         thread_time(|| {

@@ -38,8 +38,8 @@ fn websocket_frames() {
     }
 }
 
-/// Counts the calls that read a message which has already arrived: one fills the buffer that every request has, and
-/// then each reads 16 KB.
+/// Counts the calls that read a message which has already arrived: one fills the buffer that every request has. Then each
+/// two read 16 KB: the first waits for a byte, and the second takes all.
 #[test]
 fn a_large_message_is_read_in_a_few_calls() {
     if !works("strace -V") {
@@ -63,5 +63,5 @@ fn a_large_message_is_read_in_a_few_calls() {
     ws.send(frame(0x81, &message));
     ws.hears(&message);
     let calls = read() - before;
-    assert!(calls <= 8, "{calls}"); // bytes that are sent at once may arrive in parts
+    assert!(calls <= 12, "{calls}"); // bytes that are sent at once may arrive in parts
 }
