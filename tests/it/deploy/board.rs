@@ -12,8 +12,7 @@ use std::fs::{copy, create_dir, create_dir_all, metadata, read_dir, read_to_stri
 use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixDatagram;
-use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 const TINCAN: &str = env!("CARGO_BIN_EXE_tincan");
@@ -361,25 +360,27 @@ fn the_wear_of_flash_follows_from_what_the_manual_of_the_log_says_an_event_costs
 #[test]
 fn the_variable_of_the_linker_has_the_name_of_the_target() {
     let build = chapter("### Build for a board");
-    let (_, rest) = build.split_once("export CARGO_TARGET_").unwrap();
-    let (variable, rest) = rest.split_once("_LINKER=rust-lld\ncargo build --release --target ").unwrap();
-    let target = rest.lines().next().unwrap();
-    assert_eq!(variable, target.replace('-', "_").to_uppercase());
-    assert!(build.contains(&format!("\nrustup target add {target}\n")));
-    let rows = build.lines().filter(|line| line.ends_with(" |") && line.contains("-unknown-linux-musl"));
-    assert_eq!(rows.clone().count(), 8);
-    assert!(rows.clone().any(|row| row.contains(&format!("`{target}` | stable"))));
-    let nightly = build.rsplit_once(" --target ").unwrap().1.lines().next().unwrap();
-    assert!(rows.clone().any(|row| row.contains(&format!("`{nightly}` | nightly"))));
+    let rows: Vec<&str> =
+        build.lines().filter(|line| line.contains("-unknown-linux-musl") && line.starts_with('|')).collect();
+    assert_eq!(rows.len(), 8, "{rows:?}");
+    for (part, rust) in build.split("```sh\n").skip(1).zip(["stable", "nightly"]) {
+        let commands = part.split("```").next().unwrap();
+        let target = commands.trim_end().rsplit_once(" --release --target ").unwrap().1;
+        let variable = format!("\nexport CARGO_TARGET_{}_LINKER=", target.replace('-', "_").to_uppercase());
+        assert!(commands.contains(&variable), "{commands}");
+        assert!(rows.iter().any(|row| row.contains(&format!("`{target}` | {rust} |"))), "{target}");
+    }
 }
 
-/// All processes of a command. They end with the test.
-struct Group(u32);
+/// A process whose id is in a file, as soon as there is one. It ends with the test.
+struct Noted(PathBuf);
 
-impl Drop for Group {
+impl Drop for Noted {
     fn drop(&mut self) {
-        let group = format!("-{}", self.0);
-        let _ = Command::new("kill").args(["-s", "KILL", "--", &group]).stderr(Stdio::null()).status();
+        let text = read_to_string(&self.0).unwrap_or_default();
+        if let Ok(pid) = text.trim_end().parse() {
+            signal("KILL", pid);
+        }
     }
 }
 
@@ -388,7 +389,13 @@ impl Drop for Group {
 fn the_command_of_the_inittab_runs_the_server_as_its_user_with_its_messages_in_the_log() {
     let dir = Scratch::new();
     let scripts = [
-        ("su", "[ \"$1 $2 $3 $5\" = '-s /bin/sh -c tincan' ] && ulimit -n >\"$0.limit\" && exec /bin/sh -c \"$4\""),
+        (
+            "su",
+            "[ \"$1 $2 $3 $5\" = '-s /bin/sh -c tincan' ] || exit\n\
+            ulimit -n >\"$0.limit\"\n\
+            echo $$ >\"$0.pid\" # the id of the program too, because of `exec`\n\
+            exec /bin/sh -c \"$4\"",
+        ),
         ("logger", "[ \"$*\" = '-t tincan -p daemon.info' ] && exec cat >&2"),
     ];
     for (name, script) in scripts {
@@ -399,26 +406,18 @@ fn the_command_of_the_inittab_runs_the_server_as_its_user_with_its_messages_in_t
     let command = inittab_command();
     let args = arguments(&command);
     let here = known(&args).join(" ").replace("127.0.0.1:8000", "127.0.0.1:0");
-    let line = swap(&swap(&command, &args.join(" "), &here), "/usr/bin/tincan", &in_double_quotes(TINCAN));
+    symlink(TINCAN, dir.0.join("tincan")).unwrap(); // a path that needs no quotes
+    let line = swap(&swap(&command, &args.join(" "), &here), "/usr/bin", dir.arg());
     let mut shell = Command::new("sh");
     shell
         .args(["-c", &format!("exec {line}")])
         .env("PATH", format!("{}:{}", dir.arg(), std::env::var("PATH").unwrap()));
-    let server = Tincan::run({
-        shell.process_group(0);
-        shell
-    });
-    let _all = Group(server.pid());
+    let _program = Noted(dir.0.join("su.pid"));
+    let server = Tincan::run(shell);
     let id = server.post("/kitchen", "soup is ready").remove(0);
     let read = server.get("/kitchen?wait=0&since=all").text();
     assert!(read.ends_with(&block("soup is ready", &id)), "{read}");
     assert_eq!(dir.read("su.limit"), "1024\n");
-}
-
-/// Returns a path as it stands in the inner quotes of the inittab's command.
-fn in_double_quotes(path: &str) -> String {
-    assert!(path.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c)), "{path} would need quotes");
-    path.into()
 }
 
 /// Copies a program below another root, with its libraries.

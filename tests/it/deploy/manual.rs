@@ -110,7 +110,15 @@ fn the_defaults_need_the_descriptors_that_the_readme_says() {
 #[test]
 fn the_files_for_deployment_are_not_in_the_program() {
     let program = read(TINCAN).unwrap();
-    let away = b"tincan is away";
-    assert!(document("static/deploy/nginx.conf").as_bytes().windows(away.len()).any(|bytes| bytes == away));
-    assert!(!program.windows(away.len()).any(|bytes| bytes == away), "the program contains a file of static/deploy");
+    let files = [
+        ("nginx.conf", "tincan is away"),
+        ("openwrt/tincan.init", "procd_open_instance"),
+        ("openwrt/tincan.config", "option enabled"),
+        ("busybox/inittab", "::respawn:"),
+    ];
+    for (file, words) in files {
+        assert!(document(&format!("static/deploy/{file}")).contains(words), "{file}");
+        let found = program.windows(words.len()).any(|bytes| bytes == words.as_bytes());
+        assert!(!found, "the program contains static/deploy/{file}");
+    }
 }
