@@ -22,8 +22,6 @@ const STUBS: &str = "tests/it/deploy/openwrt.sh";
 const INITTAB: &str = "static/deploy/busybox/inittab";
 const README: &str = "static/deploy/README.md";
 
-/// Options that a build may not have yet.
-const COMING: [&str; 2] = ["memory", "max-per-address"];
 /// Options that the files for OpenWrt leave out: a node of a cluster and the lines for learning are not for a board.
 const NOT_FOR_A_BOARD: [&str; 4] = ["redis", "trace", "help", "version"];
 
@@ -37,22 +35,6 @@ fn options() -> BTreeSet<String> {
     let lines = String::from_utf8(help).unwrap();
     let names = lines.lines().filter(|line| line.starts_with("  -")).filter_map(|line| line.split("--").nth(1));
     names.map(|rest| rest.split_whitespace().next().unwrap().to_string()).collect()
-}
-
-/// Removes the options that this program does not have yet, with their values.
-fn known(args: &[String]) -> Vec<String> {
-    let options = options();
-    let mut known = Vec::new();
-    let mut args = args.iter();
-    while let Some(arg) = args.next() {
-        let name = arg.trim_start_matches("--");
-        if COMING.contains(&name) && !options.contains(name) {
-            args.next();
-        } else {
-            known.push(arg.clone());
-        }
-    }
-    known
 }
 
 /// Returns a text in single quotes, for UCI and for a shell.
@@ -271,7 +253,6 @@ fn the_directory_of_the_logs_is_made_for_the_user_and_one_that_is_there_is_left_
 fn the_configuration_and_the_script_have_each_option_of_the_program() {
     let mut options = options();
     options.retain(|name| !NOT_FOR_A_BOARD.contains(&&**name));
-    options.extend(COMING.map(String::from));
     let config = with_all_options();
     let words = config.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     let names = words.filter(|words| ["option", "list"].iter().any(|kind| words.first() == Some(kind)));
@@ -294,7 +275,7 @@ fn the_program_understands_each_option_that_the_init_script_passes_on() {
     let config = swap(&config, "127.0.0.1:8000", "127.0.0.1:0");
     let [server] = &described(&config)[..] else { panic!("one server") };
     let mut command = Command::new(TINCAN);
-    command.args(known(&server.command[1..]));
+    command.args(&server.command[1..]);
     let server = Tincan::run(command);
     let head = "HTTP/1.1\r\nHost: chat.example.org\r\nAuthorization: Bearer 9Jx2mWqg0TZc5bLrVnE8uYd1\r\n";
     let published = server.ask(format!("POST /kitchen {head}Content-Length: 4\r\n\r\nsoup"));
@@ -405,7 +386,7 @@ fn the_command_of_the_inittab_runs_the_server_as_its_user_with_its_messages_in_t
     }
     let command = inittab_command();
     let args = arguments(&command);
-    let here = known(&args).join(" ").replace("127.0.0.1:8000", "127.0.0.1:0");
+    let here = args.join(" ").replace("127.0.0.1:8000", "127.0.0.1:0");
     symlink(TINCAN, dir.0.join("tincan")).unwrap(); // a path that needs no quotes
     let line = swap(&swap(&command, &args.join(" "), &here), "/usr/bin", dir.arg());
     let mut shell = Command::new("sh");
@@ -480,7 +461,7 @@ fn the_init_of_busybox_keeps_the_server_running_as_its_user() {
     }
     let (root, port) = (Scratch::new(), free_port());
     let args = arguments(&inittab_command());
-    let here = known(&args).join(" ").replace("127.0.0.1:8000", &format!("127.0.0.1:{port}"));
+    let here = args.join(" ").replace("127.0.0.1:8000", &format!("127.0.0.1:{port}"));
     make_system(&root.0, &swap(&document(INITTAB), &args.join(" "), &here));
     let log = UnixDatagram::bind(root.0.join("dev/log")).unwrap();
     log.set_nonblocking(true).unwrap();
