@@ -264,13 +264,14 @@ fn readers_of_one_byte_a_second_cost_no_memory_and_delay_nobody() {
 }
 
 fn nothing_is_reserved_for_bodies_that_are_only_announced() {
-    let server = Tincan::start(&["--quiet", "--max-body", "1G"]);
+    // A body may be a quarter of the memory, 256 MiB.
+    let server = Tincan::start(&["--quiet", "--memory", "1G", "--max-body", "1G"]);
     let honest = Honest::start(&server, true);
     let (before, before_data) = (status(&server, "VmRSS:"), status(&server, "VmData:"));
-    let announced = "POST /attacked HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n";
+    let announced = "POST /attacked HTTP/1.1\r\nHost: localhost\r\nContent-Length: 200000000\r\n";
     let mut open = open(&server, 500, |n| match n % 3 {
         0 => format!("{announced}\r\n"),
-        1 => format!("{CHUNKED}3b9aca00\r\nx"),
+        1 => format!("{CHUNKED}bebc200\r\nx"),
         _ => format!("{announced}Expect: 100-continue\r\n\r\n"),
     });
     for (_, wire) in open.iter_mut().skip(2).step_by(3) {

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::read_dir;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, OnceLock};
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
@@ -87,7 +87,7 @@ type Step = (usize, Id, Id, Option<Option<u64>>);
 #[derive(Default)]
 struct Soak {
     port: u16,
-    run: AtomicU64, // a number for each server, odd while there is none
+    run: AtomicUsize, // a number for each server, odd while there is none
     /// For each epoch, the numbers of its events by id; 0 is unknown.
     published: [Mutex<BTreeMap<u64, Vec<u32>>>; CHANNELS],
     end: OnceLock<[Id; CHANNELS]>, // the last ids, once all publishers have ended
@@ -110,7 +110,7 @@ impl Soak {
     }
 
     /// Waits for the server; returns its number.
-    fn up(&self, until: Instant) -> Option<u64> {
+    fn up(&self, until: Instant) -> Option<usize> {
         while Instant::now() < until {
             match self.run.load(SeqCst) {
                 run if run.is_multiple_of(2) => return Some(run),
@@ -126,7 +126,7 @@ impl Soak {
     }
 
     /// Handles the end of a connection. An error is a fault if the same server still runs.
-    fn ended(&self, run: u64, label: &str, end: io::Result<()>) {
+    fn ended(&self, run: usize, label: &str, end: io::Result<()>) {
         if let Err(e) = end
             && self.run.load(SeqCst) == run
         {
@@ -232,7 +232,7 @@ impl Chain<'_> {
     }
 
     /// Opens one connection, and reads it until either side ends it.
-    fn connect(&mut self, random: &mut Random, run: u64) -> io::Result<()> {
+    fn connect(&mut self, random: &mut Random, run: usize) -> io::Result<()> {
         let (soak, channel, began) = (self.soak, self.channel, Instant::now());
         let poll = random.below(3) == 0;
         let wait = if poll { format!("wait={}&", random.below(6)) } else { String::new() };

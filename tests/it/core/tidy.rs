@@ -299,6 +299,18 @@ fn nothing_in_the_source_can_be_made_to_panic_in_passing() {
 }
 
 #[test]
+fn no_source_has_an_atomic_number_of_64_bits() {
+    for source in sources() {
+        for (n, line) in source.code() {
+            // 32-bit MIPS, 32-bit PowerPC and old ARM have none, so the source would not compile for them.
+            for word in ["AtomicU64", "AtomicI64"] {
+                assert!(!line.contains(word), "{}:{n} has {word}", source.path);
+            }
+        }
+    }
+}
+
+#[test]
 fn prose_uses_plain_characters() {
     let sources = sources().into_iter().map(|source| (source.path, source.text));
     for (name, text) in sources.chain(documents()) {

@@ -9,7 +9,7 @@ use crate::support::process::status;
 use std::io::{BufReader, Write, copy};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread::{Builder, scope, sleep, spawn};
 use std::time::{Duration, Instant};
@@ -80,7 +80,7 @@ struct Fake {
     over: AtomicBool,
     connections: AtomicUsize,
     commands: AtomicUsize,
-    ids: AtomicU64,
+    ids: AtomicUsize,
 }
 
 /// A fake that ends with the test.
@@ -104,7 +104,7 @@ impl Fake {
             over: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             commands: AtomicUsize::new(0),
-            ids: AtomicU64::new(1),
+            ids: AtomicUsize::new(1),
         });
         let this = fake.clone();
         spawn(move || {

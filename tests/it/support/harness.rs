@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering::SeqCst};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
@@ -21,13 +21,13 @@ pub const PING: &str = ":ping\n\n";
 /// the thing happens within that time, plus the delay that the machine adds for everybody.
 pub struct Stopwatch {
     began: Instant,
-    late: u64,
+    late: usize,
 }
 
 /// How late a thread woke up that sleeps again and again: the sum, in microseconds.
-static LATE: AtomicU64 = AtomicU64::new(0);
+static LATE: AtomicUsize = AtomicUsize::new(0);
 /// How often that thread has slept.
-static NAPS: AtomicU64 = AtomicU64::new(0);
+static NAPS: AtomicUsize = AtomicUsize::new(0);
 
 impl Stopwatch {
     pub fn start() -> Stopwatch {
@@ -59,7 +59,7 @@ impl Stopwatch {
         let took = self.elapsed();
         let naps = NAPS.load(SeqCst);
         eventually("the present delay is counted", || NAPS.load(SeqCst) > naps);
-        let late = Duration::from_micros(LATE.load(SeqCst) - self.late);
+        let late = Duration::from_micros(LATE.load(SeqCst).wrapping_sub(self.late) as u64);
         let allowed = promised + Duration::from_millis(300) + (4 * late).min(4 * promised);
         assert!(took < allowed, "{action} took {took:?} instead of {promised:?}; the machine was {late:?} late");
     }
