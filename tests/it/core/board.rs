@@ -10,7 +10,7 @@ use std::fs::read_to_string;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread::{Builder, Scope, ScopedJoinHandle, scope, sleep};
 use std::time::{Duration, Instant};
 use tincan::wire::id::Id;
@@ -41,7 +41,7 @@ struct Board {
     answered: Vec<Mutex<Vec<Id>>>,
     /// How often each thing has happened.
     counts: Mutex<BTreeMap<String, u64>>,
-    events: AtomicU64,
+    events: AtomicUsize,
 }
 
 impl Board {
@@ -245,7 +245,7 @@ fn a_board_of_32_mib_stays_up_however_much_is_published_and_held() {
         killed: AtomicBool::new(false),
         answered: (0..CHANNELS).map(|_| Mutex::default()).collect(),
         counts: Mutex::default(),
-        events: AtomicU64::new(0),
+        events: AtomicUsize::new(0),
     };
     let (lines, met) = scope(|scope| {
         let board = &board;

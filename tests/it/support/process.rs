@@ -58,8 +58,9 @@ pub fn is_alone() -> bool {
 #[track_caller]
 pub fn run_alone(wrapper: &[&str], module: &str, test: &str) {
     let (_, module) = module.split_once("::").unwrap();
-    let program = std::env::current_exe().unwrap();
-    let mut words = wrapper.iter().copied().chain([program.to_str().unwrap()]);
+    // As it was started itself. That may be a script, with the tests of another processor in an emulator.
+    let program = std::env::args().next().unwrap();
+    let mut words = wrapper.iter().copied().chain([&*program]);
     let mut command = Command::new(words.next().unwrap());
     command.args(words).args(["--exact", &format!("{module}::{test}"), "--nocapture"]).env("TINCAN_ALONE", "1");
     let out = command.output().unwrap();
