@@ -29,8 +29,8 @@ fn main() {
     server.run()
 }
 
-/// With glibc, freed memory stays with the thread that freed it. If there is little memory, this begins the program again,
-/// with settings of glibc that prevent that. (Programs that are linked with musl need no such settings.)
+/// With glibc, freed memory stays with the thread that freed it. If there is little memory, this begins the program
+/// again, with settings of glibc that prevent that. (Programs that are linked with musl need no such settings.)
 fn save_memory() {
     const SETTINGS: &str = "glibc.malloc.tcache_count=0:glibc.malloc.arena_max=1";
     if cfg!(target_env = "gnu")

@@ -2,10 +2,10 @@
 //!
 //! A log is opened without a lock, so that only requests for that channel wait for it.
 //!
-//! The work for one request grows only with the logarithm of the number of channels. There are three exceptions.
-//! `/health` and `/metrics` look at all channels. A search for room does too, if a limit is reached. After a search
-//! that found no room, there is no further one for `SEARCH_PAUSE`, or for ten times the time of the search, if that is
-//! longer.
+//! The work for one request grows only with the logarithm of the number of channels. There are four exceptions.
+//! `/health` and `/metrics` look at all channels. So does a search for the largest log, each time that logs are over
+//! the memory budget. A search for room does too, if a limit of channels is reached. After a search that found no room,
+//! there is no further one for `SEARCH_PAUSE`, or for ten times the time of the search, if that is longer.
 //!
 //! Limits: `--max-channels`; for each channel one thread that replays.
 //! Deliberately absent: HTTP.
@@ -507,8 +507,8 @@ impl Hub {
         Ok(ids)
     }
 
-    /// Drops the oldest part of the largest log, until logs and bodies are within the budget. (If several threads do this
-    /// at a time, each may drop one part more.)
+    /// Drops the oldest part of the largest log, until logs and bodies are within the budget. If several threads do
+    /// this at a time, each may drop one part more.
     pub fn free_memory(&self) {
         while self.budget.is_over()
             && let Some(largest) = self.open_channels(|c| c.memory.bytes() > 0).iter().max_by_key(|c| c.memory.bytes())

@@ -25,8 +25,8 @@ use std::thread;
 use std::time::Duration;
 
 /// The pauses between the sweeps of the heartbeat, in milliseconds. Before the first pause it looks at all clients. The
-/// second sweep drops those that have closed, if a round trip takes less than the first pause. So a client that closes is
-/// dropped within two seconds.
+/// second sweep drops those that have closed, if a round trip takes less than the first pause. So a client that closes
+/// is dropped within two seconds.
 const SWEEP_PAUSES: [u64; 4] = [200, 500, 500, 500];
 /// The pause before a replay is tried again if no thread could be started for it, in milliseconds.
 const REPLAY_PAUSE: u64 = 20;
@@ -45,8 +45,8 @@ impl Hub {
         Ok(())
     }
 
-    /// Puts a channel with news in the pump's queue, unless it is there already, and wakes the pump. Whoever appends to
-    /// a log calls this, so here is looked whether logs have to give way.
+    /// Puts a channel with news in the pump's queue, unless it is there already, and wakes the pump. Each append to a
+    /// log is followed by this. So this also checks whether logs have to give way.
     pub fn wake(&self, channel: &Arc<Channel>) {
         if channel.subscriber_count() > 0 && !channel.queued.swap(true, SeqCst) {
             lock(&self.queue).push_back(channel.clone());

@@ -6,9 +6,9 @@
 //!
 //! The bytes are in parts (`part.rs`), in memory or in files (`--data`). What one POST publishes is never split between
 //! two parts. The oldest part is dropped as a whole. In memory, a part has at most a sixteenth of the limit, and at
-//! most [`PIECE`] or a 256th of it; only a single POST can be larger. If the budget for all logs is small (`memory.rs`), parts are
-//! smaller. On disk there are two parts. `NAME.sse` becomes `NAME.old.sse` when it has half of the limit. There is no
-//! index: ids only grow, so [`Log::find_start`] searches the bytes themselves by bisection.
+//! most [`PIECE`] or a 256th of it; only a single POST can be larger. If the budget for all logs is small
+//! (`memory.rs`), parts are smaller. On disk there are two parts. `NAME.sse` becomes `NAME.old.sse` when it has half of
+//! the limit. There is no index: ids only grow, so [`Log::find_start`] searches the bytes themselves by bisection.
 //!
 //! A log with files knows what is in them, but does not touch them under its lock. `writer.rs` appends, and the
 //! publisher then adds the same bytes to the log ([`Log::commit`]). New bytes are kept in memory as well, until all
@@ -303,8 +303,8 @@ impl Log {
         is_needed.then_some(NewPart { file: None, keep_before })
     }
 
-    /// Returns the size of a part in memory. Only a part with a single larger POST exceeds it. A log has at most 256 full
-    /// parts.
+    /// Returns the size of a part in memory. Only a part with a single larger POST exceeds it. A log has at most 256
+    /// full parts.
     fn part_limit(&self) -> usize {
         let share = self.share as usize;
         PIECE.max(share / 256).min(share / 16)

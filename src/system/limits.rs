@@ -31,7 +31,8 @@ pub fn soft_limit(name: &str) -> Option<u64> {
     proc_value("/proc/self/limits", name).and_then(number)
 }
 
-/// Returns a quarter of the memory that the process may have, in whole MiB: the rest is for stacks, sockets and other programs.
+/// Returns a quarter of the memory that the process may have, in whole MiB and at least one: the rest is for stacks,
+/// sockets and other programs.
 pub fn memory_share() -> usize {
     let total = proc_value("/proc/meminfo", "MemTotal:").and_then(number).map(|kib| kib << 10);
     let mut limits = vec![total, soft_limit("Max address space"), Some(usize::MAX as u64)];
@@ -45,7 +46,7 @@ pub fn memory_share() -> usize {
             }
         }
     }
-    (limits.into_iter().flatten().min().unwrap_or_default() >> 22 << 20) as usize
+    (limits.into_iter().flatten().min().unwrap_or_default() >> 22 << 20).max(1 << 20) as usize
 }
 
 /// Returns the number of cores that this process may run on, or 1 if that is unknown. (The function of std also reads

@@ -57,8 +57,8 @@ impl Budget {
         self.logs.load(SeqCst) + self.bodies.load(SeqCst) > self.max
     }
 
-    /// Returns whether there is room for a body of this size, which is counted already. All bodies together have half of the
-    /// budget, and each must leave as much of that free as it takes. So large bodies do not keep out small ones.
+    /// Returns whether there is room for a body of this size, which is counted already. All bodies together have half
+    /// of the budget, and each must leave as much of that free as it takes. So large bodies do not keep out small ones.
     pub fn has_room(&self, bytes: usize) -> bool {
         bytes == 0 || self.bodies.load(SeqCst) + bytes <= self.max / 2
     }
