@@ -37,12 +37,12 @@ pub struct Config {
     /// The mean time after which a stream ends, so that its client reconnects. `None` means that no stream ends by
     /// itself.
     pub max_age: Option<Duration>,
-    /// Limit: the bytes of a request's body.
+    /// Limit: the bytes of a request's body, but at most a quarter of `memory`.
     pub max_body: usize,
     /// Limit: open connections, subscribers included.
     pub max_connections: usize,
-    /// Limit: open connections of one client address. An IPv6 /64 network counts as one address, and the addresses of
-    /// this machine do not count. `None` means half of all.
+    /// Limit: open connections of one client address. An IPv6 /64 network counts as one address. Connections over
+    /// loopback do not count. `None` means half of all.
     pub max_per_address: Option<usize>,
     /// Limit: channels, with those that only have a file.
     pub max_channels: usize,

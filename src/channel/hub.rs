@@ -161,6 +161,8 @@ pub struct Hub {
     pub connections: Arc<Places>,
     /// The open connections that are refused.
     pub refused: Arc<Places>,
+    /// The open connections that have a thread.
+    pub threads: Arc<Places>,
     pub(super) counters: Mutex<Counters>,
 }
 
@@ -213,6 +215,7 @@ impl Hub {
             epoch: Mutex::new(random() >> 24),
             connections: Arc::default(),
             refused: Arc::default(),
+            threads: Arc::default(),
             counters: Mutex::default(),
         };
         hub.scan_data(private)?;
@@ -286,13 +289,10 @@ impl Hub {
         millis(self.started.elapsed())
     }
 
-    /// Takes a place for a connection of this client. Returns its slot, and whether there is room for it.
+    /// Takes a place for a connection of this client. Returns its slot, and whether there was room for it.
     pub fn connect(&self, client: IpAddr) -> (Slot, bool) {
         let max = self.shares.connections;
-        let max_per_address = self.config.max_per_address.unwrap_or(max.div_ceil(2));
-        let (slot, all, same) = self.connections.claim(client);
-        // A client on this machine may be a proxy for all others.
-        (slot, all <= max && (same <= max_per_address || client.to_canonical().is_loopback()))
+        self.connections.claim_within(client, max, self.config.max_per_address.unwrap_or(max.div_ceil(2)))
     }
 
     /// Returns the channel of this name. Opens it if needed.
@@ -469,14 +469,16 @@ impl Hub {
         }
         for channel in forgotten {
             // Its epoch may be ahead of the clock. The next epoch of a channel of this name must be greater.
+            let last = channel.last_id().epoch;
             let mut epoch = lock(&self.epoch);
-            *epoch = epoch.max(channel.last_id().epoch);
+            *epoch = epoch.max(last);
         }
     }
 
     /// Returns the clock in milliseconds, or more: it is greater than every epoch of this process, even if the clock
     /// was set back. If the clock is not set, it is greater than a random number that is below all times since 2004. So
-    /// two starts give the same epoch as seldom as two random numbers of 40 bits are equal.
+    /// two starts give the same epoch as seldom as two random numbers of 40 bits are close. A clock that is wrong, but
+    /// shows a time after 2025, is not noticed.
     fn new_epoch(&self) -> u64 {
         let now = if is_clock_set() { millis(clock()) } else { 0 };
         let mut epoch = lock(&self.epoch);

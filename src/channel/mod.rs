@@ -26,10 +26,10 @@
 //! locks then waits with it. Each watcher that may wait says so.
 //!
 //! `Hub::queue` and the names of a group of channels (`ChannelGroup::names`) have locks too, which are held for a few
-//! steps in memory. Under them, no other lock is taken except `Channel::state`, and `Hub::counters` for the metrics.
-//! `Hub::counters`, `Hub::epoch` and the clients of `Places` have the last locks: no other is taken under them. A
-//! thread that waits for `Channel::changed` holds no lock, except that a publisher may hold `writer`. If logs have to
-//! give way, the thread that has appended holds no lock but the `state` of the largest log, for a few steps.
+//! steps in memory. Under them, no other lock is taken except `Channel::state`, `Hub::epoch`, and `Hub::counters` for
+//! the metrics. `Hub::counters`, `Hub::epoch` and the clients of `Places` have the last locks: no other is taken under
+//! them. A thread that waits for `Channel::changed` holds no lock, except that a publisher may hold `writer`. If logs
+//! have to give way, the thread that has appended holds no lock but the `state` of the largest log, for a few steps.
 //!
 //! So under a lock, only publishers wait for a disk, and only for that of their own log. With `--sync` one publisher
 //! syncs for all that wait, and holds no lock meanwhile. In three cases a publisher syncs while it holds `writer`, in

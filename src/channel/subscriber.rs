@@ -439,7 +439,10 @@ impl Subscriber {
             }
             Ok(_) if !matches!(self.stream.take_error(), Ok(None)) => Err(DropReason::Finished),
             Ok(_) => Ok(false),
-            Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                self.client = Client::Quiet;
+                Ok(false)
+            }
             Err(_) => Err(DropReason::Finished),
         }
     }

@@ -239,7 +239,7 @@ impl Log {
     /// Returns how far the pump may be behind before a publisher waits. A commit of at most this many bytes usually
     /// keeps as many before it. Exceptions: a part with one very large POST, and a new file after a failed sync.
     pub fn slack(&self) -> u64 {
-        self.share / 4
+        if self.file().is_some() { self.limit / 4 } else { self.share / 4 }
     }
 
     /// Adds a unit that was written. `last_id` is the id of its last event; for a gap, which has no id, it is the last

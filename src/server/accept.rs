@@ -29,12 +29,13 @@ use crate::system::memory::Counted;
 use crate::system::threads::{STACK, spawn};
 use crate::system::time::jitter;
 use crate::wire::http::Request;
-use crate::wire::reject::{CONNECTIONS, LOG_UNREADABLE, Reject, TIMEOUT};
+use crate::wire::reject::{CONNECTIONS, LOG_UNREADABLE, Reject};
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -200,16 +201,23 @@ impl Server {
         }
     }
 
-    /// Returns whether there are too many threads for the memory, by more than this number.
-    fn is_crowded(self: &Arc<Self>, excess: usize) -> bool {
-        Arc::strong_count(self) > self.hub().shares.memory / STACK + excess // each thread refers to the server
+    /// Returns how many connections may have a thread at a time. Their stacks take a quarter of the memory at most.
+    fn max_threads(&self) -> usize {
+        self.hub().shares.memory / STACK
+    }
+
+    /// Returns whether more connections have a thread than may have one, by more than this number.
+    fn is_crowded(&self, excess: usize) -> bool {
+        self.hub().threads.count.load(Relaxed) > self.max_threads() + excess
     }
 
     /// Serves a connection. It gets little time if the server is full, or if this thread still `leads`.
-    fn serve(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, leads: bool) {
+    fn serve(&self, stream: TcpStream, peer: SocketAddr, leads: bool) {
         let hub = self.hub();
         let (mut slot, has_room) = hub.connect(peer.ip());
-        let full = !has_room || self.is_crowded(0);
+        let max = self.max_threads();
+        let (_thread, has_thread) = hub.threads.claim_within(peer.ip(), max, max.div_ceil(2));
+        let full = !has_room || !has_thread;
         if full {
             // Connections that are refused have other places. Otherwise those of one client would keep out all others.
             let number;
@@ -227,7 +235,7 @@ impl Server {
     }
 
     /// Reads requests and sends responses, until a request takes the connection over.
-    fn serve_requests(self: &Arc<Self>, connection: &mut Connection, full: bool) -> Result<Takeover, Stop> {
+    fn serve_requests(&self, connection: &mut Connection, full: bool) -> Result<Takeover, Stop> {
         let hub = self.hub();
         loop {
             let (head, deadline) = connection.read_head()?;
@@ -239,10 +247,10 @@ impl Server {
             let withheld = req.expects && route.is_err();
             let in_flight = Counted::new(&hub.budget.bodies);
             let begin = Instant::now();
-            let admit = |bytes| {
+            let admit = |bytes, complete: bool| {
                 // If there are too many threads, a slow client gives its own to another.
-                let is_late = self.is_crowded(0) && begin.elapsed() > BRIEF_TIME;
-                if is_late { Err(TIMEOUT) } else { hub.admit(&in_flight, bytes) }
+                let is_late = !complete && self.is_crowded(0) && begin.elapsed() > BRIEF_TIME;
+                if is_late { Err(CONNECTIONS) } else { hub.admit(&in_flight, bytes) }
             };
             let body = if withheld {
                 Vec::new()

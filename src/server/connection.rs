@@ -181,9 +181,9 @@ impl Connection {
     ///
     /// # Errors
     /// A refusal if the body is too large, malformed or late, or if it is not admitted. `admit` gets the size of the
-    /// buffer with the body so far.
+    /// buffer with the body so far, and whether the body is complete.
     pub fn read_body(
-        &mut self, req: &Request, max: usize, deadline: Instant, admit: impl Fn(usize) -> Result<(), Reject>,
+        &mut self, req: &Request, max: usize, deadline: Instant, admit: impl Fn(usize, bool) -> Result<(), Reject>,
     ) -> Result<Vec<u8>, Stop> {
         let mut deadline = deadline;
         let mut received = Chunked::default();
@@ -200,7 +200,7 @@ impl Connection {
                     (data.len(), data.len() == left)
                 }
             };
-            admit(received.body.capacity().min(max))?;
+            admit(received.body.capacity().min(max), complete)?;
             let used = self.drain(used);
             self.watchers.each(|watcher| watcher.body(&used));
             if complete {

@@ -13,6 +13,7 @@ use crate::server::connection::{Connection, Response};
 use crate::server::doors::{App, Handler, Outcome, Route};
 use crate::server::gate;
 use crate::server::pages::{self, File};
+use crate::system::memory::Counted;
 use crate::system::time::random;
 use crate::wire::event::{self, Event};
 use crate::wire::http::{self, Request};
@@ -24,6 +25,10 @@ use std::time::Duration;
 
 /// Limit: the seconds of `?wait=`.
 const MAX_WAIT: u64 = 300;
+
+/// Memory that an event takes while it is published, besides its data: itself, its lines, its id and its line in the
+/// response.
+const EVENT_SIZE: usize = 200;
 
 /// The field line that says that the connection ends.
 pub const CLOSE: &str = "Connection: close\r\n";
@@ -212,8 +217,12 @@ impl App {
         check_media(req)?;
         let template = event_template(req)?;
         let name = name.to_string();
+        let hub = self.hub.clone();
         Ok(Route::Handler(Box::new(move |req, body, _| {
             let events = parse_events(req, template, body)?;
+            // The body counts already. Its further events take more than their bytes.
+            let counted = Counted::new(&hub.budget.bodies);
+            hub.admit(&counted, events.len().saturating_sub(1) * EVENT_SIZE)?;
             publish(&name, &events).map(Outcome::Response)
         })))
     }

@@ -87,23 +87,23 @@ pub fn shares(connections: usize, logs: usize) -> Shares {
 pub struct Places {
     /// How many are taken.
     pub count: AtomicUsize,
-    clients: Mutex<BTreeMap<u128, Weak<Client>>>, // by their networks
+    clients: Mutex<BTreeMap<u128, Weak<Sharer>>>, // by their networks
 }
 
-/// A client, to which each of its slots refers.
-type Client = Arc<Places>;
+/// What all slots of one client share.
+struct Sharer(Arc<Places>);
 
 /// One place. It is taken until this is dropped. A subscriber keeps the slot of its connection.
-pub struct Slot(Arc<Client>);
+pub struct Slot(Arc<Sharer>);
 
 impl Places {
     /// Takes one more place. Returns its slot, how many are taken with it, and how many of these by clients with this
     /// address. The caller compares these numbers with its limits.
-    pub fn claim(self: &Client, address: IpAddr) -> (Slot, usize, usize) {
+    pub fn claim(self: &Arc<Places>, address: IpAddr) -> (Slot, usize, usize) {
         let network = network(address);
         let all = self.count.fetch_add(1, Relaxed) + 1;
         let mut clients = lock(&self.clients);
-        let client = clients.get(&network).and_then(Weak::upgrade).unwrap_or_else(|| Arc::new(self.clone()));
+        let client = clients.get(&network).and_then(Weak::upgrade).unwrap_or_else(|| Arc::new(Sharer(self.clone())));
         clients.insert(network, Arc::downgrade(&client));
         if clients.len() > 2 * all {
             clients.retain(|_, client| client.strong_count() > 0);
@@ -111,11 +111,18 @@ impl Places {
         let same = Arc::strong_count(&client);
         (Slot(client), all, same)
     }
+
+    /// Takes one more place. Returns its slot, and whether there was room: there are `max` places, and `max_same` of
+    /// them for one client. A client that comes over loopback may be a proxy, so it may have all.
+    pub fn claim_within(self: &Arc<Places>, address: IpAddr, max: usize, max_same: usize) -> (Slot, bool) {
+        let (slot, all, same) = self.claim(address);
+        (slot, all <= max && (same <= max_same || address.to_canonical().is_loopback()))
+    }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.count.fetch_sub(1, Relaxed);
+        self.0.0.count.fetch_sub(1, Relaxed);
     }
 }
 

@@ -5,6 +5,7 @@
 //! refused.
 //!
 //! Limits: [`Budget::max`]. Deliberately absent: what has limits of its own, such as stacks, heads and sockets.
+//! Shortcut: a body that has nearly `--max-body` may have a buffer of twice its size, and counts once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -40,8 +41,9 @@ impl Counted {
 
     /// Changes the size.
     pub fn set(&self, bytes: usize) {
-        self.sum.fetch_add(bytes, SeqCst);
-        self.sum.fetch_sub(self.bytes.swap(bytes, SeqCst), SeqCst);
+        // In one step, so that the sum is never too large. It may wrap on the way to a smaller value.
+        let before = self.bytes.swap(bytes, SeqCst);
+        self.sum.fetch_add(bytes.wrapping_sub(before), SeqCst);
     }
 }
 

@@ -630,3 +630,14 @@ fn a_log_that_gives_way_at_any_time_keeps_its_positions_and_knows_its_gaps() {
         assert!(whole > 0 || seed > 0);
     }
 }
+
+#[test]
+fn many_events_in_one_body_count_more_than_its_bytes() {
+    let server = Tincan::start(&["--quiet", "--memory", "2M"]);
+    // 5,000 events of 6 bytes would take a megabyte while they are published.
+    let events = |number: usize| "data\n\n".repeat(number);
+    let stream = "Content-Type: text/event-stream\r\n";
+    assert_eq!(server.post_with("/a", stream, &events(2000)).status, 200);
+    server.post_with("/a", stream, &events(5000)).refused(MEMORY);
+    assert_eq!(server.post("/a", &events(5000)).len(), 1, "text is one event");
+}
