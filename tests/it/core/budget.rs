@@ -637,7 +637,7 @@ fn many_events_in_one_body_count_more_than_its_bytes() {
     // 5,000 events of 6 bytes would take a megabyte while they are published.
     let events = |number: usize| "data\n\n".repeat(number);
     let stream = "Content-Type: text/event-stream\r\n";
-    assert_eq!(server.post_with("/a", stream, &events(2000)).status, 200);
-    server.post_with("/a", stream, &events(5000)).refused(MEMORY);
-    assert_eq!(server.post("/a", &events(5000)).len(), 1, "text is one event");
+    assert_eq!(server.post_with("/a", stream, events(2000)).status, 200);
+    server.post_with("/a", stream, events(5000)).refused(MEMORY);
+    assert_eq!(server.post("/a", events(5000)).len(), 1, "text is one event");
 }
