@@ -38,8 +38,8 @@ fn save_memory() {
         && var_os("GLIBC_TUNABLES").is_none()
         && let Ok(program) = current_exe()
     {
-        // If this fails, the program goes on as it is. But in an emulator that the kernel does not know, glibc gives the
-        // program to a shell, which cannot run it. Set the variable there.
+        // If this fails, the program goes on as it is. But in an emulator that the kernel does not know, glibc gives
+        // the program to a shell, which cannot run it. Set the variable there.
         let _ = process::Command::new(program).args(args_os().skip(1)).env("GLIBC_TUNABLES", SETTINGS).exec();
     }
 }
