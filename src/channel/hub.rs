@@ -20,7 +20,7 @@ use crate::system::limits::{self, Places, Shares, Slot};
 use crate::system::memory::{Budget, Counted};
 use crate::system::report::report;
 use crate::system::threads::lock;
-use crate::system::time::{clock, is_clock_set, millis, random};
+use crate::system::time::{millis, random, set_clock};
 use crate::wire::event::Event;
 use crate::wire::id::Id;
 use crate::wire::percent::is_made_of;
@@ -193,13 +193,13 @@ impl Hub {
     pub fn new(mut config: Config, private: bool, reserved: Vec<&'static str>) -> io::Result<Arc<Hub>> {
         let logs = if config.data.is_some() { config.max_channels } else { 0 };
         let shares = limits::shares(config.max_connections, logs);
-        let max = config.memory.unwrap_or(shares.memory);
-        config.max_body = config.max_body.min(max / 4);
+        let memory = config.memory.unwrap_or(shares.memory);
+        config.max_body = config.max_body.min(memory / 4);
         let all =
             GroupLimits { prefix: "", channels: config.max_channels, history: config.history, forget: config.forget };
         let mut hub = Hub {
             shares,
-            budget: Budget { max, ..Budget::default() },
+            budget: Budget { max: memory, ..Budget::default() },
             config,
             started: Instant::now(),
             dir: None,
@@ -353,7 +353,7 @@ impl Hub {
         let sync = self.config.sync;
         let mut note = |text: String| notes.push(format!("tincan: --data: /{name}: {text}"));
         let (log, writer) = match self.dir(name) {
-            None => (Log::new(epoch, history), Writer::default()),
+            None => (Log::new(epoch, history).within(self.budget.max), Writer::default()),
             Some(dir) => Log::open(dir, name, epoch, history, sync, &mut note).map_err(|e| {
                 *error = Some(e.to_string());
                 LOG_CLOSED
@@ -392,7 +392,7 @@ impl Hub {
     }
 
     /// Returns the open channels for which a condition is true.
-    pub fn open_channels(&self, condition: impl Fn(&Channel) -> bool) -> Vec<Arc<Channel>> {
+    pub(super) fn open_channels(&self, condition: impl Fn(&Channel) -> bool) -> Vec<Arc<Channel>> {
         let mut channels = Vec::new();
         for group in self.extra_group.get().into_iter().chain([&self.channels]) {
             channels.extend(lock(&group.names).open_channels().filter(|channel| condition(channel)).cloned());
@@ -480,7 +480,7 @@ impl Hub {
     /// two starts give the same epoch as seldom as two random numbers of 40 bits are close. A clock that is wrong, but
     /// shows a time after 2025, is not noticed.
     fn new_epoch(&self) -> u64 {
-        let now = if is_clock_set() { millis(clock()) } else { 0 };
+        let now = set_clock().map_or(0, millis);
         let mut epoch = lock(&self.epoch);
         *epoch = now.max(*epoch + 1);
         *epoch
@@ -511,7 +511,7 @@ impl Hub {
 
     /// Drops the oldest part of the largest log, until logs and bodies are within the budget. If several threads do
     /// this at a time, each may drop one part more.
-    pub fn free_memory(&self) {
+    pub(super) fn free_memory(&self) {
         while self.budget.is_over()
             && let Some(largest) = self.open_channels(|c| c.memory.bytes() > 0).iter().max_by_key(|c| c.memory.bytes())
         {

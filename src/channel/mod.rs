@@ -29,7 +29,8 @@
 //! steps in memory. Under them, no other lock is taken except `Channel::state`, `Hub::epoch`, and `Hub::counters` for
 //! the metrics. `Hub::counters`, `Hub::epoch` and the clients of `Places` have the last locks: no other is taken under
 //! them. A thread that waits for `Channel::changed` holds no lock, except that a publisher may hold `writer`. If logs
-//! have to give way, the thread that has appended holds no lock but the `state` of the largest log, for a few steps.
+//! have to give way, a thread that holds no lock first takes the names, to find the largest log, and then its `state`,
+//! each for a few steps.
 //!
 //! So under a lock, only publishers wait for a disk, and only for that of their own log. With `--sync` one publisher
 //! syncs for all that wait, and holds no lock meanwhile. In three cases a publisher syncs while it holds `writer`, in

@@ -88,8 +88,7 @@ pub struct StreamStart {
 
 impl Channel {
     /// Returns a channel without subscribers. Its log counts against this budget.
-    pub fn new(name: &str, mut log: Log, writer: Writer, budget: &Budget) -> Channel {
-        log.fit_into(budget.max);
+    pub fn new(name: &str, log: Log, writer: Writer, budget: &Budget) -> Channel {
         let state = State { pumped: log.heard.pos, log, ..State::default() };
         Channel {
             name: name.into(),

@@ -32,6 +32,7 @@ const MAX_SILENT_HEARTBEATS: u64 = 3;
 const MAX_SILENCE: u64 = 120_000;
 /// Limit: bytes from a client that one look discards. It sees that a client has stopped sending only after these.
 const MAX_DISCARDED: u64 = 256 << 10;
+
 /// How a subscriber's stream ends.
 pub enum Ending {
     /// It ends with the first event, or at this time.

@@ -180,7 +180,9 @@ impl Channel {
         state.pumped = turn.lowest;
         state.replay_wanted = turn.wanted;
         let dropped = state.log.hold_parts(take(&mut turn.held));
-        self.memory.set(state.log.memory());
+        if !dropped.is_empty() {
+            self.memory.set(state.log.memory());
+        }
         if !joining {
             state.log.delivered_up_to(turn.lowest);
         }

@@ -239,7 +239,7 @@ impl Log {
     /// Returns how far the pump may be behind before a publisher waits. A commit of at most this many bytes usually
     /// keeps as many before it. Exceptions: a part with one very large POST, and a new file after a failed sync.
     pub fn slack(&self) -> u64 {
-        if self.file().is_some() { self.limit / 4 } else { self.share / 4 }
+        self.share / 4
     }
 
     /// Adds a unit that was written. `last_id` is the id of its last event; for a gap, which has no id, it is the last
@@ -256,10 +256,10 @@ impl Log {
         self.grow(unit.len() as u64);
         self.written.id = last_id;
         let part_limit = self.part_limit();
-        let is_first = self.parts.len() == 1;
+        let is_alone = self.parts.len() == 1;
         match self.parts.back_mut() {
             Some(Part { file: None, memory, .. }) => {
-                if !is_first {
+                if !is_alone {
                     // Parts of the same size leave no small holes in the heap when they are dropped.
                     memory.reserve_exact(part_limit.max(unit.len()).saturating_sub(memory.len()));
                 }
@@ -271,10 +271,10 @@ impl Log {
         dropped
     }
 
-    /// Makes the parts smaller, if the budget for all logs has only `max` bytes. Then several logs fit into it, each
-    /// with many parts.
-    pub fn fit_into(&mut self, max: usize) {
-        self.share = self.limit.min(max as u64 / 64);
+    /// Returns this empty log in memory with smaller parts, if the budget for all logs has only `max` bytes. Then
+    /// several logs fit into it, each with many parts.
+    pub fn within(self, max: usize) -> Log {
+        Log { share: self.limit.min(max as u64 / 64), ..self }
     }
 
     /// Returns the bytes of memory that the log takes. Those in files do not count.

@@ -41,7 +41,7 @@ impl Counted {
 
     /// Changes the size.
     pub fn set(&self, bytes: usize) {
-        // In one step, so that the sum is never too large. It may wrap on the way to a smaller value.
+        // In one step, so that nothing is in the sum twice. An addition that wraps subtracts.
         let before = self.bytes.swap(bytes, SeqCst);
         self.sum.fetch_add(bytes.wrapping_sub(before), SeqCst);
     }

@@ -12,10 +12,10 @@ pub fn clock() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// Returns whether the clock is set. It clearly is not if it shows a time before this program was made: boards without
-/// a battery start in 1970.
-pub fn is_clock_set() -> bool {
-    clock().as_secs() >= PAST
+/// Returns the same time, or None if the clock is clearly not set: it shows a time before this program was made. Boards
+/// without a battery start in 1970.
+pub fn set_clock() -> Option<Duration> {
+    Some(clock()).filter(|time| time.as_secs() >= PAST)
 }
 
 /// Returns a random number. It comes from the random keys of a hash map, because std has no other source.

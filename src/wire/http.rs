@@ -20,7 +20,7 @@
 //! Limits: [`MAX_TARGET`], [`MAX_FIELDS`], [`MAX_SECTION`], `MAX_METHOD`, `MAX_VERSION`; the caller limits the body.
 //! Deliberately absent: HTTP/2, compression, ranges, conditional requests.
 
-use crate::system::time::{clock, is_clock_set};
+use crate::system::time::{clock, set_clock};
 use crate::wire::percent;
 use crate::wire::reject::*;
 use std::mem::take;
@@ -414,7 +414,7 @@ pub fn head(status: u16, fields: &[&str]) -> String {
     format!(
         "HTTP/1.1 {status} {}\r\n{}X-Content-Type-Options: nosniff\r\n{}",
         reason(status),
-        if is_clock_set() { format!("Date: {}\r\n", now()) } else { String::new() },
+        set_clock().map(|time| format!("Date: {}\r\n", date(time.as_secs()))).unwrap_or_default(),
         fields.concat()
     )
 }

@@ -235,7 +235,7 @@ impl Node {
         let start = if removed_before == Some(0) { Id::default() } else { first.map_or(last, below) };
         let channel = Arc::new(Channel::new(
             name,
-            Log::copy_of_remote(start, self.history),
+            Log::copy_of_remote(start, self.history).within(self.app.hub.budget.max),
             Writer::default(),
             &self.app.hub.budget,
         ));

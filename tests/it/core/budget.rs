@@ -588,7 +588,7 @@ fn a_log_that_gives_way_at_any_time_keeps_its_positions_and_knows_its_gaps() {
     for seed in 0..40 {
         let mut random = Random(seed);
         let mut log = Log::new(7, 4096 << random.index(5));
-        log.fit_into([usize::MAX, 1 << 20, 64 << 10, 1000, 0][random.index(5)]);
+        log = log.within([usize::MAX, 1 << 20, 64 << 10, 1000, 0][random.index(5)]);
         assert_eq!(log.memory(), 0);
         let mut model = Model::new();
         let mut whole = 0;
