@@ -19,6 +19,9 @@ use std::time::Duration;
 /// Limit: how long a publisher waits for the pump to keep up.
 pub const MAX_PUBLISH_WAIT: Duration = Duration::from_secs(2);
 
+/// Limit: bytes of the buffer of a unit that are kept for the next one. Each channel keeps as many at most.
+const MAX_KEPT_UNIT: usize = 1024;
+
 /// Which ids new events get.
 #[derive(Clone, Copy)]
 pub enum NewIds {
@@ -68,7 +71,8 @@ impl Channel {
         }
         let written = self.write(&mut writer, events, new_ids, recipients);
         let len = writer.unit.len() as u64;
-        writer.unit = Vec::new(); // it may be large
+        writer.unit.clear();
+        writer.unit.shrink_to(MAX_KEPT_UNIT);
         drop(writer);
         let result = written.and_then(|(ids, tail)| self.wait_heard(&tail, len).map(|()| (ids, len)));
         self.report_outcome(result.as_ref().err());
