@@ -14,6 +14,7 @@ pub mod gate;
 pub mod growth;
 pub mod hostile;
 pub mod http;
+pub mod judge;
 pub mod listen;
 pub mod places;
 pub mod props;

@@ -3,6 +3,7 @@
 pub mod browser;
 pub mod commands;
 pub mod documents;
+pub mod event_server;
 pub mod follower;
 pub mod growth;
 pub mod harness;

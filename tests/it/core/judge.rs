@@ -1,0 +1,219 @@
+//! The judge (`src/judge`): tincan holds every rule, a server that breaks one is told so, and none fools it.
+
+use crate::support::event_server::EventServer;
+use crate::support::harness::*;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::Mutex;
+use std::thread::scope;
+
+/// The rules in the order in which they are printed.
+const RULES: [&str; 34] = [
+    "status",
+    "media-type",
+    "charset",
+    "caching",
+    "compression",
+    "framing",
+    "first-bytes",
+    "utf-8",
+    "line-ends",
+    "fields",
+    "blank-line",
+    "nul-in-id",
+    "retry",
+    "heartbeat",
+    "resume",
+    "repeat",
+    "slow-reader",
+    "many",
+    "head",
+    "options",
+    "lines",
+    "lf",
+    "crlf",
+    "cr",
+    "empty",
+    "leading-space",
+    "colon",
+    "nul",
+    "bom",
+    "u2028",
+    "large",
+    "forged-id",
+    "forged-event",
+    "forged-field",
+];
+/// The first of these rules need no `--post`.
+const WITHOUT_POST: usize = 20;
+/// The rules that are advice if a server breaks them, for the standard leaves them open.
+const ADVICE: [&str; 6] = ["compression", "first-bytes", "line-ends", "heartbeat", "resume", "bom"];
+
+/// What the judge has printed.
+struct Verdict {
+    exit: i32,
+    /// Of each line: the level, the rule, and the rest.
+    lines: Vec<(String, String, String)>,
+    summary: String,
+    all: String,
+}
+
+impl Verdict {
+    /// Returns the rules that are not ok, with their level.
+    fn faults(&self) -> Vec<(&str, &str)> {
+        let faults = self.lines.iter().filter(|line| line.0 != "ok");
+        faults.map(|(level, rule, _)| (&**level, &**rule)).collect()
+    }
+}
+
+fn judge(args: &[&str]) -> Output {
+    Command::new(program()).args(args).output().unwrap()
+}
+
+/// Judges the event stream and the POST at a port. Checks the form of what is printed.
+#[track_caller]
+fn verdict(port: u16, args: &[&str]) -> Verdict {
+    let url = format!("http://127.0.0.1:{port}/kitchen");
+    let began = Stopwatch::start();
+    let out = judge(&[&[&*url], args].concat());
+    began.within("the judge", std::time::Duration::from_secs(60));
+    let all = String::from_utf8(out.stdout).unwrap();
+    let mut lines: Vec<&str> = all.lines().collect();
+    let summary = lines.pop().unwrap_or_default().to_string();
+    let lines: Vec<_> = lines
+        .into_iter()
+        .map(|line| {
+            let (level, rest) = line.split_once(' ').unwrap();
+            let (rule, rest) = rest.trim_start().split_once(' ').unwrap();
+            assert!(["ok", "advice", "broken"].contains(&level) && rest.ends_with('.'), "{line}");
+            assert!(
+                rest.contains("  (WHATWG HTML, \"") || rest.contains("  (RFC 9") || rest.contains("  (no standard "),
+                "{line}"
+            );
+            (level.to_string(), rule.to_string(), rest.trim_start().to_string())
+        })
+        .collect();
+    let expected = if args.is_empty() { &RULES[..WITHOUT_POST] } else { &RULES };
+    assert!(
+        lines.iter().map(|line| &*line.1).eq(expected.iter().copied()),
+        "{all}{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    let count = |level: &str| lines.iter().filter(|line| line.0 == level).count();
+    let [ok, advice, broken] = ["ok", "advice", "broken"].map(count);
+    assert_eq!(summary, format!("{} rules: {ok} ok, {advice} advice, {broken} broken", lines.len()));
+    let exit = out.status.code().unwrap();
+    assert_eq!(exit, i32::from(broken > 0), "{all}");
+    Verdict { exit, lines, summary, all }
+}
+
+/// Judges with `--post` at the same URL.
+#[track_caller]
+fn verdict_with_post(port: u16) -> Verdict {
+    verdict(port, &["--post", &format!("http://127.0.0.1:{port}/kitchen")])
+}
+
+/// Runs this for each of these, several at a time, since each run mostly waits.
+fn for_each(faults: &[&'static str], run: impl Fn(&'static str) + Sync) {
+    let rest = Mutex::new(faults.iter());
+    scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while let Some(fault) = { rest.lock().unwrap().next() } {
+                    run(fault);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn tincan_holds_every_rule() {
+    let server = Tincan::start(&["--heartbeat", "2"]);
+    let verdict = verdict_with_post(server.port);
+    assert_eq!((verdict.exit, verdict.faults()), (0, vec![]), "{}", verdict.all);
+    assert_eq!(verdict.summary, "34 rules: 34 ok, 0 advice, 0 broken");
+}
+
+#[test]
+fn a_server_that_breaks_a_rule_is_told_so_and_of_no_other_rule() {
+    for_each(&[&[""], &RULES[..]].concat(), |rule| {
+        let server = EventServer::start(rule);
+        let verdict = verdict_with_post(server.port);
+        let level = if ADVICE.contains(&rule) { "advice" } else { "broken" };
+        let expected = if rule.is_empty() { vec![] } else { vec![(level, rule)] };
+        assert_eq!(verdict.faults(), expected, "{}", verdict.all);
+    });
+}
+
+#[test]
+fn no_server_fools_it() {
+    let texts = &RULES[WITHOUT_POST..];
+    for_each(
+        &["twice", "late-head", "only-sender", "late", "endless-head", "slow-head", "endless-stream", "endless-line"],
+        |fault| {
+            let server = EventServer::start(fault);
+            let verdict = verdict_with_post(server.port);
+            let faults = verdict.faults();
+            let broken: Vec<_> = faults.iter().filter(|(level, _)| *level == "broken").map(|(_, rule)| *rule).collect();
+            match fault {
+                "twice" => assert_eq!(faults, [("broken", "repeat")], "{}", verdict.all),
+                "late-head" => assert_eq!(faults, [("broken", "first-bytes")], "{}", verdict.all),
+                // There is no response, so nothing else can be tested.
+                "endless-head" | "slow-head" => assert_eq!(broken, ["framing"], "{}", verdict.all),
+                _ => assert!(texts.iter().all(|rule| broken.contains(rule)), "{fault}: {}", verdict.all),
+            }
+            if fault == "endless-line" {
+                assert!(broken.contains(&"blank-line"), "{}", verdict.all);
+            }
+        },
+    );
+}
+
+#[test]
+fn without_post_it_tests_what_the_stream_shows() {
+    let server = Tincan::start(&["--heartbeat", "2"]);
+    let verdict = verdict(server.port, &[]);
+    let untested = ["resume", "repeat", "slow-reader"].map(|rule| ("advice", rule));
+    assert_eq!((verdict.exit, verdict.faults()), (0, untested.to_vec()), "{}", verdict.all);
+}
+
+#[test]
+fn wrong_usage_or_nobody_there_ends_it_with_2() {
+    let free = { TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap() };
+    let nobody = format!("http://{free}/");
+    let server = Tincan::start(&[]);
+    let url = format!("http://127.0.0.1:{}/kitchen", server.port);
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = format!("http://{}/", silent.local_addr().unwrap());
+    for (args, why) in [
+        (&[][..], "give the URL of an event stream"),
+        (&["https://localhost/"], "begins with http://"),
+        (&["http://local host/"], "the host is not valid"),
+        (&["http://localhost:99999/"], "the port is no number"),
+        (&[&url, &url], "give one URL"),
+        (&[&url, "--past", &url], "there is no option --past"),
+        (&[&url, "--post"], "--post needs a value"),
+        (&[&url, "--body", "{}"], "--body needs --post"),
+        (&[&url, "--post", &url, "--body", "text"], "{} must stand for the text"),
+        (&[&url, "--post", &format!("http://127.0.0.1:{}/lessons", server.port)], "refuses a plain text with 4"),
+        (&[&url, "--post", &nobody], "nobody answers a POST"),
+        (&[&nobody], "nobody answers"),
+        (&[&silent], "nobody answers"),
+    ] {
+        let out = judge(args);
+        let message = String::from_utf8(out.stderr).unwrap();
+        assert_eq!((out.status.code(), out.stdout.len()), (Some(2), 0), "{args:?}: {message}");
+        let last = message.lines().last().unwrap();
+        assert!(last.starts_with("judge: ") && last.contains(why), "{args:?}: {message}");
+    }
+    let help = judge(&["--help"]);
+    assert!(help.status.success() && String::from_utf8(help.stdout).unwrap().contains("usage: judge URL"));
+}
+
+/// Returns the program of the judge. Cargo puts it into a folder beside that of the tests.
+fn program() -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    tests.parent().unwrap().with_file_name("examples").join("judge")
+}
