@@ -37,6 +37,10 @@
 //!
 //! # The files, in reading order
 //!
+//! The first chapter is `seed.rs`, the smallest server of this kind, in a hundred lines. It is an example of Cargo, and
+//! no part of the library. `static/lessons/seed.md` has a table of what breaks in it. Each row of the table names the
+//! file below that mends the fault.
+//!
 //! A file imports only from files above it, and a test checks that. A `mod.rs` comes after the files that it lists.
 //!
 //! | folder | files | contents |

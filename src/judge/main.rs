@@ -29,7 +29,7 @@ use crate::rules::{Level, Verdicts};
 use crate::texts::Publisher;
 use std::env::args_os;
 use std::process::ExitCode;
-use tincan::system::report::visible;
+use tincan::system::report::{report, visible};
 
 const USAGE: &str = "\
 Tests a server of event streams, within a minute.
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
             ExitCode::from(u8::from(verdicts.count(Level::Broken) > 0))
         }
         Err(why) => {
-            eprintln!("judge: {}", visible(why));
+            report(format!("judge: {}", visible(why)));
             ExitCode::from(2)
         }
     }

@@ -6,6 +6,7 @@ use crate::http::{Body, Connection, Head, NoHead};
 use crate::rules::Level;
 use crate::subscriber::{Heard, Subscriber};
 use std::time::{Duration, Instant};
+use tincan::system::report::report;
 use tincan::wire::event::is_event_stream;
 
 /// Limit: how long the judge waits for the first head, if nothing was said.
@@ -193,7 +194,7 @@ impl Judge<'_> {
         let has_comment = |heard: &mut Heard| heard.interpreter.comments > comments;
         let is_stuck = |heard: &mut Heard| heard.interpreter.is_stuck(STUCK);
         let began = Instant::now();
-        eprintln!("judge: waits for a heartbeat, 20 s at most");
+        report("judge: waits for a heartbeat, 20 s at most".into());
         first.wait(self.within(HEARTBEAT), |heard| (has_comment(heard) || is_stuck(heard)).then_some(()));
         let time = began.elapsed().as_secs();
         let why = first.now(|heard| heard.end.clone());

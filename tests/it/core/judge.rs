@@ -2,8 +2,8 @@
 
 use crate::support::event_server::EventServer;
 use crate::support::harness::*;
+use crate::support::process::example;
 use std::net::TcpListener;
-use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::Mutex;
 use std::thread::scope;
@@ -68,7 +68,7 @@ impl Verdict {
 }
 
 fn judge(args: &[&str]) -> Output {
-    Command::new(program()).args(args).output().unwrap()
+    Command::new(example("judge", "src/judge/main.rs")).args(args).output().unwrap()
 }
 
 /// Judges the event stream and the POST at a port. Checks the form of what is printed.
@@ -210,10 +210,4 @@ fn wrong_usage_or_nobody_there_ends_it_with_2() {
     }
     let help = judge(&["--help"]);
     assert!(help.status.success() && String::from_utf8(help.stdout).unwrap().contains("usage: judge URL"));
-}
-
-/// Returns the program of the judge. Cargo puts it into a folder beside that of the tests.
-fn program() -> PathBuf {
-    let tests = std::env::current_exe().unwrap();
-    tests.parent().unwrap().with_file_name("examples").join("judge")
 }

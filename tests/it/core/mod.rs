@@ -22,6 +22,7 @@ pub mod publish;
 pub mod quiet;
 pub mod recovery;
 pub mod report;
+pub mod seed;
 pub mod slow;
 pub mod small;
 pub mod soak;

@@ -29,7 +29,7 @@ impl Random {
 
 /// The algorithm of WHATWG HTML, "Interpreting an event stream", written again to the letter. Returns (type, data,
 /// id) of each event that a client fires.
-fn interpret(stream: &str) -> Vec<(String, String, String)> {
+pub fn interpret(stream: &str) -> Vec<(String, String, String)> {
     let (mut data, mut kind, mut id, mut fired) = (String::new(), String::new(), String::new(), Vec::new());
     let mut last_id = String::new();
     for line in stream.replace("\r\n", "\n").replace('\r', "\n").split_terminator('\n') {

@@ -1,6 +1,8 @@
 //! Facts about a process, and other ways to start one.
 
 use crate::support::harness::*;
+use std::fs::metadata;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -37,6 +39,19 @@ pub fn works(line: &str) -> bool {
         eprintln!("left out: `{line}` fails: {}", String::from_utf8_lossy(&out.stderr));
     }
     out.status.success()
+}
+
+/// Returns the program of an example. Cargo puts it into a folder beside that of the tests.
+pub fn example(name: &str, source: &str) -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let program = tests.parent().unwrap().with_file_name("examples").join(name);
+    let changed = |path: &Path| metadata(path).and_then(|metadata| metadata.modified()).ok();
+    assert!(
+        changed(&program) >= changed(&Path::new(env!("CARGO_MANIFEST_DIR")).join(source)),
+        "{} is missing, or older than its source: run `cargo build --examples` (with the same features and target)",
+        program.display()
+    );
+    program
 }
 
 /// Returns the path of the release build, or prints that the test is left out.
