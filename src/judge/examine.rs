@@ -10,6 +10,7 @@ use crate::subscriber::Subscriber;
 use crate::texts::Publisher;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// Limit: the time for everything.
@@ -20,6 +21,8 @@ pub const RESPONSE: Duration = Duration::from_secs(5);
 pub const SAID: Duration = Duration::from_secs(3);
 /// The same, after a server was too slow a few times.
 const SAID_IN_VAIN: Duration = Duration::from_millis(300);
+/// How long a server takes at most to read a request.
+const SOON: Duration = Duration::from_millis(50);
 /// How many times a server may be too slow.
 pub const PATIENCE: usize = 2;
 /// An event is stuck if its blank line has not come after this time.
@@ -35,7 +38,8 @@ pub const STREAM: &str = "Accept: text/event-stream\r\nCache-Control: no-cache\r
 pub fn examine(url: &Url, publisher: Option<&Publisher>) -> Result<Verdicts, String> {
     let random = RandomState::new().build_hasher().finish();
     let nonce = format!("j{:08x}", random & 0xffff_ffff);
-    let mut judge = Judge { url, publisher, nonce, end: Instant::now() + ALL, verdicts: Verdicts::new(), in_vain: 0 };
+    let (end, verdicts) = (Instant::now() + ALL, Verdicts::new());
+    let mut judge = Judge { url, publisher, nonce, end, verdicts, has_late_heads: false, in_vain: 0 };
     match judge.first_subscriber()? {
         Some(mut first) if judge.examine_head(&first) => judge.examine_stream(&mut first)?,
         Some(_) => judge.not_tested("not tested: the response is no event stream"),
@@ -53,6 +57,8 @@ pub struct Judge<'a> {
     /// When the time is over.
     pub end: Instant,
     pub verdicts: Verdicts,
+    /// Whether a head comes only with the first event.
+    pub has_late_heads: bool,
     /// How often a text was not heard in time.
     pub in_vain: usize,
 }
@@ -104,8 +110,18 @@ impl Judge<'_> {
     /// Opens a further stream.
     pub fn subscribe(&self, fields: &str) -> Result<Subscriber, String> {
         let mut connection = self.ask("GET", "HTTP/1.1", fields)?;
-        let head = connection.head(self.within(RESPONSE)).map_err(NoHead::why)?;
-        self.subscriber(head, connection)
+        let head = match self.publisher {
+            Some(publisher) if self.has_late_heads => self.late_head(publisher, &mut connection),
+            _ => connection.head(self.within(RESPONSE)),
+        };
+        self.subscriber(head.map_err(NoHead::why)?, connection)
+    }
+
+    /// Waits for a head of a server that sends it only with the first event. So it says something.
+    pub fn late_head(&self, publisher: &Publisher, connection: &mut Connection) -> Result<Head, NoHead> {
+        sleep(SOON); // the server has read the request
+        let _ = publisher.say(&self.plain("first"), self.within(RESPONSE));
+        connection.head(self.within(RESPONSE))
     }
 
     /// Says a text. Waits until a subscriber hears it, but not long if that was often in vain.

@@ -49,8 +49,8 @@ impl Judge<'_> {
         let Some(publisher) = self.publisher else { return connection.head(self.within(FIRST_HEAD_ALONE)) };
         match connection.head(self.within(FIRST_HEAD)) {
             Err(NoHead::Silent(_)) => {
-                let _ = publisher.say(&self.plain("first"), self.within(RESPONSE));
-                let head = connection.head(self.within(RESPONSE))?;
+                self.has_late_heads = true;
+                let head = self.late_head(publisher, connection)?;
                 self.broken("first-bytes", "the head came only after something was said");
                 Ok(head)
             }
@@ -171,7 +171,8 @@ impl Judge<'_> {
             Err(why) => self.broken("options", why),
             Ok(head) => {
                 let methods = ["allow", "access-control-allow-methods"].into_iter().find_map(|name| head.field(name));
-                match methods.filter(|_| head.status < 300) {
+                match methods {
+                    _ if head.status >= 300 => self.advice("options", head.status_line),
                     Some(methods) => self.ok("options", format!("{}, methods {methods}", head.status_line)),
                     None => self.advice("options", format!("{}, without Allow", head.status_line)),
                 }
@@ -203,7 +204,9 @@ impl Judge<'_> {
         } else if let Some(why) = why {
             self.advice("heartbeat", format!("none: after {time} s {why}"));
         } else if first.now(|heard| heard.bytes) > bytes {
-            self.advice("heartbeat", format!("no comment in {time} s, but other bytes"));
+            let block = first.now(|heard| heard.events.last().map(|event| event.block.clone())).unwrap_or_default();
+            let why = format!("no comment in {time} s, so it is not known whether an idle stream has any; but ");
+            self.advice("heartbeat", [why.as_bytes(), &block[..]].concat());
         } else {
             self.advice("heartbeat", format!("nothing in {time} s"));
         }

@@ -195,7 +195,8 @@ impl Shared {
             },
             "late-head" => {
                 let state = self.state.lock().unwrap();
-                drop(self.changed.wait_while(state, |state| state.log.is_empty() && !self.ended.load(SeqCst)));
+                let is_waiting = |state: &mut State| state.log.len() == *position && !self.ended.load(SeqCst);
+                drop(self.changed.wait_while(state, is_waiting));
             }
             _ => {}
         }
