@@ -63,17 +63,24 @@ impl Wing for Lessons {
 }
 
 impl Lessons {
-    /// Decides how a request for a lesson, or for its file, is served.
-    fn lesson_route(&self, req: &Request, name: &str) -> Result<Route, Reject> {
-        let file = name.strip_suffix(".txt");
-        let text = LESSONS.iter().find(|lesson| lesson.name == file.unwrap_or(name)).ok_or(NO_LESSON)?.text;
-        if file.is_some() {
-            return Ok(Route::Response(page_file(Response::text(text), "")));
-        }
-        // A test parses all lessons, so this error does not happen.
-        let script = parse(text, last_event_id(req)?.as_bytes()).map_err(|_| NO_LESSON)?;
-        let players = self.0.clone();
-        Ok(Route::Handler(Box::new(move |req, _, connection| play(req, &script, &players, connection))))
+    /// Decides how a request for a lesson, or for one of its two files, is served.
+    fn lesson_route(&self, req: &Request, path: &str) -> Result<Route, Reject> {
+        let name = path.split('.').next().unwrap_or(path);
+        let lesson = LESSONS.iter().find(|lesson| lesson.name == name).ok_or(NO_LESSON)?;
+        let file = match path.strip_prefix(name) {
+            Some(".txt") => Response::text(lesson.text),
+            Some(".json") => Response::new("application/json", lesson.expected.as_bytes()),
+            Some("") => {
+                // A test parses all lessons, so this error does not happen.
+                let script = parse(lesson.text, last_event_id(req)?.as_bytes()).map_err(|_| NO_LESSON)?;
+                let players = self.0.clone();
+                return Ok(Route::Handler(Box::new(move |req, _, connection| {
+                    play(req, &script, &players, connection)
+                })));
+            }
+            _ => return Err(NO_LESSON),
+        };
+        Ok(Route::Response(page_file(file, "")))
     }
 }
 
@@ -114,9 +121,9 @@ fn play(req: &Request, script: &Script, players: &Arc<Places>, connection: &mut 
 /// Returns the list of the lessons, as text.
 pub fn list() -> String {
     let mut out = String::from(
-        "Lessons: play one to `curl -N` or to an EventSource. With .txt behind its name it is a file, not played.\n\n",
+        "Play a lesson to `curl -N` or an EventSource. NAME.txt is its file, NAME.json what a client makes of it.\n\n",
     );
-    for Lesson { name, text } in LESSONS {
+    for Lesson { name, text, .. } in LESSONS {
         let (english, chinese) = languages(text);
         let title = |part| comment(part, "lesson").unwrap_or_default();
         out += &format!("/lessons/{name:<20} {} · {}\n", title(english), title(chinese));

@@ -45,11 +45,17 @@ pub struct Lesson {
     pub name: &'static str,
     /// The text of its file.
     pub text: &'static str,
+    /// What a conforming client makes of it, as JSON (`static/lessons/README.md`).
+    pub expected: &'static str,
 }
 
 macro_rules! lessons {
     ($($name:literal)*) => {
-        &[$(Lesson { name: $name, text: include_str!(concat!("../../../static/lessons/", $name, ".txt")) }),*]
+        &[$(Lesson {
+            name: $name,
+            text: include_str!(concat!("../../../static/lessons/", $name, ".txt")),
+            expected: include_str!(concat!("../../../static/lessons/", $name, ".json")),
+        }),*]
     };
 }
 

@@ -269,7 +269,7 @@ fn a_function_has_at_most_forty_lines() {
 #[test]
 fn the_source_can_be_read_in_one_evening() {
     const CORE: usize = 48_600;
-    const ALL: usize = 77_050;
+    const ALL: usize = 77_150;
     let size = |sources: &mut dyn Iterator<Item = Source>| sources.map(|source| tokens(&source.text)).sum::<usize>();
     let core = size(&mut sources().into_iter().filter(Source::is_core));
     let all = size(&mut sources().into_iter());

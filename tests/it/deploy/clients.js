@@ -27,6 +27,29 @@ const clients = {
       source.onerror = () => (source.readyState === EventSource.CLOSED ? fail('the EventSource is closed') : receive('= gone\n'));
     });
   },
+  // Plays a lesson, and receives the steps that static/lessons/README.md names, but for the requests, and then the
+  // readyState. It goes on listening after the last step, since then nothing may come.
+  async lesson(url, receive) {
+    const response = await fetch(url.replace(/(\?.*)?$/, '.json'));
+    const { listen, closeAt, steps } = await response.json();
+    let left = steps.filter(step => 'type' in step).length;
+    return new Promise(end => {
+      const source = new EventSource(url);
+      const hear = ({ type, data, lastEventId }) => {
+        const text = data?.replace(/^\w+, \d+ \w+ \d+ [\d:]+ GMT$/, '{time}');
+        const { readyState } = source;
+        const step = data === undefined ? { type, readyState } : { type, data: text, lastEventId };
+        receive(`${JSON.stringify(step)}\n`);
+        if (type === closeAt) source.close();
+        left -= 1;
+        if (left > 0 && source.readyState !== EventSource.CLOSED) return;
+        receive(`${source.readyState}\n`);
+        source.close();
+        end();
+      };
+      for (const type of ['open', 'error', 'message', ...listen]) source.addEventListener(type, hear);
+    });
+  },
 };
 
 let reported = Promise.resolve();

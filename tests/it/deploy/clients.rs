@@ -5,14 +5,12 @@
 //! `clients.txt`. If it is set, all clients must be there; without it no library of Python is tested.
 
 use crate::deploy::proxies::Proxy;
-use crate::support::browser::FLAGS;
 use crate::support::harness::*;
-use std::io::{BufRead, BufReader};
+use crate::support::reporting::{BROWSERS, Program, file, is_installed, keyed, python, works};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread;
 use std::time::{Duration, Instant};
 
 /// The longest time until an event is received, on a machine that has nothing else to do.
@@ -31,47 +29,13 @@ const PROGRAMS: [(&str, Clients); 6] = [
     ("chromium", &["EventSource", "fetch"]),
     ("firefox", &["EventSource", "fetch"]),
 ];
-/// Settings of Firefox: it sends no requests of its own, and can reach nothing but this machine.
-const FIREFOX: &str = r#"
-user_pref("network.proxy.type", 1);
-user_pref("network.proxy.http", "127.0.0.1");
-user_pref("network.proxy.http_port", 9);
-user_pref("network.proxy.ssl", "127.0.0.1");
-user_pref("network.proxy.ssl_port", 9);
-user_pref("network.proxy.no_proxies_on", "127.0.0.1");
-user_pref("app.update.enabled", false);
-user_pref("browser.shell.checkDefaultBrowser", false);
-user_pref("browser.aboutwelcome.enabled", false);
-user_pref("datareporting.policy.dataSubmissionEnabled", false);
-user_pref("toolkit.telemetry.reportingpolicy.firstRun", false);
-user_pref("network.captive-portal-service.enabled", false);
-user_pref("network.connectivity-service.enabled", false);
-user_pref("browser.safebrowsing.malware.enabled", false);
-user_pref("browser.safebrowsing.phishing.enabled", false);
-user_pref("extensions.getAddons.cache.enabled", false);
-"#;
-
-fn file(name: &str) -> String {
-    format!("{}/tests/it/deploy/{name}", env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Returns the path of the Python that has the libraries.
-fn python() -> Option<String> {
-    std::env::var("TINCAN_CLIENTS").ok()
-}
-
-/// Returns whether a command can be run.
-fn works(program: &str, args: &[&str]) -> bool {
-    Command::new(program).args(args).stderr(Stdio::null()).output().is_ok_and(|out| out.status.success())
-}
 
 /// Returns the programs that are installed, with everything that their clients need.
 fn programs() -> Vec<(&'static str, Clients)> {
     let is_there = |program: &str| match program {
         "python" => python().is_some_and(|python| works(&python, &["-c", "import requests_sse, sseclient"])),
         "perl" => works("perl", &["-MHTTP::Tiny", "-e", "1"]),
-        "firefox" => works("firefox-esr", &["--version"]) && works("python3", &["--version"]),
-        "chromium" => works("chromium", &["--version"]) && works("python3", &["--version"]),
+        browser if BROWSERS.contains(&browser) => is_installed(browser),
         _ => works(program, &["--version"]),
     };
     let kept = PROGRAMS.into_iter().filter(|(program, _)| {
@@ -199,80 +163,26 @@ impl Client {
     }
 }
 
-/// A running program. A browser ends when its standard input is closed; other programs are killed.
-struct Program {
-    child: Child,
-    dir: Scratch,
-    browser: bool,
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        if !self.browser {
-            let _ = self.child.kill();
-        }
-        let _ = self.child.wait();
-        // A browser that is ending may still write a file.
-        let began = Instant::now();
-        while std::fs::remove_dir_all(&self.dir.0).is_err() && self.dir.0.exists() && began.elapsed() < SOON {
-            look_again(began);
-        }
+/// Runs a program for the clients with these keys. Their lines go to the senders.
+fn run(name: &str, tasks: &[(usize, &Task)], senders: &[Sender<(Instant, String)>]) -> Program {
+    let words = tasks.iter().flat_map(|(key, task)| [key.to_string(), task.client.into(), task.url.clone()]);
+    let words: Vec<String> = words.collect();
+    let url = &tasks[0].1.url;
+    let (senders, key) = (senders.to_vec(), tasks[0].0);
+    let send = move |key: usize, at, line: &str| drop(senders[key].send((at, line.into())));
+    if BROWSERS.contains(&name) {
+        return Program::browser(name, &words, send);
     }
-}
-
-impl Program {
-    /// Runs a program for the clients with these keys. Their lines go to the senders.
-    fn start(name: &str, tasks: &[(usize, &Task)], senders: &[Sender<(Instant, String)>]) -> Program {
-        let dir = Scratch::new();
-        let words = tasks.iter().flat_map(|(key, task)| [key.to_string(), task.client.into(), task.url.clone()]);
-        let words: Vec<String> = words.collect();
-        let url = &tasks[0].1.url;
-        let browser = ["chromium", "firefox"].contains(&name);
-        let mut command = Command::new(match name {
-            "python" => python().unwrap(),
-            _ if browser => "python3".into(),
-            _ => name.into(),
-        });
-        match name {
-            "python" => command.arg(file("clients.py")).args(words),
-            "perl" => command.arg(file("clients.pl")).arg(url),
-            "node" => command.arg(file("clients.js")).args(words),
-            "curl" => command.args(["-sN", tasks[0].1.client, "--write-out", "\n= %{exitcode} %{errormsg}\n", url]),
-            _ => command.arg(file("clients.py")).arg("--browser").args(words).arg("--"),
-        };
-        match name {
-            "chromium" => {
-                command.arg(name).args(FLAGS.split('"').skip(1).step_by(2));
-                command.arg(format!("--user-data-dir={}", dir.0.join("profile").display()));
-            }
-            "firefox" => {
-                std::fs::write(dir.0.join("user.js"), FIREFOX).unwrap();
-                command.args(["firefox-esr", "--headless", "--no-remote", "--profile", dir.arg()]);
-            }
-            _ => {}
-        }
-        for (variable, _) in std::env::vars_os() {
-            if variable.to_string_lossy().to_ascii_lowercase().ends_with("_proxy") {
-                command.env_remove(variable);
-            }
-        }
-        command.env("HOME", &dir.0).env("TMPDIR", &dir.0).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).split(b'\n').map_while(Result::ok);
-        let (senders, keyed, key) = (senders.to_vec(), name != "perl" && name != "curl", tasks[0].0);
-        thread::spawn(move || {
-            for line in lines {
-                let at = Instant::now();
-                let line = String::from_utf8_lossy(&line).into_owned();
-                let (key, line) = match line.split_once(' ').filter(|_| keyed) {
-                    Some((key, line)) => (key.parse().unwrap(), line.into()),
-                    None => (key, line),
-                };
-                let _ = senders[key].send((at, line));
-            }
-        });
-        Program { child, dir, browser }
+    let mut command = Command::new(if name == "python" { python().unwrap() } else { name.into() });
+    match name {
+        "python" => command.arg(file("clients.py")).args(words),
+        "perl" => command.arg(file("clients.pl")).arg(url),
+        "node" => command.arg(file("clients.js")).args(words),
+        _ => command.args(["-sN", tasks[0].1.client, "--write-out", "\n= %{exitcode} %{errormsg}\n", url]),
+    };
+    match name {
+        "perl" | "curl" => Program::start(command, move |at, line| send(key, at, line)),
+        _ => Program::start(command, keyed(send)),
     }
 }
 
@@ -284,7 +194,7 @@ fn start(tasks: Vec<Task>) -> (Vec<Client>, Vec<Program>) {
         let tasks_of_program: Vec<(usize, &Task)> =
             tasks.iter().enumerate().filter(|(_, task)| task.program == name).collect();
         let size = if name == "perl" || name == "curl" { 1 } else { tasks_of_program.len().max(1) };
-        programs.extend(tasks_of_program.chunks(size).map(|part| Program::start(name, part, &senders)));
+        programs.extend(tasks_of_program.chunks(size).map(|part| run(name, part, &senders)));
     }
     (tasks.into_iter().zip(receivers).map(|(task, lines)| Client { task, lines }).collect(), programs)
 }

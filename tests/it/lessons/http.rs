@@ -11,6 +11,7 @@ fn rows() -> Vec<(String, Reject)> {
         (to("GET /lessons/"), SLASH),
         (to("GET /lessons/nothing"), NO_LESSON),
         (to("GET /lessons/nothing.txt"), NO_LESSON),
+        (to("GET /lessons/nothing.json"), NO_LESSON),
         (to("POST /lessons/nothing"), NO_LESSON),
         (to("POST /lessons"), PAGE_METHOD),
         (to("DELETE /lessons/fields"), PAGE_METHOD),
@@ -24,7 +25,11 @@ fn what_is_refused_leaves_the_connection_open() {
 
 #[test]
 fn its_answers_say_how_long_they_may_be_kept() {
-    says_how_long_it_may_be_kept(&["/lessons/no-content"], &["/lessons", "/lessons/fields.txt"], rows());
+    says_how_long_it_may_be_kept(
+        &["/lessons/no-content"],
+        &["/lessons", "/lessons/fields.txt", "/lessons/fields.json"],
+        rows(),
+    );
 }
 
 #[test]

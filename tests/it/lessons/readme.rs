@@ -1,5 +1,6 @@
 //! The manual of the lessons.
 
+use crate::lessons::examined::DEVIATIONS;
 use crate::support::commands::{commands, run};
 use crate::support::documents::{document, text_block};
 use crate::support::harness::*;
@@ -51,4 +52,11 @@ fn its_limits_are_those_of_the_program() {
     assert!(manual.contains("| 64, of which 32 to one address "));
     assert_eq!(parse("data: x\n", b"").unwrap().time, Duration::from_secs(10 * 60));
     assert!(manual.contains("| 10 minutes;"));
+}
+
+#[test]
+fn it_names_each_deviation_of_a_browser() {
+    let lessons: Vec<_> = DEVIATIONS.iter().map(|deviation| deviation.lesson).collect();
+    assert_eq!(quoted("There are three deviations.", "## Limits"), lessons);
+    assert_eq!(lessons.len(), 3);
 }

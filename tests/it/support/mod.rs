@@ -13,6 +13,7 @@ pub mod memory_group;
 pub mod network;
 pub mod process;
 pub mod refusals;
+pub mod reporting;
 pub mod slow_readers;
 pub mod sources;
 #[allow(dead_code)] // each build uses the part that its wings need
