@@ -189,24 +189,23 @@ impl Judge<'_> {
         Ok(head)
     }
 
-    /// Waits for a comment on an idle stream.
+    /// Waits for a comment on an idle stream, or for another block that fires nothing.
     pub fn examine_heartbeat(&mut self, first: &Subscriber) {
-        let (comments, bytes) = first.now(|heard| (heard.interpreter.comments, heard.bytes));
-        let has_comment = |heard: &mut Heard| heard.interpreter.comments > comments;
+        let (signs, bytes) = first.now(|heard| (heard.interpreter.signs, heard.bytes));
+        let has_sign = |heard: &mut Heard| heard.interpreter.signs > signs;
         let is_stuck = |heard: &mut Heard| heard.interpreter.is_stuck(STUCK);
         let began = Instant::now();
         report("judge: waits for a heartbeat, 20 s at most".into());
-        first.wait(self.within(HEARTBEAT), |heard| (has_comment(heard) || is_stuck(heard)).then_some(()));
+        first.wait(self.within(HEARTBEAT), |heard| (has_sign(heard) || is_stuck(heard)).then_some(()));
         let time = began.elapsed().as_secs();
         let why = first.now(|heard| heard.end.clone());
-        if first.now(has_comment) {
-            self.ok("heartbeat", format!("a comment after {time} s"));
+        if first.now(has_sign) {
+            let sign = first.now(|heard| heard.interpreter.last_sign.clone());
+            self.ok("heartbeat", [format!("after {time} s ").as_bytes(), &sign[..]].concat());
         } else if let Some(why) = why {
             self.advice("heartbeat", format!("none: after {time} s {why}"));
         } else if first.now(|heard| heard.bytes) > bytes {
-            let block = first.now(|heard| heard.events.last().map(|event| event.block.clone())).unwrap_or_default();
-            let why = format!("no comment in {time} s, so it is not known whether an idle stream has any; but ");
-            self.advice("heartbeat", [why.as_bytes(), &block[..]].concat());
+            self.advice("heartbeat", format!("only events in {time} s: what an idle stream does is not known"));
         } else {
             self.advice("heartbeat", format!("nothing in {time} s"));
         }

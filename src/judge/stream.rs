@@ -50,7 +50,9 @@ pub struct Interpreter {
     block_began: Option<Instant>,
     /// The line ends so far: LF, CR LF, CR.
     pub line_ends: [usize; 3],
-    pub comments: usize,
+    /// How many comments and blocks have come that fire nothing, and the last of them.
+    pub signs: usize,
+    pub last_sign: Vec<u8>,
     /// The first bytes of the stream.
     pub begin: Vec<u8>,
     /// The reconnection times.
@@ -75,7 +77,8 @@ impl Interpreter {
             block: Vec::new(),
             block_began: None,
             line_ends: [0; 3],
-            comments: 0,
+            signs: 0,
+            last_sign: Vec::new(),
             begin: Vec::new(),
             retries: Vec::new(),
             forged: Vec::new(),
@@ -146,7 +149,7 @@ impl Interpreter {
         }
         match Line::read(&line) {
             Line::Blank => return self.end_block(),
-            Line::Comment(_) => self.comments += 1,
+            Line::Comment(_) => self.add_sign(&bytes),
             Line::Data(value) => self.add_data(value),
             Line::Event(value) => {
                 self.name = value.into();
@@ -202,10 +205,18 @@ impl Interpreter {
         }
         let name = take(&mut self.name);
         let block = take(&mut self.block);
-        if let Some(data) = self.data.take() {
-            let name = if name.is_empty() { "message".into() } else { name };
-            self.events.push(Event { name, data, last_id: self.last_id.clone(), block });
+        match self.data.take() {
+            None => self.add_sign(&block),
+            Some(data) => {
+                let name = if name.is_empty() { "message".into() } else { name };
+                self.events.push(Event { name, data, last_id: self.last_id.clone(), block });
+            }
         }
+    }
+
+    fn add_sign(&mut self, bytes: &[u8]) {
+        self.signs += 1;
+        self.last_sign = bytes.get(..MAX_BLOCK).unwrap_or(bytes).into();
     }
 
     /// Returns whether there is an event without its blank line.
