@@ -79,7 +79,7 @@ fn read_head(reader: &mut impl BufRead) -> (String, usize) {
 /// Sends an event. Each line of the body becomes a `data` line, and a blank line ends the event.
 fn publish(body: Vec<u8>, subscribers: &mut Vec<TcpStream>) {
     let text = String::from_utf8(body).unwrap(); // Shortcut: a panic under the lock (poisoned-lock)
-    let lines = text.split('\n'); // Shortcut: a lone CR ends a line too (forged-event)
+    let lines = text.split('\n'); // Shortcut: a lone CR ends a line too (lone-cr)
     let event: String = lines.map(|line| format!("data: {line}\n")).collect();
     broadcast(&(event + "\n"), subscribers);
 }

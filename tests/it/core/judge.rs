@@ -1,8 +1,10 @@
 //! The judge (`src/judge`): tincan holds every rule, a server that breaks one is told so, and none fools it.
 
+use crate::support::documents::{document, quoted};
 use crate::support::event_server::EventServer;
 use crate::support::harness::*;
 use crate::support::process::example;
+use crate::support::wings::went_with_its_wing;
 use std::net::TcpListener;
 use std::process::{Command, Output};
 use std::sync::Mutex;
@@ -134,6 +136,47 @@ fn tincan_holds_every_rule() {
     let verdict = verdict_with_post(server.port);
     assert_eq!((verdict.exit, verdict.faults()), (0, vec![]), "{}", verdict.all);
     assert_eq!(verdict.summary, "34 rules: 34 ok, 0 advice, 0 broken");
+}
+
+#[test]
+fn the_seed_breaks_what_its_page_says() {
+    if went_with_its_wing("static/lessons/seed.md") {
+        return;
+    }
+    let mut command = Command::new(example("seed", "src/seed.rs"));
+    command.arg("127.0.0.1:0");
+    let seed = Tincan::run(command);
+    let page = document("static/lessons/seed.md");
+    let (_, said) = page.split_once("Of the seed it says:").unwrap();
+    let (broken, advice) = said.split_once("- advice:").unwrap();
+    let mut expected: Vec<_> = rules_in(broken, "broken").chain(rules_in(advice, "advice")).collect();
+    expected.sort_by_key(|(_, name)| RULES.iter().position(|rule| rule == name));
+    let verdict = verdict_with_post(seed.port);
+    assert_eq!(verdict.faults(), expected, "{}", verdict.all);
+}
+
+/// Returns the rules that a text names in backticks, each with this level.
+fn rules_in<'a>(text: &'a str, level: &'static str) -> impl Iterator<Item = (&'static str, &'a str)> {
+    quoted(text).filter(|word| RULES.contains(word)).map(move |name| (level, name))
+}
+
+#[test]
+fn its_manual_has_each_rule() {
+    let manual = document("src/judge/README.md");
+    let (_, table) = manual.split_once("| rule | a server holds it if | otherwise |").unwrap();
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| `")).collect();
+    let names = rows.iter().flat_map(|row| quoted(row.split(" | ").next().unwrap()));
+    let mut names: Vec<&str> = names.collect();
+    names.sort();
+    let mut rules = RULES.to_vec();
+    rules.sort();
+    assert_eq!(names, rules);
+    for row in rows {
+        let otherwise = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        let rule = quoted(row).next().unwrap();
+        assert!(!ADVICE.contains(&rule) || otherwise.starts_with("advice"), "{row}");
+        assert!(otherwise.starts_with("advice") || otherwise.starts_with("broken"), "{row}");
+    }
 }
 
 #[test]

@@ -25,8 +25,8 @@ struct Fault {
 
 const FAULTS: [Fault; 17] = [
     Fault {
-        key: "forged-event",
-        client: forged_event,
+        key: "lone-cr",
+        client: lone_cr,
         seed: r#"["soup", "poison", "end"]"#,
         tincan: r#"["soup\n\ndata: poison", "end"]"#,
     },
@@ -166,7 +166,7 @@ fn is_alive(server: &Tincan) -> &'static str {
     if has_ended(server) { "the end" } else { "200" }
 }
 
-fn forged_event(server: &Tincan) -> String {
+fn lone_cr(server: &Tincan) -> String {
     let mut wire = subscribe(server, "");
     say(server, "soup\r\rdata: poison");
     hear(server, &mut wire).0
