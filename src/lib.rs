@@ -37,9 +37,9 @@
 //!
 //! # The files, in reading order
 //!
-//! The first chapter is `seed.rs`, the smallest server of this kind, in a hundred lines. It is an example of Cargo, and
-//! no part of the library. `static/lessons/seed.md` has a table of what breaks in it. Each row of the table names the
-//! file below that mends the fault.
+//! The first chapter is `seed.rs`, the smallest server of this kind, in a hundred lines. `static/lessons/seed.md` has a
+//! table of what breaks in it. Each row of the table names the file below that mends the fault. The seed is an example
+//! of Cargo, and no part of the library. So is `judge/`, which tests any server of event streams from outside.
 //!
 //! A file imports only from files above it, and a test checks that. A `mod.rs` comes after the files that it lists.
 //!
