@@ -131,7 +131,7 @@ fn for_each(faults: &[&'static str], run: impl Fn(&'static str) + Sync) {
 }
 
 #[test]
-fn tincan_holds_every_rule() {
+fn every_rule_is_held_by_tincan() {
     let server = Tincan::start(&["--heartbeat", "2"]);
     let verdict = verdict_with_post(server.port);
     assert_eq!((verdict.exit, verdict.faults()), (0, vec![]), "{}", verdict.all);

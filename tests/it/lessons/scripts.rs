@@ -95,6 +95,10 @@ fn httpx_sse_has_the_faults_that_its_script_names_and_no_other() {
             ("byte-order-mark", "{'type': 'message', 'data': 'heard', 'lastEventId': ''}"),
             ("retry", "{'type': 'message', 'data': '', 'lastEventId': ''}"),
             ("chunks", "{'type': 'message', 'data': '', 'lastEventId': ''}"),
+            (
+                "wrong-charset",
+                "{'type': 'message', 'data': 'crÃ¨me brÃ»lÃ©e; Chromium does not hear this', 'lastEventId': ''}",
+            ),
             ("websocket", "{'type': 'message', 'data': '', 'lastEventId': '1'}"),
         ],
     };
