@@ -6,8 +6,8 @@ import httpx
 import httpx_sse
 EMPTY = "it yields an event for a block without data; by the standard such a block fires nothing"
 MARK = "it takes a byte order mark for a part of the first line; by the standard the mark is removed"
-LATIN = "it decodes by the charset parameter; by the standard an event stream is always UTF-8"
-KNOWN = dict.fromkeys("fields retry chunks websocket".split(), EMPTY) | {"byte-order-mark": MARK, "wrong-charset": LATIN}
+UTF8 = "it decodes by the charset parameter; by the standard an event stream is always UTF-8"
+KNOWN = dict.fromkeys("fields retry chunks websocket".split(), EMPTY) | {"byte-order-mark": MARK, "wrong-charset": UTF8}
 
 def play(name, types):  # httpx-sse does not reconnect by itself, so this does, at once
     last_event_id = ""
