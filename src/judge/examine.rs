@@ -104,7 +104,8 @@ impl Judge<'_> {
 
     /// Reads the stream that follows a head.
     pub fn subscriber(&self, head: Head, connection: Connection) -> Result<Subscriber, String> {
-        Subscriber::new(head, connection, &self.nonce).map_err(|e| format!("no further descriptor: {e}"))
+        Subscriber::new(head, connection, &self.nonce)
+            .map_err(|e| format!("this machine gives no further connection: {e}"))
     }
 
     /// Opens a further stream.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tincan::wire::base64;
 use tincan::wire::chunked::Chunked;
 use tincan::wire::http::{field_line, host_of, split, split_port};
+use tincan::wire::percent;
 
 /// Limit: the bytes of the head of a response.
 const MAX_HEAD: usize = 64 << 10;
@@ -51,6 +52,7 @@ impl Url {
         let port: u16 = port.parse().map_err(|_| format!("{text}: the port is no number from 1 to 65535"))?;
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let addresses = (host, port).to_socket_addrs().map_err(|e| format!("{text}: the host has no address: {e}"))?;
+        let user = percent::decode(user, false).ok_or(format!("{text}: the user is not percent-encoded UTF-8"))?;
         let basic = || format!("Authorization: Basic {}\r\n", base64::encode(user.as_bytes()));
         Ok(Url {
             authority: authority.into(),
@@ -191,6 +193,9 @@ impl Drop for Closer {
 /// Reads once, until a deadline.
 fn read(stream: &mut TcpStream, deadline: Instant) -> io::Result<Vec<u8>> {
     let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(ErrorKind::TimedOut.into()); // also if bytes are there: there may be no end of them
+    }
     stream.set_read_timeout(Some(left.max(MOMENT)))?;
     let mut bytes = vec![0; PIECE];
     let length = match stream.read(&mut bytes) {

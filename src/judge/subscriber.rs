@@ -7,9 +7,9 @@ use crate::stream::{Event, Interpreter};
 use std::io;
 use std::mem::take;
 use std::sync::{Arc, Condvar, Mutex};
-use std::thread::{sleep, spawn};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
-use tincan::system::threads::lock;
+use tincan::system::threads::{lock, spawn};
 
 /// Limit: the bytes that the judge reads of one stream. Then it closes the connection.
 const MAX_STREAM: u64 = 24 << 20;
@@ -26,8 +26,8 @@ pub struct Heard {
     /// The events, the oldest first.
     pub events: Vec<Event>,
     nonce: String,
-    kept: usize,
-    others: usize,
+    kept: usize,   // the bytes of their data
+    others: usize, // how many of them are of other publishers
     /// The bytes that have come of the body, as they were on the wire.
     pub bytes: u64,
     /// Why the stream has ended.
@@ -41,16 +41,14 @@ impl Heard {
         self.interpreter.feed(content);
         for event in take(&mut self.interpreter.events) {
             let is_other = |event: &Event| !event.data.contains(&self.nonce);
-            if is_other(&event) {
-                self.others += 1;
-            }
-            if self.others > MAX_OTHERS
+            if self.others >= MAX_OTHERS
                 && let Some(oldest) = self.events.iter().position(is_other)
             {
                 self.others -= 1;
                 self.kept -= self.events.remove(oldest).data.len();
             }
             if self.kept + event.data.len() <= MAX_KEPT {
+                self.others += usize::from(is_other(&event));
                 self.kept += event.data.len();
                 self.events.push(event);
             }
@@ -87,7 +85,7 @@ impl Subscriber {
     /// Reads the body that follows this head. If the body is compressed, only its bytes are counted.
     ///
     /// # Errors
-    /// If the system has no further descriptor.
+    /// If the system has no further descriptor or thread.
     pub fn new(head: Head, mut connection: Connection, nonce: &str) -> io::Result<Subscriber> {
         let heard = Heard {
             interpreter: Interpreter::new(nonce),
@@ -103,7 +101,7 @@ impl Subscriber {
         let closer = connection.closer()?;
         let (body, writer) = (head.body("GET"), shared.clone());
         let is_plain = head.codings().is_empty();
-        spawn(move || {
+        let work = move || {
             let end = match body {
                 Ok(body) => receive(&mut connection, body, is_plain, &writer),
                 Err(fault) => Err(fault),
@@ -112,7 +110,8 @@ impl Subscriber {
             heard.end = Some(end.clone().unwrap_or_else(|fault| fault));
             heard.fault = end.err();
             writer.1.notify_all();
-        });
+        };
+        spawn("subscriber", Box::new(work))?;
         Ok(Subscriber { head, shared, _closer: closer })
     }
 
