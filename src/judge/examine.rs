@@ -6,8 +6,10 @@
 
 use crate::http::{Connection, Head, NoHead, Url};
 use crate::rules::{Level, RULES, Verdicts, WITHOUT_POST};
+use crate::stream::Event;
 use crate::subscriber::Subscriber;
 use crate::texts::Publisher;
+use std::cell::Cell;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::thread::sleep;
@@ -20,11 +22,11 @@ pub const RESPONSE: Duration = Duration::from_secs(5);
 /// Limit: how long it waits for an event after it was said.
 pub const SAID: Duration = Duration::from_secs(3);
 /// The same, after a server was too slow a few times.
-const SAID_IN_VAIN: Duration = Duration::from_millis(300);
+const IN_VAIN: Duration = Duration::from_millis(300);
 /// How long a server takes at most to read a request.
 const SOON: Duration = Duration::from_millis(50);
 /// How many times a server may be too slow.
-pub const PATIENCE: usize = 2;
+const PATIENCE: usize = 2;
 /// An event is stuck if its blank line has not come after this time.
 pub const STUCK: Duration = Duration::from_secs(2);
 
@@ -38,10 +40,21 @@ pub const STREAM: &str = "Accept: text/event-stream\r\nCache-Control: no-cache\r
 pub fn examine(url: &Url, publisher: Option<&Publisher>) -> Result<Verdicts, String> {
     let random = RandomState::new().build_hasher().finish();
     let nonce = format!("j{:08x}", random & 0xffff_ffff);
-    let (end, verdicts) = (Instant::now() + ALL, Verdicts::new());
-    let mut judge = Judge { url, publisher, nonce, end, verdicts, has_late_heads: false, in_vain: 0 };
+    let mut judge = Judge {
+        url,
+        publisher,
+        nonce,
+        end: Instant::now() + ALL,
+        verdicts: Verdicts::new(),
+        form: None,
+        has_late_heads: false,
+        nudges: Cell::new(0),
+        in_vain: 0,
+        unanswered: 0,
+        slowest: Duration::ZERO,
+    };
     match judge.first_subscriber()? {
-        Some(mut first) if judge.examine_head(&first) => judge.examine_stream(&mut first)?,
+        Some(first) if judge.examine_head(&first) => judge.examine_stream(&first)?,
         Some(_) => judge.not_tested("not tested: the response is no event stream"),
         None => judge.not_tested("not tested: there is no response"),
     }
@@ -57,10 +70,32 @@ pub struct Judge<'a> {
     /// When the time is over.
     pub end: Instant,
     pub verdicts: Verdicts,
-    /// Whether a head comes only with the first event.
+    /// The form of the first event: its name, and what is around the text.
+    pub form: Option<Form>,
+    /// Whether a head comes only with the first event, and how many texts were said because of that.
     pub has_late_heads: bool,
-    /// How often a text was not heard in time.
+    nudges: Cell<usize>,
+    /// How many texts were not heard in time, and how many were not answered.
     pub in_vain: usize,
+    unanswered: usize,
+    /// The longest time that a text took to be heard and answered.
+    pub slowest: Duration,
+}
+
+/// The form of an event: what a server puts around a text.
+#[derive(Clone, PartialEq)]
+pub struct Form {
+    pub name: String,
+    pub before: String,
+    pub after: String,
+}
+
+impl Form {
+    /// Returns the form of an event that has this text.
+    pub fn of(event: &Event, text: &str) -> Option<Form> {
+        let (before, after) = event.data.split_once(text)?;
+        Some(Form { name: event.name.clone(), before: before.into(), after: after.into() })
+    }
 }
 
 /// What became of a text.
@@ -69,13 +104,22 @@ pub struct Said {
     pub status: Result<u16, String>,
     /// Whether the text was heard soon.
     pub in_time: bool,
+    /// How long it took to be heard and answered.
+    pub took: Duration,
+    /// Whether there was no time left to say it.
+    pub is_late: bool,
 }
 
 impl Said {
-    /// Returns whether the server says that it does not publish the text.
-    pub fn is_refused(&self) -> bool {
-        self.status.as_ref().is_ok_and(|status| *status >= 400)
+    /// Returns the status of a refusal: the server says that it does not publish the text.
+    pub fn refusal(&self) -> Option<u16> {
+        self.status.as_ref().ok().copied().filter(|status| *status >= 400)
     }
+}
+
+/// Returns whether a status asks to come back later (RFC 9110 §15.5.9, §15.6.4; RFC 6585 §4).
+pub fn is_busy(status: u16) -> bool {
+    [408, 429, 503].contains(&status)
 }
 
 impl Judge<'_> {
@@ -103,9 +147,9 @@ impl Judge<'_> {
     }
 
     /// Reads the stream that follows a head.
-    pub fn subscriber(&self, head: Head, connection: Connection) -> Result<Subscriber, String> {
-        Subscriber::new(head, connection, &self.nonce)
-            .map_err(|e| format!("this machine gives no further connection: {e}"))
+    pub fn subscriber(&self, fields: &str, head: Head, connection: Connection) -> Result<Subscriber, String> {
+        let subscriber = Subscriber::new(self.url, fields, head, connection, &self.nonce);
+        subscriber.map_err(|e| format!("this machine has no further thread: {e}"))
     }
 
     /// Opens a further stream.
@@ -115,33 +159,53 @@ impl Judge<'_> {
             Some(publisher) if self.has_late_heads => self.late_head(publisher, &mut connection),
             _ => connection.head(self.within(RESPONSE)),
         };
-        self.subscriber(head.map_err(NoHead::why)?, connection)
+        self.subscriber(fields, head.map_err(NoHead::why)?, connection)
     }
 
     /// Waits for a head of a server that sends it only with the first event. So it says something.
     pub fn late_head(&self, publisher: &Publisher, connection: &mut Connection) -> Result<Head, NoHead> {
         sleep(SOON); // the server has read the request
-        let _ = publisher.say(&self.plain("first"), self.within(RESPONSE));
+        self.nudges.set(self.nudges.get() + 1);
+        let _ = publisher.say(&self.plain(&format!("first-{}", self.nudges.get())), self.within(RESPONSE));
         connection.head(self.within(RESPONSE))
     }
 
     /// Says a text. Waits until a subscriber hears it, but not long if that was often in vain.
     pub fn say(&mut self, publisher: &Publisher, text: &str, nonce: &str, subscriber: &Subscriber) -> Said {
-        let patience = |time| if self.in_vain < PATIENCE { time } else { SAID_IN_VAIN };
-        let status = publisher.say(text, self.within(patience(RESPONSE)));
-        let mut said = Said { status, in_time: false };
-        if !said.is_refused() && !nonce.is_empty() {
-            said.in_time = subscriber.hears(nonce, self.within(patience(SAID)));
-            self.in_vain += usize::from(!said.in_time || said.status.is_err());
+        if Instant::now() >= self.end {
+            let status = Err("the time is over".into());
+            return Said { status, in_time: false, took: Duration::ZERO, is_late: true };
+        }
+        subscriber.wait(self.within(SAID), |heard| heard.is_connected.then_some(()));
+        let began = Instant::now();
+        let patience = if self.unanswered < PATIENCE { RESPONSE } else { IN_VAIN };
+        let status = publisher.say(text, self.within(patience));
+        self.unanswered += usize::from(status.is_err());
+        let mut said = Said { status, in_time: false, took: began.elapsed(), is_late: false };
+        if said.refusal().is_none() && !nonce.is_empty() {
+            let patience = if self.in_vain < PATIENCE { began + SAID } else { began };
+            said.in_time = subscriber.hears(nonce, patience.max(self.within(IN_VAIN)).min(self.end));
+            said.took = began.elapsed();
+            self.in_vain += usize::from(!said.in_time);
             self.examine_blank_line(subscriber);
         }
+        said.is_late = !said.in_time && Instant::now() >= self.end;
         said
+    }
+
+    /// Returns why something was not tested: this, or the time was over.
+    pub fn over_or(&self, why: &'static str) -> &'static str {
+        if Instant::now() >= self.end { "the time is over" } else { why }
     }
 
     /// Says a plain text, with a word that is in no other text.
     pub fn say_plain(&mut self, publisher: &Publisher, name: &str, subscriber: &Subscriber) -> Said {
         let text = self.plain(name);
-        self.say(publisher, &text, &text, subscriber)
+        let said = self.say(publisher, &text, &text, subscriber);
+        if said.in_time {
+            self.slowest = self.slowest.max(said.took);
+        }
+        said
     }
 
     /// Returns the plain text of this name.
@@ -149,7 +213,7 @@ impl Judge<'_> {
         format!("{}-{name}.", self.nonce)
     }
 
-    fn examine_stream(&mut self, first: &mut Subscriber) -> Result<(), String> {
+    fn examine_stream(&mut self, first: &Subscriber) -> Result<(), String> {
         self.examine_first_bytes(first);
         if let Some(publisher) = self.publisher {
             self.check_publisher(publisher, first)?;
@@ -159,29 +223,42 @@ impl Judge<'_> {
         self.examine_options();
         self.examine_http_1_0();
         self.examine_heartbeat(first);
-        let is_flood = first.now(|heard| heard.is_flood());
-        if first.has_ended() {
-            self.findings(first);
-            *first = self.subscribe(STREAM)?;
-        }
-        if !is_flood {
+        if first.now(|heard| heard.is_flood()) {
+            self.advice("many", "not tested: one stream alone sends too much");
+        } else {
             self.examine_many(first);
         }
-        if let Some(publisher) = self.publisher {
-            self.examine_texts(publisher, first);
-            self.examine_compressed(publisher, compressed);
-            self.examine_resume(publisher, first);
-            self.examine_repeat(first);
-            self.examine_slow_reader(publisher, first);
-        } else {
-            self.examine_return(first);
+        match self.publisher {
+            Some(_) if self.in_vain > 0 && self.slowest.is_zero() => {
+                self.findings(first);
+                self.judge_deaf();
+            }
+            Some(publisher) => {
+                self.examine_texts(publisher, first);
+                self.examine_compressed(publisher, compressed);
+                self.examine_resume(publisher, first);
+                self.examine_slow_reader(publisher, first);
+            }
+            None => self.examine_return(first),
         }
         self.findings(first);
         self.not_tested(if self.publisher.is_some() { "not tested" } else { "not tested: give --post" });
         Ok(())
     }
 
-    /// Adds what is wrong with the lines and the framing of a stream.
+    /// Judges a server of which no text was heard in time. If there is another reason, that is the fault.
+    fn judge_deaf(&mut self) {
+        let reasons = ["media-type", "compression", "framing", "utf-8", "fields", "blank-line"];
+        match reasons.into_iter().find(|rule| self.verdicts.is_broken(rule)) {
+            Some(rule) => self.not_tested(&format!("not tested: no text is heard in time, see {rule}")),
+            None => {
+                self.broken("lines", "not even a plain text is heard in time");
+                self.not_tested("not tested: no text is heard in time, see lines");
+            }
+        }
+    }
+
+    /// Adds what is wrong with a stream: its lines, its framing, and events that come twice.
     pub fn findings(&mut self, subscriber: &Subscriber) {
         let (findings, fault) = subscriber.now(|heard| (heard.interpreter.findings.clone(), heard.fault.clone()));
         for (rule, level, seen) in findings {
@@ -191,6 +268,19 @@ impl Judge<'_> {
             self.broken("framing", fault);
         }
         self.examine_blank_line(subscriber);
+        let (count, again) = subscriber.now(|heard| {
+            let (count, again) = heard.repeated();
+            (count, again.map(|event| event.block.clone()))
+        });
+        match again {
+            Some(block) => self.broken("repeat", [b"comes again: ", &block[..]].concat()),
+            None if count > 0 => self.ok("repeat", format!("{count} texts came once each")),
+            None => {}
+        }
+        self.examine_lines(subscriber);
+    }
+
+    fn examine_lines(&mut self, subscriber: &Subscriber) {
         let ([lf, crlf, cr], retry, begin) = subscriber.now(|heard| {
             let interpreter = &heard.interpreter;
             (interpreter.line_ends, interpreter.retries.first().cloned(), interpreter.begin.clone())
@@ -203,9 +293,10 @@ impl Judge<'_> {
         self.ok("retry", retry.map_or("none: each browser takes its own".into(), |ms| format!("retry: {ms}")));
     }
 
+    /// An event fires at its blank line.
     pub fn examine_blank_line(&mut self, subscriber: &Subscriber) {
-        if subscriber.now(|heard| heard.interpreter.is_stuck(STUCK)) {
-            self.broken("blank-line", "an event has no blank line after 2 s");
+        if let Some(stuck) = subscriber.now(|heard| heard.interpreter.stuck(STUCK)) {
+            self.broken("blank-line", stuck);
         }
     }
 

@@ -2,19 +2,23 @@
 //!
 //! The server is a stranger, and may be broken or hostile. So each read has a deadline.
 //!
-//! Limits: [`MAX_HEAD`], [`MAX_CHUNK`], [`CONNECT`].
+//! Limits: [`MAX_HEAD`], [`MAX_INTERIM`], [`MAX_CHUNK`], [`CONNECT`].
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::mem::take;
 use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tincan::wire::base64;
 use tincan::wire::chunked::Chunked;
-use tincan::wire::http::{field_line, host_of, split, split_port};
+use tincan::wire::http::{field_line, has_control, host_of, split, split_port};
 use tincan::wire::percent;
+use tincan::wire::reject::TOO_LARGE;
 
 /// Limit: the bytes of the head of a response.
 const MAX_HEAD: usize = 64 << 10;
+/// Limit: interim responses before a response (RFC 9110 §15.2).
+const MAX_INTERIM: usize = 10;
 /// Limit: the bytes of a chunk.
 const MAX_CHUNK: usize = 16 << 20;
 /// Limit: how long the judge waits for a connection to one address.
@@ -85,7 +89,7 @@ impl Url {
         stream.set_write_timeout(Some(left()))?;
         // A server may refuse a body before it has read it. So even if this fails, there may be a response.
         let _ = stream.write_all(&[head.as_bytes(), body].concat());
-        Ok(Connection { stream, unread: Vec::new() })
+        Ok(Connection { stream: Arc::new(stream), unread: Vec::new() })
     }
 }
 
@@ -107,7 +111,7 @@ impl NoHead {
 
 /// A connection on which a response is read.
 pub struct Connection {
-    stream: TcpStream,
+    stream: Arc<TcpStream>,
     unread: Vec<u8>,
 }
 
@@ -117,14 +121,20 @@ impl Connection {
     /// # Errors
     /// If there is none.
     pub fn head(&mut self, deadline: Instant) -> Result<Head, NoHead> {
+        for _ in 0..=MAX_INTERIM {
+            let bytes = self.head_bytes(deadline)?;
+            let head = Head::parse(&bytes).map_err(NoHead::Broken)?;
+            if !(100..200).contains(&head.status) {
+                return Ok(head);
+            }
+        }
+        Err(NoHead::Broken(format!("more than {MAX_INTERIM} interim responses, and no final one")))
+    }
+
+    fn head_bytes(&mut self, deadline: Instant) -> Result<Vec<u8>, NoHead> {
         loop {
             if let Some(length) = head_length(&self.unread) {
-                let bytes: Vec<u8> = self.unread.drain(..length).collect();
-                let head = Head::parse(&bytes).map_err(NoHead::Broken)?;
-                if !(100..200).contains(&head.status) {
-                    return Ok(head);
-                }
-                continue; // an interim response (RFC 9110 §15.2)
+                return Ok(self.unread.drain(..length).collect());
             }
             let length = self.unread.len();
             if length > MAX_HEAD {
@@ -134,7 +144,9 @@ impl Connection {
                 Ok(0) if length == 0 => return Err(NoHead::Silent("the server closes the connection".into())),
                 Ok(0) => return Err(NoHead::Broken("the connection ends within the head".into())),
                 Ok(_) => {}
-                Err(_) if length == 0 => return Err(NoHead::Silent("no response in time".into())),
+                Err(_) if length == 0 => {
+                    return Err(NoHead::Silent("the connection is open, but no head comes in time".into()));
+                }
                 Err(_) => return Err(NoHead::Broken(format!("the head does not end in time: {length} bytes"))),
             }
         }
@@ -142,7 +154,7 @@ impl Connection {
 
     /// Reads what comes next. Returns how many bytes, or 0 at the end of the connection.
     fn more(&mut self, deadline: Instant) -> io::Result<usize> {
-        let bytes = read(&mut self.stream, deadline)?;
+        let bytes = read(&self.stream, deadline)?;
         self.unread.extend_from_slice(&bytes);
         Ok(bytes.len())
     }
@@ -176,13 +188,13 @@ impl Connection {
     }
 
     /// Returns a handle that closes the connection, also while another thread reads it.
-    pub fn closer(&self) -> io::Result<Closer> {
-        Ok(Closer(self.stream.try_clone()?))
+    pub fn closer(&self) -> Closer {
+        Closer(self.stream.clone())
     }
 }
 
 /// Closes a connection when it is dropped.
-pub struct Closer(TcpStream);
+pub struct Closer(Arc<TcpStream>);
 
 impl Drop for Closer {
     fn drop(&mut self) {
@@ -191,7 +203,7 @@ impl Drop for Closer {
 }
 
 /// Reads once, until a deadline.
-fn read(stream: &mut TcpStream, deadline: Instant) -> io::Result<Vec<u8>> {
+fn read(mut stream: &TcpStream, deadline: Instant) -> io::Result<Vec<u8>> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() {
         return Err(ErrorKind::TimedOut.into()); // also if bytes are there: there may be no end of them
@@ -248,6 +260,9 @@ impl Head {
             return Err(format!("no status code: {status_line:.100}"));
         }
         let status = status.parse().map_err(|_| "no status code")?;
+        if has_control(status_line.as_bytes()) {
+            faults.push(format!("a control character in the status line: {status_line}"));
+        }
         let mut fields = Vec::new();
         for line in lines {
             match field_line(line) {
@@ -257,6 +272,10 @@ impl Head {
                 }
                 Err(_) => faults.push(format!("a malformed field line: {}", String::from_utf8_lossy(line))),
             }
+        }
+        let is_1_0 = words.first() == Some(&"HTTP/1.0");
+        if is_1_0 && fields.iter().any(|(name, _)| name == "transfer-encoding") {
+            faults.push("Transfer-Encoding in a response of HTTP/1.0".into());
         }
         Ok(Head { status_line, status, fields, faults })
     }
@@ -272,6 +291,17 @@ impl Head {
         let value = self.field(name).unwrap_or_default().to_ascii_lowercase();
         let members = split(value.as_bytes(), b',').into_iter().map(|member| String::from_utf8_lossy(member).into());
         members.filter(|member: &String| !member.is_empty()).collect()
+    }
+
+    /// Returns the media type. Of several, the last one counts (WHATWG Fetch, "extract a MIME type").
+    pub fn media_type(&self) -> String {
+        let values = self.field("content-type").unwrap_or_default();
+        values.rsplit(", ").next().unwrap_or_default().into()
+    }
+
+    /// Returns whether another response is of the same kind.
+    pub fn is_like(&self, other: &Head) -> bool {
+        self.status == other.status && self.media_type() == other.media_type()
     }
 
     /// Returns the content codings of the body, without `identity`.
@@ -293,8 +323,9 @@ impl Head {
             ([], []) => Ok(Body::Connection),
             ([coding], []) if coding == "chunked" => Ok(Body::Chunked(Box::default(), false)),
             ([], [length, others @ ..]) if others.iter().all(|other| other == length) => {
-                let length = length.parse().map_err(|_| format!("Content-Length: {length} is no number"))?;
-                Ok(Body::Length(length))
+                let is_number = length.bytes().all(|byte| byte.is_ascii_digit());
+                let number = length.parse().ok().filter(|_| is_number);
+                Ok(Body::Length(number.ok_or(format!("Content-Length: {length} is no number"))?))
             }
             ([], _) => Err("several Content-Lengths".into()),
             (_, [_, ..]) => Err("both Transfer-Encoding and Content-Length".into()),
@@ -321,7 +352,13 @@ impl Body {
     pub fn decode(&mut self, bytes: &[u8]) -> Result<Vec<u8>, String> {
         match self {
             Body::Chunked(chunked, is_over) => {
-                let show = |_| format!("a malformed chunk: {}", String::from_utf8_lossy(bytes));
+                let show = |reject| {
+                    if reject == TOO_LARGE {
+                        "a chunk of more than 16 MiB, which the judge does not read".into()
+                    } else {
+                        format!("a malformed chunk: {}", String::from_utf8_lossy(bytes))
+                    }
+                };
                 (_, *is_over) = chunked.feed(bytes, MAX_CHUNK).map_err(show)?;
                 Ok(take(&mut chunked.body))
             }

@@ -28,6 +28,7 @@ use crate::http::Url;
 use crate::rules::{Level, Verdicts};
 use crate::texts::Publisher;
 use std::env::args_os;
+use std::io::{Write, stdout};
 use std::process::ExitCode;
 use tincan::system::report::{report, visible};
 
@@ -39,7 +40,7 @@ usage: judge URL [--post URL] [--body TEMPLATE]
   URL               the event stream, such as http://localhost:8000/kitchen
   --post URL        where a POST publishes to that stream; without it, only what the stream shows is tested
   --body TEMPLATE   the body of a POST, in which {} stands for the text [{}]
-                    in double quotes (\"{}\") the text is a JSON string, after NAME= it is percent-encoded
+                    in JSON the text is a JSON string, and after NAME= it is percent-encoded
 
 It ends with 0: nothing is broken; 1: something is; 2: wrong usage, or nobody answers.
 ";
@@ -47,19 +48,21 @@ It ends with 0: nothing is broken; 1: something is; 2: wrong usage, or nobody an
 fn main() -> ExitCode {
     let args: Vec<String> = args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
     if args.iter().any(|arg| arg == "-h" || arg == "--help") {
-        print!("{USAGE}");
-        return ExitCode::SUCCESS;
+        return print(USAGE, 0);
     }
     match judge(&args) {
-        Ok(verdicts) => {
-            print!("{verdicts}");
-            ExitCode::from(u8::from(verdicts.count(Level::Broken) > 0))
-        }
+        Ok(verdicts) => print(&verdicts.to_string(), u8::from(verdicts.count(Level::Broken) > 0)),
         Err(why) => {
             report(format!("judge: {}", visible(why)));
             ExitCode::from(2)
         }
     }
+}
+
+/// Prints a text. It is no error if nobody reads it.
+fn print(text: &str, code: u8) -> ExitCode {
+    let _ = stdout().write_all(text.as_bytes());
+    ExitCode::from(code)
 }
 
 /// Reads the arguments, and tests the server.

@@ -1,9 +1,12 @@
 //! The rules that are tested with texts.
 
-use crate::examine::{Judge, PATIENCE, RESPONSE, SAID, STREAM, Said};
+use crate::examine::{Form, Judge, RESPONSE, SAID, STREAM, Said, is_busy};
+use crate::http::{Connection, Head};
 use crate::rules::Level;
+use crate::stream::Event;
 use crate::subscriber::{Heard, Subscriber};
 use crate::texts::{Expected, Publisher, Text, forged_retry, has, texts};
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -11,6 +14,8 @@ use std::time::{Duration, Instant};
 const MANY: usize = 40;
 /// For this long nothing may follow, after everything has come.
 const AFTERWARDS: Duration = Duration::from_millis(300);
+/// Limit: the bytes of the response to a POST.
+const MAX_RESPONSE: usize = 1 << 20;
 /// The bytes that a subscriber leaves unread: more than systems keep for a connection (Linux: about 4 MB).
 const UNREAD: usize = 8 << 20;
 /// How many bytes are enough if the time is over.
@@ -26,16 +31,46 @@ const TO_MANY: [&str; 3] = ["many-1", "many-2", "many-3"];
 impl Judge<'_> {
     /// Says the first text. If that is refused, the arguments are wrong.
     pub fn check_publisher(&mut self, publisher: &Publisher, first: &Subscriber) -> Result<(), String> {
-        let said = self.say_plain(publisher, "hello", first);
-        match said.status {
-            Err(why) if !said.in_time => return Err(format!("nobody answers a POST: {why}; check --post")),
+        let text = self.plain("hello");
+        let began = Instant::now();
+        let response = publisher.send(&text, self.within(RESPONSE));
+        let in_time = first.hears(&text, self.within(SAID));
+        match response {
+            Err(why) if !in_time => return Err(format!("nobody answers a POST: {why}; check --post")),
             Err(why) => self.broken("lines", format!("a text is heard, but its POST gets no response: {why}")),
-            Ok(status) if status >= 400 => {
-                return Err(format!("the server refuses a plain text with {status}; check --post and --body"));
+            Ok((head, _)) if head.status >= 400 => {
+                return Err(format!("the server refuses a plain text with {}; check --post and --body", head.status));
             }
-            Ok(_) => {}
+            Ok((head, _)) if (300..400).contains(&head.status) && head.status != 303 => {
+                let location = head.field("location").unwrap_or_default();
+                return Err(format!("the POST is redirected ({}) to {location}; give that URL", head.status));
+            }
+            Ok((head, connection)) => self.examine_response(&head, connection),
         }
+        self.in_vain += usize::from(!in_time);
+        if in_time {
+            self.slowest = began.elapsed();
+            self.form = first.now(|heard| heard.with(&text).next().and_then(|event| Form::of(event, &text)));
+        } else if let Some(line) = first.now(|heard| heard.interpreter.ignored.clone()) {
+            self.broken("fields", [b"a text is in a line that clients ignore: ", &line[..]].concat());
+        }
+        self.examine_blank_line(first);
         Ok(())
+    }
+
+    /// Reads a response to a POST to its end. Nothing may follow it.
+    fn examine_response(&mut self, head: &Head, mut connection: Connection) {
+        for fault in &head.faults {
+            self.broken("framing", format!("response to a POST: {fault}"));
+        }
+        let rest = head.body("POST").and_then(|body| connection.rest(body, self.within(SAID), MAX_RESPONSE));
+        if let Err(why) = rest {
+            return self.broken("framing", format!("response to a POST: {why}"));
+        }
+        let more = connection.bytes(self.within(AFTERWARDS)).unwrap_or_default();
+        if !more.is_empty() {
+            self.broken("framing", [b"after the response to a POST: ", &more[..]].concat());
+        }
     }
 
     /// Opens many streams. With `--post`, all of them have to hear the same in the same order.
@@ -43,15 +78,26 @@ impl Judge<'_> {
         let mut all = Vec::new();
         for n in 1..=MANY {
             match self.subscribe(STREAM) {
-                Ok(subscriber) if subscriber.head.status == first.head.status => all.push(subscriber),
-                Ok(other) => return self.broken("many", format!("subscriber {n}: {}", other.head.status_line)),
+                Ok(other) if !other.head.is_like(&first.head) => {
+                    let media_type = other.head.media_type();
+                    return self.broken("many", format!("subscriber {n}: {}, {media_type}", other.head.status_line));
+                }
+                Ok(subscriber) => all.push(subscriber),
+                Err(why) if why.contains("os error 24") => {
+                    return self.advice("many", format!("not tested: subscriber {n}: {why}; raise `ulimit -n`"));
+                }
                 Err(why) => return self.broken("many", format!("subscriber {n}: {why}")),
             }
         }
+        sleep(AFTERWARDS);
+        let has_ended = |subscriber: &&Subscriber| subscriber.now(|heard| heard.last_end.is_some());
+        let ended = all.iter().filter(has_ended).count();
         match self.publisher {
             Some(publisher) => self.compare_many(publisher, first, &all),
+            None if ended > 0 => self.broken("many", format!("{ended} of {MANY} streams ended")),
             None => self.ok("many", format!("{MANY} streams at a time; give --post to test what they hear")),
         }
+        sleep(AFTERWARDS);
         all.iter().for_each(|subscriber| self.findings(subscriber));
     }
 
@@ -61,17 +107,11 @@ impl Judge<'_> {
         let deadline = self.within(SAID);
         let hears_all = |subscriber: &&Subscriber| texts.iter().all(|text| subscriber.hears(text, deadline));
         let deaf = all.len() - all.iter().filter(hears_all).count();
-        let order = |subscriber: &Subscriber| {
-            subscriber.now(|heard| {
-                let events =
-                    heard.events.iter().filter_map(|event| texts.iter().find(|text| event.data.contains(*text)));
-                let mut order: Vec<String> = events.cloned().collect();
-                order.dedup(); // `repeat` is another rule
-                order.join(" ")
-            })
-        };
+        let order = |subscriber: &Subscriber| subscriber.now(|heard| order(&texts, heard)).join(" ");
         let expected = order(first);
-        if in_time.contains(&false) {
+        if self.slowest.is_zero() {
+            self.advice("many", "not tested: no text is heard in time");
+        } else if in_time.contains(&false) {
             self.broken("many", "a text was not heard in time");
         } else if deaf > 0 {
             self.broken("many", format!("{deaf} of {MANY} subscribers did not hear a text"));
@@ -88,7 +128,7 @@ impl Judge<'_> {
         self.examine_empty(publisher, first);
         sleep(AFTERWARDS);
         for (text, said) in texts.iter().zip(&said) {
-            let (level, seen) = first.now(|heard| judge_text(text, said, heard));
+            let (level, seen) = first.now(|heard| judge_text(text, said, self.form.as_ref(), heard));
             self.verdicts.add(text.rule, level, seen);
         }
         let retry = forged_retry(&self.nonce);
@@ -103,17 +143,30 @@ impl Judge<'_> {
         let said = self.say(publisher, "", "", first);
         let after = self.say_plain(publisher, "after-empty", first);
         let (begin, end) = (self.plain("before-empty"), self.plain("after-empty"));
-        let is_empty = |data: &str| if publisher.is_bare() { data.is_empty() } else { !data.contains(&self.nonce) };
+        let form = self.form.clone();
         let block = first.now(|heard| {
-            let events = heard.events.iter().skip_while(|event| !event.data.contains(&begin));
+            // If the form changes from event to event, any event of this name may be the empty one.
+            let is_form = |event: &Event| Form::of(event, &begin) == form;
+            let is_stable = heard.with(&begin).next().is_some_and(is_form);
+            let is_empty = |event: &&Event| match &form {
+                Some(form) if is_stable => {
+                    event.name == form.name && event.data == [&*form.before, &form.after].concat()
+                }
+                Some(form) => event.name == form.name,
+                None => event.data.is_empty(),
+            };
+            let events = heard.events.iter().skip_while(|event| !event.data.contains(&begin)).skip(1);
             let mut events = events.take_while(|event| !event.data.contains(&end));
-            events.find(|event| after.in_time && is_empty(&event.data)).map(|event| event.block.clone())
+            events.find(|event| after.in_time && is_empty(event)).map(|event| event.block.clone())
         });
         match (said.status, block) {
+            (Ok(status), None) if is_busy(status) => self.advice("empty", format!("not tested: {status}")),
+            (Ok(status), None) if status >= 500 => self.broken("empty", format!("the server fails with {status}")),
             (Ok(status), None) if status >= 400 => self.ok("empty", format!("refused with {status}")),
             (Ok(status), Some(_)) if status >= 400 => self.broken("empty", format!("refused with {status}, but heard")),
             (_, Some(block)) => self.ok("empty", block),
-            (Ok(status), None) => self.broken("empty", format!("response {status}, but no event")),
+            _ if said.is_late || after.is_late => self.advice("empty", "not tested: the time is over"),
+            (Ok(status), None) => self.broken("empty", format!("response {status}, but no event for it")),
             (Err(why), None) => self.broken("empty", why),
         }
     }
@@ -125,13 +178,16 @@ impl Judge<'_> {
         let _ = publisher.say(&self.plain("compressed"), self.within(RESPONSE));
         if compressed.wait(self.within(SAID), |heard| (heard.bytes > before).then_some(())).is_none() {
             self.broken("compression", "a compressed stream holds an event back for 3 s");
+        } else {
+            let why = "the judge does not decode, so it does not know whether events are held back";
+            self.advice("compression", format!("Content-Encoding: {}; {why}", compressed.head.codings().join(", ")));
         }
     }
 
     /// Leaves, and comes back after two more texts.
     pub fn examine_resume(&mut self, publisher: &Publisher, first: &Subscriber) {
         let Some(last_id) = self.leave(publisher, first) else {
-            return self.advice("resume", "not tested: a text was not heard");
+            return self.advice("resume", format!("not tested: {}", self.over_or("a text was not heard")));
         };
         let missed = ["missed-1", "missed-2"];
         for name in missed {
@@ -141,63 +197,49 @@ impl Judge<'_> {
         let field = if id.is_empty() { String::new() } else { format!("Last-Event-ID: {id}") };
         let line = if id.is_empty() { String::new() } else { format!("{field}\r\n") };
         let again = match self.subscribe(&format!("{STREAM}{line}")) {
-            Ok(again) if again.head.status == first.head.status => again,
+            Ok(again) if again.head.is_like(&first.head) => again,
             Ok(again) => return self.broken("resume", format!("{field}: {}", again.head.status_line)),
             Err(why) => return self.broken("resume", format!("{field}: {why}")),
         };
         again.hears(&self.plain("missed-2"), self.within(if id.is_empty() { AFTERWARDS } else { SAID }));
+        let texts = missed.map(|name| self.plain(name));
+        let came = again.now(|heard| order(&texts, heard));
         self.say_plain(publisher, "after-return", first);
         again.hears(&self.plain("after-return"), self.within(SAID));
-        let count = |name: &str| again.now(|heard| heard.with(&self.plain(name)).count());
-        let came = missed.iter().filter(|name| count(name) > 0).count();
-        let again_heard = ["before-leaving", "hello"].into_iter().find(|name| count(name) > 0);
-        if let Some(name) = again_heard {
+        let field = if id.is_empty() { "without Last-Event-ID".into() } else { field };
+        match came[..] == texts {
+            _ if id.is_empty() => self.advice("resume", "the event had no id to come back with"),
+            true => self.ok("resume", format!("{field}: the two missed events came")),
+            false => self.advice("resume", format!("{field}: two events were missed, and {came:?} came")),
+        }
+        let is_heard = |name: &&str| again.now(|heard| heard.with(&self.plain(name)).next().is_some());
+        if let Some(name) = ["before-leaving", "hello"].iter().find(|name| is_heard(name)) {
             self.broken("repeat", format!("{field}: {}, which was heard before, comes again", self.plain(name)));
         }
-        match came {
-            _ if id.is_empty() => self.advice("resume", "events have no id"),
-            2 => self.ok("resume", format!("{field}: the two missed events came")),
-            came => self.advice("resume", format!("{field}: {came} of two missed events came")),
-        }
+        sleep(AFTERWARDS);
         self.findings(&again);
     }
 
     /// Hears a text on a stream of its own, and leaves. Returns the last event ID.
-    fn leave(&mut self, publisher: &Publisher, first: &Subscriber) -> Option<String> {
+    fn leave(&mut self, publisher: &Publisher, first: &Subscriber) -> Option<Arc<str>> {
         let subscriber = self.subscribe(STREAM).ok()?;
         self.say_plain(publisher, "before-leaving", first);
         let text = self.plain("before-leaving");
         subscriber.wait(self.within(SAID), |heard| heard.with(&text).next().map(|event| event.last_id.clone()))
     }
 
-    /// Counts the plain texts of the first subscriber.
-    pub fn examine_repeat(&mut self, first: &Subscriber) {
-        let names = ["before-empty", "after-empty", "before-leaving", "missed-1", "missed-2", "after-return"];
-        let mut once = 0;
-        for name in TO_MANY.iter().chain(&names) {
-            let text = self.plain(name);
-            match first.now(|heard| heard.with(&text).count()) {
-                0 => {}
-                1 => once += 1,
-                count => self.broken("repeat", format!("{text} comes {count} times")),
-            }
-        }
-        match once {
-            0 => self.advice("repeat", "not tested: no text was heard"),
-            count => self.ok("repeat", format!("{count} texts came once each")),
-        }
-    }
-
-    /// Says more than a connection can hold, while one subscriber does not read.
+    /// Says more than a connection can hold, while one subscriber does not read. A subscriber from before and one from
+    /// after it listen.
     pub fn examine_slow_reader(&mut self, publisher: &Publisher, first: &Subscriber) {
-        if self.in_vain >= PATIENCE {
-            return self.advice("slow-reader", "not tested: texts are not heard in time");
-        }
         let Ok(_slow) = self.ask("GET", "HTTP/1.1", STREAM) else {
             return self.advice("slow-reader", "not tested: no connection");
         };
         sleep(AFTERWARDS); // the server writes its head
-        let slow = format!("{}-slow-", self.nonce);
+        let after = match self.subscribe(STREAM) {
+            Ok(after) => after,
+            _ if Instant::now() >= self.end => return self.advice("slow-reader", "not tested: the time is over"),
+            Err(why) => return self.broken("slow-reader", format!("beside one that does not read: {why}")),
+        };
         let mut size = UNREAD_TEXT;
         let mut unread = 0;
         let deadline = self.within(UNREAD_TIME);
@@ -205,47 +247,91 @@ impl Judge<'_> {
             if unread >= UNREAD || Instant::now() >= deadline {
                 break;
             }
-            let nonce = format!("{slow}{n}.");
-            let said = self.say(publisher, &format!("{nonce} {}", "x".repeat(size)), &nonce, first);
-            first.now(|heard| heard.remove(&slow));
-            if said.is_refused() && size == UNREAD_TEXT {
-                size = SMALL_UNREAD_TEXT;
-            } else if said.is_refused() {
-                return self.advice("slow-reader", "not tested: texts are refused");
-            } else if said.in_time {
-                unread += size;
-            } else if Instant::now() < self.end {
-                let why = "one subscriber does not read, and another hears nothing";
-                return self.broken("slow-reader", format!("after {unread} bytes {why}"));
+            match self.say_beside_slow(publisher, n, size, [first, &after]) {
+                _ if first.has_ended() || after.has_ended() => {
+                    return self.advice("slow-reader", format!("not tested: a stream ended after {unread} bytes"));
+                }
+                Ok(()) => unread += size,
+                Err(_) if Instant::now() >= self.end => break,
+                Err(_) if unread == 0 && size == UNREAD_TEXT => size = SMALL_UNREAD_TEXT,
+                Err((Level::Advice, why)) => return self.advice("slow-reader", format!("not tested: {why}")),
+                Err((_, why)) if unread == 0 => return self.advice("slow-reader", format!("not tested: {why}")),
+                Err((_, why)) => {
+                    let seen = format!("one subscriber does not read, and after {unread} bytes {why}");
+                    return self.broken("slow-reader", seen);
+                }
             }
         }
-        let seen = format!("one left {unread} bytes unread, and another heard all at once");
+        let seen = format!("one left {unread} bytes unread, and others heard all at once");
         match unread {
             ENOUGH_UNREAD.. => self.ok("slow-reader", seen),
             _ => self.advice("slow-reader", format!("{seen}; too little to be sure")),
         }
     }
+
+    /// Says one of these texts. Returns what is wrong if it takes much longer than a text at other times.
+    fn say_beside_slow(
+        &mut self, publisher: &Publisher, n: usize, size: usize, listeners: [&Subscriber; 2],
+    ) -> Result<(), (Level, String)> {
+        let [first, after] = listeners;
+        let slow = format!("{}-slow-", self.nonce);
+        let nonce = format!("{slow}{n}.");
+        let began = Instant::now();
+        let said = self.say(publisher, &format!("{nonce} {}", "x".repeat(size)), &nonce, first);
+        let is_heard = said.in_time && after.hears(&nonce, (began + SAID).max(self.within(AFTERWARDS)));
+        let took = began.elapsed();
+        for subscriber in [first, after] {
+            subscriber.now(|heard| heard.remove(&slow));
+        }
+        let broken = |why: String| Err((Level::Broken, why));
+        match said.status {
+            Ok(status) if status >= 400 => Err((Level::Advice, format!("a text is refused with {status}"))),
+            Err(why) => broken(format!("a POST gets no response: {why}")),
+            Ok(_) if !is_heard => broken("another hears nothing".into()),
+            Ok(_) if took > Duration::from_secs(1).max(10 * self.slowest) => {
+                broken(format!("a text takes {:.1} s", took.as_secs_f32()))
+            }
+            Ok(_) => Ok(()),
+        }
+    }
+}
+
+/// Returns which of these texts came, in the order in which each came first.
+fn order(texts: &[String], heard: &Heard) -> Vec<String> {
+    let mut order: Vec<String> = Vec::new();
+    for event in &heard.events {
+        if let Some(text) = texts.iter().find(|text| event.data.contains(*text))
+            && !order.contains(text)
+        {
+            order.push(text.clone());
+        }
+    }
+    order
 }
 
 /// Judges what became of a text. Shows the blocks of its events.
-fn judge_text(text: &Text, said: &Said, heard: &Heard) -> (Level, Vec<u8>) {
-    let events: Vec<_> = heard.with(&text.nonce).collect();
+fn judge_text(text: &Text, said: &Said, form: Option<&Form>, heard: &Heard) -> (Level, Vec<u8>) {
+    let all: Vec<_> = heard.with(&text.nonce).collect();
+    // A server may tell the same in events of other names besides.
+    let is_same_name = |event: &&&Event| form.is_none_or(|form| event.name == form.name);
+    let events: Vec<_> = all.iter().filter(is_same_name).collect();
     let blocks: Vec<u8> = events.iter().flat_map(|event| event.block.clone()).collect();
     let seen = |why: &str| [why.as_bytes(), &blocks[..]].concat();
-    if events.is_empty() {
-        return judge_silence(text, said);
-    }
     let without_mark = text.text.trim_start_matches('\u{feff}');
-    if said.is_refused() {
-        (Level::Broken, seen("refused, but heard: "))
-    } else if let Some(forged) = forged(text, heard) {
+    let changed = events.iter().find(|event| !has(&event.data, without_mark));
+    if let Some(forged) = forged(text, heard) {
         (Level::Broken, forged)
+    } else if events.is_empty() {
+        judge_silence(text, said)
+    } else if said.refusal().is_some() {
+        (Level::Broken, seen("refused, but heard: "))
     } else if !said.in_time {
         (Level::Broken, seen("heard only after something else was said: "))
     } else if text.expected == Expected::NotForged {
         (Level::Ok, seen(""))
-    } else if !events.iter().all(|event| has(&event.data, without_mark)) {
-        (Level::Broken, seen("changed: "))
+    } else if let Some(event) = changed {
+        let lengths = format!("changed, {} bytes became {}: ", text.text.len(), event.data.len());
+        (Level::Broken, seen(&lengths))
     } else if !events.iter().any(|event| has(&event.data, &text.text)) {
         (Level::Advice, seen("without its byte order mark: "))
     } else {
@@ -255,14 +341,16 @@ fn judge_text(text: &Text, said: &Said, heard: &Heard) -> (Level, Vec<u8>) {
 
 /// Judges a text of which nothing is heard.
 fn judge_silence(text: &Text, said: &Said) -> (Level, Vec<u8>) {
-    match &said.status {
-        Ok(status) if *status >= 400 => {
-            let level = if text.may_refuse { Level::Ok } else { Level::Advice };
-            (level, format!("refused with {status}").into())
-        }
-        Ok(status) => (Level::Broken, format!("response {status}, but not heard").into()),
-        Err(why) => (Level::Broken, format!("not heard: {why}").into()),
-    }
+    let (level, seen) = match &said.status {
+        _ if said.is_late => (Level::Advice, "not tested: the time is over".into()),
+        Ok(status) if is_busy(*status) => (Level::Advice, format!("not tested: {status}")),
+        Ok(status) if *status >= 500 => (Level::Broken, format!("the server fails with {status}")),
+        Ok(status) if *status >= 400 && text.may_refuse => (Level::Ok, format!("refused with {status}")),
+        Ok(status) if *status >= 400 => (Level::Advice, format!("refused with {status}")),
+        Ok(status) => (Level::Broken, format!("response {status}, but not heard")),
+        Err(why) => (Level::Broken, format!("not heard: {why}")),
+    };
+    (level, seen.into())
 }
 
 /// Returns what a text has set as if the server had: an id or a name, or a whole event.

@@ -18,6 +18,8 @@ const FIRST_BYTES: Duration = Duration::from_secs(2);
 /// Limit: how long it waits for a heartbeat. The standard says "every 15 seconds or so".
 const HEARTBEAT: Duration = Duration::from_secs(20);
 /// For this long no body may follow the head of a response to HEAD.
+const HEAD_BODY: Duration = Duration::from_secs(2);
+/// For this long nothing may follow a response that is complete.
 const AFTERWARDS: Duration = Duration::from_millis(300);
 /// Limit: the bytes of the response to OPTIONS.
 const MAX_BODY: usize = 1 << 20;
@@ -28,14 +30,16 @@ const COMPRESSED: &str =
 impl Judge<'_> {
     /// Opens the first stream. Returns `None` if what comes is no response.
     pub fn first_subscriber(&mut self) -> Result<Option<Subscriber>, String> {
-        let nobody = |why: String| format!("nobody answers: {why}; start the server, and check the URL");
+        let nobody = |why: String| {
+            format!("nobody answers: {why}; check the URL, and give --post if the head waits for an event")
+        };
         let mut connection = self.ask("GET", "HTTP/1.1", STREAM).map_err(nobody)?;
         match self.first_head(&mut connection) {
             Ok(head) if (300..400).contains(&head.status) => {
                 let location = head.field("location").unwrap_or_default();
                 Err(format!("the URL redirects ({}) to {location}; give that one", head.status))
             }
-            Ok(head) => self.subscriber(head, connection).map(Some),
+            Ok(head) => self.subscriber(STREAM, head, connection).map(Some),
             Err(NoHead::Silent(why)) => Err(nobody(why)),
             Err(NoHead::Broken(why)) => {
                 self.broken("framing", why);
@@ -61,11 +65,11 @@ impl Judge<'_> {
     /// Returns whether an event stream follows, in spite of what may be wrong with the head.
     pub fn examine_head(&mut self, first: &Subscriber) -> bool {
         let head = &first.head;
-        let media_type = head.field("content-type").unwrap_or_default();
+        let media_type = head.media_type();
         let shown = format!("Content-Type: {media_type}");
         let lower = media_type.to_ascii_lowercase();
         let charset = lower.split(';').skip(1).find_map(|parameter| parameter.trim().strip_prefix("charset="));
-        let is_utf_8 = charset.is_none_or(|charset| ["utf-8", "utf8"].contains(&charset.trim_matches('"')));
+        let is_utf_8 = charset.is_none_or(|charset| ["", "utf-8"].contains(&charset.trim_matches('"')));
         let is_stream = is_event_stream(&media_type);
         let level = |holds| if holds { Level::Ok } else { Level::Broken };
         self.verdicts.add("status", level(head.status == 200), &head.status_line);
@@ -82,15 +86,18 @@ impl Judge<'_> {
 
     fn examine_caching(&mut self, head: &Head) {
         let members = head.list("cache-control");
-        let has = |name: &str| members.iter().any(|member| member.split('=').next() == Some(name));
-        let is_kept = ["public", "max-age", "s-maxage", "immutable"].into_iter().any(has);
-        let is_stale = members.iter().any(|member| member == "max-age=0");
-        let shown = format!("Cache-Control: {}", members.join(", "));
+        // With an argument, `no-cache` is about some fields only (RFC 9111 §5.2.2.4).
+        let has = |name: &str| members.iter().any(|member| member == name);
+        let names = |name: &str| members.iter().any(|member| member.split('=').next() == Some(name));
+        let is_kept = names("s-maxage") || has("public") || has("immutable") || names("max-age") && !has("max-age=0");
+        let mut shown = format!("Cache-Control: {}", members.join(", "));
+        if let Some(expires) = head.field("expires") {
+            shown += &format!(", Expires: {expires}");
+        }
         match (has("no-store") || has("no-cache"), has("no-transform")) {
             (true, true) => self.ok("caching", shown),
             (true, false) => self.advice("caching", format!("{shown}, without no-transform")),
-            _ if is_kept && !is_stale => self.broken("caching", shown),
-            _ if members.is_empty() => self.advice("caching", "no Cache-Control"),
+            _ if is_kept => self.broken("caching", shown),
             _ => self.advice("caching", shown),
         }
     }
@@ -116,6 +123,10 @@ impl Judge<'_> {
             Some(begin) => self.ok("first-bytes", begin),
             None => self.advice("first-bytes", "no byte of the body in 2 s"),
         }
+        let begin = first.now(|heard| heard.interpreter.begin.clone());
+        if first.head.field("transfer-encoding").is_none() && has_chunks(&begin) {
+            self.broken("framing", [b"chunks without Transfer-Encoding: ", &begin[..]].concat());
+        }
         first.wait(self.within(STUCK), |heard| (!heard.interpreter.is_open()).then_some(()));
         self.examine_blank_line(first);
     }
@@ -140,11 +151,17 @@ impl Judge<'_> {
 
     /// HTTP/1.0 has no chunks (RFC 9112 §6.1).
     pub fn examine_http_1_0(&mut self) {
-        if let Ok(mut connection) = self.ask("GET", "HTTP/1.0", STREAM)
-            && let Ok(head) = connection.head(self.within(RESPONSE))
-            && let Some(coding) = head.field("transfer-encoding")
-        {
-            self.broken("framing", format!("Transfer-Encoding: {coding}, to a request of HTTP/1.0"));
+        let Ok(mut connection) = self.ask("GET", "HTTP/1.0", STREAM) else { return };
+        let Ok(head) = connection.head(self.within(RESPONSE)) else { return };
+        if let Some(coding) = head.field("transfer-encoding") {
+            return self.broken("framing", format!("Transfer-Encoding: {coding}, to a request of HTTP/1.0"));
+        }
+        let body = connection.bytes(self.within(AFTERWARDS)).unwrap_or_default();
+        if has_chunks(&body) {
+            self.broken(
+                "framing",
+                [b"chunks without Transfer-Encoding, to a request of HTTP/1.0: ", &body[..]].concat(),
+            );
         }
     }
 
@@ -162,7 +179,7 @@ impl Judge<'_> {
     fn head_and_what_follows(&self) -> Result<(Head, Vec<u8>), String> {
         let mut connection = self.ask("HEAD", "HTTP/1.1", &format!("{STREAM}Connection: close\r\n"))?;
         let head = connection.head(self.within(RESPONSE)).map_err(NoHead::why)?;
-        let body = connection.bytes(self.within(AFTERWARDS)).unwrap_or_default();
+        let body = connection.bytes(self.within(HEAD_BODY)).unwrap_or_default();
         Ok((head, body))
     }
 
@@ -186,24 +203,27 @@ impl Judge<'_> {
         let head = connection.head(self.within(RESPONSE)).map_err(NoHead::why)?;
         let body = head.body(method)?;
         connection.rest(body, self.within(FIRST_BYTES), MAX_BODY)?;
-        Ok(head)
+        let more = connection.bytes(self.within(AFTERWARDS)).unwrap_or_default();
+        if more.is_empty() { Ok(head) } else { Err(format!("after the response: {}", String::from_utf8_lossy(&more))) }
     }
 
     /// Waits for a comment on an idle stream, or for another block that fires nothing.
     pub fn examine_heartbeat(&mut self, first: &Subscriber) {
         let (signs, bytes) = first.now(|heard| (heard.interpreter.signs, heard.bytes));
         let has_sign = |heard: &mut Heard| heard.interpreter.signs > signs;
-        let is_stuck = |heard: &mut Heard| heard.interpreter.is_stuck(STUCK);
+        let is_stuck = |heard: &mut Heard| heard.interpreter.stuck(STUCK).is_some();
         let began = Instant::now();
         report("judge: waits for a heartbeat, 20 s at most".into());
         first.wait(self.within(HEARTBEAT), |heard| (has_sign(heard) || is_stuck(heard)).then_some(()));
         let time = began.elapsed().as_secs();
-        let why = first.now(|heard| heard.end.clone());
+        let why = first.now(|heard| heard.end.clone().or(heard.last_end.clone()));
         if first.now(has_sign) {
             let sign = first.now(|heard| heard.interpreter.last_sign.clone());
             self.ok("heartbeat", [format!("after {time} s ").as_bytes(), &sign[..]].concat());
+        } else if first.now(is_stuck) {
+            self.advice("heartbeat", "not tested: see blank-line");
         } else if let Some(why) = why {
-            self.advice("heartbeat", format!("none: after {time} s {why}"));
+            self.advice("heartbeat", format!("none in {time} s: {why}"));
         } else if first.now(|heard| heard.bytes) > bytes {
             self.advice("heartbeat", format!("only events in {time} s: what an idle stream does is not known"));
         } else {
@@ -226,7 +246,7 @@ impl Judge<'_> {
         };
         let field = format!("Last-Event-ID: {before}");
         let again = match self.subscribe(&format!("{STREAM}{field}\r\n")) {
-            Ok(again) if again.head.status == first.head.status => again,
+            Ok(again) if again.head.is_like(&first.head) => again,
             Ok(again) => return self.broken("resume", format!("{field}: {}", again.head.status_line)),
             Err(why) => return self.broken("resume", format!("{field}: {why}")),
         };
@@ -239,4 +259,11 @@ impl Judge<'_> {
             false => self.ok("repeat", format!("{field}: nothing came again")),
         }
     }
+}
+
+/// Returns whether a body begins with the size of a chunk (RFC 9112 §7.1).
+fn has_chunks(body: &[u8]) -> bool {
+    let line = body.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let size = line.strip_suffix(b"\r").unwrap_or_default();
+    !size.is_empty() && size.len() <= 8 && size.iter().all(u8::is_ascii_hexdigit)
 }

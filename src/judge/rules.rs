@@ -107,6 +107,12 @@ impl Verdicts {
         RULES.iter().zip(&self.0).any(|(rule, verdict)| rule.name == name && verdict.is_some())
     }
 
+    /// Returns whether a rule is broken.
+    pub fn is_broken(&self, name: &str) -> bool {
+        let mut rules = RULES.iter().zip(&self.0);
+        rules.any(|(rule, verdict)| rule.name == name && matches!(verdict, Some((Level::Broken, _))))
+    }
+
     /// Returns the number of rules with this level.
     pub fn count(&self, level: Level) -> usize {
         self.0.iter().flatten().filter(|(of, _)| *of == level).count()

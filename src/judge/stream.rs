@@ -5,6 +5,7 @@
 
 use crate::rules::Level;
 use std::mem::take;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tincan::wire::event::Line;
 
@@ -12,12 +13,16 @@ use tincan::wire::event::Line;
 const MAX_LINE: usize = 256 << 10;
 /// Limit: the bytes of an event's data that are kept.
 const MAX_DATA: usize = 512 << 10;
-/// Limit: the bytes of a block, and of the beginning of the stream, that are kept to be shown.
+/// Limit: the bytes of a block, of a line, and of the beginning of the stream that are kept to be shown.
 const MAX_BLOCK: usize = 200;
 /// U+FEFF, which a client removes from the beginning of a stream.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 /// Limit: the reconnection times, and the forged lines, that are kept.
 const MAX_FIELDS: usize = 1000;
+/// Limit: the digits of a reconnection time.
+const MAX_DIGITS: usize = 20;
+/// An event that comes in pieces is complete after this time, unless the network is very slow.
+const WAITED: Duration = Duration::from_millis(250);
 /// A reconnection time over this many milliseconds is long.
 const LONG_RETRY: u64 = 600_000;
 
@@ -27,9 +32,16 @@ pub struct Event {
     pub name: String,
     pub data: String,
     /// The last event ID, which may come from an earlier block.
-    pub last_id: String,
+    pub last_id: Arc<str>,
     /// The first bytes of its block, as they came.
     pub block: Vec<u8>,
+}
+
+impl Event {
+    /// Returns about how many bytes it takes.
+    pub fn size(&self) -> usize {
+        self.name.len() + self.data.len() + self.last_id.len() + self.block.len()
+    }
 }
 
 /// What the judge finds in a stream: the rule, how bad it is, and the line.
@@ -45,9 +57,11 @@ pub struct Interpreter {
     data: Option<String>,
     name: String,
     id: Option<String>,
-    last_id: String,
+    last_id: Arc<str>, // all events up to the next id share it
     block: Vec<u8>,
     block_began: Option<Instant>,
+    line_began: Option<Instant>,
+    comments: usize, // of this block
     /// The line ends so far: LF, CR LF, CR.
     pub line_ends: [usize; 3],
     /// How many comments and blocks have come that fire nothing, and the last of them.
@@ -59,6 +73,8 @@ pub struct Interpreter {
     pub retries: Vec<String>,
     /// The lines that set an id or a name to a text of the judge.
     pub forged: Vec<Vec<u8>>,
+    /// A line with a text of the judge that clients ignore.
+    pub ignored: Option<Vec<u8>>,
     pub events: Vec<Event>,
     pub findings: Vec<Finding>,
 }
@@ -73,15 +89,18 @@ impl Interpreter {
             data: None,
             name: String::new(),
             id: None,
-            last_id: String::new(),
+            last_id: "".into(),
             block: Vec::new(),
             block_began: None,
+            line_began: None,
+            comments: 0,
             line_ends: [0; 3],
             signs: 0,
             last_sign: Vec::new(),
             begin: Vec::new(),
             retries: Vec::new(),
             forged: Vec::new(),
+            ignored: None,
             events: Vec::new(),
             findings: Vec::new(),
         }
@@ -117,7 +136,26 @@ impl Interpreter {
         }
     }
 
+    /// Returns the last event ID, as a client sends it. A field value has no control characters (RFC 9110 §5.5).
+    pub fn last_id(&self) -> &str {
+        if self.last_id.contains(char::is_control) { "" } else { &self.last_id }
+    }
+
+    /// Begins the next stream of the same client.
+    pub fn reconnect(&mut self) {
+        self.line.clear();
+        self.block.clear();
+        self.name.clear();
+        self.begun = false;
+        self.after_cr = false;
+        self.data = None;
+        self.id = None;
+        self.block_began = None;
+        self.line_began = None;
+    }
+
     fn keep(&mut self, bytes: &[u8]) {
+        self.line_began.get_or_insert_with(Instant::now);
         let room = MAX_LINE.saturating_sub(self.line.len());
         self.line.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
         if bytes.len() > room {
@@ -129,12 +167,13 @@ impl Interpreter {
     /// Adds a finding, unless there is one of this rule and level.
     fn find(&mut self, rule: &'static str, level: Level, seen: &[u8]) {
         if !self.findings.iter().any(|(other, of, _)| *other == rule && *of >= level) {
-            self.findings.push((rule, level, seen.into()));
+            self.findings.push((rule, level, shown(seen)));
         }
     }
 
     fn end_line(&mut self, end: usize) {
         let mut bytes = take(&mut self.line);
+        self.line_began = None;
         if !self.begun && bytes.starts_with(BYTE_ORDER_MARK) {
             bytes.drain(..BYTE_ORDER_MARK.len());
         }
@@ -149,20 +188,14 @@ impl Interpreter {
         }
         match Line::read(&line) {
             Line::Blank => return self.end_block(),
-            Line::Comment(_) => self.add_sign(&bytes),
+            Line::Comment(_) => self.add_comment(&bytes),
             Line::Data(value) => self.add_data(value),
-            Line::Event(value) => {
-                self.name = value.into();
-                self.add_forged(value, &bytes);
-            }
+            Line::Event(value) => self.name = self.add_value(value, &bytes),
             Line::Id(value) if value.contains('\0') => self.find("nul-in-id", Level::Broken, &bytes),
-            Line::Id(value) => {
-                self.id = Some(value.into());
-                self.add_forged(value, &bytes);
-            }
+            Line::Id(value) => self.id = Some(self.add_value(value, &bytes)),
             Line::Retry(value) => self.add_retry(value, &bytes),
             Line::Ignored("retry") => self.find("retry", Level::Broken, &bytes),
-            Line::Ignored(_) if is_ours => {}
+            Line::Ignored(_) if is_ours => self.ignored = Some(shown(&bytes)),
             Line::Ignored(name) => {
                 let meant = name.trim_matches(|c: char| !c.is_ascii_alphabetic()).to_ascii_lowercase();
                 let known = ["data", "event", "id", "retry"].contains(&&*meant);
@@ -174,7 +207,18 @@ impl Interpreter {
         }
     }
 
+    /// A comment shows that the server is there, unless it is a part of an event. If it comes long after the event, the
+    /// event had to wait for it.
+    fn add_comment(&mut self, line: &[u8]) {
+        if self.block_began.is_some_and(|began| began.elapsed() > WAITED) {
+            self.find("blank-line", Level::Broken, &[b"an event waited for the heartbeat: ", line].concat());
+        }
+        self.comments += 1;
+        self.add_sign(line);
+    }
+
     fn add_data(&mut self, value: &str) {
+        self.signs -= take(&mut self.comments).min(self.signs);
         let data = match self.data.take() {
             None => value.into(),
             Some(data) if data.len() + value.len() > MAX_DATA => data,
@@ -183,25 +227,28 @@ impl Interpreter {
         self.data = Some(data);
     }
 
-    fn add_forged(&mut self, value: &str, line: &[u8]) {
+    /// Returns the value of an id or a name. No text of the judge may be one.
+    fn add_value(&mut self, value: &str, line: &[u8]) -> String {
         if value.contains(&self.nonce) && self.forged.len() < MAX_FIELDS {
-            self.forged.push(line.into());
+            self.forged.push(shown(line));
         }
+        value.into()
     }
 
     fn add_retry(&mut self, value: &str, line: &[u8]) {
         if self.retries.len() < MAX_FIELDS {
-            self.retries.push(value.into());
+            self.retries.push(value.chars().take(MAX_DIGITS).collect());
         }
-        if value.parse::<u64>().map_or(true, |ms| ms > LONG_RETRY) {
+        if value.parse::<u64>().map_or(true, |ms| ms > LONG_RETRY || ms == 0) {
             self.find("retry", Level::Advice, line);
         }
     }
 
     fn end_block(&mut self) {
         self.block_began = None;
+        self.comments = 0;
         if let Some(id) = self.id.take() {
-            self.last_id = id;
+            self.last_id = id.into();
         }
         let name = take(&mut self.name);
         let block = take(&mut self.block);
@@ -216,16 +263,26 @@ impl Interpreter {
 
     fn add_sign(&mut self, bytes: &[u8]) {
         self.signs += 1;
-        self.last_sign = bytes.get(..MAX_BLOCK).unwrap_or(bytes).into();
+        self.last_sign = shown(bytes);
     }
 
-    /// Returns whether there is an event without its blank line.
+    /// Returns whether a line or an event has not ended.
     pub fn is_open(&self) -> bool {
-        self.block_began.is_some()
+        self.block_began.is_some() || self.line_began.is_some()
     }
 
-    /// Returns whether there is one for longer than this.
-    pub fn is_stuck(&self, time: Duration) -> bool {
-        self.block_began.is_some_and(|began| began.elapsed() >= time)
+    /// Returns what has not ended for longer than this.
+    pub fn stuck(&self, time: Duration) -> Option<Vec<u8>> {
+        let is_old = |began: Option<Instant>| began.is_some_and(|began| began.elapsed() >= time);
+        if is_old(self.line_began) {
+            Some([b"a line does not end: ", &shown(&self.line)[..]].concat())
+        } else {
+            is_old(self.block_began).then(|| [b"an event has no blank line: ", &self.block[..]].concat())
+        }
     }
+}
+
+/// Returns as many bytes as are shown.
+fn shown(bytes: &[u8]) -> Vec<u8> {
+    bytes.get(..MAX_BLOCK).unwrap_or(bytes).into()
 }

@@ -1,6 +1,6 @@
 //! What the judge says, how it says it, and how it finds it again in the data of events.
 
-use crate::http::{NoHead, Url};
+use crate::http::{Connection, Head, NoHead, Url};
 use std::time::Instant;
 use tincan::wire::event::json;
 
@@ -16,9 +16,9 @@ pub struct Publisher {
 enum Form {
     /// As it is.
     Plain,
-    /// As a JSON string: the template has `"{}"`.
+    /// As a JSON string: the template begins as JSON does.
     Json,
-    /// Percent-encoded: the template has `NAME={}`.
+    /// Percent-encoded: the template is a form, as `NAME={}`.
     Urlencoded,
 }
 
@@ -29,7 +29,8 @@ impl Publisher {
     /// If the template has no `{}`.
     pub fn new(url: Url, template: &str) -> Result<Publisher, String> {
         let (before, after) = template.split_once("{}").ok_or("--body: {} must stand for the text, such as msg={}")?;
-        let form = if before.ends_with('"') && after.starts_with('"') {
+        let is_json = before.trim_start().starts_with(['{', '[', '"']);
+        let form = if is_json {
             Form::Json
         } else if before.ends_with('=') {
             Form::Urlencoded
@@ -39,16 +40,19 @@ impl Publisher {
         Ok(Publisher { url, before: before.into(), after: after.into(), form })
     }
 
-    /// Returns whether the body is the text and nothing else.
-    pub fn is_bare(&self) -> bool {
-        self.before.is_empty() && self.after.is_empty()
-    }
-
     /// Publishes a text. Returns the status of the response.
     ///
     /// # Errors
     /// If there is no response.
     pub fn say(&self, text: &str, deadline: Instant) -> Result<u16, String> {
+        self.send(text, deadline).map(|(head, _)| head.status)
+    }
+
+    /// Publishes a text. Returns the head of the response, and the connection.
+    ///
+    /// # Errors
+    /// If there is no response.
+    pub fn send(&self, text: &str, deadline: Instant) -> Result<(Head, Connection), String> {
         let (media_type, text) = match self.form {
             Form::Plain => ("text/plain; charset=utf-8", text.into()),
             Form::Json => ("application/json", json(text).trim_matches('"').into()),
@@ -59,7 +63,8 @@ impl Publisher {
         let fields = format!("Content-Type: {media_type}\r\nContent-Length: {length}\r\nConnection: close\r\n");
         let connection = self.url.request(["POST", "HTTP/1.1"], &fields, body.as_bytes(), deadline);
         let mut connection = connection.map_err(|e| format!("no connection: {e}"))?;
-        connection.head(deadline).map(|head| head.status).map_err(NoHead::why)
+        let head = connection.head(deadline).map_err(NoHead::why)?;
+        Ok((head, connection))
     }
 }
 
@@ -102,7 +107,7 @@ pub fn forged_retry(nonce: &str) -> String {
 pub fn texts(nonce: &str) -> Vec<Text> {
     use Expected::*;
     let retry = forged_retry(nonce);
-    let digits = "0123456789 ".repeat(5_450); // 60,000 bytes with what is around them
+    let digits = "0123456789 ".repeat(5_900); // with what is around them just less than 64 KiB, a common limit
     let table: [(&str, Expected, bool, &str); 14] = [
         ("lf", Unchanged, false, "@ one\n@ two"),
         ("lines", Unchanged, false, "@ one\n\n@ three\n@ four"),
@@ -115,9 +120,9 @@ pub fn texts(nonce: &str) -> Vec<Text> {
         ("u2028", Unchanged, false, "@ one\u{2028}two\u{2029}three\u{85}four"),
         ("utf-8", Unchanged, false, "@ crème brûlée, 汤, 🍲"),
         ("large", Unchanged, true, &format!("@ {digits} @")),
-        ("forged-id", NotForged, true, "@ one\n@ two\nid: @\n@ four"),
-        ("forged-event", NotForged, true, "@ one\n@ two\n\nevent: @\ndata: @ forged\n\n@ last"),
-        ("forged-field", NotForged, true, &format!("@ one\n@ two\nretry: {retry}\n@ four")),
+        ("forged-id", NotForged, true, "id: @\n@ two\n@ three\nid: @\n@ five"),
+        ("forged-event", NotForged, true, "event: @\n@ two\n@ three\n\nevent: @\ndata: @ forged\n\n@ last"),
+        ("forged-field", NotForged, true, &format!("retry: {retry}\n@ two\n@ three\nretry: {retry}\n@ five")),
     ];
     let text = |(rule, expected, may_refuse, text): (&'static str, Expected, bool, &str)| {
         let nonce = format!("{nonce}-{rule}.");
@@ -126,10 +131,16 @@ pub fn texts(nonce: &str) -> Vec<Text> {
     table.map(text).into()
 }
 
-/// Returns whether data has a text unchanged: as it is, with each line end as LF, or as a JSON string.
+/// Returns whether data has a text unchanged: as it is, with each line end as LF, or as a JSON string. That may be in
+/// another JSON string.
 pub fn has(data: &str, text: &str) -> bool {
     let lines = text.replace("\r\n", "\n").replace('\r', "\n");
-    data.contains(&lines) || unescape(data).contains(text) || unescape(data).contains(&lines)
+    if data.contains(&lines) {
+        return true;
+    }
+    let is_json = data.trim_start().starts_with(['{', '[', '"']);
+    let once = unescape(data);
+    is_json && [unescape(&once), once].iter().any(|data| data.contains(text) || data.contains(&lines))
 }
 
 /// Returns a text in which the escapes of JSON strings are replaced (RFC 8259 §7).

@@ -74,6 +74,12 @@ struct Request {
     is_1_0: bool,
 }
 
+impl Request {
+    fn is_lone_cr(&self) -> bool {
+        self.body.contains(&b'\r') && !self.body.contains(&b'\n')
+    }
+}
+
 fn read_request(stream: &TcpStream) -> std::io::Result<Request> {
     let mut reader = BufReader::new(stream);
     let mut lines = Vec::new();
@@ -109,10 +115,17 @@ impl Shared {
                 let body = if self.breaks("head") { "x" } else { "" };
                 stream.write_all(format!("{}{body}", self.head(&request)).as_bytes())
             }
+            "POST" if self.breaks("server-error") && request.is_lone_cr() => {
+                stream.write_all(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n")
+            }
+            "POST" if self.breaks("too-many-requests") && request.is_lone_cr() => {
+                stream.write_all(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n")
+            }
             "POST" => {
                 let echo = self.publish(&request.body);
                 let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", echo.len());
-                stream.write_all(&[head.as_bytes(), &echo].concat())
+                let times = if self.breaks("second-response") { 2 } else { 1 };
+                stream.write_all(&[head.as_bytes(), &echo].concat().repeat(times))
             }
             method => panic!("{method} was not expected"),
         }
@@ -129,7 +142,7 @@ impl Shared {
             or("status", "HTTP/1.1 201 Created\r\n", "HTTP/1.1 200 OK\r\n"),
             "Content-Type: ",
             or("media-type", "text/plain", "text/event-stream"),
-            or("charset", "; charset=iso-8859-1\r\n", "; charset=UTF-8\r\n"),
+            or("charset", "; charset=iso-8859-1\r\n", or("charset-utf8", "; charset=utf8\r\n", "; charset=UTF-8\r\n")),
             or("caching", "Cache-Control: public, max-age=60\r\n", "Cache-Control: no-cache, no-transform\r\n"),
             if is_compressed { or("compression", "Content-Encoding: gzip\r\n", "") } else { "" },
             if request.is_1_0 { "" } else { or("framing", length, "Transfer-Encoding: chunked\r\n") },
@@ -147,6 +160,7 @@ impl Shared {
             "fields" => b"Data: hello\n".to_vec(),
             "nul-in-id" => b"id: a\0\n".to_vec(),
             "retry" => b"retry: 1s\n\n".to_vec(),
+            "crlf-lines" => return b"retry: 1000\r\n\r\n".to_vec(),
             _ => b"retry: 1000\n".to_vec(),
         };
         prelude.extend(if self.breaks("blank-line") { &b"data: stuck\n"[..] } else { b"\n" });
@@ -154,6 +168,7 @@ impl Shared {
     }
 
     fn stream(&self, request: &Request, mut stream: TcpStream) -> std::io::Result<()> {
+        let mut before = Vec::new();
         let (number, mut position) = {
             let mut state = self.state.lock().unwrap();
             if self.breaks("many") && state.positions.len() >= FEW {
@@ -163,6 +178,14 @@ impl Shared {
             let last = request.fields.get("last-event-id").map(|id| id.parse::<usize>().unwrap());
             let position = match (last, self.fault) {
                 (Some(last), "repeat") => last - 1,
+                (Some(last), "twice-at-return" | "reverse-at-return") => {
+                    let mut missed = state.log[last..].to_vec();
+                    if self.breaks("reverse-at-return") {
+                        missed.reverse();
+                    }
+                    before = missed.concat();
+                    if self.breaks("twice-at-return") { last } else { state.log.len() }
+                }
                 (Some(last), fault) if fault != "resume" => last,
                 _ => state.log.len(),
             };
@@ -170,7 +193,7 @@ impl Shared {
             state.positions.insert(number, position);
             (number, position)
         };
-        let end = self.feed(request, &mut stream, number, &mut position);
+        let end = self.feed(request, &mut stream, &before, number, &mut position);
         self.state.lock().unwrap().positions.remove(&number);
         self.changed.notify_all();
         end
@@ -178,7 +201,7 @@ impl Shared {
 
     /// Writes what is new, until the client has gone.
     fn feed(
-        &self, request: &Request, stream: &mut TcpStream, number: usize, position: &mut usize,
+        &self, request: &Request, stream: &mut TcpStream, before: &[u8], number: usize, position: &mut usize,
     ) -> std::io::Result<()> {
         let is_framed = !request.is_1_0 && !self.breaks("framing");
         let send = |stream: &mut TcpStream, bytes: &[u8]| {
@@ -188,6 +211,9 @@ impl Shared {
         match self.fault {
             "endless-head" => loop {
                 stream.write_all(b"X-More: of it\r\n")?;
+            },
+            "interim" => loop {
+                stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
             },
             "slow-head" => loop {
                 stream.write_all(b"X")?;
@@ -203,6 +229,7 @@ impl Shared {
         stream.write_all(self.head(request).as_bytes())?;
         let began = Instant::now();
         send(stream, &self.prelude())?;
+        send(stream, before)?;
         match self.fault {
             "endless-stream" => loop {
                 send(stream, &b"data: more\n\n".repeat(1000))?;
@@ -213,7 +240,10 @@ impl Shared {
             _ => {}
         }
         loop {
-            let bytes = self.next(position);
+            if self.breaks("ends-now-and-then") && began.elapsed() > Duration::from_millis(700) {
+                return stream.write_all(if is_framed { b"0\r\n\r\n" } else { b"" });
+            }
+            let bytes = self.next(number, position);
             let is_early = self.breaks("first-bytes") && began.elapsed() < Duration::from_millis(2500);
             let is_silent = self.breaks("heartbeat") || is_early;
             match bytes {
@@ -222,6 +252,7 @@ impl Shared {
                 None if self.ended.load(SeqCst) => return Ok(()),
                 None if is_silent => {}
                 None if self.breaks("blank-line") => send(stream, b":\n")?,
+                None if self.breaks("crlf-lines") => send(stream, b":\r\n\r\n")?,
                 None => send(stream, b":\n\n")?,
             }
             if let Some(position_of) = self.state.lock().unwrap().positions.get_mut(&number) {
@@ -232,18 +263,26 @@ impl Shared {
     }
 
     /// Waits for the next block, or for the time of a heartbeat.
-    fn next(&self, position: &mut usize) -> Option<Vec<u8>> {
+    fn next(&self, number: usize, position: &mut usize) -> Option<Vec<u8>> {
         let state = self.state.lock().unwrap();
         let is_ready = |state: &State| {
-            let others = state.positions.values().all(|other| *other >= *position);
-            state.log.len() > *position && (others || !self.breaks("slow-reader"))
+            let waits =
+                |other: usize| self.breaks("slow-reader") || (self.breaks("slow-before-others") && other < number);
+            let others = state.positions.iter().all(|(other, at)| *at >= *position || !waits(*other));
+            state.log.len() > *position && others
         };
         let (state, _) = self.changed.wait_timeout_while(state, HEARTBEAT, |state| !is_ready(state)).unwrap();
         if !is_ready(&state) {
             return None;
         }
         *position += 1;
-        Some(state.log[*position - 1].clone())
+        let mut block = state.log[*position - 1].clone();
+        match self.fault {
+            "blank-line-at-heartbeat" => drop(block.pop()),
+            "crlf-lines" => block = String::from_utf8(block).unwrap().replace('\n', "\r\n").into(),
+            _ => {}
+        }
+        Some(block)
     }
 
     /// Publishes a body. Returns what the publisher gets.
@@ -277,6 +316,9 @@ impl Shared {
             "bom" => text = text.replace('\u{feff}', ""),
             "u2028" => text = text.replace('\u{2028}', "\n"),
             "large" => text.truncate(50_000),
+            "bare-escapes" => text = text.replace('\r', "\\r").replace('\n', "\\n"),
+            "json" => text = format!("{{\"text\":{}}}", tincan::wire::event::json(&text)),
+            "decorated" => text = format!("Ada: {text}"),
             "colon" if text.starts_with(':') => return format!("{text}\n"),
             _ => {}
         }
