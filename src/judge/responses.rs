@@ -14,7 +14,7 @@ const FIRST_HEAD: Duration = Duration::from_secs(3);
 /// The same, if nothing can be said.
 const FIRST_HEAD_ALONE: Duration = Duration::from_secs(10);
 /// Limit: how long it waits for the first bytes of a body, and for the rest of a short one.
-const FIRST_BYTES: Duration = Duration::from_secs(2);
+const FIRST_BYTES: Duration = Duration::from_secs(4);
 /// Limit: how long it waits for a heartbeat. The standard says "every 15 seconds or so".
 const HEARTBEAT: Duration = Duration::from_secs(20);
 /// For this long no body may follow the head of a response to HEAD.
@@ -90,7 +90,10 @@ impl Judge<'_> {
         let has = |name: &str| members.iter().any(|member| member == name);
         let names = |name: &str| members.iter().any(|member| member.split('=').next() == Some(name));
         let is_kept = names("s-maxage") || has("public") || has("immutable") || names("max-age") && !has("max-age=0");
-        let mut shown = format!("Cache-Control: {}", members.join(", "));
+        let mut shown = match members.is_empty() {
+            true => "no Cache-Control".into(),
+            false => format!("Cache-Control: {}", members.join(", ")),
+        };
         if let Some(expires) = head.field("expires") {
             shown += &format!(", Expires: {expires}");
         }
@@ -121,7 +124,7 @@ impl Judge<'_> {
     pub fn examine_first_bytes(&mut self, first: &Subscriber) {
         match first.wait(self.within(FIRST_BYTES), |heard| (heard.bytes > 0).then(|| heard.interpreter.begin.clone())) {
             Some(begin) => self.ok("first-bytes", begin),
-            None => self.advice("first-bytes", "no byte of the body in 2 s"),
+            None => self.advice("first-bytes", "no byte of the body in 4 s"),
         }
         let begin = first.now(|heard| heard.interpreter.begin.clone());
         if first.head.field("transfer-encoding").is_none() && has_chunks(&begin) {

@@ -120,7 +120,7 @@ fn verdict_with_post(port: u16) -> Verdict {
 fn for_each(faults: &[&'static str], run: impl Fn(&'static str) + Sync) {
     let rest = Mutex::new(faults.iter());
     scope(|scope| {
-        for _ in 0..8 {
+        for _ in 0..6 {
             scope.spawn(|| {
                 while let Some(fault) = { rest.lock().unwrap().next() } {
                     run(fault);

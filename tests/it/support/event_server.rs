@@ -244,7 +244,7 @@ impl Shared {
                 return stream.write_all(if is_framed { b"0\r\n\r\n" } else { b"" });
             }
             let bytes = self.next(number, position);
-            let is_early = self.breaks("first-bytes") && began.elapsed() < Duration::from_millis(2500);
+            let is_early = self.breaks("first-bytes") && began.elapsed() < Duration::from_millis(4500);
             let is_silent = self.breaks("heartbeat") || is_early;
             match bytes {
                 Some(_) if self.breaks("only-sender") => {}
