@@ -11,7 +11,7 @@
 //!
 //! It is an example of Cargo, and no part of the server. It uses the library's parsers. In reading order: `rules` (what
 //! is tested), `http` and `stream` (the bytes), `subscriber` (one connection), `texts` (what is published), `examine`
-//! (the order of the tests), `responses` and `publishing` (the tests).
+//! (the order of the tests), `responses`, `publishing` and `slow` (the tests).
 #![forbid(unsafe_code)]
 
 mod rules;
@@ -22,6 +22,7 @@ mod texts;
 mod examine;
 mod responses;
 mod publishing;
+mod slow;
 
 use crate::examine::examine;
 use crate::http::Url;

@@ -16,17 +16,6 @@ const MANY: usize = 40;
 const AFTERWARDS: Duration = Duration::from_millis(300);
 /// Limit: the bytes of the response to a POST.
 const MAX_RESPONSE: usize = 1 << 20;
-/// The bytes that a subscriber leaves unread: more than systems keep for a connection (Linux: about 4 MB).
-const UNREAD: usize = 8 << 20;
-/// How many bytes are enough if the time is over.
-const ENOUGH_UNREAD: usize = 6 << 20;
-/// Limit: how long it takes to say them.
-const UNREAD_TIME: Duration = Duration::from_secs(18);
-/// The bytes of a text that is left unread. If it is refused, the texts are smaller.
-const UNREAD_TEXT: usize = 60_000;
-const SMALL_UNREAD_TEXT: usize = 6_000;
-/// How often in a row a text may be late beside a slow reader: the machine may be busy.
-const MAX_DELAYS: usize = 2;
 /// The plain texts that all subscribers of the rule `many` hear.
 const TO_MANY: [&str; 3] = ["many-1", "many-2", "many-3"];
 
@@ -228,78 +217,6 @@ impl Judge<'_> {
         self.say_plain(publisher, "before-leaving", first);
         let text = self.plain("before-leaving");
         subscriber.wait(self.within(SAID), |heard| heard.with(&text).next().map(|event| event.last_id.clone()))
-    }
-
-    /// Says more than a connection can hold, while one subscriber does not read. A subscriber from before and one from
-    /// after it listen.
-    pub fn examine_slow_reader(&mut self, publisher: &Publisher, first: &Subscriber) {
-        let Ok(_slow) = self.ask("GET", "HTTP/1.1", STREAM) else {
-            return self.advice("slow-reader", "not tested: no connection");
-        };
-        sleep(AFTERWARDS); // the server writes its head
-        let after = match self.subscribe(STREAM) {
-            Ok(after) => after,
-            _ if Instant::now() >= self.end => return self.advice("slow-reader", "not tested: the time is over"),
-            Err(why) => return self.broken("slow-reader", format!("beside one that does not read: {why}")),
-        };
-        let mut size = UNREAD_TEXT;
-        let mut unread = 0;
-        let mut delays = 0; // one after the other
-        let deadline = self.within(UNREAD_TIME);
-        for n in 0.. {
-            if unread >= UNREAD || Instant::now() >= deadline {
-                break;
-            }
-            match self.say_beside_slow(publisher, n, size, [first, &after]) {
-                _ if first.has_ended() || after.has_ended() => {
-                    return self.advice("slow-reader", format!("not tested: a stream ended after {unread} bytes"));
-                }
-                Ok(()) => {
-                    unread += size;
-                    delays = 0;
-                }
-                Err(_) if Instant::now() >= self.end => break,
-                Err(_) if unread == 0 && size == UNREAD_TEXT => size = SMALL_UNREAD_TEXT,
-                Err((Level::Advice, why)) => return self.advice("slow-reader", format!("not tested: {why}")),
-                Err((_, why)) if unread == 0 => return self.advice("slow-reader", format!("not tested: {why}")),
-                Err(_) if delays < MAX_DELAYS => delays += 1,
-                Err((_, why)) => {
-                    let seen = format!("one subscriber does not read, and after {unread} bytes {why}");
-                    return self.broken("slow-reader", seen);
-                }
-            }
-        }
-        let seen = format!("one left {unread} bytes unread, and others heard all at once");
-        match unread {
-            ENOUGH_UNREAD.. => self.ok("slow-reader", seen),
-            _ => self.advice("slow-reader", format!("{seen}; too little to be sure")),
-        }
-    }
-
-    /// Says one of these texts. Returns what is wrong if it takes much longer than a text at other times.
-    fn say_beside_slow(
-        &mut self, publisher: &Publisher, n: usize, size: usize, listeners: [&Subscriber; 2],
-    ) -> Result<(), (Level, String)> {
-        let [first, after] = listeners;
-        let slow = format!("{}-slow-", self.nonce);
-        let nonce = format!("{slow}{n}.");
-        let began = Instant::now();
-        let said = self.say(publisher, &format!("{nonce} {}", "x".repeat(size)), &nonce, first);
-        let is_heard = said.in_time && after.hears(&nonce, (began + SAID).max(self.within(AFTERWARDS)));
-        let took = began.elapsed();
-        for subscriber in [first, after] {
-            subscriber.now(|heard| heard.remove(&slow));
-        }
-        let broken = |why: String| Err((Level::Broken, why));
-        match said.status {
-            Ok(status) if status >= 400 => Err((Level::Advice, format!("a text is refused with {status}"))),
-            Err(why) => broken(format!("a POST gets no response: {why}")),
-            Ok(_) if !is_heard => broken("another hears nothing".into()),
-            Ok(_) if took > Duration::from_secs(1).max(10 * self.slowest) => {
-                broken(format!("a text takes {:.1} s", took.as_secs_f32()))
-            }
-            Ok(_) => Ok(()),
-        }
     }
 }
 
