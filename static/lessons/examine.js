@@ -2,7 +2,7 @@
 const { EventSource } = require('eventsource');
 const FORGETS = 'known: it forgets an ID at the next blank line; by the standard it keeps an ID until there is another';
 const KNOWN = { 'cut-id': '{"Last-Event-ID":"2"}', fields: 'time}","lastEventId":""}', pause: 'ose","lastEventId":""}',
-  'nul-in-id': 'still 1","lastEventId":""}', websocket: 'a POST","lastEventId":""}' }; // what it does, or its end
+  'nul-in-id': 'still 1","lastEventId":""}', websocket: 'a POST","lastEventId":""}' }; // how what it does ends
 const get = async path => (await fetch(process.argv[2] + path)).text();
 const timeless = text => text.replace(/^\w+, \d+ \w+ \d+ [\d:]+ GMT$/, '{time}');
 const found = {}; // the first fault of each lesson
