@@ -6,8 +6,7 @@
 //! curl -d 'soup is ready' localhost:8000   # publish
 //! ```
 //!
-//! The body of the stream is not framed: it has no Content-Length and no chunks, so it ends with the connection
-//! (RFC 9112 §6.3). There is one channel, whatever the URL.
+//! The body of the stream has no Content-Length and no chunks, so it ends with the connection (RFC 9112 §6.3).
 //!
 //! It works, but do not rely on it. Each `Shortcut:` names its faults, by their keys in the table of
 //! `static/lessons/seed.md`. The table says what goes wrong, and which file of tincan mends it.
@@ -24,7 +23,7 @@ type Subscribers = Arc<Mutex<Vec<TcpStream>>>;
 
 const STREAM: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
 const DONE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-const REFUSED: &str = "HTTP/1.1 405 Method Not Allowed\r\nAllow: GET, POST\r\nContent-Length: 0\r\n\r\n";
+const REFUSED: &str = "HTTP/1.1 405 Method Not Allowed\r\nAllow: GET, POST\r\nConnection: close\r\n\r\n";
 
 fn main() {
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:8000".to_string());
@@ -34,14 +33,15 @@ fn main() {
     let list = subscribers.clone();
     thread::spawn(move || heartbeat(&list));
     for stream in listener.incoming() {
-        let stream = stream.unwrap(); // Shortcut: an error ends the program (accept-error)
+        let stream = stream.unwrap(); // Shortcut: an error here or no thread below ends the program (accept-error)
         let list = subscribers.clone();
         thread::spawn(move || serve(stream, &list));
     }
 }
 
-/// Serves the one request of a connection. Shortcut: the URL and all fields but one mean nothing (one-channel,
-/// foreign-page, rebound-host, chunked-body, no-continue, lost-event, cut-event).
+/// Serves the one request of a connection. Shortcut: the URL means nothing (one-channel), and of the fields only
+/// Content-Length has a meaning (Transfer-Encoding: chunked-body; Expect: no-continue; Origin: foreign-page;
+/// Host: rebound-host; Last-Event-ID: lost-event, cut-event).
 fn serve(mut stream: TcpStream, subscribers: &Subscribers) {
     let mut reader = BufReader::new(&stream); // Shortcut: it waits without a limit of time (silent-client)
     let (method, length) = read_head(&mut reader);
@@ -51,8 +51,9 @@ fn serve(mut stream: TcpStream, subscribers: &Subscribers) {
         "GET" => {
             // Under the lock, so that the subscriber misses no event after its head.
             let mut subscribers = subscribers.lock().unwrap();
-            stream.write_all(STREAM.as_bytes()).unwrap();
-            subscribers.push(stream);
+            if stream.write_all(STREAM.as_bytes()).is_ok() {
+                subscribers.push(stream);
+            }
         }
         "POST" => {
             publish(body, &mut subscribers.lock().unwrap());
@@ -64,7 +65,7 @@ fn serve(mut stream: TcpStream, subscribers: &Subscribers) {
 
 /// Reads the lines up to the blank line. Returns the method, and the length of the body.
 fn read_head(reader: &mut impl BufRead) -> (String, usize) {
-    let mut lines = reader.lines().map_while(Result::ok); // Shortcut: lines of any length (endless-head)
+    let mut lines = reader.lines().map_while(Result::ok); // Shortcut: no limit (endless-head), any end (cut-head)
     let request_line = lines.next().unwrap_or_default();
     let method = request_line.split(' ').next().unwrap().to_string();
     let mut length = 0;
@@ -84,8 +85,8 @@ fn publish(body: Vec<u8>, subscribers: &mut Vec<TcpStream>) {
     broadcast(&(event + "\n"), subscribers);
 }
 
-/// Writes to all subscribers, and drops those that have gone (dead-socket). Shortcut: it waits for each of them, and
-/// holds the lock all the time (stalled-subscriber).
+/// Writes to all subscribers, and drops those that have gone. Shortcut: the first write to one that has gone succeeds
+/// (dead-socket); it waits for each of them, and holds the lock all the time (stalled-subscriber).
 fn broadcast(text: &str, subscribers: &mut Vec<TcpStream>) {
     subscribers.retain_mut(|stream| stream.write_all(text.as_bytes()).is_ok());
 }

@@ -4,20 +4,19 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 import httpx
 import httpx_sse
-EMPTY = "it yields an event for a block without data; by the standard such a block fires nothing"
-MARK = "it takes a byte order mark for a part of the first line; by the standard the mark is removed"
-UTF8 = "it decodes by the charset parameter; by the standard an event stream is always UTF-8"
-KNOWN = dict.fromkeys("fields retry chunks websocket".split(), EMPTY) | {"byte-order-mark": MARK, "wrong-charset": UTF8}
+EMPTY = "'data': ''", "known: it yields an event for a block without data; by the standard it fires nothing"
+KNOWN = dict.fromkeys("fields retry cut-id chunks websocket".split(), EMPTY)  # a part of what it does instead
+KNOWN["byte-order-mark"] = "'heard'", "known: it takes the mark for a part of the line; by the standard it is removed"
+KNOWN["wrong-charset"] = "'crÃ¨me", "known: it decodes by the charset parameter; by the standard it is always UTF-8"
 
 def play(name, types):  # httpx-sse does not reconnect by itself, so this does, at once
-    last_event_id = ""
+    fields = {}
     while True:
-        yield {"Last-Event-ID": last_event_id or None}
-        fields = {"Last-Event-ID": last_event_id} if last_event_id else {}
+        yield {"Last-Event-ID": fields.get("Last-Event-ID")}
         try:
             with httpx_sse.connect_sse(client, "GET", f"{server}/lessons/{name}", headers=fields) as source:
                 for event in source.iter_sse() if source.response.status_code == 200 else ():
-                    last_event_id = event.id
+                    fields = {"Last-Event-ID": event.id} if event.id else {}
                     data = re.sub(r"^\w+, \d+ \w+ \d+ [\d:]+ GMT$", "{time}", event.data)
                     if event.event in types:
                         yield {"type": event.event, "data": data, "lastEventId": event.id}
@@ -25,16 +24,17 @@ def play(name, types):  # httpx-sse does not reconnect by itself, so this does, 
         except httpx.TransportError as error:  # the stream was cut off, or its media type is wrong
             yield {"type": "error", "readyState": 2 if isinstance(error, httpx_sse.SSEError) else 0}
 
-def examine(name):  # returns the first fault
+def examine(name):  # compares up to the first fault
     data = client.get(f"{server}/lessons/{name}.json").json()
     played = play(name, ["message", *data["listen"]])
     steps = [step for step in data["steps"] if step.get("type") != "open"]
-    return next((f"expected {step} got {got}" for step in steps if (got := next(played)) != step), None)
+    fault = next((f"expected {step} got {got}" for step in steps if (got := next(played)) != step), "")
+    instead, verdict = KNOWN.get(name, ("", "ok"))
+    is_as_named = instead in fault.split(" got ")[-1] if instead else not fault
+    return f"{name} {verdict}" if is_as_named else f"{name} FAULT: {fault or 'the known one is gone'}"
 
 server, client = sys.argv[1], httpx.Client(trust_env=False, timeout=30)
 names = re.findall(r"^/lessons/(\S+)", client.get(f"{server}/lessons").text, re.M)
-results = dict(zip(names, ThreadPoolExecutor(len(names)).map(examine, names)))
-results |= {name: None if results[name] else "the known one is gone" for name in KNOWN}
-for name, fault in results.items():
-    print(name, f"FAULT: {fault}" if fault else f"known: {KNOWN[name]}" if name in KNOWN else "ok")
-sys.exit(any(results.values()))
+verdicts = list(ThreadPoolExecutor(len(names)).map(examine, names))
+print(*verdicts, sep="\n")
+sys.exit(any(" FAULT: " in verdict for verdict in verdicts))

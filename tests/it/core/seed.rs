@@ -7,7 +7,7 @@ use crate::support::harness::*;
 use crate::support::process::{descriptors, example, shell, status};
 use crate::support::wings::went_with_its_wing;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::thread::Builder;
@@ -23,7 +23,7 @@ struct Fault {
     tincan: &'static str,
 }
 
-const FAULTS: [Fault; 17] = [
+const FAULTS: [Fault; 18] = [
     Fault {
         key: "lone-cr",
         client: lone_cr,
@@ -35,6 +35,7 @@ const FAULTS: [Fault; 17] = [
     Fault { key: "cut-event", client: cut_event, seed: r#"["end"]"#, tincan: r#"["soup is ready", "end"]"# },
     Fault { key: "bad-length", client: bad_length, seed: r#"200, then ["", "end"]"#, tincan: r#"400, then ["end"]"# },
     Fault { key: "two-lengths", client: two_lengths, seed: "200", tincan: "400" },
+    Fault { key: "cut-head", client: cut_head, seed: r#"200, then ["", "end"]"#, tincan: r#"nothing, then ["end"]"# },
     Fault {
         key: "chunked-body",
         client: chunked_body,
@@ -50,7 +51,7 @@ const FAULTS: [Fault; 17] = [
     Fault { key: "poisoned-lock", client: poisoned_lock, seed: "nothing, then nothing", tincan: "400, then 200" },
     Fault { key: "accept-error", client: accept_error, seed: "the end", tincan: "200" },
     Fault { key: "foreign-page", client: foreign_page, seed: "200", tincan: "403" },
-    Fault { key: "rebound-host", client: rebound_host, seed: "200", tincan: "421" },
+    Fault { key: "rebound-host", client: rebound_host, seed: "200, then 200", tincan: "421, then 421" },
 ];
 
 /// Starts the seed, with few descriptors.
@@ -186,13 +187,16 @@ fn lost_event(server: &Tincan) -> String {
     hear(server, &mut subscribe(server, &last_id)).0
 }
 
+/// The connection breaks after the data, before the next line. Like several clients, this one takes over an id as soon
+/// as its line comes.
 fn cut_event(server: &Tincan) -> String {
     let mut wire = subscribe(server, "");
     let (_, last_id) = hear(server, &mut wire);
     say(server, "soup is ready");
-    wire.until(b"data: soup");
+    let text = wire.until(b"data: soup is ready\n");
     drop(wire);
-    hear(server, &mut subscribe(server, &last_id)).0
+    let id = text.lines().find_map(|line| line.strip_prefix("id: "));
+    hear(server, &mut subscribe(server, id.unwrap_or(&last_id))).0
 }
 
 fn bad_length(server: &Tincan) -> String {
@@ -203,6 +207,15 @@ fn bad_length(server: &Tincan) -> String {
 
 fn two_lengths(server: &Tincan) -> String {
     post(server, "/kitchen", "Content-Length: 13\r\nContent-Length: 4\r\n", "soup")
+}
+
+/// The client ends its sending side in the request line.
+fn cut_head(server: &Tincan) -> String {
+    let mut wire = subscribe(server, "");
+    let mut stream = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+    stream.write_all(b"POST /kitchen HTT").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    format!("{}, then {}", answer(&stream), hear(server, &mut wire).0)
 }
 
 fn chunked_body(server: &Tincan) -> String {
@@ -299,6 +312,7 @@ fn foreign_page(server: &Tincan) -> String {
 }
 
 fn rebound_host(server: &Tincan) -> String {
-    let body = "POST /kitchen HTTP/1.1\r\nHost: page.example\r\nContent-Length: 4\r\n\r\nsoup";
-    ask(server, body)
+    let publish = "POST /kitchen HTTP/1.1\r\nHost: page.example\r\nContent-Length: 4\r\n\r\nsoup";
+    let subscribe = "GET /kitchen HTTP/1.1\r\nHost: page.example\r\n\r\n";
+    format!("{}, then {}", ask(server, publish), ask(server, subscribe))
 }

@@ -42,6 +42,14 @@ pub const DEVIATIONS: &[Deviation] = &[
         steps: &["{\"type\": \"error\", \"readyState\": 2}"],
         ready_state: 2,
     },
+    // Deviation: the ID of a block without data takes effect at the blank line. Firefox ignores it.
+    Deviation {
+        browsers: &["firefox"],
+        lesson: "cut-id",
+        same: 8,
+        steps: &["{\"Last-Event-ID\": \"2\"}", "{\"type\": \"open\", \"readyState\": 1}"],
+        ready_state: 1,
+    },
     // Deviation: only the id field is ignored if it has a NUL. Firefox does not fire the event either. So it comes to
     // the first event of the next stream within the same number of steps.
     Deviation {

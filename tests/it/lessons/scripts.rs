@@ -17,7 +17,9 @@ struct Script {
     program: String,
     /// The folder of the packages of node.
     modules: String,
-    /// A table of known faults that names one which its client does not have.
+    /// The text after its table of known faults.
+    after_table: &'static str,
+    /// Another table. It names a fault that its client does not have, and one that is not what it does instead.
     other_table: &'static str,
     /// The lessons in which its client has a fault, and what it does instead of the expected step.
     known: &'static [(&'static str, &'static str)],
@@ -54,7 +56,8 @@ impl Script {
     fn finds_its_known_faults_and_no_other(&self) {
         let text = self.text();
         let (before, table) = text.split_once("KNOWN = ").unwrap();
-        let edited = format!("{before}KNOWN = {}\n{}", self.other_table, table.split_once('\n').unwrap().1);
+        let (_, code) = table.split_once(self.after_table).unwrap();
+        let edited = format!("{before}KNOWN = {}{}{code}", self.other_table, self.after_table);
         let (usual, other) = std::thread::scope(|scope| {
             let other = scope.spawn(|| self.run(&edited));
             (self.run(&text), other.join().unwrap())
@@ -89,11 +92,13 @@ fn httpx_sse_has_the_faults_that_its_script_names_and_no_other() {
         name: "examine.py",
         program,
         modules: String::new(),
-        other_table: "{\"first-event\": EMPTY}",
+        after_table: "\n\ndef play",
+        other_table: "{\"first-event\": EMPTY, \"byte-order-mark\": EMPTY}",
         known: &[
             ("fields", "{'type': 'message', 'data': '', 'lastEventId': ''}"),
             ("byte-order-mark", "{'type': 'message', 'data': 'heard', 'lastEventId': ''}"),
             ("retry", "{'type': 'message', 'data': '', 'lastEventId': ''}"),
+            ("cut-id", "{'type': 'message', 'data': '', 'lastEventId': '3'}"),
             ("chunks", "{'type': 'message', 'data': '', 'lastEventId': ''}"),
             (
                 "wrong-charset",
@@ -118,9 +123,11 @@ fn eventsource_has_the_faults_that_its_script_names_and_no_other() {
         name: "examine.js",
         program: "node".into(),
         modules,
-        other_table: "{ 'first-event': FORGETS };",
+        after_table: "\nconst get",
+        other_table: "{ 'first-event': '}', 'cut-id': '{\"Last-Event-ID\":\"1\"}' };",
         known: &[
             ("fields", "{\"type\":\"message\",\"data\":\"{time}\",\"lastEventId\":\"\"}"),
+            ("cut-id", "{\"Last-Event-ID\":\"2\"}"),
             ("nul-in-id", "{\"type\":\"message\",\"data\":\"its id is still 1\",\"lastEventId\":\"\"}"),
             ("pause", "{\"type\":\"pause\",\"data\":\"please close\",\"lastEventId\":\"\"}"),
             ("websocket", "{\"type\":\"message\",\"data\":\"the answer to a POST\",\"lastEventId\":\"\"}"),

@@ -20,7 +20,8 @@ fn lessons_show_their_special_bytes_and_what_comes_of_them() {
         ),
         (
             "line-ends",
-            "data: LF, line 2␊ | data\n␊ | dispatch: message\ndata: CRLF, line 1␍␊ | data\ndata: CRLF, line 2␍␊ | data\n\
+            "data: LF, line 2␊ | data\n␊ | dispatch: message\ndata: CRLF, line 1 | not ended yet\n\
+            ␍␊ | ... data\ndata: CRLF, line 2␍␊ | data\n\
             ␍␊ | dispatch: message\n: | not ended yet\n␊ | ... comment\ndata: CR, line 1␍ | data\ndata: CR, line 2␍ | data\n\
             ␍ | dispatch: message",
         ),
