@@ -204,8 +204,8 @@ fn no_server_fools_it() {
         };
         assert!(faults.contains(&("broken", reason)), "{fault}: {}", verdict.all);
         // No rule of the texts is said to hold.
-        let is_judged = |rule: &&str| faults.iter().any(|(_, name)| name == rule);
-        assert!(RULES[WITHOUT_POST..].iter().all(|rule| is_judged(&rule)), "{fault}: {}", verdict.all);
+        let is_judged = |rule: &&'static str| faults.iter().any(|(_, name)| name == rule);
+        assert!(RULES[WITHOUT_POST..].iter().all(is_judged), "{fault}: {}", verdict.all);
     });
 }
 
