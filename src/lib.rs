@@ -1,7 +1,8 @@
 //! **tincan** is a server for Server-Sent Events: a channel is a URL; what you POST to it, everyone who GETs it hears.
 //!
-//! This page is the guide to the source. It states the one idea and the words, lists the files in reading order, and
-//! follows a POST and a GET through them. A program that embeds the server needs only [the last section](#embedding).
+//! Begin with `seed.rs`, the idea in a hundred lines. This page is the guide to the rest of the source. It states the
+//! one idea and the words, lists the files in reading order, and follows a POST and a GET through them. A program that
+//! embeds the server needs only [the last section](#embedding).
 //!
 //! # The one idea
 //!
@@ -37,9 +38,9 @@
 //!
 //! # The files, in reading order
 //!
-//! The first chapter is `seed.rs`, the smallest server of this kind, in a hundred lines. `static/lessons/seed.md` has a
-//! table of what breaks in it. Each row of the table names the file below that mends the fault. The seed is an example
-//! of Cargo, and no part of the library. So is `judge/`, which tests any server of event streams from outside.
+//! The first chapter is `seed.rs`, the smallest server of this kind. `static/lessons/seed.md` has a table of what
+//! breaks in it. Each row of the table names the file below that mends the fault. The seed is an example of Cargo, and
+//! no part of the library. So is `judge/`, which tests any server of event streams from outside.
 //!
 //! A file imports only from files above it, and a test checks that. A `mod.rs` comes after the files that it lists.
 //!

@@ -5,7 +5,7 @@
 //! everything ends before [`ALL`] is over.
 
 use crate::http::{Connection, Head, NoHead, Url};
-use crate::rules::{Level, RULES, Verdicts, WITHOUT_POST};
+use crate::rules::{Level, Verdicts, rules};
 use crate::stream::Event;
 use crate::subscriber::Subscriber;
 use crate::texts::Publisher;
@@ -110,7 +110,7 @@ pub struct Said {
     /// How long it took to be heard and answered.
     pub took: Duration,
     /// Whether there was no time left to say it.
-    pub is_late: bool,
+    pub is_over: bool,
 }
 
 impl Said {
@@ -185,22 +185,23 @@ impl Judge<'_> {
     pub fn say(&mut self, publisher: &Publisher, text: &str, nonce: &str, subscriber: &Subscriber) -> Said {
         if Instant::now() >= self.end {
             let status = Err("the time is over".into());
-            return Said { status, in_time: false, took: Duration::ZERO, is_late: true };
+            return Said { status, in_time: false, took: Duration::ZERO, is_over: true };
         }
         subscriber.wait(self.within(SAID), |heard| heard.is_connected.then_some(()));
         let began = Instant::now();
-        let patience = if self.unanswered < PATIENCE { RESPONSE } else { IN_VAIN };
+        let in_vain = IN_VAIN.max(4 * self.slowest).min(SAID);
+        let patience = if self.unanswered < PATIENCE { RESPONSE } else { in_vain };
         let status = publisher.say(text, self.within(patience));
         self.unanswered += usize::from(status.is_err());
-        let mut said = Said { status, in_time: false, took: began.elapsed(), is_late: false };
+        let mut said = Said { status, in_time: false, took: began.elapsed(), is_over: false };
         if said.refusal().is_none() && !nonce.is_empty() {
             let patience = if self.in_vain < PATIENCE { began + SAID } else { began };
-            said.in_time = subscriber.hears(nonce, patience.max(self.within(IN_VAIN)).min(self.end));
+            said.in_time = subscriber.hears(nonce, patience.max(self.within(in_vain)).min(self.end));
             said.took = began.elapsed();
             self.in_vain += usize::from(!said.in_time);
             self.examine_blank_line(subscriber);
         }
-        said.is_late = !said.in_time && Instant::now() >= self.end;
+        said.is_over = !said.in_time && Instant::now() >= self.end;
         said
     }
 
@@ -229,11 +230,12 @@ impl Judge<'_> {
         if let Some(publisher) = self.publisher {
             self.check_publisher(publisher, first)?;
         }
-        let compressed = self.examine_compression();
+        let compressed = self.examine_compression(first);
         self.examine_head_method(first);
         self.examine_options();
         self.examine_http_1_0();
         self.examine_heartbeat(first);
+        self.examine_length(first);
         if first.now(|heard| heard.is_flood()) {
             self.advice("many", "not tested: one stream alone sends too much");
         } else {
@@ -241,8 +243,12 @@ impl Judge<'_> {
         }
         match self.publisher {
             Some(_) if self.in_vain > 0 && self.slowest.is_zero() => {
-                self.findings(first);
+                self.add_findings(first);
                 self.judge_deaf();
+            }
+            Some(_) if first.has_ended() => {
+                let why = first.now(|heard| heard.end.clone()).unwrap_or_default();
+                self.not_tested(&format!("not tested: {why}"));
             }
             Some(publisher) => {
                 self.examine_texts(publisher, first);
@@ -252,7 +258,7 @@ impl Judge<'_> {
             }
             None => self.examine_return(first),
         }
-        self.findings(first);
+        self.add_findings(first);
         self.not_tested(if self.publisher.is_some() { "not tested" } else { "not tested: give --post" });
         Ok(())
     }
@@ -270,7 +276,7 @@ impl Judge<'_> {
     }
 
     /// Adds what is wrong with a stream: its lines, its framing, and events that come twice.
-    pub fn findings(&mut self, subscriber: &Subscriber) {
+    pub fn add_findings(&mut self, subscriber: &Subscriber) {
         let (findings, fault) = subscriber.now(|heard| (heard.interpreter.findings.clone(), heard.fault.clone()));
         for (rule, level, seen) in findings {
             self.verdicts.add(rule, level, seen);
@@ -296,10 +302,21 @@ impl Judge<'_> {
             let interpreter = &heard.interpreter;
             (interpreter.line_ends, interpreter.retries.first().cloned(), interpreter.begin.clone())
         });
+        if begin.is_empty() {
+            return; // nothing can be said of these rules
+        }
         let level = if (lf > 0 && crlf > 0) || cr > 0 { Level::Advice } else { Level::Ok };
         self.verdicts.add("line-ends", level, format!("{lf} lines end with LF, {crlf} with CR LF, {cr} with CR"));
-        for rule in ["utf-8", "fields", "blank-line", "nul-in-id"] {
-            self.ok(rule, &begin);
+        let has_blank = subscriber.now(|heard| heard.interpreter.blanks > 0);
+        let has_id = subscriber.now(|heard| !heard.interpreter.last_id().is_empty());
+        self.ok("fields", &begin);
+        self.ok("nul-in-id", if has_id { &begin[..] } else { b"no id came" });
+        if has_blank {
+            self.ok("blank-line", &begin);
+        }
+        // With `--post` a text of several scripts shows it.
+        if self.publisher.is_none() {
+            self.ok("utf-8", &begin);
         }
         self.ok("retry", retry.map_or("none: each browser takes its own".into(), |ms| format!("retry: {ms}")));
     }
@@ -313,9 +330,10 @@ impl Judge<'_> {
 
     /// Says of the rules that were not reached that they were not tested.
     fn not_tested(&mut self, why: &str) {
-        let rules = if self.publisher.is_some() { RULES.len() } else { WITHOUT_POST };
-        for rule in RULES.iter().take(rules).filter(|rule| !self.verdicts.has(rule.name)).collect::<Vec<_>>() {
-            self.advice(rule.name, why);
+        for rule in rules(self.publisher.is_some()) {
+            if !self.verdicts.has(rule.name) {
+                self.advice(rule.name, why);
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The client's half of HTTP/1.1: a URL, a request, the head of a response, and its body.
 //!
-//! The server is a stranger, and may be broken or hostile. So each read has a deadline.
+//! The server is a stranger, and may be broken or hostile. So each read and each write has a deadline. (The lookup of
+//! a name has none: std offers none.)
 //!
 //! Limits: [`MAX_HEAD`], [`MAX_INTERIM`], [`MAX_CHUNK`], [`CONNECT`].
 
@@ -86,9 +87,13 @@ impl Url {
             "{method} {target} {version}\r\nHost: {authority}\r\nUser-Agent: tincan-judge\r\n{credentials}{fields}\r\n"
         );
         stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(left()))?;
+        let mut unsent = &[head.as_bytes(), body].concat()[..];
         // A server may refuse a body before it has read it. So even if this fails, there may be a response.
-        let _ = stream.write_all(&[head.as_bytes(), body].concat());
+        while !unsent.is_empty() && Instant::now() < deadline {
+            stream.set_write_timeout(Some(left()))?;
+            let Ok(length) = stream.write(unsent) else { break };
+            unsent = unsent.get(length..).unwrap_or_default();
+        }
         Ok(Connection { stream: Arc::new(stream), unread: Vec::new() })
     }
 }
@@ -260,20 +265,14 @@ impl Head {
             return Err(format!("no status code: {status_line:.100}"));
         }
         let status = status.parse().map_err(|_| "no status code")?;
+        if words.len() < 3 {
+            faults.push(format!("no space after the status code: {status_line}"));
+        }
         if has_control(status_line.as_bytes()) {
             faults.push(format!("a control character in the status line: {status_line}"));
         }
-        let mut fields = Vec::new();
-        for line in lines {
-            match field_line(line) {
-                Ok(pair) => {
-                    let (name, value) = (String::from_utf8_lossy(pair.0), String::from_utf8_lossy(pair.1));
-                    fields.push((name.to_ascii_lowercase(), value.into_owned()));
-                }
-                Err(_) => faults.push(format!("a malformed field line: {}", String::from_utf8_lossy(line))),
-            }
-        }
         let is_1_0 = words.first() == Some(&"HTTP/1.0");
+        let fields = fields(&lines, &mut faults);
         if is_1_0 && fields.iter().any(|(name, _)| name == "transfer-encoding") {
             faults.push("Transfer-Encoding in a response of HTTP/1.0".into());
         }
@@ -297,6 +296,11 @@ impl Head {
     pub fn media_type(&self) -> String {
         let values = self.field("content-type").unwrap_or_default();
         values.rsplit(", ").next().unwrap_or_default().into()
+    }
+
+    /// Returns where a response redirects (RFC 9110 §15.4).
+    pub fn redirection(&self) -> Option<String> {
+        self.field("location").filter(|_| [301, 302, 303, 307, 308].contains(&self.status))
     }
 
     /// Returns whether another response is of the same kind.
@@ -332,6 +336,21 @@ impl Head {
             (codings, _) => Err(format!("Transfer-Encoding: {}", codings.join(", "))),
         }
     }
+}
+
+/// Parses field lines. Returns their names in lower case, and their values.
+fn fields(lines: &[&[u8]], faults: &mut Vec<String>) -> Vec<(String, String)> {
+    let mut fields = Vec::new();
+    for line in lines {
+        match field_line(line) {
+            Ok(pair) => {
+                let (name, value) = (String::from_utf8_lossy(pair.0), String::from_utf8_lossy(pair.1));
+                fields.push((name.to_ascii_lowercase(), value.into_owned()));
+            }
+            Err(_) => faults.push(format!("a malformed field line: {}", String::from_utf8_lossy(line))),
+        }
+    }
+    fields
 }
 
 /// A body, as far as it has not come.

@@ -41,23 +41,27 @@ usage: judge URL [--post URL] [--body TEMPLATE]
   URL               the event stream, such as http://localhost:8000/kitchen
   --post URL        where a POST publishes to that stream; without it, only what the stream shows is tested
   --body TEMPLATE   the body of a POST, in which {} stands for the text [{}]
-                    in JSON the text is a JSON string, and after NAME= it is percent-encoded
+                    in JSON write \"{}\", and the text is escaped; after NAME= it is percent-encoded
 
 It ends with 0: nothing is broken; 1: something is; 2: wrong usage, or nobody answers.
 ";
 
 fn main() -> ExitCode {
-    let args: Vec<String> = args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let args: Result<Vec<String>, _> = args_os().skip(1).map(|arg| arg.into_string()).collect();
+    let Ok(args) = args else { return fail("an argument is not UTF-8") };
     if args.iter().any(|arg| arg == "-h" || arg == "--help") {
         return print(USAGE, 0);
     }
     match judge(&args) {
         Ok(verdicts) => print(&verdicts.to_string(), u8::from(verdicts.count(Level::Broken) > 0)),
-        Err(why) => {
-            report(format!("judge: {}", visible(why)));
-            ExitCode::from(2)
-        }
+        Err(why) => fail(&why),
     }
+}
+
+/// Says why the server was not tested.
+fn fail(why: &str) -> ExitCode {
+    report(format!("judge: {}", visible(why)));
+    ExitCode::from(2)
 }
 
 /// Prints a text. It is no error if nobody reads it.
@@ -86,7 +90,9 @@ fn judge(args: &[String]) -> Result<Verdicts, String> {
             }
         };
         let value = value.or_else(|| args.next().map(String::as_str)).ok_or(format!("{name} needs a value"))?;
-        *slot = Some(value.to_string());
+        if slot.replace(value.to_string()).is_some() {
+            return Err(format!("give {name} once"));
+        }
     }
     let url = Url::parse(&url.ok_or("give the URL of an event stream; see --help")?)?;
     let publisher = match (post, body) {

@@ -5,7 +5,7 @@ use crate::http::{Connection, Head};
 use crate::rules::Level;
 use crate::stream::Event;
 use crate::subscriber::{Heard, Subscriber};
-use crate::texts::{Expected, Publisher, Text, forged_retry, has, texts};
+use crate::texts::{Publisher, Text, forged_retry, has, texts};
 use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -27,13 +27,21 @@ impl Judge<'_> {
         let response = publisher.send(&text, self.within(RESPONSE));
         let in_time = first.hears(&text, self.within(SAID));
         match response {
-            Err(why) if !in_time => return Err(format!("nobody answers a POST: {why}; check --post")),
+            Err(why) if !in_time => return Err(format!("no response to a POST: {why}; check --post")),
             Err(why) => self.broken("lines", format!("a text is heard, but its POST gets no response: {why}")),
+            Ok((head, _)) if head.status >= 400 && in_time => {
+                self.broken("lines", format!("refused with {}, but heard", head.status));
+            }
+            Ok((head, _)) if head.status >= 500 => {
+                self.broken("lines", format!("the server fails with {}", head.status));
+            }
             Ok((head, _)) if head.status >= 400 => {
                 return Err(format!("the server refuses a plain text with {}; check --post and --body", head.status));
             }
-            Ok((head, _)) if (300..400).contains(&head.status) && head.status != 303 => {
-                let location = head.field("location").unwrap_or_default();
+            Ok((head, _))
+                if head.status != 303
+                    && let Some(location) = head.redirection() =>
+            {
                 return Err(format!("the POST is redirected ({}) to {location}; give that URL", head.status));
             }
             Ok((head, connection)) => self.examine_response(&head, connection),
@@ -70,8 +78,7 @@ impl Judge<'_> {
         for n in 1..=MANY {
             match self.subscribe(STREAM) {
                 Ok(other) if !other.head.is_like(&first.head) => {
-                    let media_type = other.head.media_type();
-                    return self.broken("many", format!("subscriber {n}: {}, {media_type}", other.head.status_line));
+                    return self.judge_other("many", &format!("subscriber {n}"), &other.head);
                 }
                 Ok(subscriber) => all.push(subscriber),
                 Err(why) if why.contains("os error 24") => {
@@ -85,11 +92,22 @@ impl Judge<'_> {
         let ended = all.iter().filter(has_ended).count();
         match self.publisher {
             Some(publisher) => self.compare_many(publisher, first, &all),
-            None if ended > 0 => self.broken("many", format!("{ended} of {MANY} streams ended")),
+            None if ended > 0 => {
+                self.advice("many", format!("{ended} of {MANY} streams ended; each client comes back"))
+            }
             None => self.ok("many", format!("{MANY} streams at a time; give --post to test what they hear")),
         }
         sleep(AFTERWARDS);
-        all.iter().for_each(|subscriber| self.findings(subscriber));
+        all.iter().for_each(|subscriber| self.add_findings(subscriber));
+    }
+
+    /// Judges a response that is not like the first one.
+    pub fn judge_other(&mut self, rule: &str, what: &str, head: &Head) {
+        let seen = format!("{what}: {}, {}", head.status_line, head.media_type());
+        match is_busy(head.status) {
+            true => self.advice(rule, format!("not tested: {seen}")),
+            false => self.broken(rule, seen),
+        }
     }
 
     fn compare_many(&mut self, publisher: &Publisher, first: &Subscriber, all: &[Subscriber]) {
@@ -156,7 +174,7 @@ impl Judge<'_> {
             (Ok(status), None) if status >= 400 => self.ok("empty", format!("refused with {status}")),
             (Ok(status), Some(_)) if status >= 400 => self.broken("empty", format!("refused with {status}, but heard")),
             (_, Some(block)) => self.ok("empty", block),
-            _ if said.is_late || after.is_late => self.advice("empty", "not tested: the time is over"),
+            _ if said.is_over || after.is_over => self.advice("empty", "not tested: the time is over"),
             (Ok(status), None) => self.broken("empty", format!("response {status}, but no event for it")),
             (Err(why), None) => self.broken("empty", why),
         }
@@ -178,7 +196,8 @@ impl Judge<'_> {
     /// Leaves, and comes back after two more texts.
     pub fn examine_resume(&mut self, publisher: &Publisher, first: &Subscriber) {
         let Some(last_id) = self.leave(publisher, first) else {
-            return self.advice("resume", format!("not tested: {}", self.over_or("a text was not heard")));
+            let why = self.over_or("the stream that was to be left did not hear its text");
+            return self.advice("resume", format!("not tested: {why}"));
         };
         let missed = ["missed-1", "missed-2"];
         for name in missed {
@@ -189,7 +208,7 @@ impl Judge<'_> {
         let line = if id.is_empty() { String::new() } else { format!("{field}\r\n") };
         let again = match self.subscribe(&format!("{STREAM}{line}")) {
             Ok(again) if again.head.is_like(&first.head) => again,
-            Ok(again) => return self.broken("resume", format!("{field}: {}", again.head.status_line)),
+            Ok(again) => return self.judge_other("resume", &field, &again.head),
             Err(why) => return self.broken("resume", format!("{field}: {why}")),
         };
         again.hears(&self.plain("missed-2"), self.within(if id.is_empty() { AFTERWARDS } else { SAID }));
@@ -201,19 +220,21 @@ impl Judge<'_> {
         match came[..] == texts {
             _ if id.is_empty() => self.advice("resume", "the event had no id to come back with"),
             true => self.ok("resume", format!("{field}: the two missed events came")),
-            false => self.advice("resume", format!("{field}: two events were missed, and {came:?} came")),
+            false if came.is_empty() => self.advice("resume", format!("{field}: none of two missed events came")),
+            false => self.advice("resume", format!("{field}: of two missed events came {}", came.join(" "))),
         }
         let is_heard = |name: &&str| again.now(|heard| heard.with(&self.plain(name)).next().is_some());
         if let Some(name) = ["before-leaving", "hello"].iter().find(|name| is_heard(name)) {
             self.broken("repeat", format!("{field}: {}, which was heard before, comes again", self.plain(name)));
         }
         sleep(AFTERWARDS);
-        self.findings(&again);
+        self.add_findings(&again);
     }
 
     /// Hears a text on a stream of its own, and leaves. Returns the last event ID.
     fn leave(&mut self, publisher: &Publisher, first: &Subscriber) -> Option<Arc<str>> {
         let subscriber = self.subscribe(STREAM).ok()?;
+        sleep(AFTERWARDS);
         self.say_plain(publisher, "before-leaving", first);
         let text = self.plain("before-leaving");
         subscriber.wait(self.within(SAID), |heard| heard.with(&text).next().map(|event| event.last_id.clone()))
@@ -246,16 +267,17 @@ fn judge_text(text: &Text, said: &Said, form: Option<&Form>, heard: &Heard) -> (
     if let Some(forged) = forged(text, heard) {
         (Level::Broken, forged)
     } else if events.is_empty() {
-        judge_silence(text, said)
+        judge_silence(text, said, heard)
     } else if said.refusal().is_some() {
         (Level::Broken, seen("refused, but heard: "))
     } else if !said.in_time {
-        (Level::Broken, seen("heard only after something else was said: "))
-    } else if text.expected == Expected::NotForged {
+        (Level::Broken, seen("heard too late: "))
+    } else if text.is_forgery {
         (Level::Ok, seen(""))
     } else if let Some(event) = changed {
-        let lengths = format!("changed, {} bytes became {}: ", text.text.len(), event.data.len());
-        (Level::Broken, seen(&lengths))
+        let bytes = text.text.len();
+        let why = if event.data.len() < bytes { "changed, and shorter" } else { "changed" };
+        (Level::Broken, seen(&format!("{bytes} bytes, {why}: ")))
     } else if !events.iter().any(|event| has(&event.data, &text.text)) {
         (Level::Advice, seen("without its byte order mark: "))
     } else {
@@ -264,9 +286,10 @@ fn judge_text(text: &Text, said: &Said, form: Option<&Form>, heard: &Heard) -> (
 }
 
 /// Judges a text of which nothing is heard.
-fn judge_silence(text: &Text, said: &Said) -> (Level, Vec<u8>) {
+fn judge_silence(text: &Text, said: &Said, heard: &Heard) -> (Level, Vec<u8>) {
     let (level, seen) = match &said.status {
-        _ if said.is_late => (Level::Advice, "not tested: the time is over".into()),
+        _ if said.is_over => (Level::Advice, "not tested: the time is over".into()),
+        _ if let Some(why) = &heard.end => (Level::Advice, format!("not tested: {why}")),
         Ok(status) if is_busy(*status) => (Level::Advice, format!("not tested: {status}")),
         Ok(status) if *status >= 500 => (Level::Broken, format!("the server fails with {status}")),
         Ok(status) if *status >= 400 && text.may_refuse => (Level::Ok, format!("refused with {status}")),

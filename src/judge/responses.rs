@@ -35,8 +35,7 @@ impl Judge<'_> {
         };
         let mut connection = self.ask("GET", "HTTP/1.1", STREAM).map_err(nobody)?;
         match self.first_head(&mut connection) {
-            Ok(head) if (300..400).contains(&head.status) => {
-                let location = head.field("location").unwrap_or_default();
+            Ok(head) if let Some(location) = head.redirection() => {
                 Err(format!("the URL redirects ({}) to {location}; give that one", head.status))
             }
             Ok(head) => self.subscriber(STREAM, head, connection).map(Some),
@@ -89,7 +88,9 @@ impl Judge<'_> {
         // With an argument, `no-cache` is about some fields only (RFC 9111 §5.2.2.4).
         let has = |name: &str| members.iter().any(|member| member == name);
         let names = |name: &str| members.iter().any(|member| member.split('=').next() == Some(name));
-        let is_kept = names("s-maxage") || has("public") || has("immutable") || names("max-age") && !has("max-age=0");
+        let is_stale = has("max-age=0");
+        let is_kept = names("s-maxage") && !has("s-maxage=0")
+            || !is_stale && (has("public") || has("immutable") || names("max-age"));
         let mut shown = match members.is_empty() {
             true => "no Cache-Control".into(),
             false => format!("Cache-Control: {}", members.join(", ")),
@@ -115,7 +116,8 @@ impl Judge<'_> {
                 self.advice("framing", "neither chunks nor a length: the body ends with the connection");
             }
             Ok(Body::Length(length)) => {
-                self.broken("framing", format!("Content-Length: {length}, but an event stream has no end"));
+                let why = "the stream ends after that, and each client comes back";
+                self.advice("framing", format!("Content-Length: {length}: {why}"));
             }
             Ok(Body::Chunked(..)) => self.ok("framing", "Transfer-Encoding: chunked"),
         }
@@ -135,8 +137,12 @@ impl Judge<'_> {
     }
 
     /// Asks for a stream as browsers do, which accept compression. Returns it if it is compressed.
-    pub fn examine_compression(&mut self) -> Option<Subscriber> {
+    pub fn examine_compression(&mut self, first: &Subscriber) -> Option<Subscriber> {
         match self.subscribe(COMPRESSED) {
+            Ok(other) if !other.head.is_like(&first.head) => {
+                self.judge_other("compression", "with Accept-Encoding: gzip, deflate, br, zstd", &other.head);
+                None
+            }
             Ok(subscriber) if subscriber.head.codings().is_empty() => {
                 self.ok("compression", "not compressed, though gzip, deflate, br and zstd are accepted");
                 None
@@ -154,8 +160,13 @@ impl Judge<'_> {
 
     /// HTTP/1.0 has no chunks (RFC 9112 §6.1).
     pub fn examine_http_1_0(&mut self) {
+        if self.has_late_heads {
+            return;
+        }
         let Ok(mut connection) = self.ask("GET", "HTTP/1.0", STREAM) else { return };
-        let Ok(head) = connection.head(self.within(RESPONSE)) else { return };
+        let Ok(head) = connection.head(self.within(RESPONSE)) else {
+            return self.advice("framing", "a request of HTTP/1.0 gets no response");
+        };
         if let Some(coding) = head.field("transfer-encoding") {
             return self.broken("framing", format!("Transfer-Encoding: {coding}, to a request of HTTP/1.0"));
         }
@@ -235,6 +246,16 @@ impl Judge<'_> {
         self.examine_blank_line(first);
     }
 
+    /// A length is wrong if the stream does not end after it.
+    pub fn examine_length(&mut self, first: &Subscriber) {
+        let is_open = first.now(|heard| heard.is_connected && heard.last_end.is_none() && heard.end.is_none());
+        if let Ok(Body::Length(length)) = first.head.body("GET")
+            && is_open
+        {
+            self.broken("framing", format!("Content-Length: {length}, but the stream stays open"));
+        }
+    }
+
     /// Leaves a stream that speaks by itself, and comes back to it with the last id but one.
     pub fn examine_return(&mut self, first: &Subscriber) {
         let ids = |heard: &mut Heard| heard.events.iter().map(|event| event.last_id.clone()).collect::<Vec<_>>();
@@ -250,7 +271,7 @@ impl Judge<'_> {
         let field = format!("Last-Event-ID: {before}");
         let again = match self.subscribe(&format!("{STREAM}{field}\r\n")) {
             Ok(again) if again.head.is_like(&first.head) => again,
-            Ok(again) => return self.broken("resume", format!("{field}: {}", again.head.status_line)),
+            Ok(again) => return self.judge_other("resume", &field, &again.head),
             Err(why) => return self.broken("resume", format!("{field}: {why}")),
         };
         match again.wait(self.within(SAID), |heard| ids(heard).contains(last).then_some(())) {

@@ -8,7 +8,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// How long a server takes at most to write a head, and to send a text that another subscriber has.
-const SOON: Duration = Duration::from_millis(300);
+const SETTLED: Duration = Duration::from_millis(300);
 /// The bytes that a subscriber leaves unread: more than systems keep for a connection (Linux: about 4 MB).
 const UNREAD: usize = 8 << 20;
 /// How many bytes are enough if the time is over.
@@ -21,24 +21,38 @@ const SMALL_UNREAD_TEXT: usize = 6_000;
 /// How many texts in a row may be late beside a slow reader, and for how long: the machine may be busy.
 const MAX_LATE: usize = 2;
 const MAX_LATE_TIME: Duration = Duration::from_secs(6);
+
 impl Judge<'_> {
     /// Says more than a connection can hold, while one subscriber does not read. A subscriber from before and one from
     /// after it listen.
     pub fn examine_slow_reader(&mut self, publisher: &Publisher, first: &Subscriber) {
-        let Ok(_slow) = self.ask("GET", "HTTP/1.1", STREAM) else {
+        let Ok(slow) = self.ask("GET", "HTTP/1.1", STREAM) else {
             return self.advice("slow-reader", "not tested: no connection");
         };
-        sleep(SOON);
+        sleep(SETTLED);
         let (level, seen) = match self.subscribe(STREAM) {
-            Ok(after) => self.leave_unread(publisher, [first, &after]),
+            Ok(after) => match self.leave_unread(publisher, [first, &after]) {
+                Ok(verdict) => verdict,
+                Err(why) => {
+                    drop(slow);
+                    // Is it because of the one that did not read?
+                    match self.say_plain(publisher, "after-slow", first).in_time {
+                        true => (Level::Broken, format!("one subscriber does not read, and {why}")),
+                        false => (Level::Advice, format!("not tested: {why}")),
+                    }
+                }
+            },
             _ if Instant::now() >= self.end => (Level::Advice, "not tested: the time is over".into()),
-            Err(why) => (Level::Broken, format!("beside one that does not read: {why}")),
+            Err(why) => (Level::Broken, format!("one subscriber does not read, and another gets no stream: {why}")),
         };
         self.verdicts.add("slow-reader", level, seen);
     }
 
     /// Says texts until there are enough, or until too many are late.
-    fn leave_unread(&mut self, publisher: &Publisher, listeners: [&Subscriber; 2]) -> (Level, String) {
+    ///
+    /// # Errors
+    /// What is wrong if not even the first text is heard.
+    fn leave_unread(&mut self, publisher: &Publisher, listeners: [&Subscriber; 2]) -> Result<(Level, String), String> {
         let mut size = UNREAD_TEXT;
         let mut unread = 0;
         let mut late = (0, Duration::ZERO); // texts in a row, and their time
@@ -50,7 +64,7 @@ impl Judge<'_> {
             let began = Instant::now();
             match self.say_beside_slow(publisher, n, size, listeners) {
                 _ if listeners.iter().any(|listener| listener.has_ended()) => {
-                    return (Level::Advice, format!("not tested: a stream ended after {unread} bytes"));
+                    return Ok((Level::Advice, format!("not tested: a stream ended after {unread} bytes")));
                 }
                 Ok(()) => {
                     unread += size;
@@ -58,23 +72,22 @@ impl Judge<'_> {
                 }
                 Err(_) if Instant::now() >= self.end => break,
                 Err(_) if unread == 0 && size == UNREAD_TEXT => size = SMALL_UNREAD_TEXT,
-                Err((level, why)) if level == Level::Advice || unread == 0 => {
-                    return (Level::Advice, format!("not tested: {why}"));
-                }
+                Err((Level::Advice, why)) => return Ok((Level::Advice, format!("not tested: {why}"))),
+                Err((_, why)) if unread == 0 => return Err(why),
                 Err((_, why)) => {
                     late = (late.0 + 1, late.1 + began.elapsed());
                     if late.0 > MAX_LATE || late.1 > MAX_LATE_TIME {
                         let seen = format!("one subscriber does not read, and after {unread} bytes {why}");
-                        return (Level::Broken, seen);
+                        return Ok((Level::Broken, seen));
                     }
                 }
             }
         }
-        let seen = format!("one left {unread} bytes unread, and others heard all at once");
-        match unread {
+        let seen = format!("one left {unread} bytes unread, and the others heard each text without delay");
+        Ok(match unread {
             ENOUGH_UNREAD.. => (Level::Ok, seen),
             _ => (Level::Advice, format!("{seen}; too little to be sure")),
-        }
+        })
     }
 
     /// Says one of these texts. Returns what is wrong if it takes much longer than a text at other times.
@@ -86,7 +99,7 @@ impl Judge<'_> {
         let nonce = format!("{slow}{n}.");
         let began = Instant::now();
         let said = self.say(publisher, &format!("{nonce} {}", "x".repeat(size)), &nonce, first);
-        let is_heard = said.in_time && after.hears(&nonce, (began + SAID).max(self.within(SOON)));
+        let is_heard = said.in_time && after.hears(&nonce, (began + SAID).max(self.within(SETTLED)));
         let took = began.elapsed();
         for subscriber in [first, after] {
             subscriber.now(|heard| heard.remove(&slow));

@@ -11,6 +11,8 @@ use tincan::wire::event::Line;
 
 /// Limit: the bytes of a line that are kept. The judge says nothing that is longer.
 const MAX_LINE: usize = 256 << 10;
+/// A line of this length is taken for one without an end.
+const ENDLESS_LINE: usize = 16 << 20;
 /// Limit: the bytes of an event's data that are kept.
 const MAX_DATA: usize = 512 << 10;
 /// Limit: the bytes of a block, of a line, and of the beginning of the stream that are kept to be shown.
@@ -52,7 +54,9 @@ pub struct Interpreter {
     /// What the judge's own texts have in each line. Their lines are judged by other rules than those of the stream.
     nonce: String,
     line: Vec<u8>,
+    line_length: usize,
     after_cr: bool,
+    is_cr_counted: bool,
     begun: bool,
     data: Option<String>,
     name: String,
@@ -67,6 +71,8 @@ pub struct Interpreter {
     /// How many comments and blocks have come that fire nothing, and the last of them.
     pub signs: usize,
     pub last_sign: Vec<u8>,
+    /// How many blank lines have come.
+    pub blanks: usize,
     /// The first bytes of the stream.
     pub begin: Vec<u8>,
     /// The reconnection times.
@@ -84,7 +90,9 @@ impl Interpreter {
         Interpreter {
             nonce: nonce.into(),
             line: Vec::new(),
+            line_length: 0,
             after_cr: false,
+            is_cr_counted: false,
             begun: false,
             data: None,
             name: String::new(),
@@ -97,6 +105,7 @@ impl Interpreter {
             line_ends: [0; 3],
             signs: 0,
             last_sign: Vec::new(),
+            blanks: 0,
             begin: Vec::new(),
             retries: Vec::new(),
             forged: Vec::new(),
@@ -111,28 +120,50 @@ impl Interpreter {
         let room = MAX_BLOCK.saturating_sub(self.begin.len());
         self.begin.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
         for piece in bytes.split_inclusive(|byte| b"\r\n".contains(byte)) {
-            let room = MAX_BLOCK.saturating_sub(self.block.len());
-            self.block.extend_from_slice(piece.get(..room).unwrap_or(piece));
             let (end, text) = piece.split_last().unwrap_or((&0, &[]));
             match end {
                 b'\n' if text.is_empty() && self.line.is_empty() && take(&mut self.after_cr) => {
-                    // The second half of CR LF.
-                    let [_, crlf, cr] = &mut self.line_ends;
-                    if *cr > 0 {
-                        *cr -= 1;
-                        *crlf += 1;
-                    }
+                    self.end_crlf();
+                    continue;
                 }
                 b'\n' | b'\r' => {
+                    self.show_in_block(piece);
                     self.keep(text);
                     self.after_cr = *end == b'\r';
                     self.end_line(if self.after_cr { 2 } else { 0 });
                 }
                 _ => {
+                    self.show_in_block(piece);
                     self.keep(piece);
                     self.after_cr = false;
                 }
             }
+        }
+    }
+
+    /// Reads the second half of CR LF. The first one has ended the line, and perhaps the event.
+    fn end_crlf(&mut self) {
+        if take(&mut self.is_cr_counted) {
+            let [_, crlf, cr] = &mut self.line_ends;
+            *cr -= 1;
+            *crlf += 1;
+        }
+        match self.events.last_mut() {
+            Some(event) if self.block.is_empty() => event.block.push(b'\n'),
+            _ => self.show_in_block(b"\n"),
+        }
+    }
+
+    fn show_in_block(&mut self, bytes: &[u8]) {
+        let room = MAX_BLOCK.saturating_sub(self.block.len());
+        self.block.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+    }
+
+    /// Ends the stream. An event without its blank line is lost.
+    pub fn end(&mut self) {
+        if self.data.is_some() {
+            let seen = [b"the stream ended before the blank line: ", &self.block[..]].concat();
+            self.find("blank-line", Level::Broken, &seen);
         }
     }
 
@@ -144,6 +175,7 @@ impl Interpreter {
     /// Begins the next stream of the same client.
     pub fn reconnect(&mut self) {
         self.line.clear();
+        self.line_length = 0;
         self.block.clear();
         self.name.clear();
         self.begun = false;
@@ -158,9 +190,14 @@ impl Interpreter {
         self.line_began.get_or_insert_with(Instant::now);
         let room = MAX_LINE.saturating_sub(self.line.len());
         self.line.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
-        if bytes.len() > room {
-            let begin = self.line.get(..100).unwrap_or_default().to_vec();
-            self.find("blank-line", Level::Broken, &[b"a line does not end: ", &begin[..]].concat());
+        self.line_length = self.line_length.saturating_add(bytes.len());
+        if self.line_length > MAX_LINE {
+            let (level, why) = match self.line_length {
+                ENDLESS_LINE.. => (Level::Broken, "a line of more than 16 MiB: "),
+                _ => (Level::Advice, "a line of more than 256 KiB, of which the judge keeps the beginning: "),
+            };
+            let begin = [why.as_bytes(), self.line.get(..MAX_BLOCK).unwrap_or_default()].concat();
+            self.find("blank-line", level, &begin);
         }
     }
 
@@ -174,6 +211,7 @@ impl Interpreter {
     fn end_line(&mut self, end: usize) {
         let mut bytes = take(&mut self.line);
         self.line_began = None;
+        self.line_length = 0;
         if !self.begun && bytes.starts_with(BYTE_ORDER_MARK) {
             bytes.drain(..BYTE_ORDER_MARK.len());
         }
@@ -183,6 +221,7 @@ impl Interpreter {
             self.find("utf-8", Level::Broken, &bytes);
         }
         let is_ours = line.contains(&self.nonce);
+        self.is_cr_counted = !is_ours && end == 2;
         if !is_ours && let Some(count) = self.line_ends.get_mut(end) {
             *count += 1;
         }
@@ -246,6 +285,7 @@ impl Interpreter {
 
     fn end_block(&mut self) {
         self.block_began = None;
+        self.blanks += 1;
         self.comments = 0;
         if let Some(id) = self.id.take() {
             self.last_id = id.into();

@@ -4,6 +4,7 @@
 //! Limits: [`MAX_STREAM`], [`MAX_CONNECTIONS`], [`MAX_OTHERS`], [`MAX_EVENTS`], [`MAX_KEPT`].
 
 use crate::http::{Body, Closer, Connection, Head, PIECE, Url};
+use crate::rules::{Level, RULES};
 use crate::stream::{Event, Interpreter};
 use std::collections::HashSet;
 use std::io;
@@ -25,7 +26,7 @@ const MAX_KEPT: usize = 2 << 20;
 /// A stream may be silent for as long as the judge works.
 const SILENCE: Duration = Duration::from_secs(120);
 /// Limit: how long a subscriber waits for a response if it comes back.
-const RESPONSE: Duration = Duration::from_secs(5);
+const RETURN: Duration = Duration::from_secs(5);
 /// How long it waits before it comes back.
 const RECONNECT: Duration = Duration::from_millis(100);
 
@@ -108,8 +109,18 @@ impl Heard {
     pub fn repeated(&self) -> (usize, Option<&Event>) {
         let mut seen = HashSet::new();
         let ours = self.events.iter().filter(|event| event.data.contains(&self.nonce));
-        let again = { ours }.find(|event| !seen.insert((&event.name, &event.data)));
+        let again = { ours }.find(|event| !seen.insert((&event.name, self.content(event))));
         (seen.len(), again)
+    }
+
+    /// Returns the plain text in an event, for what is around it may change. Other texts may have been split into
+    /// several events, which is another rule: of these, and of several texts, all data counts.
+    fn content<'a>(&self, event: &'a Event) -> &'a str {
+        let mut parts = event.data.split(&self.nonce).skip(1);
+        let text = parts.next().unwrap_or_default();
+        let name = text.trim_start_matches('-').split('.').next().unwrap_or_default();
+        let is_plain = parts.next().is_none() && !RULES.iter().any(|rule| rule.name == name);
+        if is_plain { name } else { &event.data }
     }
 }
 
@@ -214,6 +225,7 @@ impl Reader {
         let mut heard = lock(&self.shared.0);
         heard.end = Some(why);
         heard.fault = fault;
+        heard.interpreter.reconnect(); // what has not ended cannot end any more
         self.shared.1.notify_all();
     }
 
@@ -221,7 +233,7 @@ impl Reader {
     fn reconnect(&self) -> Result<(Connection, Result<Body, String>), String> {
         let id = lock(&self.shared.0).interpreter.last_id().to_string();
         let id = if id.is_empty() { String::new() } else { format!("Last-Event-ID: {id}\r\n") };
-        let deadline = Instant::now() + RESPONSE;
+        let deadline = Instant::now() + RETURN;
         let fields = [&*self.fields, &id].concat();
         let connection = self.url.request(["GET", "HTTP/1.1"], &fields, &[], deadline);
         let mut connection = connection.map_err(|e| format!("no connection after a break: {e}"))?;
@@ -247,6 +259,7 @@ impl Reader {
                 return Ok("the connection broke".into());
             };
             if bytes.is_empty() {
+                self.end_stream(body.ends_with_connection());
                 return Ok("the connection was closed".into());
             }
             let content = body.decode(&bytes);
@@ -265,6 +278,17 @@ impl Reader {
                 sleep(Duration::from_millis(1)); // the stream does not wait for anybody, but the test does
             }
         }
+        self.end_stream(true);
         Ok("the body has ended".into())
+    }
+
+    /// Ends a stream that the server has ended, and not the judge.
+    fn end_stream(&self, is_whole: bool) {
+        let mut heard = lock(&self.shared.0);
+        if !heard.is_closed {
+            heard.interpreter.end();
+            let finding = ("framing", Level::Advice, b"the stream is cut off before its last chunk".into());
+            heard.interpreter.findings.extend((!is_whole).then_some(finding));
+        }
     }
 }

@@ -9,11 +9,11 @@ pub struct Publisher {
     url: Url,
     before: String,
     after: String,
-    form: Form,
+    encoding: Encoding,
 }
 
 /// How the text is encoded within the body.
-enum Form {
+enum Encoding {
     /// As it is.
     Plain,
     /// As a JSON string: the template begins as JSON does.
@@ -28,16 +28,17 @@ impl Publisher {
     /// # Errors
     /// If the template has no `{}`.
     pub fn new(url: Url, template: &str) -> Result<Publisher, String> {
-        let (before, after) = template.split_once("{}").ok_or("--body: {} must stand for the text, such as msg={}")?;
-        let is_json = before.trim_start().starts_with(['{', '[', '"']);
-        let form = if is_json {
-            Form::Json
+        let quoted = template.split_once("\"{}\"").map(|(before, after)| (format!("{before}\""), format!("\"{after}")));
+        let any = template.split_once("{}").map(|(before, after)| (before.to_string(), after.to_string()));
+        let (before, after) = quoted.or(any).ok_or("--body: {} must stand for the text, such as msg={}")?;
+        let encoding = if before.trim_start().starts_with(['{', '[', '"']) {
+            Encoding::Json
         } else if before.ends_with('=') {
-            Form::Urlencoded
+            Encoding::Urlencoded
         } else {
-            Form::Plain
+            Encoding::Plain
         };
-        Ok(Publisher { url, before: before.into(), after: after.into(), form })
+        Ok(Publisher { url, before, after, encoding })
     }
 
     /// Publishes a text. Returns the status of the response.
@@ -53,10 +54,10 @@ impl Publisher {
     /// # Errors
     /// If there is no response.
     pub fn send(&self, text: &str, deadline: Instant) -> Result<(Head, Connection), String> {
-        let (media_type, text) = match self.form {
-            Form::Plain => ("text/plain; charset=utf-8", text.into()),
-            Form::Json => ("application/json", json(text).trim_matches('"').into()),
-            Form::Urlencoded => ("application/x-www-form-urlencoded", percent_encode(text)),
+        let (media_type, text) = match self.encoding {
+            Encoding::Plain => ("text/plain; charset=utf-8", text.into()),
+            Encoding::Json => ("application/json", in_quotes(&json(text)).into()),
+            Encoding::Urlencoded => ("application/x-www-form-urlencoded", percent_encode(text)),
         };
         let body = [&self.before, &*text, &self.after].concat();
         let length = body.len();
@@ -68,6 +69,11 @@ impl Publisher {
     }
 }
 
+/// Returns a JSON string without its quotes.
+fn in_quotes(text: &str) -> &str {
+    text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text)
+}
+
 fn percent_encode(text: &str) -> String {
     let encode = |byte| match byte {
         b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'.' | b'_' => char::from(byte).to_string(),
@@ -76,24 +82,14 @@ fn percent_encode(text: &str) -> String {
     text.bytes().map(encode).collect()
 }
 
-/// What has to become of a text.
-#[derive(Clone, Copy, PartialEq)]
-pub enum Expected {
-    /// It arrives unchanged, in one event. It may be decorated.
-    Unchanged,
-    /// The same, but a byte order mark at its beginning may be removed.
-    WithoutMark,
-    /// It sets nothing but data.
-    NotForged,
-}
-
 /// A text that tests a rule.
 pub struct Text {
     pub rule: &'static str,
     /// It is in each line of the text, and in no other text.
     pub nonce: String,
     pub text: String,
-    pub expected: Expected,
+    /// It need not arrive unchanged, but it must set nothing but data.
+    pub is_forgery: bool,
     /// A server may refuse it, if it says so.
     pub may_refuse: bool,
 }
@@ -105,28 +101,29 @@ pub fn forged_retry(nonce: &str) -> String {
 
 /// Returns the texts, in the order in which they are said. The empty one has no nonce, and is said apart.
 pub fn texts(nonce: &str) -> Vec<Text> {
-    use Expected::*;
     let retry = forged_retry(nonce);
     let digits = "0123456789 ".repeat(5_900); // with what is around them just less than 64 KiB, a common limit
-    let table: [(&str, Expected, bool, &str); 14] = [
-        ("lf", Unchanged, false, "@ one\n@ two"),
-        ("lines", Unchanged, false, "@ one\n\n@ three\n@ four"),
-        ("crlf", Unchanged, false, "@ one\r\n@ two"),
-        ("cr", Unchanged, true, "@ one\r@ two"),
-        ("leading-space", Unchanged, false, "  @ after two spaces"),
-        ("colon", Unchanged, false, ": @ is no comment"),
-        ("nul", Unchanged, true, "@ one\0two"),
-        ("bom", WithoutMark, true, "\u{feff}@ after a byte order mark"),
-        ("u2028", Unchanged, false, "@ one\u{2028}two\u{2029}three\u{85}four"),
-        ("utf-8", Unchanged, false, "@ crème brûlée, 汤, 🍲"),
-        ("large", Unchanged, true, &format!("@ {digits} @")),
-        ("forged-id", NotForged, true, "id: @\n@ two\n@ three\nid: @\n@ five"),
-        ("forged-event", NotForged, true, "event: @\n@ two\n@ three\n\nevent: @\ndata: @ forged\n\n@ last"),
-        ("forged-field", NotForged, true, &format!("retry: {retry}\n@ two\n@ three\nretry: {retry}\n@ five")),
+    // The rule, whether the text may be refused, and the text.
+    let table: [(&str, bool, &str); 14] = [
+        ("lf", false, "@ one\n@ two"),
+        ("lines", false, "@ one\n\n@ three\n@ four"),
+        ("crlf", false, "@ one\r\n@ two"),
+        ("cr", true, "@ one\r@ two"),
+        ("leading-space", false, "  @ after two spaces"),
+        ("colon", false, ": @ is no comment"),
+        ("nul", true, "@ one\0two"),
+        ("bom", true, "\u{feff}@ after a byte order mark"),
+        ("u2028", false, "@ one\u{2028}two\u{2029}three\u{85}four"),
+        ("utf-8", false, "@ crème brûlée, 汤, 🍲"),
+        ("large", true, &format!("@ {digits} @")),
+        ("forged-id", true, "id: @\n@ two\n@ three\nid: @\n@ five"),
+        ("forged-event", true, "event: @\n@ two\n@ three\n\nevent: @\ndata: @ forged\n\n@ last"),
+        ("forged-field", true, &format!("retry: {retry}\n@ two\n@ three\nretry: {retry}\n@ five")),
     ];
-    let text = |(rule, expected, may_refuse, text): (&'static str, Expected, bool, &str)| {
+    let text = |(rule, may_refuse, text): (&'static str, bool, &str)| {
         let nonce = format!("{nonce}-{rule}.");
-        Text { rule, text: text.replace('@', &nonce), nonce, expected, may_refuse }
+        let is_forgery = rule.starts_with("forged-");
+        Text { rule, text: text.replace('@', &nonce), nonce, is_forgery, may_refuse }
     };
     table.map(text).into()
 }

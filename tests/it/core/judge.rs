@@ -270,7 +270,7 @@ fn wrong_usage_or_nobody_there_ends_it_with_2() {
         (&[&url, "--body", "{}"], "--body needs --post"),
         (&[&url, "--post", &url, "--body", "text"], "{} must stand for the text"),
         (&[&url, "--post", &format!("http://127.0.0.1:{}/lessons", server.port)], "refuses a plain text with 4"),
-        (&[&url, "--post", &nobody], "nobody answers a POST"),
+        (&[&url, "--post", &nobody], "no response to a POST"),
         (&[&nobody], "nobody answers"),
         (&[&silent], "nobody answers"),
     ] {

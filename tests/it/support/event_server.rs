@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::spawn;
@@ -10,8 +11,8 @@ use std::time::{Duration, Instant};
 
 /// How often an idle subscriber gets a comment.
 const HEARTBEAT: Duration = Duration::from_millis(300);
-/// How many subscribers a server serves that breaks the rule `many`.
-const FEW: usize = 10;
+/// Which subscribers of a server hear nothing if it breaks the rule `many`.
+const DEAF: Range<usize> = 20..30;
 
 /// The server. It ends when this is dropped.
 pub struct EventServer {
@@ -169,12 +170,11 @@ impl Shared {
 
     fn stream(&self, request: &Request, mut stream: TcpStream) -> std::io::Result<()> {
         let mut before = Vec::new();
+        let is_deaf;
         let (number, mut position) = {
             let mut state = self.state.lock().unwrap();
-            if self.breaks("many") && state.positions.len() >= FEW {
-                return stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n");
-            }
             state.subscribers += 1;
+            is_deaf = self.breaks("many") && DEAF.contains(&state.subscribers);
             let last = request.fields.get("last-event-id").map(|id| id.parse::<usize>().unwrap());
             let position = match (last, self.fault) {
                 (Some(last), "repeat") => last - 1,
@@ -193,7 +193,7 @@ impl Shared {
             state.positions.insert(number, position);
             (number, position)
         };
-        let end = self.feed(request, &mut stream, &before, number, &mut position);
+        let end = self.feed(request, &mut stream, &before, number, &mut position, is_deaf);
         self.state.lock().unwrap().positions.remove(&number);
         self.changed.notify_all();
         end
@@ -202,6 +202,7 @@ impl Shared {
     /// Writes what is new, until the client has gone.
     fn feed(
         &self, request: &Request, stream: &mut TcpStream, before: &[u8], number: usize, position: &mut usize,
+        is_deaf: bool,
     ) -> std::io::Result<()> {
         let is_framed = !request.is_1_0 && !self.breaks("framing");
         let send = |stream: &mut TcpStream, bytes: &[u8]| {
@@ -247,7 +248,7 @@ impl Shared {
             let is_early = self.breaks("first-bytes") && began.elapsed() < Duration::from_millis(4500);
             let is_silent = self.breaks("heartbeat") || is_early;
             match bytes {
-                Some(_) if self.breaks("only-sender") => {}
+                Some(_) if is_deaf || self.breaks("only-sender") => {}
                 Some(block) => send(stream, &block)?,
                 None if self.ended.load(SeqCst) => return Ok(()),
                 None if is_silent => {}
