@@ -22,7 +22,7 @@ pub const RESPONSE: Duration = Duration::from_secs(5);
 /// Limit: how long it waits for an event after it was said.
 pub const SAID: Duration = Duration::from_secs(5);
 /// The same, after a server was too slow a few times.
-const IN_VAIN: Duration = Duration::from_millis(300);
+pub const IN_VAIN: Duration = Duration::from_millis(300);
 /// How long a server usually takes to read a request.
 const SOON: Duration = Duration::from_millis(50);
 /// Limit: how often, and for how long each time, the judge waits for a head that needs an event.
@@ -214,7 +214,7 @@ impl Judge<'_> {
     pub fn say_plain(&mut self, publisher: &Publisher, name: &str, subscriber: &Subscriber) -> Said {
         let text = self.plain(name);
         let said = self.say(publisher, &text, &text, subscriber);
-        if said.in_time {
+        if said.in_time && said.status.is_ok() {
             self.slowest = self.slowest.max(said.took);
         }
         said

@@ -1,6 +1,6 @@
 //! The rules that are tested with texts.
 
-use crate::examine::{Form, Judge, RESPONSE, SAID, STREAM, Said, is_busy};
+use crate::examine::{Form, IN_VAIN, Judge, RESPONSE, SAID, STREAM, Said, is_busy};
 use crate::http::{Connection, Head};
 use crate::rules::Level;
 use crate::stream::Event;
@@ -25,7 +25,8 @@ impl Judge<'_> {
         let text = self.plain("hello");
         let began = Instant::now();
         let response = publisher.send(&text, self.within(RESPONSE));
-        let in_time = first.hears(&text, self.within(SAID));
+        let in_time = first.hears(&text, (began + SAID).max(self.within(IN_VAIN)));
+        let is_answered = response.is_ok();
         match response {
             Err(why) if !in_time => return Err(format!("no response to a POST: {why}; check --post")),
             Err(why) => self.broken("lines", format!("a text is heard, but its POST gets no response: {why}")),
@@ -48,7 +49,7 @@ impl Judge<'_> {
         }
         self.in_vain += usize::from(!in_time);
         if in_time {
-            self.slowest = began.elapsed();
+            self.slowest = if is_answered { began.elapsed() } else { IN_VAIN };
             self.form = first.now(|heard| heard.with(&text).next().and_then(|event| Form::of(event, &text)));
         } else if let Some(line) = first.now(|heard| heard.interpreter.ignored.clone()) {
             self.broken("fields", [b"a text is in a line that clients ignore: ", &line[..]].concat());

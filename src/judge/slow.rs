@@ -36,7 +36,8 @@ impl Judge<'_> {
                 Err(why) => {
                     drop(slow);
                     // Is it because of the one that did not read?
-                    match self.say_plain(publisher, "after-slow", first).in_time {
+                    let said = self.say_plain(publisher, "after-slow", first);
+                    match said.in_time && said.status.is_ok() {
                         true => (Level::Broken, format!("one subscriber does not read, and {why}")),
                         false => (Level::Advice, format!("not tested: {why}")),
                     }
