@@ -9,8 +9,8 @@ use std::io::Write;
 use std::thread::{scope, sleep};
 use std::time::Duration;
 
-/// How often each amount is measured at most.
-const RUNS: usize = 6;
+/// How often each amount is measured at most. It is more than twice only if something disturbs.
+const RUNS: usize = 24;
 
 /// Asserts that four times the work costs about four times as much, and by no means sixteen times.
 #[track_caller]
