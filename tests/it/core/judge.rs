@@ -8,6 +8,7 @@ use crate::support::wings::went_with_its_wing;
 use std::net::TcpListener;
 use std::process::{Command, Output};
 use std::sync::Mutex;
+use std::sync::atomic::Ordering::SeqCst;
 use std::thread::scope;
 
 /// The rules in the order in which they are printed.
@@ -249,6 +250,35 @@ fn without_post_it_tests_what_the_stream_shows() {
     let verdict = verdict(server.port, &[]);
     let untested = ["resume", "repeat", "slow-reader"].map(|rule| ("advice", rule));
     assert_eq!((verdict.exit, verdict.faults()), (0, untested.to_vec()), "{}", verdict.all);
+}
+
+#[test]
+fn it_does_not_come_back_to_a_stream_that_it_has_left() {
+    let server = EventServer::start("");
+    let verdict = verdict(server.port, &[]);
+    assert_eq!(verdict.exit, 0, "{}", verdict.all);
+    // The first stream, one that may be compressed, one to HTTP/1.0, and those of the rule `many`.
+    assert_eq!(server.gets.load(SeqCst), 1 + 1 + 1 + 40);
+}
+
+#[test]
+fn its_manual_says_its_limits() {
+    let manual = document("src/judge/README.md");
+    for (file, code, words) in [
+        ("examine", "const SAID: Duration = Duration::from_secs(5);", "heard within five seconds"),
+        ("examine", "const STUCK: Duration = Duration::from_secs(2);", "its blank line within 2 seconds"),
+        ("responses", "const HEARTBEAT: Duration = Duration::from_secs(20);", "within 20 seconds"),
+        ("stream", "const MAX_LINE: usize = 256 << 10;", "over 256 KiB"),
+        ("stream", "const LONG_RETRY: u64 = 600_000;", "at most ten minutes"),
+        ("publishing", "const MANY: usize = 40;", "40 more subscribers"),
+        ("slow", "const UNREAD: usize = 8 << 20;", "publishes\nabout 8 MB"),
+        ("slow", "const ENOUGH_UNREAD: usize = 6 << 20;", "less than 6 MB"),
+        ("slow", "const MAX_LATE: usize = 2;", "three texts in a row"),
+        ("slow", "const MAX_LATE_TIME: Duration = Duration::from_secs(6);", "6 seconds are lost"),
+    ] {
+        assert!(document(&format!("src/judge/{file}.rs")).contains(code), "{code}");
+        assert!(manual.contains(words), "{words}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::spawn;
 use std::time::{Duration, Instant};
@@ -17,10 +17,13 @@ const DEAF: Range<usize> = 20..30;
 /// The server. It ends when this is dropped.
 pub struct EventServer {
     pub port: u16,
+    /// How many requests for a stream have come.
+    pub gets: Arc<AtomicUsize>,
     ended: Arc<AtomicBool>,
 }
 
 struct Shared {
+    gets: Arc<AtomicUsize>,
     fault: &'static str,
     state: Mutex<State>,
     changed: Condvar,
@@ -44,7 +47,14 @@ impl EventServer {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let ended = Arc::new(AtomicBool::new(false));
-        let shared = Shared { fault, state: Mutex::default(), changed: Condvar::new(), ended: ended.clone() };
+        let gets = Arc::new(AtomicUsize::new(0));
+        let shared = Shared {
+            gets: gets.clone(),
+            fault,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            ended: ended.clone(),
+        };
         let shared = Arc::new(shared);
         spawn(move || {
             for stream in listener.incoming() {
@@ -56,7 +66,7 @@ impl EventServer {
                 spawn(move || drop(shared.serve(stream)));
             }
         });
-        EventServer { port, ended }
+        EventServer { port, gets, ended }
     }
 }
 
@@ -109,7 +119,10 @@ impl Shared {
     fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
         let request = read_request(&stream)?;
         match request.method.as_str() {
-            "GET" => self.stream(&request, stream),
+            "GET" => {
+                self.gets.fetch_add(1, SeqCst);
+                self.stream(&request, stream)
+            }
             "OPTIONS" if self.breaks("options") => self.stream(&request, stream),
             "OPTIONS" => stream.write_all(b"HTTP/1.1 204 No Content\r\nAllow: GET, HEAD, POST, OPTIONS\r\n\r\n"),
             "HEAD" => {
