@@ -165,6 +165,26 @@ impl Judge<'_> {
         self.subscriber(fields, head.map_err(NoHead::why)?, connection)
     }
 
+    /// Opens a further stream. If its head is not like that of the first one, or if there is none, judges a rule by that.
+    pub fn subscribe_like(&mut self, first: &Subscriber, fields: &str, rule: &str, what: &str) -> Option<Subscriber> {
+        match self.subscribe(fields) {
+            Ok(other) if other.head.is_like(&first.head) => return Some(other),
+            Ok(other) => {
+                let seen = format!("{what}: {}, {}", other.head.status_line, other.head.media_type());
+                match is_busy(other.head.status) {
+                    true => self.advice(rule, format!("not tested: {seen}")),
+                    false => self.broken(rule, seen),
+                }
+            }
+            // EMFILE (errno(3)): this machine gives the judge no more descriptors.
+            Err(why) if why.contains("os error 24") => {
+                self.advice(rule, format!("not tested: {what}: {why}; raise `ulimit -n`"));
+            }
+            Err(why) => self.broken(rule, format!("{what}: {why}")),
+        }
+        None
+    }
+
     /// Waits for a head of a server that sends it only with the first event. So it says something, and again if that was
     /// before the server had read the request.
     pub fn late_head(&self, publisher: &Publisher, connection: &mut Connection) -> Result<Head, NoHead> {

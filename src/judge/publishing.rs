@@ -77,15 +77,9 @@ impl Judge<'_> {
     pub fn examine_many(&mut self, first: &Subscriber) {
         let mut all = Vec::new();
         for n in 1..=MANY {
-            match self.subscribe(STREAM) {
-                Ok(other) if !other.head.is_like(&first.head) => {
-                    return self.judge_other("many", &format!("subscriber {n}"), &other.head);
-                }
-                Ok(subscriber) => all.push(subscriber),
-                Err(why) if why.contains("os error 24") => {
-                    return self.advice("many", format!("not tested: subscriber {n}: {why}; raise `ulimit -n`"));
-                }
-                Err(why) => return self.broken("many", format!("subscriber {n}: {why}")),
+            match self.subscribe_like(first, STREAM, "many", &format!("subscriber {n}")) {
+                Some(subscriber) => all.push(subscriber),
+                None => return,
             }
         }
         sleep(AFTERWARDS);
@@ -100,15 +94,6 @@ impl Judge<'_> {
         }
         sleep(AFTERWARDS);
         all.iter().for_each(|subscriber| self.add_findings(subscriber));
-    }
-
-    /// Judges a response that is not like the first one.
-    pub fn judge_other(&mut self, rule: &str, what: &str, head: &Head) {
-        let seen = format!("{what}: {}, {}", head.status_line, head.media_type());
-        match is_busy(head.status) {
-            true => self.advice(rule, format!("not tested: {seen}")),
-            false => self.broken(rule, seen),
-        }
     }
 
     fn compare_many(&mut self, publisher: &Publisher, first: &Subscriber, all: &[Subscriber]) {
@@ -187,7 +172,8 @@ impl Judge<'_> {
         let before = compressed.now(|heard| heard.bytes);
         let _ = publisher.say(&self.plain("compressed"), self.within(RESPONSE));
         if compressed.wait(self.within(SAID), |heard| (heard.bytes > before).then_some(())).is_none() {
-            self.broken("compression", "a compressed stream holds an event back for 5 s");
+            let time = SAID.as_secs();
+            self.broken("compression", format!("a compressed stream holds an event back for {time} s"));
         } else {
             let why = "the judge does not decode, so it does not know whether events are held back";
             self.advice("compression", format!("Content-Encoding: {}; {why}", compressed.head.codings().join(", ")));
@@ -205,19 +191,16 @@ impl Judge<'_> {
             self.say_plain(publisher, name, first);
         }
         let id = last_id.replace(|c: char| c.is_control(), "");
-        let field = if id.is_empty() { String::new() } else { format!("Last-Event-ID: {id}") };
+        let field = format!("Last-Event-ID: {id}");
         let line = if id.is_empty() { String::new() } else { format!("{field}\r\n") };
-        let again = match self.subscribe(&format!("{STREAM}{line}")) {
-            Ok(again) if again.head.is_like(&first.head) => again,
-            Ok(again) => return self.judge_other("resume", &field, &again.head),
-            Err(why) => return self.broken("resume", format!("{field}: {why}")),
-        };
+        let field = if id.is_empty() { "without Last-Event-ID".into() } else { field };
+        let fields = format!("{STREAM}{line}");
+        let Some(again) = self.subscribe_like(first, &fields, "resume", &field) else { return };
         again.hears(&self.plain("missed-2"), self.within(if id.is_empty() { AFTERWARDS } else { SAID }));
         let texts = missed.map(|name| self.plain(name));
         let came = again.now(|heard| order(&texts, heard));
         self.say_plain(publisher, "after-return", first);
         again.hears(&self.plain("after-return"), self.within(SAID));
-        let field = if id.is_empty() { "without Last-Event-ID".into() } else { field };
         match came[..] == texts {
             _ if id.is_empty() => self.advice("resume", "the event had no id to come back with"),
             true => self.ok("resume", format!("{field}: the two missed events came")),

@@ -126,7 +126,7 @@ impl Judge<'_> {
     pub fn examine_first_bytes(&mut self, first: &Subscriber) {
         match first.wait(self.within(FIRST_BYTES), |heard| (heard.bytes > 0).then(|| heard.interpreter.begin.clone())) {
             Some(begin) => self.ok("first-bytes", begin),
-            None => self.advice("first-bytes", "no byte of the body in 4 s"),
+            None => self.advice("first-bytes", format!("no byte of the body in {} s", FIRST_BYTES.as_secs())),
         }
         let begin = first.now(|heard| heard.interpreter.begin.clone());
         if first.head.field("transfer-encoding").is_none() && has_chunks(&begin) {
@@ -138,24 +138,15 @@ impl Judge<'_> {
 
     /// Asks for a stream as browsers do, which accept compression. Returns it if it is compressed.
     pub fn examine_compression(&mut self, first: &Subscriber) -> Option<Subscriber> {
-        match self.subscribe(COMPRESSED) {
-            Ok(other) if !other.head.is_like(&first.head) => {
-                self.judge_other("compression", "with Accept-Encoding: gzip, deflate, br, zstd", &other.head);
-                None
-            }
-            Ok(subscriber) if subscriber.head.codings().is_empty() => {
-                self.ok("compression", "not compressed, though gzip, deflate, br and zstd are accepted");
-                None
-            }
-            Ok(subscriber) => {
-                self.advice("compression", format!("Content-Encoding: {}", subscriber.head.codings().join(", ")));
-                Some(subscriber)
-            }
-            Err(why) => {
-                self.broken("compression", format!("with Accept-Encoding: gzip, deflate, br, zstd: {why}"));
-                None
-            }
+        let what = "with Accept-Encoding: gzip, deflate, br, zstd";
+        let subscriber = self.subscribe_like(first, COMPRESSED, "compression", what)?;
+        let codings = subscriber.head.codings().join(", ");
+        if codings.is_empty() {
+            self.ok("compression", "not compressed, though gzip, deflate, br and zstd are accepted");
+            return None;
         }
+        self.advice("compression", format!("Content-Encoding: {codings}"));
+        Some(subscriber)
     }
 
     /// HTTP/1.0 has no chunks (RFC 9112 §6.1).
@@ -227,7 +218,7 @@ impl Judge<'_> {
         let has_sign = |heard: &mut Heard| heard.interpreter.signs > signs;
         let is_stuck = |heard: &mut Heard| heard.interpreter.stuck(STUCK).is_some();
         let began = Instant::now();
-        report("judge: waits for a heartbeat, 20 s at most".into());
+        report(format!("judge: waits for a heartbeat, {} s at most", HEARTBEAT.as_secs()));
         first.wait(self.within(HEARTBEAT), |heard| (has_sign(heard) || is_stuck(heard)).then_some(()));
         let time = began.elapsed().as_secs();
         let why = first.now(|heard| heard.end.clone().or(heard.last_end.clone()));
@@ -269,11 +260,8 @@ impl Judge<'_> {
             return;
         };
         let field = format!("Last-Event-ID: {before}");
-        let again = match self.subscribe(&format!("{STREAM}{field}\r\n")) {
-            Ok(again) if again.head.is_like(&first.head) => again,
-            Ok(again) => return self.judge_other("resume", &field, &again.head),
-            Err(why) => return self.broken("resume", format!("{field}: {why}")),
-        };
+        let fields = format!("{STREAM}{field}\r\n");
+        let Some(again) = self.subscribe_like(first, &fields, "resume", &field) else { return };
         match again.wait(self.within(SAID), |heard| ids(heard).contains(last).then_some(())) {
             Some(()) => self.ok("resume", format!("{field}: the next event came")),
             None => self.advice("resume", format!("{field}: the next event, {last}, did not come")),

@@ -199,10 +199,15 @@ fn cut_event(server: &Tincan) -> String {
     hear(server, &mut subscribe(server, id.unwrap_or(&last_id))).0
 }
 
-fn bad_length(server: &Tincan) -> String {
+/// Returns the response to a request, and what a subscriber hears of it.
+fn answered_and_heard(server: &Tincan, request: impl FnOnce() -> String) -> String {
     let mut wire = subscribe(server, "");
-    let status = post(server, "/kitchen", "Content-Length: five\r\n", "");
+    let status = request();
     format!("{status}, then {}", hear(server, &mut wire).0)
+}
+
+fn bad_length(server: &Tincan) -> String {
+    answered_and_heard(server, || post(server, "/kitchen", "Content-Length: five\r\n", ""))
 }
 
 fn two_lengths(server: &Tincan) -> String {
@@ -211,17 +216,17 @@ fn two_lengths(server: &Tincan) -> String {
 
 /// The client ends its sending side in the request line.
 fn cut_head(server: &Tincan) -> String {
-    let mut wire = subscribe(server, "");
-    let mut stream = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
-    stream.write_all(b"POST /kitchen HTT").unwrap();
-    stream.shutdown(Shutdown::Write).unwrap();
-    format!("{}, then {}", answer(&stream), hear(server, &mut wire).0)
+    answered_and_heard(server, || {
+        let mut stream = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+        stream.write_all(b"POST /kitchen HTT").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        answer(&stream)
+    })
 }
 
 fn chunked_body(server: &Tincan) -> String {
-    let mut wire = subscribe(server, "");
-    let status = post(server, "/kitchen", "Transfer-Encoding: chunked\r\n", "4\r\nsoup\r\n0\r\n\r\n");
-    format!("{status}, then {}", hear(server, &mut wire).0)
+    let body = "4\r\nsoup\r\n0\r\n\r\n";
+    answered_and_heard(server, || post(server, "/kitchen", "Transfer-Encoding: chunked\r\n", body))
 }
 
 /// The client sends its body only after `100 Continue` (RFC 9110 §10.1.1).
